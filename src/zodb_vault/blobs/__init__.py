@@ -1,0 +1,1 @@
+"""What blob directories and packs of blobs look like."""

@@ -1,0 +1,133 @@
+"""Packs: tars of blobs whose members are named as in a bushy blob directory, with an index of where each begins.
+
+The tar is plain ustar, so ``tar -x`` makes a blob directory of it. Header layout: POSIX.1-1988 (ustar);
+sizes from 8 GiB on are in base 256, as GNU tar writes and reads them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+import msgspec
+
+from ..errors import SourceChanged
+from .layout import bushy
+
+BLOCK: Final = 512
+END: Final = bytes(2 * BLOCK)
+OCTAL_LIMIT: Final = 8**11
+
+
+class Member(msgspec.Struct, frozen=True, array_like=True):
+    """One blob of a pack: its content begins at ``offset`` of the tar and has ``size`` bytes."""
+
+    oid: str
+    tid: str
+    offset: int
+    size: int
+    sha256: str
+
+
+class Index(msgspec.Struct, frozen=True):
+    """The document under ``meta/`` that lists the live blobs of a pack by ascending offset."""
+
+    rows: list[Member]
+
+
+def header(name: str, size: int, mtime: int) -> bytes:
+    """Return the tar header of a regular file with mode 0444."""
+    length = b"%011o\0" % size if size < OCTAL_LIMIT else b"\x80" + size.to_bytes(11, "big")
+    front = name.encode("ascii").ljust(100, b"\0") + b"0000444\0" + b"0000000\0" * 2 + length + b"%011o\0" % max(0, mtime)
+    back = b"0" + bytes(100) + b"ustar\00000" + bytes(64) + b"0000000\0" * 2
+    total = sum(front) + 8 * ord(" ") + sum(back)
+    return (front + b"%06o\0 " % total + back).ljust(BLOCK, b"\0")
+
+
+def padding(size: int) -> bytes:
+    """Return what fills the last block of a member."""
+    return bytes(-size % BLOCK)
+
+
+def room(size: int) -> int:
+    """Return how many bytes of a tar a member takes."""
+    return BLOCK + size + -size % BLOCK
+
+
+class PackWriter:
+    """Writes members to ``write`` one after the other; ``members`` describes them, ``offset`` is the length so far."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._write = write
+        self.offset = 0
+        self.members: list[Member] = []
+
+    def add(self, oid: bytes, tid: bytes, size: int, mtime: int, chunks: Iterable[bytes]) -> Member:
+        """Append a blob of ``size`` bytes and return its line of the index; raise SourceChanged when the chunks have another length."""
+        name = bushy(oid, tid)
+        self._put(header(name, size, mtime))
+        start, digest = self.offset, hashlib.sha256()
+        for chunk in chunks:
+            digest.update(chunk)
+            self._put(chunk)
+        if self.offset - start != size:
+            raise SourceChanged(f"the blob {name} changed from {size} to {self.offset - start} bytes while it was read")
+        self._put(padding(size))
+        self.members.append(Member("0x" + oid.hex(), "0x" + tid.hex(), start, size, digest.hexdigest()))
+        return self.members[-1]
+
+    def finish(self) -> None:
+        """Write the end of the archive."""
+        self._put(END)
+
+    def _put(self, data: bytes) -> None:
+        self._write(data)
+        self.offset += len(data)
+
+
+def members(index: list[Member], chunks: Iterable[bytes], wanted: Callable[[Member], bool]) -> Iterator[tuple[Member, Iterator[bytes]]]:
+    """Yield each wanted member with its content, in one pass over the chunks of the tar.
+
+    The content has to be consumed before the next member is asked for. A short tar ends the content early.
+    """
+    source = _Cursor(iter(chunks))
+    for member in index:
+        if wanted(member):
+            source.skip_to(member.offset)
+            yield member, source.take(member.size)
+    source.drain()
+
+
+class _Cursor:
+    """A position in a stream of chunks."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._chunk = b""
+        self._start = 0
+
+    def skip_to(self, offset: int) -> None:
+        while self._start + len(self._chunk) <= offset and self._next():
+            pass
+
+        cut = offset - self._start
+        self._chunk, self._start = self._chunk[cut:], offset
+
+    def take(self, size: int) -> Iterator[bytes]:
+        while size > 0 and (self._chunk or self._next()):
+            piece = self._chunk[:size]
+            self._chunk = self._chunk[len(piece) :]
+            self._start += len(piece)
+            size -= len(piece)
+            yield piece
+
+    def drain(self) -> None:
+        # the digest of the stored bytes is checked at their end only
+        while self._next():
+            pass
+
+    def _next(self) -> bool:
+        self._start += len(self._chunk)
+        self._chunk = next(self._chunks, b"")
+        return bool(self._chunk)

@@ -1,0 +1,75 @@
+"""A set of blob revisions of any size in bounded memory: two million keys do not fit a budget of 200 MB as Python objects."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from ..model.blob import BlobRef
+
+
+CACHE_KIB: Final = 16 * 1024
+FETCH: Final = 1000
+
+
+class BlobSet:
+    """Blob revisions that are asked for, and for each whether a pack has it; kept in a private temporary database."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        # the empty name: a temporary file that SQLite itself removes and that is used only when the cache is full
+        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        self._db.execute("PRAGMA journal_mode = OFF")
+        self._db.execute("PRAGMA synchronous = OFF")
+        self._db.execute("CREATE TABLE ref (key BLOB PRIMARY KEY, sure INTEGER, have INTEGER) WITHOUT ROWID")
+
+    def close(self) -> None:
+        """Free everything."""
+        self._db.close()
+
+    def add(self, refs: Iterable[BlobRef]) -> None:
+        """Ask for these revisions; one that is asked for twice counts once."""
+        rows = [(oid + tid, sure) for oid, tid, sure in refs]
+        with self._lock:
+            self._db.execute("BEGIN")
+            self._db.executemany("INSERT INTO ref VALUES (?, ?, 0) ON CONFLICT DO UPDATE SET sure = max(sure, excluded.sure)", rows)
+            self._db.execute("COMMIT")
+
+    def have(self, keys: Iterable[bytes]) -> None:
+        """Note that a pack has these (OID + TID); those that nobody asked for are ignored."""
+        with self._lock:
+            self._db.execute("BEGIN")
+            self._db.executemany("UPDATE ref SET have = 1 WHERE key = ?", [(key,) for key in keys])
+            self._db.execute("COMMIT")
+
+    def __contains__(self, key: bytes) -> bool:
+        with self._lock:
+            return self._db.execute("SELECT 1 FROM ref WHERE key = ?", (key,)).fetchone() is not None
+
+    def __len__(self) -> int:
+        with self._lock:
+            return int(self._db.execute("SELECT count(*) FROM ref").fetchone()[0])
+
+    def lacking(self) -> Iterator[BlobRef]:
+        """Yield the revisions that no pack has, by OID and TID; safe to consume from several threads and beside ``have``."""
+        last = b""
+        while rows := self._after(last, "have = 0"):
+            for key, sure in rows:
+                yield BlobRef(key[:8], key[8:], bool(sure))
+            last = rows[-1][0]
+
+    def everything(self) -> Iterator[BlobRef]:
+        """Yield all revisions by OID and TID."""
+        last = b""
+        while rows := self._after(last, "1"):
+            for key, sure in rows:
+                yield BlobRef(key[:8], key[8:], bool(sure))
+            last = rows[-1][0]
+
+    def _after(self, key: bytes, condition: str) -> list[tuple[bytes, int]]:
+        with self._lock:
+            query = f"SELECT key, sure FROM ref WHERE key > ? AND {condition} ORDER BY key LIMIT {FETCH}"
+            return self._db.execute(query, (key,)).fetchall()

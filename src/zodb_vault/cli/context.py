@@ -1,0 +1,144 @@
+"""What every command is told: the repository, the site, how much to say; the same options before and behind its name."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ..errors import NoTerminal, UsageError
+
+if TYPE_CHECKING:
+    from ..config.settings import Settings
+    from ..model.source import Site
+    from ..operations.catalog import Catalog
+    from ..repository.repository import Repository
+    from ..strategies.base import Progress
+
+F = TypeVar("F", bound=Callable[..., Any])
+A_PATH = click.Path(path_type=Path)
+
+
+class Context:
+    """The options given, and what follows from them, made when it is first asked for."""
+
+    def __init__(self) -> None:
+        self.given: dict[str, Any] = {}
+
+    @property
+    def quiet(self) -> bool:
+        """Tell whether only what is wrong is to be said."""
+        return bool(self.given.get("quiet"))
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Return the configuration; raise ConfigurationError."""
+        from ..config.settings import load_settings
+
+        return load_settings(
+            self.given.get("config"), os.environ, Path.cwd(), zope_conf=self.given.get("zope_conf"), repository=self.given.get("repository")
+        )
+
+    @property
+    def location(self) -> str:
+        """Return where the repository is; raise UsageError when nothing says it."""
+        location = self.settings.repository.location
+        if location is None:
+            raise UsageError("nothing says where the repository is", "give --repository DIR, or [repository] location in zodb-vault.toml")
+        return str(location)
+
+    @cached_property
+    def repository(self) -> Repository:
+        """Open the repository; raise RepositoryMissing."""
+        from ..repository.repository import Repository
+        from ..stores.registry import open_store
+
+        return Repository.open(open_store(self.location))
+
+    @property
+    def site_name(self) -> str:
+        """Return the name of the site that is meant, whether it is configured or not."""
+        from ..config.sites import choose_site
+
+        return choose_site(self.settings, self.given.get("site"))
+
+    @cached_property
+    def site(self) -> Site:
+        """Return the site with its databases; raise ConfigurationError, UsageError."""
+        from ..config.sites import resolve_site
+
+        names = ("zope_conf", "zeo_conf", "data_fs", "blob_dir")
+        paths = {name: self.given.get(name) for name in names}
+        return resolve_site(self.settings, site=self.given.get("site"), **paths, environment=os.environ, cwd=Path.cwd())
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """Return the backups of the site."""
+        from ..operations.catalog import Catalog
+
+        return Catalog(self.repository, self.site_name)
+
+    @cached_property
+    def progress(self) -> Progress:
+        """Return who is told about progress: a bar on a terminal, notes otherwise, nothing when quiet."""
+        from .progress import choose
+
+        return choose(quiet=self.quiet, terminal=sys.stderr.isatty())
+
+    def say(self, text: str) -> None:
+        """Print a line on standard error unless quiet."""
+        if not self.quiet:
+            click.echo(text, err=True)
+
+    def confirm(self, question: str) -> bool:
+        """Ask; raise NoTerminal when nobody is there."""
+        if not sys.stdin.isatty():
+            raise NoTerminal("this needs an answer and there is no terminal", "give --yes to go on without being asked")
+        return click.confirm(question, err=True)
+
+
+pass_context = click.make_pass_decorator(Context, ensure=True)
+
+
+def _remember(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+    context = ctx.ensure_object(Context)
+    if value not in (None, False) and parameter.name:
+        context.given[parameter.name] = value
+
+
+def site_options(function: F) -> F:
+    """Add the options that say what the command is about."""
+    options = [
+        click.option("--config", type=A_PATH, help="The zodb-vault.toml to read."),
+        click.option("--site", metavar="NAME", help="The site, when several are configured."),
+        click.option("--repository", metavar="LOCATION", help="Where the backups live: a directory."),
+        click.option("--zope-conf", type=A_PATH, help="Read the site's databases from this zope.conf."),
+        click.option("--zeo-conf", type=A_PATH, help="Read the site's databases from this zeo.conf, on the server itself."),
+        click.option("--data-fs", type=A_PATH, help="The Data.fs of a site without configuration."),
+        click.option("--blob-dir", type=A_PATH, help="The blob directory that goes with --data-fs."),
+        click.option("-q", "--quiet", is_flag=True, default=None, help="Say nothing unless something is wrong."),
+        click.option("-v", "--verbose", is_flag=True, default=None, help="Say more."),
+    ]
+    for option in reversed(options):
+        option_with_memory = _with_memory(option)
+        function = option_with_memory(function)
+    return function
+
+
+def _with_memory(option: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        decorated = option(function)
+        parameters: list[click.Option] = decorated.__click_params__  # type: ignore[attr-defined]
+        parameters[-1].expose_value = False
+        parameters[-1].callback = _remember
+        return decorated
+
+    return decorate
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")

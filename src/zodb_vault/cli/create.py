@@ -1,0 +1,104 @@
+"""``zodb-vault create``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from ..errors import UsageError
+from .context import Context, json_option, pass_context, site_options
+from .output import count, print_json, size
+
+if TYPE_CHECKING:
+    from ..operations.create import Created
+
+INCOMPLETE = 3
+
+
+@click.command("create")
+@click.option("--name", help="A name for people; `restore NAME` finds it.")
+@click.option("--note", help="Anything worth remembering.")
+@click.option("--trigger", type=click.Choice(["scheduled", "on-demand"]), help="Default: on-demand with a terminal, scheduled without.")
+@click.option("--full", is_flag=True, help="Store everything again instead of what is new.")
+@click.option("--cold", is_flag=True, help="Take the exclusive lock of the storage first; fails while the site runs.")
+@click.option("--method", type=click.Choice(["native"]), default="native", help="How the storage is copied.")
+@click.option("--only", type=click.Choice(["storage", "blobs"]), help="Half a backup; it is never `latest`.")
+@click.option("--database", "databases", multiple=True, metavar="NAME", help="Only this database (repeatable).")
+@click.option("--skip-unchanged", is_flag=True, help="Make no backup when nothing is new since the last one.")
+@click.option("--allow-missing", type=click.IntRange(0), metavar="N", help="Go on although up to N blobs are missing.")
+@click.option("--take-over", is_flag=True, help="This source, from another place, is the site from now on.")
+@json_option
+@site_options
+@pass_context
+def command(
+    context: Context, name: str | None, note: str | None, trigger: Literal["scheduled", "on-demand"] | None, method: str,
+    only: Literal["storage", "blobs"] | None, databases: tuple[str, ...], as_json: bool, **flags: Any,
+) -> int:  # fmt: skip
+    """Back up the site as one unit: storage and blobs.
+
+    Exit status 3: the backup was made, but the source has lost something or has changed what was stored before.
+    """
+    from ..operations.create import Options, create
+
+    if name == "latest":
+        raise UsageError("a backup cannot be named 'latest': the word means the newest one", "choose another name")
+    options = Options(
+        name=name, note=note, trigger=trigger or ("on-demand" if sys.stdin.isatty() else "scheduled"), only=only, databases=databases,
+        full=flags["full"], cold=flags["cold"], skip_unchanged=flags["skip_unchanged"], allow_missing=flags["allow_missing"],
+        take_over=flags["take_over"],
+    )  # fmt: skip
+    done = create(context.repository, context.site, options, context.progress, lambda new: context.say(f"backup {new}"))
+    if as_json:
+        print_json(_document(done))
+    else:
+        _print(context, done)
+    return INCOMPLETE if done.manifest.status == "incomplete" or done.findings else 0
+
+
+def _print(context: Context, done: Created) -> None:
+    manifest = done.manifest
+    if not context.quiet:
+        click.echo(_skipped(done) if done.skipped else _summary(done))
+    for entry in manifest.databases if not done.skipped else []:
+        for warning in entry.warnings if not context.quiet or done.findings else []:
+            click.echo(f"zodb-vault: {entry.name}: {warning}", err=True)
+        rows = done.missing.get(entry.name, [])
+        for oid, tid, path in rows[:20]:
+            click.echo(f"zodb-vault: {entry.name}: the blob {oid} {tid} is missing: {path}", err=True)
+        if len(rows) > 20:
+            click.echo(f"zodb-vault: {entry.name}: and {len(rows) - 20} more; `zodb-vault show {manifest.id} --json` lists all", err=True)
+
+
+def _skipped(done: Created) -> str:
+    return f"nothing new since {done.manifest.id}, no backup made"
+
+
+def _summary(done: Created) -> str:
+    manifest = done.manifest
+    transactions = sum(entry.transactions_added for entry in manifest.databases)
+    blobs = sum(entry.blobs_added for entry in manifest.databases)
+    return (
+        f"{manifest.id} {manifest.status}: {manifest.how} ({manifest.reason.code}), {count(transactions, 'new transaction')}, "
+        f"{count(blobs, 'new blob')}, {size(manifest.added)} added; restores {size(done.raw)} from {size(done.stored)}"
+    )
+
+
+def _document(done: Created) -> dict[str, Any]:
+    manifest = done.manifest
+    return {
+        "id": manifest.id, "site": manifest.site, "status": "skipped" if done.skipped else manifest.status, "how": manifest.how,
+        "reason": manifest.reason, "created_at": manifest.created_at, "finished_at": manifest.finished_at,
+        "added": 0 if done.skipped else manifest.added, "raw": done.raw, "stored": done.stored,
+        "databases": [
+            {
+                "name": entry.name, "last_tid": entry.last_tid, "transactions": entry.storage.transactions if entry.storage else None,
+                "transactions_added": 0 if done.skipped else entry.transactions_added,
+                "blobs": {"added": 0 if done.skipped else entry.blobs_added, "count": entry.blobs.count} if entry.blobs else None,
+                "missing": [{"oid": oid, "tid": tid, "path": path} for oid, tid, path in done.missing.get(entry.name, [])],
+                "warnings": entry.warnings,
+            }
+            for entry in manifest.databases
+        ],
+    }  # fmt: skip

@@ -1,0 +1,81 @@
+"""``zodb-vault list``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from ..model import clock
+from ..operations.catalog import Backup, raw_size, stored_size
+from .context import Context, json_option, pass_context, site_options
+from .output import ago, print_json, size, table
+
+
+@click.command("list")
+@json_option
+@site_options
+@pass_context
+def command(context: Context, as_json: bool) -> None:
+    """List the backups of the site, newest first, and what is being created or restored now."""
+    rows = [*_running(context), *(_row(backup) for backup in context.catalog.newest_first())]
+    if as_json:
+        print_json({"backups": rows})
+    elif not rows:
+        context.say(f"no backups of the site {context.site_name} in {context.location}")
+    else:
+        now = clock.now()
+        for line in table(["ID", "NAME", "CREATED", "SIZE", "STATUS", "HOW", "TRIGGER", "VERIFIED"], (_cells(row, now) for row in rows)):
+            click.echo(line)
+
+
+def _row(backup: Backup) -> dict[str, Any]:
+    manifest, facts = backup.manifest, backup.facts
+    return {
+        "id": manifest.id, "site": manifest.site, "name": facts.name, "note": facts.note, "pinned": facts.pinned,
+        "status": manifest.status, "trigger": manifest.trigger, "how": manifest.how, "tier": facts.tier, "contents": manifest.contents,
+        "created_at": manifest.created_at, "finished_at": manifest.finished_at,
+        "raw": sum(raw_size(entry) for entry in manifest.databases), "stored": sum(stored_size(entry) for entry in manifest.databases),
+        "added": manifest.added, "last_tid": manifest.databases[0].last_tid if manifest.databases else None,
+        "databases": [{"name": entry.name, "last_tid": entry.last_tid} for entry in manifest.databases],
+        "missing": sum(entry.blobs.missing.count for entry in manifest.databases if entry.blobs), "verified": facts.verified,
+    }  # fmt: skip
+
+
+def _running(context: Context) -> list[dict[str, Any]]:
+    """Return rows for runs in progress; creates that died without a backup are ``failed``."""
+    from ..repository import running
+
+    states = {"create": "creating", "restore": "restoring"}
+    known = set(context.catalog.listing.backups)
+    rows = []
+    for marker, _data in context.catalog.markers.values():
+        alive = running.alive(marker, context.repository.store)
+        if marker.run in known or (not alive and marker.what != "create"):
+            continue
+        row = dict.fromkeys(
+            ["name", "note", "trigger", "how", "tier", "contents", "finished_at", "raw", "stored", "added", "last_tid", "missing"]
+        )  # fmt: skip
+        rows.append(
+            row | {
+                "id": marker.run, "site": context.site_name, "pinned": False, "created_at": marker.started, "databases": [], "verified": [],
+                "status": states.get(marker.what, marker.what) if alive else "failed",
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _cells(row: dict[str, Any], now: Any) -> list[str]:
+    created = row["created_at"]
+    verified = row["verified"][-1] if row["verified"] else None
+    return [
+        row["id"], (row["name"] or "-") + (" (pinned)" if row["pinned"] else ""),
+        ago(clock.parse(created), now) if sys.stdout.isatty() else created, size(row["raw"]),
+        row["status"] if row["contents"] in ("all", None) else f"{row['status']} ({_contents(row['contents'])})", row["how"] or "-",
+        row["trigger"] or "-", f"{verified.level}{'' if verified.ok else ': damaged'}" if verified else "-",
+    ]  # fmt: skip
+
+
+def _contents(contents: str | list[str]) -> str:
+    return contents if isinstance(contents, str) else ", ".join(contents)

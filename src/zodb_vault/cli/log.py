@@ -1,0 +1,37 @@
+"""``zodb-vault log``."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import click
+import msgspec
+
+from .context import Context, json_option, pass_context, site_options
+from .output import print_json, size, table
+
+
+@click.command("log")
+@click.argument("id", default="latest")
+@click.option("--database", "databases", multiple=True, metavar="NAME", help="Only this database (repeatable).")
+@click.option("-n", "--limit", type=click.IntRange(1), metavar="N", help="Only the newest N transactions.")
+@json_option
+@site_options
+@pass_context
+def command(context: Context, id: str, databases: tuple[str, ...], limit: int | None, as_json: bool) -> None:
+    """List the transactions of a backup, newest first, to choose one for `restore --tid`."""
+    from ..operations.manage import log
+
+    backup = context.catalog.select(id)
+    documents = context.repository.objects("")
+    entries = [entry for entry in backup.manifest.databases if not databases or entry.name in databases]
+    rows = [row for entry in entries for row in islice(log(documents, entry), limit)]
+    if as_json:
+        print_json({"transactions": [msgspec.to_builtins(row) for row in rows]})
+        return
+    cells = (
+        [row.tid, row.time[:19] + "Z", size(row.size), str(row.objects), str(row.blobs), "yes" if row.restorable else "no", row.user or "", row.description or ""]
+        for row in rows
+    )
+    for line in table(["TID", "TIME", "SIZE", "OBJECTS", "BLOBS", "RESTORABLE", "USER", "DESCRIPTION"], cells):
+        click.echo(line)

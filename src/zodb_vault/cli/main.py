@@ -1,0 +1,114 @@
+"""The command ``zodb-vault``: finds the command, and is the only place where errors become exit statuses."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn
+
+import click
+
+from .. import __version__
+from ..errors import UsageError, VaultError
+from .context import site_options
+from .output import print_error
+
+COMMANDS: Final = {
+    "annotate": "annotate", "completion": "completion", "create": "create", "delete": "delete", "list": "list_", "log": "log",
+    "plan": "plan", "repository": "repository", "restore": "restore", "show": "show", "undelete": "undelete", "verify": "verify",
+}  # fmt: skip
+INTERRUPTED: Final = 130
+
+EPILOG = """\b
+Exit statuses:
+  0   done
+  1   failed, or a question was answered with no
+  2   usage or configuration, nothing to back up, nobody there to ask
+  3   done, but something is missing or has changed at the source
+  4   damage was found
+  10  no such repository
+  11  locked or in use
+  12  no key, or the wrong one
+  13  no such backup or target
+  130 interrupted
+"""
+
+
+class LazyGroup(click.Group):
+    """Imports a command when it is called: the start of every command counts."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, None when there is none of that name."""
+        module = COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        command = importlib.import_module(f"zodb_vault.cli.{module}").command
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+@site_options
+def cli() -> None:
+    """Back up, prove and restore ZODB databases: storage and blobs as one unit.
+
+    The options below may also follow the command's name.
+    """
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; errors go to standard error, as JSON when the command was asked for JSON."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in arguments
+    try:
+        result: Any = cli.main(arguments, prog_name="zodb-vault", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        print_error("interrupted", "interrupted", "", INTERRUPTED, as_json=as_json)
+        return INTERRUPTED
+    except click.ClickException as error:
+        return _failed(_translated(error), as_json)
+    except VaultError as error:
+        return _failed(error, as_json)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        return _failed(VaultError(f"{error.strerror or error}{where}", "correct the cause and run the command again"), as_json)
+    except Exception as error:  # noqa: BLE001  a mistake of ours: said as such, never a bare traceback with values in it
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        message = f"internal error: {type(error).__name__} in {last.name} (line {last.lineno} of {last.filename.rpartition('/')[2]})"
+        return _failed(VaultError(message, "this is a mistake in zodb-vault; please report it"), as_json)
+    return result if isinstance(result, int) else 0
+
+
+def _translated(error: click.ClickException) -> VaultError:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "zodb-vault"
+    return UsageError(error.format_message(), f"`{command} --help` shows what it takes")
+
+
+def _failed(error: VaultError, as_json: bool) -> int:
+    print_error(error.kind, error.message, error.hint, error.exit_code, as_json=as_json)
+    return error.exit_code
+
+
+def main() -> NoReturn:
+    """Run the command line and leave the process; SIGTERM ends as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, _interrupted)
+    sys.exit(run())
+
+
+def _interrupted(_number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+

@@ -1,0 +1,69 @@
+"""How results look as text and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import click
+import msgspec
+
+UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document."""
+    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+
+
+def print_error(kind: str, message: str, hint: str, code: int, *, as_json: bool) -> None:
+    """Print an error on standard error: the thing and the cause, then the next step."""
+    if as_json:
+        document = {"error": {"code": code, "kind": kind, "message": message, "hint": hint or None}}
+        click.echo(msgspec.json.encode(document).decode(), err=True)
+        return
+    first, *more = message.splitlines() or [""]
+    click.echo(f"zodb-vault: {printable(first)}", err=True)
+    for line in more:
+        click.echo(f"  {printable(line)}", err=True)
+    if hint:
+        click.echo(f"  -> {printable(hint)}", err=True)
+
+
+def printable(text: str) -> str:
+    """Return text on one line without characters that a terminal would obey."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def size(count: int | None) -> str:
+    """Return a number of bytes in the unit that suits it (powers of ten), such as ``6.3 GB``."""
+    if count is None:
+        return "-"
+    value, unit = float(count), 0
+    while value >= 999.95 and unit < len(UNITS) - 1:
+        value, unit = value / 1000, unit + 1
+    return f"{count} B" if unit == 0 else f"{value:.1f} {UNITS[unit]}"
+
+
+def ago(moment: datetime, now: datetime) -> str:
+    """Return how long ago a moment is, such as ``7 minutes ago``."""
+    passed = max(now - moment, timedelta())
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        count = int(passed.total_seconds() // length)
+        if count:
+            return f"{count} {unit}{'s' * (count > 1)} ago"
+    return "just now"
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterable[str]:
+    """Yield the lines of a table with aligned columns."""
+    cells = [list(headings), *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[n]) for row in cells) for n in range(len(headings))]
+    for row in cells:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def count(number: int, what: str) -> str:
+    """Return a number with its noun, such as ``1 blob`` or ``2 blobs``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

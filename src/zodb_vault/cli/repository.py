@@ -1,0 +1,45 @@
+"""``zodb-vault repository``."""
+
+from __future__ import annotations
+
+import click
+
+from .context import Context, json_option, pass_context, site_options
+from .output import print_json
+
+
+@click.group("repository")
+def command() -> None:
+    """Make a repository, or tell about it."""
+
+
+@command.command("init")
+@site_options
+@pass_context
+def init(context: Context) -> None:
+    """Make a new repository in an empty place."""
+    from ..repository.repository import Repository
+    from ..stores.registry import open_store
+
+    made = Repository.create(open_store(context.location))
+    context.say(f"repository {made.info.id} made in {made.store.location}")
+
+
+@command.command("info")
+@json_option
+@site_options
+@pass_context
+def info(context: Context, as_json: bool) -> None:
+    """Tell which repository it is and which sites it has."""
+    repository = context.repository
+    document = {
+        "id": repository.info.id, "location": repository.store.location, "format": repository.info.format, "created": repository.info.created,
+        "sites": [{"name": name, "backups": len(repository.listing(name).backups)} for name in repository.sites()],
+    }  # fmt: skip
+    if as_json:
+        print_json(document)
+        return
+    for key in ("id", "location", "format", "created"):
+        click.echo(f"{key:>10}  {document[key]}")
+    for name in repository.sites():
+        click.echo(f"{'site':>10}  {name}: {len(repository.listing(name).backups)} backups")

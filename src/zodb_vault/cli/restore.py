@@ -1,0 +1,167 @@
+"""``zodb-vault restore``."""
+
+from __future__ import annotations
+
+import os
+from datetime import tzinfo
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from zoneinfo import ZoneInfo
+
+import click
+
+from ..errors import ConfigurationError, Declined, UsageError
+from ..policy.moments import in_utc, parse_moment
+from ..policy.recovery import AtMoment
+from .context import A_PATH, Context, json_option, pass_context, site_options
+from .output import count, print_json, printable, size
+
+if TYPE_CHECKING:
+    from ..model.source import Site
+    from ..operations.restore import Plan, Restored, Step
+
+
+@click.command("restore")
+@click.argument("id", required=False)
+@click.option("--output", type=A_PATH, metavar="DIR", help="Restore into this empty directory: DIR/Data.fs and DIR/blobs.")
+@click.option("--target", type=A_PATH, metavar="FILE", help="Restore into the site of another zope.conf.")
+@click.option("--tid", metavar="TID", help="Keep everything up to this transaction, which has to exist.")
+@click.option("--before-tid", metavar="TID", help="Keep everything before this transaction.")
+@click.option("--at", metavar="TIME", help="Keep everything up to this moment, ISO 8601; without a zone it is local time.")
+@click.option("--database", "databases", multiple=True, metavar="NAME", help="Only this database (repeatable).")
+@click.option("--only", type=click.Choice(["storage", "blobs"]), help="Half a restore: the result may not fit together.")
+@click.option("--allow-incomplete", is_flag=True, help="Also a backup that lacks blobs.")
+@click.option("--no-safety-backup", is_flag=True, help="Do not back up the present state first; it is kept beside the new one all the same.")
+@click.option("--replace-blobs", is_flag=True, help="Also into the blob directory of another site.")
+@click.option("--abort", "abort_", is_flag=True, help="Put the old state back that an interrupted restore was replacing.")
+@click.option("--discard-kept", metavar="RESTORE", help="Free what the restore of this id kept of the state it replaced.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and change nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@site_options
+@pass_context
+def command(
+    context: Context, id: str | None, output: Path | None, target: Path | None, tid: str | None, before_tid: str | None, at: str | None,
+    databases: tuple[str, ...], only: Literal["storage", "blobs"] | None, abort_: bool, discard_kept: str | None, dry_run: bool, yes: bool,
+    as_json: bool, **flags: Any,
+) -> None:  # fmt: skip
+    """Bring a backup, or any transaction in it, back (ID: id, unique prefix, name, or `latest`).
+
+    Without --output it goes into the site itself: the state in place is saved and kept, and one atomic step makes the new one valid.
+    An interrupted restore is finished by running it again.
+    """
+    from ..operations.restore import Options, execute, plan
+    from ..operations.targets import request_of
+
+    if output is not None and target is not None:
+        raise UsageError("--output and --target exclude each other", "give one of them")
+    site = None if output is not None else _site(context, target)
+    if abort_ or discard_kept:
+        return _old_state(context, site, discard_kept, databases)
+    options = Options(
+        backup=id, request=request_of(tid, before_tid, _moment(context, at)), databases=databases, output=output, only=only,
+        allow_incomplete=flags["allow_incomplete"], safety_backup=not flags["no_safety_backup"], replace_blobs=flags["replace_blobs"],
+    )  # fmt: skip
+    wanted = plan(context.repository, context.site_name, site, options)
+    for line in _plan_lines(wanted):
+        context.say(line)
+    if dry_run:
+        return None
+    if not yes and not context.confirm("Restore this?"):
+        raise Declined("nothing was restored")
+    done = execute(context.repository, wanted, context.site_name, context.progress)
+    print_json(_document(done)) if as_json else _print(context, done)
+    return None
+
+
+def _site(context: Context, target: Path | None) -> Site:
+    if target is None:
+        return context.site
+    from ..config.zopeconf import read_site
+
+    return read_site(target, context.site_name, os.environ, Path.cwd())
+
+
+def _moment(context: Context, text: str | None) -> AtMoment | None:
+    if text is None:
+        return None
+    moment = parse_moment(text, local_zone())
+    context.say(f"{printable(text)} is {in_utc(moment)}")
+    return AtMoment(moment)
+
+
+def local_zone() -> tzinfo:
+    """Return the zone of this machine with its rules: ``TZ``, else ``/etc/localtime``; raise ConfigurationError for an unknown TZ."""
+    name = os.environ.get("TZ", "").removeprefix(":")
+    try:
+        if name:
+            return ZoneInfo(name)
+        with Path("/etc/localtime").open("rb") as file:
+            return ZoneInfo.from_file(file, key="localtime")
+    except FileNotFoundError:
+        return ZoneInfo("UTC")
+    except (ValueError, KeyError, OSError):
+        raise ConfigurationError([f"the time zone {name or '/etc/localtime'} is not known"], "give times with a zone, such as 2026-11-20T10:15Z") from None
+
+
+def _plan_lines(wanted: Plan) -> list[str]:
+    manifest = wanted.target.backup.manifest
+    lines = [f"backup {manifest.id} of {manifest.created_at}"]
+    for step in wanted.steps:
+        lines += _step_lines(step, in_place=wanted.in_place)
+    return lines
+
+
+def _step_lines(step: Step, *, in_place: bool) -> list[str]:
+    from ..model import tid as tids
+
+    cut = step.cut
+    when = f" ({tids.iso(tids.from_hex(cut.last_tid))})" if cut.last_tid else ""
+    lines = [f"{cut.entry.name}: up to transaction {cut.last_tid}{when}, {size(cut.end)} of Data.fs, to {step.place.data_fs}"]
+    if step.resumed:
+        lines.append(f"  goes on with the interrupted restore {step.resumed.restore}")
+    elif in_place and step.replaces:
+        lines.append(f"  replaces the file in place (last transaction {step.present_last_tid}), {count(step.dropped, 'transaction')} in it are dropped")
+    elif step.dropped:
+        lines.append(f"  leaves out {count(step.dropped, 'later transaction')} of the backup")
+    return lines
+
+
+def _old_state(context: Context, site: Site | None, discard: str | None, databases: tuple[str, ...]) -> None:
+    from ..operations.switch import place_of
+    from ..operations.undo import abort, discard_kept
+
+    if site is None:
+        raise UsageError("--abort and --discard-kept are about a site, not about --output", "an output directory can be removed")
+    for database in (one for one in site.databases if not databases or one.name in databases):
+        place = place_of(Path(database.data_fs or ""), Path(database.blob_dir) if database.blob_dir else None, None)
+        if discard is None:
+            journal = abort(place)
+            context.say(f"{database.name}: the state before the restore of {journal.backup} is back")
+        else:
+            for path in discard_kept(place, discard):
+                context.say(f"{database.name}: removed {path}")
+
+
+def _print(context: Context, done: Restored) -> None:
+    for step in done.plan.steps:
+        context.say(f"{step.cut.entry.name}: restored to {step.place.data_fs}, last transaction {step.cut.last_tid}")
+    if done.safety_backup:
+        context.say(f"the state before is the safety backup {done.safety_backup}")
+    for path in done.kept:
+        context.say(f"kept: {path}")
+    for note in done.notes:
+        click.echo(f"zodb-vault: {printable(note)}", err=True)
+    if done.plan.in_place:
+        context.say("restart every process that had the site open; ZEO clients have to lose their caches first")
+
+
+def _document(done: Restored) -> dict[str, Any]:
+    wanted = done.plan
+    return {
+        "id": wanted.target.backup.manifest.id, "target": str(wanted.steps[0].place.data_fs.parent) if wanted.steps else None,
+        "databases": [
+            {"name": step.cut.entry.name, "last_tid": step.cut.last_tid, "dropped_transactions": step.dropped} for step in wanted.steps
+        ],
+        "kept": done.kept, "caches": [], "safety_backup": done.safety_backup, "notes": done.notes,
+    }  # fmt: skip

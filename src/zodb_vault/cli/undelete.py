@@ -1,0 +1,19 @@
+"""``zodb-vault undelete``."""
+
+from __future__ import annotations
+
+import click
+
+from .context import Context, pass_context, site_options
+
+
+@click.command("undelete")
+@click.argument("id")
+@site_options
+@pass_context
+def command(context: Context, id: str) -> None:
+    """Bring a backup back from the trash (ID: the whole id)."""
+    from ..operations.manage import undelete
+
+    undelete(context.repository, context.site_name, id)
+    context.say(f"{id} is back")

@@ -1,0 +1,85 @@
+"""``zodb-vault verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from ..errors import BackupMissing
+from .context import A_PATH, Context, json_option, pass_context, site_options
+from .output import print_json, printable
+
+if TYPE_CHECKING:
+    from ..operations.verify import Report
+
+DAMAGED = 4
+
+
+class Share(click.ParamType):
+    """A share such as ``5%``."""
+
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the share as a number up to 1."""
+        if isinstance(value, float):
+            return value
+        try:
+            share = float(str(value).removesuffix("%")) / 100
+        except ValueError:
+            share = 0.0
+        if not 0 < share <= 1:
+            self.fail(f"{value!r} is not a share such as 5%", param, ctx)
+        return share
+
+
+@click.command("verify")
+@click.argument("id", default="latest")
+@click.option("--level", type=click.Choice(["objects", "bytes", "records", "restore"]), default="records", show_default=True,
+              help="objects: everything is there; bytes: every byte is as it was stored; records: everything decodes and fits together; "
+                   "restore: restored into a scratch directory, every object loaded, every blob opened.")  # fmt: skip
+@click.option("--all", "every", is_flag=True, help="Every backup of the site.")
+@click.option("--sample", type=Share(), default=1.0, metavar="N%", help="With --level bytes: this share of the objects, another one every day.")
+@click.option("--scratch", type=A_PATH, metavar="DIR", help="Where --level restore restores to; default: the temporary directory.")
+@json_option
+@site_options
+@pass_context
+def command(context: Context, id: str, level: str, every: bool, sample: float, scratch: Path | None, as_json: bool) -> int:
+    """Prove that a backup is what it should be (ID: id, unique prefix, name, or `latest`).
+
+    Exit status 4: damage was found. What the source had lost when it was backed up is told and is no damage.
+    """
+    from ..operations.verify import Options, verify
+
+    backups = list(context.catalog.newest_first()) if every else [context.catalog.select(id)]
+    if not backups:
+        raise BackupMissing("there are no backups yet", "make the first one with: zodb-vault create")
+    options = Options(level=level, sample=sample, scratch=scratch)  # type: ignore[arg-type]
+    reports = [verify(context.repository, context.site_name, backup, options, context.progress) for backup in backups]
+    if as_json:
+        documents = [_document(report) for report in reports]
+        print_json({"reports": documents} if every else documents[0])
+    else:
+        for report in reports:
+            _print(context, report)
+    return 0 if all(report.ok for report in reports) else DAMAGED
+
+
+def _document(report: Report) -> dict[str, Any]:
+    return {
+        "id": report.id, "level": report.level, "ok": report.ok, "checked": report.checked,
+        "damage": [msgspec.to_builtins(finding) for finding in report.damage], "source": [msgspec.to_builtins(one) for one in report.source],
+    }  # fmt: skip
+
+
+def _print(context: Context, report: Report) -> None:
+    checked = ", ".join(f"{number:,} {what}" for what, number in report.checked.items())
+    if not context.quiet or not report.ok:
+        click.echo(f"{report.id} {report.level}: {'ok' if report.ok else 'DAMAGED'} ({checked})")
+    for kind, findings in (("damage", report.damage), ("source", report.source)):
+        for one in findings if kind == "damage" or not context.quiet else []:
+            what = " ".join(filter(None, [one.database, one.what, one.oid, one.tid]))
+            click.echo(f"  {kind}: {printable(what)}: {printable(one.why)}", err=kind == "damage")

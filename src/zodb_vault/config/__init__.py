@@ -1,0 +1,1 @@
+"""What is configured: which sites there are, what their storages say about themselves, where backups go."""

@@ -1,0 +1,20 @@
+"""Decide how long a text such as ``72h`` is."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+DURATION = re.compile(r"\s*([0-9]{1,9})\s*([smhdw])\s*", re.IGNORECASE)
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def parse_duration(text: str) -> timedelta:
+    """Return the length of ``30s``, ``15m``, ``72h``, ``30d`` or ``4w``; raise ValueError for anything else."""
+    match = DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError("must be a whole number and a unit: s, m, h, d or w, such as 72h or 30d")
+    try:
+        return timedelta(**{UNITS[match[2].lower()]: int(match[1])})
+    except OverflowError:
+        raise ValueError("is longer than can be counted") from None

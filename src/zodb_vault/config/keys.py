@@ -1,0 +1,213 @@
+"""Decide whether a key of zodb-vault.toml or a variable is known and its value is of the right kind.
+
+Kinds are the types of struct fields. A value never appears in a problem, it may be a secret in the wrong place.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple, NewType, Union, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
+
+import msgspec
+
+from ..errors import ConfigurationError
+from ..model.source import Secret
+from .durations import parse_duration
+from .paths import absolute, at_home
+
+Location = NewType("Location", str)
+
+
+class Reading:
+    """The problems found so far."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = environment
+        self._problems: list[str] = []
+
+    def at(self, source: str, directory: Path) -> Source:
+        """Return the same reading for keys of one source, whose relative paths are taken from ``directory``."""
+        return Source(self, source, directory)
+
+    def named(self, prefix: str) -> list[str]:
+        """Return the variables that begin with ``prefix``; an empty one counts as not set."""
+        return sorted(name for name, text in self.environment.items() if name.startswith(prefix) and text)
+
+    def add(self, problem: str) -> None:
+        """Note a problem."""
+        self._problems.append(problem)
+
+    def raise_problems(self) -> None:
+        """Raise ConfigurationError with all problems, if there are any."""
+        if self._problems:
+            raise ConfigurationError(self._problems)
+
+
+class Source(NamedTuple):
+    """A file, a variable or an option that values come from."""
+
+    reading: Reading
+    name: str
+    directory: Path
+
+    def problem(self, key: str, what: str) -> None:
+        """Note what is wrong with a key."""
+        self.reading.add(f"{self.name}: {key} {what}" if key else f"{self.name} {what}")
+
+    def unknown(self, path: str, given: Iterable[str], known: list[str]) -> None:
+        """Note the keys that are not known, with the one that was likely meant."""
+        for key in given:
+            if key not in known:
+                self.problem(f"{path}.{key}" if path else key, f"is not known{suggestion(key, known)}")
+
+    def value(self, key: str, given: object, kind: Any) -> Any:
+        """Return the value as the kind; None, with a problem noted, when it is none."""
+        try:
+            return CONVERSIONS[kind](given, self)
+        except ValueError as error:
+            self.problem(key, str(error))
+            return None
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Return the question whether a similar known word was meant, empty when none is similar."""
+    close = get_close_matches(word, list(known), n=1)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def read_struct(source: Source, path: str, given: object, struct: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the values of a table by field; problems are noted and left out."""
+    if not isinstance(given, dict):
+        source.problem(path, "has to be a table")
+        return {}
+    known = kinds(struct)
+    source.unknown(path, given, list(known))
+    found: dict[str, Any] = {}
+    for key, kind in known.items():
+        if key not in given:
+            continue
+        inner = f"{path}.{key}"
+        value = read_struct(source, inner, given[key], kind) if _is_table(kind) else source.value(inner, given[key], kind)
+        if value is not None:
+            found[key] = value
+    return found
+
+
+def variables(reading: Reading, prefix: str, struct: type[msgspec.Struct], cwd: Path) -> dict[str, Any]:
+    """Return the values of the variables that begin with ``prefix``; one that is no key of the struct is a problem."""
+    keys = dict(_paths(struct))
+    found: dict[str, Any] = {}
+    for variable in reading.named(prefix):
+        source = reading.at(variable, cwd)
+        path = next((path for path in keys if prefix + "_".join(path).upper() == variable), None)
+        if path is None:
+            known = [prefix + "_".join(path).upper() for path in keys]
+            source.problem("", f"is not known{suggestion(variable, known)}")
+            continue
+        _put(found, path, source.value("", reading.environment[variable], keys[path]))
+    return found
+
+
+@cache
+def kinds(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the kind of each field: its type, without the None of an optional one."""
+    return {name: _required(hint) for name, hint in get_type_hints(struct).items()}
+
+
+def _required(hint: Any) -> Any:
+    if get_origin(hint) in (Union, types.UnionType):
+        return next(kind for kind in get_args(hint) if kind is not type(None))
+    return hint
+
+
+def _is_table(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _paths(struct: type[msgspec.Struct]) -> list[tuple[tuple[str, ...], Any]]:
+    found: list[tuple[tuple[str, ...], Any]] = []
+    for name, kind in kinds(struct).items():
+        found += [((name, *rest), inner) for rest, inner in _paths(kind)] if _is_table(kind) else [((name,), kind)]
+    return found
+
+
+def _put(values: dict[str, Any], path: tuple[str, ...], value: object) -> None:
+    if value is None:
+        return
+    for key in path[:-1]:
+        values = values.setdefault(key, {})
+    values[path[-1]] = value
+
+
+def _text(given: object, source: Source) -> str:
+    if not isinstance(given, str):
+        raise ValueError("has to be a text in quotes")
+    if not given.strip():
+        raise ValueError("is empty")
+    if "\0" in given:
+        raise ValueError("holds a zero byte")
+    return given
+
+
+def _texts(given: object, source: Source) -> tuple[str, ...]:
+    if isinstance(given, str):
+        # A variable: recipients hold no commas.
+        given = [text.strip() for text in given.split(",")]
+    if not isinstance(given, list) or not all(isinstance(text, str) and text.strip() for text in given):
+        raise ValueError("has to be a list of texts")
+    return tuple(given)
+
+
+def _count(given: object, source: Source) -> int:
+    if isinstance(given, str) and given.strip().isdecimal() and len(given) < 10:
+        given = int(given)
+    if isinstance(given, bool) or not isinstance(given, int) or given < 0:
+        raise ValueError("has to be a whole number, 0 or more")
+    return given
+
+
+def _duration(given: object, source: Source) -> timedelta:
+    try:
+        return parse_duration(_text(given, source))
+    except ValueError as error:
+        raise ValueError(f"is not a length of time: {error}") from None
+
+
+def _path(given: object, source: Source) -> Path:
+    return Path(absolute(at_home(_text(given, source), source.reading.environment), source.directory))
+
+
+def _location(given: object, source: Source) -> Location:
+    text = _text(given, source)
+    if "://" not in text:
+        return Location(str(_path(text, source)))
+    try:
+        host = urlsplit(text).netloc
+    except ValueError:
+        host = ""
+    if not host:
+        raise ValueError("is not a location, such as /srv/backups or s3://bucket/prefix")
+    if "@" in host:
+        raise ValueError("holds credentials, they belong into the environment or the configuration of the S3 client")
+    return Location(text.rstrip("/"))
+
+
+def _secret(given: object, source: Source) -> Secret:
+    return Secret(_text(given, source))
+
+
+CONVERSIONS: Mapping[Any, Callable[[object, Source], Any]] = {
+    str: _text,
+    int: _count,
+    Path: _path,
+    Secret: _secret,
+    Location: _location,
+    timedelta: _duration,
+    tuple[str, ...]: _texts,
+}

@@ -1,0 +1,26 @@
+"""Tell which kind of file system a path lies on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+MOUNTS = Path("/proc/self/mounts")
+LOCAL = {"btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "tmpfs", "xfs", "zfs"}
+
+
+def local_file_system(path: str) -> str | None:
+    """Return the type of the local file system that a path lies on; None when it is shared with others or cannot be told."""
+    try:
+        lines = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        real = Path(os.path.realpath(path))
+    except (OSError, ValueError):
+        return None
+    best = ("", "")
+    for line in lines:
+        point, kind = line.split(" ")[1:3]
+        point = point.replace("\\040", " ")
+        # Of equal mount points the last one hides the others.
+        if len(point) >= len(best[0]) and real.is_relative_to(point):
+            best = (point, kind)
+    return best[1] if best[1] in LOCAL else None

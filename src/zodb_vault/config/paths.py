@@ -1,0 +1,25 @@
+"""Decide which file a path in a configuration or on a command line means; nothing is opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def absolute(text: str | Path, base: Path) -> str:
+    """Return the absolute path without ``//``, ``/./`` and a trailing slash; symbolic links stay.
+
+    ``..`` is removed only where that leads to the same place, which behind a symbolic link it does not.
+    """
+    path = str(base / text)
+    short = os.path.normpath(path)
+    return short if short == path or os.path.realpath(short) == os.path.realpath(path) else path
+
+
+def at_home(text: str, environment: Mapping[str, str]) -> str:
+    """Return the path with a leading ``~`` replaced by the home directory of that environment, if it has one."""
+    home = environment.get("HOME")
+    if home and (text == "~" or text.startswith("~/")):
+        return home + text[1:]
+    return text

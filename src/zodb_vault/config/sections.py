@@ -1,0 +1,99 @@
+"""A configuration file as a tree: sections, their keys and where each stands; no schema, no packages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ..errors import ConfigurationError
+
+TRUE, FALSE = ("yes", "true", "on"), ("no", "false", "off")
+
+
+class Value(NamedTuple):
+    """One line ``key value`` of a section; ``written`` is the key as it stands there."""
+
+    key: str
+    written: str
+    text: str
+    where: str
+
+
+class Section:
+    """A section with its type and name in lower case; the outermost has no type.
+
+    Keys are compared in lower case and with ``-`` for ``_``. Its repr tells no values, some are secret.
+    """
+
+    def __init__(self, type_: str, name: str | None, where: str, parent: Section | None = None) -> None:
+        self.type = type_
+        self.name = name
+        self.where = where
+        self.depth: int = parent.depth + 1 if parent else 0
+        self.values: list[Value] = []
+        self.sections: list[Section] = []
+        self.notes: list[str] = []
+
+    def __repr__(self) -> str:
+        return f"<Section {self.label} at {self.where}>"
+
+    @property
+    def label(self) -> str:
+        """Return the section as a user knows it, such as ``<zodb_db main>``."""
+        return f"<{self.type} {self.name}>" if self.name else f"<{self.type}>"
+
+    def addValue(self, key: str, value: str, position: tuple[int, object, str]) -> None:
+        """Take a line from ZConfig's parser, which asks for a method of this name."""
+        where = place(position[2], position[0])
+        self.values.append(Value(key.lower().replace("_", "-"), key, value, where))
+
+    def texts(self, key: str) -> list[str]:
+        """Return the values of a key that may be given several times."""
+        return [value.text for value in self.values if value.key == key]
+
+    def text(self, key: str) -> str | None:
+        """Return the value of a key, None when it is not given or empty; raise ConfigurationError when it is given twice."""
+        found = [value for value in self.values if value.key == key]
+        if len(found) > 1:
+            raise ConfigurationError([f"{found[1].where}: {key} of {self.label} is given twice, first in {found[0].where}"])
+        return found[0].text or None if found else None
+
+    def required(self, key: str) -> str:
+        """Return the value of a key; raise ConfigurationError when there is none."""
+        text = self.text(key)
+        if text is None:
+            raise self.error(f"{self.label} says no {key}")
+        return text
+
+    def flag(self, key: str, default: bool) -> bool:
+        """Return whether a key is on; raise ConfigurationError when its value is neither on nor off."""
+        text = self.text(key)
+        if text is None:
+            return default
+        if text.lower() not in TRUE + FALSE:
+            raise self.error(f"{key} of {self.label} must be on or off", key)
+        return text.lower() in TRUE
+
+    def error(self, message: str, key: str = "", hint: str = "") -> ConfigurationError:
+        """Return an error that says where the section, or this key of it, stands."""
+        where = next((value.where for value in self.values if value.key == key), self.where)
+        return ConfigurationError([f"{where}: {message}"], hint)
+
+    def walk(self) -> Iterator[Section]:
+        """Yield this section and all within it."""
+        yield self
+        for section in self.sections:
+            yield from section.walk()
+
+
+class Tree(NamedTuple):
+    """A configuration file with all it includes; ``imports`` are the packages that it names, none was imported."""
+
+    root: Section
+    defines: dict[str, str]
+    imports: list[str]
+
+
+def place(file: str, line: int) -> str:
+    """Return how messages say where something stands."""
+    return f"{file}, line {line}"

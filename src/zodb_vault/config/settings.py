@@ -1,0 +1,280 @@
+"""Read zodb-vault.toml and the ``ZODB_VAULT_...`` variables: where backups go, of which sites, and how long they stay.
+
+The structs below are the whole file format: a key is a field, a table a struct. Every value can also be given as a variable,
+named by its path: ``retention.scheduled.daily`` is ``ZODB_VAULT_RETENTION_SCHEDULED_DAILY``. A variable wins over the file.
+All problems are reported at once, each with the file or variable and the key, none with a value.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..errors import ConfigurationError
+from ..model.source import Secret
+from .keys import Location, Reading, read_struct, variables
+from .paths import absolute
+
+FILE = "zodb-vault.toml"
+SYSTEM_DIRECTORY = Path("/etc/zodb-vault")
+PREFIX = "ZODB_VAULT_"
+SECRET_IDENTITY = "AGE-SECRET-KEY-"
+SITE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+SITE_NAME_RULE = "has to begin with a small letter or digit, then up to 62 of these, dots, dashes and underscores"
+
+
+class EncryptionSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The public keys that new content is encrypted for; none: it is not encrypted."""
+
+    recipients: tuple[str, ...] = ()
+
+
+class RepositorySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the backups live: an absolute directory or ``s3://bucket/prefix``; None when nothing says it."""
+
+    location: Location | None = None
+    encryption: EncryptionSettings = EncryptionSettings()
+
+
+class IdentitySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the private key comes from on hosts that restore: a file, or the output of a command."""
+
+    file: Path | None = None
+    command: Secret | None = None
+
+
+class SiteSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a site is read from: exactly one of the first three; ``blob_dir`` goes with ``data_fs``. All absolute."""
+
+    zope_conf: Path | None = None
+    zeo_conf: Path | None = None
+    data_fs: Path | None = None
+    blob_dir: Path | None = None
+
+
+class ScheduledRetention(msgspec.Struct, frozen=True, kw_only=True):
+    """How many scheduled backups each tier keeps."""
+
+    daily: int = 7
+    weekly: int = 4
+    monthly: int = 12
+    limit: int | None = None
+
+
+class OnDemandRetention(msgspec.Struct, frozen=True, kw_only=True):
+    """The ``newest`` on-demand backups stay for ever, the others for ``age``."""
+
+    newest: int = 3
+    age: timedelta = timedelta(days=30)
+    limit: int | None = None
+
+
+class SafetyRetention(msgspec.Struct, frozen=True, kw_only=True):
+    """How long backups made before a restore stay."""
+
+    age: timedelta = timedelta(days=30)
+    limit: int | None = None
+
+
+class RetentionSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How long backups stay, by what triggered them; ``grace`` is how long removed ones can be brought back."""
+
+    scheduled: ScheduledRetention = ScheduledRetention()
+    on_demand: OnDemandRetention = OnDemandRetention()
+    safety: SafetyRetention = SafetyRetention()
+    grace: timedelta = timedelta(hours=72)
+
+
+class ScheduleSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """When the scheduled backup runs, and the zone whose calendar days count."""
+
+    at: str | None = None
+    timezone: str = "UTC"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that is configured; ``file`` is where it was read from, None without one."""
+
+    file: Path | None = None
+    repository: RepositorySettings = RepositorySettings()
+    identity: IdentitySettings = IdentitySettings()
+    sites: dict[str, SiteSettings] = {}
+    retention: RetentionSettings = RetentionSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+
+
+TABLES: dict[str, type[msgspec.Struct]] = {
+    "repository": RepositorySettings,
+    "identity": IdentitySettings,
+    "retention": RetentionSettings,
+    "schedule": ScheduleSettings,
+}
+
+
+def load_settings(
+    config: Path | None,
+    environment: Mapping[str, str],
+    cwd: Path,
+    *,
+    zope_conf: Path | None = None,
+    repository: str | None = None,
+) -> Settings:
+    """Return the settings of the file, the variables and the repository of the command line, the latter ruling over the former.
+
+    Without ``config`` and ``ZODB_VAULT_CONFIG`` the file is looked for in ``cwd``, next to ``zope_conf`` or ``etc/zope.conf``, and in
+    ``/etc/zodb-vault``; none at all is fine. Raise ConfigurationError with every problem, each with its file or variable and key.
+    """
+    named = config or (Path(environment["ZODB_VAULT_CONFIG"]) if environment.get("ZODB_VAULT_CONFIG") else None)
+    file = Path(absolute(named, cwd)) if named else _found_file(cwd, zope_conf)
+    reading = Reading(environment=environment)
+    values: dict[str, Any] = {}
+    if file is not None:
+        values = _from_file(file, reading)
+    for key, given in _from_variables(reading, cwd, values.get("site", {})).items():
+        # Of file and command there is one, so a variable for either replaces both.
+        values[key] = given if key == "identity" else _merged(values.get(key), given)
+    if repository is not None:
+        location = reading.at("--repository", cwd).value("", repository, Location)
+        values["repository"] = _merged(values.get("repository"), {"location": location})
+    _check(values, reading, str(file) if file else "the environment")
+    reading.raise_problems()
+    return _settings(file, values)
+
+
+def _found_file(cwd: Path, zope_conf: Path | None) -> Path | None:
+    beside = (cwd / zope_conf).parent if zope_conf else cwd / "etc"
+    for directory in (cwd, beside, SYSTEM_DIRECTORY):
+        file = directory / FILE
+        try:
+            if file.exists():
+                return Path(absolute(file, cwd))
+        except OSError as error:
+            raise ConfigurationError([f"{file} cannot be read: {error.strerror}"]) from None
+    return None
+
+
+def _from_file(file: Path, reading: Reading) -> dict[str, Any]:
+    """Return the values of a file, nested by table; problems are noted in ``reading``."""
+    document = _document(file)
+    inside = reading.at(str(file), file.parent)
+    inside.unknown("", document, [*TABLES, "site"])
+    values = {name: read_struct(inside, name, document[name], struct) for name, struct in TABLES.items() if name in document}
+    sites = document.get("site", {})
+    if not isinstance(sites, dict):
+        inside.problem("site", "has to be a table for each site, such as [site.plone]")
+        sites = {}
+    values["site"] = {name: read_struct(inside, f"site.{name}", site, SiteSettings) for name, site in sites.items()}
+    return values
+
+
+def _document(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigurationError([f"{file} cannot be read: {error.strerror or 'input/output error'}"]) from None
+    except UnicodeDecodeError as error:
+        raise ConfigurationError([f"{file} is not a text in UTF-8 (at byte {error.start})"]) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError([f"{file}: {error}"]) from None
+    except (RecursionError, ValueError):
+        raise ConfigurationError([f"{file} is not a TOML file"]) from None
+
+
+def _from_variables(reading: Reading, cwd: Path, sites: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of the variables, nested by table."""
+    values: dict[str, Any] = {}
+    for name, struct in TABLES.items():
+        found = variables(reading, f"{PREFIX}{name.upper()}_", struct, cwd)
+        if found:
+            values[name] = found
+    named: dict[str, Any] = {}
+    prefix = f"{PREFIX}SITE_"
+    for variable in reading.named(prefix):
+        site, key = _site_variable(variable.removeprefix(prefix), sites)
+        if site is None or key is None:
+            reading.at(variable, cwd).problem("", f"has to be named {prefix}<SITE>_<KEY>, the key one of {', '.join(_site_keys())}")
+            continue
+        named.setdefault(site, {})[key] = reading.at(variable, cwd).value("", reading.environment[variable], Path)
+    if named:
+        values["site"] = named
+    return values
+
+
+def _site_keys() -> list[str]:
+    return [key.upper() for key in SiteSettings.__struct_fields__]
+
+
+def _site_variable(rest: str, sites: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Return the site and key of ``PLONE_ZOPE_CONF``; a site of the file is recognised whatever its punctuation."""
+    key = next((key for key in _site_keys() if rest.endswith(f"_{key}")), None)
+    if key is None:
+        return None, None
+    spelled = rest.removesuffix(f"_{key}")
+    known = [name for name in sites if "".join(c if c.isalnum() else "_" for c in name.upper()) == spelled]
+    if len(known) > 1:
+        return None, None
+    return known[0] if known else spelled.lower(), key.lower()
+
+
+def _merged(below: Any, above: Any) -> Any:
+    if isinstance(below, dict) and isinstance(above, dict):
+        return below | {key: _merged(below.get(key), value) for key, value in above.items()}
+    return above
+
+
+def _check(values: dict[str, Any], reading: Reading, source: str) -> None:
+    """Note what is wrong with values that are right by themselves."""
+    told = reading.at(source, Path())
+    for name, site in values.get("site", {}).items():
+        if not SITE_NAME.fullmatch(name):
+            told.problem(f"site.{name}", SITE_NAME_RULE)
+        sources = [key for key in ("zope_conf", "zeo_conf", "data_fs") if key in site]
+        if len(sources) != 1:
+            told.problem(f"site.{name}", f"has to say exactly one of zope_conf, zeo_conf and data_fs, it says {' and '.join(sources) or 'none'}")
+        if "blob_dir" in site and "data_fs" not in site:
+            told.problem(f"site.{name}.blob_dir", "goes with data_fs only, a zope_conf or zeo_conf says it itself")
+    identity = values.get("identity", {})
+    if identity.get("file") and identity.get("command"):
+        told.problem("identity", "has to say file or command, not both")
+    recipients = values.get("repository", {}).get("encryption", {}).get("recipients") or ()
+    if any(recipient.strip().upper().startswith(SECRET_IDENTITY) for recipient in recipients):
+        told.problem("repository.encryption.recipients", "holds a private key, only public ones belong here; take it out and replace that key")
+    zone = values.get("schedule", {}).get("timezone")
+    if zone and zone != "UTC" and not _is_zone(zone):
+        told.problem("schedule.timezone", "is not a zone of the time zone database, such as Europe/Vienna")
+
+
+def _is_zone(name: str) -> bool:
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True
+
+
+def _settings(file: Path | None, values: dict[str, Any]) -> Settings:
+    """Return the structs of values that were all found right."""
+    repository = dict(values.get("repository", {}))
+    retention = dict(values.get("retention", {}))
+    encryption = EncryptionSettings(**repository.pop("encryption", {}))
+    parts: dict[str, Any] = {
+        "scheduled": ScheduledRetention(**retention.pop("scheduled", {})),
+        "on_demand": OnDemandRetention(**retention.pop("on_demand", {})),
+        "safety": SafetyRetention(**retention.pop("safety", {})),
+    }
+    return Settings(
+        file=file,
+        repository=RepositorySettings(encryption=encryption, **repository),
+        identity=IdentitySettings(**values.get("identity", {})),
+        sites={name: SiteSettings(**site) for name, site in values.get("site", {}).items()},
+        retention=RetentionSettings(**parts, **retention),
+        schedule=ScheduleSettings(**values.get("schedule", {})),
+    )

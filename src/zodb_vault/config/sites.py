@@ -1,0 +1,98 @@
+"""Decide which site a command is about, and what that site consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..errors import UsageError
+from ..model.source import Database, Site
+from .blobmodes import directory_mode
+from .keys import suggestion
+from .paths import absolute
+from .sections import Section
+from .settings import SITE_NAME, SITE_NAME_RULE, Settings, SiteSettings
+from .zopeconf import read_zeo_conf, read_zope_conf
+
+DEFAULT = "default"
+
+
+def choose_site(settings: Settings, site: str | None) -> str:
+    """Return the name of the site that is meant, without reading what it consists of; it need not be configured any more.
+
+    Raise UsageError for a name that no site can have, and when several are configured and none was chosen.
+    """
+    if site is not None:
+        if not SITE_NAME.fullmatch(site):
+            raise UsageError(f"{site!r} is not the name of a site", f"a name {SITE_NAME_RULE}")
+        return site
+    if len(settings.sites) > 1:
+        raise UsageError(f"several sites are configured: {', '.join(sorted(settings.sites))}", "choose one with --site, or give --all-sites")
+    return next(iter(settings.sites), DEFAULT)
+
+
+def resolve_site(
+    settings: Settings,
+    *,
+    site: str | None,
+    zope_conf: Path | None,
+    zeo_conf: Path | None,
+    data_fs: Path | None,
+    blob_dir: Path | None,
+    environment: Mapping[str, str],
+    cwd: Path,
+) -> Site:
+    """Return the chosen site with its databases; what the command line names rules over the configuration.
+
+    Raise UsageError when it is not clear which site is meant or what it is read from, ConfigurationError when that is wrong.
+    """
+    name = choose_site(settings, site)
+    given = _given(zope_conf, zeo_conf, data_fs, blob_dir, cwd)
+    return _read(name, given or _configured(settings, name), environment, cwd)
+
+
+def _given(zope_conf: Path | None, zeo_conf: Path | None, data_fs: Path | None, blob_dir: Path | None, cwd: Path) -> SiteSettings | None:
+    """Return what the command line names, None when it names nothing; raise UsageError when that does not go together."""
+    options = {"--zope-conf": zope_conf, "--zeo-conf": zeo_conf, "--data-fs": data_fs}
+    named = [option for option, path in options.items() if path is not None]
+    if len(named) > 1:
+        raise UsageError(f"{' and '.join(named)} name the same thing twice", "give one of them")
+    if blob_dir is not None and data_fs is None:
+        raise UsageError("--blob-dir goes with --data-fs", "a zope.conf or zeo.conf says itself where the blobs are")
+    if not named:
+        return None
+    paths = (None if path is None else Path(absolute(path, cwd)) for path in (zope_conf, zeo_conf, data_fs, blob_dir))
+    return SiteSettings(**dict(zip(SiteSettings.__struct_fields__, paths, strict=True)))
+
+
+def _configured(settings: Settings, name: str) -> SiteSettings:
+    if name in settings.sites:
+        return settings.sites[name]
+    if settings.sites:
+        known = sorted(settings.sites)
+        raise UsageError(
+            f"no site {name!r} is configured{suggestion(name, known)}", f"configured in {settings.file or 'the environment'}: {', '.join(known)}"
+        )
+    raise UsageError(
+        "nothing says what to back up" if settings.file is None else f"{settings.file} names no site",
+        "give --zope-conf FILE, --zeo-conf FILE, or --data-fs FILE with --blob-dir DIR; or write a zodb-vault.toml with [site.NAME]",
+    )
+
+
+def _read(name: str, source: SiteSettings, environment: Mapping[str, str], cwd: Path) -> Site:
+    if source.zope_conf is not None:
+        return read_zope_conf(source.zope_conf, name, environment, cwd)
+    if source.zeo_conf is not None:
+        return read_zeo_conf(source.zeo_conf, name, environment, cwd)
+    blob_dir = None if source.blob_dir is None else str(source.blob_dir)
+    mode, warnings = directory_mode(Section("filestorage", None, str(source.data_fs)), blob_dir)
+    database = Database(
+        name="main",
+        backend="filestorage",
+        data_fs=str(source.data_fs),
+        blob_dir=blob_dir,
+        blob_mode=mode,
+        history=True,
+        warnings=tuple(warnings),
+    )
+    return Site(name=name, config=None, databases=(database,))

@@ -1,0 +1,282 @@
+"""Decide what each storage section of a configuration means for a backup.
+
+One function per section type, in one table. Another package adds its own by an entry point of the group
+``zodb_vault.backends``: its name is the section type in lower case, its object a function like those in the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from ..errors import ConfigurationError
+from ..model.source import Database, Option, Skipped
+from .blobmodes import directory_mode, foreign_cache, on_local_disk, shared_or
+from .masking import conceal
+from .paths import absolute, at_home
+from .sections import Section, Value
+
+ENTRY_POINTS = "zodb_vault.backends"
+ADAPTERS = ("postgresql", "sqlite3", "mysql", "oracle")
+PATHS = {
+    "authenticate", "blob-cache-dir", "blob-dir", "blob-temp-dir", "cache-dir", "cache-local-dir", "cache-path", "certificate",
+    "data-dir", "path", "pid-filename", "read-default-file", "replica-conf", "ro-replica-conf", "unix-socket", "var",
+}  # fmt: skip
+ADDRESSES = {"address", "server"}
+# Keys that the packages themselves write with an underscore.
+UNDERSCORED = {"connect_timeout", "named_pipe", "read_default_file", "read_default_group", "revert_when_stale", "unix_socket"}
+
+
+class Surroundings:
+    """What the reader of a storage section has to know besides the section; ``notes`` become warnings of the database."""
+
+    def __init__(self, name: str, mount_point: str | None, base: Path, base_reason: str, environment: Mapping[str, str]) -> None:
+        self.name = name
+        self.mount_point = mount_point
+        self.notes: list[str] = []
+        self._base = base
+        self._base_reason = base_reason
+        self._environment = environment
+
+    def path(self, section: Section, key: str) -> str | None:
+        """Return the absolute path that a key says, None when it says none; what a relative one is taken from is noted."""
+        text = section.text(key)
+        return None if text is None else self._resolved(key, text)
+
+    def options(self, section: Section, prefix: str = "") -> dict[str, Option]:
+        """Return what a section says, paths absolute, secrets concealed."""
+        found: dict[str, list[str]] = {}
+        for value in section.values:
+            found.setdefault(prefix + _spelled(section, value), []).append(self._option(value.key, value.text))
+        return {key: conceal(key, "\n".join(texts)) for key, texts in found.items()}
+
+    def all_options(self, section: Section, prefix: str = "") -> dict[str, Option]:
+        """Return what a section and the sections in it say, the latter after their types."""
+        found = self.options(section, prefix)
+        for inner in section.sections:
+            found |= self.all_options(inner, f"{prefix}{inner.type}.")
+        return found
+
+    def _option(self, key: str, text: str) -> str:
+        is_path = key in PATHS or (key in ADDRESSES and "/" in text)
+        return self._resolved(key, text) if is_path and text else text
+
+    def _resolved(self, key: str, text: str) -> str:
+        path = at_home(text, self._environment)
+        if not Path(path).is_absolute():
+            self.notes.append(f"{key} is the relative path {text}: it is taken from {self._base} ({self._base_reason})")
+        elif path != text:
+            self.notes.append(f"{key} is {text}: ~ is taken as {self._environment['HOME']}")
+        return absolute(path, self._base)
+
+
+Reader = Callable[[Section, Surroundings], Database | Skipped]
+
+
+def read_storage(section: Section, around: Surroundings) -> Database | Skipped:
+    """Return the database in a storage section; raise ConfigurationError for what is unknown, refused or wrong."""
+    reader = READERS.get(section.type) or registered(section.type)
+    if reader is None:
+        raise section.error(
+            f"{section.label} is a storage that zodb-vault does not know",
+            hint=f"install the package that registers {section.type!r} under the entry points {ENTRY_POINTS}, "
+            "or copy the database into a FileStorage with zodb-convert and back that up",
+        )
+    return reader(section, around)
+
+
+def registered(type_: str) -> Reader | None:
+    """Return what another package registered for a section type; raise ConfigurationError when that cannot be imported."""
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group=ENTRY_POINTS, name=type_):
+        try:
+            reader: Reader = entry.load()
+        except (ImportError, AttributeError) as error:
+            raise ConfigurationError([f"{entry.value}, registered for <{type_}>, cannot be imported ({type(error).__name__})"]) from None
+        return reader
+    return None
+
+
+def is_storage(type_: str) -> bool:
+    """Tell whether a section type is a storage, going by its name where nobody knows it."""
+    return type_ in READERS or type_.endswith("storage") or registered(type_) is not None
+
+
+def filestorage(section: Section, around: Surroundings) -> Database:
+    """Return a FileStorage: always with all its blobs in its own directory."""
+    section.required("path")
+    blob_dir = around.path(section, "blob-dir")
+    mode, warnings = directory_mode(section, blob_dir)
+    return Database(
+        name=around.name, backend="filestorage", mount_point=around.mount_point, data_fs=around.path(section, "path"),
+        blob_dir=blob_dir, blob_mode=mode, history=True, options=around.all_options(section), warnings=tuple(warnings),
+    )  # fmt: skip
+
+
+def zeo(section: Section, around: Surroundings) -> Database:
+    """Return the client's view of a ZEO server: blobs are the server's unless its directory is shared."""
+    section_says = [text for text in section.texts("server") if text]
+    if not section_says:
+        raise section.error(f"{section.label} says no server")
+    blob_dir = around.path(section, "blob-dir")
+    mode, warnings = shared_or("server", section, blob_dir)
+    return Database(
+        name=around.name, backend="zeo", mount_point=around.mount_point, blob_dir=blob_dir, blob_mode=mode,
+        options=around.all_options(section), warnings=tuple(warnings),
+    )  # fmt: skip
+
+
+def relstorage(section: Section, around: Surroundings) -> Database:
+    """Return a RelStorage: blobs are in the database unless its directory is shared; history is kept unless said otherwise."""
+    adapter = _adapter(section)
+    blob_dir = around.path(section, "blob-dir")
+    mode, warnings = shared_or("database", section, blob_dir)
+    if blob_dir is None:
+        mode = "none"
+    elif mode == "directory" and adapter.type != "sqlite3":
+        warnings += on_local_disk(section, blob_dir)
+    if adapter.type == "sqlite3":
+        adapter.required("data-dir")
+    return Database(
+        name=around.name, backend="relstorage", adapter=adapter.type, mount_point=around.mount_point, blob_dir=blob_dir, blob_mode=mode,
+        history=section.flag("keep-history", default=True), options=around.all_options(section), warnings=tuple(warnings),
+    )  # fmt: skip
+
+
+def pgjsonb(section: Section, around: Surroundings) -> Database:
+    """Return a PGJsonb storage: blobs are in the database, large ones in S3 when a bucket is named; no history by default."""
+    section.required("dsn")
+    tiered = section.text("s3-bucket-name") is not None
+    warnings = foreign_cache(section, "blob-cache-dir", around.path(section, "blob-cache-dir"))
+    return Database(
+        name=around.name, backend="pgjsonb", adapter="postgresql", mount_point=around.mount_point,
+        blob_mode="database+s3" if tiered else "database", history=section.flag("history-preserving", default=False),
+        options=around.all_options(section), warnings=tuple(warnings),
+    )  # fmt: skip
+
+
+def blobstorage(section: Section, around: Surroundings) -> Database | Skipped:
+    """Return the storage inside, with its blobs in the directory of the wrapper."""
+    inner = read_storage(only_storage(section), around)
+    if isinstance(inner, Skipped):
+        return inner
+    if inner.blob_dir is not None:
+        raise section.error(f"{section.label} and the storage in it both say a blob-dir", hint="ZODB accepts one of them; remove the other")
+    section.required("blob-dir")
+    blob_dir = around.path(section, "blob-dir")
+    mode, warnings = directory_mode(section, blob_dir)
+    return _wrapped(section, around, msgspec.structs.replace(inner, blob_dir=blob_dir, blob_mode=mode), warnings)
+
+
+def zlibstorage(section: Section, around: Surroundings) -> Database | Skipped:
+    """Return the storage inside: compressed records change nothing about where things are."""
+    inner = read_storage(only_storage(section), around)
+    return inner if isinstance(inner, Skipped) else _wrapped(section, around, inner, [])
+
+
+def s3blobstorage(section: Section, around: Surroundings) -> Database | Skipped:
+    """Return the storage inside, with its blobs in a bucket."""
+    section.required("bucket-name")
+    section.required("cache-dir")
+    inner = read_storage(only_storage(section), around)
+    if isinstance(inner, Skipped):
+        return inner
+    warnings = foreign_cache(section, "cache-dir", around.path(section, "cache-dir"))
+    if inner.blob_mode == "directory":
+        warnings.append(f"blobs that were stored in {inner.blob_dir} before {section.label} was added are not in the bucket")
+    return _wrapped(section, around, msgspec.structs.replace(inner, blob_mode="s3"), warnings)
+
+
+def demostorage(section: Section, around: Surroundings) -> Database | Skipped:
+    """Refuse a DemoStorage: its data is in two storages at once; one without any storage is in memory."""
+    if not section.sections:
+        return Skipped(around.name, f"{section.label} without a storage in it is in memory only")
+    changes = next((inner for inner in section.sections if inner.name == "changes"), None)
+    lies = "in memory, they are gone when the process ends" if changes is None else f"in the storage of {changes.where}"
+    raise section.error(
+        f"{section.label} lays changes over a base, which is one database only while both stand together; the changes are {lies}",
+        hint="back up the base with a configuration that names it alone, and the changes, where they are kept, with another",
+    )
+
+
+def before(section: Section, around: Surroundings) -> Database:
+    """Refuse a view of the past as a source."""
+    raise section.error(
+        f"{section.label} shows a database as it was at one moment: a backup of it would leave out everything newer",
+        hint="name the storage in it without the wrapper; a moment of the past is chosen when restoring, with --at",
+    )
+
+
+def in_memory(section: Section, around: Surroundings) -> Skipped:
+    """Skip a storage that keeps nothing."""
+    return Skipped(around.name, f"{section.label} is in memory only, it holds nothing that outlives its process")
+
+
+def _wrapped(section: Section, around: Surroundings, inner: Database, warnings: list[str]) -> Database:
+    return msgspec.structs.replace(
+        inner,
+        wrappers=(WRAPPER_NAMES.get(section.type, section.type), *inner.wrappers),
+        options=inner.options | around.options(section, f"{section.type}."),
+        warnings=(*inner.warnings, *warnings),
+    )
+
+
+def only_storage(section: Section) -> Section:
+    """Return the section of the one storage inside; raise ConfigurationError when there is none or more than one."""
+    if len(section.sections) != 1:
+        raise section.error(f"{section.label} holds {len(section.sections) or 'no'} storages, it has to hold one")
+    return section.sections[0]
+
+
+def _adapter(section: Section) -> Section:
+    """Return the section of the one adapter; raise ConfigurationError when it is missing or not known."""
+    if len(section.sections) != 1:
+        raise section.error(f"{section.label} has to hold one of {', '.join(f'<{name}>' for name in ADAPTERS)}")
+    adapter = section.sections[0]
+    if adapter.type not in ADAPTERS:
+        raise adapter.error(f"{adapter.label} is not a database that RelStorage is known for", hint=f"known are {', '.join(ADAPTERS)}")
+    return adapter
+
+
+def misspelled(section: Section) -> list[str]:
+    """Return warnings about keys that are understood here and refused by the package they are for, such as ``data_dir``."""
+    return [
+        f"{value.where}: {value.written} is read as {value.key}; {inner.label} itself refuses it"
+        for inner in section.walk()
+        for value in inner.values
+        if value.written.lower() != _spelled(inner, value)
+    ]
+
+
+def unknown_blobs(database: Database) -> list[str]:
+    """Return a warning about a RelStorage of which nobody said where its blobs are, as in configurations for zodbpack."""
+    if (database.backend, database.blob_mode) != ("relstorage", "none"):
+        return []
+    return ["<relstorage> says no blob-dir: blobs in a shared directory, if there is one, are not known"]
+
+
+def _spelled(section: Section, value: Value) -> str:
+    """Return a key as the package spells it."""
+    written = value.written.lower()
+    return written if written in UNDERSCORED or section.type == "pragmas" else value.key
+
+
+WRAPPER_NAMES = {"s3blobstorage": "s3blobs"}
+READERS: Mapping[str, Reader] = {
+    "filestorage": filestorage,
+    "zeoclient": zeo,
+    "clientstorage": zeo,
+    "relstorage": relstorage,
+    "pgjsonb": pgjsonb,
+    "blobstorage": blobstorage,
+    "zlibstorage": zlibstorage,
+    "s3blobstorage": s3blobstorage,
+    "demostorage": demostorage,
+    "before": before,
+    "beforestorage": before,
+    "temporarystorage": in_memory,
+    "mappingstorage": in_memory,
+}

@@ -1,0 +1,169 @@
+"""Read zope.conf, zeo.conf, and the configurations of zodbpack and zodb-convert: which databases a site consists of.
+
+Databases are what the ``<zodb_db>`` or ``<zodb>`` sections hold; in a file without them, the storages that stand on their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from ..errors import ConfigurationError
+from ..model.source import Database, Option, Site, Skipped
+from .paths import absolute
+from .sections import Section, Tree
+from .storages import Surroundings, is_storage, misspelled, only_storage, read_storage, unknown_blobs
+
+NOT_STORAGES = {"environment", "eventlog", "logger", "product-config", "runner", "ssl", "warnfilter", "zeo"}
+
+
+class Found(NamedTuple):
+    """A database of the file: its name and mount point, and the section that says where it is."""
+
+    name: str
+    mount_point: str | None
+    section: Section
+
+
+def read_site(path: Path, site_name: str, environment: Mapping[str, str], cwd: Path | None = None) -> Site:
+    """Return the site that a zope.conf, a zeo.conf or a file of storages describes; nothing of it is opened.
+
+    Raise ConfigurationError with file and line for everything that is wrong with it, all databases together.
+    """
+    here = cwd or Path.cwd()
+    file = Path(absolute(path, here))
+    tree = _tree(file, environment)
+    return _site(file, site_name, tree, _found(file, tree.root), environment, here)
+
+
+def read_zope_conf(path: Path, site_name: str, environment: Mapping[str, str], cwd: Path | None = None) -> Site:
+    """Return the site of a zope.conf; a file of storages is read as well. Raise ConfigurationError as ``read_site``."""
+    return read_site(path, site_name, environment, cwd)
+
+
+def read_zeo_conf(path: Path, site_name: str, environment: Mapping[str, str], cwd: Path | None = None) -> Site:
+    """Return the site that a ZEO server serves: one database per storage, named as clients name it.
+
+    Raise ConfigurationError as ``read_site``, and for a zope.conf.
+    """
+    here = cwd or Path.cwd()
+    file = Path(absolute(path, here))
+    tree = _tree(file, environment)
+    if _databases(tree.root):
+        raise ConfigurationError([f"{file} is no zeo.conf: it holds <zodb_db> sections"], "give it as --zope-conf or zope_conf")
+    return _site(file, site_name, tree, _found(file, tree.root), environment, here)
+
+
+def _tree(file: Path, environment: Mapping[str, str]) -> Tree:
+    # Here because ZConfig takes longer to import than all the rest of a short command.
+    from .sectionparser import read_tree
+
+    return read_tree(file, environment)
+
+
+def _databases(root: Section) -> list[Section]:
+    return [section for section in root.sections if section.type in ("zodb_db", "zodb")]
+
+
+def _found(file: Path, root: Section) -> list[Found]:
+    """Return the databases of a file; raise ConfigurationError when there is none or two have the same name."""
+    databases = _databases(root)
+    found = _in_databases(databases) if databases else _on_their_own(root)
+    if not found:
+        raise ConfigurationError(
+            [f"{file} describes no database: it holds neither <zodb_db> nor <zodb> nor a storage"],
+            "give the zope.conf or zeo.conf that the site runs with",
+        )
+    first: dict[str, Section] = {}
+    issues = [
+        f"{one.section.where}: a second database is called {one.name!r}, the first stands in {first[one.name].where}"
+        for one in found
+        if first.setdefault(one.name, one.section) is not one.section
+    ]
+    if issues:
+        raise ConfigurationError(issues, "give every database a name of its own")
+    return found
+
+
+def _in_databases(sections: list[Section]) -> list[Found]:
+    found: list[Found] = []
+    issues: list[str] = []
+    for section in sections:
+        try:
+            name = section.text("database-name") or section.name or "main"
+            found.append(Found(name, ", ".join(section.texts("mount-point")) or None, only_storage(section)))
+        except ConfigurationError as error:
+            issues += error.issues
+    if issues:
+        raise ConfigurationError(issues)
+    return found
+
+
+def _on_their_own(root: Section) -> list[Found]:
+    """Return the storages that stand outside of databases; those of a ZEO server are called ``1`` by default."""
+    served = any(section.type == "zeo" for section in root.sections)
+    storages = [s for s in root.sections if s.type not in NOT_STORAGES and (served or is_storage(s.type))]
+    found: list[Found] = []
+    for section in storages:
+        name = section.name or ("1" if served else "main")
+        taken = {one.name for one in found}
+        if not section.name and name in taken and not served:
+            name = next(f"{name}-{n}" for n in range(2, len(storages) + 2) if f"{name}-{n}" not in taken)
+        found.append(Found(name, None, section))
+    return found
+
+
+def _site(file: Path, site_name: str, tree: Tree, found: list[Found], environment: Mapping[str, str], cwd: Path) -> Site:
+    base, reason = _base(tree, cwd)
+    databases: list[Database] = []
+    skipped: list[Skipped] = []
+    issues: list[str] = []
+    hints: list[str] = []
+    for one in found:
+        around = Surroundings(one.name, one.mount_point, base, reason, environment)
+        try:
+            result = _skipped_target(one, found) or read_storage(one.section, around)
+        except ConfigurationError as error:
+            issues += error.issues
+            hints.append(error.hint)
+            continue
+        if isinstance(result, Skipped):
+            skipped.append(result)
+        else:
+            databases.append(_finished(result, one, around, _server(tree.root, around)))
+    if issues:
+        raise ConfigurationError(issues, "\n".join(dict.fromkeys(filter(None, hints))))
+    return Site(name=site_name, config=str(file), databases=tuple(databases), skipped=tuple(skipped))
+
+
+def _skipped_target(one: Found, found: list[Found]) -> Skipped | None:
+    """Skip the destination in a configuration of zodb-convert."""
+    if one.mount_point is None and {f.name for f in found} == {"source", "destination"} and one.name == "destination":
+        return Skipped(one.name, "it is where a conversion writes to")
+    return None
+
+
+def _server(root: Section, around: Surroundings) -> dict[str, Option]:
+    """Return what the ``<zeo>`` section of a server says, such as its address."""
+    served = [section for section in root.sections if section.type == "zeo"]
+    return around.options(served[0], "zeo.") if served else {}
+
+
+def _finished(database: Database, one: Found, around: Surroundings, server: dict[str, Option]) -> Database:
+    notes = [note for section in one.section.walk() for note in section.notes]
+    warnings = dict.fromkeys([*database.warnings, *unknown_blobs(database), *around.notes, *misspelled(one.section), *notes])
+    return msgspec.structs.replace(database, options=database.options | server, warnings=tuple(warnings))
+
+
+def _base(tree: Tree, cwd: Path) -> tuple[Path, str]:
+    """Return the directory that relative paths are taken from, and why."""
+    home = tree.root.text("instancehome")
+    if home:
+        return Path(absolute(home, cwd)), "instancehome"
+    for name in ("instancehome", "instance"):
+        if tree.defines.get(name):
+            return Path(absolute(tree.defines[name], cwd)), f"%define {name.upper()}"
+    return cwd, "the working directory"

@@ -1,0 +1,147 @@
+"""Where a Data.fs ends for a reader beside a running writer, and whether it continues what was seen before.
+
+Headers are hopped with pread, never through a mapping: a writer that aborts truncates the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from ..errors import SourceDamaged
+from .records import LENGTH, MAGIC, PYTHON_2_MAGIC, RECORD, TRANSACTION
+
+DIGESTED_TAIL: Final = 64 * 1024
+KNOWN_STATUS: Final = b" pu"
+READ: Final = 1 << 20
+
+
+class Hop(NamedTuple):
+    """A finished transaction: its TID, position, end (with the trailing length) and status."""
+
+    tid: bytes
+    pos: int
+    end: int
+    status: bytes
+
+
+class Tail(NamedTuple):
+    """The end of the last finished transaction, and what stands behind it: ``clean``, ``voted`` or ``torn``."""
+
+    end: int
+    state: str
+
+
+def check_magic(fd: int, name: str) -> None:
+    """Raise SourceDamaged, with advice, unless the file is a Data.fs of Python 3."""
+    magic = os.pread(fd, 4, 0)
+    if magic == MAGIC:
+        return
+    if magic == PYTHON_2_MAGIC:
+        raise SourceDamaged(
+            f"{name} was written by Python 2 (FS21)",
+            "migrate a copy with `zodbupdate --convert-py3` and back up the result; keep this file with other means until then",
+        )
+    what = "is empty" if not magic else "is not a Data.fs (it does not start with FS30)"
+    raise SourceDamaged(f"{name} {what}", "check the path given with --data-fs or in zope.conf")
+
+
+class Hopper:
+    """Walks over the finished transactions from ``start``; afterwards ``tail`` says where and why it stopped.
+
+    A tail that a writer is still writing (status ``c``, or bytes that are all of one unfinished transaction) ends the walk.
+    Anything else that does not parse raises SourceDamaged: nothing behind it is ever dropped silently.
+    """
+
+    def __init__(self, fd: int, start: int, name: str) -> None:
+        self._fd, self._name = fd, name
+        self._start = start or len(MAGIC)
+        self._size = os.fstat(fd).st_size
+        self.tail = Tail(self._start, "clean")
+
+    def __iter__(self) -> Iterator[Hop]:
+        pos, size, fd = self._start, self._size, self._fd
+        unpack, width = TRANSACTION.unpack, TRANSACTION.size
+        head = os.pread(fd, width, pos)
+        while len(head) == width:
+            tid, length, status, user, description, extension = unpack(head)
+            end = pos + length + 8
+            if status == b"c" or end > size or length < width + user + description + extension:
+                break
+            block = os.pread(fd, 8 + width, end - 8)
+            if len(block) < 8 or LENGTH.unpack_from(block)[0] != length:
+                raise SourceDamaged(*self._broken(pos, "does not repeat its length at its end"))
+            yield Hop(tid, pos, end, status)
+            pos, head = end, block[8:]
+        self.tail = Tail(pos, self._behind(pos, head))
+
+    def _broken(self, pos: int, what: str) -> tuple[str, str]:
+        return (
+            f"{self._name} is damaged: the transaction at position {pos} {what}; {self._size - pos} bytes from there on cannot be trusted",
+            "look at it with `python -m ZODB.FileStorage.fstest`, repair a copy with fsrecover, or restore a backup",
+        )
+
+    def _behind(self, pos: int, head: bytes) -> str:
+        if pos >= os.fstat(self._fd).st_size or not head:
+            return "clean"
+        if len(head) < TRANSACTION.size:
+            return "torn"
+        _tid, length, status, *texts = TRANSACTION.unpack(head)
+        if status == b"c":
+            return "voted"
+        if length < TRANSACTION.size + sum(texts):
+            if self._only_zeros(pos):
+                return "torn"
+            raise SourceDamaged(*self._broken(pos, "has an impossible header"))
+        self._require_unfinished(pos, pos + TRANSACTION.size + sum(texts))
+        return "torn"
+
+    def _require_unfinished(self, transaction: int, pos: int) -> None:
+        """Raise unless the records reach to the end of the file, as those of a transaction being written do."""
+        while True:
+            head = os.pread(self._fd, RECORD.size, pos)
+            if len(head) < RECORD.size:
+                return
+            fields = RECORD.unpack(head)
+            if fields[3] != transaction:
+                if not self._only_zeros(pos):
+                    raise SourceDamaged(*self._broken(transaction, "has a wrong length in its header"))
+                return
+            pos += RECORD.size + (fields[5] or 8)
+
+    def _only_zeros(self, pos: int) -> bool:
+        # a power loss can leave a tail that was allocated and never written
+        while chunk := os.pread(self._fd, READ, pos):
+            if chunk.count(0) != len(chunk):
+                return False
+            pos += len(chunk)
+        return True
+
+
+def tail_digest(fd: int, pos: int, end: int) -> str:
+    """Return the digest that identifies the transaction from ``pos`` to ``end``: header, last 64 KiB and length.
+
+    With ``pos == end`` (no transaction) it covers the magic alone.
+    """
+    if pos == end:
+        return hashlib.sha256(os.pread(fd, len(MAGIC), 0)).hexdigest()
+    digest = hashlib.sha256(os.pread(fd, TRANSACTION.size, pos))
+    start = max(pos, end - DIGESTED_TAIL)
+    digest.update(os.pread(fd, end - start, start))
+    digest.update(LENGTH.pack(end - pos))
+    return digest.hexdigest()
+
+
+def backwards(fd: int, end: int) -> Iterator[Hop]:
+    """Yield the finished transactions before ``end``, newest first, by the lengths at their ends."""
+    while end > len(MAGIC):
+        length = LENGTH.unpack(os.pread(fd, 8, end - 8))[0]
+        pos = end - 8 - length
+        head = os.pread(fd, TRANSACTION.size, pos) if pos >= len(MAGIC) else b""
+        if len(head) < TRANSACTION.size or TRANSACTION.unpack(head)[1] != length:
+            raise SourceDamaged(f"the transaction that ends at position {end} has no header where its length says")
+        tid, _length, status, *_ = TRANSACTION.unpack(head)
+        yield Hop(tid, pos, end, status)
+        end = pos

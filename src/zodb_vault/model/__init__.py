@@ -1,0 +1,1 @@
+"""Plain data: what a TID, a site, a manifest are."""

@@ -1,0 +1,62 @@
+"""The one way a JSON file of a repository is written, so that a flipped byte shows and ``sed`` can read it.
+
+Keys are sorted, nothing is indented, and every entry of a list of objects or rows stands on a line of its own.
+A sealed document ends with a line that holds the SHA-256 of all lines before it::
+
+    sed '$d' manifest.json | sha256sum
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from ..errors import Damage
+
+SEAL = re.compile(rb'"self_sha256":"([0-9a-f]{64})"\}\n\Z')
+SEAL_LENGTH = len('"self_sha256":""}\n') + 64
+
+
+def encode(value: Any) -> bytes:
+    """Return the canonical bytes of a document (structs allowed), ending in a newline."""
+    return b"".join(_tokens(msgspec.to_builtins(value))) + b"\n"
+
+
+def seal(value: Any) -> bytes:
+    """Return the canonical bytes of a document with its own digest as the last line."""
+    body = encode(value)[:-2] + b",\n"
+    return body + b'"self_sha256":"%s"}\n' % hashlib.sha256(body).hexdigest().encode()
+
+
+def unseal(data: bytes, name: str) -> bytes:
+    """Return ``data`` after checking its digest; raise Damage naming ``name`` when any byte is not as written."""
+    match = SEAL.search(data)
+    if match is None or hashlib.sha256(data[:-SEAL_LENGTH]).hexdigest().encode() != match.group(1):
+        raise Damage(f"{name} is damaged: its content does not match its own digest")
+    return data
+
+
+def rows(kind: str, lines: Sequence[bytes]) -> bytes:
+    """Return the document of already encoded rows, one a line; the fast path for long lists."""
+    return b'{"kind":"%s","rows":[\n' % kind.encode() + b",\n".join(lines) + b"\n]}\n"
+
+
+def _tokens(value: Any) -> Iterator[bytes]:
+    if isinstance(value, Mapping):
+        yield b"{"
+        for n, key in enumerate(sorted(value)):
+            yield (b"," if n else b"") + msgspec.json.encode(key) + b":"
+            yield from _tokens(value[key])
+        yield b"}"
+    elif isinstance(value, (list, tuple)) and any(isinstance(v, (Mapping, list, tuple)) for v in value):
+        yield b"[\n"
+        for n, entry in enumerate(value):
+            yield b",\n" if n else b""
+            yield from _tokens(entry)
+        yield b"\n]"
+    else:
+        yield msgspec.json.encode(value)

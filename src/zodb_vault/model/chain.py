@@ -1,0 +1,125 @@
+"""A long sequence in a small manifest: immutable lists that many manifests share, and a short tail of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Generic, Protocol, TypeVar
+
+import msgspec
+
+from . import canonical
+from .manifest import ListRef, Meta, Pack, Segment
+
+TAIL_LIMIT: Final = 64
+TAIL_KEPT: Final = 32
+LIST_LIMIT: Final = 512
+
+E = TypeVar("E", Segment, Pack)
+
+
+class Documents(Protocol):
+    """Where lists are stored."""
+
+    def put_document(self, data: bytes) -> Meta:
+        """Store a document and return its name."""
+        ...
+
+    def document(self, name: str) -> bytes:
+        """Return a document; raise Damage."""
+        ...
+
+
+class _Entries(msgspec.Struct, Generic[E]):
+    entries: list[E]
+
+
+def load(kind: type[E], documents: Documents, ref: ListRef) -> list[E]:
+    """Return the entries of a list; raise Damage."""
+    return msgspec.json.decode(documents.document(ref.list), type=_Entries[kind]).entries  # type: ignore[valid-type]
+
+
+def store(documents: Documents, entries: Sequence[Segment] | Sequence[Pack]) -> ListRef:
+    """Store entries as one list."""
+    meta = documents.put_document(canonical.encode({"entries": entries}))
+    return ListRef(
+        list=meta.meta,
+        count=len(entries),
+        stored=meta.stored + sum(entry.stored for entry in entries),
+        raw=sum(entry.raw for entry in entries),
+    )
+
+
+class Chain(Generic[E]):
+    """The segments or packs of a database; never changed in place, every method returns a new one."""
+
+    def __init__(self, kind: type[E], documents: Documents, lists: Sequence[ListRef] = (), tail: Sequence[E] = ()) -> None:
+        self.kind, self.documents = kind, documents
+        self.lists, self.tail = list(lists), list(tail)
+
+    def __iter__(self) -> Iterator[E]:
+        for ref in self.lists:
+            yield from load(self.kind, self.documents, ref)
+        yield from self.tail
+
+    def __reversed__(self) -> Iterator[E]:
+        yield from reversed(self.tail)
+        for ref in reversed(self.lists):
+            yield from reversed(load(self.kind, self.documents, ref))
+
+    def __len__(self) -> int:
+        return sum(ref.count for ref in self.lists) + len(self.tail)
+
+    @property
+    def raw(self) -> int:
+        """Return the bytes of content that it stands for."""
+        return sum(ref.raw for ref in self.lists) + sum(entry.raw for entry in self.tail)
+
+    @property
+    def stored(self) -> int:
+        """Return the bytes of all objects and documents that it needs."""
+        return sum(ref.stored for ref in self.lists) + sum(entry.stored for entry in self.tail)
+
+    def first(self, count: int) -> Chain[E]:
+        """Return the chain of the first ``count`` entries; whole lists stay shared."""
+        lists: list[ListRef] = []
+        for ref in self.lists:
+            if count < ref.count:
+                return self._with(lists, load(self.kind, self.documents, ref)[:count])
+            lists.append(ref)
+            count -= ref.count
+        return self._with(lists, self.tail[:count])
+
+    def plus(self, entries: Sequence[E]) -> Chain[E]:
+        """Return the chain with more entries at its end."""
+        return self._with(self.lists, [*self.tail, *entries])
+
+    def with_tail(self, tail: Sequence[E]) -> Chain[E]:
+        """Return the chain with another tail behind the same lists."""
+        return self._with(self.lists, tail)
+
+    def mapped(self, change: Callable[[E], E | None]) -> Chain[E]:
+        """Return the chain with every entry changed or dropped (None); lists of which nothing changes stay shared."""
+        lists: list[ListRef] = []
+        rest: list[E] = []
+        for ref in self.lists:
+            entries = load(self.kind, self.documents, ref)
+            changed = [new for entry in entries if (new := change(entry)) is not None]
+            if not rest and changed == entries:
+                lists.append(ref)
+            else:
+                rest += changed
+        rest += [new for entry in self.tail if (new := change(entry)) is not None]
+        return self._with(lists, rest)
+
+    def sealed(self) -> Chain[E]:
+        """Return the chain with a tail that is short enough for a manifest: its older part becomes lists."""
+        if len(self.tail) <= TAIL_LIMIT:
+            return self
+        lists, older, tail = list(self.lists), self.tail[:-TAIL_KEPT], self.tail[-TAIL_KEPT:]
+        if lists and lists[-1].count + len(older) <= LIST_LIMIT:
+            older = load(self.kind, self.documents, lists.pop()) + older
+        lists += [store(self.documents, older[n : n + LIST_LIMIT]) for n in range(0, len(older), LIST_LIMIT)]
+        return self._with(lists, tail)
+
+    def _with(self, lists: Sequence[ListRef], tail: Sequence[E]) -> Chain[E]:
+        return Chain(self.kind, self.documents, lists, tail)

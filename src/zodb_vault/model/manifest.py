@@ -1,0 +1,259 @@
+"""The manifest of a backup and the documents it points to: repository format 1.
+
+Shapes only. Sizes are bytes, TIDs and OIDs ``0x`` and 16 hex digits, times ISO 8601 in UTC.
+Readers ignore keys they do not know; a writer never rewrites a manifest, so unknown keys are kept.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+FORMAT = 1
+Status = Literal["complete", "incomplete"]
+Trigger = Literal["scheduled", "on-demand", "safety"]
+How = Literal["full", "incremental"]
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """One immutable object: ``raw`` bytes of content, ``stored`` bytes under ``objects/``.
+
+    Decoded, it belongs at the end of what ``to`` names: ``<database>/Data.fs``, ``<database>/blobs`` (tar), ``<database>/log``.
+    """
+
+    object: str
+    raw: int
+    stored: int
+    to: str
+
+
+class Meta(msgspec.Struct, frozen=True, kw_only=True):
+    """One immutable document under ``meta/``."""
+
+    meta: str
+    stored: int
+
+
+class Segment(msgspec.Struct, frozen=True, kw_only=True):
+    """The bytes ``start`` to ``end`` of a Data.fs, which end with a finished transaction.
+
+    ``tail_digest`` covers the last transaction (at ``tail_start``): its header, last 64 KiB and length.
+    ``future``: its TIDs were later than the clock that captured it and do not identify content.
+    """
+
+    start: int
+    end: int
+    sha256: str
+    transactions: int
+    first_tid: str | None
+    last_tid: str | None
+    tail_start: int
+    tail_digest: str
+    parts: list[Part]
+    tids: Meta | None = None
+    log: list[Part] = []
+    future: bool = False
+
+    @property
+    def raw(self) -> int:
+        """Return the length in bytes."""
+        return self.end - self.start
+
+    @property
+    def stored(self) -> int:
+        """Return the bytes of everything stored for it."""
+        return sum(p.stored for p in (*self.parts, *self.log)) + (self.tids.stored if self.tids else 0)
+
+
+class Pack(msgspec.Struct, frozen=True, kw_only=True):
+    """A tar of blobs; ``index`` lists the live ones, ``count`` of them with ``size`` bytes, the newest of ``last_tid``.
+
+    ``live`` bytes of the tar are theirs, headers included.
+    """
+
+    count: int
+    size: int
+    live: int
+    last_tid: str
+    index: Meta
+    parts: list[Part]
+    future: bool = False
+
+    @property
+    def raw(self) -> int:
+        """Return the length of the tar in bytes, dead blobs included."""
+        return sum(p.raw for p in self.parts)
+
+    @property
+    def stored(self) -> int:
+        """Return the bytes of everything stored for it."""
+        return sum(p.stored for p in self.parts) + self.index.stored
+
+
+class ListRef(msgspec.Struct, frozen=True, kw_only=True):
+    """An immutable list document under ``meta/`` with ``count`` entries, shared by all manifests that contain it whole."""
+
+    list: str
+    count: int
+    stored: int
+    raw: int
+
+
+class DataFs(msgspec.Struct, frozen=True, kw_only=True, tag="datafs", tag_field="kind"):
+    """The storage half of a FileStorage: segments from 0 to ``end``."""
+
+    end: int
+    transactions: int
+    lists: list[ListRef]
+    tail: list[Segment]
+
+
+class Missing(msgspec.Struct, frozen=True, kw_only=True):
+    """Blobs that the storage half references and the source no longer has."""
+
+    count: int
+    list: str | None
+
+
+class Blobs(msgspec.Struct, frozen=True, kw_only=True):
+    """The blob half: ``count`` blobs with ``size`` bytes in packs; of one (OID, TID) the last pack's holds.
+
+    ``sparse`` packs are less than half alive and wait for a later run to rewrite them.
+    """
+
+    count: int
+    size: int
+    lists: list[ListRef]
+    tail: list[Pack]
+    missing: Missing
+    sparse: int = 0
+
+
+class DatabaseEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One database in a backup; targets of a restore are its transactions from ``pack_tid`` (else ``first_tid``) on.
+
+    ``ordered`` is False when the TIDs of the source do not ascend: no moment tells then what was there.
+    """
+
+    name: str
+    folder: str
+    mount_point: str | None
+    backend: str
+    method: Literal["native", "portable", "transactions"]
+    history: bool | None
+    blob_mode: str
+    layout: str | None
+    first_tid: str | None
+    pack_tid: str | None
+    last_tid: str | None
+    last_time: str | None
+    storage: DataFs | None
+    blobs: Blobs | None
+    ordered: bool = True
+    transactions_added: int = 0
+    blobs_added: int = 0
+    warnings: list[str] = []
+
+
+class Line(msgspec.Struct, frozen=True):
+    """A line this backup descends from, named by its first backup; it holds for us up to ``until_tid`` (None: to its end)."""
+
+    id: str
+    until_tid: str | None
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """Why a backup was made the way it was: a code of the reference and a sentence."""
+
+    code: Literal[
+        "first", "continued", "unchanged", "packed", "diverged", "new-history", "forced", "parent-missing", "resumed"
+    ]
+    text: str
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """The machine, configuration file and storage paths that a backup was made from."""
+
+    machine: str
+    config: str | None
+    paths: list[str]
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """One finished backup."""
+
+    id: str
+    site: str
+    repository: str
+    created_at: str
+    finished_at: str
+    trigger: Trigger
+    contents: str | list[str]
+    how: How
+    reason: Reason
+    parent: str | None
+    line: list[Line]
+    status: Status
+    cuts: Literal["still", "moving"]
+    source: Origin
+    software: dict[str, str]
+    seen: list[str]
+    databases: list[DatabaseEntry]
+    added: int
+    recovery: str
+    requires: list[str] = []
+    recipients: list[str] = []
+    format: int = FORMAT
+
+    @property
+    def whole(self) -> bool:
+        """Tell whether it holds every database of its site, storage and blobs."""
+        return self.contents == "all"
+
+
+class Marker(msgspec.Struct, frozen=True, kw_only=True):
+    """A run in progress: what it relies on (``uses``), and what it has stored so far, per database.
+
+    ``ended``: it gave up and left what it stored to the next run.
+    """
+
+    run: str
+    what: str
+    host: str
+    pid: int
+    process: str
+    started: str
+    heartbeat: str
+    uses: list[str] = []
+    stored: list[Stored] = []
+    ended: bool = False
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """What an unfinished run has stored of one database: its chain is ``parent`` up to ``keep`` bytes, then these lists."""
+
+    database: str
+    parent: str | None
+    keep: int
+    segments: list[ListRef] = []
+    packs: list[ListRef] = []
+
+
+class Label(msgspec.Struct, frozen=True, kw_only=True):
+    """One fact about a backup: ``name``, ``note``, ``pinned``, ``tier``, ``verified``, ``restored``, ``accept-missing``, ``accept-history``."""
+
+    fact: str
+    value: Any
+    at: str
+
+
+class RepositoryInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The file ``repository.json``; ``recovery`` is the SHA-256 of RECOVERY.md."""
+
+    id: str
+    created: str
+    recovery: str
+    requires: list[str] = []
+    recipients: list[str] = []
+    format: int = FORMAT

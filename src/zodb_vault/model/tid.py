@@ -1,0 +1,55 @@
+"""Transaction and object ids: 8 bytes in storages, ``0x`` and 16 hex digits everywhere else.
+
+A TID counts minutes since 1900 (in months of 31 days) in its upper half and the fraction of the minute
+in units of 60 / 2**32 seconds in its lower half (``persistent.TimeStamp``).
+The hex form sorts as the bytes do, so the two are interchangeable in comparisons.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+HEX = re.compile(r"(?:0x)?([0-9a-fA-F]{16})\Z")
+UNITS_PER_MINUTE = 2**32
+SECONDS_PER_UNIT = 60 / UNITS_PER_MINUTE
+
+
+def to_hex(raw: bytes) -> str:
+    """Return ``0x`` and 16 hex digits."""
+    return "0x" + raw.hex()
+
+
+def from_hex(text: str) -> bytes:
+    """Return the 8 bytes; raise ValueError when the text is not 16 hex digits, with or without ``0x``."""
+    match = HEX.match(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a TID: 16 hex digits are expected, with or without 0x")
+    return bytes.fromhex(match.group(1))
+
+
+def to_datetime(raw: bytes) -> datetime:
+    """Return the moment that a TID encodes, in UTC, to the microsecond.
+
+    TIDs that are not times (a storage may use a counter) fold into year 1900 and stay comparable.
+    """
+    minutes, units = int.from_bytes(raw[:4], "big"), int.from_bytes(raw[4:], "big")
+    days, minute = divmod(minutes, 24 * 60)
+    months, day = divmod(days, 31)
+    year, month = divmod(months, 12)
+    start = datetime(min(1900 + year, 9998), month + 1, 1, tzinfo=UTC)
+    return start + timedelta(days=day, minutes=minute, seconds=units * SECONDS_PER_UNIT)
+
+
+def from_datetime(moment: datetime) -> bytes:
+    """Return the largest TID that is not later than ``moment`` (to the microsecond)."""
+    utc = moment.astimezone(UTC)
+    months = (utc.year - 1900) * 12 + utc.month - 1
+    minutes = ((months * 31 + utc.day - 1) * 24 + utc.hour) * 60 + utc.minute
+    units = ((utc.second * 1_000_000 + utc.microsecond + 1) * UNITS_PER_MINUTE - 1) // 60_000_000
+    return minutes.to_bytes(4, "big") + units.to_bytes(4, "big")
+
+
+def iso(raw: bytes) -> str:
+    """Return the moment of a TID as ISO 8601 in UTC with microseconds."""
+    return to_datetime(raw).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

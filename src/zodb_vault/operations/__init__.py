@@ -1,0 +1,1 @@
+"""What users do with backups; commands only parse and print."""

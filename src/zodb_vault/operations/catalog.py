@@ -1,0 +1,96 @@
+"""What backups a site has, read once for a command: manifests, facts, runs in progress."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import msgspec
+
+from ..errors import KeyMissing
+from ..model import clock
+from ..model.manifest import DatabaseEntry, Manifest, Marker
+from ..policy.recovery import Reach, Span
+from ..policy.selection import Candidate, select
+from ..repository import running
+from ..repository.labels import Facts
+from ..repository.repository import Listing, Repository
+
+
+class Backup(msgspec.Struct):
+    """One backup with what its labels say."""
+
+    manifest: Manifest
+    facts: Facts
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether nothing is missing, or what is was accepted as lost."""
+        return self.manifest.status == "complete" or self.facts.accept_missing
+
+    @property
+    def candidate(self) -> Candidate:
+        """Return what choosing by id or name needs."""
+        m = self.manifest
+        return Candidate(id=m.id, name=self.facts.name, status="complete" if self.complete else "incomplete", whole=m.whole, trigger=m.trigger)
+
+    @property
+    def reach(self) -> Reach:
+        """Return what choosing by transaction or moment needs."""
+        m = self.manifest
+        return Reach(
+            id=m.id, created_at=clock.parse(m.created_at), complete=self.complete, whole=m.whole, trigger=m.trigger,
+            line=tuple(m.line), ordered=all(entry.ordered for entry in m.databases),
+            databases={entry.name: Span(entry.first_tid, entry.pack_tid, entry.last_tid) for entry in m.databases},
+        )  # fmt: skip
+
+
+class Catalog:
+    """The backups of one site as they are listed now."""
+
+    def __init__(self, repository: Repository, site: str) -> None:
+        self.repository, self.site = repository, site
+        self.listing: Listing = repository.listing(site)
+        self._backups: dict[str, Backup] = {}
+
+    def backup(self, backup_id: str) -> Backup:
+        """Return one backup; raise BackupMissing or Damage."""
+        if backup_id not in self._backups:
+            manifest = self.repository.manifest(self.site, backup_id)
+            self._backups[backup_id] = Backup(manifest, self.repository.facts(self.listing, backup_id))
+        return self._backups[backup_id]
+
+    def newest_first(self) -> Iterator[Backup]:
+        """Yield all backups."""
+        for backup_id in reversed(self.listing.backups):
+            yield self.backup(backup_id)
+
+    def select(self, text: str) -> Backup:
+        """Return the backup that an id, a prefix, a name or ``latest`` means; raise UsageError or BackupMissing."""
+        return self.backup(select(text, [backup.candidate for backup in self.newest_first()]))
+
+    @cached_property
+    def markers(self) -> dict[str, tuple[Marker, bytes]]:
+        """Return the markers of runs, live and dead, by key."""
+        found = {}
+        for key in self.listing.markers:
+            try:
+                found[key] = running.read(self.repository.store, key)
+            except KeyMissing:
+                continue  # that run has just finished
+        return found
+
+    def live_markers(self) -> list[Marker]:
+        """Return the markers of runs that can still be going on."""
+        return [marker for marker, _ in self.markers.values() if running.alive(marker, self.repository.store)]
+
+
+def raw_size(entry: DatabaseEntry) -> int:
+    """Return the bytes that a restore of a database writes."""
+    return (entry.storage.end if entry.storage else 0) + (entry.blobs.size if entry.blobs else 0)
+
+
+def stored_size(entry: DatabaseEntry) -> int:
+    """Return the bytes of all objects and documents that a database of a backup needs."""
+    halves = [half for half in (entry.storage, entry.blobs) if half is not None]
+    return sum(ref.stored for half in halves for ref in half.lists) + sum(one.stored for half in halves for one in half.tail)

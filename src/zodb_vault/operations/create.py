@@ -1,0 +1,377 @@
+"""Create a backup: take the cuts, copy the storages, then the blobs, and commit all of it with one write."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import socket
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from .. import __version__
+from ..errors import ConfigurationError, InUse, NothingToBackUp, SourceChanged, UsageError, VaultError, WrongSource
+from ..model import clock
+from ..model.manifest import DatabaseEntry, Line, Manifest, Marker, Origin, Reason, Stored, Trigger
+from ..model.source import Database, Site
+from ..policy.continuity import Decision, next_line
+from ..repository import running
+from ..repository.objects import Objects
+from ..repository.repository import Repository, new_id
+from ..repository.running import Run
+from ..strategies.base import Earlier, Progress
+from ..strategies.filestorage import FileStorageCapture, MissingRows, Resumed, Wishes
+from .catalog import Backup, Catalog, raw_size, stored_size
+
+ATTEMPTS: Final = 4
+STILL_PASSES: Final = 5
+NOTE_BYTES: Final = 1 << 30
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user asks of one create."""
+
+    name: str | None = None
+    note: str | None = None
+    trigger: Trigger = "on-demand"
+    full: bool = False
+    cold: bool = False
+    only: Literal["storage", "blobs"] | None = None
+    databases: tuple[str, ...] = ()
+    skip_unchanged: bool = False
+    allow_missing: int | None = None
+    take_over: bool = False
+    workers: int = 2
+
+
+class Created(msgspec.Struct, frozen=True, kw_only=True):
+    """What a create did; ``manifest`` is that of the parent when nothing was new and that was to be skipped."""
+
+    manifest: Manifest
+    skipped: bool
+    missing: dict[str, list[tuple[str, str, str]]]
+    findings: list[str]
+
+    @property
+    def raw(self) -> int:
+        """Return the bytes that a restore writes."""
+        return sum(raw_size(entry) for entry in self.manifest.databases)
+
+    @property
+    def stored(self) -> int:
+        """Return the bytes that the backup needs in the repository."""
+        return sum(stored_size(entry) for entry in self.manifest.databases)
+
+
+def create(repository: Repository, site: Site, options: Options, progress: Progress, begun: Callable[[str], None] = lambda _id: None) -> Created:
+    """Back up a site; ``begun`` is told the id as soon as it is known.
+
+    Raise InUse while another create of the site runs, NothingToBackUp, WrongSource, SourceError, BlobsMissing, StoreError.
+    Whatever is raised, no backup exists then, and what was stored is used by the next run.
+    """
+    databases = _chosen(site, options)
+    _refuse_overlap(repository, databases)
+    with _exclusive_storages(databases, options.cold):
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return _Creation(repository, site, databases, options, progress, begun).run()
+            except SourceChanged as error:
+                if attempt == ATTEMPTS:
+                    raise
+                progress.note(f"{error.message}; starting over ({attempt} of {ATTEMPTS - 1})")
+    raise AssertionError("unreachable")
+
+
+def _chosen(site: Site, options: Options) -> list[Database]:
+    if not site.databases:
+        skipped = "; ".join(f"{one.name}: {one.why}" for one in site.skipped)
+        raise NothingToBackUp(f"the site {site.name} has no persistent database of its own", skipped)
+    unknown = sorted(set(options.databases) - {database.name for database in site.databases})
+    if unknown:
+        raise UsageError(f"there is no database {', '.join(unknown)}", "known: " + ", ".join(d.name for d in site.databases))
+    chosen = [database for database in site.databases if not options.databases or database.name in options.databases]
+    for database in chosen:
+        if database.backend != "filestorage" or database.blob_mode not in ("directory", "none"):
+            raise NothingToBackUp(
+                f"the database {database.name} is on {database.backend} with blobs in {database.blob_mode}, which this version cannot back up yet",
+                "run zodb-vault where the Data.fs lies, with --data-fs or the server's zeo.conf",
+            )
+    return chosen
+
+
+def _refuse_overlap(repository: Repository, databases: list[Database]) -> None:
+    root = Path(repository.store.location).resolve()
+    for database in databases:
+        blobs = Path(database.blob_dir).resolve() if database.blob_dir else None
+        if blobs and (root == blobs or blobs in root.parents or root in blobs.parents):
+            raise ConfigurationError([f"the repository {root} and the blob directory {blobs} lie in each other"], "keep the repository elsewhere")
+
+
+@contextlib.contextmanager
+def _exclusive_storages(databases: list[Database], cold: bool) -> Iterator[None]:
+    from ..strategies.locking import storage_locks
+
+    with contextlib.ExitStack() as stack:
+        for database in databases if cold else []:
+            stack.enter_context(storage_locks(Path(database.data_fs or "")))
+        yield
+
+
+class _Keeper:
+    """Renews the marker of the run while it goes on, with what it has stored."""
+
+    def __init__(self, run: Run) -> None:
+        self._run, self._since = run, 0
+        self._stored = {stored.database: stored for stored in run.marker.stored}
+
+    def due(self, size: int) -> bool:
+        self._since += size
+        return self._since >= NOTE_BYTES or self._run.due()
+
+    def keep(self, stored: Stored) -> None:
+        self._stored[stored.database] = stored
+        self._since = 0
+        self._run.renew(stored=list(self._stored.values()))
+
+    def beat(self) -> None:
+        if self._run.due():
+            self._run.renew()
+
+
+class _Creation:
+    """One attempt."""
+
+    def __init__(
+        self, repository: Repository, site: Site, databases: list[Database], options: Options, progress: Progress, begun: Callable[[str], None]
+    ) -> None:
+        self.repository, self.site, self.databases = repository, site, databases
+        self.options, self.progress, self.begun = options, progress, begun
+        self.now = clock.now()
+        self.catalog = Catalog(repository, site.name)
+        self.id = new_id([*self.catalog.listing.backups, *repository.trashed(site.name)], self.now)
+        self.objects: Objects = repository.objects(self.id)
+
+    def run(self) -> Created:
+        stale = self._stale_marker()
+        wishes = Wishes(
+            forced=self.options.full, storage=self.options.only != "blobs", blobs=self.options.only != "storage",
+            allow_missing=self.options.allow_missing, restored=self._restored(), workers=self.options.workers,
+        )  # fmt: skip
+        with contextlib.ExitStack() as stack:
+            captures = []
+            for database in self.databases:
+                capture = FileStorageCapture(database, self.objects, wishes, self.now)
+                stack.callback(capture.close)
+                capture.find_base(self._earlier(database.name), self._resumed(database.name, stale))
+                captures.append(capture)
+            cuts = self._still(captures)
+            decisions = [capture.decide() for capture in captures]
+            uses = sorted({capture.base.earlier.id for capture in captures if capture.base.earlier})
+            self._check_source(decisions, uses)
+            if self.options.skip_unchanged and uses and all(d.reason.code == "unchanged" for d in decisions):
+                return Created(manifest=self.catalog.backup(uses[-1]).manifest, skipped=True, missing={}, findings=[])
+            return self._copy(captures, decisions, cuts, uses, stale)
+
+    # what there is
+
+    def _stale_marker(self) -> tuple[Marker, bytes] | None:
+        found = self.catalog.markers.get(running.marker_key(self.site.name, "create", ""))
+        if found and running.alive(found[0], self.repository.store):
+            marker = found[0]
+            raise InUse(
+                f"a create of the site {self.site.name} has been running since {marker.started} (host {marker.host}, pid {marker.pid})",
+                f"wait for it; one that died counts as running for {running.STALE.seconds // 60} minutes when nothing else tells",
+            )
+        return found
+
+    def _parents(self) -> Iterator[Backup]:
+        return parents(self.catalog)
+
+    def _earlier(self, database: str) -> Iterator[Earlier]:
+        return earlier_of(self.catalog, database)
+
+    def _resumed(self, database: str, stale: tuple[Marker, bytes] | None) -> Resumed | None:
+        stored = next((one for one in stale[0].stored if one.database == database), None) if stale else None
+        if stored is None:
+            return None
+        parent = next((one for one in self._earlier(database) if one.id == stored.parent), None)
+        return Resumed(stored, parent) if parent or stored.parent is None else None
+
+    def _restored(self) -> bool:
+        """Tell whether a restore into the site was noted after its newest backup."""
+        newest = next(self._parents(), None)
+        notes = [note["at"] for backup in self.catalog.newest_first() for note in backup.facts.restored]
+        return newest is not None and max(notes, default="") >= newest.manifest.created_at
+
+    # deciding
+
+    def _still(self, captures: list[FileStorageCapture]) -> Literal["still", "moving"]:
+        """Take all cuts again until no end moved between two passes and nobody stands between vote and finish."""
+        if len(captures) == 1:
+            return "still"
+        for _ in range(STILL_PASSES):
+            moved = [capture.cut.extend() for capture in captures]
+            if not any(moved) and all(capture.cut.state != "voted" for capture in captures):
+                return "still"
+        return "moving"
+
+    def _check_source(self, decisions: list[Decision], uses: list[str]) -> None:
+        parent = next(self._parents(), None)
+        if parent is None or self.options.trigger == "safety":
+            return
+        origin, ours = parent.manifest.source, self._origin()
+        if (origin.machine, origin.paths) == (ours.machine, ours.paths):
+            return
+        where = f"{', '.join(ours.paths)} on machine {ours.machine}, backups of {self.site.name} came from {', '.join(origin.paths)} on {origin.machine}"
+        if any(decision.starts_line for decision in decisions) and not self.options.take_over:
+            raise WrongSource(
+                f"this is another source: {where}, and its content does not continue the newest backup",
+                "check --site and the paths; `--take-over` says that this is the site from now on",
+            )
+        self.progress.note(f"the site moved: {where}; its content continues the newest backup")
+
+    def _origin(self) -> Origin:
+        return Origin(machine=machine(), config=self.site.config, paths=[str(database.data_fs) for database in self.databases])
+
+    # copying
+
+    def _copy(
+        self, captures: list[FileStorageCapture], decisions: list[Decision], cuts: Literal["still", "moving"], uses: list[str],
+        stale: tuple[Marker, bytes] | None,
+    ) -> Created:  # fmt: skip
+        run = Run.start(self.repository.store, self.site.name, "create", self.id, uses, stale)
+        try:
+            self.begun(self.id)
+            self._require(uses)
+            self._capture(captures, _Keeper(run))
+            created = self._commit(captures, decisions, cuts, uses, run)
+        except BaseException:
+            _give_up(run, captures)
+            raise
+        run.finish()
+        return created
+
+    def _require(self, uses: list[str]) -> None:
+        """List again now that the marker says what is used: a delete that came first has taken it away by now."""
+        gone = set(uses) - set(self.repository.listing(self.site.name).backups)
+        if gone:
+            raise SourceChanged(f"the backup {', '.join(gone)} that this one would continue has just been deleted")
+
+    def _capture(self, captures: list[FileStorageCapture], keeper: _Keeper) -> None:
+        for capture in captures:
+            capture.begin(self.objects, keeper, self.progress)
+        for capture in captures:
+            self.progress.begin("storage", capture.cut.end - capture.base.end)
+            capture.copy_storage()
+        for capture in captures:
+            self.progress.begin("blobs", None)
+            capture.copy_blobs()
+
+    def _commit(
+        self, captures: list[FileStorageCapture], decisions: list[Decision], cuts: Literal["still", "moving"], uses: list[str], run: Run
+    ) -> Created:
+        entries = [capture.entry() for capture in captures]
+        missing = {entry.name: self._missing(entry) for entry in entries}
+        manifest = self._manifest(entries, decisions, cuts, uses, complete=not self._unaccepted(missing))
+        for fact in ("name", "note"):
+            if value := getattr(self.options, fact):
+                self.repository.add_label(self.site.name, self.id, fact, value, self.catalog.listing)
+        run.require()
+        self.repository.commit(manifest)
+        return Created(manifest=manifest, skipped=False, missing=missing, findings=[f for c in captures for f in c.findings])
+
+    def _missing(self, entry: DatabaseEntry) -> list[tuple[str, str, str]]:
+        if entry.blobs is None or entry.blobs.missing.list is None:
+            return []
+        return msgspec.json.decode(self.objects.document(entry.blobs.missing.list), type=MissingRows).rows
+
+    def _unaccepted(self, missing: dict[str, list[tuple[str, str, str]]]) -> bool:
+        """Tell whether a blob is missing whose loss nobody accepted with the backup before."""
+        parent = next(self._parents(), None) if any(missing.values()) else None
+        accepted: set[tuple[str, str, str]] = set()
+        if parent is not None and parent.complete:
+            accepted = {(entry.name, row[0], row[1]) for entry in parent.manifest.databases for row in self._missing(entry)}
+        return any((name, row[0], row[1]) not in accepted for name, rows in missing.items() for row in rows)
+
+    def _manifest(
+        self, entries: list[DatabaseEntry], decisions: list[Decision], cuts: Literal["still", "moving"], uses: list[str], *, complete: bool
+    ) -> Manifest:
+        decision = _main(decisions)
+        parent = uses[-1] if uses and decision.reason.code not in ("forced", "new-history", "parent-missing") else None
+        return Manifest(
+            id=self.id, site=self.site.name, repository=self.repository.info.id,
+            created_at=clock.iso(self.now), finished_at=clock.iso(clock.now()), trigger=self.options.trigger,
+            contents=self._contents(), how="full" if any(d.how == "full" for d in decisions) else "incremental", reason=decision.reason,
+            parent=parent, line=self._line(decisions, uses), status="complete" if complete else "incomplete", cuts=cuts,
+            source=self._origin(), software=software(), seen=self.catalog.listing.backups, databases=entries,
+            added=self.objects.written, recovery=self.repository.info.recovery,
+        )  # fmt: skip
+
+    def _contents(self) -> str | list[str]:
+        if self.options.only:
+            return self.options.only
+        chosen = [database.name for database in self.databases]
+        return "all" if len(chosen) == len(self.site.databases) else chosen
+
+    def _line(self, decisions: list[Decision], uses: list[str]) -> list[Line]:
+        if not uses:
+            return [Line(self.id, None)]
+        starting = [decision for decision in decisions if decision.starts_line]
+        parent_line = self.catalog.backup(uses[-1]).manifest.line
+        if not starting:
+            return parent_line
+        return next_line(parent_line, self.id, min(starting, key=lambda decision: decision.common_tid or ""))
+
+
+def parents(catalog: Catalog) -> Iterator[Backup]:
+    """Yield the backups that a whole one may continue, newest first; one that lacks blobs may, its child looks for them again."""
+    return (backup for backup in catalog.newest_first() if backup.manifest.whole and backup.manifest.trigger != "safety")
+
+
+def earlier_of(catalog: Catalog, database: str) -> Iterator[Earlier]:
+    """Yield what these backups have of one database."""
+    for backup in parents(catalog):
+        for entry in backup.manifest.databases:
+            if entry.name == database and entry.storage is not None:
+                yield Earlier(id=backup.manifest.id, captured=clock.parse(backup.manifest.created_at), entry=entry)
+
+
+def _give_up(run: Run, captures: list[FileStorageCapture]) -> None:
+    """Leave what was stored to the next run; the cause of the end is on its way to the user already."""
+    with contextlib.suppress(VaultError, OSError):
+        stored = [notes for capture in captures if (notes := capture.last_notes()) is not None]
+        if any(notes.segments or notes.packs for notes in stored):
+            run.renew(stored=stored, ended=True)
+        else:
+            run.finish()
+
+
+def _main(decisions: list[Decision]) -> Decision:
+    """Return the decision that says most: of several databases the first that is not simply going on."""
+    plain = ("unchanged", "continued")
+    return next((d for d in decisions if d.reason.code not in plain), next((d for d in decisions if d.reason.code == "continued"), decisions[0]))
+
+
+def machine() -> str:
+    """Return what tells this machine from others."""
+    with contextlib.suppress(OSError):
+        if name := Path("/etc/machine-id").read_text(encoding="ascii").strip():
+            return name
+    return socket.gethostname()
+
+
+@cache
+def software() -> dict[str, str]:
+    """Return the versions of what made a backup, as far as they are installed."""
+    versions = {"zodb-vault": __version__, "python": platform.python_version()}
+    for package in ("ZODB", "Zope", "Products.CMFPlone"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
+
+

@@ -1,0 +1,360 @@
+"""Verify a backup at one of four levels, each named for what it proves: ``objects``, ``bytes``, ``records``, ``restore``."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from ..blobs.packs import Member, members
+from ..blobs.refs import BlobSet
+from ..datafs.records import Pointer
+from ..errors import Damage, KeyMissing, UsageError, VaultError
+from ..model import clock
+from ..model.manifest import DatabaseEntry, ListRef, Meta, Pack, Part, Segment
+from ..repository.objects import Objects, meta_key, object_key
+from ..repository.repository import INFO_KEY, RECOVERY_KEY, Repository
+from ..strategies.base import Progress, Workers
+from ..strategies.filestorage import MissingRows, packs_of, segments_of
+from ..strategies.packing import key, members_of
+from ..strategies.rebuilding import Content, resolve
+from ..strategies.standing import segment_tids
+from .catalog import Backup, Catalog
+from .loading import load_everything
+
+Level = Literal["objects", "bytes", "records", "restore"]
+LEVELS: Final[tuple[Level, ...]] = ("objects", "bytes", "records", "restore")
+
+
+class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing that is not as it should be: of which database, what it is, which object, OID or TID, and why."""
+
+    database: str | None
+    what: str
+    why: str
+    object: str | None = None
+    oid: str | None = None
+    tid: str | None = None
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """The outcome: ``damage`` is ours to mend by another backup, ``source`` was like that when it was backed up."""
+
+    id: str
+    level: Level
+    checked: dict[str, int] = {}
+    damage: list[Finding] = []
+    source: list[Finding] = []
+
+    @property
+    def ok(self) -> bool:
+        """Tell whether there is no damage."""
+        return not self.damage
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Add to what was checked."""
+        self.checked[what] = self.checked.get(what, 0) + number
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How to verify; ``sample`` is the share of objects whose bytes are read, another one every day."""
+
+    level: Level = "records"
+    sample: float = 1.0
+    scratch: Path | None = None
+    workers: int = 2
+
+
+def verify(repository: Repository, site: str, backup: Backup, options: Options, progress: Progress) -> Report:
+    """Verify one backup and note the outcome as a label; raise StoreError when the store fails, never for damage."""
+    if options.sample < 1 and options.level != "bytes":
+        raise UsageError("--sample goes with --level bytes", "the other levels look at everything")
+    report = Report(id=backup.manifest.id, level=options.level, checked={}, damage=[], source=[])
+    _Verification(repository, site, backup, options, progress, report).run()
+    value = {"level": report.level, "ok": report.ok, "at": clock.iso(clock.now())}
+    try:
+        repository.add_label(site, report.id, "verified", value, repository.listing(site))
+    except VaultError as error:
+        progress.note(f"the outcome could not be noted in the repository: {error.message}")
+    return report
+
+
+class _Verification:
+    def __init__(self, repository: Repository, site: str, backup: Backup, options: Options, progress: Progress, report: Report) -> None:
+        self.repository, self.site, self.backup = repository, site, backup
+        self.options, self.progress, self.report = options, progress, report
+        self.objects: Objects = repository.objects("")
+
+    def run(self) -> None:
+        level = self.options.level
+        if level == "objects":
+            self._listed()
+        elif level == "bytes":
+            self._own_files()
+            self._bytes()
+        else:
+            self._own_files()
+            for entry in self.backup.manifest.databases:
+                self._records(entry)
+            if level == "restore" and self.report.ok:
+                self._restore()
+
+    def _damage(self, database: str | None, what: str, error: VaultError | str, **where: str) -> None:
+        self.report.damage.append(Finding(database, what, error if isinstance(error, str) else error.message, **where))
+
+    # every object and document that the backup needs
+
+    def _needed(self) -> Iterator[tuple[str, str, int, str]]:
+        """Yield (key, name, stored size or -1, database) of everything; a list that cannot be read is damage itself."""
+        for entry in self.backup.manifest.databases:
+            for one in self._of_database(entry):
+                match one:
+                    case Part():
+                        yield object_key(one.object), one.object, one.stored, entry.name
+                    case Meta():
+                        yield meta_key(one.meta), one.meta, one.stored, entry.name
+                    case str():
+                        yield meta_key(one), one, -1, entry.name
+
+    def _of_database(self, entry: DatabaseEntry) -> Iterator[Part | Meta | str]:
+        for half in (entry.storage, entry.blobs):
+            for ref in half.lists if half else []:
+                yield ref.list
+        if entry.blobs and entry.blobs.missing.list:
+            yield entry.blobs.missing.list
+        for segment in self._entries(entry, Segment, entry.storage.lists if entry.storage else [], entry.storage.tail if entry.storage else []):
+            yield from (*segment.parts, *segment.log, *([segment.tids] if segment.tids else []))
+        for pack in self._entries(entry, Pack, entry.blobs.lists if entry.blobs else [], entry.blobs.tail if entry.blobs else []):
+            yield from (*pack.parts, pack.index)
+
+    def _entries(self, entry: DatabaseEntry, kind: type, lists: Iterable[ListRef], tail: Iterable[object]) -> Iterator[object]:
+        from ..model import chain
+
+        for ref in lists:
+            try:
+                yield from chain.load(kind, self.objects, ref)
+            except Damage as error:
+                self._damage(entry.name, "list", error, object=ref.list)
+        yield from tail
+
+    def _listed(self) -> None:
+        store = self.repository.store
+        sizes = {item.key: item.size for prefix in ("objects/", "meta/") for item in store.list(prefix)}
+        for key_, name, size, database in self._needed():
+            self.report.count("objects")
+            if key_ not in sizes:
+                self._damage(database, "object", f"{key_} is missing", object=name)
+            elif size not in (-1, sizes[key_]):
+                self._damage(database, "object", f"{key_} has {sizes[key_]} bytes, {size} were stored", object=name)
+
+    def _bytes(self) -> None:
+        needed = {name: (key_, database, size) for key_, name, size, database in self._needed()}
+        chosen = [(name, *rest) for name, rest in needed.items() if self._in_sample(name)]
+        self.progress.begin("bytes", sum(max(0, size) for _name, _key, _database, size in chosen))
+        with Workers(self.options.workers, _nothing) as workers:
+            for count in workers.in_order(partial(self._check, *one) for one in chosen):
+                self.report.count("objects")
+                self.report.count("bytes", count)
+
+    def _check(self, name: str, key_: str, database: str, _size: int) -> int:
+        try:
+            size = self.objects.check(key_, name)
+        except Damage as error:
+            self._damage(database, "object", error, object=name)
+            return 0
+        self.progress.advance(size)
+        return size
+
+    def _in_sample(self, name: str) -> bool:
+        slots = max(1, round(1 / self.options.sample))
+        return int(name[:8], 16) % slots == date.toordinal(clock.now().date()) % slots
+
+    def _own_files(self) -> None:
+        """Check what describes the backup: repository.json, RECOVERY.md, manifest and labels."""
+        checks: list[tuple[str, Callable[[], object]]] = [
+            (INFO_KEY, lambda: Repository.open(self.repository.store)),
+            (RECOVERY_KEY, self._recovery),
+            ("manifest", lambda: self.repository.manifest_bytes(self.site, self.backup.manifest.id)),
+        ]
+        labels = self.repository.listing(self.site).labels.get(self.backup.manifest.id, [])
+        checks += [(label, partial(self.repository.label, label)) for label in labels]
+        for what, check in checks:
+            self.report.count("files")
+            try:
+                check()
+            except VaultError as error:
+                self._damage(None, what, error)
+
+    def _recovery(self) -> None:
+        try:
+            data = self.repository.store.get(RECOVERY_KEY)
+        except KeyMissing:
+            raise Damage(f"{RECOVERY_KEY} is missing") from None
+        if hashlib.sha256(data).hexdigest() not in (self.repository.info.recovery, self.backup.manifest.recovery):
+            raise Damage(f"{RECOVERY_KEY} is not what was written")
+
+    # records: everything decodes and fits together
+
+    def _records(self, entry: DatabaseEntry) -> None:
+        refs = BlobSet()
+        try:
+            self._storage(entry, refs)
+            self._packs(entry, refs)
+        except Damage as error:
+            self._damage(entry.name, "content", error)
+        finally:
+            refs.close()
+
+    def _storage(self, entry: DatabaseEntry, refs: BlobSet) -> None:
+        if entry.storage is None:
+            return
+        self.progress.begin("storage", entry.storage.end)
+        content = Content(self.objects, segments_of(entry, self.objects), entry.storage.end, self.progress)
+        pointers: list[Pointer] = []
+        last, count, pos = b"", 0, 0
+        with Workers(self.options.workers, _nothing) as workers:
+            for part in content.parts(workers, None):
+                self._continuous(entry, part.segment, pos)
+                refs.add(part.blobs)
+                pointers += part.pointers
+                self._order(entry, last, part.tids)
+                self._lists(entry, part.segment, part.tids)
+                self.report.source += [Finding(entry.name, "record", why) for why in part.defects]
+                last, pos, count = part.tids[-1] if part.tids else last, part.segment.end, count + part.transactions
+        if (count, pos) != (entry.storage.transactions, entry.storage.end):
+            self._damage(entry.name, "storage", f"{count} transactions end at {pos}, not {entry.storage.transactions} at {entry.storage.end}")
+        self.report.count("transactions", count)
+        self._pointers(entry, pointers, refs)
+
+    def _continuous(self, entry: DatabaseEntry, segment: Segment, pos: int) -> None:
+        if segment.start != pos:
+            raise Damage(f"after byte {pos} of Data.fs of {entry.name} a segment from {segment.start} on follows")
+
+    def _order(self, entry: DatabaseEntry, last: bytes, tids: list[bytes]) -> None:
+        if all(a < b for a, b in zip([last, *tids], tids, strict=False)):
+            return
+        finding = Finding(entry.name, "order", "the TIDs do not ascend")
+        if entry.ordered:
+            self.report.damage.append(finding)
+        elif finding not in self.report.source:
+            self.report.source.append(finding)
+
+    def _lists(self, entry: DatabaseEntry, segment: Segment, tids: list[bytes]) -> None:
+        """Check the two lists of transactions that go with a segment."""
+        rows = segment_tids(self.objects, segment)
+        log = msgspec.json.decode(b"".join(self.objects.read(segment.log)))["rows"] if segment.log else []
+        if [row[0] for row in rows] != ["0x" + tid.hex() for tid in tids] or len(log) != len(tids):
+            self._damage(entry.name, "list", f"the lists of transactions of the bytes {segment.start} to {segment.end} do not fit them")
+
+    def _pointers(self, entry: DatabaseEntry, pointers: list[Pointer], refs: BlobSet) -> None:
+        """Follow back-pointers, which may lead into any segment: sorted, so that each segment is decoded about once."""
+        reader, defects = SegmentReader(self.objects, entry), list[str]()
+        for pointer in sorted(pointers, key=lambda pointer: pointer.back):
+            refs.add(resolve([pointer], reader.read_at, defects))
+            self.report.count("back-pointers")
+        self.report.source += [Finding(entry.name, "back-pointer", why) for why in defects]
+
+    def _packs(self, entry: DatabaseEntry, refs: BlobSet) -> None:
+        if entry.blobs is None:
+            return
+        self.progress.begin("blobs", entry.blobs.size)
+        count = 0
+        with Workers(self.options.workers, _nothing) as workers:
+            packs = list(packs_of(entry, self.objects))
+            for pack, good in zip(packs, workers.in_order(partial(self._pack, entry.name, pack) for pack in packs), strict=True):
+                refs.have(good)
+                count += pack.count
+        self.report.count("blobs", count)
+        if count != entry.blobs.count:
+            self._damage(entry.name, "blobs", f"the packs list {count} blobs, not {entry.blobs.count}")
+        self._missing(entry, refs)
+
+    def _pack(self, database: str, pack: Pack) -> list[bytes]:
+        good: list[bytes] = []
+        try:
+            rows = members_of(self.objects, pack)
+            for member, chunks in members(rows, self.objects.read(pack.parts), lambda _member: True):
+                if self._whole(member, chunks):
+                    good.append(key(member))
+                else:
+                    self._damage(database, "blob", "its bytes in the pack are not those that were stored", oid=member.oid, tid=member.tid)
+        except Damage as error:
+            self._damage(database, "pack", error, object=pack.index.meta)
+        return good
+
+    def _whole(self, member: Member, chunks: Iterator[bytes]) -> bool:
+        digest, size = hashlib.sha256(), 0
+        for chunk in chunks:
+            digest.update(chunk)
+            size += len(chunk)
+            self.progress.advance(len(chunk))
+        return (size, digest.hexdigest()) == (member.size, member.sha256)
+
+    def _missing(self, entry: DatabaseEntry, refs: BlobSet) -> None:
+        listed = entry.blobs.missing.list if entry.blobs else None
+        rows = msgspec.json.decode(self.objects.document(listed), type=MissingRows).rows if listed else []
+        known = {(oid, tid) for oid, tid, _path in rows}
+        self.report.source += [Finding(entry.name, "blob", f"was missing at {path}", oid=oid, tid=tid) for oid, tid, path in rows]
+        if entry.storage is None:
+            return
+        for ref in refs.lacking():
+            oid, tid = "0x" + ref.oid.hex(), "0x" + ref.tid.hex()
+            if ref.sure and (oid, tid) not in known:
+                self._damage(entry.name, "blob", "the storage refers to it and no pack has it", oid=oid, tid=tid)
+
+    # restore: into a scratch directory, opened with the real storage
+
+    def _restore(self) -> None:
+        from . import restore
+
+        with tempfile.TemporaryDirectory(prefix="zodb-vault-verify-", dir=self.options.scratch) as scratch:
+            wanted = restore.Options(backup=self.backup.manifest.id, output=Path(scratch) / "site", allow_incomplete=True, workers=self.options.workers)
+            try:
+                done = restore.execute(self.repository, restore.plan(self.repository, self.site, None, wanted), self.site, self.progress)
+            except Damage as error:
+                return self._damage(None, "restore", error)
+            for step in done.plan.steps:
+                self._load(step.cut.entry, step.place.data_fs, step.place.blob_dir)
+
+    def _load(self, entry: DatabaseEntry, data_fs: Path, blob_dir: Path | None) -> None:
+        self.progress.begin("objects", None)
+        known = {(finding.oid, finding.tid) for finding in self.report.source if finding.what == "blob"}
+        loaded = load_everything(data_fs, blob_dir)
+        self.report.count("objects loaded", loaded.objects)
+        self.report.count("objects of missing classes", loaded.broken)
+        self.report.count("blobs opened", loaded.blobs)
+        self.report.source += [Finding(entry.name, "object", why, oid=oid) for oid, why in loaded.undecodable]
+        for oid, tid, why in loaded.unreadable_blobs:
+            if (oid, tid) not in known:
+                self._damage(entry.name, "blob", why, oid=oid, tid=tid)
+        if loaded.failure:
+            self._damage(entry.name, "storage", loaded.failure)
+
+
+class SegmentReader:
+    """Reads at any position of a backed up Data.fs; keeps the one segment decoded that was asked for last."""
+
+    def __init__(self, objects: Objects, entry: DatabaseEntry) -> None:
+        self._objects, self._entry = objects, entry
+        self._segment: Segment | None = None
+        self._data = b""
+
+    def read_at(self, length: int, pos: int) -> bytes:
+        """Return the bytes at a position, fewer at the end of a segment (no record crosses it)."""
+        if self._segment is None or not self._segment.start <= pos < self._segment.end:
+            self._segment = next((s for s in segments_of(self._entry, self._objects) if s.start <= pos < s.end), None)
+            self._data = b"".join(self._objects.read(self._segment.parts)) if self._segment else b""
+        start = pos - self._segment.start if self._segment else 0
+        return self._data[start : start + length]
+
+
+def _nothing() -> None:
+    pass
+
+

@@ -1,0 +1,145 @@
+"""Decide whether a backup is full or incremental, why, and which line of states it stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from zodb_vault.model.manifest import How, Line, Reason
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of one database file and of the backup it may continue. Sizes are bytes, TIDs hex digits.
+
+    The chain is the list of segments of ``parent``, from 0 to ``chain_end``; ``standing_end`` of it still stand in the
+    file, and ``resumed_end`` bytes that an interrupted run stored do. The new backup reaches to ``cut_end``.
+    ``common_tid`` is the newest TID of the parent that the file holds, None if it holds none; when the whole chain stands,
+    it need not be looked for. ``pack_tid`` is the last packed transaction of the file.
+    ``forced`` and ``parent_problem`` decide how much is stored, never the line: the other facts are wanted all the same.
+    """
+
+    parent: str | None
+    cut_end: int
+    forced: bool = False
+    parent_problem: str | None = None
+    standing_end: int = 0
+    chain_end: int = 0
+    resumed_end: int = 0
+    parent_last_tid: str | None = None
+    common_tid: str | None = None
+    pack_tid: str | None = None
+
+    @property
+    def stands(self) -> bool:
+        """Tell whether everything that the parent holds is still in its place; a chain of no bytes is that of an empty parent only."""
+        known = self.chain_end > 0 or self.parent_last_tid is None
+        return self.parent is not None and known and self.standing_end == self.chain_end
+
+    @property
+    def packed(self) -> bool:
+        """Tell whether the parent's transactions are the file's past, some of them removed by a pack.
+
+        A pack removes every transaction that later ones have superseded, often the parent's last one too: a missing TID
+        says that the histories differ only where no pack has been.
+        """
+        if self.parent is None or self.common_tid is None or self.parent_last_tid is None:
+            return False
+        return self.common_tid == self.parent_last_tid or (self.pack_tid is not None and self.pack_tid >= self.parent_last_tid)
+
+    @property
+    def common(self) -> str | None:
+        """Return the newest TID that parent and file share; None without a parent or with nothing in common."""
+        if self.parent is None:
+            return None
+        return self.parent_last_tid if self.stands else self.common_tid
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """How to back up one database: the first ``keep`` bytes of the parent's chain are used again.
+
+    ``starts_line``: the state does not continue the parent's; what both share ends at ``common_tid`` (None: nothing).
+    """
+
+    how: How
+    reason: Reason
+    keep: int
+    common_tid: str | None
+    starts_line: bool
+
+
+def decide(facts: Facts) -> Decision:
+    """Return whether to back up in full or incrementally, with the reason as a sentence for administrators."""
+    reason = _reason(facts)
+    nothing_kept = facts.parent is None or reason.code in ("forced", "parent-missing", "new-history")
+    keep = 0 if nothing_kept else facts.standing_end
+    return Decision(
+        how="incremental" if keep or reason.code in ("unchanged", "continued") else "full",
+        reason=reason,
+        keep=keep,
+        common_tid=facts.common,
+        starts_line=not (facts.stands or facts.packed),
+    )
+
+
+def next_line(parent_line: Sequence[Line], own_id: str, decision: Decision) -> list[Line]:
+    """Return the line of backup ``own_id``, oldest first, from its parent's (empty without a parent).
+
+    It is the parent's, unless the decision starts one: then the parent's lines hold up to the common TID only, those that
+    began later not at all, and a line named after the backup itself follows.
+    With several databases, decide with the smallest common TID of those that start a line: what one of them abandoned
+    must not be taken for the current line.
+    """
+    if not decision.starts_line:
+        return list(parent_line)
+    if decision.common_tid is None:
+        return [Line(own_id, None)]
+    kept: list[Line] = []
+    for line in parent_line:
+        kept.append(Line(line.id, _earlier(line.until_tid, decision.common_tid)))
+        if line.until_tid is None or line.until_tid >= decision.common_tid:
+            break
+    return [*kept, Line(own_id, None)]
+
+
+def _earlier(until: str | None, common: str) -> str:
+    return common if until is None else min(until, common)
+
+
+def _reason(facts: Facts) -> Reason:
+    """Return the first reason that applies; the order is the order of what an administrator can do about it."""
+    if facts.forced:
+        return Reason("forced", "A full backup was asked for.")
+    if facts.parent is None:
+        return _resumed(facts) if facts.resumed_end else Reason("first", "There is no backup yet that this one could continue.")
+    if facts.parent_problem is not None:
+        return Reason("parent-missing", f"Backup {facts.parent} cannot be continued, its lists cannot be read: {facts.parent_problem}.")
+    if facts.stands:
+        return _grown(facts)
+    return _resumed(facts) if facts.resumed_end else _replaced(facts)
+
+
+def _grown(facts: Facts) -> Reason:
+    if facts.cut_end == facts.chain_end:
+        return Reason("unchanged", f"The file still ends at byte {facts.cut_end} with the last transaction of backup {facts.parent}.")
+    new = facts.cut_end - facts.chain_end
+    return Reason("continued", f"The file continues backup {facts.parent}: {new} bytes are new, from byte {facts.chain_end} on.")
+
+
+def _resumed(facts: Facts) -> Reason:
+    return Reason("resumed", f"An interrupted run has stored {facts.resumed_end} of {facts.cut_end} bytes, which are used again.")
+
+
+def _replaced(facts: Facts) -> Reason:
+    kept = f"{facts.standing_end} of its {facts.chain_end} bytes are still in place" if facts.standing_end else "nothing of it is in place"
+    if facts.packed:
+        text = f"The file was packed since backup {facts.parent} (it holds transaction {facts.common_tid} of it); {kept}."
+        return Reason("packed", text)
+    if facts.common_tid is None:
+        return Reason("new-history", f"The file holds no transaction of backup {facts.parent}: it is new, or another database.")
+    last = facts.parent_last_tid or "none"
+    return Reason(
+        "diverged",
+        f"The file shares history with backup {facts.parent} up to transaction {facts.common_tid} only, not to its last one {last}: "
+        f"an older state was restored and went on; {kept}.",
+    )

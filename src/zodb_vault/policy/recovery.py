@@ -1,0 +1,461 @@
+"""Decide which backup, and which cut of it, brings a transaction or a moment back; never an approximation of it.
+
+An adapter needs two calls for a database: ``search`` says from the manifests alone which backups may hold the target, and
+``settle`` looks into their lists of transactions, through a function that the adapter gives it.
+
+A valid target of a backup is a transaction from its last packed one (else its first) to its last one. The current line is
+that of the newest complete, whole backup which is not a safety backup. Backups on that line are searched, newest first;
+what stands only elsewhere (an abandoned line, a safety or incomplete backup) is named and needs an explicit id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import msgspec
+
+from zodb_vault.errors import BackupMissing, TargetMissing, UsageError
+from zodb_vault.model.manifest import Line, Trigger
+from zodb_vault.model.tid import from_datetime, from_hex, iso, to_datetime, to_hex
+from zodb_vault.policy.moments import in_utc
+
+FIRST_TID, LAST_TID = "0x" + 16 * "0", "0x" + 16 * "f"
+
+
+class Span(NamedTuple):
+    """The transactions of one database in one backup, TIDs as hex digits; without transactions all are None."""
+
+    first_tid: str | None
+    pack_tid: str | None
+    last_tid: str | None
+
+    @property
+    def start(self) -> str | None:
+        """Return the oldest valid target."""
+        return self.pack_tid or self.first_tid
+
+
+class Reach(msgspec.Struct, frozen=True, kw_only=True):
+    """What searching has to know of one backup.
+
+    ``created_at`` is aware, and not later than the look at the source: no transaction up to then is missing in the backup.
+    ``line`` is that of the manifest, never empty. ``ordered`` is False if the TIDs of the source did not ascend.
+    """
+
+    id: str
+    created_at: datetime
+    complete: bool
+    whole: bool
+    trigger: Trigger
+    line: tuple[Line, ...]
+    ordered: bool
+    databases: Mapping[str, Span]
+
+    @property
+    def eligible(self) -> bool:
+        """Tell whether it is searched without being named: complete, whole and not a safety backup."""
+        return self.complete and self.whole and self.trigger != "safety"
+
+
+class ToTid(msgspec.Struct, frozen=True):
+    """The state after this transaction, which has to exist."""
+
+    tid: str
+
+
+class BeforeTid(msgspec.Struct, frozen=True):
+    """The state after the last transaction before this one, which need not exist."""
+
+    tid: str
+
+
+class AtMoment(msgspec.Struct, frozen=True):
+    """The state at this moment (aware, as ``parse_moment`` returns it): after the last transaction at or before it."""
+
+    moment: datetime
+
+
+Request = ToTid | BeforeTid | AtMoment
+
+
+class Cover(msgspec.Struct, frozen=True, kw_only=True):
+    """What one backup can bring back of one database.
+
+    Valid targets run from ``start`` to ``top``; if not ``ordered``, these are the first and the last in the file, and every
+    target up to ``until`` counts. Up to ``end``, as a TID ``end_tid``, nothing is missing of the line, so that the state at
+    every moment between is known.
+    """
+
+    id: str
+    start: str
+    top: str
+    until: str
+    end: datetime
+    end_tid: str
+    ordered: bool
+    why_not: str
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """A backup to look into, and the TID that bounds the cut; ``bound`` None: all of it, without a look.
+
+    The cut is the last target below ``bound``, or at it if ``inclusive``; ``exact``: it has to be ``bound`` itself.
+    Targets run from ``start`` to ``top``. If not ``ordered``, the order is that of the file.
+    """
+
+    backup_id: str
+    bound: str | None
+    inclusive: bool = True
+    exact: bool = False
+    start: str = FIRST_TID
+    top: str = LAST_TID
+    ordered: bool = True
+
+
+class Cut(msgspec.Struct, frozen=True):
+    """The last transaction to keep and the position at which it ends."""
+
+    tid: str
+    end: int
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """The valid targets on both sides of one that does not exist; None where there is none."""
+
+    previous: str | None
+    next: str | None
+
+
+class Search(msgspec.Struct, frozen=True):
+    """The outcome of ``search``: ``choices`` in order of preference, maybe none; the rest is for naming what there is instead."""
+
+    request: Request | None
+    choices: list[Choice]
+    covers: list[Cover]
+    elsewhere: list[Cover]
+    explicit: bool
+
+
+class Found(msgspec.Struct, frozen=True):
+    """The outcome of ``settle``; ``cut`` None: the backup as a whole."""
+
+    backup_id: str
+    cut: Cut | None
+
+
+Transactions = Iterable[tuple[str, int]]
+
+
+def search(reaches: Sequence[Reach], database: str, request: Request | None, backup_id: str | None = None) -> Search:
+    """Return which backups of the site to look into for the target, and with which bound.
+
+    ``reaches`` are all backups of the site in any order. Without a request it is the given backup, or the latest, as a whole.
+    With ``backup_id`` only that backup is searched, on whatever line and in whatever status.
+    Raise UsageError for a malformed TID or an unknown database; BackupMissing when there is no backup to search.
+    """
+    request = _normal(request)
+    chosen = _backup(reaches, backup_id)
+    if request is None:
+        return Search(None, [Choice(backup_id=chosen.id, bound=None)], [], [], backup_id is not None)
+    _require_database([chosen] if backup_id else reaches, database)
+    covers = _present([_own_cover(chosen, database)]) if backup_id else covers_of_line(reaches, database)
+    holding = [cover for cover in covers if _may_hold(cover, request)]
+    elsewhere = [] if backup_id else _elsewhere(reaches, database, request, covers, holding)
+    return Search(request, [_choice(cover, request) for cover in holding], covers, elsewhere, backup_id is not None)
+
+
+def settle(found: Search, read: Callable[[str], Transactions]) -> Found:
+    """Return the backup and the cut; raise TargetMissing, naming the nearest valid targets, when there is none.
+
+    ``read`` gives the transactions of the database in a backup as (TID, end position) in the order of the file; it is
+    called only for the backups that have to be looked into, until one holds the target.
+    """
+    if found.request is None:
+        return Found(found.choices[0].backup_id, None)
+    gaps = []
+    for choice in found.choices:
+        cut = cut_within(read(choice.backup_id), choice)
+        if isinstance(cut, Cut):
+            return Found(choice.backup_id, cut)
+        gaps.append(cut)
+    elsewhere = [cover for cover in found.elsewhere if _holds(cover, found.request, read)]
+    raise _missing(found, found.request, gaps, elsewhere)
+
+
+def cut_within(transactions: Transactions, choice: Choice) -> Cut | Gap:
+    """Return the cut that the choice means, or the valid targets around it; ``transactions`` are (TID, end position) in file order.
+
+    They may begin later than the file does if the choice is ordered, as long as the target before the bound is there.
+    """
+    targets = _targets(transactions, choice)
+    if choice.exact:
+        return _exactly(targets, choice)
+    return _last_below(targets, choice) if choice.ordered else _directly_before(targets, choice)
+
+
+def candidates_for_tid(reaches: Sequence[Reach], database: str, tid: str) -> list[str]:
+    """Return the ids of backups on the current line whose targets enclose the TID, best first; whether it exists is not known yet."""
+    return [choice.backup_id for choice in search(reaches, database, ToTid(tid)).choices]
+
+
+def elsewhere_for_tid(reaches: Sequence[Reach], database: str, tid: str) -> list[str]:
+    """Return the ids of the other backups that may hold the TID and need to be named explicitly, newest first."""
+    return [cover.id for cover in search(reaches, database, ToTid(tid)).elsewhere]
+
+
+def common_choices(by_database: Mapping[str, Sequence[Choice]]) -> list[dict[str, Choice]]:
+    """Return, best first, the backups that are a choice for every database: per backup the choice of each database.
+
+    For one state of a site with several databases, all cuts have to come from one backup.
+    """
+    tables = {name: {choice.backup_id: choice for choice in choices} for name, choices in by_database.items()}
+    shared = set.intersection(*(set(table) for table in tables.values())) if tables else set()
+    return [{name: table[one] for name, table in tables.items()} for one in sorted(shared, reverse=True)]
+
+
+def covers_of_line(reaches: Sequence[Reach], database: str) -> list[Cover]:
+    """Return what the backups on the current line can bring back of a database, newest first.
+
+    Where the line went on elsewhere (``until_tid``) a backup counts up to that TID only. A clock that was ahead must not make
+    an old backup claim moments that a newer one saw: the claim ends with the earliest creation from there on.
+    """
+    eligible = sorted((r for r in reaches if r.eligible), key=lambda r: r.id, reverse=True)
+    if not eligible:
+        return []
+    limits = {line.id: line.until_tid for line in eligible[0].line}
+    seen = eligible[0].created_at
+    covers = []
+    for reach in eligible:
+        seen = min(seen, reach.created_at)
+        if reach.line[-1].id in limits:
+            covers.append(_cover(reach, database, limits[reach.line[-1].id], seen))
+    return _present(covers)
+
+
+def _own_cover(reach: Reach, database: str) -> Cover | None:
+    return _cover(reach, database, None, reach.created_at)
+
+
+def _present(covers: Iterable[Cover | None]) -> list[Cover]:
+    return [cover for cover in covers if cover is not None]
+
+
+def _cover(reach: Reach, database: str, until: str | None, seen: datetime) -> Cover | None:
+    """Return what a backup holds of a database up to ``until``; None if that is nothing."""
+    span = reach.databases.get(database)
+    if span is None or span.start is None or span.last_tid is None:
+        return None
+    end, top = max(seen, _time(span.last_tid)), span.last_tid
+    if until is not None:
+        # Nothing says when, after this TID, the line went on: up to it, and not a microsecond further, the state is known.
+        end, top = min(end, _time(until)), min(top, until)
+    if reach.ordered and span.start > top:
+        return None
+    end_tid = to_hex(from_datetime(end))
+    return Cover(
+        id=reach.id,
+        start=span.start,
+        top=top,
+        until=until or LAST_TID,
+        end=end,
+        end_tid=end_tid,
+        ordered=reach.ordered,
+        why_not=_why_not(reach),
+    )
+
+
+def _why_not(reach: Reach) -> str:
+    """Return why a backup is not searched unless it is named."""
+    if reach.trigger == "safety":
+        return "safety backup"
+    if not reach.complete:
+        return "incomplete"
+    return "on an abandoned line" if reach.whole else "only a part of the site"
+
+
+def _may_hold(cover: Cover, request: Request) -> bool:
+    """Tell from the ends alone whether the backup can answer; without order of TIDs only a TID itself can be looked for."""
+    if not cover.ordered:
+        return not isinstance(request, AtMoment) and request.tid <= cover.until
+    if isinstance(request, ToTid):
+        return cover.start <= request.tid <= cover.top
+    return cover.start <= _highest(request) <= cover.end_tid
+
+
+def _highest(request: Request) -> str:
+    """Return the highest TID that the wanted state may contain; "" if it cannot contain any."""
+    if isinstance(request, AtMoment):
+        return to_hex(from_datetime(request.moment))
+    if isinstance(request, ToTid):
+        return request.tid
+    before = int(request.tid, 16) - 1
+    return f"0x{before:016x}" if before >= 0 else ""
+
+
+def _choice(cover: Cover, request: Request) -> Choice:
+    return Choice(
+        backup_id=cover.id,
+        bound=request.tid if isinstance(request, BeforeTid) else _highest(request),
+        inclusive=not isinstance(request, BeforeTid),
+        exact=isinstance(request, ToTid),
+        start=cover.start,
+        top=cover.top,
+        ordered=cover.ordered,
+    )
+
+
+def _elsewhere(reaches: Sequence[Reach], database: str, request: Request, covers: Sequence[Cover], holding: Sequence[Cover]) -> list[Cover]:
+    """Return what may hold the target outside of ``covers``, newest first: other backups, and the abandoned ends of these."""
+    searched = {cover.id for cover in holding}
+    whole = {(cover.id, cover.top) for cover in covers}
+    newest = sorted((r for r in reaches if r.id not in searched), key=lambda r: r.id, reverse=True)
+    others = _present(_own_cover(r, database) for r in newest)
+    return [cover for cover in others if (cover.id, cover.top) not in whole and _may_hold(cover, request)]
+
+
+def _holds(cover: Cover, request: Request, read: Callable[[str], Transactions]) -> bool:
+    return isinstance(cut_within(read(cover.id), _choice(cover, request)), Cut)
+
+
+def _targets(transactions: Transactions, choice: Choice) -> Iterator[tuple[str, int]]:
+    """Yield the valid targets among the transactions."""
+    if choice.ordered:
+        yield from ((tid, end) for tid, end in transactions if choice.start <= tid <= choice.top)
+        return
+    begun = False
+    for tid, end in transactions:
+        begun = begun or tid == choice.start
+        if begun:
+            yield tid, end
+
+
+def _exactly(targets: Iterator[tuple[str, int]], choice: Choice) -> Cut | Gap:
+    found: Cut | None = None
+    below: str | None = None
+    above: str | None = None
+    wanted = choice.bound or LAST_TID
+    for tid, end in targets:
+        if tid == wanted:
+            found = Cut(tid, end)
+        elif tid < wanted:
+            below = max(tid, below or tid)
+        else:
+            above = min(tid, above or tid)
+            if choice.ordered:
+                break
+    return found or Gap(below, above)
+
+
+def _last_below(targets: Iterator[tuple[str, int]], choice: Choice) -> Cut | Gap:
+    last: Cut | None = None
+    for tid, end in targets:
+        if choice.bound is not None and (tid > choice.bound or (tid == choice.bound and not choice.inclusive)):
+            return last or Gap(None, tid)
+        last = Cut(tid, end)
+    return last or Gap(None, None)
+
+
+def _directly_before(targets: Iterator[tuple[str, int]], choice: Choice) -> Cut | Gap:
+    """Return the target in front of ``bound`` in the file: where TIDs do not ascend, "before" has no other meaning."""
+    last: Cut | None = None
+    for tid, end in targets:
+        if tid == choice.bound:
+            return last or Gap(None, tid)
+        last = Cut(tid, end)
+    return Gap(None, None)
+
+
+def _time(tid: str) -> datetime:
+    return to_datetime(from_hex(tid))
+
+
+def _spoken(tid: str) -> str:
+    return f"{tid} ({iso(from_hex(tid))})"
+
+
+def _normal(request: Request | None) -> Request | None:
+    """Return the request with its TID in the one spelling that compares, or its moment in UTC."""
+    if isinstance(request, AtMoment):
+        return AtMoment(request.moment.astimezone(UTC))
+    if request is None:
+        return None
+    try:
+        return type(request)(to_hex(from_hex(request.tid)))
+    except ValueError as error:
+        raise UsageError(str(error), "zodb-vault log lists the transactions of a backup") from error
+
+
+def _backup(reaches: Sequence[Reach], backup_id: str | None) -> Reach:
+    """Return the given backup, or the newest on whose line is searched."""
+    if backup_id is None:
+        eligible = [r for r in reaches if r.eligible]
+        if eligible:
+            return max(eligible, key=lambda r: r.id)
+        if reaches:
+            newest = max(reaches, key=lambda r: r.id)
+            what = f"there is no complete backup of the whole site among {len(reaches)} (safety backups do not count)"
+            raise BackupMissing(what, f"the newest of any kind is {newest.id}; give its id to search in it")
+        raise BackupMissing("there are no backups yet", "make the first one with: zodb-vault create")
+    for reach in reaches:
+        if reach.id == backup_id:
+            return reach
+    raise BackupMissing(f"there is no backup {backup_id}", "zodb-vault list shows those there are")
+
+
+def _require_database(reaches: Sequence[Reach], database: str) -> None:
+    known = sorted({name for reach in reaches for name in reach.databases})
+    if database not in known:
+        raise UsageError(f"there is no database {database!r} in the backups", f"the databases are: {', '.join(known)}")
+
+
+def _missing(found: Search, request: Request, gaps: Sequence[Gap], elsewhere: Sequence[Cover]) -> TargetMissing:
+    """Return the error that names what was asked for, why it is no target, and the nearest ones that are."""
+    if isinstance(request, ToTid):
+        message, hint = _no_transaction(request, found, gaps)
+    else:
+        message, hint = _no_state(request, found)
+    unordered = [cover.id for cover in found.covers if not cover.ordered]
+    if unordered and not isinstance(request, ToTid):
+        message += f"; the TIDs of backup {unordered[0]} do not ascend, so a time does not name a state of it"
+        hint = "choose a transaction with zodb-vault log and restore it with --tid"
+    if elsewhere:
+        named = ", ".join(f"{cover.id} ({cover.why_not})" for cover in elsewhere[:5])
+        message += f"; it stands only in {named}"
+        hint = f"to restore it from there all the same, give the id: {elsewhere[0].id}"
+    return TargetMissing(message, hint)
+
+
+def _no_transaction(request: ToTid, found: Search, gaps: Sequence[Gap]) -> tuple[str, str]:
+    below = [c.top for c in found.covers if c.top < request.tid] + [gap.previous for gap in gaps if gap.previous]
+    above = [c.start for c in found.covers if c.start > request.tid] + [gap.next for gap in gaps if gap.next]
+    sides = [f"the one before is {_spoken(max(below))}"] if below else []
+    sides += [f"the one after is {_spoken(min(above))}"] if above else []
+    where = "in this backup" if found.explicit else "on the current line"
+    nearest = ", ".join(sides) or "there is no valid target at all"
+    return f"transaction {_spoken(request.tid)} is not a valid target {where}: {nearest}", "give one of those with --tid"
+
+
+def _no_state(request: AtMoment | BeforeTid, found: Search) -> tuple[str, str]:
+    """Return message and hint for a moment, or the moment before a TID, that no backup covers."""
+    bound = _highest(request)
+    wanted = in_utc(request.moment) if isinstance(request, AtMoment) else f"the state before {_spoken(request.tid)}"
+    covers = [cover for cover in found.covers if cover.ordered]
+    if not covers:
+        return f"{wanted} cannot be restored: no backup knows the times of its states", "zodb-vault list shows the backups"
+    below = max((c for c in covers if c.end_tid < bound), key=lambda c: c.end_tid, default=None)
+    above = min((c for c in covers if c.start > bound), key=lambda c: c.start, default=None)
+    if above is None:
+        return _too_late(wanted, max(covers, key=lambda c: c.end_tid), found.explicit)
+    earliest = f"{in_utc(_time(above.start))} ({above.start}, backup {above.id})"
+    if below is None:
+        return f"{wanted} cannot be restored: the earliest state that can is that of {earliest}", "choose a later one"
+    latest = f"{in_utc(below.end)} (up to {below.top}, backup {below.id})"
+    return f"{wanted} cannot be restored: the nearest moments that can are {latest} before and {earliest} after it", "choose one of these"
+
+
+def _too_late(wanted: str, last: Cover, explicit: bool) -> tuple[str, str]:
+    kind = "backup" if explicit else "the newest backup"
+    message = f"{wanted} cannot be restored: {kind} {last.id} reaches to {in_utc(last.end)}, its last transaction is {_spoken(last.top)}"
+    return message, f"to restore that state: restore {last.id if explicit else 'latest'}"

@@ -1,0 +1,80 @@
+"""Decide which backup an ID on the command line means: an id, a name, a unique prefix of an id, or ``latest``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+import msgspec
+
+from zodb_vault.errors import BackupMissing, UsageError
+from zodb_vault.model.manifest import Status, Trigger
+
+LATEST = "latest"
+NAMED = 5
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """What choosing has to know of one backup; ``name`` is the newest such fact of its labels."""
+
+    id: str
+    name: str | None
+    status: Status
+    whole: bool
+    trigger: Trigger
+
+    @property
+    def eligible(self) -> bool:
+        """Tell whether it can be ``latest``: complete, whole and not a safety backup."""
+        return self.status == "complete" and self.whole and self.trigger != "safety"
+
+
+def select(text: str, backups: Sequence[Candidate]) -> str:
+    """Return the id of the one backup that ``text`` means; ``backups`` are those of the site, in any order.
+
+    ``latest`` is always the newest eligible one. Otherwise an id wins over a name, and a name over a prefix of an id.
+    Raise UsageError, naming the candidates, when several match; BackupMissing, with the nearest or newest, when none does.
+    """
+    if not text.strip():
+        raise UsageError("the ID is empty", "give an id, the beginning of one, a name, or latest")
+    if not backups:
+        raise BackupMissing("there are no backups yet", "make the first one with: zodb-vault create")
+    if text == LATEST:
+        return _latest(backups)
+    named = [b for b in backups if b.name == text]
+    for matches in ([b for b in backups if b.id == text], named, [b for b in backups if b.id.startswith(text)]):
+        if matches:
+            return _only(text, matches)
+    raise BackupMissing(f"no backup has the id, prefix or name {text!r}", _nearest(text, backups))
+
+
+def _latest(backups: Sequence[Candidate]) -> str:
+    eligible = [b.id for b in backups if b.eligible]
+    if eligible:
+        return max(eligible)
+    newest = max(backups, key=lambda b: b.id)
+    raise BackupMissing(
+        f"there is no latest backup: none of {len(backups)} is complete, whole and not a safety backup",
+        f"the newest of any kind is {_spoken(newest)}; give its id to use it all the same",
+    )
+
+
+def _only(text: str, matches: Sequence[Candidate]) -> str:
+    if len(matches) == 1:
+        return matches[0].id
+    newest = sorted(matches, key=lambda b: b.id, reverse=True)
+    listed = ", ".join(_spoken(b) for b in newest[:NAMED])
+    more = f" and {len(newest) - NAMED} more" if len(newest) > NAMED else ""
+    raise UsageError(f"{text!r} can mean {len(newest)} backups: {listed}{more}", "give the whole id")
+
+
+def _nearest(text: str, backups: Sequence[Candidate]) -> str:
+    known = {b.id: b for b in backups} | {b.name: b for b in backups if b.name}
+    close = get_close_matches(text, list(known), n=1, cutoff=0.7)
+    if close:
+        return f"the closest is {_spoken(known[close[0]])}"
+    return f"the newest is {_spoken(max(backups, key=lambda b: b.id))}"
+
+
+def _spoken(backup: Candidate) -> str:
+    return f"{backup.id} ({backup.name!r})" if backup.name else backup.id

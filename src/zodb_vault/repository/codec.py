@@ -1,0 +1,80 @@
+"""Content to stored bytes and back: a zstd skippable frame with the id of the run, then one zstd frame.
+
+The skippable frame (RFC 8878, section 3.1.2) makes the bytes of two runs differ, so they never share a key;
+``zstd -d`` skips it. The window is at most 2**27 bytes, the most that ``zstd -d`` reads without an option.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator
+from struct import Struct
+from typing import Final
+
+import zstandard
+
+from ..errors import Damage
+
+LEVEL: Final = 3
+SKIPPABLE: Final = Struct("<II")
+SKIPPABLE_MAGIC: Final = 0x184D2A50
+MOST_WINDOW_LOG: Final = 27
+# Long-distance matching finds the repetitions of a history-keeping Data.fs; 32 MiB of window keep two workers in the memory budget.
+STORAGE_WINDOW_LOG: Final = 25
+
+
+@functools.cache
+def _parameters(far: bool) -> zstandard.ZstdCompressionParameters:
+    if far:
+        return zstandard.ZstdCompressionParameters.from_level(
+            LEVEL, window_log=STORAGE_WINDOW_LOG, enable_ldm=True, write_checksum=True, write_content_size=False
+        )
+    return zstandard.ZstdCompressionParameters.from_level(LEVEL, write_checksum=True, write_content_size=False)
+
+
+class Encoder:
+    """Encodes one object; ``far`` looks for repetitions at a distance (Data.fs)."""
+
+    def __init__(self, run: str, far: bool) -> None:
+        mark = run.encode("ascii")
+        self.head = SKIPPABLE.pack(SKIPPABLE_MAGIC, len(mark)) + mark
+        self._stream = zstandard.ZstdCompressor(compression_params=_parameters(far)).compressobj()
+
+    def encode(self, data: bytes) -> bytes:
+        """Return what can be stored of ``data`` already."""
+        return self._stream.compress(data)
+
+    def finish(self) -> bytes:
+        """Return the rest."""
+        return self._stream.flush()
+
+
+def decode(chunks: Iterable[bytes], raw: int | None, name: str) -> Iterator[bytes]:
+    """Yield the content; raise Damage naming ``name`` when the stored bytes do not decode to ``raw`` bytes (None: to any number)."""
+    stream = zstandard.ZstdDecompressor(max_window_size=1 << MOST_WINDOW_LOG).decompressobj()
+    size = 0
+    for chunk in _after_mark(iter(chunks), name):
+        try:
+            data = stream.decompress(chunk)
+        except zstandard.ZstdError as error:
+            raise Damage(f"object {name} does not decode: {error}") from None
+        size += len(data)
+        if raw is not None and size > raw:
+            break
+        if data:
+            yield data
+    if not stream.eof or stream.unused_data or size != (size if raw is None else raw):
+        raise Damage(f"object {name} does not decode to the bytes it was made from")
+
+
+def _after_mark(chunks: Iterator[bytes], name: str) -> Iterator[bytes]:
+    head = b""
+    for chunk in chunks:
+        head += chunk
+        if len(head) >= SKIPPABLE.size:
+            break
+    magic, length = SKIPPABLE.unpack_from(head) if len(head) >= SKIPPABLE.size else (0, 0)
+    if magic != SKIPPABLE_MAGIC or SKIPPABLE.size + length > len(head):
+        raise Damage(f"object {name} does not begin as objects do")
+    yield head[SKIPPABLE.size + length :]
+    yield from chunks

@@ -1,0 +1,180 @@
+"""A repository: which backups it has, what is known of them, and the one write that makes a backup exist."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import re
+import secrets
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from ..errors import BackupMissing, Damage, KeyMissing, RepositoryMissing, TargetRefused, UnsupportedRepository
+from ..model import canonical, clock
+from ..model.manifest import FORMAT, Label, Manifest, RepositoryInfo
+from ..stores.base import Store
+from .labels import Facts, fold
+from .objects import Objects
+
+T = TypeVar("T")
+
+INFO_KEY: Final = "repository.json"
+RECOVERY_KEY: Final = "RECOVERY.md"
+KNOWN_REQUIREMENTS: Final[frozenset[str]] = frozenset()
+ID_TIME: Final = "%Y%m%dT%H%M%SZ"
+ID: Final = re.compile(r"(\d{8}T\d{6}Z)-[0-9a-f]{6}\Z")
+
+
+class Listing(msgspec.Struct):
+    """What one LIST of a site tells: backup ids (oldest first), label keys by backup, marker keys."""
+
+    backups: list[str] = []
+    labels: dict[str, list[str]] = {}
+    markers: list[str] = []
+    trash: list[str] = []
+
+
+def new_id(existing: Iterable[str], now: datetime) -> str:
+    """Return an id whose time is now, or a second after the newest existing one when the clock stands behind it."""
+    times = [datetime.strptime(match.group(1), ID_TIME).replace(tzinfo=now.tzinfo) for i in existing if (match := ID.match(i))]
+    moment = max([now.replace(microsecond=0), *(time + timedelta(seconds=1) for time in times)])
+    return f"{moment.strftime(ID_TIME)}-{secrets.token_hex(3)}"
+
+
+def recovery_text() -> bytes:
+    """Return the RECOVERY.md that this version writes."""
+    return importlib.resources.files(__package__).joinpath("RECOVERY.md").read_bytes()
+
+
+class Repository:
+    """An open repository. Reading methods raise Damage when a file is not as it was written."""
+
+    def __init__(self, store: Store, info: RepositoryInfo) -> None:
+        self.store, self.info = store, info
+
+    @classmethod
+    def create(cls, store: Store) -> Repository:
+        """Make a new repository where there is nothing; raise TargetRefused when something is there."""
+        foreign = next((entry.key for entry in store.list("") if entry.key != RECOVERY_KEY), None)
+        if foreign is not None:
+            what = "a repository" if foreign.startswith(("sites/", "meta/", "objects/", INFO_KEY)) else foreign
+            raise TargetRefused(f"there is {what} in {store.location} already", "use it as it is, or choose an empty place")
+        text = recovery_text()
+        info = RepositoryInfo(
+            id=secrets.token_hex(16), created=clock.iso(clock.now()), recovery=hashlib.sha256(text).hexdigest()
+        )
+        store.put(RECOVERY_KEY, [text])
+        store.put(INFO_KEY, [canonical.seal(info)])
+        return cls(store, info)
+
+    @classmethod
+    def open(cls, store: Store) -> Repository:
+        """Open an existing one; raise RepositoryMissing, UnsupportedRepository or Damage."""
+        try:
+            data = store.get(INFO_KEY)
+        except KeyMissing:
+            raise RepositoryMissing(
+                f"there is no repository in {store.location}", "make one with `zodb-vault --repository DIR repository init`"
+            ) from None
+        _require_known(_document(canonical.unseal(data, INFO_KEY), INFO_KEY), f"the repository in {store.location}")
+        return cls(store, _decode(data, RepositoryInfo, INFO_KEY))
+
+    def objects(self, run: str) -> Objects:
+        """Return the objects, to be written in the name of ``run``."""
+        return Objects(self.store, run)
+
+    def sites(self) -> list[str]:
+        """Return the names of all sites that ever had a run."""
+        return sorted({entry.key.split("/")[1] for entry in self.store.list("sites/")})
+
+    def listing(self, site: str) -> Listing:
+        """Return what exists of a site now."""
+        listing = Listing(backups=[], labels={}, markers=[], trash=[])
+        for key, _size in self.store.list(f"sites/{site}/"):
+            match key.split("/")[2:]:
+                case ["backups", name] if name.endswith(".json"):
+                    listing.backups.append(name.removesuffix(".json"))
+                case ["labels", backup, _name]:
+                    listing.labels.setdefault(backup, []).append(key)
+                case ["running", name] if name.endswith(".json"):
+                    listing.markers.append(key)
+        listing.backups.sort()
+        return listing
+
+    def trashed(self, site: str) -> list[str]:
+        """Return the ids of deleted backups whose content may still be there."""
+        return [entry.key.rsplit("/", 1)[1].removesuffix(".json") for entry in self.store.list(f"trash/{site}/")]
+
+    def manifest(self, site: str, backup: str) -> Manifest:
+        """Return a manifest; raise BackupMissing, Damage or UnsupportedRepository."""
+        return _decode(self.manifest_bytes(site, backup), Manifest, manifest_key(site, backup))
+
+    def manifest_document(self, site: str, backup: str) -> dict[str, Any]:
+        """Return a manifest as it stands, with keys that this version does not know."""
+        return _document(self.manifest_bytes(site, backup), manifest_key(site, backup))
+
+    def manifest_bytes(self, site: str, backup: str) -> bytes:
+        """Return the checked bytes of a manifest."""
+        key = manifest_key(site, backup)
+        try:
+            data = canonical.unseal(self.store.get(key), key)
+        except KeyMissing:
+            raise BackupMissing(f"there is no backup {backup} of the site {site}", "`zodb-vault list` shows what there is") from None
+        _require_known(_document(data, key), f"the backup {backup}")
+        return data
+
+    def commit(self, manifest: Manifest) -> None:
+        """Make a backup exist; everything that it names has to be durable before."""
+        self.store.put(manifest_key(manifest.site, manifest.id), [canonical.seal(manifest)])
+
+    def add_label(self, site: str, backup: str, fact: str, value: Any, listing: Listing) -> None:
+        """Store one fact; its name orders it behind all facts of the backup that are listed."""
+        taken = [key.rsplit("/", 1)[1].removesuffix(".json") for key in listing.labels.get(backup, [])]
+        now = clock.now()
+        key = f"sites/{site}/labels/{backup}/{new_id(taken, now)}.json"
+        self.store.put(key, [canonical.seal(Label(fact=fact, value=value, at=clock.iso(now)))])
+        listing.labels.setdefault(backup, []).append(key)
+
+    def facts(self, listing: Listing, backup: str) -> Facts:
+        """Return what the labels of a backup say."""
+        return fold(self.label(key) for key in sorted(listing.labels.get(backup, [])))
+
+    def label(self, key: str) -> Label:
+        """Return one label."""
+        return _decode(canonical.unseal(self.store.get(key), key), Label, key)
+
+
+def manifest_key(site: str, backup: str) -> str:
+    """Return the key of a manifest."""
+    return f"sites/{site}/backups/{backup}.json"
+
+
+def trash_key(site: str, backup: str) -> str:
+    """Return the key of a deleted manifest."""
+    return f"trash/{site}/{backup}.json"
+
+
+def _document(data: bytes, key: str) -> dict[str, Any]:
+    return _decode(data, dict[str, Any], key)
+
+
+def _decode(data: bytes, kind: type[T], key: str) -> T:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Damage(f"{key} does not have the form it should have: {error}") from None
+
+
+def _require_known(document: dict[str, Any], what: str) -> None:
+    version, requires = document.get("format"), document.get("requires") or []
+    if not isinstance(version, int) or version > FORMAT:
+        raise UnsupportedRepository(f"{what} has format {version}, this version reads up to {FORMAT}", "install a newer zodb-vault")
+    unknown = sorted(set(requires) - KNOWN_REQUIREMENTS)
+    if unknown:
+        raise UnsupportedRepository(
+            f"{what} requires {', '.join(unknown)}, which this installation does not have",
+            "install a newer zodb-vault, or the extra that brings it",
+        )

@@ -1,0 +1,1 @@
+"""One strategy for each backend: what is the state, what would be copied, copy it, put it back, does the result hold."""

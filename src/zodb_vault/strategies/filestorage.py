@@ -1,0 +1,465 @@
+"""The FileStorage strategy: the committed prefix of ``Data.fs``, then the blobs that it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import msgspec
+
+from ..blobs.layout import detect
+from ..blobs.refs import BlobSet
+from ..errors import BlobsMissing, ConfigurationError, Damage, SourceChanged, SourceError
+from ..model import canonical, chain
+from ..model import tid as tids
+from ..model.blob import BlobRef
+from ..model.chain import Chain, Documents
+from ..model.manifest import Blobs, DatabaseEntry, DataFs, Missing, Pack, Segment, Stored
+from ..model.source import Database
+from ..policy.continuity import Decision, Facts, decide
+from .base import Earlier, Keeper, Progress, Sink, Workers
+from .datafile import DataFile
+from .joining import is_sparse, join_segments, pack_jobs, rewrite_packs
+from .packing import BlobDirectory, Packer, Shared, reconcile
+from .segments import Copier, Cut, Range, Scanned
+from .standing import Standing, newest_common
+
+TOLERATED_MISSING: Final = 20
+TOLERATED_SHARE: Final = 0.01
+FRESH: Final = ("first", "forced", "parent-missing", "new-history")
+NO_TID: Final = ""
+
+
+class MissingRows(msgspec.Struct):
+    """The document that lists missing blobs: OID, TID, path."""
+
+    rows: list[tuple[str, str, str]]
+
+
+class Resumed(msgspec.Struct, frozen=True):
+    """What an interrupted run left: its notes, and the parent that it continued."""
+
+    stored: Stored
+    parent: Earlier | None
+
+
+class Wishes(msgspec.Struct, frozen=True, kw_only=True):
+    """How a user wants a capture to be; ``restored``: the site was put back to an older state since the newest backup."""
+
+    forced: bool = False
+    storage: bool = True
+    blobs: bool = True
+    allow_missing: int | None = None
+    restored: bool = False
+    workers: int = 2
+
+
+class Base(msgspec.Struct):
+    """Where a capture may start: the prefix of a chain that stands, and whose it is.
+
+    The blobs of the first ``known`` bytes are in the packs of ``earlier``; from there to the end of the prefix an interrupted run stored segments.
+    """
+
+    earlier: Earlier | None
+    segments: Chain[Segment]
+    stands: bool
+    known: int
+    adopted: Stored | None = None
+
+    @property
+    def end(self) -> int:
+        """Return how many bytes of the file the prefix gives."""
+        return end_of(self.segments)
+
+
+def folder_of(name: str) -> str:
+    """Return a database's name as it is used in paths."""
+    return quote(name, safe="") or "%00"
+
+
+def end_of(segments: Chain[Segment]) -> int:
+    """Return the position behind the last segment."""
+    return next((segment.end for segment in reversed(segments)), 0)
+
+
+def segments_of(entry: DatabaseEntry, documents: Documents) -> Chain[Segment]:
+    """Return the segments of a database in a backup."""
+    storage = entry.storage
+    return Chain(Segment, documents, storage.lists, storage.tail) if storage else Chain(Segment, documents)
+
+
+def packs_of(entry: DatabaseEntry, documents: Documents) -> Chain[Pack]:
+    """Return the packs of a database in a backup."""
+    return Chain(Pack, documents, entry.blobs.lists, entry.blobs.tail) if entry.blobs else Chain(Pack, documents)
+
+
+class Survey:
+    """Looks at a Data.fs and at what earlier backups have of it, and decides; writes nothing."""
+
+    def __init__(self, database: Database, documents: Documents, wishes: Wishes, now: datetime) -> None:
+        if database.data_fs is None:
+            raise SourceError(f"the database {database.name} has no Data.fs")
+        self.database, self.documents, self.wishes, self.now = database, documents, wishes, now
+        self.layout = detect(Path(database.blob_dir)) if database.blob_dir else None
+        self.file = DataFile(Path(database.data_fs))
+        self.problem: str | None = None
+        self.base = Base(None, Chain(Segment, documents), stands=False, known=0)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+    def find_base(self, earlier: Iterable[Earlier], resumed: Resumed | None) -> None:
+        """Choose what to start from: the longest prefix that stands, of the newest backup when several are as long."""
+        standing = Standing(self.file)
+        newest: Earlier | None = None
+        for candidate in earlier:
+            newest = newest or candidate
+            if self._consider(candidate, standing):
+                break
+        if resumed is not None:
+            self._consider_resumed(resumed, standing)
+        if self.base.earlier is None and self.base.adopted is None:
+            self.base.earlier = newest
+        kept = next(reversed(self.base.segments), None)
+        self.cut = Cut(self.file, self.base.end, tids.from_hex(kept.last_tid) if kept and kept.last_tid else None)
+        self.previous_tid = kept.last_tid if kept else None
+
+    def _consider(self, candidate: Earlier, standing: Standing) -> bool:
+        try:
+            segments = segments_of(candidate.entry, self.documents)
+            stands, trusted = standing.count(segments)
+            prefix = segments.first(trusted)
+            end = end_of(prefix)
+        except Damage as error:
+            self.problem = self.problem or error.message
+            return False
+        whole = stands == len(segments) > 0
+        if whole or end > self.base.end:
+            self.base = Base(candidate, prefix, stands=whole, known=end)
+        return whole
+
+    def _consider_resumed(self, resumed: Resumed, standing: Standing) -> None:
+        notes = resumed.stored
+        known = Chain(Segment, self.documents)
+        if resumed.parent is not None:
+            known = segments_of(resumed.parent.entry, self.documents)
+            known = known.first(sum(1 for segment in known if segment.end <= notes.keep))
+        if end_of(known) != notes.keep:
+            return
+        stored = [segment for ref in notes.segments for segment in chain.load(Segment, self.documents, ref)]
+        candidate = known.plus(stored)
+        _stands, trusted = standing.count(candidate)
+        prefix = candidate.first(trusted)
+        if end_of(prefix) > self.base.end or (notes.packs and end_of(prefix) == self.base.end):
+            self.base = Base(resumed.parent, prefix, self.base.stands, min(notes.keep, end_of(prefix)), notes)
+
+    def decide(self) -> Decision:
+        """Return how this backup is made, and why."""
+        base, entry = self.base, self.base.earlier.entry if self.base.earlier else None
+        chain_end = entry.storage.end if entry and entry.storage else 0
+        self.decision = decide(
+            Facts(
+                parent=base.earlier.id if base.earlier else None,
+                cut_end=self.cut.end,
+                forced=self.wishes.forced,
+                parent_problem=self.problem if not base.end else None,
+                standing_end=chain_end if base.stands else base.known,
+                chain_end=chain_end,
+                resumed_end=base.end - base.known if base.adopted else 0,
+                parent_last_tid=entry.last_tid if entry else None,
+                common_tid=self._common(),
+                pack_tid=None if self.wishes.restored or self.cut.pack_tid is None else tids.to_hex(self.cut.pack_tid),
+            )
+        )
+        return self.decision
+
+    def _common(self) -> str | None:
+        base = self.base
+        if base.earlier is None or base.stands:
+            return base.earlier.entry.last_tid if base.earlier else None
+        try:
+            theirs = segments_of(base.earlier.entry, self.documents)
+            found = newest_common(self.file, self.cut.end, theirs, base.known)
+        except Damage as error:
+            self.problem = self.problem or error.message
+            return None
+        return tids.to_hex(found) if found else self.previous_tid
+
+
+class FileStorageCapture(Survey):
+    """Copies what the survey decided: ``copy_storage``, then ``copy_blobs``, then ``entry``."""
+
+    def begin(self, sink: Sink, keeper: Keeper, progress: Progress) -> None:
+        """Settle what is used again of earlier backups."""
+        self.sink, self.keeper, self.progress = sink, keeper, progress
+        self.folder = folder_of(self.database.name)
+        self.copier = Copier(self.file, sink, self.folder, self.now, progress)
+        self.packer = Packer(sink, self.folder, self.now, progress)
+        self.refs = BlobSet()
+        self.warnings: list[str] = list(self.database.warnings)
+        self.findings: list[str] = []
+        self.missing: list[BlobRef] = []
+        self.blobs_added = 0
+        self._unnoted: tuple[list[Segment], list[Pack]] = ([], [])
+        if self.decision.reason.code in FRESH and (self.base.known or not self.base.adopted):
+            self.base = Base(self.base.earlier, Chain(Segment, self.documents), stands=False, known=0)
+            self.cut = Cut(self.file, 0)
+            self.previous_tid = None
+        self.segments = self.base.segments
+        self.notes = self._first_notes()
+
+    def _first_notes(self) -> Stored:
+        """Return the notes to begin with: what the interrupted run left and still stands, or nothing."""
+        base = self.base
+        parent = base.earlier.id if base.earlier and base.known else None
+        notes = Stored(database=self.database.name, parent=parent, keep=base.known)
+        if base.adopted is None:
+            return notes
+        adopted = self._adopted()
+        whole = len(adopted) == sum(ref.count for ref in base.adopted.segments)
+        segments = base.adopted.segments if whole else [chain.store(self.sink, adopted)] if adopted else []
+        return msgspec.structs.replace(notes, segments=segments, packs=base.adopted.packs)
+
+    def _adopted(self) -> list[Segment]:
+        """Return the segments that an interrupted run stored."""
+        if self.base.adopted is None:
+            return []
+        return [segment for segment in self.base.segments if segment.start >= self.base.known]
+
+    def close(self) -> None:
+        """Free everything."""
+        super().close()
+        if hasattr(self, "refs"):
+            self.refs.close()
+
+    # storage
+
+    def copy_storage(self) -> None:
+        """Copy the storage half, and learn which blobs it asks for."""
+        ranges = self.cut.ranges
+        with Workers(self.wishes.workers, self.keeper.beat) as workers:
+            if self.wishes.blobs and self.layout is None:
+                self._require_no_blobs(workers, ranges)
+            for scanned in workers.in_order(self.copier.jobs(ranges, store=self.wishes.storage)):
+                self._take(scanned)
+            self._look_again(workers)
+            if self.wishes.storage:
+                self.segments = join_segments(self.segments, self.copier, workers, self.findings)
+
+    def _require_no_blobs(self, workers: Workers, ranges: Sequence[Range]) -> None:
+        for scanned in workers.in_order(self.copier.jobs(ranges, store=False)):
+            found = next((blob for blob in scanned.blobs if blob.sure), None)
+            if found:
+                raise ConfigurationError(
+                    [f"{self.file.path} refers to blobs (OID {tids.to_hex(found.oid)}, TID {tids.to_hex(found.tid)}), no blob directory is known"],
+                    "name it with --blob-dir or in the configuration; `--only storage` leaves the blobs out",
+                )
+
+    def _take(self, scanned: Scanned) -> None:
+        self.refs.add(scanned.blobs)
+        self.findings += [f"Data.fs at position {defect.pos}: {defect.why}" for defect in scanned.defects]
+        if scanned.segment is not None:
+            self.segments = self.segments.plus([scanned.segment])
+            self._unnoted[0].append(scanned.segment)
+            self._note(scanned.size)
+
+    def _look_again(self, workers: Workers) -> None:
+        """Find the blobs of the segments that an interrupted run stored."""
+        adopted = self._adopted()
+        ranges = [Range(segment.start, segment.end, segment.tail_start) for segment in adopted]
+        for segment, scanned in zip(adopted, workers.in_order(self.copier.jobs(ranges, store=False)), strict=True):
+            if scanned.sha256 != segment.sha256:
+                raise SourceChanged(f"{self.file.path} no longer gives the bytes that the interrupted run stored")
+            self._take(scanned)
+
+    def _note(self, size: int) -> None:
+        if self.keeper.due(size):
+            self.keeper.keep(self._noted())
+
+    def last_notes(self) -> Stored | None:
+        """Return what this capture has stored so far for a run that continues it; None when it had not begun."""
+        return self._noted() if hasattr(self, "notes") else None
+
+    def _noted(self) -> Stored:
+        segments, packs = self._unnoted
+        self.notes = msgspec.structs.replace(
+            self.notes,
+            segments=self.notes.segments + ([chain.store(self.sink, segments)] if segments else []),
+            packs=self.notes.packs + ([chain.store(self.sink, packs)] if packs else []),
+        )
+        self._unnoted = ([], [])
+        return self.notes
+
+    # blobs
+
+    def copy_blobs(self) -> None:
+        """Copy the blobs that no pack has; raise SourceChanged when a pack took some of them away, BlobsMissing when too many are gone."""
+        self.packs = self._known_packs()
+        if self.layout is None or self.database.blob_dir is None or not self.wishes.blobs:
+            return
+        directory = BlobDirectory(Path(self.database.blob_dir), self.layout)
+        with Workers(self.wishes.workers, self.keeper.beat) as workers:
+            gone = self._pack(workers, directory, self.refs.lacking())
+            if gone:
+                self._find(workers, directory, gone)
+            self._limit_missing()
+            self.packs = self._rewritten(workers, directory)
+
+    def _known_packs(self) -> Chain[Pack]:
+        """Return what is live of the packs of the parent and of an interrupted run."""
+        earlier = self.base.earlier
+        sparse_before = earlier.entry.blobs.sparse if earlier and earlier.entry.blobs else 0
+        self.count = self.size = 0
+        self.sparse = sparse_before > 0
+        packs = Chain(Pack, self.documents)
+        until = self._known_until()
+        if earlier is not None and self.decision.reason.code not in FRESH:
+            if earlier.entry.blobs:
+                self.count, self.size = earlier.entry.blobs.count, earlier.entry.blobs.size
+            self._inherit_missing(earlier.entry, until)
+            limit = min(self.decision.common_tid or NO_TID, tids.to_hex(tids.from_datetime(earlier.captured)))
+            packs = packs_of(earlier.entry, self.documents).mapped(partial(self._reconcile, until, limit))
+        if self.base.adopted:
+            stored = [pack for ref in self.base.adopted.packs for pack in chain.load(Pack, self.documents, ref)]
+            packs = packs.plus([kept for pack in stored if (kept := self._adopt(pack)) is not None])
+        return packs
+
+    def _known_until(self) -> str:
+        """Return the TID up to which every blob of the file is known to be in the packs."""
+        known = [segment for segment in self.base.segments.tail if segment.end <= self.base.known]
+        if known or not self.base.known:
+            return (known[-1].last_tid if known else None) or NO_TID
+        return next((s.last_tid for s in reversed(self.base.segments) if s.end <= self.base.known and s.last_tid), None) or NO_TID
+
+    def _reconcile(self, until: str, limit: str, pack: Pack) -> Pack | None:
+        kept = reconcile(self.packer, self.refs, until, limit, pack)
+        if kept is not pack:
+            self.count += (kept.count if kept else 0) - pack.count
+            self.size += (kept.size if kept else 0) - pack.size
+            self.sparse = self.sparse or (kept is not None and is_sparse(kept))
+        return kept
+
+    def _adopt(self, pack: Pack) -> Pack | None:
+        kept = reconcile(self.packer, self.refs, NO_TID, tids.to_hex(tids.from_datetime(self.now)), pack) if not pack.future else None
+        if kept is not None:
+            self.count += kept.count
+            self.size += kept.size
+        return kept
+
+    def _inherit_missing(self, entry: DatabaseEntry, until: str) -> None:
+        if entry.blobs is None or entry.blobs.missing.list is None:
+            return
+        rows = msgspec.json.decode(self.documents.document(entry.blobs.missing.list), type=MissingRows).rows
+        self.refs.add(BlobRef(tids.from_hex(oid), tids.from_hex(tid), True) for oid, tid, _path in rows if tid <= until)
+
+    def _pack(self, workers: Workers, directory: BlobDirectory, refs: Iterable[BlobRef]) -> list[BlobRef]:
+        """Pack these blobs and return those that are not in the directory."""
+        gone: list[BlobRef] = []
+        for packed in workers.in_order(pack_jobs(self.packer, directory, Shared(refs))):
+            gone += packed.gone
+            self.warnings += [f"{directory.path(blob)} is an empty file" for blob in packed.empty]
+            for pack in packed.packs:
+                self.packs = self.packs.plus([pack])
+                self.count, self.size = self.count + pack.count, self.size + pack.size
+                self.blobs_added += pack.count
+                self._unnoted[1].append(pack)
+                self._note(pack.stored)
+        return gone
+
+    def _find(self, workers: Workers, directory: BlobDirectory, gone: list[BlobRef]) -> None:
+        """Look for blobs that were not in their place: taken away by a pack, or lost by the source."""
+        replaced, kept = self.file.replaced(), directory.kept()
+        if replaced and kept is not None:
+            gone = self._pack(workers, kept, gone)
+        gone = self._pack(workers, directory, gone)  # on NFS a second look may see more
+        sure = [blob for blob in gone if blob.sure]
+        if sure and (replaced or self.file.replaced()):
+            raise SourceChanged(f"{self.file.path} was packed while it was backed up, and {len(sure)} of its blobs are gone")
+        self.missing = sure
+
+    def _limit_missing(self) -> None:
+        limit, count = self.wishes.allow_missing, len(self.missing)
+        if limit is None:
+            limit = max(TOLERATED_MISSING, int((self.count + count) * TOLERATED_SHARE))
+        if count > limit:
+            first = self.missing[0]
+            raise BlobsMissing(
+                f"{count} of {self.count + count} blobs are missing in {self.database.blob_dir}, the first has "
+                f"OID {tids.to_hex(first.oid)}, TID {tids.to_hex(first.tid)}",
+                "check that the blob directory is the right one and mounted; `--allow-missing N` backs up what there is",
+            )
+
+    def _rewritten(self, workers: Workers, directory: BlobDirectory) -> Chain[Pack]:
+        done = rewrite_packs(self.packs, self.sparse, self.packer, directory, workers, self.findings)
+        self.sparse_left = done.sparse
+        return done.chain
+
+    # the result
+
+    def entry(self) -> DatabaseEntry:
+        """Return what the manifest says of this database."""
+        parent = self.base.earlier.entry if self.base.earlier else None
+        kept = parent if self.base.end and parent else None
+        first, pack_tid, ordered = self._range(kept)
+        last = tids.to_hex(self.cut.last_tid) if self.cut.last_tid else self.previous_tid
+        self._warn(ordered)
+        return DatabaseEntry(
+            name=self.database.name, folder=self.folder, mount_point=self.database.mount_point, backend="filestorage",
+            method="native", history=True, blob_mode=self.database.blob_mode if self.layout else "none", layout=self.layout,
+            first_tid=first, pack_tid=pack_tid, last_tid=last, last_time=tids.iso(tids.from_hex(last)) if last else None,
+            storage=self._storage() if self.wishes.storage else None, blobs=self._blobs() if self.wishes.blobs else None,
+            ordered=ordered, transactions_added=self.cut.transactions, blobs_added=self.blobs_added, warnings=self.warnings,
+        )  # fmt: skip
+
+    def _range(self, kept: DatabaseEntry | None) -> tuple[str | None, str | None, bool]:
+        """Return the first TID, the TID of the last packed transaction and whether TIDs ascend, of the whole file."""
+        if self.base.adopted:
+            whole = Cut(self.file, 0)
+            return _hex(whole.first_tid), _hex(whole.pack_tid), whole.ascending
+        pack_tid = _hex(self.cut.pack_tid)
+        if kept is None:
+            return _hex(self.cut.first_tid), pack_tid, self.cut.ascending
+        if pack_tid is None and kept.pack_tid is not None:
+            pack_tid = min(kept.pack_tid, self.previous_tid or kept.pack_tid)
+        return kept.first_tid, pack_tid, kept.ordered and self.cut.ascending
+
+    def _warn(self, ordered: bool) -> None:
+        if not ordered:
+            self.warnings.append("the TIDs of Data.fs do not ascend: restoring to a moment is refused")
+        if self.cut.strange:
+            self.warnings.append(f"the transaction at position {self.cut.strange.pos} has the unknown status {self.cut.strange.status!r}")
+        future = sum(1 for segment in self.segments.tail if segment.future)
+        if future:
+            self.warnings.append("the newest transactions are later than the clock of this machine: every run reads them again until it has passed them")
+        self.warnings += self.findings
+
+    def _storage(self) -> DataFs:
+        whole = self.base.earlier.entry.storage if self.base.earlier and self.base.stands and not self.base.adopted else None
+        if whole is not None and whole.end == self.base.end:
+            kept = whole.transactions
+        else:
+            kept = sum(segment.transactions for segment in self.base.segments)
+        sealed = self.segments.sealed()
+        return DataFs(end=self.cut.end, transactions=kept + self.cut.transactions, lists=sealed.lists, tail=sealed.tail)
+
+    def _blobs(self) -> Blobs:
+        sealed = self.packs.sealed()
+        rows = [msgspec.json.encode([tids.to_hex(b.oid), tids.to_hex(b.tid), self._path(b)]) for b in self.missing]
+        listed = self.sink.put_document(canonical.rows("missing", rows)).meta if rows else None
+        return Blobs(
+            count=self.count, size=self.size, lists=sealed.lists, tail=sealed.tail,
+            missing=Missing(count=len(rows), list=listed), sparse=getattr(self, "sparse_left", 0),
+        )  # fmt: skip
+
+    def _path(self, blob: BlobRef) -> str:
+        assert self.database.blob_dir is not None and self.layout is not None
+        return str(BlobDirectory(Path(self.database.blob_dir), self.layout).path(blob))
+
+
+def _hex(raw: bytes | None) -> str | None:
+    return tids.to_hex(raw) if raw else None

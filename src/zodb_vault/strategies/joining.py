@@ -1,0 +1,118 @@
+"""Stores again what is in too many small pieces, or half dead, always from the source and never from the repository.
+
+A piece is given up only after the source gave exactly its digest once more; so nothing that is stored gets lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Protocol, TypeVar
+
+import msgspec
+
+from ..model.chain import Chain
+from ..model.manifest import Pack, Segment
+from .base import Workers
+from .packing import BlobDirectory, Packed, Packer, Shared, members_of, ref, require_unchanged, still_holds
+from .segments import SEGMENT_LIMIT, Copier, Range
+
+SMALL: Final = 16 << 20
+NEIGHBOURS: Final = 32
+REWRITE_BYTES: Final = 1 << 30
+REWRITE_SHARE: Final = 0.05
+
+class Sized(Protocol):
+    """Something with a length."""
+
+    @property
+    def raw(self) -> int:
+        """Return the length in bytes."""
+        ...
+
+S = TypeVar("S", bound=Sized)
+
+def small_neighbours(tail: Sequence[S]) -> tuple[int, int]:
+    """Return the first and the end of the longest run of small entries, (0, 0) when none is longer than 32."""
+    best, start = (0, 0), 0
+    for n, entry in enumerate(tail):
+        if entry.raw >= SMALL:
+            start = n + 1
+        elif n + 1 - start > max(NEIGHBOURS, best[1] - best[0]):
+            best = (start, n + 1)
+    return best
+
+def join_segments(chain: Chain[Segment], copier: Copier, workers: Workers, findings: list[str]) -> Chain[Segment]:
+    """Return the chain with small neighbours in its tail joined."""
+    start, end = small_neighbours(chain.tail)
+    if start == end:
+        return chain
+    changed = [segment for segment in chain.tail[start:end] if not copier.still_holds(segment)]
+    if changed:
+        findings.append(f"Data.fs no longer gives the bytes {changed[0].start} to {changed[0].end} that were backed up; the backup keeps them")
+        return chain
+    joined = [scan.segment for scan in workers.in_order(copier.jobs(_joined(chain.tail[start:end]), store=True)) if scan.segment]
+    return chain.with_tail([*chain.tail[:start], *joined, *chain.tail[end:]])
+
+def _joined(segments: Sequence[Segment]) -> Iterator[Range]:
+    start = segments[0].start
+    for segment, following in zip(segments, [*segments[1:], None], strict=True):
+        if following is None or following.end - start > SEGMENT_LIMIT:
+            yield Range(start, segment.end, segment.tail_start)
+            start = segment.end
+
+def is_sparse(pack: Pack) -> bool:
+    """Tell whether less than half of a pack is alive."""
+    return pack.live * 2 < pack.raw
+
+class Rewrite(msgspec.Struct):
+    """What rewriting packs did: the new chain, and how many sparse packs are left for later."""
+
+    chain: Chain[Pack]
+    sparse: int
+
+def rewrite_packs(
+    chain: Chain[Pack], sparse: bool, packer: Packer, directory: BlobDirectory, workers: Workers, findings: list[str]
+) -> Rewrite:
+    """Return the chain with small neighbours of its tail joined and, when there are ``sparse`` ones, these rewritten within the budget."""
+    start, end = small_neighbours(chain.tail)
+    chosen = list(chain.tail[start:end])
+    budget = max(REWRITE_BYTES, int(chain.raw * REWRITE_SHARE))
+    left = 0
+    if sparse:
+        names = {pack.index.meta for pack in chosen}
+        for pack in (pack for pack in chain if is_sparse(pack) and pack.index.meta not in names):
+            budget -= pack.live
+            if budget >= 0:
+                chosen.append(pack)
+            else:
+                left += 1
+    done, written = _rewritten(chosen, packer, directory, workers, findings)
+    if not done:
+        return Rewrite(chain, left)
+    rest = chain.mapped(lambda pack: None if pack.index.meta in done else pack).plus(written)
+    return Rewrite(rest, left)
+
+def _rewritten(
+    packs: Sequence[Pack], packer: Packer, directory: BlobDirectory, workers: Workers, findings: list[str]
+) -> tuple[set[str], list[Pack]]:
+    members, done = [], set()
+    for pack in packs:
+        rows = members_of(packer.sink, pack)
+        changed = next((member for member in rows if not still_holds(directory, member)), None)
+        if changed is None:
+            members += rows
+            done.add(pack.index.meta)
+        else:
+            findings.append(f"{directory.path(ref(changed))} no longer gives the bytes that were backed up; the backup keeps them")
+    shared = Shared(ref(member) for member in members)
+    written = [pack for packed in workers.in_order(pack_jobs(packer, directory, shared)) for pack in packed.packs]
+    for pack in written:
+        require_unchanged(directory, members, members_of(packer.sink, pack))
+    if sum(pack.count for pack in written) != len(members):
+        return set(), []  # a blob went away in between: the old packs keep their places
+    return done, written
+
+def pack_jobs(packer: Packer, directory: BlobDirectory, shared: Shared) -> Iterator[Callable[[], Packed]]:
+    """Yield jobs that write packs until nothing is left."""
+    while not shared.exhausted:
+        yield lambda: packer.pack(directory, shared)

@@ -1,0 +1,221 @@
+"""Copies blob files into packs, and finds out which blobs the packs of earlier backups have already."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from ..blobs.layout import LAYOUTS
+from ..blobs.packs import Index, Member, PackWriter, room
+from ..blobs.refs import BlobSet
+from ..errors import SourceChanged, SourceError
+from ..model import canonical
+from ..model import tid as tids
+from ..model.blob import BlobRef
+from ..model.manifest import Pack
+from .base import Progress, Sink
+from .standing import later_than
+
+PACK_LIMIT: Final = 64 << 20
+CHUNK: Final = 1 << 20
+GONE: Final = (errno.ENOENT, errno.ENOTDIR)
+
+
+class BlobDirectory:
+    """Opens blobs of a directory; with ``kept`` also those that a pack moved to ``<blob-dir>.old``."""
+
+    def __init__(self, root: Path, layout: str) -> None:
+        self.root, self.layout = root, layout
+        self._path_of = LAYOUTS[layout]
+
+    def path(self, ref: BlobRef) -> Path:
+        """Return where the blob should be."""
+        return self.root / self._path_of(ref.oid, ref.tid)
+
+    def open(self, ref: BlobRef) -> int | None:
+        """Return a descriptor, or None when there is no such file; raise SourceError when it cannot be opened."""
+        path = f"{self.root}/{self._path_of(ref.oid, ref.tid)}"
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in GONE:
+                return None
+            raise SourceError(
+                f"the blob {path} cannot be read: {os.strerror(error.errno or 0)}", "run as the user that owns the site, and check the disk"
+            ) from None
+
+    def kept(self) -> BlobDirectory | None:
+        """Return the directory where a pack keeps what it removed, None when there is none."""
+        old = Path(f"{self.root}.old")
+        return BlobDirectory(old, self.layout) if old.is_dir() else None
+
+
+class Packed(msgspec.Struct):
+    """Packs that were written, and what was found on the way."""
+
+    packs: list[Pack] = []
+    gone: list[BlobRef] = []
+    empty: list[BlobRef] = []
+
+
+class Shared:
+    """One iterator that several threads take from and give back to; ``exhausted`` when nothing is left."""
+
+    def __init__(self, refs: Iterable[BlobRef]) -> None:
+        self._refs, self._lock = iter(refs), threading.Lock()
+        self._returned: list[BlobRef] = []
+        self.exhausted = False
+
+    def __iter__(self) -> Iterator[BlobRef]:
+        return self
+
+    def __next__(self) -> BlobRef:
+        with self._lock:
+            if self._returned:
+                return self._returned.pop()
+            found = next(self._refs, None)
+            if found is None:
+                self.exhausted = True
+                raise StopIteration
+            return found
+
+    def give_back(self, ref: BlobRef) -> None:
+        """Let the next taker have it."""
+        with self._lock:
+            self._returned.append(ref)
+            self.exhausted = False
+
+
+class Packer:
+    """Writes packs; its methods may run in several threads."""
+
+    def __init__(self, sink: Sink, folder: str, now: datetime, progress: Progress) -> None:
+        self.sink, self.to = sink, f"{folder}/blobs"
+        self._now, self._progress = now, progress
+
+    def pack(self, directory: BlobDirectory, refs: Shared) -> Packed:
+        """Take blobs from ``refs`` until one pack is full or there are no more."""
+        done = Packed([], [], [])
+        writer = _Writer(self)
+        for ref in refs:
+            fd = directory.open(ref)
+            if fd is None:
+                done.gone.append(ref)
+                continue
+            try:
+                info = os.fstat(fd)
+                if not writer.fits(info.st_size):
+                    refs.give_back(ref)
+                    break
+                if not info.st_size:
+                    done.empty.append(ref)
+                writer.members.add(ref.oid, ref.tid, info.st_size, int(info.st_mtime), self._chunks(fd))
+            finally:
+                os.close(fd)
+        if writer.members.members:
+            done.packs.append(writer.close())
+        return done
+
+    def index(self, members: list[Member]) -> Pack:
+        """Store an index and return the pack that it describes, still without parts."""
+        meta = self.sink.put_document(canonical.rows("blobs", [msgspec.json.encode(member) for member in members]))
+        newest = max(member.tid for member in members)
+        return Pack(
+            count=len(members), size=sum(member.size for member in members),
+            live=sum(room(member.size) for member in members), last_tid=newest, index=meta, parts=[],
+            future=later_than(tids.from_hex(newest), self._now),
+        )  # fmt: skip
+
+    def live(self, pack: Pack, wanted: Callable[[Member], bool]) -> Pack | None:
+        """Return the pack with an index of its wanted members only, itself when that is all, None when it is nothing."""
+        rows = members_of(self.sink, pack)
+        keep = [member for member in rows if wanted(member)]
+        if len(keep) == len(rows):
+            return pack
+        if not keep:
+            return None
+        return msgspec.structs.replace(self.index(keep), parts=pack.parts, future=pack.future)
+
+    def _chunks(self, fd: int) -> Iterator[bytes]:
+        while chunk := os.read(fd, CHUNK):
+            self._progress.advance(len(chunk))
+            yield chunk
+
+
+class _Writer:
+    """One pack in the making."""
+
+    def __init__(self, packer: Packer) -> None:
+        self._packer = packer
+        self._content = packer.sink.content(packer.to)
+        self.members = PackWriter(self._content.write)
+
+    def fits(self, size: int) -> bool:
+        return not self.members.members or self.members.offset + room(size) <= PACK_LIMIT
+
+    def close(self) -> Pack:
+        self.members.finish()
+        return msgspec.structs.replace(self._packer.index(self.members.members), parts=self._content.close())
+
+
+def members_of(sink: Sink, pack: Pack) -> list[Member]:
+    """Return the live members of a pack."""
+    return msgspec.json.decode(sink.document(pack.index.meta), type=Index).rows
+
+
+def key(member: Member) -> bytes:
+    """Return the OID and TID of a member as one key."""
+    return tids.from_hex(member.oid) + tids.from_hex(member.tid)
+
+
+def ref(member: Member) -> BlobRef:
+    """Return the blob revision that a member is."""
+    return BlobRef(tids.from_hex(member.oid), tids.from_hex(member.tid), True)
+
+
+def still_holds(directory: BlobDirectory, member: Member) -> bool:
+    """Tell whether the directory gives exactly the bytes that a member was made from."""
+    fd = directory.open(ref(member))
+    if fd is None:
+        return False
+    digest = hashlib.sha256()
+    try:
+        while chunk := os.read(fd, CHUNK):
+            digest.update(chunk)
+    finally:
+        os.close(fd)
+    return digest.hexdigest() == member.sha256
+
+
+def reconcile(packer: Packer, refs: BlobSet, sure_until: str, known_until: str, pack: Pack) -> Pack | None:
+    """Return what is live of an earlier pack, and note in ``refs`` what it has.
+
+    Blobs up to the TID ``sure_until`` are live by what is known of their part of the file; later ones only when they are
+    asked for, and not beyond ``known_until``, where two lines can have used one TID for two contents.
+    """
+    if pack.last_tid <= sure_until and not pack.future:
+        return pack
+
+    def wanted(member: Member) -> bool:
+        return member.tid <= sure_until or (member.tid <= known_until and key(member) in refs)
+
+    kept = packer.live(pack, wanted)
+    if kept is not None:
+        refs.have(key(member) for member in members_of(packer.sink, kept))
+    return kept
+
+
+def require_unchanged(directory: BlobDirectory, members: Iterable[Member], written: Iterable[Member]) -> None:
+    """Raise SourceChanged when a blob that was compared a moment ago was written with another digest."""
+    digests = {(member.oid, member.tid): member.sha256 for member in members}
+    for member in written:
+        if digests.get((member.oid, member.tid), member.sha256) != member.sha256:
+            raise SourceChanged(f"a blob in {directory.root} changed while it was read: {member.oid} {member.tid}")

@@ -1,0 +1,145 @@
+"""Blobs back into a blob directory, in place: what is there is compared, what is missing added, what differs exchanged and kept."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from ..blobs.layout import LAYOUTS
+from ..blobs.packs import Member, members
+from ..blobs.refs import BlobSet
+from ..errors import Damage, StoreError
+from ..model import tid as tids
+from ..model.manifest import Pack
+from .base import Progress, Sink, Workers
+from .packing import key, members_of
+from .rebuilding import write_file
+
+BLOB_MODE: Final = 0o444
+CHUNK: Final = 1 << 20
+TEMPORARY: Final = ".zodb-vault-new"
+
+
+class Ownership(msgspec.Struct, frozen=True):
+    """Who files and directories are to belong to, and the mode of directories; ids of -1 leave them as they are."""
+
+    uid: int
+    gid: int
+    directory_mode: int
+
+    def give(self, fd: int) -> None:
+        """Give an open file to its owner."""
+        if (self.uid, self.gid) != (-1, -1):
+            os.fchown(fd, self.uid, self.gid)
+
+
+class Placed(msgspec.Struct):
+    """What placing the blobs of one pack did: keys it has, files added, files exchanged (relative paths)."""
+
+    keys: list[bytes]
+    added: list[str]
+    exchanged: list[str]
+
+
+class Placer:
+    """Puts blobs into one directory; ``keep`` is called with the relative path of a file before it is exchanged."""
+
+    def __init__(
+        self, sink: Sink, root: Path, layout: str, owner: Ownership, keep: Callable[[str], None], progress: Progress
+    ) -> None:
+        self._sink, self._root, self._owner = sink, root, owner
+        self._path_of, self._keep, self._progress = LAYOUTS[layout], keep, progress
+
+    def place(self, workers: Workers, packs: Iterable[Pack], refs: BlobSet) -> Iterator[Placed]:
+        """Place every blob of ``refs`` that the packs have; raise Damage when one is not as it was stored."""
+        yield from workers.in_order(partial(self._place, pack, refs) for pack in packs)
+
+    def _place(self, pack: Pack, refs: BlobSet) -> Placed:
+        done = Placed([], [], [])
+        rows = [member for member in members_of(self._sink, pack) if key(member) in refs]
+        done.keys = [key(member) for member in rows]
+        todo = {member for member in rows if not self._stands(member)}
+        if todo:
+            self._write(pack, rows, todo, done)
+        return done
+
+    def _write(self, pack: Pack, rows: list[Member], todo: set[Member], done: Placed) -> None:
+        for member, chunks in members(rows, self._sink.read(pack.parts), todo.__contains__):
+            relative = self._relative(member)
+            temporary = f"{self._root}/{relative}{TEMPORARY}"
+            self._write_new(temporary, member, chunks)
+            if os.path.lexists(f"{self._root}/{relative}"):
+                self._keep(relative)
+                done.exchanged.append(relative)
+            else:
+                done.added.append(relative)
+            os.rename(temporary, f"{self._root}/{relative}")
+
+    def _write_new(self, temporary: str, member: Member, chunks: Iterator[bytes]) -> None:
+        digest = hashlib.sha256()
+        with contextlib.suppress(FileNotFoundError):
+            size = write_file(temporary, self._hashed(chunks, digest), BLOB_MODE, self._owner.give)
+            return self._require(member, size, digest.hexdigest())
+        self._make_directories(os.path.dirname(temporary))
+        size = write_file(temporary, self._hashed(chunks, digest), BLOB_MODE, self._owner.give)
+        self._require(member, size, digest.hexdigest())
+
+    def _require(self, member: Member, size: int, digest: str) -> None:
+        if size != member.size or digest != member.sha256:
+            raise Damage(f"the blob {member.oid} {member.tid} in its pack is not the one that was stored")
+
+    def _hashed(self, chunks: Iterator[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
+        for chunk in chunks:
+            digest.update(chunk)
+            self._progress.advance(len(chunk))
+            yield chunk
+
+    def _stands(self, member: Member) -> bool:
+        """Tell whether the file in place has exactly this content."""
+        try:
+            fd = os.open(f"{self._root}/{self._relative(member)}", os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        digest = hashlib.sha256()
+        try:
+            if os.fstat(fd).st_size != member.size:
+                return False
+            while chunk := os.read(fd, CHUNK):
+                digest.update(chunk)
+        finally:
+            os.close(fd)
+        return digest.hexdigest() == member.sha256
+
+    def _relative(self, member: Member) -> str:
+        return self._path_of(tids.from_hex(member.oid), tids.from_hex(member.tid))
+
+    def _make_directories(self, path: str) -> None:
+        if os.path.isdir(path):
+            return
+        self._make_directories(os.path.dirname(path))
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, self._owner.directory_mode)
+            if (self._owner.uid, self._owner.gid) != (-1, -1):
+                os.chown(path, self._owner.uid, self._owner.gid)
+
+
+def sync_file_system(path: Path) -> None:
+    """Make everything that was written to the file system of ``path`` durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        if not hasattr(library, "syncfs"):
+            os.sync()
+        elif library.syncfs(fd) != 0:
+            number = ctypes.get_errno()
+            raise StoreError(f"{path} could not be written to the disk: {os.strerror(number)}", "check the disk; nothing was switched over")
+    finally:
+        os.close(fd)

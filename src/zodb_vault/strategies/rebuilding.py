@@ -1,0 +1,121 @@
+"""Segments back to a Data.fs: decoded, checked and scanned in one pass over several threads."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+
+import msgspec
+
+from ..blobs.refs import BlobSet
+from ..datafs.records import Pointer, ReadAt, Scanner, Transaction, follow
+from ..errors import Damage, SourceDamaged
+from ..model.blob import BlobRef
+from ..model.manifest import Segment
+from ..stores.durable import write_all
+from .base import Progress, Sink, Workers
+
+
+class Part(msgspec.Struct):
+    """What one segment gave: its blob references, and the back-pointers that lead out of it or into it."""
+
+    segment: Segment
+    blobs: list[BlobRef]
+    pointers: list[Pointer]
+    defects: list[str]
+    transactions: int
+    tids: list[bytes]
+
+
+class Content:
+    """The content of the segments of one database up to ``end``, for whoever wants to write, check or look at it."""
+
+    def __init__(self, sink: Sink, segments: Iterable[Segment], end: int, progress: Progress) -> None:
+        self._sink, self._segments, self._end, self._progress = sink, segments, end, progress
+
+    def parts(self, workers: Workers, fd: int | None) -> Iterator[Part]:
+        """Yield what each segment gives, in order; with ``fd`` its bytes are written to their place in that file.
+
+        Raise Damage when an object is missing or damaged, or when the content is not what the manifest says.
+        """
+        wanted = (segment for segment in self._segments if segment.start < self._end)
+        yield from workers.in_order(partial(self._part, segment, fd) for segment in wanted)
+
+    def _part(self, segment: Segment, fd: int | None) -> Part:
+        tids: list[bytes] = []
+        scanner = Scanner(segment.start, lambda transaction: _note(tids, transaction))
+        digest, pos = hashlib.sha256(), segment.start
+        try:
+            for chunk in self._sink.read(segment.parts):
+                digest.update(chunk)
+                kept = chunk[: max(0, self._end - pos)]
+                if fd is not None:
+                    _write_at(fd, kept, pos)
+                scanner.feed(kept)
+                pos += len(chunk)
+                self._progress.advance(len(chunk))
+            if pos != segment.end or digest.hexdigest() != segment.sha256:
+                raise Damage(f"the bytes {segment.start} to {segment.end} of Data.fs are not those that were stored")
+            scanner.finish()
+        except SourceDamaged as error:
+            raise Damage(f"the bytes {segment.start} to {segment.end} of Data.fs do not hold: {error.message}") from None
+        blobs, pointers, defects = scanner.drain()
+        return Part(segment, blobs, pointers, [f"position {d.pos}: {d.why}" for d in defects], len(tids), tids)
+
+
+def _note(tids: list[bytes], transaction: Transaction) -> None:
+    tids.append(transaction.tid)
+
+
+def _write_at(fd: int, data: bytes, pos: int) -> None:
+    while data:
+        written = os.pwrite(fd, data, pos)
+        data, pos = data[written:], pos + written
+
+
+def resolve(pointers: Iterable[Pointer], read_at: ReadAt, defects: list[str]) -> list[BlobRef]:
+    """Return the blob references behind back-pointers; one that leads nowhere goes to ``defects``."""
+    found = []
+    for pointer in pointers:
+        try:
+            answer = follow(read_at, pointer.back)
+        except SourceDamaged as error:
+            defects.append(error.message)
+            continue
+        if answer is not False:
+            found.append(BlobRef(pointer.oid, pointer.tid, bool(answer)))
+    return found
+
+
+def rebuild(content: Content, fd: int, workers: Workers, refs: BlobSet) -> tuple[int, list[str]]:
+    """Write a Data.fs and collect the blobs that it asks for; return the number of transactions and the defects of the source."""
+    count, defects = 0, list[str]()
+    for part in content.parts(workers, fd):
+        # in order: every back-pointer leads to bytes that are written by now
+        refs.add(part.blobs)
+        refs.add(resolve(part.pointers, lambda length, pos: os.pread(fd, length, pos), defects))
+        count += part.transactions
+        defects += part.defects
+    return count, defects
+
+
+def refs_of_file(fd: int, end: int, refs: BlobSet) -> None:
+    """Collect the blobs that the first ``end`` bytes of a Data.fs ask for; raise SourceDamaged."""
+    scanner, pos = Scanner(0, lambda _transaction: None, lambda length, at: os.pread(fd, length, at)), 0
+    while pos < end and (chunk := os.pread(fd, min(1 << 20, end - pos), pos)):
+        scanner.feed(chunk)
+        pos += len(chunk)
+        refs.add(scanner.drain()[0])
+
+
+def write_file(path: str, chunks: Iterable[bytes], mode: int, settle: Callable[[int], None]) -> int:
+    """Write a new file that nobody else knows yet, let ``settle`` prepare its descriptor, and return its length."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        size = write_all(fd, chunks)
+        settle(fd)
+    finally:
+        os.close(fd)
+    return size
