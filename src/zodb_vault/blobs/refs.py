@@ -9,7 +9,6 @@ from typing import Final
 
 from ..model.blob import BlobRef
 
-
 CACHE_KIB: Final = 16 * 1024
 FETCH: Final = 1000
 

@@ -33,7 +33,7 @@ INCOMPLETE = 3
 @site_options
 @pass_context
 def command(
-    context: Context, name: str | None, note: str | None, trigger: Literal["scheduled", "on-demand"] | None, method: str,
+    context: Context, /, name: str | None, note: str | None, trigger: Literal["scheduled", "on-demand"] | None, method: str,
     only: Literal["storage", "blobs"] | None, databases: tuple[str, ...], as_json: bool, **flags: Any,
 ) -> int:  # fmt: skip
     """Back up the site as one unit: storage and blobs.

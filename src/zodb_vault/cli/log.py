@@ -30,8 +30,11 @@ def command(context: Context, id: str, databases: tuple[str, ...], limit: int | 
         print_json({"transactions": [msgspec.to_builtins(row) for row in rows]})
         return
     cells = (
-        [row.tid, row.time[:19] + "Z", size(row.size), str(row.objects), str(row.blobs), "yes" if row.restorable else "no", row.user or "", row.description or ""]
+        [
+            row.tid, row.time[:19] + "Z", size(row.size), str(row.objects), str(row.blobs), "yes" if row.restorable else "no",
+            row.user or "", row.description or "",
+        ]
         for row in rows
-    )
+    )  # fmt: skip
     for line in table(["TID", "TIME", "SIZE", "OBJECTS", "BLOBS", "RESTORABLE", "USER", "DESCRIPTION"], cells):
         click.echo(line)

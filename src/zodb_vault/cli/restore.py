@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 @site_options
 @pass_context
 def command(
-    context: Context, id: str | None, output: Path | None, target: Path | None, tid: str | None, before_tid: str | None, at: str | None,
+    context: Context, /, id: str | None, output: Path | None, target: Path | None, tid: str | None, before_tid: str | None, at: str | None,
     databases: tuple[str, ...], only: Literal["storage", "blobs"] | None, abort_: bool, discard_kept: str | None, dry_run: bool, yes: bool,
     as_json: bool, **flags: Any,
 ) -> None:  # fmt: skip
@@ -101,7 +101,8 @@ def local_zone() -> tzinfo:
     except FileNotFoundError:
         return ZoneInfo("UTC")
     except (ValueError, KeyError, OSError):
-        raise ConfigurationError([f"the time zone {name or '/etc/localtime'} is not known"], "give times with a zone, such as 2026-11-20T10:15Z") from None
+        unknown = f"the time zone {name or '/etc/localtime'} is not known"
+        raise ConfigurationError([unknown], "give times with a zone, such as 2026-11-20T10:15Z") from None
 
 
 def _plan_lines(wanted: Plan) -> list[str]:
@@ -121,7 +122,8 @@ def _step_lines(step: Step, *, in_place: bool) -> list[str]:
     if step.resumed:
         lines.append(f"  goes on with the interrupted restore {step.resumed.restore}")
     elif in_place and step.replaces:
-        lines.append(f"  replaces the file in place (last transaction {step.present_last_tid}), {count(step.dropped, 'transaction')} in it are dropped")
+        dropped = f"{count(step.dropped, 'transaction')} of it dropped"
+        lines.append(f"  replaces the file in place (last transaction {step.present_last_tid}), {dropped}")
     elif step.dropped:
         lines.append(f"  leaves out {count(step.dropped, 'later transaction')} of the backup")
     return lines

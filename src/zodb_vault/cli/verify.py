@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 DAMAGED = 4
 
 
-class Share(click.ParamType):
+class Share(click.ParamType[float]):
     """A share such as ``5%``."""
 
     name = "percent"

@@ -192,9 +192,9 @@ class Scanner:
         self._records = self._blobs = 0
         if status == b"u":  # undone in place by ancient versions: its records do not count
             self._step = self._trailer
-            return offset + length
+            return offset + int(length)
         self._step = self._record
-        return texts
+        return int(texts)
 
     def _record(self, data: bytes, offset: int) -> int:
         base, limit, end = self._base, len(data), self._end

@@ -14,7 +14,7 @@ TAIL_LIMIT: Final = 64
 TAIL_KEPT: Final = 32
 LIST_LIMIT: Final = 512
 
-E = TypeVar("E", Segment, Pack)
+E = TypeVar("E", bound=Segment | Pack)
 
 
 class Documents(Protocol):
@@ -35,10 +35,11 @@ class _Entries(msgspec.Struct, Generic[E]):
 
 def load(kind: type[E], documents: Documents, ref: ListRef) -> list[E]:
     """Return the entries of a list; raise Damage."""
-    return msgspec.json.decode(documents.document(ref.list), type=_Entries[kind]).entries  # type: ignore[valid-type]
+    found: _Entries[E] = msgspec.json.decode(documents.document(ref.list), type=_Entries[kind])  # type: ignore[valid-type]
+    return found.entries
 
 
-def store(documents: Documents, entries: Sequence[Segment] | Sequence[Pack]) -> ListRef:
+def store(documents: Documents, entries: Sequence[Segment | Pack]) -> ListRef:
     """Store entries as one list."""
     meta = documents.put_document(canonical.encode({"entries": entries}))
     return ListRef(

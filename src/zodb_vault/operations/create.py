@@ -6,7 +6,6 @@ import contextlib
 import platform
 import socket
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +16,7 @@ import msgspec
 from .. import __version__
 from ..errors import ConfigurationError, InUse, NothingToBackUp, SourceChanged, UsageError, VaultError, WrongSource
 from ..model import clock
-from ..model.manifest import DatabaseEntry, Line, Manifest, Marker, Origin, Reason, Stored, Trigger
+from ..model.manifest import DatabaseEntry, Line, Manifest, Marker, Origin, Stored, Trigger
 from ..model.source import Database, Site
 from ..policy.continuity import Decision, next_line
 from ..repository import running
@@ -227,7 +226,8 @@ class _Creation:
         origin, ours = parent.manifest.source, self._origin()
         if (origin.machine, origin.paths) == (ours.machine, ours.paths):
             return
-        where = f"{', '.join(ours.paths)} on machine {ours.machine}, backups of {self.site.name} came from {', '.join(origin.paths)} on {origin.machine}"
+        before = f"{', '.join(origin.paths)} on {origin.machine}"
+        where = f"{', '.join(ours.paths)} on machine {ours.machine}, backups of {self.site.name} came from {before}"
         if any(decision.starts_line for decision in decisions) and not self.options.take_over:
             raise WrongSource(
                 f"this is another source: {where}, and its content does not continue the newest backup",

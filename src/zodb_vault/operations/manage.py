@@ -57,7 +57,8 @@ def undelete(repository: Repository, site: str, backup_id: str) -> None:
     try:
         data = canonical.unseal(repository.store.get(trash_key(site, backup_id)), trash_key(site, backup_id))
     except KeyMissing:
-        raise BackupMissing(f"there is no backup {backup_id} in the trash", "in the trash: " + (", ".join(repository.trashed(site)) or "nothing")) from None
+        known = ", ".join(repository.trashed(site)) or "nothing"
+        raise BackupMissing(f"there is no backup {backup_id} in the trash", f"in the trash: {known}") from None
     repository.store.put(manifest_key(site, backup_id), [data])
     repository.store.delete(trash_key(site, backup_id))
 
@@ -67,7 +68,8 @@ def _require_unused(repository: Repository, site: str, backup_id: str) -> None:
     for marker, _data in catalog.markers.values():
         # also a dead run protects what it relies on: the next run goes on from what it has stored
         if backup_id in marker.uses and (running.alive(marker, repository.store) or marker.stored):
-            raise InUse(f"backup {backup_id} is in use by the {marker.what} {marker.run} (host {marker.host}, pid {marker.pid})", "wait for it to end")
+            who = f"the {marker.what} {marker.run} (host {marker.host}, pid {marker.pid})"
+            raise InUse(f"backup {backup_id} is in use by {who}", "wait for it to end")
 
 
 class LogRow(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 import msgspec
 
@@ -22,12 +22,12 @@ from ..datafs.tail import Hopper
 from ..errors import Damage, SourceDamaged, TargetRefused
 from ..model.chain import Documents
 from ..model.manifest import DatabaseEntry
+from ..stores import durable
 from ..strategies.base import Progress, Sink, Workers
 from ..strategies.filestorage import MissingRows, packs_of, segments_of
 from ..strategies.packing import BlobDirectory
 from ..strategies.placing import Ownership, Placer, sync_file_system
 from ..strategies.rebuilding import Content, rebuild, refs_of_file
-from ..stores import durable
 from . import journal as journals
 from .journal import Journal
 
@@ -281,7 +281,7 @@ def _keep_replaced(data_fs: Path, replaced: Path) -> None:
 
 
 @contextlib.contextmanager
-def _added_log(kept: Path) -> Iterator[object]:
+def _added_log(kept: Path) -> Iterator[TextIO]:
     """Append to the list of the blobs that were added, so that the old state can be put back."""
     durable.make_directories(kept)
     with (kept / ADDED).open("a", encoding="ascii") as log:

@@ -16,7 +16,8 @@ from ..blobs.packs import Member, members
 from ..blobs.refs import BlobSet
 from ..datafs.records import Pointer
 from ..errors import Damage, KeyMissing, UsageError, VaultError
-from ..model import clock
+from ..model import chain, clock
+from ..model.chain import E
 from ..model.manifest import DatabaseEntry, ListRef, Meta, Pack, Part, Segment
 from ..repository.objects import Objects, meta_key, object_key
 from ..repository.repository import INFO_KEY, RECOVERY_KEY, Repository
@@ -25,7 +26,7 @@ from ..strategies.filestorage import MissingRows, packs_of, segments_of
 from ..strategies.packing import key, members_of
 from ..strategies.rebuilding import Content, resolve
 from ..strategies.standing import segment_tids
-from .catalog import Backup, Catalog
+from .catalog import Backup
 from .loading import load_everything
 
 Level = Literal["objects", "bytes", "records", "restore"]
@@ -129,13 +130,14 @@ class _Verification:
         if entry.blobs and entry.blobs.missing.list:
             yield entry.blobs.missing.list
         for segment in self._entries(entry, Segment, entry.storage.lists if entry.storage else [], entry.storage.tail if entry.storage else []):
-            yield from (*segment.parts, *segment.log, *([segment.tids] if segment.tids else []))
+            yield from segment.parts
+            yield from segment.log
+            yield from [segment.tids] if segment.tids else []
         for pack in self._entries(entry, Pack, entry.blobs.lists if entry.blobs else [], entry.blobs.tail if entry.blobs else []):
-            yield from (*pack.parts, pack.index)
+            yield from pack.parts
+            yield pack.index
 
-    def _entries(self, entry: DatabaseEntry, kind: type, lists: Iterable[ListRef], tail: Iterable[object]) -> Iterator[object]:
-        from ..model import chain
-
+    def _entries(self, entry: DatabaseEntry, kind: type[E], lists: Iterable[ListRef], tail: Iterable[E]) -> Iterator[E]:
         for ref in lists:
             try:
                 yield from chain.load(kind, self.objects, ref)
@@ -314,11 +316,14 @@ class _Verification:
         from . import restore
 
         with tempfile.TemporaryDirectory(prefix="zodb-vault-verify-", dir=self.options.scratch) as scratch:
-            wanted = restore.Options(backup=self.backup.manifest.id, output=Path(scratch) / "site", allow_incomplete=True, workers=self.options.workers)
+            wanted = restore.Options(
+                backup=self.backup.manifest.id, output=Path(scratch) / "site", allow_incomplete=True, workers=self.options.workers
+            )
             try:
                 done = restore.execute(self.repository, restore.plan(self.repository, self.site, None, wanted), self.site, self.progress)
             except Damage as error:
-                return self._damage(None, "restore", error)
+                self._damage(None, "restore", error)
+                return
             for step in done.plan.steps:
                 self._load(step.cut.entry, step.place.data_fs, step.place.blob_dir)
 

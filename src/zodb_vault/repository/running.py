@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from datetime import timedelta
@@ -126,10 +127,8 @@ class Run:
 
     def finish(self) -> None:
         """Remove the marker, unless another run took its place."""
-        try:
+        with contextlib.suppress(KeyChanged, KeyMissing):
             self._store.delete(self._key, expected=self._data)
-        except (KeyChanged, KeyMissing):
-            pass
 
     def _lost(self) -> InUse:
         return InUse(

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Final
 
-from ..errors import SourceError
 from ..datafs.tail import check_magic
+from ..errors import SourceError
 
 # A pack renames Data.fs away and the packed file into its place: for a moment there is none.
 PACK_WINDOW: Final = (0.05, 0.2, 0.75)

@@ -435,15 +435,13 @@ class FileStorageCapture(Survey):
             self.warnings.append(f"the transaction at position {self.cut.strange.pos} has the unknown status {self.cut.strange.status!r}")
         future = sum(1 for segment in self.segments.tail if segment.future)
         if future:
-            self.warnings.append("the newest transactions are later than the clock of this machine: every run reads them again until it has passed them")
+            self.warnings.append("the newest transactions are later than the clock here: every run reads them again until it has passed them")
         self.warnings += self.findings
 
     def _storage(self) -> DataFs:
         whole = self.base.earlier.entry.storage if self.base.earlier and self.base.stands and not self.base.adopted else None
-        if whole is not None and whole.end == self.base.end:
-            kept = whole.transactions
-        else:
-            kept = sum(segment.transactions for segment in self.base.segments)
+        same = whole is not None and whole.end == self.base.end
+        kept = whole.transactions if whole is not None and same else sum(segment.transactions for segment in self.base.segments)
         sealed = self.segments.sealed()
         return DataFs(end=self.cut.end, transactions=kept + self.cut.transactions, lists=sealed.lists, tail=sealed.tail)
 

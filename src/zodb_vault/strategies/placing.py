@@ -87,7 +87,8 @@ class Placer:
         digest = hashlib.sha256()
         with contextlib.suppress(FileNotFoundError):
             size = write_file(temporary, self._hashed(chunks, digest), BLOB_MODE, self._owner.give)
-            return self._require(member, size, digest.hexdigest())
+            self._require(member, size, digest.hexdigest())
+            return
         self._make_directories(os.path.dirname(temporary))
         size = write_file(temporary, self._hashed(chunks, digest), BLOB_MODE, self._owner.give)
         self._require(member, size, digest.hexdigest())
