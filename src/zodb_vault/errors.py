@@ -35,15 +35,16 @@ from typing import ClassVar
 
 
 class VaultError(Exception):
-    """Something failed; says the thing and the cause, and in ``hint`` the next step."""
+    """Something failed; says the thing and the cause, and in ``hint`` the next step (``advice`` where nothing better is known)."""
 
     exit_code: ClassVar[int] = 1
     kind: ClassVar[str] = "failed"
+    advice: ClassVar[str] = "correct the cause and run the command again"
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint or self.advice
 
 
 class UsageError(VaultError):
@@ -57,6 +58,7 @@ class ConfigurationError(UsageError):
     """The configuration is wrong; ``issues`` names every problem with its file and key."""
 
     kind = "configuration"
+    advice = "correct what is named here and run the command again"
 
     def __init__(self, issues: Sequence[str], hint: str = "") -> None:
         super().__init__("\n".join(issues), hint)
@@ -158,6 +160,7 @@ class Damage(VaultError):
 
     exit_code = 4
     kind = "damage"
+    advice = "`zodb-vault verify --all --level bytes` shows what else is damaged; use another backup, or a copy of the file"
 
 
 class RepositoryMissing(VaultError):

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from ..errors import SourceChanged
+from ..errors import Damage, SourceChanged
 from .layout import bushy
 
 BLOCK: Final = 512
@@ -38,11 +38,15 @@ class Index(msgspec.Struct, frozen=True):
 
 def header(name: str, size: int, mtime: int) -> bytes:
     """Return the tar header of a regular file with mode 0444."""
-    length = b"%011o\0" % size if size < OCTAL_LIMIT else b"\x80" + size.to_bytes(11, "big")
-    front = name.encode("ascii").ljust(100, b"\0") + b"0000444\0" + b"0000000\0" * 2 + length + b"%011o\0" % max(0, mtime)
+    when = b"%011o\0" % min(max(0, mtime), OCTAL_LIMIT - 1)
+    front = name.encode("ascii").ljust(100, b"\0") + b"0000444\0" + b"0000000\0" * 2 + _length(size) + when
     back = b"0" + bytes(100) + b"ustar\00000" + bytes(64) + b"0000000\0" * 2
     total = sum(front) + 8 * ord(" ") + sum(back)
     return (front + b"%06o\0 " % total + back).ljust(BLOCK, b"\0")
+
+
+def _length(size: int) -> bytes:
+    return b"%011o\0" % size if size < OCTAL_LIMIT else b"\x80" + size.to_bytes(11, "big")
 
 
 def padding(size: int) -> bytes:
@@ -86,7 +90,7 @@ class PackWriter:
         self.offset += len(data)
 
 
-def members(index: list[Member], chunks: Iterable[bytes], wanted: Callable[[Member], bool]) -> Iterator[tuple[Member, Iterator[bytes]]]:
+def members(index: list[Member], chunks: Iterable[bytes], wanted: Callable[[Member], bool]) -> Iterator[tuple[Member, Iterator[memoryview]]]:
     """Yield each wanted member with its content, in one pass over the chunks of the tar.
 
     The content has to be consumed before the next member is asked for. A short tar ends the content early.
@@ -94,27 +98,33 @@ def members(index: list[Member], chunks: Iterable[bytes], wanted: Callable[[Memb
     source = _Cursor(iter(chunks))
     for member in index:
         if wanted(member):
-            source.skip_to(member.offset)
+            source.skip_to(member.offset - BLOCK)
+            _require_header(b"".join(source.take(BLOCK)), member)
             yield member, source.take(member.size)
     source.drain()
 
 
+def _require_header(block: bytes, member: Member) -> None:
+    name, size = block[:100].rstrip(b"\0").decode("ascii", "replace"), block[124:136]
+    expected = bushy(bytes.fromhex(member.oid[2:]), bytes.fromhex(member.tid[2:]))
+    if name != expected or size != _length(member.size):
+        raise Damage(f"the pack has no blob {expected} at offset {member.offset}, where its index says")
+
+
 class _Cursor:
-    """A position in a stream of chunks."""
+    """A position in a stream of chunks; gives views of them, since small blobs share a chunk."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
-        self._chunk = b""
+        self._chunk = memoryview(b"")
         self._start = 0
 
     def skip_to(self, offset: int) -> None:
         while self._start + len(self._chunk) <= offset and self._next():
             pass
+        self._chunk, self._start = self._chunk[offset - self._start :], offset
 
-        cut = offset - self._start
-        self._chunk, self._start = self._chunk[cut:], offset
-
-    def take(self, size: int) -> Iterator[bytes]:
+    def take(self, size: int) -> Iterator[memoryview]:
         while size > 0 and (self._chunk or self._next()):
             piece = self._chunk[:size]
             self._chunk = self._chunk[len(piece) :]
@@ -129,5 +139,5 @@ class _Cursor:
 
     def _next(self) -> bool:
         self._start += len(self._chunk)
-        self._chunk = next(self._chunks, b"")
+        self._chunk = memoryview(next(self._chunks, b""))
         return bool(self._chunk)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -21,7 +22,44 @@ if TYPE_CHECKING:
     from ..strategies.base import Progress
 
 F = TypeVar("F", bound=Callable[..., Any])
-A_PATH = click.Path(path_type=Path)
+VARIABLE: Final = "ZODB_VAULT_"
+SOURCES: Final = ("zope_conf", "zeo_conf", "data_fs", "blob_dir")
+
+
+class APath(click.Path):
+    """A path; an empty one is a variable of a script that was not set, and never the working directory."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(path_type=Path, **options)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a Path."""
+        if not os.fspath(value):
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class Text(click.ParamType[str]):
+    """A text that can be stored: valid in UTF-8; ``needed``: and not empty."""
+
+    name = "text"
+
+    def __init__(self, *, needed: bool = False) -> None:
+        self._needed = needed
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text."""
+        text = str(value)
+        if self._needed and not text.strip():
+            self.fail("the value is empty", param, ctx)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            self.fail("the value is not a text in UTF-8", param, ctx)
+        return text
+
+
+A_PATH: Final = APath()
 
 
 class Context:
@@ -35,13 +73,23 @@ class Context:
         """Tell whether only what is wrong is to be said."""
         return bool(self.given.get("quiet"))
 
+    @property
+    def verbose(self) -> bool:
+        """Tell whether details are wanted."""
+        return bool(self.given.get("verbose"))
+
+    def _told(self, name: str) -> str | None:
+        """Return an option, else its variable; an empty variable counts as not set."""
+        given = self.given.get(name)
+        return given if given is not None else os.environ.get(VARIABLE + name.upper()) or None
+
     @cached_property
     def settings(self) -> Settings:
         """Return the configuration; raise ConfigurationError."""
         from ..config.settings import load_settings
 
         return load_settings(
-            self.given.get("config"), os.environ, Path.cwd(), zope_conf=self.given.get("zope_conf"), repository=self.given.get("repository")
+            self.given.get("config"), os.environ, Path.cwd(), zope_conf=self._sources()["zope_conf"], repository=self._told("repository")
         )
 
     @property
@@ -65,16 +113,21 @@ class Context:
         """Return the name of the site that is meant, whether it is configured or not."""
         from ..config.sites import choose_site
 
-        return choose_site(self.settings, self.given.get("site"))
+        return choose_site(self.settings, self._told("site"))
 
     @cached_property
     def site(self) -> Site:
         """Return the site with its databases; raise ConfigurationError, UsageError."""
         from ..config.sites import resolve_site
 
-        names = ("zope_conf", "zeo_conf", "data_fs", "blob_dir")
-        paths = {name: self.given.get(name) for name in names}
-        return resolve_site(self.settings, site=self.given.get("site"), **paths, environment=os.environ, cwd=Path.cwd())
+        return resolve_site(self.settings, site=self._told("site"), **self._sources(), environment=os.environ, cwd=Path.cwd())
+
+    def _sources(self) -> dict[str, Path | None]:
+        """Return the options that say what the site is; the variables count when the command line names none, never mixed with it."""
+        given: dict[str, Path | None] = {name: self.given.get(name) for name in SOURCES}
+        if any(given.values()):
+            return given
+        return {name: Path(text) if (text := self._told(name)) else None for name in SOURCES}
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -83,23 +136,34 @@ class Context:
 
         return Catalog(self.repository, self.site_name)
 
-    @cached_property
-    def progress(self) -> Progress:
-        """Return who is told about progress: a bar on a terminal, notes otherwise, nothing when quiet."""
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """Give who is told about progress: a bar on a terminal, notes otherwise, nothing when quiet; the bar is gone afterwards."""
         from .progress import choose
 
-        return choose(quiet=self.quiet, terminal=sys.stderr.isatty())
+        with choose(quiet=self.quiet, terminal=sys.stderr.isatty()) as progress:
+            yield progress
 
     def say(self, text: str) -> None:
         """Print a line on standard error unless quiet."""
         if not self.quiet:
             click.echo(text, err=True)
 
+    def detail(self, text: str) -> None:
+        """Print a line on standard error when details are wanted."""
+        if self.verbose:
+            click.echo(text, err=True)
+
     def confirm(self, question: str) -> bool:
         """Ask; raise NoTerminal when nobody is there."""
-        if not sys.stdin.isatty():
+        if not somebody_there():
             raise NoTerminal("this needs an answer and there is no terminal", "give --yes to go on without being asked")
         return click.confirm(question, err=True)
+
+
+def somebody_there() -> bool:
+    """Tell whether a question can be answered."""
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 pass_context = click.make_pass_decorator(Context, ensure=True)
@@ -109,6 +173,8 @@ def _remember(ctx: click.Context, parameter: click.Parameter, value: Any) -> Non
     context = ctx.ensure_object(Context)
     if value not in (None, False) and parameter.name:
         context.given[parameter.name] = value
+    if context.quiet and context.verbose:
+        raise UsageError("--quiet and --verbose exclude each other", "give one of them")
 
 
 def site_options(function: F) -> F:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from ..errors import UsageError
-from .context import Context, json_option, pass_context, site_options
-from .output import count, print_json, size
+from .context import Context, Text, json_option, pass_context, site_options, somebody_there
+from .output import count, print_json, printable, size
 
 if TYPE_CHECKING:
     from ..operations.create import Created
 
 INCOMPLETE = 3
+NAMED = 20
 
 
 @click.command("create")
-@click.option("--name", help="A name for people; `restore NAME` finds it.")
-@click.option("--note", help="Anything worth remembering.")
+@click.option("--name", type=Text(), help="A name for people; `restore NAME` finds it.")
+@click.option("--note", type=Text(), help="Anything worth remembering.")
 @click.option("--trigger", type=click.Choice(["scheduled", "on-demand"]), help="Default: on-demand with a terminal, scheduled without.")
 @click.option("--full", is_flag=True, help="Store everything again instead of what is new.")
 @click.option("--cold", is_flag=True, help="Take the exclusive lock of the storage first; fails while the site runs.")
@@ -45,11 +45,13 @@ def command(
     if name == "latest":
         raise UsageError("a backup cannot be named 'latest': the word means the newest one", "choose another name")
     options = Options(
-        name=name, note=note, trigger=trigger or ("on-demand" if sys.stdin.isatty() else "scheduled"), only=only, databases=databases,
+        name=name, note=note, trigger=trigger or ("on-demand" if somebody_there() else "scheduled"), only=only, databases=databases,
         full=flags["full"], cold=flags["cold"], skip_unchanged=flags["skip_unchanged"], allow_missing=flags["allow_missing"],
         take_over=flags["take_over"],
     )  # fmt: skip
-    done = create(context.repository, context.site, options, context.progress, lambda new: context.say(f"backup {new}"))
+    repository, site = context.repository, context.site
+    with context.progress() as progress:
+        done = create(repository, site, options, progress, lambda new: progress.note(f"backup {new}"))
     if as_json:
         print_json(_document(done))
     else:
@@ -61,14 +63,17 @@ def _print(context: Context, done: Created) -> None:
     manifest = done.manifest
     if not context.quiet:
         click.echo(_skipped(done) if done.skipped else _summary(done))
+    context.detail(f"{manifest.how}: {manifest.reason.text}")
     for entry in manifest.databases if not done.skipped else []:
+        context.detail(f"{printable(entry.name)}: last transaction {entry.last_tid} at {entry.last_time}")
         for warning in entry.warnings if not context.quiet or done.findings else []:
-            click.echo(f"zodb-vault: {entry.name}: {warning}", err=True)
-        rows = done.missing.get(entry.name, [])
-        for oid, tid, path in rows[:20]:
-            click.echo(f"zodb-vault: {entry.name}: the blob {oid} {tid} is missing: {path}", err=True)
-        if len(rows) > 20:
-            click.echo(f"zodb-vault: {entry.name}: and {len(rows) - 20} more; `zodb-vault show {manifest.id} --json` lists all", err=True)
+            click.echo(f"zodb-vault: {printable(entry.name)}: {printable(warning)}", err=True)
+        # what is accepted as lost is no news any more
+        rows = done.missing.get(entry.name, []) if not context.quiet or manifest.status == "incomplete" else []
+        for oid, tid, path in rows[:NAMED]:
+            click.echo(f"zodb-vault: {printable(entry.name)}: the blob {oid} {tid} is missing: {printable(path)}", err=True)
+        if len(rows) > NAMED:
+            click.echo(f"zodb-vault: {entry.name}: and {len(rows) - NAMED} more; `zodb-vault verify {manifest.id}` lists all", err=True)
 
 
 def _skipped(done: Created) -> str:

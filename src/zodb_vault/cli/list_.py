@@ -7,19 +7,24 @@ from typing import Any
 
 import click
 
+from ..errors import Damage
 from ..model import clock
 from ..operations.catalog import Backup, raw_size, stored_size
 from .context import Context, json_option, pass_context, site_options
-from .output import ago, print_json, size, table
+from .output import ago, print_json, printable, size, table
 
 
 @click.command("list")
 @json_option
 @site_options
 @pass_context
-def command(context: Context, as_json: bool) -> None:
-    """List the backups of the site, newest first, and what is being created or restored now."""
-    rows = [*_running(context), *(_row(backup) for backup in context.catalog.newest_first())]
+def command(context: Context, as_json: bool) -> int:
+    """List the backups of the site, newest first, and what is being created or restored now.
+
+    Exit status 4: the manifest or a label of a backup is damaged; it is listed as `damaged`.
+    """
+    backups = [_row_of(context, backup_id) for backup_id in reversed(context.catalog.listing.backups)]
+    rows = [*_running(context), *backups]
     if as_json:
         print_json({"backups": rows})
     elif not rows:
@@ -28,6 +33,16 @@ def command(context: Context, as_json: bool) -> None:
         now = clock.now()
         for line in table(["ID", "NAME", "CREATED", "SIZE", "STATUS", "HOW", "TRIGGER", "VERIFIED"], (_cells(row, now) for row in rows)):
             click.echo(line)
+    return Damage.exit_code if any(row["status"] == "damaged" for row in rows) else 0
+
+
+def _row_of(context: Context, backup_id: str) -> dict[str, Any]:
+    """Return the row of a backup; one that cannot be read does not hide the others."""
+    try:
+        return _row(context.catalog.backup(backup_id))
+    except Damage as error:
+        click.echo(f"zodb-vault: {printable(error.message)}", err=True)
+        return _unknown(context, backup_id, status="damaged", created_at=None)
 
 
 def _row(backup: Backup) -> dict[str, Any]:
@@ -54,16 +69,15 @@ def _running(context: Context) -> list[dict[str, Any]]:
         alive = running.alive(marker, context.repository.store)
         if marker.run in known or (not alive and marker.what != "create"):
             continue
-        row = dict.fromkeys(
-            ["name", "note", "trigger", "how", "tier", "contents", "finished_at", "raw", "stored", "added", "last_tid", "missing"]
-        )  # fmt: skip
-        rows.append(
-            row | {
-                "id": marker.run, "site": context.site_name, "pinned": False, "created_at": marker.started, "databases": [], "verified": [],
-                "status": states.get(marker.what, marker.what) if alive else "failed",
-            }
-        )  # fmt: skip
+        status = states.get(marker.what, marker.what) if alive else "failed"
+        rows.append(_unknown(context, marker.run, status=status, created_at=marker.started))
     return rows
+
+
+def _unknown(context: Context, row_id: str, **known: Any) -> dict[str, Any]:
+    """Return the row of what has no manifest that could be read."""
+    nothing = ("name", "note", "trigger", "how", "tier", "contents", "finished_at", "raw", "stored", "added", "last_tid", "missing")
+    return dict.fromkeys(nothing) | {"id": row_id, "site": context.site_name, "pinned": False, "databases": [], "verified": []} | known
 
 
 def _cells(row: dict[str, Any], now: Any) -> list[str]:
@@ -71,7 +85,7 @@ def _cells(row: dict[str, Any], now: Any) -> list[str]:
     verified = row["verified"][-1] if row["verified"] else None
     return [
         row["id"], (row["name"] or "-") + (" (pinned)" if row["pinned"] else ""),
-        ago(clock.parse(created), now) if sys.stdout.isatty() else created, size(row["raw"]),
+        ago(clock.parse(created), now) if created and sys.stdout is not None and sys.stdout.isatty() else created or "-", size(row["raw"]),
         row["status"] if row["contents"] in ("all", None) else f"{row['status']} ({_contents(row['contents'])})", row["how"] or "-",
         row["trigger"] or "-", f"{verified.level}{'' if verified.ok else ': damaged'}" if verified else "-",
     ]  # fmt: skip

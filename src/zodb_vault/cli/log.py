@@ -7,6 +7,7 @@ from itertools import islice
 import click
 import msgspec
 
+from ..errors import UsageError
 from .context import Context, json_option, pass_context, site_options
 from .output import print_json, size, table
 
@@ -24,17 +25,22 @@ def command(context: Context, id: str, databases: tuple[str, ...], limit: int | 
 
     backup = context.catalog.select(id)
     documents = context.repository.objects("")
+    names = [entry.name for entry in backup.manifest.databases]
+    if unknown := sorted(set(databases) - set(names)):
+        raise UsageError(f"backup {backup.manifest.id} has no database {', '.join(unknown)}", f"it has {', '.join(names)}")
     entries = [entry for entry in backup.manifest.databases if not databases or entry.name in databases]
     rows = [row for entry in entries for row in islice(log(documents, entry), limit)]
     if as_json:
         print_json({"transactions": [msgspec.to_builtins(row) for row in rows]})
         return
+    several = len(entries) > 1
     cells = (
         [
+            *([row.database] if several else []),
             row.tid, row.time[:19] + "Z", size(row.size), str(row.objects), str(row.blobs), "yes" if row.restorable else "no",
             row.user or "", row.description or "",
         ]
         for row in rows
     )  # fmt: skip
-    for line in table(["TID", "TIME", "SIZE", "OBJECTS", "BLOBS", "RESTORABLE", "USER", "DESCRIPTION"], cells):
+    for line in table([*(["DATABASE"] if several else []), "TID", "TIME", "SIZE", "OBJECTS", "BLOBS", "RESTORABLE", "USER", "DESCRIPTION"], cells):
         click.echo(line)

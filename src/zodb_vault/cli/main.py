@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any, Final, NoReturn
 
 import click
@@ -53,6 +56,14 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that is meant; name a similar one when there is none."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            close = get_close_matches(args[0], COMMANDS, n=1)
+            meant = f", did you mean {close[0]}?" if close else ""
+            raise UsageError(f"there is no command {args[0]!r}{meant}", f"the commands are {', '.join(sorted(COMMANDS))}")
+        return super().resolve_command(ctx, args)
+
 
 @click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, message="%(prog)s %(version)s")
@@ -70,10 +81,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
     as_json = "--json" in arguments
     try:
         result: Any = cli.main(arguments, prog_name="zodb-vault", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
-        sys.stderr.close()
+        _drop_output()
         return 1
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help(), err=True)
+        return UsageError.exit_code
     except (click.exceptions.Abort, KeyboardInterrupt):
         print_error("interrupted", "interrupted", "", INTERRUPTED, as_json=as_json)
         return INTERRUPTED
@@ -82,13 +97,26 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except VaultError as error:
         return _failed(error, as_json)
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        return _failed(VaultError(f"{error.strerror or error}{where}", "correct the cause and run the command again"), as_json)
+        where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, (str, bytes, os.PathLike)) else ""
+        _drop_output()
+        return _failed(VaultError(f"{error.strerror or error}{where}"), as_json)
     except Exception as error:  # noqa: BLE001  a mistake of ours: said as such, never a bare traceback with values in it
         last = traceback.extract_tb(error.__traceback__)[-1]
         message = f"internal error: {type(error).__name__} in {last.name} (line {last.lineno} of {last.filename.rpartition('/')[2]})"
-        return _failed(VaultError(message, "this is a mistake in zodb-vault; please report it"), as_json)
+        if {"-v", "--verbose"} & set(arguments):
+            # names and lines of our code only: the message may hold a secret
+            click.echo("".join(traceback.format_tb(error.__traceback__)), err=True)
+        return _failed(VaultError(message, "this is a mistake in zodb-vault; please report it with what `--verbose` prints"), as_json)
     return result if isinstance(result, int) else 0
+
+
+def _drop_output() -> None:
+    """Let go of what cannot be written to standard output: the interpreter would try again at its end, and complain."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _translated(error: click.ClickException) -> VaultError:

@@ -9,19 +9,21 @@ from typing import Any, Final
 import click
 import msgspec
 
+from ..model.canonical import escaped
+
 UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def print_json(document: Any) -> None:
     """Print one JSON document."""
-    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+    click.echo(msgspec.json.format(_encoded(document), indent=2).decode())
 
 
 def print_error(kind: str, message: str, hint: str, code: int, *, as_json: bool) -> None:
     """Print an error on standard error: the thing and the cause, then the next step."""
     if as_json:
         document = {"error": {"code": code, "kind": kind, "message": message, "hint": hint or None}}
-        click.echo(msgspec.json.encode(document).decode(), err=True)
+        click.echo(_encoded(document).decode(), err=True)
         return
     first, *more = message.splitlines() or [""]
     click.echo(f"zodb-vault: {printable(first)}", err=True)
@@ -29,6 +31,13 @@ def print_error(kind: str, message: str, hint: str, code: int, *, as_json: bool)
         click.echo(f"  {printable(line)}", err=True)
     if hint:
         click.echo(f"  -> {printable(hint)}", err=True)
+
+
+def _encoded(document: Any) -> bytes:
+    try:
+        return msgspec.json.encode(document)
+    except UnicodeEncodeError:  # a path that is no UTF-8
+        return msgspec.json.encode(escaped(msgspec.to_builtins(document)))
 
 
 def printable(text: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -47,11 +48,11 @@ class Bars(Lines):
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
         columns = (TextColumn("{task.description:>8}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        self._bar: Bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        # redirected, standard output would end up on the terminal of standard error
+        self._bar: Bar = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False)
         self._task = self._bar.add_task("", visible=False)
         self._pending, self._last = 0, 0.0
         self._bar.start()
-        atexit.register(self._bar.stop)
 
     def begin(self, what: str, total: int | None) -> None:
         """Start a new bar."""
@@ -68,11 +69,21 @@ class Bars(Lines):
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
-        self._bar.console.print(printable(text), markup=False, highlight=False)
+        self._bar.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.stop()
 
 
-def choose(*, quiet: bool, terminal: bool) -> Progress:
-    """Return who is told about progress."""
-    if quiet:
-        return Silent()
-    return Bars() if terminal else Lines()
+@contextlib.contextmanager
+def choose(*, quiet: bool, terminal: bool) -> Iterator[Progress]:
+    """Give who is told about progress; a bar is gone afterwards, whatever happens."""
+    if quiet or not terminal:
+        yield Silent() if quiet else Lines()
+        return
+    bars = Bars()
+    try:
+        yield bars
+    finally:
+        bars.close()

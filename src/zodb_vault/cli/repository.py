@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from .context import Context, json_option, pass_context, site_options
-from .output import print_json
+from .output import count, print_json
 
 
 @click.group("repository")
+@site_options
 def command() -> None:
     """Make a repository, or tell about it."""
 
@@ -32,7 +35,7 @@ def init(context: Context) -> None:
 def info(context: Context, as_json: bool) -> None:
     """Tell which repository it is and which sites it has."""
     repository = context.repository
-    document = {
+    document: dict[str, Any] = {
         "id": repository.info.id, "location": repository.store.location, "format": repository.info.format, "created": repository.info.created,
         "sites": [{"name": name, "backups": len(repository.listing(name).backups)} for name in repository.sites()],
     }  # fmt: skip
@@ -41,5 +44,5 @@ def info(context: Context, as_json: bool) -> None:
         return
     for key in ("id", "location", "format", "created"):
         click.echo(f"{key:>10}  {document[key]}")
-    for name in repository.sites():
-        click.echo(f"{'site':>10}  {name}: {len(repository.listing(name).backups)} backups")
+    for site in document["sites"]:
+        click.echo(f"{'site':>10}  {site['name']}: {count(site['backups'], 'backup')}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from datetime import tzinfo
+from datetime import datetime, timedelta, tzinfo
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 from zoneinfo import ZoneInfo
 
 import click
@@ -13,29 +14,31 @@ import click
 from ..errors import ConfigurationError, Declined, UsageError
 from ..policy.moments import in_utc, parse_moment
 from ..policy.recovery import AtMoment
-from .context import A_PATH, Context, json_option, pass_context, site_options
+from .context import A_PATH, APath, Context, Text, json_option, pass_context, site_options
 from .output import count, print_json, printable, size
 
 if TYPE_CHECKING:
     from ..model.source import Site
     from ..operations.restore import Plan, Restored, Step
 
+INSTANTS: Final = ("--tid", "--before-tid", "--at")
+
 
 @click.command("restore")
 @click.argument("id", required=False)
-@click.option("--output", type=A_PATH, metavar="DIR", help="Restore into this empty directory: DIR/Data.fs and DIR/blobs.")
+@click.option("--output", type=APath(file_okay=False), metavar="DIR", help="Restore into this empty directory: DIR/Data.fs and DIR/blobs.")
 @click.option("--target", type=A_PATH, metavar="FILE", help="Restore into the site of another zope.conf.")
-@click.option("--tid", metavar="TID", help="Keep everything up to this transaction, which has to exist.")
-@click.option("--before-tid", metavar="TID", help="Keep everything before this transaction.")
-@click.option("--at", metavar="TIME", help="Keep everything up to this moment, ISO 8601; without a zone it is local time.")
+@click.option("--tid", type=Text(needed=True), metavar="TID", help="Keep everything up to this transaction, which has to exist.")
+@click.option("--before-tid", type=Text(needed=True), metavar="TID", help="Keep everything before this transaction.")
+@click.option("--at", type=Text(needed=True), metavar="TIME", help="Keep everything up to this moment, ISO 8601; without a zone it is local time.")
 @click.option("--database", "databases", multiple=True, metavar="NAME", help="Only this database (repeatable).")
 @click.option("--only", type=click.Choice(["storage", "blobs"]), help="Half a restore: the result may not fit together.")
 @click.option("--allow-incomplete", is_flag=True, help="Also a backup that lacks blobs.")
 @click.option("--no-safety-backup", is_flag=True, help="Do not back up the present state first; it is kept beside the new one all the same.")
 @click.option("--replace-blobs", is_flag=True, help="Also into the blob directory of another site.")
 @click.option("--abort", "abort_", is_flag=True, help="Put the old state back that an interrupted restore was replacing.")
-@click.option("--discard-kept", metavar="RESTORE", help="Free what the restore of this id kept of the state it replaced.")
-@click.option("--dry-run", is_flag=True, help="Show the plan and change nothing.")
+@click.option("--discard-kept", type=Text(needed=True), metavar="RESTORE", help="Free what the restore of this id kept of the state it replaced.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @site_options
@@ -53,25 +56,34 @@ def command(
     from ..operations.restore import Options, execute, plan
     from ..operations.targets import request_of
 
-    if output is not None and target is not None:
-        raise UsageError("--output and --target exclude each other", "give one of them")
+    _exclusive(("--output", output), ("--target", target))
+    _exclusive(*zip(INSTANTS, (tid, before_tid, at), strict=True))
+    _exclusive(("--abort", abort_ or None), ("--discard-kept", discard_kept), ("an ID", id))
     site = None if output is not None else _site(context, target)
     if abort_ or discard_kept:
-        return _old_state(context, site, discard_kept, databases)
+        return _old_state(context, site, discard_kept, databases, as_json)
     options = Options(
         backup=id, request=request_of(tid, before_tid, _moment(context, at)), databases=databases, output=output, only=only,
         allow_incomplete=flags["allow_incomplete"], safety_backup=not flags["no_safety_backup"], replace_blobs=flags["replace_blobs"],
     )  # fmt: skip
     wanted = plan(context.repository, context.site_name, site, options)
+    if dry_run:
+        print_json(_document(wanted)) if as_json else click.echo("\n".join(_plan_lines(wanted)))
+        return None
     for line in _plan_lines(wanted):
         context.say(line)
-    if dry_run:
-        return None
     if not yes and not context.confirm("Restore this?"):
         raise Declined("nothing was restored")
-    done = execute(context.repository, wanted, context.site_name, context.progress)
-    print_json(_document(done)) if as_json else _print(context, done)
+    with context.progress() as progress:
+        done = execute(context.repository, wanted, context.site_name, progress)
+    print_json(_document(wanted, done)) if as_json else _print(context, done)
     return None
+
+
+def _exclusive(*given: tuple[str, object]) -> None:
+    named = [name for name, value in given if value is not None]
+    if len(named) > 1:
+        raise UsageError(f"{' and '.join(named)} exclude each other", "give one of them")
 
 
 def _site(context: Context, target: Path | None) -> Site:
@@ -85,24 +97,52 @@ def _site(context: Context, target: Path | None) -> Site:
 def _moment(context: Context, text: str | None) -> AtMoment | None:
     if text is None:
         return None
-    moment = parse_moment(text, local_zone())
+    moment = parse_moment(text, LocalZone())
     context.say(f"{printable(text)} is {in_utc(moment)}")
     return AtMoment(moment)
 
 
+class LocalZone(tzinfo):
+    """The zone of this machine, looked up when a time without a zone asks for it."""
+
+    @cached_property
+    def _zone(self) -> tzinfo:
+        return local_zone()
+
+    def utcoffset(self, moment: datetime | None) -> timedelta | None:
+        """Return the offset from UTC."""
+        return self._zone.utcoffset(moment)
+
+    def dst(self, moment: datetime | None) -> timedelta | None:
+        """Return how much of the offset is summer time."""
+        return self._zone.dst(moment)
+
+    def tzname(self, moment: datetime | None) -> str | None:
+        """Return the name of the offset."""
+        return self._zone.tzname(moment)
+
+
 def local_zone() -> tzinfo:
-    """Return the zone of this machine with its rules: ``TZ``, else ``/etc/localtime``; raise ConfigurationError for an unknown TZ."""
-    name = os.environ.get("TZ", "").removeprefix(":")
+    """Return the zone of this machine with its rules: ``TZ`` (a name or a file), else ``/etc/localtime``; an empty TZ is UTC, as it is for libc.
+
+    Raise ConfigurationError for a TZ that is neither.
+    """
+    name = os.environ.get("TZ", "/etc/localtime").removeprefix(":") or "UTC"
     try:
-        if name:
+        if not name.startswith("/"):
             return ZoneInfo(name)
-        with Path("/etc/localtime").open("rb") as file:
-            return ZoneInfo.from_file(file, key="localtime")
-    except FileNotFoundError:
-        return ZoneInfo("UTC")
-    except (ValueError, KeyError, OSError):
-        unknown = f"the time zone {name or '/etc/localtime'} is not known"
-        raise ConfigurationError([unknown], "give times with a zone, such as 2026-11-20T10:15Z") from None
+        with Path(name).open("rb") as file:
+            return ZoneInfo.from_file(file, key=name)
+    except FileNotFoundError as error:
+        if name == "/etc/localtime":
+            return ZoneInfo("UTC")
+        raise _unknown_zone(name) from error
+    except (ValueError, KeyError, OSError) as error:
+        raise _unknown_zone(name) from error
+
+
+def _unknown_zone(name: str) -> ConfigurationError:
+    return ConfigurationError([f"the time zone {name} is not known"], "give times with a zone, such as 2026-11-20T10:15Z")
 
 
 def _plan_lines(wanted: Plan) -> list[str]:
@@ -118,7 +158,8 @@ def _step_lines(step: Step, *, in_place: bool) -> list[str]:
 
     cut = step.cut
     when = f" ({tids.iso(tids.from_hex(cut.last_tid))})" if cut.last_tid else ""
-    lines = [f"{cut.entry.name}: up to transaction {cut.last_tid}{when}, {size(cut.end)} of Data.fs, to {step.place.data_fs}"]
+    place = printable(str(step.place.data_fs))
+    lines = [f"{printable(cut.entry.name)}: up to transaction {cut.last_tid}{when}, {size(cut.end)} of Data.fs, to {place}"]
     if step.resumed:
         lines.append(f"  goes on with the interrupted restore {step.resumed.restore}")
     elif in_place and step.replaces:
@@ -126,44 +167,52 @@ def _step_lines(step: Step, *, in_place: bool) -> list[str]:
         lines.append(f"  replaces the file in place (last transaction {step.present_last_tid}), {dropped}")
     elif step.dropped:
         lines.append(f"  leaves out {count(step.dropped, 'later transaction')} of the backup")
+    if not step.resumed:
+        lines.append(f"  needs {size(step.needed)} of free space")
     return lines
 
 
-def _old_state(context: Context, site: Site | None, discard: str | None, databases: tuple[str, ...]) -> None:
+def _old_state(context: Context, site: Site | None, discard: str | None, databases: tuple[str, ...], as_json: bool) -> None:
     from ..operations.switch import place_of
     from ..operations.undo import abort, discard_kept
 
     if site is None:
         raise UsageError("--abort and --discard-kept are about a site, not about --output", "an output directory can be removed")
+    aborted, removed = list[str](), list[str]()
     for database in (one for one in site.databases if not databases or one.name in databases):
         place = place_of(Path(database.data_fs or ""), Path(database.blob_dir) if database.blob_dir else None, None)
         if discard is None:
             journal = abort(place)
+            aborted.append(journal.restore)
             context.say(f"{database.name}: the state before the restore of {journal.backup} is back")
         else:
             for path in discard_kept(place, discard):
-                context.say(f"{database.name}: removed {path}")
+                removed.append(path)
+                context.say(f"{database.name}: removed {printable(path)}")
+    if as_json:
+        print_json({"aborted": aborted, "removed": removed})
 
 
 def _print(context: Context, done: Restored) -> None:
     for step in done.plan.steps:
-        context.say(f"{step.cut.entry.name}: restored to {step.place.data_fs}, last transaction {step.cut.last_tid}")
+        context.say(f"{printable(step.cut.entry.name)}: restored to {printable(str(step.place.data_fs))}, last transaction {step.cut.last_tid}")
     if done.safety_backup:
         context.say(f"the state before is the safety backup {done.safety_backup}")
     for path in done.kept:
-        context.say(f"kept: {path}")
+        context.say(f"kept: {printable(path)}")
     for note in done.notes:
         click.echo(f"zodb-vault: {printable(note)}", err=True)
     if done.plan.in_place:
         context.say("restart every process that had the site open; ZEO clients have to lose their caches first")
 
 
-def _document(done: Restored) -> dict[str, Any]:
-    wanted = done.plan
+def _document(wanted: Plan, done: Restored | None = None) -> dict[str, Any]:
+    """Return the document of a restore, or of a plan of which nothing was done yet."""
     return {
         "id": wanted.target.backup.manifest.id, "target": str(wanted.steps[0].place.data_fs.parent) if wanted.steps else None,
         "databases": [
             {"name": step.cut.entry.name, "last_tid": step.cut.last_tid, "dropped_transactions": step.dropped} for step in wanted.steps
         ],
-        "kept": done.kept, "caches": [], "safety_backup": done.safety_backup, "notes": done.notes,
+        "kept": done.kept if done else [], "caches": [], "safety_backup": done.safety_backup if done else None,
+        "notes": done.notes if done else [],
     }  # fmt: skip

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from ..errors import BackupMissing
-from .context import A_PATH, Context, json_option, pass_context, site_options
+from ..errors import BackupMissing, Damage, UsageError
+from .context import APath, Context, json_option, pass_context, site_options
 from .output import print_json, printable
 
 if TYPE_CHECKING:
-    from ..operations.verify import Report
+    from ..operations.verify import Options, Report
+    from ..strategies.base import Progress
 
 DAMAGED = 4
 
@@ -37,28 +38,33 @@ class Share(click.ParamType[float]):
 
 
 @click.command("verify")
-@click.argument("id", default="latest")
+@click.argument("id", required=False)
 @click.option("--level", type=click.Choice(["objects", "bytes", "records", "restore"]), default="records", show_default=True,
               help="objects: everything is there; bytes: every byte is as it was stored; records: everything decodes and fits together; "
                    "restore: restored into a scratch directory, every object loaded, every blob opened.")  # fmt: skip
 @click.option("--all", "every", is_flag=True, help="Every backup of the site.")
 @click.option("--sample", type=Share(), default=1.0, metavar="N%", help="With --level bytes: this share of the objects, another one every day.")
-@click.option("--scratch", type=A_PATH, metavar="DIR", help="Where --level restore restores to; default: the temporary directory.")
+@click.option("--scratch", type=APath(exists=True, file_okay=False, writable=True), metavar="DIR",
+              help="Where --level restore restores to; default: the temporary directory.")  # fmt: skip
 @json_option
 @site_options
 @pass_context
-def command(context: Context, id: str, level: str, every: bool, sample: float, scratch: Path | None, as_json: bool) -> int:
-    """Prove that a backup is what it should be (ID: id, unique prefix, name, or `latest`).
+def command(context: Context, id: str | None, level: str, every: bool, sample: float, scratch: Path | None, as_json: bool) -> int:
+    """Prove that a backup is what it should be (ID: id, unique prefix, name, or `latest`, which it is when none is given).
 
     Exit status 4: damage was found. What the source had lost when it was backed up is told and is no damage.
     """
-    from ..operations.verify import Options, verify
+    from ..operations.verify import Options
 
-    backups = list(context.catalog.newest_first()) if every else [context.catalog.select(id)]
-    if not backups:
+    if every and id is not None:
+        raise UsageError("an ID and --all exclude each other", "give one of them")
+    catalog = context.catalog
+    ids = list(reversed(catalog.listing.backups)) if every else [catalog.select(id or "latest").manifest.id]
+    if not ids:
         raise BackupMissing("there are no backups yet", "make the first one with: zodb-vault create")
     options = Options(level=level, sample=sample, scratch=scratch)  # type: ignore[arg-type]
-    reports = [verify(context.repository, context.site_name, backup, options, context.progress) for backup in backups]
+    with context.progress() as progress:
+        reports = [_verified(context, one, options, progress) for one in ids]
     if as_json:
         documents = [_document(report) for report in reports]
         print_json({"reports": documents} if every else documents[0])
@@ -66,6 +72,16 @@ def command(context: Context, id: str, level: str, every: bool, sample: float, s
         for report in reports:
             _print(context, report)
     return 0 if all(report.ok for report in reports) else DAMAGED
+
+
+def _verified(context: Context, backup_id: str, options: Options, progress: Progress) -> Report:
+    from ..operations.verify import Finding, Report, verify
+
+    try:
+        backup = context.catalog.backup(backup_id)
+    except Damage as error:
+        return Report(id=backup_id, level=options.level, damage=[Finding(None, "manifest", error.message)])
+    return verify(context.repository, context.site_name, backup, options, progress)
 
 
 def _document(report: Report) -> dict[str, Any]:
@@ -82,4 +98,4 @@ def _print(context: Context, report: Report) -> None:
     for kind, findings in (("damage", report.damage), ("source", report.source)):
         for one in findings if kind == "damage" or not context.quiet else []:
             what = " ".join(filter(None, [one.database, one.what, one.oid, one.tid]))
-            click.echo(f"  {kind}: {printable(what)}: {printable(one.why)}", err=kind == "damage")
+            click.echo(f"  {kind}: {printable(what)}: {printable(one.why)}")

@@ -27,7 +27,7 @@ def choose_site(settings: Settings, site: str | None) -> str:
             raise UsageError(f"{site!r} is not the name of a site", f"a name {SITE_NAME_RULE}")
         return site
     if len(settings.sites) > 1:
-        raise UsageError(f"several sites are configured: {', '.join(sorted(settings.sites))}", "choose one with --site, or give --all-sites")
+        raise UsageError(f"several sites are configured: {', '.join(sorted(settings.sites))}", "choose one with --site NAME")
     return next(iter(settings.sites), DEFAULT)
 
 

@@ -23,6 +23,8 @@ PYTHON_2_MAGIC: Final = b"FS21"
 TRANSACTION: Final = Struct(">8sQcHHH")
 RECORD: Final = Struct(">8s8sQQHQ")
 LENGTH: Final = Struct(">Q")
+# Of a data record header only the position of its transaction and the length.
+PLACE: Final = Struct(">24xQ2xQ")
 
 # What ZODB 5 and 6 write for every blob; other pickles of the same are possible but not seen from ZODB itself.
 BLOB_RECORD: Final = b"\x80\x03cZODB.blob\nBlob\nq\x00.\x80\x03N."
@@ -197,61 +199,61 @@ class Scanner:
         return int(texts)
 
     def _record(self, data: bytes, offset: int) -> int:
-        base, limit, end = self._base, len(data), self._end
-        unpack, size = RECORD.unpack_from, RECORD.size
-        while True:
-            pos = base + offset
-            if pos == end:
-                self._step = self._trailer
-                return offset
+        # the loop that sees every record of a database: no attributes and no objects for those that cannot be blobs
+        base, limit, transaction = self._base, len(data), self._transaction
+        place, size, stop = PLACE.unpack_from, RECORD.size, self._end - self._base
+        records = self._records
+        while offset < stop:
             if offset + size > limit:
-                return self._wait(offset)
-            oid, tid, _previous, transaction, _version, length = unpack(data, offset)
+                self._records = records
+                if offset + size > stop:
+                    return self._defective(base + offset)
+                return self._wait(offset) if offset < limit else offset
+            owner, length = place(data, offset)
             after = offset + size + (length or 8)
-            if transaction != self._transaction or base + after > end:
-                return self._defective(pos)
+            if owner != transaction or after > stop:
+                self._records = records
+                return self._defective(base + offset)
             if length <= BLOB_RECORD_LIMIT:
                 if after > limit:
+                    self._records = records
                     return self._wait(offset)
-                if not length:
-                    self._pointer(oid, tid, LENGTH.unpack_from(data, offset + size)[0], pos)
-                else:
-                    self._small(oid, tid, data[offset + size : after])
-            self._records += 1
+                self._may_be_blob(data, offset, after, length)
+            records += 1
             offset = after
-            if offset >= limit:
-                return offset
+        self._records, self._step = records, self._trailer
+        return offset
+
+    def _may_be_blob(self, data: bytes, offset: int, after: int, length: int) -> None:
+        body = offset + RECORD.size
+        if length:
+            found = is_blob(data[body:after])
+            if found is not False:
+                self._found(data[offset : offset + 8], data[offset + 8 : offset + 16], bool(found))
+        elif back := LENGTH.unpack_from(data, body)[0]:
+            self._pointer(data[offset : offset + 8], data[offset + 8 : offset + 16], back, self._base + offset)
 
     def _wait(self, offset: int) -> int:
         self._short = True
         return offset
 
-    def _small(self, oid: bytes, tid: bytes, data: bytes) -> None:
-        found = is_blob(data)
-        if found is not False:
-            self.blobs.append(BlobRef(oid, tid, bool(found)))
-            self._blobs += 1
+    def _found(self, oid: bytes, tid: bytes, sure: bool) -> None:
+        self.blobs.append(BlobRef(oid, tid, sure))
+        self._blobs += 1
 
     def _pointer(self, oid: bytes, tid: bytes, back: int, pos: int) -> None:
-        if not back:
-            return
         if back >= pos:
             self.defects.append(Defect(pos, "back-pointer leads forward"))
         elif self._read_at is None:
             self.pointers.append(Pointer(oid, tid, back))
         else:
-            self._follow(oid, tid, back, pos)
-
-    def _follow(self, oid: bytes, tid: bytes, back: int, pos: int) -> None:
-        assert self._read_at is not None
-        try:
-            found = follow(self._read_at, back)
-        except SourceDamaged as error:
-            self.defects.append(Defect(pos, error.message))
-            return
-        if found is not False:
-            self.blobs.append(BlobRef(oid, tid, bool(found)))
-            self._blobs += 1
+            try:
+                found = follow(self._read_at, back)
+            except SourceDamaged as error:
+                self.defects.append(Defect(pos, error.message))
+                return
+            if found is not False:
+                self._found(oid, tid, bool(found))
 
     def _defective(self, pos: int) -> int:
         self.defects.append(Defect(pos, f"data record does not belong to the transaction at position {self._transaction}"))

@@ -14,7 +14,6 @@ from ..errors import SourceDamaged
 from .records import LENGTH, MAGIC, PYTHON_2_MAGIC, RECORD, TRANSACTION
 
 DIGESTED_TAIL: Final = 64 * 1024
-KNOWN_STATUS: Final = b" pu"
 READ: Final = 1 << 20
 
 
@@ -84,7 +83,8 @@ class Hopper:
         )
 
     def _behind(self, pos: int, head: bytes) -> str:
-        if pos >= os.fstat(self._fd).st_size or not head:
+        size = os.fstat(self._fd).st_size
+        if pos >= size or not head:
             return "clean"
         if len(head) < TRANSACTION.size:
             return "torn"
@@ -92,9 +92,11 @@ class Hopper:
         if status == b"c":
             return "voted"
         if length < TRANSACTION.size + sum(texts):
-            if self._only_zeros(pos):
+            if self._only_zeros(pos + TRANSACTION.size):
                 return "torn"
             raise SourceDamaged(*self._broken(pos, "has an impossible header"))
+        if pos + length + LENGTH.size <= size:
+            return "clean"  # finished since the walk began: the next one finds it
         self._require_unfinished(pos, pos + TRANSACTION.size + sum(texts))
         return "torn"
 
@@ -102,14 +104,12 @@ class Hopper:
         """Raise unless the records reach to the end of the file, as those of a transaction being written do."""
         while True:
             head = os.pread(self._fd, RECORD.size, pos)
-            if len(head) < RECORD.size:
+            if len(head) == RECORD.size and RECORD.unpack(head)[3] == transaction:
+                pos += RECORD.size + (RECORD.unpack(head)[5] or 8)
+            elif head[: LENGTH.size] == LENGTH.pack(pos - transaction) or not self._only_zeros(pos + RECORD.size):
+                raise SourceDamaged(*self._broken(transaction, "has a wrong length in its header"))
+            else:
                 return
-            fields = RECORD.unpack(head)
-            if fields[3] != transaction:
-                if not self._only_zeros(pos):
-                    raise SourceDamaged(*self._broken(transaction, "has a wrong length in its header"))
-                return
-            pos += RECORD.size + (fields[5] or 8)
 
     def _only_zeros(self, pos: int) -> bool:
         # a power loss can leave a tail that was allocated and never written

@@ -22,8 +22,23 @@ SEAL_LENGTH = len('"self_sha256":""}\n') + 64
 
 
 def encode(value: Any) -> bytes:
-    """Return the canonical bytes of a document (structs allowed), ending in a newline."""
-    return b"".join(_tokens(msgspec.to_builtins(value))) + b"\n"
+    """Return the canonical bytes of a document (structs allowed), ending in a newline; what is no UTF-8 in a path is escaped."""
+    plain = msgspec.to_builtins(value)
+    try:
+        return b"".join(_tokens(plain)) + b"\n"
+    except UnicodeEncodeError:
+        return b"".join(_tokens(escaped(plain))) + b"\n"
+
+
+def escaped(value: Any) -> Any:
+    """Return a document of plain types in which every text can be encoded: lone surrogates become visible escapes."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {escaped(key): escaped(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [escaped(entry) for entry in value]
+    return value
 
 
 def seal(value: Any) -> bytes:

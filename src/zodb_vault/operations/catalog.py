@@ -66,7 +66,12 @@ class Catalog:
             yield self.backup(backup_id)
 
     def select(self, text: str) -> Backup:
-        """Return the backup that an id, a prefix, a name or ``latest`` means; raise UsageError or BackupMissing."""
+        """Return the backup that an id, a prefix, a name or ``latest`` means; raise UsageError or BackupMissing.
+
+        A whole id is found although the manifest of another backup is damaged.
+        """
+        if text in self.listing.backups:
+            return self.backup(text)
         return self.backup(select(text, [backup.candidate for backup in self.newest_first()]))
 
     @cached_property

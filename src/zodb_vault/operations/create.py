@@ -74,7 +74,7 @@ def create(repository: Repository, site: Site, options: Options, progress: Progr
     Whatever is raised, no backup exists then, and what was stored is used by the next run.
     """
     databases = _chosen(site, options)
-    _refuse_overlap(repository, databases)
+    refuse_overlap(repository, databases)
     with _exclusive_storages(databases, options.cold):
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -103,7 +103,8 @@ def _chosen(site: Site, options: Options) -> list[Database]:
     return chosen
 
 
-def _refuse_overlap(repository: Repository, databases: list[Database]) -> None:
+def refuse_overlap(repository: Repository, databases: list[Database]) -> None:
+    """Raise ConfigurationError when the repository lies in a blob directory, or one of these in the repository."""
     root = Path(repository.store.location).resolve()
     for database in databases:
         blobs = Path(database.blob_dir).resolve() if database.blob_dir else None
@@ -170,7 +171,8 @@ class _Creation:
                 captures.append(capture)
             cuts = self._still(captures)
             decisions = [capture.decide() for capture in captures]
-            uses = sorted({capture.base.earlier.id for capture in captures if capture.base.earlier})
+            # the newest one is the last: what the line goes on from
+            uses = sorted({one.id for capture in captures for one in capture.uses})
             self._check_source(decisions, uses)
             if self.options.skip_unchanged and uses and all(d.reason.code == "unchanged" for d in decisions):
                 return Created(manifest=self.catalog.backup(uses[-1]).manifest, skipped=True, missing={}, findings=[])
@@ -202,10 +204,13 @@ class _Creation:
         return Resumed(stored, parent) if parent or stored.parent is None else None
 
     def _restored(self) -> bool:
-        """Tell whether a restore into the site was noted after its newest backup."""
+        """Tell whether a restore into the site was noted after its newest backup, to another state than this backup's own."""
         newest = next(self._parents(), None)
-        notes = [note["at"] for backup in self.catalog.newest_first() for note in backup.facts.restored]
-        return newest is not None and max(notes, default="") >= newest.manifest.created_at
+        notes = [note for backup in self.catalog.newest_first() for note in backup.facts.restored]
+        last = max(notes, key=lambda note: note["at"], default=None)
+        if newest is None or last is None or last["at"] < newest.manifest.created_at:
+            return False
+        return [last["tid"]] != [entry.last_tid for entry in newest.manifest.databases]
 
     # deciding
 

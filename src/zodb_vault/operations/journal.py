@@ -20,9 +20,10 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     """One restore of one database.
 
     ``building``: the old state is whole, blobs may have been added. ``switching``: the rename may have happened, the inode
-    tells. ``switched``: the new state is valid, what the old one alone needed is being put aside. ``done``: nothing is left to do.
-    ``aborting``: the old state is being put back.
-    Names are relative to the directory of Data.fs, ``kept_dir`` to the blob directory.
+    tells. ``switched``: the new state is valid, what the old one alone needed is being put aside. ``done``: nothing is left to do;
+    only a record has this phase. ``aborting``: the old state is being put back.
+    Names are relative to the directory of Data.fs, ``kept_dir`` to the blob directory. ``saved``: how long the file to be replaced
+    was when a safety backup of it was made, None without one.
     """
 
     restore: str
@@ -40,6 +41,7 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     kept_dir: str
     new_inode: int = 0
     dropped: int = 0
+    saved: int | None = None
 
 
 def path_of(data_fs: Path) -> Path:
@@ -60,17 +62,39 @@ def read(path: Path) -> Journal | None:
 
 
 def write(data_fs: Path, journal: Journal) -> Journal:
-    """Make a new state of the journal durable and return it."""
-    durable.write(path_of(data_fs), [canonical.seal(journal)], exclusive=False, mode=0o600)
+    """Make a new state of the journal durable and return it; the caller holds the lock of the storage."""
+    path = path_of(data_fs)
+    temporary = path.with_name(f"{path.name}.new")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        durable.write_all(fd, [canonical.seal(journal)])
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(temporary, path)
+    durable.sync_directory(path.parent)
     return journal
 
 
 def finish(data_fs: Path, journal: Journal) -> Journal:
-    """Turn the journal into the record of a finished restore, which says what was kept, and return it."""
-    journal = write(data_fs, msgspec.structs.replace(journal, phase="done"))
+    """Turn the journal, in one step, into the record of a finished restore, which says what was kept; return what the record says."""
     os.rename(path_of(data_fs), record_of(data_fs, journal.restore))
     durable.sync_directory(data_fs.parent)
-    return journal
+    return msgspec.structs.replace(journal, phase="done")
+
+
+def records(data_fs: Path) -> dict[str, Path]:
+    """Return the records of finished restores beside a Data.fs, by the id of the restore."""
+    before, after = f"{data_fs.name}.restored-", ".json"
+    names = sorted(path.name for path in data_fs.parent.iterdir()) if data_fs.parent.is_dir() else []
+    found = (name for name in names if name.startswith(before) and name.endswith(after))
+    return {name.removeprefix(before).removesuffix(after): data_fs.with_name(name) for name in found}
+
+
+def read_record(data_fs: Path, restore: str) -> Journal | None:
+    """Return the record of a finished restore, None when there is none; raise Damage."""
+    journal = read(record_of(data_fs, restore))
+    return msgspec.structs.replace(journal, phase="done") if journal else None
 
 
 def record_of(data_fs: Path, restore: str) -> Path:
@@ -79,7 +103,8 @@ def record_of(data_fs: Path, restore: str) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove a journal or record."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+    """Remove a journal or record, and what an interrupted ``write`` left."""
+    for one in (path, path.with_name(f"{path.name}.new")):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(one)
     durable.sync_directory(path.parent)

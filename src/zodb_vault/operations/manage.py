@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ..errors import BackupMissing, InUse, KeyMissing, TargetRefused, UsageError
+from ..errors import BackupMissing, InUse, TargetRefused, UsageError, VaultError
 from ..model import canonical
 from ..model import tid as tids
 from ..model.manifest import DatabaseEntry
@@ -32,33 +32,45 @@ def annotate(repository: Repository, catalog: Catalog, backup: Backup, facts: di
 def delete(repository: Repository, catalog: Catalog, backup: Backup, *, force: bool) -> None:
     """Move a backup to the trash: first the copy there, then the removal, then a look whether anybody relies on it.
 
-    Raise InUse when a run does (the backup is put back then), TargetRefused when it is pinned or the last complete one.
+    Raise InUse when a run does, TargetRefused when it is pinned or the last complete one; the backup is put back then.
     """
     backup_id = backup.manifest.id
-    if backup.facts.pinned:
-        raise TargetRefused(f"backup {backup_id} is pinned", "`zodb-vault annotate --unpin` first")
-    complete = [one.manifest.id for one in catalog.newest_first() if one.complete and one.manifest.whole and one.manifest.trigger != "safety"]
-    if complete == [backup_id] and not force:
-        raise TargetRefused(f"backup {backup_id} is the last complete one of the site {catalog.site}", "make another one first, or use --force")
+    _require_deletable(catalog, backup, force=force)
     _require_unused(repository, catalog.site, backup_id)
     data = repository.manifest_bytes(catalog.site, backup_id)
     repository.store.put(trash_key(catalog.site, backup_id), [data])
     repository.store.delete(manifest_key(catalog.site, backup_id))
     try:
         _require_unused(repository, catalog.site, backup_id)
-    except InUse:
+        # another delete, or an annotate, may have come in between
+        now = Catalog(repository, catalog.site)
+        _require_deletable(now, Backup(backup.manifest, repository.facts(now.listing, backup_id)), force=force)
+    except VaultError:
         repository.store.put(manifest_key(catalog.site, backup_id), [data])
         repository.store.delete(trash_key(catalog.site, backup_id))
         raise
 
 
+def _require_deletable(catalog: Catalog, backup: Backup, *, force: bool) -> None:
+    backup_id = backup.manifest.id
+    if backup.facts.pinned:
+        raise TargetRefused(f"backup {backup_id} is pinned", "`zodb-vault annotate --unpin` first")
+    if force or not _counts(backup):
+        return
+    if not any(_counts(one) for one in catalog.newest_first() if one.manifest.id != backup_id):
+        raise TargetRefused(f"backup {backup_id} is the last complete one of the site {catalog.site}", "make another one first, or use --force")
+
+
+def _counts(backup: Backup) -> bool:
+    return backup.complete and backup.manifest.whole and backup.manifest.trigger != "safety"
+
+
 def undelete(repository: Repository, site: str, backup_id: str) -> None:
     """Bring a backup back from the trash; raise BackupMissing."""
-    try:
-        data = canonical.unseal(repository.store.get(trash_key(site, backup_id)), trash_key(site, backup_id))
-    except KeyMissing:
-        known = ", ".join(repository.trashed(site)) or "nothing"
-        raise BackupMissing(f"there is no backup {backup_id} in the trash", f"in the trash: {known}") from None
+    known = repository.trashed(site)
+    if backup_id not in known:
+        raise BackupMissing(f"there is no backup {backup_id} in the trash", f"in the trash: {', '.join(known) or 'nothing'}")
+    data = canonical.unseal(repository.store.get(trash_key(site, backup_id)), trash_key(site, backup_id))
     repository.store.put(manifest_key(site, backup_id), [data])
     repository.store.delete(trash_key(site, backup_id))
 

@@ -12,7 +12,7 @@ from ..model.source import Database, Site
 from ..repository.repository import Repository
 from ..strategies.filestorage import Survey, Wishes
 from .catalog import Catalog
-from .create import earlier_of
+from .create import earlier_of, refuse_overlap
 
 
 class NoDocuments:
@@ -50,8 +50,9 @@ def _database(site: Site, database: Database, repository: Repository | None, pro
         return document
     try:
         document |= _decision(site, database, repository, full)
-    except VaultError as error:
-        warnings.append(error.message)
+    except (VaultError, OSError) as error:
+        message = error.message if isinstance(error, VaultError) else str(error)
+        warnings += [message] if message not in warnings else []
     return document
 
 
@@ -63,6 +64,8 @@ def _steps(database: Database, copies: bool) -> list[dict[str, Any]]:
 
 
 def _decision(site: Site, database: Database, repository: Repository | None, full: bool) -> dict[str, Any]:
+    if repository:
+        refuse_overlap(repository, [database])
     documents = repository.objects("") if repository else NoDocuments()
     survey = Survey(database, documents, Wishes(forced=full), clock.now())
     with contextlib.closing(survey):

@@ -16,7 +16,7 @@ from typing import Final, TextIO
 
 import msgspec
 
-from ..blobs.layout import MARKER, detect
+from ..blobs.layout import MARKER, TEMPORARY, detect
 from ..blobs.refs import BlobSet
 from ..datafs.tail import Hopper
 from ..errors import Damage, SourceDamaged, TargetRefused
@@ -79,10 +79,9 @@ class Switch:
         """Write the new Data.fs beside the old one and the blobs into their directory, all of it checked and durable."""
         building = self.place.data_fs.with_name(journal.building)
         inode = self._build_storage(journal, building)
-        if journal.only != "storage" and self.place.blob_dir is not None:
-            self._place_blobs(journal, self.place.blob_dir)
-        if journal.only != "blobs":
-            self._write_index(building)
+        with self._index(building, wanted=journal.only != "blobs"):
+            if journal.only != "storage" and self.place.blob_dir is not None:
+                self._place_blobs(journal, self.place.blob_dir)
         return journals.write(self.place.data_fs, msgspec.structs.replace(journal, phase="switching", new_inode=inode))
 
     def _build_storage(self, journal: Journal, building: Path) -> int:
@@ -92,7 +91,7 @@ class Switch:
             os.unlink(building)
         fd = os.open(building, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            content = Content(self.sink, segments_of(self.entry, self.documents), journal.end, self.progress)
+            content = Content(self.sink, segments_of(self.entry, self.documents), journal.end, self.progress, digests=False)
             with Workers(self.workers, lambda: None) as workers:
                 _count, defects = rebuild(content, fd, workers, self.refs)
             self.notes += [f"a defect of the source, restored as it was: {defect}" for defect in defects]
@@ -107,9 +106,12 @@ class Switch:
 
     def _place_blobs(self, journal: Journal, blob_dir: Path) -> None:
         self.progress.begin("blobs", self.entry.blobs.size if self.entry.blobs else 0)
+        fresh = not blob_dir.exists() or all(entry.name in (MARKER, TEMPORARY) for entry in blob_dir.iterdir())
         owner = self._prepare_blob_dir(blob_dir)
         kept = blob_dir / journal.kept_dir
-        placer = Placer(self.sink, blob_dir, self.place.layout or "bushy", owner, lambda path: _keep(blob_dir, kept, path), self.progress)
+        placer = Placer(
+            self.sink, blob_dir, self.place.layout or "bushy", owner, lambda path: _keep(blob_dir, kept, path), self.progress, fresh=fresh
+        )
         with Workers(self.workers, lambda: None) as workers, _added_log(kept) as added:
             for placed in placer.place(workers, packs_of(self.entry, self.documents), self.refs):
                 self.refs.have(placed.keys)
@@ -142,13 +144,20 @@ class Switch:
         if rows:
             self.notes.append(f"{len(rows)} blobs were missing when the backup was made and are missing now")
 
-    def _write_index(self, building: Path) -> None:
-        """Write the index in a process of its own: it needs memory for every object of the database."""
-        done = subprocess.run(
-            [sys.executable, "-m", "zodb_vault.datafs.index", str(building), f"{building}.index"],
-            capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        if done.returncode:
+    @contextlib.contextmanager
+    def _index(self, building: Path, *, wanted: bool) -> Iterator[None]:
+        """Write the index meanwhile, in a process of its own: it needs memory for every object of the database."""
+        if not wanted:
+            yield
+            return
+        command = [sys.executable, "-m", "zodb_vault.datafs.index", str(building), f"{building}.index"]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            try:
+                yield
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode:
             self.notes.append("the index could not be written, FileStorage will write it when it starts")
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{building}.index")

@@ -37,7 +37,7 @@ def resolve(catalog: Catalog, backup: str | None, request: Request | None, datab
     Raise BackupMissing, UsageError, TargetMissing; reads only.
     """
     if request is None:
-        chosen = catalog.select(backup or "latest")
+        chosen = catalog.select("latest" if backup is None else backup)
         return Target(chosen, [_whole(entry) for entry in _entries(chosen, databases)])
     explicit = catalog.select(backup).manifest.id if backup not in (None, "latest") else None
     reaches = [one.reach for one in catalog.newest_first()]
@@ -110,7 +110,8 @@ def _later(entry: DatabaseEntry, documents: Documents, end: int) -> int:
 
 def request_of(tid: str | None, before_tid: str | None, moment: AtMoment | None) -> Request | None:
     """Return the request that at most one of three options makes; raise UsageError for several."""
-    given: list[Request] = [one for one in (ToTid(tid) if tid else None, BeforeTid(before_tid) if before_tid else None, moment) if one]
+    wanted = (None if tid is None else ToTid(tid), None if before_tid is None else BeforeTid(before_tid), moment)
+    given: list[Request] = [one for one in wanted if one is not None]
     if len(given) > 1:
         raise UsageError("--tid, --before-tid and --at exclude each other", "give one of them")
     return given[0] if given else None

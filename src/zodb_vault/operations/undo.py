@@ -22,10 +22,9 @@ def abort(place: Place) -> Journal:
 
     Raise TargetMissing when there is no interrupted restore, TargetRefused when the site has written to the restored file since, InUse.
     """
+    _unfinished(place)
     with storage_locks(place.locked):
-        journal = journals.read(journals.path_of(place.data_fs))
-        if journal is None:
-            raise TargetMissing(f"no restore into {place.data_fs} was interrupted", "nothing has to be put back")
+        journal = _unfinished(place)
         _require_unused(place, journal)
         journal = journals.write(place.data_fs, msgspec.structs.replace(journal, phase="aborting"))
         if place.blob_dir is not None:
@@ -35,6 +34,13 @@ def abort(place: Place) -> Journal:
             _remove_added(place.blob_dir, place.blob_dir / journal.kept_dir)
         journals.remove(journals.path_of(place.data_fs))
         return journal
+
+
+def _unfinished(place: Place) -> Journal:
+    journal = journals.read(journals.path_of(place.data_fs))
+    if journal is None:
+        raise TargetMissing(f"no restore into {place.data_fs} was interrupted", "nothing has to be put back")
+    return journal
 
 
 def _require_unused(place: Place, journal: Journal) -> None:

@@ -217,7 +217,7 @@ class _Verification:
         if entry.storage is None:
             return
         self.progress.begin("storage", entry.storage.end)
-        content = Content(self.objects, segments_of(entry, self.objects), entry.storage.end, self.progress)
+        content = Content(self.objects, segments_of(entry, self.objects), entry.storage.end, self.progress, digests=True)
         pointers: list[Pointer] = []
         last, count, pos = b"", 0, 0
         with Workers(self.options.workers, _nothing) as workers:
@@ -290,7 +290,7 @@ class _Verification:
             self._damage(database, "pack", error, object=pack.index.meta)
         return good
 
-    def _whole(self, member: Member, chunks: Iterator[bytes]) -> bool:
+    def _whole(self, member: Member, chunks: Iterator[memoryview]) -> bool:
         digest, size = hashlib.sha256(), 0
         for chunk in chunks:
             digest.update(chunk)

@@ -13,7 +13,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of one database file and of the backup it may continue. Sizes are bytes, TIDs hex digits.
 
     The chain is the list of segments of ``parent``, from 0 to ``chain_end``; ``standing_end`` of it still stand in the
-    file, and ``resumed_end`` bytes that an interrupted run stored do. The new backup reaches to ``cut_end``.
+    file, of older backups maybe more (``reused_end``), and ``resumed_end`` bytes that an interrupted run stored do. The new
+    backup reaches to ``cut_end``.
     ``common_tid`` is the newest TID of the parent that the file holds, None if it holds none; when the whole chain stands,
     it need not be looked for. ``pack_tid`` is the last packed transaction of the file.
     ``forced`` and ``parent_problem`` decide how much is stored, never the line: the other facts are wanted all the same.
@@ -25,6 +26,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     parent_problem: str | None = None
     standing_end: int = 0
     chain_end: int = 0
+    reused_end: int = 0
     resumed_end: int = 0
     parent_last_tid: str | None = None
     common_tid: str | None = None
@@ -56,7 +58,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """How to back up one database: the first ``keep`` bytes of the parent's chain are used again.
+    """How to back up one database: the first ``keep`` bytes are used again as the parent or an older backup has them.
 
     ``starts_line``: the state does not continue the parent's; what both share ends at ``common_tid`` (None: nothing).
     """
@@ -72,7 +74,7 @@ def decide(facts: Facts) -> Decision:
     """Return whether to back up in full or incrementally, with the reason as a sentence for administrators."""
     reason = _reason(facts)
     nothing_kept = facts.parent is None or reason.code in ("forced", "parent-missing", "new-history")
-    keep = 0 if nothing_kept else facts.standing_end
+    keep = 0 if nothing_kept else max(facts.standing_end, facts.reused_end)
     return Decision(
         how="incremental" if keep or reason.code in ("unchanged", "continued") else "full",
         reason=reason,

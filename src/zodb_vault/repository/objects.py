@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from ..errors import Damage, KeyMissing
@@ -27,27 +27,29 @@ def meta_key(name: str) -> str:
 
 
 class _Object:
-    """One object while it is encoded: its stored bytes stay in memory until the name is known."""
+    """One object while it is encoded; its name is known at its end."""
 
-    def __init__(self, run: str, far: bool) -> None:
+    def __init__(self, store: Store, run: str, far: bool) -> None:
         self._encoder = Encoder(run, far)
         self._digest = hashlib.sha256()
-        self.chunks: list[bytes] = []
+        self._staging = store.stage()
         self.raw = self.stored = 0
         self._keep(self._encoder.head)
 
     def write(self, data: bytes | memoryview) -> None:
         self.raw += len(data)
-        self._keep(self._encoder.encode(bytes(data) if isinstance(data, memoryview) else data))
+        self._keep(self._encoder.encode(data))
 
-    def finish(self) -> str:
+    def finish(self, key_of: Callable[[str], str]) -> str:
         self._keep(self._encoder.finish())
-        return self._digest.hexdigest()
+        name = self._digest.hexdigest()
+        self._staging.store(key_of(name))
+        return name
 
     def _keep(self, encoded: bytes) -> None:
         if encoded:
             self._digest.update(encoded)
-            self.chunks.append(encoded)
+            self._staging.write(encoded)
             self.stored += len(encoded)
 
 
@@ -63,9 +65,9 @@ class ContentWriter:
         """Append; an object that is full becomes durable before this returns."""
         view = memoryview(data)
         while len(view):
-            self._object = self._object or _Object(self._objects.run, self._far)
+            self._object = self._object or self._objects.begin(self._far)
             piece = view[: PART_RAW - self._object.raw]
-            self._object.write(data if len(piece) == len(data) else piece)
+            self._object.write(piece)
             view = view[len(piece) :]
             if self._object.raw == PART_RAW:
                 self._store_object()
@@ -73,7 +75,7 @@ class ContentWriter:
     def close(self) -> list[Part]:
         """Make the rest durable and return all parts; content of no length has one empty object."""
         if self._object is None and not self._parts:
-            self._object = _Object(self._objects.run, self._far)
+            self._object = self._objects.begin(self._far)
         if self._object is not None:
             self._store_object()
         return self._parts
@@ -81,8 +83,8 @@ class ContentWriter:
     def _store_object(self) -> None:
         assert self._object is not None
         whole, self._object = self._object, None
-        name = whole.finish()
-        self._objects.store_new(object_key(name), whole.chunks)
+        name = whole.finish(object_key)
+        self._objects.count(name, whole.stored)
         self._parts.append(Part(object=name, raw=whole.raw, stored=whole.stored, to=self._to))
 
 
@@ -92,25 +94,30 @@ class Objects:
     def __init__(self, store: Store, run: str) -> None:
         self._store, self.run = store, run
         self._lock = threading.Lock()
+        self._names: set[str] = set()
         self.written = 0
 
     def content(self, to: str, *, far: bool = False) -> ContentWriter:
         """Return a writer for content that belongs to ``to`` (see Part)."""
         return ContentWriter(self, to, far)
 
+    def begin(self, far: bool) -> _Object:
+        """Return an empty object."""
+        return _Object(self._store, self.run, far)
+
     def put_document(self, data: bytes) -> Meta:
         """Store a document and return its name."""
-        document = _Object(self.run, far=False)
+        document = self.begin(far=False)
         document.write(data)
-        name = document.finish()
-        self.store_new(meta_key(name), document.chunks)
+        name = document.finish(meta_key)
+        self.count(name, document.stored)
         return Meta(meta=name, stored=document.stored)
 
-    def store_new(self, key: str, chunks: list[bytes]) -> None:
-        """Store the bytes of one object and count them; ``written`` is the sum."""
-        size = self._store.put(key, chunks)
+    def count(self, name: str, size: int) -> None:
+        """Add to the bytes ``written`` by this run, once for the same content stored twice."""
         with self._lock:
-            self.written += size
+            self.written += size if name not in self._names else 0
+            self._names.add(name)
 
     def document(self, name: str) -> bytes:
         """Return a document; raise Damage when it is missing or damaged."""

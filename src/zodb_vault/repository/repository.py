@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.resources
 import re
 import secrets
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -26,6 +27,7 @@ RECOVERY_KEY: Final = "RECOVERY.md"
 KNOWN_REQUIREMENTS: Final[frozenset[str]] = frozenset()
 ID_TIME: Final = "%Y%m%dT%H%M%SZ"
 ID: Final = re.compile(r"(\d{8}T\d{6}Z)-[0-9a-f]{6}\Z")
+MARKER: Final = re.compile(r"[a-z]+(-[A-Za-z0-9-]+)?\.json\Z")
 
 
 class Listing(msgspec.Struct):
@@ -39,9 +41,17 @@ class Listing(msgspec.Struct):
 
 def new_id(existing: Iterable[str], now: datetime) -> str:
     """Return an id whose time is now, or a second after the newest existing one when the clock stands behind it."""
-    times = [datetime.strptime(match.group(1), ID_TIME).replace(tzinfo=now.tzinfo) for i in existing if (match := ID.match(i))]
+    times = [time for one in existing if (time := id_time(one)) is not None]
     moment = max([now.replace(microsecond=0), *(time + timedelta(seconds=1) for time in times)])
     return f"{moment.strftime(ID_TIME)}-{secrets.token_hex(3)}"
+
+
+def id_time(text: str) -> datetime | None:
+    """Return the time that an id begins with, None for what is no id."""
+    match = ID.match(text)
+    with contextlib.suppress(ValueError):
+        return datetime.strptime(match.group(1), ID_TIME).replace(tzinfo=UTC) if match else None
+    return None
 
 
 def recovery_text() -> bytes:
@@ -91,26 +101,30 @@ class Repository:
         return sorted({entry.key.split("/")[1] for entry in self.store.list("sites/")})
 
     def listing(self, site: str) -> Listing:
-        """Return what exists of a site now."""
+        """Return what exists of a site now; files whose names are not ours do not count."""
         listing = Listing(backups=[], labels={}, markers=[], trash=[])
         for key, _size in self.store.list(f"sites/{site}/"):
             match key.split("/")[2:]:
-                case ["backups", name] if name.endswith(".json"):
+                case ["backups", name] if _is_ours(name):
                     listing.backups.append(name.removesuffix(".json"))
-                case ["labels", backup, _name]:
+                case ["labels", backup, name] if _is_ours(name):
                     listing.labels.setdefault(backup, []).append(key)
-                case ["running", name] if name.endswith(".json"):
+                case ["running", name] if MARKER.match(name):
                     listing.markers.append(key)
         listing.backups.sort()
         return listing
 
     def trashed(self, site: str) -> list[str]:
         """Return the ids of deleted backups whose content may still be there."""
-        return [entry.key.rsplit("/", 1)[1].removesuffix(".json") for entry in self.store.list(f"trash/{site}/")]
+        names = [entry.key.rsplit("/", 1)[1] for entry in self.store.list(f"trash/{site}/")]
+        return [name.removesuffix(".json") for name in names if _is_ours(name)]
 
     def manifest(self, site: str, backup: str) -> Manifest:
         """Return a manifest; raise BackupMissing, Damage or UnsupportedRepository."""
-        return _decode(self.manifest_bytes(site, backup), Manifest, manifest_key(site, backup))
+        manifest = _decode(self.manifest_bytes(site, backup), Manifest, manifest_key(site, backup))
+        if (manifest.site, manifest.id) != (site, backup):
+            raise Damage(f"{manifest_key(site, backup)} is the manifest of the backup {manifest.id} of the site {manifest.site}")
+        return manifest
 
     def manifest_document(self, site: str, backup: str) -> dict[str, Any]:
         """Return a manifest as it stands, with keys that this version does not know."""
@@ -155,6 +169,11 @@ def manifest_key(site: str, backup: str) -> str:
 def trash_key(site: str, backup: str) -> str:
     """Return the key of a deleted manifest."""
     return f"trash/{site}/{backup}.json"
+
+
+def _is_ours(name: str) -> bool:
+    stem, dot, end = name.rpartition(".")
+    return dot + end == ".json" and id_time(stem) is not None
 
 
 def _document(data: bytes, key: str) -> dict[str, Any]:

@@ -14,8 +14,24 @@ class Entry(NamedTuple):
     size: int
 
 
+class Staging(Protocol):
+    """Content that gets its key when it is complete, because the key depends on it."""
+
+    def write(self, data: bytes) -> None:
+        """Append; what is written takes no memory where the store can help it."""
+        ...
+
+    def store(self, key: str) -> None:
+        """Store everything written under a new key, as ``put`` does."""
+        ...
+
+    def discard(self) -> None:
+        """Forget everything written; a staging that is neither stored nor discarded leaves nothing behind either."""
+        ...
+
+
 class Store(Protocol):
-    """Keys are relative paths with ``/``; a prefix is a directory and ends with ``/``.
+    """Keys are relative paths with ``/``; a prefix is a directory and ends with ``/``; anything else is a ValueError.
 
     Every write is durable when the call returns and is seen by the next call of any process.
     What is stored appears whole or not at all. Failures of the medium raise StoreError.
@@ -31,6 +47,10 @@ class Store(Protocol):
 
         The same bytes under the key already: success. Other bytes: KeyExists, and they stay.
         """
+        ...
+
+    def stage(self) -> Staging:
+        """Return an empty staging."""
         ...
 
     def replace(self, key: str, data: bytes, expected: bytes) -> None:

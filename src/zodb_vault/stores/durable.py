@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
+import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 TEMPORARY_PREFIX: Final = ".tmp-"
+# What file systems and kernels without O_TMPFILE answer (open(2)).
+NO_ANONYMOUS_FILES: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
 
 
 def write(path: Path, chunks: Iterable[bytes], *, exclusive: bool, mode: int = 0o400) -> int:
@@ -37,7 +41,54 @@ def write(path: Path, chunks: Iterable[bytes], *, exclusive: bool, mode: int = 0
     return size
 
 
-def write_all(fd: int, chunks: Iterable[bytes]) -> int:
+class Staged:
+    """A file without a name that is written while its content is made, and gets its name when it is durable.
+
+    Whatever ends the process before that, nothing of it is left where the file system knows anonymous files (O_TMPFILE).
+    """
+
+    def __init__(self, directory: Path, mode: int = 0o400) -> None:
+        self._temporary: Path | None = None
+        try:
+            self._fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode)
+        except OSError as error:
+            if error.errno not in NO_ANONYMOUS_FILES:
+                raise
+            self._temporary = directory / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+            self._fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        self._end = weakref.finalize(self, _discard, self._fd, self._temporary)
+
+    def write(self, data: bytes) -> None:
+        """Append."""
+        write_all(self._fd, [data])
+
+    def name(self, path: Path) -> None:
+        """Make the content durable under a new name; raise FileExistsError when it is taken."""
+        os.fsync(self._fd)
+        if self._temporary is None:
+            # a directory descriptor makes Python call linkat, which follows the link in /proc to the file itself
+            os.link(f"/proc/self/fd/{self._fd}", path, src_dir_fd=self._fd, follow_symlinks=True)
+        else:
+            os.link(self._temporary, path)
+        sync_directory(path.parent)
+
+    def read_at(self, length: int, pos: int) -> bytes:
+        """Return some of what was written."""
+        return os.pread(self._fd, length, pos)
+
+    def discard(self) -> None:
+        """Let go of the file; without a name it is gone then."""
+        self._end()
+
+
+def _discard(fd: int, temporary: Path | None) -> None:
+    os.close(fd)
+    if temporary is not None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def write_all(fd: int, chunks: Iterable[bytes | memoryview]) -> int:
     """Write every byte of every chunk; the system may take less than it was offered."""
     size = 0
     for chunk in chunks:
@@ -68,7 +119,7 @@ def make_directories(path: Path, mode: int = 0o700) -> None:
 
 def _missing(path: Path) -> Iterator[Path]:
     while not path.is_dir():
-        if path.exists():
+        if path.exists() and not path.is_dir():  # asked again: another process may have made it in between
             raise NotADirectoryError(20, "is in the way and not a directory", str(path))
         yield path
         path = path.parent

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -24,11 +25,48 @@ HINTS: Final = {
     errno.ENOSPC: "free space there, then run the command again; what is stored already is used",
     errno.EDQUOT: "raise the quota, then run the command again",
     errno.EROFS: "mount it writable",
+    errno.ENOTDIR: "a repository is a directory, and so is everything above it; choose another place",
     errno.EACCES: "run as the user that owns the repository, or correct its permissions",
     errno.EPERM: "the file system refuses hard links or the change; keep the repository on one that allows them",
     errno.EMLINK: "the file system refuses hard links; keep the repository on one that allows them",
     errno.ENOTSUP: "the file system refuses hard links; keep the repository on one that allows them",
 }
+
+
+class LocalStaging:
+    """A nameless file in the repository, on the file system of its place to be."""
+
+    def __init__(self, store: LocalStore) -> None:
+        self._store = store
+        with store.translated("new content"):
+            durable.make_directories(store.root)
+            self._file = durable.Staged(store.root)
+
+    def write(self, data: bytes) -> None:
+        """Append."""
+        with self._store.translated("new content"):
+            self._file.write(data)
+
+    def store(self, key: str) -> None:
+        """Give it its name; see the contract."""
+        path = self._store.path(key)
+        with self._store.translated(key):
+            durable.make_directories(path.parent)
+            try:
+                self._file.name(path)
+            except FileExistsError:
+                self._store.require_equal(key, self._chunks())
+        self._file.discard()
+
+    def discard(self) -> None:
+        """Forget it."""
+        self._file.discard()
+
+    def _chunks(self) -> Iterator[bytes]:
+        pos = 0
+        while chunk := self._file.read_at(CHUNK, pos):
+            yield chunk
+            pos += len(chunk)
 
 
 class LocalStore:
@@ -45,53 +83,64 @@ class LocalStore:
     def put(self, key: str, chunks: Iterable[bytes]) -> int:
         """Store under a new key; see the contract."""
         chunks = list(chunks)
-        path = self._path(key)
-        with self._translated(key):
+        path = self.path(key)
+        with self.translated(key):
             durable.make_directories(path.parent)
             try:
                 return durable.write(path, chunks, exclusive=True)
             except FileExistsError:
                 pass
-        if self.get(key) != b"".join(chunks):
-            raise KeyExists(f"{key} exists already in {self.location} with other content")
+        self.require_equal(key, chunks)
         return sum(map(len, chunks))
+
+    def stage(self) -> LocalStaging:
+        """Return an empty staging."""
+        return LocalStaging(self)
 
     def replace(self, key: str, data: bytes, expected: bytes) -> None:
         """Exchange exactly ``expected``; see the contract."""
-        path = self._path(key)
+        path = self.path(key)
         with self._exclusive(key):
             self._require(key, expected)
             durable.write(path, [data], exclusive=False)
 
     def get(self, key: str) -> bytes:
         """Return what is stored."""
-        with self._translated(key):
-            return self._path(key).read_bytes()
+        with self.translated(key):
+            return self.path(key).read_bytes()
 
     def stream(self, key: str) -> Iterator[bytes]:
         """Yield what is stored in chunks."""
-        with self._translated(key), self._path(key).open("rb", buffering=0) as file:
+        with self.translated(key), self.path(key).open("rb", buffering=0) as file:
             while chunk := file.read(CHUNK):
                 yield chunk
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """Yield the keys below a directory, in byte order."""
-        if prefix and not prefix.endswith("/"):
-            raise ValueError("a prefix ends with /")
-        with self._translated(prefix):
+        if prefix and not (prefix.endswith("/") and KEY.match(prefix[:-1])):
+            raise ValueError(f"{prefix!r} is not a prefix, which ends with /")
+        with self.translated(prefix):
             yield from self._walk(self.root / prefix, prefix)
 
     def delete(self, key: str, expected: bytes | None = None) -> None:
         """Remove a key durably."""
-        path = self._path(key)
+        path = self.path(key)
         if not path.parent.is_dir():
             return
-        with self._exclusive(key) if expected is not None else self._translated(key):
-            if expected is not None:
+        with self._exclusive(key) if expected is not None else self.translated(key):
+            if expected is not None and path.exists():
                 self._require(key, expected)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             durable.sync_directory(path.parent)
+
+    def require_equal(self, key: str, chunks: Iterable[bytes]) -> None:
+        """Raise KeyExists unless exactly this content is stored: writing the same twice is no conflict."""
+        if _digest(chunks) != _digest(self.stream(key)):
+            raise KeyExists(f"{key} exists already in {self.location} with other content")
+        with self.translated(key):
+            # whoever wrote it may have been stopped just before its name became durable
+            durable.sync_directory(self.path(key).parent)
 
     def clock(self) -> datetime:
         """Return the clock of this machine."""
@@ -103,21 +152,26 @@ class LocalStore:
                 found = [(entry.name + "/" * entry.is_dir(follow_symlinks=False), entry) for entry in scan if entry.name[0] != "."]
         except FileNotFoundError:
             return
-        for name, entry in sorted(found, key=lambda pair: pair[0].encode()):
+        except NotADirectoryError:
+            if self.root.is_dir():
+                return  # the name of a key, so that nothing is below it
+            raise
+        for name, entry in sorted(found, key=lambda pair: os.fsencode(pair[0])):
             if name.endswith("/"):
                 yield from self._walk(directory / entry.name, prefix + name)
             else:
                 with contextlib.suppress(FileNotFoundError):  # deleted since
                     yield Entry(prefix + name, entry.stat().st_size)
 
-    def _path(self, key: str) -> Path:
+    def path(self, key: str) -> Path:
+        """Return the file of a key; raise ValueError for what is not one."""
         if not KEY.match(key):
             raise ValueError(f"{key!r} is not a key")
         return self.root / key
 
     def _require(self, key: str, expected: bytes) -> None:
         try:
-            found = self._path(key).read_bytes()
+            found = self.path(key).read_bytes()
         except FileNotFoundError:
             raise KeyMissing(f"{key} is gone from {self.location}") from None
         if found != expected:
@@ -126,8 +180,8 @@ class LocalStore:
     @contextlib.contextmanager
     def _exclusive(self, key: str) -> Iterator[None]:
         # compare and exchange is no single call of a file system: whoever does it holds this lock
-        with self._translated(key):
-            fd = os.open(self._path(key).parent / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+        with self.translated(key):
+            fd = os.open(self.path(key).parent / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
                 yield
@@ -135,11 +189,20 @@ class LocalStore:
                 os.close(fd)
 
     @contextlib.contextmanager
-    def _translated(self, key: str) -> Iterator[None]:
+    def translated(self, key: str) -> Iterator[None]:
+        """Turn what the operating system raises into the errors of the contract."""
         try:
             yield
         except FileNotFoundError:
             raise KeyMissing(f"{key} is not in {self.location}") from None
         except OSError as error:
             hint = HINTS.get(error.errno or 0, "")
-            raise StoreError(f"{self.location}: {os.strerror(error.errno or 0)} ({key})", hint) from error
+            where = f" ({key})" if key else ""
+            raise StoreError(f"{self.location}: {os.strerror(error.errno or 0)}{where}", hint) from error
+
+
+def _digest(chunks: Iterable[bytes]) -> bytes:
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.digest()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -33,7 +35,16 @@ class DataFile:
 
     def read_at(self, length: int, pos: int) -> bytes:
         """Return the bytes at a position, fewer at the end of the file."""
-        return os.pread(self.fd, length, pos)
+        with self.readable():
+            return os.pread(self.fd, length, pos)
+
+    @contextlib.contextmanager
+    def readable(self) -> Iterator[None]:
+        """Turn what the system says of a read that failed into a SourceError that names the file."""
+        try:
+            yield
+        except OSError as error:
+            raise SourceError(f"{self.path} cannot be read: {error.strerror}", "check the disk and the system log") from None
 
     def replaced(self) -> bool:
         """Tell whether the path leads to another file by now."""

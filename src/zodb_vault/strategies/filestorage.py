@@ -23,8 +23,8 @@ from ..model.source import Database
 from ..policy.continuity import Decision, Facts, decide
 from .base import Earlier, Keeper, Progress, Sink, Workers
 from .datafile import DataFile
-from .joining import is_sparse, join_segments, pack_jobs, rewrite_packs
-from .packing import BlobDirectory, Packer, Shared, reconcile
+from .joining import is_sparse, join_segments, pack_all, rewrite_packs
+from .packing import BlobDirectory, Packer, reconcile
 from .segments import Copier, Cut, Range, Scanned
 from .standing import Standing, newest_common
 
@@ -32,6 +32,7 @@ TOLERATED_MISSING: Final = 20
 TOLERATED_SHARE: Final = 0.01
 FRESH: Final = ("first", "forced", "parent-missing", "new-history")
 NO_TID: Final = ""
+HIGHEST_TID: Final = "0x" + 16 * "f"
 
 
 class MissingRows(msgspec.Struct):
@@ -59,7 +60,7 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Base(msgspec.Struct):
-    """Where a capture may start: the prefix of a chain that stands, and whose it is.
+    """Where a capture may start: the prefix of a chain that stands, and whose it is; ``stands`` when that is the whole chain.
 
     The blobs of the first ``known`` bytes are in the packs of ``earlier``; from there to the end of the prefix an interrupted run stored segments.
     """
@@ -74,6 +75,14 @@ class Base(msgspec.Struct):
     def end(self) -> int:
         """Return how many bytes of the file the prefix gives."""
         return end_of(self.segments)
+
+
+class Predecessor(msgspec.Struct, frozen=True):
+    """The newest backup that can be read, and what of it stands: this decides whether the file is its future, whatever older one is used again."""
+
+    earlier: Earlier
+    prefix: Chain[Segment]
+    stands: bool
 
 
 def folder_of(name: str) -> str:
@@ -108,6 +117,7 @@ class Survey:
         self.file = DataFile(Path(database.data_fs))
         self.problem: str | None = None
         self.base = Base(None, Chain(Segment, documents), stands=False, known=0)
+        self.newest: Predecessor | None = None
 
     def close(self) -> None:
         """Close the file."""
@@ -116,15 +126,17 @@ class Survey:
     def find_base(self, earlier: Iterable[Earlier], resumed: Resumed | None) -> None:
         """Choose what to start from: the longest prefix that stands, of the newest backup when several are as long."""
         standing = Standing(self.file)
-        newest: Earlier | None = None
+        unread: Earlier | None = None
         for candidate in earlier:
-            newest = newest or candidate
+            unread = unread or candidate
             if self._consider(candidate, standing):
                 break
+        if self.newest is None and unread is not None:
+            self.newest = Predecessor(unread, Chain(Segment, self.documents), stands=False)
         if resumed is not None:
             self._consider_resumed(resumed, standing)
-        if self.base.earlier is None and self.base.adopted is None:
-            self.base.earlier = newest
+        if self.base.earlier is None and self.newest is not None:
+            self.base.earlier = self.newest.earlier
         kept = next(reversed(self.base.segments), None)
         self.cut = Cut(self.file, self.base.end, tids.from_hex(kept.last_tid) if kept and kept.last_tid else None)
         self.previous_tid = kept.last_tid if kept else None
@@ -133,13 +145,15 @@ class Survey:
         try:
             segments = segments_of(candidate.entry, self.documents)
             stands, trusted = standing.count(segments)
-            prefix = segments.first(trusted)
+            # without order no TID says which blobs belong to a part of the file: all of it, or nothing
+            prefix = segments.first(trusted if candidate.entry.ordered or trusted == len(segments) else 0)
             end = end_of(prefix)
         except Damage as error:
             self.problem = self.problem or error.message
             return False
         whole = stands == len(segments) > 0
-        if whole or end > self.base.end:
+        self.newest = self.newest or Predecessor(candidate, prefix, whole)
+        if end > self.base.end or (whole and not self.base.end):
             self.base = Base(candidate, prefix, stands=whole, known=end)
         return whole
 
@@ -156,39 +170,49 @@ class Survey:
         _stands, trusted = standing.count(candidate)
         prefix = candidate.first(trusted)
         if end_of(prefix) > self.base.end or (notes.packs and end_of(prefix) == self.base.end):
-            self.base = Base(resumed.parent, prefix, self.base.stands, min(notes.keep, end_of(prefix)), notes)
+            same = resumed.parent is not None and self.base.earlier is not None and resumed.parent.id == self.base.earlier.id
+            self.base = Base(resumed.parent, prefix, same and self.base.stands, min(notes.keep, end_of(prefix)), notes)
+
+    @property
+    def uses(self) -> list[Earlier]:
+        """Return the backups that the new one goes on from, or takes content from."""
+        return [one for one in (self.base.earlier, self.newest and self.newest.earlier) if one]
 
     def decide(self) -> Decision:
         """Return how this backup is made, and why."""
-        base, entry = self.base, self.base.earlier.entry if self.base.earlier else None
+        base, newest = self.base, self.newest
+        entry = newest.earlier.entry if newest else None
         chain_end = entry.storage.end if entry and entry.storage else 0
+        common = self._common()
         self.decision = decide(
             Facts(
-                parent=base.earlier.id if base.earlier else None,
+                parent=newest.earlier.id if newest else None,
                 cut_end=self.cut.end,
                 forced=self.wishes.forced,
-                parent_problem=self.problem if not base.end else None,
-                standing_end=chain_end if base.stands else base.known,
+                parent_problem=self.problem if not base.end or common is None else None,
+                standing_end=chain_end if newest and newest.stands else end_of(newest.prefix) if newest else 0,
                 chain_end=chain_end,
+                reused_end=base.known,
                 resumed_end=base.end - base.known if base.adopted else 0,
                 parent_last_tid=entry.last_tid if entry else None,
-                common_tid=self._common(),
+                common_tid=common,
                 pack_tid=None if self.wishes.restored or self.cut.pack_tid is None else tids.to_hex(self.cut.pack_tid),
             )
         )
         return self.decision
 
     def _common(self) -> str | None:
-        base = self.base
-        if base.earlier is None or base.stands:
-            return base.earlier.entry.last_tid if base.earlier else None
+        newest = self.newest
+        if newest is None or newest.stands:
+            return newest.earlier.entry.last_tid if newest else None
         try:
-            theirs = segments_of(base.earlier.entry, self.documents)
-            found = newest_common(self.file, self.cut.end, theirs, base.known)
+            theirs = segments_of(newest.earlier.entry, self.documents)
+            found = newest_common(self.file, self.cut.end, theirs, end_of(newest.prefix))
+            kept = next(reversed(newest.prefix), None)
         except Damage as error:
             self.problem = self.problem or error.message
             return None
-        return tids.to_hex(found) if found else self.previous_tid
+        return tids.to_hex(found) if found else kept.last_tid if kept else None
 
 
 class FileStorageCapture(Survey):
@@ -248,6 +272,7 @@ class FileStorageCapture(Survey):
             for scanned in workers.in_order(self.copier.jobs(ranges, store=self.wishes.storage)):
                 self._take(scanned)
             self._look_again(workers)
+            self._look_for_first_blobs(workers)
             if self.wishes.storage:
                 self.segments = join_segments(self.segments, self.copier, workers, self.findings)
 
@@ -277,6 +302,15 @@ class FileStorageCapture(Survey):
                 raise SourceChanged(f"{self.file.path} no longer gives the bytes that the interrupted run stored")
             self._take(scanned)
 
+    def _look_for_first_blobs(self, workers: Workers) -> None:
+        """Ask for the blobs of what earlier backups stored when no blob directory was known: only its files tell which records are blobs."""
+        earlier = self.base.earlier
+        if earlier is None or earlier.entry.layout is not None or self.layout is None or not self.wishes.blobs:
+            return
+        known = [Range(one.start, one.end, one.tail_start) for one in self.base.segments if one.end <= self.base.known]
+        for scanned in workers.in_order(self.copier.jobs(known, store=False)):
+            self.refs.add(scanned.blobs)
+
     def _note(self, size: int) -> None:
         if self.keeper.due(size):
             self.keeper.keep(self._noted())
@@ -304,9 +338,8 @@ class FileStorageCapture(Survey):
             return
         directory = BlobDirectory(Path(self.database.blob_dir), self.layout)
         with Workers(self.wishes.workers, self.keeper.beat) as workers:
-            gone = self._pack(workers, directory, self.refs.lacking())
-            if gone:
-                self._find(workers, directory, gone)
+            if self._pack(workers, directory):
+                self._find(workers, directory)
             self._limit_missing()
             self.packs = self._rewritten(workers, directory)
 
@@ -322,15 +355,29 @@ class FileStorageCapture(Survey):
             if earlier.entry.blobs:
                 self.count, self.size = earlier.entry.blobs.count, earlier.entry.blobs.size
             self._inherit_missing(earlier.entry, until)
-            limit = min(self.decision.common_tid or NO_TID, tids.to_hex(tids.from_datetime(earlier.captured)))
-            packs = packs_of(earlier.entry, self.documents).mapped(partial(self._reconcile, until, limit))
+            limit = min(self._shared_with(earlier, until), tids.to_hex(tids.from_datetime(earlier.captured)))
+            packs = packs_of(earlier.entry, self.documents)
+            if not self._untouched(earlier.entry):
+                packs = packs.mapped(partial(self._reconcile, until, limit))
         if self.base.adopted:
             stored = [pack for ref in self.base.adopted.packs for pack in chain.load(Pack, self.documents, ref)]
             packs = packs.plus([kept for pack in stored if (kept := self._adopt(pack)) is not None])
         return packs
 
+    def _untouched(self, entry: DatabaseEntry) -> bool:
+        """Tell whether the file still begins with all that the earlier backup has: then so do its blobs, and no index need be read."""
+        return self.base.stands and entry.storage is not None and self.base.known == entry.storage.end
+
+    def _shared_with(self, earlier: Earlier, until: str) -> str:
+        """Return the TID up to which the transactions of a backup are those of the file, as far as they are in both."""
+        if self.newest is not None and self.newest.earlier.id == earlier.id:
+            return self.decision.common_tid or NO_TID
+        return (earlier.entry.last_tid or NO_TID) if self.base.stands else until
+
     def _known_until(self) -> str:
         """Return the TID up to which every blob of the file is known to be in the packs."""
+        if self.base.earlier and self._untouched(self.base.earlier.entry):
+            return HIGHEST_TID
         known = [segment for segment in self.base.segments.tail if segment.end <= self.base.known]
         if known or not self.base.known:
             return (known[-1].last_tid if known else None) or NO_TID
@@ -357,11 +404,12 @@ class FileStorageCapture(Survey):
         rows = msgspec.json.decode(self.documents.document(entry.blobs.missing.list), type=MissingRows).rows
         self.refs.add(BlobRef(tids.from_hex(oid), tids.from_hex(tid), True) for oid, tid, _path in rows if tid <= until)
 
-    def _pack(self, workers: Workers, directory: BlobDirectory, refs: Iterable[BlobRef]) -> list[BlobRef]:
-        """Pack these blobs and return those that are not in the directory."""
-        gone: list[BlobRef] = []
-        for packed in workers.in_order(pack_jobs(self.packer, directory, Shared(refs))):
+    def _pack(self, workers: Workers, directory: BlobDirectory) -> int:
+        """Pack the blobs that no pack has; return how many are not in the directory."""
+        gone = 0
+        for packed in pack_all(workers, self.packer, directory, self.refs.lacking()):
             gone += packed.gone
+            self.refs.have(packed.keys)
             self.warnings += [f"{directory.path(blob)} is an empty file" for blob in packed.empty]
             for pack in packed.packs:
                 self.packs = self.packs.plus([pack])
@@ -371,16 +419,16 @@ class FileStorageCapture(Survey):
                 self._note(pack.stored)
         return gone
 
-    def _find(self, workers: Workers, directory: BlobDirectory, gone: list[BlobRef]) -> None:
+    def _find(self, workers: Workers, directory: BlobDirectory) -> None:
         """Look for blobs that were not in their place: taken away by a pack, or lost by the source."""
         replaced, kept = self.file.replaced(), directory.kept()
         if replaced and kept is not None:
-            gone = self._pack(workers, kept, gone)
-        gone = self._pack(workers, directory, gone)  # on NFS a second look may see more
-        sure = [blob for blob in gone if blob.sure]
-        if sure and (replaced or self.file.replaced()):
-            raise SourceChanged(f"{self.file.path} was packed while it was backed up, and {len(sure)} of its blobs are gone")
-        self.missing = sure
+            self._pack(workers, kept)
+        gone = self._pack(workers, directory)  # on NFS a second look may see more
+        # a record of unknown encoding whose file the pack took away looks as one that never had a file: only starting over can tell
+        if gone and (replaced or self.file.replaced()):
+            raise SourceChanged(f"{self.file.path} was packed while it was backed up, and some of its blobs are gone")
+        self.missing = [blob for blob in self.refs.lacking() if blob.sure]
 
     def _limit_missing(self) -> None:
         limit, count = self.wishes.allow_missing, len(self.missing)
@@ -431,6 +479,8 @@ class FileStorageCapture(Survey):
     def _warn(self, ordered: bool) -> None:
         if not ordered:
             self.warnings.append("the TIDs of Data.fs do not ascend: restoring to a moment is refused")
+        if self.cut.state == "torn":
+            self.warnings.append(f"Data.fs ends with a part of a transaction, from position {self.cut.end} on, which is not in the backup")
         if self.cut.strange:
             self.warnings.append(f"the transaction at position {self.cut.strange.pos} has the unknown status {self.cut.strange.status!r}")
         future = sum(1 for segment in self.segments.tail if segment.future)

@@ -5,11 +5,12 @@ A piece is given up only after the source gave exactly its digest once more; so 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, Protocol, TypeVar
 
 import msgspec
 
+from ..model.blob import BlobRef
 from ..model.chain import Chain
 from ..model.manifest import Pack, Segment
 from .base import Workers
@@ -104,15 +105,21 @@ def _rewritten(
             done.add(pack.index.meta)
         else:
             findings.append(f"{directory.path(ref(changed))} no longer gives the bytes that were backed up; the backup keeps them")
-    shared = Shared(ref(member) for member in members)
-    written = [pack for packed in workers.in_order(pack_jobs(packer, directory, shared)) for pack in packed.packs]
+    written = [pack for packed in pack_all(workers, packer, directory, map(ref, members)) for pack in packed.packs]
     for pack in written:
         require_unchanged(directory, members, members_of(packer.sink, pack))
     if sum(pack.count for pack in written) != len(members):
         return set(), []  # a blob went away in between: the old packs keep their places
     return done, written
 
-def pack_jobs(packer: Packer, directory: BlobDirectory, shared: Shared) -> Iterator[Callable[[], Packed]]:
-    """Yield jobs that write packs until nothing is left."""
+def pack_all(workers: Workers, packer: Packer, directory: BlobDirectory, refs: Iterable[BlobRef]) -> Iterator[Packed]:
+    """Write packs until nothing is left."""
+    shared = Shared(refs)
+    while not shared.exhausted:
+        # asked again when all jobs have ended: one may have given a blob back after another one saw the end
+        yield from workers.in_order(_pack_jobs(packer, directory, shared))
+
+
+def _pack_jobs(packer: Packer, directory: BlobDirectory, shared: Shared) -> Iterator[Callable[[], Packed]]:
     while not shared.exhausted:
         yield lambda: packer.pack(directory, shared)

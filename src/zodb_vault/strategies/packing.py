@@ -48,9 +48,18 @@ class BlobDirectory:
         except OSError as error:
             if error.errno in GONE:
                 return None
-            raise SourceError(
-                f"the blob {path} cannot be read: {os.strerror(error.errno or 0)}", "run as the user that owns the site, and check the disk"
-            ) from None
+            raise self._unreadable(ref, error) from None
+
+    def read(self, ref: BlobRef, fd: int, length: int) -> bytes:
+        """Return the next bytes of an open blob; raise SourceError."""
+        try:
+            return os.read(fd, length)
+        except OSError as error:
+            raise self._unreadable(ref, error) from None
+
+    def _unreadable(self, ref: BlobRef, error: OSError) -> SourceError:
+        why = os.strerror(error.errno or 0)
+        return SourceError(f"the blob {self.path(ref)} cannot be read: {why}", "run as the user that owns the site, and check the disk")
 
     def kept(self) -> BlobDirectory | None:
         """Return the directory where a pack keeps what it removed, None when there is none."""
@@ -59,10 +68,11 @@ class BlobDirectory:
 
 
 class Packed(msgspec.Struct):
-    """Packs that were written, and what was found on the way."""
+    """Packs that were written with the keys (OID + TID) of their blobs, how many blobs were not there, which are empty."""
 
     packs: list[Pack] = []
-    gone: list[BlobRef] = []
+    keys: list[bytes] = []
+    gone: int = 0
     empty: list[BlobRef] = []
 
 
@@ -103,12 +113,12 @@ class Packer:
 
     def pack(self, directory: BlobDirectory, refs: Shared) -> Packed:
         """Take blobs from ``refs`` until one pack is full or there are no more."""
-        done = Packed([], [], [])
+        done = Packed([], [], 0, [])
         writer = _Writer(self)
         for ref in refs:
             fd = directory.open(ref)
             if fd is None:
-                done.gone.append(ref)
+                done.gone += 1
                 continue
             try:
                 info = os.fstat(fd)
@@ -117,7 +127,8 @@ class Packer:
                     break
                 if not info.st_size:
                     done.empty.append(ref)
-                writer.members.add(ref.oid, ref.tid, info.st_size, int(info.st_mtime), self._chunks(fd))
+                writer.members.add(ref.oid, ref.tid, info.st_size, int(info.st_mtime), self._chunks(directory, ref, fd, info.st_size))
+                done.keys.append(ref.oid + ref.tid)
             finally:
                 os.close(fd)
         if writer.members.members:
@@ -144,10 +155,14 @@ class Packer:
             return None
         return msgspec.structs.replace(self.index(keep), parts=pack.parts, future=pack.future)
 
-    def _chunks(self, fd: int) -> Iterator[bytes]:
-        while chunk := os.read(fd, CHUNK):
+    def _chunks(self, directory: BlobDirectory, ref: BlobRef, fd: int, size: int) -> Iterator[bytes]:
+        # a byte more is asked for than there should be: a short answer says that the file ends there
+        while chunk := directory.read(ref, fd, min(CHUNK, size + 1)):
             self._progress.advance(len(chunk))
             yield chunk
+            size -= len(chunk)
+            if size <= 0:
+                return
 
 
 class _Writer:
@@ -188,7 +203,7 @@ def still_holds(directory: BlobDirectory, member: Member) -> bool:
         return False
     digest = hashlib.sha256()
     try:
-        while chunk := os.read(fd, CHUNK):
+        while chunk := directory.read(ref(member), fd, CHUNK):
             digest.update(chunk)
     finally:
         os.close(fd)

@@ -50,12 +50,16 @@ class Placed(msgspec.Struct):
 
 
 class Placer:
-    """Puts blobs into one directory; ``keep`` is called with the relative path of a file before it is exchanged."""
+    """Puts blobs into one directory; ``keep`` is called with the relative path of a file before it is exchanged.
+
+    ``fresh``: there was no blob in it, so nothing has to be compared, and a file that a crash leaves incomplete is found by the next run.
+    What is written is checked by the digest of the stored object, the checksum of its frame and the header in the tar.
+    """
 
     def __init__(
-        self, sink: Sink, root: Path, layout: str, owner: Ownership, keep: Callable[[str], None], progress: Progress
+        self, sink: Sink, root: Path, layout: str, owner: Ownership, keep: Callable[[str], None], progress: Progress, *, fresh: bool
     ) -> None:
-        self._sink, self._root, self._owner = sink, root, owner
+        self._sink, self._root, self._owner, self._fresh = sink, root, owner, fresh
         self._path_of, self._keep, self._progress = LAYOUTS[layout], keep, progress
 
     def place(self, workers: Workers, packs: Iterable[Pack], refs: BlobSet) -> Iterator[Placed]:
@@ -66,40 +70,40 @@ class Placer:
         done = Placed([], [], [])
         rows = [member for member in members_of(self._sink, pack) if key(member) in refs]
         done.keys = [key(member) for member in rows]
-        todo = {member for member in rows if not self._stands(member)}
+        todo = {member for member in rows if self._fresh or not self._stands(member)}
         if todo:
-            self._write(pack, rows, todo, done)
+            for member, chunks in members(rows, self._sink.read(pack.parts), todo.__contains__):
+                self._put(member, self._counted(chunks), done)
         return done
 
-    def _write(self, pack: Pack, rows: list[Member], todo: set[Member], done: Placed) -> None:
-        for member, chunks in members(rows, self._sink.read(pack.parts), todo.__contains__):
-            relative = self._relative(member)
-            temporary = f"{self._root}/{relative}{TEMPORARY}"
-            self._write_new(temporary, member, chunks)
-            if os.path.lexists(f"{self._root}/{relative}"):
-                self._keep(relative)
-                done.exchanged.append(relative)
-            else:
+    def _put(self, member: Member, chunks: Iterator[memoryview], done: Placed) -> None:
+        relative = self._relative(member)
+        final = f"{self._root}/{relative}"
+        if self._fresh:
+            with contextlib.suppress(FileExistsError):
+                self._write_new(final, member, chunks)
                 done.added.append(relative)
-            os.rename(temporary, f"{self._root}/{relative}")
+                return
+        self._write_new(final + TEMPORARY, member, chunks)
+        if os.path.lexists(final):
+            self._keep(relative)
+            done.exchanged.append(relative)
+        else:
+            done.added.append(relative)
+        os.rename(final + TEMPORARY, final)
 
-    def _write_new(self, temporary: str, member: Member, chunks: Iterator[bytes]) -> None:
-        digest = hashlib.sha256()
-        with contextlib.suppress(FileNotFoundError):
-            size = write_file(temporary, self._hashed(chunks, digest), BLOB_MODE, self._owner.give)
-            self._require(member, size, digest.hexdigest())
-            return
-        self._make_directories(os.path.dirname(temporary))
-        size = write_file(temporary, self._hashed(chunks, digest), BLOB_MODE, self._owner.give)
-        self._require(member, size, digest.hexdigest())
+    def _write_new(self, path: str, member: Member, chunks: Iterator[memoryview]) -> None:
+        fresh = not path.endswith(TEMPORARY)
+        try:
+            size = write_file(path, chunks, BLOB_MODE, self._owner.give, exclusive=fresh)
+        except FileNotFoundError:
+            self._make_directories(os.path.dirname(path))
+            size = write_file(path, chunks, BLOB_MODE, self._owner.give, exclusive=fresh)
+        if size != member.size:
+            raise Damage(f"the pack ends within the blob {member.oid} {member.tid}")
 
-    def _require(self, member: Member, size: int, digest: str) -> None:
-        if size != member.size or digest != member.sha256:
-            raise Damage(f"the blob {member.oid} {member.tid} in its pack is not the one that was stored")
-
-    def _hashed(self, chunks: Iterator[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
+    def _counted(self, chunks: Iterator[memoryview]) -> Iterator[memoryview]:
         for chunk in chunks:
-            digest.update(chunk)
             self._progress.advance(len(chunk))
             yield chunk
 
@@ -123,11 +127,14 @@ class Placer:
         return self._path_of(tids.from_hex(member.oid), tids.from_hex(member.tid))
 
     def _make_directories(self, path: str) -> None:
-        if os.path.isdir(path):
-            return
-        self._make_directories(os.path.dirname(path))
-        with contextlib.suppress(FileExistsError):
+        try:
             os.mkdir(path, self._owner.directory_mode)
+        except FileNotFoundError:
+            self._make_directories(os.path.dirname(path))
+            self._make_directories(path)
+        except FileExistsError:
+            return
+        else:
             if (self._owner.uid, self._owner.gid) != (-1, -1):
                 os.chown(path, self._owner.uid, self._owner.gid)
 

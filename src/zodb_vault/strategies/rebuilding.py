@@ -30,10 +30,14 @@ class Part(msgspec.Struct):
 
 
 class Content:
-    """The content of the segments of one database up to ``end``, for whoever wants to write, check or look at it."""
+    """The content of the segments of one database up to ``end``, for whoever wants to write, check or look at it.
 
-    def __init__(self, sink: Sink, segments: Iterable[Segment], end: int, progress: Progress) -> None:
+    The digests of the stored objects and the checksums of their frames are checked always; ``digests``: those of the content too.
+    """
+
+    def __init__(self, sink: Sink, segments: Iterable[Segment], end: int, progress: Progress, *, digests: bool) -> None:
         self._sink, self._segments, self._end, self._progress = sink, segments, end, progress
+        self._digests = digests
 
     def parts(self, workers: Workers, fd: int | None) -> Iterator[Part]:
         """Yield what each segment gives, in order; with ``fd`` its bytes are written to their place in that file.
@@ -49,14 +53,15 @@ class Content:
         digest, pos = hashlib.sha256(), segment.start
         try:
             for chunk in self._sink.read(segment.parts):
-                digest.update(chunk)
+                if self._digests:
+                    digest.update(chunk)
                 kept = chunk[: max(0, self._end - pos)]
                 if fd is not None:
                     _write_at(fd, kept, pos)
                 scanner.feed(kept)
                 pos += len(chunk)
                 self._progress.advance(len(chunk))
-            if pos != segment.end or digest.hexdigest() != segment.sha256:
+            if pos != segment.end or (self._digests and digest.hexdigest() != segment.sha256):
                 raise Damage(f"the bytes {segment.start} to {segment.end} of Data.fs are not those that were stored")
             scanner.finish()
         except SourceDamaged as error:
@@ -110,9 +115,12 @@ def refs_of_file(fd: int, end: int, refs: BlobSet) -> None:
         refs.add(scanner.drain()[0])
 
 
-def write_file(path: str, chunks: Iterable[bytes], mode: int, settle: Callable[[int], None]) -> int:
-    """Write a new file that nobody else knows yet, let ``settle`` prepare its descriptor, and return its length."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+def write_file(path: str, chunks: Iterable[memoryview], mode: int, settle: Callable[[int], None], *, exclusive: bool) -> int:
+    """Write a file that nobody else knows yet, let ``settle`` prepare its descriptor, and return its length.
+
+    Raise FileExistsError (``exclusive``) or FileNotFoundError before a chunk is taken.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | (os.O_EXCL if exclusive else os.O_TRUNC) | os.O_CLOEXEC, mode)
     try:
         size = write_all(fd, chunks)
         settle(fd)

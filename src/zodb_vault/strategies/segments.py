@@ -57,8 +57,9 @@ class Cut:
         """Walk on to where the file ends now; tell whether there was more."""
         before = self.end
         hopper = Hopper(self._file.fd, self.end, str(self._file.path))
-        for hop in hopper:
-            self._pass(hop)
+        with self._file.readable():
+            for hop in hopper:
+                self._pass(hop)
         self.end, self.state = hopper.tail
         return self.end != before
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import takewhile
 
 import msgspec
 
@@ -46,7 +47,8 @@ class Standing:
         key = (segment.end, segment.tail_digest)
         if key not in self._known:
             digest = tail_digest if segment.end <= self._size else _nothing
-            self._known[key] = digest(self._file.fd, segment.tail_start, segment.end) == segment.tail_digest
+            with self._file.readable():
+                self._known[key] = digest(self._file.fd, segment.tail_start, segment.end) == segment.tail_digest
         return self._known[key]
 
 
@@ -57,7 +59,7 @@ def _nothing(_fd: int, _pos: int, _end: int) -> str:
 def newest_common(file: DataFile, end: int, chain: Chain[Segment], floor: int) -> bytes | None:
     """Return the newest TID that the file before ``end`` and the chain share; both are walked backwards, not below ``floor`` bytes."""
     theirs = _backwards_tids(chain, floor)
-    ours = (hop.tid for hop in backwards(file.fd, end) if hop.pos >= floor)
+    ours = (hop.tid for hop in takewhile(lambda hop: hop.pos >= floor, backwards(file.fd, end)))
     a, b = next(theirs, None), next(ours, None)
     while a is not None and b is not None and a != b:
         if a > b:
