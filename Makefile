@@ -43,7 +43,7 @@ docs:
 
 bench:
 	@sh scripts/debian-packages.sh bench
-	@sh scripts/bootstrap.sh test
+	@sh scripts/bootstrap.sh bench
 	$(VENV)/python benchmarks/run.py $(ARGS)
 
 clean:

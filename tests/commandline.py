@@ -27,7 +27,7 @@ DEADLINE = 60.0
 # As root a program of another user may not be allowed to start this Python: so everything is imported first, then the rights are given up.
 AS_NOBODY = """
 import importlib, os, pkgutil, sys
-import zodb_vault, encodings.idna, zc.lockfile, rich.progress
+import zodb_vault, encodings.ascii, encodings.idna, encodings.unicode_escape, _strptime, zc.lockfile, zoneinfo, rich.progress
 for module in pkgutil.walk_packages(zodb_vault.__path__, "zodb_vault."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
@@ -120,7 +120,7 @@ def process_as_nobody(*arguments: object) -> Outcome:
     script = AS_NOBODY.format(nobody=NOBODY)
     done = subprocess.run(
         [sys.executable, "-c", script, *map(str, arguments)], check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        timeout=DEADLINE, env=environment(),
+        timeout=DEADLINE, env=environment(), cwd="/",
     )  # fmt: skip
     return Outcome(done.returncode, done.stdout, done.stderr)
 
@@ -188,10 +188,9 @@ def tree(root: Path) -> dict[str, tuple[int, str]]:
         info = path.lstat()
         if path.name in (".lock", "Data.fs.lock"):
             continue
+        content = os.readlink(path) if path.is_symlink() else "other"
         if stat.S_ISREG(info.st_mode):
             content = hashlib.sha256(path.read_bytes()).hexdigest()
-        else:
-            content = os.readlink(path) if path.is_symlink() else "other"
         found[str(path.relative_to(root))] = (info.st_mode, content)
     return found
 

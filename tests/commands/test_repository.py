@@ -64,7 +64,9 @@ def test_info_tells_what_it_is_and_which_sites_it_has(vault: Vault) -> None:
     assert "default: 1 backup\n" in printed
 
 
-@pytest.mark.parametrize("arguments", [["list"], ["show"], ["log"], ["verify"], ["create"], ["restore", "--yes"], ["repository", "info"], ["delete", "x"]])
+@pytest.mark.parametrize(
+    "arguments", [["list"], ["show"], ["log"], ["verify"], ["create"], ["restore", "--yes"], ["repository", "info"], ["delete", "x"]]
+)
 def test_no_repository_is_the_status_10_and_says_how_to_make_one(vault: Vault, tmp_path: Path, arguments: list[str]) -> None:
     outcome = vault.bare(*arguments, *vault.options, "--repository", tmp_path / "nowhere")
     assert outcome.status == 10

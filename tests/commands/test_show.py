@@ -34,7 +34,9 @@ def test_an_id_a_unique_prefix_and_a_name_mean_a_backup(stocked: Vault) -> None:
     assert two != one
 
 
-@pytest.mark.parametrize(("text", "status", "kind"), [("2", 2, "usage"), ("", 2, "usage"), ("nope", 13, "no-such-backup"), ("One", 13, "no-such-backup")])
+@pytest.mark.parametrize(
+    ("text", "status", "kind"), [("2", 2, "usage"), ("", 2, "usage"), ("nope", 13, "no-such-backup"), ("One", 13, "no-such-backup")]
+)
 def test_what_means_several_or_none_is_an_error(stocked: Vault, text: str, status: int, kind: str) -> None:
     outcome = stocked("show", text, "--json")
     assert (outcome.status, outcome.error["kind"], outcome.out) == (status, kind, "")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NoReturn, Protocol
 
 import pytest
+from memorystore import MemoryStore
 
+from zodb_vault.errors import StoreError
 from zodb_vault.stores.base import Store
 from zodb_vault.stores.local import LocalStore
 
@@ -38,7 +40,30 @@ class LocalPlace:
         return LocalStore(self._file / "store")
 
 
-PLACES: Final[dict[str, Callable[[Path], StorePlace]]] = {"local": LocalPlace}
+class BrokenMemory(dict[str, bytes]):
+    """Memory that fails."""
+
+    def _fail(self, *_arguments: object) -> NoReturn:
+        raise StoreError("/memory: it failed")
+
+    __getitem__ = __setitem__ = get = setdefault = pop = items = _fail  # type: ignore[assignment]
+
+
+class MemoryPlace:
+    """The store that other tests break: its ways have to be those of real ones."""
+
+    def __init__(self, _directory: Path) -> None:
+        self._content: dict[str, bytes] = {}
+        self._store = MemoryStore(self._content)
+
+    def open(self) -> Store:
+        return self._store
+
+    def broken(self) -> Store:
+        return MemoryStore(BrokenMemory())
+
+
+PLACES: Final[dict[str, Callable[[Path], StorePlace]]] = {"local": LocalPlace, "memory": MemoryPlace}
 
 
 @pytest.fixture(params=sorted(PLACES))

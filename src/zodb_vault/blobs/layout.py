@@ -17,12 +17,17 @@ PathOf = Callable[[bytes, bytes], str]
 
 def bushy(oid: bytes, tid: bytes) -> str:
     """Return the relative path in a bushy directory: one level per byte of the OID."""
-    return f"{'/'.join(f'0x{byte:02x}' for byte in oid)}/0x{tid.hex()}.blob"
+    return f"{'/'.join(f'0x{byte:02x}' for byte in oid)}/{_short(tid)}.blob"
 
 
 def lawn(oid: bytes, tid: bytes) -> str:
     """Return the relative path in a lawn directory: one level."""
-    return f"0x{oid.lstrip(bytes(1)).hex() or '00'}/0x{tid.hex()}.blob"
+    return f"{_short(oid)}/{_short(tid)}.blob"
+
+
+def _short(raw: bytes) -> str:
+    """Return an id as ZODB writes it in names: without leading zero bytes."""
+    return f"0x{raw.lstrip(bytes(1)).hex() or '00'}"
 
 
 LAYOUTS: Final[dict[str, PathOf]] = {"bushy": bushy, "lawn": lawn}
@@ -52,4 +57,4 @@ def detect(blob_dir: Path) -> str:
 
 
 def _used(blob_dir: Path) -> bool:
-    return any(entry.name != TEMPORARY and not entry.name.startswith(".") for entry in blob_dir.iterdir())
+    return any(not entry.name.startswith(".") for entry in blob_dir.iterdir())

@@ -30,7 +30,8 @@ class APath(click.Path):
     """A path; an empty one is a variable of a script that was not set, and never the working directory."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(path_type=Path, **options)
+        # whether it can be read is found out, and told, where it is read
+        super().__init__(path_type=Path, readable=False, **options)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return a Path."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from ..errors import UsageError
+from ..errors import Damage, UsageError
 from .context import Context, Text, json_option, pass_context, site_options, somebody_there
 from .output import count, print_json, printable, size
 
@@ -39,6 +39,7 @@ def command(
     """Back up the site as one unit: storage and blobs.
 
     Exit status 3: the backup was made, but the source has lost something or has changed what was stored before.
+    Exit status 4: the backup was made, but an earlier one cannot be read.
     """
     from ..operations.create import Options, create
 
@@ -56,6 +57,8 @@ def command(
         print_json(_document(done))
     else:
         _print(context, done)
+    if done.damaged:
+        return Damage.exit_code
     return INCOMPLETE if done.manifest.status == "incomplete" or done.findings else 0
 
 
@@ -63,6 +66,8 @@ def _print(context: Context, done: Created) -> None:
     manifest = done.manifest
     if not context.quiet:
         click.echo(_skipped(done) if done.skipped else _summary(done))
+    for backup_id, why in done.damaged.items():
+        click.echo(f"zodb-vault: backup {backup_id} cannot be read and was not used: {printable(why)}", err=True)
     context.detail(f"{manifest.how}: {manifest.reason.text}")
     for entry in manifest.databases if not done.skipped else []:
         context.detail(f"{printable(entry.name)}: last transaction {entry.last_tid} at {entry.last_time}")

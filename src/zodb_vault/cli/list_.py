@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ..errors import Damage
+from ..errors import BackupMissing, Damage
 from ..model import clock
 from ..operations.catalog import Backup, raw_size, stored_size
 from .context import Context, json_option, pass_context, site_options
@@ -23,7 +23,7 @@ def command(context: Context, as_json: bool) -> int:
 
     Exit status 4: the manifest or a label of a backup is damaged; it is listed as `damaged`.
     """
-    backups = [_row_of(context, backup_id) for backup_id in reversed(context.catalog.listing.backups)]
+    backups = [row for backup_id in reversed(context.catalog.listing.backups) if (row := _row_of(context, backup_id))]
     rows = [*_running(context), *backups]
     if as_json:
         print_json({"backups": rows})
@@ -36,13 +36,15 @@ def command(context: Context, as_json: bool) -> int:
     return Damage.exit_code if any(row["status"] == "damaged" for row in rows) else 0
 
 
-def _row_of(context: Context, backup_id: str) -> dict[str, Any]:
-    """Return the row of a backup; one that cannot be read does not hide the others."""
+def _row_of(context: Context, backup_id: str) -> dict[str, Any] | None:
+    """Return the row of a backup, None when it was deleted meanwhile; one that cannot be read does not hide the others."""
     try:
         return _row(context.catalog.backup(backup_id))
     except Damage as error:
         click.echo(f"zodb-vault: {printable(error.message)}", err=True)
         return _unknown(context, backup_id, status="damaged", created_at=None)
+    except BackupMissing:
+        return None
 
 
 def _row(backup: Backup) -> dict[str, Any]:

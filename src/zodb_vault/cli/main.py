@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from .. import __version__
-from ..errors import UsageError, VaultError
+from ..errors import ConfigurationError, UsageError, VaultError
 from .context import site_options
 from .output import print_error
 
@@ -90,7 +90,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         click.echo(error.ctx.get_help(), err=True)
         return UsageError.exit_code
     except (click.exceptions.Abort, KeyboardInterrupt):
-        print_error("interrupted", "interrupted", "", INTERRUPTED, as_json=as_json)
+        print_error("interrupted", ["interrupted"], "run the command again; what was stored already is used", INTERRUPTED, as_json=as_json)
         return INTERRUPTED
     except click.ClickException as error:
         return _failed(_translated(error), as_json)
@@ -126,14 +126,20 @@ def _translated(error: click.ClickException) -> VaultError:
 
 
 def _failed(error: VaultError, as_json: bool) -> int:
-    print_error(error.kind, error.message, error.hint, error.exit_code, as_json=as_json)
+    lines = error.issues if isinstance(error, ConfigurationError) else [error.message]
+    print_error(error.kind, lines, error.hint, error.exit_code, as_json=as_json)
     return error.exit_code
 
 
 def main() -> NoReturn:
     """Run the command line and leave the process; SIGTERM ends as Ctrl-C does."""
     signal.signal(signal.SIGTERM, _interrupted)
-    sys.exit(run())
+    status = run()
+    if status == INTERRUPTED:
+        # all is put in order by now; the interpreter would wait for threads, and one that was interrupted at its start never ends
+        _drop_output()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _interrupted(_number: int, _frame: object) -> NoReturn:

@@ -19,13 +19,13 @@ def print_json(document: Any) -> None:
     click.echo(msgspec.json.format(_encoded(document), indent=2).decode())
 
 
-def print_error(kind: str, message: str, hint: str, code: int, *, as_json: bool) -> None:
+def print_error(kind: str, problems: Sequence[str], hint: str, code: int, *, as_json: bool) -> None:
     """Print an error on standard error: the thing and the cause, then the next step."""
     if as_json:
-        document = {"error": {"code": code, "kind": kind, "message": message, "hint": hint or None}}
+        document = {"error": {"code": code, "kind": kind, "message": "\n".join(problems), "hint": hint or None}}
         click.echo(_encoded(document).decode(), err=True)
         return
-    first, *more = message.splitlines() or [""]
+    first, *more = problems or [""]
     click.echo(f"zodb-vault: {printable(first)}", err=True)
     for line in more:
         click.echo(f"  {printable(line)}", err=True)

@@ -178,17 +178,16 @@ def _old_state(context: Context, site: Site | None, discard: str | None, databas
 
     if site is None:
         raise UsageError("--abort and --discard-kept are about a site, not about --output", "an output directory can be removed")
+    chosen = [one for one in site.databases if not databases or one.name in databases]
+    places = [place_of(Path(one.data_fs or ""), Path(one.blob_dir) if one.blob_dir else None, None) for one in chosen]
     aborted, removed = list[str](), list[str]()
-    for database in (one for one in site.databases if not databases or one.name in databases):
-        place = place_of(Path(database.data_fs or ""), Path(database.blob_dir) if database.blob_dir else None, None)
-        if discard is None:
-            journal = abort(place)
+    if discard is None:
+        for journal in abort(places):
             aborted.append(journal.restore)
-            context.say(f"{database.name}: the state before the restore of {journal.backup} is back")
-        else:
-            for path in discard_kept(place, discard):
-                removed.append(path)
-                context.say(f"{database.name}: removed {printable(path)}")
+            context.say(f"{journal.database}: the state before the restore of {journal.backup} is back")
+    for path in discard_kept(places, discard) if discard else ():
+        removed.append(path)
+        context.say(f"removed {printable(path)}")
     if as_json:
         print_json({"aborted": aborted, "removed": removed})
 

@@ -64,7 +64,7 @@ def command(context: Context, id: str | None, level: str, every: bool, sample: f
         raise BackupMissing("there are no backups yet", "make the first one with: zodb-vault create")
     options = Options(level=level, sample=sample, scratch=scratch)  # type: ignore[arg-type]
     with context.progress() as progress:
-        reports = [_verified(context, one, options, progress) for one in ids]
+        reports = [report for one in ids if (report := _verified(context, one, options, progress, every=every))]
     if as_json:
         documents = [_document(report) for report in reports]
         print_json({"reports": documents} if every else documents[0])
@@ -74,14 +74,20 @@ def command(context: Context, id: str | None, level: str, every: bool, sample: f
     return 0 if all(report.ok for report in reports) else DAMAGED
 
 
-def _verified(context: Context, backup_id: str, options: Options, progress: Progress) -> Report:
+def _verified(context: Context, backup_id: str, options: Options, progress: Progress, *, every: bool) -> Report | None:
+    """Verify a backup; None when it is one of all and was deleted meanwhile."""
     from ..operations.verify import Finding, Report, verify
 
     try:
-        backup = context.catalog.backup(backup_id)
-    except Damage as error:
-        return Report(id=backup_id, level=options.level, damage=[Finding(None, "manifest", error.message)])
-    return verify(context.repository, context.site_name, backup, options, progress)
+        try:
+            backup = context.catalog.backup(backup_id)
+        except Damage as error:
+            return Report(id=backup_id, level=options.level, damage=[Finding(None, "manifest", error.message)])
+        return verify(context.repository, context.site_name, backup, options, progress)
+    except BackupMissing:
+        if every:
+            return None
+        raise
 
 
 def _document(report: Report) -> dict[str, Any]:

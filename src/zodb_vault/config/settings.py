@@ -154,6 +154,8 @@ def _found_file(cwd: Path, zope_conf: Path | None) -> Path | None:
         try:
             if file.exists():
                 return Path(absolute(file, cwd))
+        except PermissionError:
+            continue  # sudo in somebody else's home: a directory that may not be entered holds nothing for this user
         except OSError as error:
             raise ConfigurationError([f"{file} cannot be read: {error.strerror}"]) from None
     return None

@@ -7,14 +7,14 @@ from functools import cached_property
 
 import msgspec
 
-from ..errors import KeyMissing
+from ..errors import BackupMissing, Damage, KeyMissing
 from ..model import clock
-from ..model.manifest import DatabaseEntry, Manifest, Marker
+from ..model.manifest import DatabaseEntry, Label, Manifest, Marker
 from ..policy.recovery import Reach, Span
 from ..policy.selection import Candidate, select
 from ..repository import running
 from ..repository.labels import Facts
-from ..repository.repository import Listing, Repository
+from ..repository.repository import ID_TIME, Listing, Repository
 
 
 class Backup(msgspec.Struct):
@@ -52,6 +52,7 @@ class Catalog:
         self.repository, self.site = repository, site
         self.listing: Listing = repository.listing(site)
         self._backups: dict[str, Backup] = {}
+        self.damaged: dict[str, str] = {}
 
     def backup(self, backup_id: str) -> Backup:
         """Return one backup; raise BackupMissing or Damage."""
@@ -61,9 +62,35 @@ class Catalog:
         return self._backups[backup_id]
 
     def newest_first(self) -> Iterator[Backup]:
-        """Yield all backups."""
+        """Yield all backups; raise Damage at one that cannot be read: a choice among them could be another one with it."""
         for backup_id in reversed(self.listing.backups):
-            yield self.backup(backup_id)
+            if (backup := self._unless_deleted(backup_id)) is not None:
+                yield backup
+
+    def readable(self) -> Iterator[Backup]:
+        """Yield the backups that can be read, newest first; ``damaged`` says what is wrong with the others."""
+        for backup_id in reversed(self.listing.backups):
+            try:
+                backup = self._unless_deleted(backup_id)
+            except Damage as error:
+                self.damaged[backup_id] = error.message
+                continue
+            if backup is not None:
+                yield backup
+
+    def _unless_deleted(self, backup_id: str) -> Backup | None:
+        """Return a backup, None when it was deleted since the list was made."""
+        try:
+            return self.backup(backup_id)
+        except BackupMissing:
+            return None
+
+    def labels_since(self, created_at: str) -> Iterator[Label]:
+        """Yield the labels that were stored at this time or later, of whatever backup; their names tell, older ones are not read."""
+        stamp = clock.parse(created_at).strftime(ID_TIME)
+        for key in (key for keys in self.listing.labels.values() for key in keys):
+            if key.rsplit("/", 1)[1] >= stamp:
+                yield self.repository.label(key)
 
     def select(self, text: str) -> Backup:
         """Return the backup that an id, a prefix, a name or ``latest`` means; raise UsageError or BackupMissing.

@@ -49,12 +49,16 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Created(msgspec.Struct, frozen=True, kw_only=True):
-    """What a create did; ``manifest`` is that of the parent when nothing was new and that was to be skipped."""
+    """What a create did; ``manifest`` is that of the parent when nothing was new and that was to be skipped.
+
+    ``findings`` are changes of the source under what was stored, ``damaged`` earlier backups that could not be read and were not used.
+    """
 
     manifest: Manifest
     skipped: bool
     missing: dict[str, list[tuple[str, str, str]]]
     findings: list[str]
+    damaged: dict[str, str] = {}
 
     @property
     def raw(self) -> int:
@@ -152,8 +156,10 @@ class _Creation:
         self.repository, self.site, self.databases = repository, site, databases
         self.options, self.progress, self.begun = options, progress, begun
         self.now = clock.now()
+        # the trash before and after: a backup may be on its way there or back
+        trashed = repository.trashed(site.name)
         self.catalog = Catalog(repository, site.name)
-        self.id = new_id([*self.catalog.listing.backups, *repository.trashed(site.name)], self.now)
+        self.id = new_id([*trashed, *self.catalog.listing.backups, *repository.trashed(site.name)], self.now)
         self.objects: Objects = repository.objects(self.id)
 
     def run(self) -> Created:
@@ -188,6 +194,9 @@ class _Creation:
                 f"a create of the site {self.site.name} has been running since {marker.started} (host {marker.host}, pid {marker.pid})",
                 f"wait for it; one that died counts as running for {running.STALE.seconds // 60} minutes when nothing else tells",
             )
+        if found and found[0].run in self.catalog.listing.backups:
+            # it died behind its commit: its backup is to be continued, not what it had stored until then
+            return msgspec.structs.replace(found[0], stored=[]), found[1]
         return found
 
     def _parents(self) -> Iterator[Backup]:
@@ -206,11 +215,11 @@ class _Creation:
     def _restored(self) -> bool:
         """Tell whether a restore into the site was noted after its newest backup, to another state than this backup's own."""
         newest = next(self._parents(), None)
-        notes = [note for backup in self.catalog.newest_first() for note in backup.facts.restored]
-        last = max(notes, key=lambda note: note["at"], default=None)
-        if newest is None or last is None or last["at"] < newest.manifest.created_at:
+        if newest is None:
             return False
-        return [last["tid"]] != [entry.last_tid for entry in newest.manifest.databases]
+        notes = [label.value for label in self.catalog.labels_since(newest.manifest.created_at) if label.fact == "restored"]
+        last = max(notes, key=lambda note: note["at"], default=None)
+        return last is not None and [last["tid"]] != [entry.last_tid for entry in newest.manifest.databases]
 
     # deciding
 
@@ -288,7 +297,8 @@ class _Creation:
                 self.repository.add_label(self.site.name, self.id, fact, value, self.catalog.listing)
         run.require()
         self.repository.commit(manifest)
-        return Created(manifest=manifest, skipped=False, missing=missing, findings=[f for c in captures for f in c.findings])
+        findings = [finding for capture in captures for finding in capture.findings]
+        return Created(manifest=manifest, skipped=False, missing=missing, findings=findings, damaged=self.catalog.damaged)
 
     def _missing(self, entry: DatabaseEntry) -> list[tuple[str, str, str]]:
         if entry.blobs is None or entry.blobs.missing.list is None:
@@ -335,7 +345,7 @@ class _Creation:
 
 def parents(catalog: Catalog) -> Iterator[Backup]:
     """Yield the backups that a whole one may continue, newest first; one that lacks blobs may, its child looks for them again."""
-    return (backup for backup in catalog.newest_first() if backup.manifest.whole and backup.manifest.trigger != "safety")
+    return (backup for backup in catalog.readable() if backup.manifest.whole and backup.manifest.trigger != "safety")
 
 
 def earlier_of(catalog: Catalog, database: str) -> Iterator[Earlier]:
@@ -347,12 +357,18 @@ def earlier_of(catalog: Catalog, database: str) -> Iterator[Earlier]:
 
 
 def _give_up(run: Run, captures: list[FileStorageCapture]) -> None:
-    """Leave what was stored to the next run; the cause of the end is on its way to the user already."""
+    """Leave what was stored, by this run or by the one that it went on from, to the next one; the cause is on its way to the user already."""
+    stored = {one.database: one for one in run.marker.stored}
     with contextlib.suppress(VaultError, OSError):
-        stored = [notes for capture in captures if (notes := capture.last_notes()) is not None]
-        if any(notes.segments or notes.packs for notes in stored):
-            run.renew(stored=stored, ended=True)
-        else:
+        for capture in captures:
+            if (notes := capture.last_notes()) is not None:
+                stored[notes.database] = notes
+    with contextlib.suppress(VaultError, OSError):
+        if any(notes.segments or notes.packs for notes in stored.values()):
+            run.renew(stored=list(stored.values()), ended=True)
+            return
+    with contextlib.suppress(VaultError, OSError):
+        if not any(notes.segments or notes.packs for notes in run.marker.stored):
             run.finish()
 
 

@@ -12,6 +12,9 @@ from typing import Any
 
 import msgspec
 
+from ..errors import VaultError
+from .child import command_of, environment
+
 BATCH = 1000
 
 
@@ -27,14 +30,16 @@ class Loaded(msgspec.Struct, kw_only=True):
 
 
 def load_everything(data_fs: Path, blob_dir: Path | None) -> Loaded:
-    """Load every object and open every blob; a storage that does not open is told in ``failure``."""
-    done = subprocess.run(
-        [sys.executable, "-m", "zodb_vault.operations.loading", str(data_fs), *([str(blob_dir)] if blob_dir else [])],
-        capture_output=True, check=False, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    """Load every object and open every blob; a storage that does not open is told in ``failure``.
+
+    Raise VaultError when the process dies, as it does without memory: that says nothing about the database.
+    """
+    command = command_of("zodb_vault.operations.loading", str(data_fs), *([str(blob_dir)] if blob_dir else []))
+    done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL, env=environment())
     if done.returncode:
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        return Loaded(failure=f"it cannot be opened: {lines[-1] if lines else f'exit status {done.returncode}'}")
+        why = lines[-1] if lines else f"exit status {done.returncode}"
+        raise VaultError(f"the process that loads the restored database died: {why}", "free memory and verify again; nothing was found out")
     return msgspec.json.decode(done.stdout.splitlines()[-1], type=Loaded)
 
 
@@ -43,8 +48,12 @@ def _load(data_fs: str, blob_dir: str | None) -> Loaded:
     from ZODB.FileStorage import FileStorage
 
     loaded = Loaded(undecodable=[], unreadable_blobs=[])
-    database = DB(FileStorage(data_fs, read_only=True, blob_dir=blob_dir))
-    connection = database.open()
+    try:
+        database = DB(FileStorage(data_fs, read_only=True, blob_dir=blob_dir))
+        connection = database.open()
+    except Exception as error:  # noqa: BLE001  whatever it raises is the finding
+        loaded.failure = f"it cannot be opened: {type(error).__name__}: {error}"
+        return loaded
     token = None
     while len(database.storage):
         oid, _tid, _data, token = database.storage.record_iternext(token)

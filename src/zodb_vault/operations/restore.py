@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from ..datafs.tail import Hopper, backwards
-from ..errors import BlobsMissing, SafetyBackupFailed, SourceDamaged, StoreError, TargetRefused, UsageError, VaultError
+from ..errors import BlobsMissing, Damage, InUse, SafetyBackupFailed, SourceDamaged, StoreError, TargetRefused, UsageError, VaultError
 from ..model import clock
 from ..model import tid as tids
 from ..model.manifest import DatabaseEntry
 from ..model.source import Database, Site
 from ..policy.recovery import Request
+from ..repository import running
 from ..repository.objects import Objects
 from ..repository.repository import Repository, new_id
 from ..repository.running import Run
@@ -31,8 +32,9 @@ from .catalog import Catalog
 from .create import Options as CreateOptions
 from .create import create
 from .journal import Journal
-from .switch import KEPT_PREFIX, Place, Switch, place_of, require_owner
+from .switch import KEPT_PREFIX, Place, Switch, make_directories_like_parent, place_of, replaced_name, require_owner
 from .targets import Cut, Target, resolve
+from .undo import kept_paths
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +52,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One database of a plan: what goes where, what it replaces, and the journal of an interrupted restore of the same."""
+    """One database of a plan: what goes where, what it replaces, and the journal (or record) of an interrupted restore of the same."""
 
     cut: Cut
     place: Place
@@ -63,6 +65,14 @@ class Step(msgspec.Struct, frozen=True):
     def replaces(self) -> bool:
         """Tell whether there is a Data.fs in place."""
         return self.place.data_fs.exists()
+
+    @property
+    def unsaved(self) -> bool:
+        """Tell whether the file in place holds what no safety backup has; an interrupted restore may have made one, and the site gone on since."""
+        journal = self.resumed
+        if not self.replaces or (journal is not None and (journal.phase in ("switched", "done") or self.place.is_new(journal))):
+            return False
+        return journal is None or journal.saved != self.place.data_fs.stat().st_size
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -97,9 +107,17 @@ def plan(repository: Repository, site_name: str, site: Site | None, options: Opt
             f"the backup {target.backup.manifest.id} is incomplete: blobs were missing when it was made",
             "`zodb-vault show` names them; `--allow-incomplete` restores what there is",
         )
+    places = [_place(cut, site, options, len(target.cuts)) for cut in target.cuts]
+    unfinished = _unfinished(places, target, options)
     documents = repository.objects("")
-    steps = [_step(cut, *_destination(cut.entry, site, options, len(target.cuts)), documents, options) for cut in target.cuts]
+    steps = [_step(cut, place, journal, documents, options) for cut, place, journal in zip(target.cuts, places, unfinished, strict=True)]
     return Plan(target, steps, options, site)
+
+
+def _place(cut: Cut, site: Site | None, options: Options, count: int) -> Place:
+    data_fs, blob_dir = _destination(cut.entry, site, options, count)
+    _require_content(cut, blob_dir, options)
+    return place_of(data_fs, blob_dir, cut.entry.layout)
 
 
 def _destination(entry: DatabaseEntry, site: Site | None, options: Options, count: int) -> tuple[Path, Path | None]:
@@ -118,13 +136,11 @@ def _data_fs(database: Database) -> str:
     return database.data_fs
 
 
-def _step(cut: Cut, data_fs: Path, blob_dir: Path | None, documents: Objects, options: Options) -> Step:
-    _require_content(cut, blob_dir, options)
-    place = place_of(data_fs, blob_dir, cut.entry.layout)
-    resumed = _unfinished(place, cut, options)
+def _step(cut: Cut, place: Place, resumed: Journal | None, documents: Objects, options: Options) -> Step:
     present, dropped = _present(place, cut)
     if resumed is None:
         _refuse(place, cut, documents, options)
+    blob_dir = place.blob_dir
     needed = cut.end + (cut.entry.blobs.size if cut.entry.blobs and blob_dir and not blob_dir.exists() else 0)
     return Step(cut, place, present, resumed.dropped if resumed else dropped, needed, resumed)
 
@@ -138,17 +154,30 @@ def _require_content(cut: Cut, blob_dir: Path | None, options: Options) -> None:
         raise TargetRefused(f"the site has no blob directory for {cut.entry.name}", "name it with --blob-dir, or use --only storage")
 
 
-def _unfinished(place: Place, cut: Cut, options: Options) -> Journal | None:
-    journal = journals.read(journals.path_of(place.data_fs))
-    if journal is None:
-        return None
-    same = (journal.end, journal.last_tid, journal.only) == (cut.end, cut.last_tid, options.only)
-    if journal.phase == "aborting" or not same:
+def _unfinished(places: list[Place], target: Target, options: Options) -> list[Journal | None]:
+    """Return what an interrupted run of the same restore left for each database; raise TargetRefused when it was another one."""
+    found = [journals.read(journals.path_of(place.data_fs)) for place in places]
+    restores = {journal.restore for journal in found if journal is not None}
+    for n, place in enumerate(places):
+        if found[n] is None:
+            known = list(journals.records(place.data_fs)) if options.output else sorted(restores)
+            found[n] = next((one for restore in known if (one := journals.read_record(place.data_fs, restore))), None)
+    for place, cut, journal in zip(places, target.cuts, found, strict=True):
+        if journal is not None:
+            _require_same(place, cut, journal, target, options)
+    return found
+
+
+def _require_same(place: Place, cut: Cut, journal: Journal, target: Target, options: Options) -> None:
+    ours = (target.backup.manifest.id, cut.end, cut.last_tid, options.only, str(place.blob_dir) if place.blob_dir else None)
+    aborting = journal.phase == "aborting" and not place.is_new(journal)
+    if aborting or ours != (journal.backup, journal.end, journal.last_tid, journal.only, journal.blob_dir):
         raise TargetRefused(
             f"a restore of backup {journal.backup} up to {journal.last_tid} into {place.data_fs} was interrupted",
-            "run that one again to finish it, or `restore --abort` to put the old state back",
+            "run `restore --abort` again to put the old state back"
+            if aborting
+            else "run that one again to finish it, or `restore --abort` to put the old state back",
         )
-    return journal
 
 
 def _present(place: Place, cut: Cut) -> tuple[str | None, int]:
@@ -177,7 +206,7 @@ def _refuse(place: Place, cut: Cut, documents: Objects, options: Options) -> Non
         _require_empty(place)
     for path in (place.data_fs, place.blob_dir):
         if path is not None:
-            require_owner(path)
+            require_owner(path, ours=options.output is not None)
     if options.output is None and place.data_fs.exists() and not options.replace_blobs and options.only != "storage":
         _require_same_site(place, cut, documents)
 
@@ -213,24 +242,47 @@ def execute(repository: Repository, plan: Plan, site_name: str, progress: Progre
     Raise InUse when a storage is open, SafetyBackupFailed, Damage, StoreError, OSError; the old state is whole then, or the
     journal says how to go on.
     """
-    restore_id = new_id([], clock.now())
+    restore_id = next((step.resumed.restore for step in plan.steps if step.resumed), None) or new_id([], clock.now())
     with contextlib.ExitStack() as stack:
         for step in plan.steps:
-            _make_parent(step.place)
+            make_directories_like_parent(step.place.data_fs.parent)
             stack.enter_context(storage_locks(step.place.locked))
+        _require_as_planned(plan)
         _require_space(plan)
-        stack.enter_context(_marked(repository, site_name, plan, restore_id, progress))
+        beat = stack.enter_context(_marked(repository, site_name, plan, restore_id, progress))
         safety = _safety_backup(repository, plan, progress)
-        restored = _switch_all(repository, plan, restore_id, site_name, safety, progress, stack)
-    _tidy(plan)
-    _label(repository, site_name, plan, restored)
-    return restored
+        switches = [_begin(repository, plan, step, restore_id, site_name, beat, progress, stack) for step in plan.steps]
+        notes = _switch_all(repository, plan, switches, site_name)
+    kept = [path for switch, journal in switches for path in kept_paths(switch.place, journal) if journal.replaced and path.exists()]
+    notes += [note for switch, _journal in switches for note in switch.notes]
+    return Restored(plan=plan, safety_backup=safety, kept=[str(path) for path in kept], notes=notes)
 
 
-def _make_parent(place: Place) -> None:
-    from ..stores.durable import make_directories
+def _require_as_planned(plan: Plan) -> None:
+    """Look again, now that nobody else can change it: the plan was made without the locks, and the answer to its question takes time."""
+    for step in plan.steps:
+        journal = journals.read(journals.path_of(step.place.data_fs))
+        if journal != step.resumed and not (step.resumed and step.resumed.phase == "done"):
+            raise InUse(f"another restore into {step.place.data_fs} has run meanwhile", "look at the plan again")
+        if step.resumed is None and not plan.in_place:
+            _require_empty(step.place)
+        if step.resumed is None and step.replaces and plan.options.only != "blobs":
+            _require_links(step.place)
 
-    make_directories(place.data_fs.parent)
+
+def _require_links(place: Place) -> None:
+    """Raise TargetRefused where the old file could not be kept beside the new one."""
+    probe = place.data_fs.with_name(f"{place.data_fs.name}.restore.probe")
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(probe)
+        os.link(place.data_fs, probe)
+        os.unlink(probe)
+    except OSError as error:
+        raise TargetRefused(
+            f"{place.data_fs} cannot be hard-linked: {error.strerror}",
+            "in place the replaced file is kept by a hard link; restore into a directory of another file system with --output DIR",
+        ) from None
 
 
 def _require_space(plan: Plan) -> None:
@@ -241,23 +293,31 @@ def _require_space(plan: Plan) -> None:
 
 
 @contextlib.contextmanager
-def _marked(repository: Repository, site_name: str, plan: Plan, restore_id: str, progress: Progress) -> Iterator[None]:
-    """Hold a marker that keeps the backup from being deleted; a repository that cannot be written to needs none."""
+def _marked(repository: Repository, site_name: str, plan: Plan, restore_id: str, progress: Progress) -> Iterator[Callable[[], None]]:
+    """Hold a marker that keeps the backup from being deleted, and give what keeps it fresh; a repository that cannot be written to needs none."""
     try:
-        run = Run.start(repository.store, site_name, "restore", restore_id, [plan.target.backup.manifest.id])
-    except StoreError as error:
+        left = running.left_by(repository.store, running.marker_key(site_name, "restore", restore_id))
+        run = Run.start(repository.store, site_name, "restore", restore_id, [plan.target.backup.manifest.id], left)
+    except (StoreError, Damage) as error:
         progress.note(f"the repository cannot be written to, so nothing keeps others from deleting the backup meanwhile: {error.message}")
-        yield
+        yield lambda: None
         return
+
+    def beat() -> None:
+        with contextlib.suppress(VaultError):  # a restore does not end because its marker is gone
+            if run.due():
+                run.renew()
+
     try:
-        yield
+        yield beat
     finally:
-        run.finish()
+        with contextlib.suppress(StoreError):
+            run.finish()
 
 
 def _safety_backup(repository: Repository, plan: Plan, progress: Progress) -> str | None:
-    replaced = [step for step in plan.steps if step.replaces and step.resumed is None]
-    if not plan.in_place or not plan.options.safety_backup or not replaced or plan.site is None:
+    unsaved = any(step.unsaved for step in plan.steps)
+    if not plan.in_place or not plan.options.safety_backup or not unsaved or plan.site is None:
         return None
     progress.note("saving the present state first")
     options = CreateOptions(trigger="safety", note=f"before the restore of {plan.target.backup.manifest.id}", workers=plan.options.workers)
@@ -274,61 +334,85 @@ def _safety_backup(repository: Repository, plan: Plan, progress: Progress) -> st
     return done.manifest.id
 
 
-def _switch_all(
-    repository: Repository, plan: Plan, restore_id: str, site_name: str, safety: str | None, progress: Progress, stack: contextlib.ExitStack
-) -> Restored:
+def _begin(
+    repository: Repository, plan: Plan, step: Step, restore_id: str, site_name: str, beat: Callable[[], None], progress: Progress,
+    stack: contextlib.ExitStack,
+) -> tuple[Switch, Journal]:  # fmt: skip
+    """Write the journal of a database, or take up the one that is there."""
     objects = repository.objects(restore_id)
-    work: list[tuple[Switch, Journal]] = []
-    for step in plan.steps:
-        switch = Switch(objects, objects, step.cut.entry, step.place, progress, plan.options.workers)
-        stack.callback(switch.close)
-        journal = step.resumed or journals.write(step.place.data_fs, _journal(plan, step, restore_id, site_name))
-        work.append((switch, journal))
-    work = [(switch, switch.build(journal) if journal.phase == "building" else journal) for switch, journal in work]
-    work = [(switch, switch.switch(journal) if journal.phase == "switching" else journal) for switch, journal in work]
-    work = [(switch, switch.put_aside(journal) if journal.phase == "switched" else journal) for switch, journal in work]
-    notes = [note for switch, _journal in work for note in switch.notes]
-    kept = [path for (switch, journal) in work for path in _kept(switch.place, journal)]
-    return Restored(plan=plan, safety_backup=safety, kept=kept, notes=notes)
+    switch = Switch(objects, objects, step.cut.entry, step.place, progress, plan.options.workers, beat)
+    stack.callback(switch.close)
+    if step.resumed is None:
+        return switch, journals.write(step.place.data_fs, _journal(plan, step, restore_id, site_name))
+    journal = switch.resume(step.resumed)
+    if journal.phase == "building":
+        journal = journals.write(step.place.data_fs, msgspec.structs.replace(journal, saved=_saved(plan, step)))
+    elif journal.only != "blobs" and (not step.place.is_new(journal) or step.place.data_fs.stat().st_size != journal.end):
+        switch.notes.append(f"{step.place.data_fs} was restored already and written to since; it is left as it is")
+    return switch, journal
+
+
+def _switch_all(repository: Repository, plan: Plan, work: list[tuple[Switch, Journal]], site_name: str) -> list[str]:
+    """Bring all databases from each phase to the next one together; update ``work``, return notes.
+
+    The journals go last: as long as one is there, a run knows what belongs to the restore.
+    """
+    for n, (switch, journal) in enumerate(work):
+        work[n] = (switch, switch.build(journal) if journal.phase == "building" else journal)
+    for n, (switch, journal) in enumerate(work):
+        work[n] = (switch, switch.switch(journal) if journal.phase == "switching" else journal)
+    notes = _label(repository, site_name, plan, work[0][1].restore) if work else []
+    for switch, journal in work:
+        if journal.phase == "switched":
+            switch.put_aside(journal)
+    for n, (switch, journal) in enumerate(work):
+        work[n] = (switch, journals.finish(switch.place.data_fs, journal) if journal.phase == "switched" else journal)
+    for switch, journal in work:
+        switch.tidy(journal)
+    for switch, journal in work if not plan.in_place else []:
+        _tidy_output(switch.place, journal)
+    return notes
 
 
 def _journal(plan: Plan, step: Step, restore_id: str, site_name: str) -> Journal:
-    stamp = restore_id.partition("-")[0]
+    data_fs = step.place.data_fs
     return Journal(
         restore=restore_id, backup=plan.target.backup.manifest.id, site=site_name, database=step.cut.entry.name, phase="building",
-        end=step.cut.end, last_tid=step.cut.last_tid, only=plan.options.only, data_fs=str(step.place.data_fs),
-        blob_dir=str(step.place.blob_dir) if step.place.blob_dir else None, building=f"{step.place.data_fs.name}.restoring-{restore_id}",
-        replaced=f"{step.place.data_fs.name}.replaced-{stamp}" if step.replaces and plan.options.only != "blobs" else None,
-        kept_dir=KEPT_PREFIX + restore_id, dropped=step.dropped,
+        end=step.cut.end, last_tid=step.cut.last_tid, only=plan.options.only, data_fs=str(data_fs),
+        blob_dir=str(step.place.blob_dir) if step.place.blob_dir else None, building=f"{data_fs.name}.restoring-{restore_id}",
+        replaced=replaced_name(data_fs, restore_id) if step.replaces and plan.options.only != "blobs" else None,
+        kept_dir=KEPT_PREFIX + restore_id, dropped=step.dropped, saved=_saved(plan, step),
     )  # fmt: skip
 
 
-def _kept(place: Place, journal: Journal) -> list[str]:
-    paths = [place.data_fs.with_name(journal.replaced)] if journal.replaced else []
-    if place.blob_dir is not None and (place.blob_dir / journal.kept_dir).exists() and journal.replaced:
-        paths.append(place.blob_dir / journal.kept_dir)
-    return [str(path) for path in paths]
+def _saved(plan: Plan, step: Step) -> int | None:
+    return step.place.data_fs.stat().st_size if plan.options.safety_backup and step.replaces else None
 
 
-def _tidy(plan: Plan) -> None:
+def _tidy_output(place: Place, journal: Journal) -> None:
     """Leave nothing of ours in a new directory: there is no old state to go back to."""
-    for step in plan.steps:
-        if step.replaces and not plan.in_place:
-            for record in step.place.data_fs.parent.glob(f"{step.place.data_fs.name}.restored-*.json"):
-                journals.remove(record)
-            for kept in step.place.blob_dir.glob(f"{KEPT_PREFIX}*") if step.place.blob_dir else []:
-                shutil.rmtree(kept)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{step.place.data_fs}.lock")
-
-
-def _label(repository: Repository, site_name: str, plan: Plan, restored: Restored) -> None:
-    """Note that the site goes on from an older state: the next create then knows why the file does not continue the newest backup."""
-    if not plan.in_place:
+    if journal.replaced is not None:  # somebody has used the directory between two runs
         return
-    backup = plan.target.backup.manifest.id
-    value = {"at": clock.iso(clock.now()), "tid": plan.steps[0].cut.last_tid}
+    if place.blob_dir is not None:
+        shutil.rmtree(place.blob_dir / journal.kept_dir, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{place.data_fs}.lock")
+    journals.remove(journals.record_of(place.data_fs, journal.restore))
+
+
+def _label(repository: Repository, site_name: str, plan: Plan, restore_id: str) -> list[str]:
+    """Note that the site goes on from an older state: the next create then knows why the file does not continue the newest backup.
+
+    It stands before the restore counts as done, and is written once, however often that is interrupted.
+    """
+    if not plan.in_place:
+        return []
+    backup = plan.target.backup
+    if any(note.get("restore") == restore_id for note in backup.facts.restored):
+        return []
+    value = {"at": clock.iso(clock.now()), "tid": plan.steps[0].cut.last_tid, "restore": restore_id}
     try:
-        repository.add_label(site_name, backup, "restored", value, repository.listing(site_name))
+        repository.add_label(site_name, backup.manifest.id, "restored", value, repository.listing(site_name))
     except StoreError as error:
-        restored.notes.append(f"the restore could not be noted in the repository: {error.message}")
+        return [f"the restore could not be noted in the repository: {error.message}"]
+    return []

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final
 
 import msgspec
 
@@ -26,9 +24,11 @@ from ..stores import durable
 from ..strategies.base import Progress, Sink, Workers
 from ..strategies.filestorage import MissingRows, packs_of, segments_of
 from ..strategies.packing import BlobDirectory
+from ..strategies.placing import TEMPORARY as NEW
 from ..strategies.placing import Ownership, Placer, sync_file_system
-from ..strategies.rebuilding import Content, rebuild, refs_of_file
+from ..strategies.rebuilding import Content, rebuild, refs_of_file, write_file
 from . import journal as journals
+from .child import command_of, environment
 from .journal import Journal
 
 KEPT_PREFIX: Final = ".zodb-vault-kept-"
@@ -49,6 +49,14 @@ class Place(msgspec.Struct, frozen=True):
         """Return the configured name of the Data.fs."""
         return self.index.with_name(self.index.name.removesuffix(".index"))
 
+    def new_index(self, journal: Journal) -> Path:
+        """Return where the index of a restore waits, beside where it goes."""
+        return self.index.with_name(f"{self.index.name}.restoring-{journal.restore}")
+
+    def is_new(self, journal: Journal) -> bool:
+        """Tell whether the file in place is the one that the restore built."""
+        return journal.new_inode != 0 and self.data_fs.exists() and self.data_fs.stat().st_ino == journal.new_inode
+
 
 def place_of(data_fs: Path, blob_dir: Path | None, layout: str | None) -> Place:
     """Look at where a database is to go; raise TargetRefused or ConfigurationError, change nothing."""
@@ -61,11 +69,17 @@ def place_of(data_fs: Path, blob_dir: Path | None, layout: str | None) -> Place:
 
 
 class Switch:
-    """The restore of one database in three steps, each from one phase of its journal to the next; the caller holds the lock."""
+    """The restore of one database in three steps, each from one phase of its journal to the next; the caller holds the lock.
 
-    def __init__(self, sink: Sink, documents: Documents, entry: DatabaseEntry, place: Place, progress: Progress, workers: int) -> None:
+    ``beat`` is called every few seconds of a long step.
+    """
+
+    def __init__(
+        self, sink: Sink, documents: Documents, entry: DatabaseEntry, place: Place, progress: Progress, workers: int,
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         self.sink, self.documents, self.entry, self.place = sink, documents, entry, place
-        self.progress, self.workers = progress, workers
+        self.progress, self.workers, self.beat = progress, workers, beat
         self.refs = BlobSet()
         self.notes: list[str] = []
 
@@ -73,13 +87,36 @@ class Switch:
         """Free everything."""
         self.refs.close()
 
+    def resume(self, journal: Journal) -> Journal:
+        """Return the journal of an interrupted restore with the phase that its files show; raise TargetRefused when they show none.
+
+        As long as the rename has not happened, everything is built again: the site may have gone on, and packed blobs away, since.
+        """
+        data_fs = self.place.data_fs
+        if journal.phase == "aborting" or (journal.phase == "switching" and self.place.is_new(journal)):
+            return self._switched(journal)
+        if journal.phase != "switching":
+            return journal
+        if data_fs.with_name(journal.building).exists():
+            return journals.write(data_fs, msgspec.structs.replace(journal, phase="building", new_inode=0))
+        replaced = data_fs.with_name(journal.replaced) if journal.replaced else None
+        if replaced is None or not replaced.exists() or not data_fs.exists() or os.path.samefile(data_fs, replaced):
+            raise TargetRefused(
+                f"{data_fs} is not the file that the restore {journal.restore} built, and {journal.building} is gone",
+                "`restore --abort` puts the old state back",
+            )
+        return self._switched(journal)  # it was packed since
+
+    def _switched(self, journal: Journal) -> Journal:
+        return journals.write(self.place.data_fs, msgspec.structs.replace(journal, phase="switched"))
+
     # building: everything new beside what is old
 
     def build(self, journal: Journal) -> Journal:
         """Write the new Data.fs beside the old one and the blobs into their directory, all of it checked and durable."""
         building = self.place.data_fs.with_name(journal.building)
         inode = self._build_storage(journal, building)
-        with self._index(building, wanted=journal.only != "blobs"):
+        with self._index(building, self.place.new_index(journal), wanted=journal.only != "blobs"):
             if journal.only != "storage" and self.place.blob_dir is not None:
                 self._place_blobs(journal, self.place.blob_dir)
         return journals.write(self.place.data_fs, msgspec.structs.replace(journal, phase="switching", new_inode=inode))
@@ -92,7 +129,7 @@ class Switch:
         fd = os.open(building, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             content = Content(self.sink, segments_of(self.entry, self.documents), journal.end, self.progress, digests=False)
-            with Workers(self.workers, lambda: None) as workers:
+            with Workers(self.workers, self.beat) as workers:
                 _count, defects = rebuild(content, fd, workers, self.refs)
             self.notes += [f"a defect of the source, restored as it was: {defect}" for defect in defects]
             if os.fstat(fd).st_size != journal.end:
@@ -108,28 +145,19 @@ class Switch:
         self.progress.begin("blobs", self.entry.blobs.size if self.entry.blobs else 0)
         fresh = not blob_dir.exists() or all(entry.name in (MARKER, TEMPORARY) for entry in blob_dir.iterdir())
         owner = self._prepare_blob_dir(blob_dir)
-        kept = blob_dir / journal.kept_dir
-        placer = Placer(
-            self.sink, blob_dir, self.place.layout or "bushy", owner, lambda path: _keep(blob_dir, kept, path), self.progress, fresh=fresh
-        )
-        with Workers(self.workers, lambda: None) as workers, _added_log(kept) as added:
-            for placed in placer.place(workers, packs_of(self.entry, self.documents), self.refs):
-                self.refs.have(placed.keys)
-                added.writelines(f"{path}\n" for path in placed.added)
+        with Workers(self.workers, self.beat) as workers, Kept(blob_dir, journal.kept_dir, owner) as kept:
+            placer = Placer(self.sink, blob_dir, self.place.layout or "bushy", owner, kept, self.progress, fresh=fresh)
+            for keys in placer.place(workers, packs_of(self.entry, self.documents), self.refs):
+                self.refs.have(keys)
         self._require_all()
         sync_file_system(blob_dir)
 
     def _prepare_blob_dir(self, blob_dir: Path) -> Ownership:
-        if not blob_dir.exists():
-            durable.make_directories(blob_dir)
-            parent = ownership(blob_dir.parent)
-            os.chown(blob_dir, parent.uid, parent.gid)
-        marker = blob_dir / MARKER
-        if not marker.exists():
-            durable.write(marker, [(self.place.layout or "bushy").encode()], exclusive=False, mode=0o644)
-        info = blob_dir.stat()
-        uid, gid = (info.st_uid, info.st_gid) if (info.st_uid, info.st_gid) != (os.geteuid(), os.getegid()) else (-1, -1)
-        return Ownership(uid, gid, info.st_mode & 0o777)
+        make_directories_like_parent(blob_dir)
+        owner = _owner_of(blob_dir)
+        if not (blob_dir / MARKER).exists():
+            _write_marker(blob_dir / MARKER, self.place.layout or "bushy", owner)
+        return owner
 
     def _require_all(self) -> None:
         """Raise Damage unless every blob is in place that the backup is known to have."""
@@ -145,80 +173,101 @@ class Switch:
             self.notes.append(f"{len(rows)} blobs were missing when the backup was made and are missing now")
 
     @contextlib.contextmanager
-    def _index(self, building: Path, *, wanted: bool) -> Iterator[None]:
+    def _index(self, building: Path, index: Path, *, wanted: bool) -> Iterator[None]:
         """Write the index meanwhile, in a process of its own: it needs memory for every object of the database."""
         if not wanted:
             yield
             return
-        command = [sys.executable, "-m", "zodb_vault.datafs.index", str(building), f"{building}.index"]
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        command, nothing = command_of("zodb_vault.datafs.index", str(building), str(index)), subprocess.DEVNULL
+        try:
+            started = subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, env=environment())
+        except OSError:  # no memory for it, or no right to start it
+            started = None
+        with started or contextlib.nullcontext():
             try:
                 yield
             except BaseException:
-                process.kill()
+                if started:
+                    started.kill()
                 raise
-        if process.returncode:
+        if started is None or started.returncode:
             self.notes.append("the index could not be written, FileStorage will write it when it starts")
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{building}.index")
+                os.unlink(index)
 
     # switching: one rename
 
     def switch(self, journal: Journal) -> Journal:
         """Make the new state valid and keep the old file under its new name."""
         data_fs = self.place.data_fs
-        building = data_fs.with_name(journal.building)
-        if journal.only != "blobs" and not (data_fs.exists() and data_fs.stat().st_ino == journal.new_inode and not building.exists()):
-            if journal.replaced is not None:
-                _keep_replaced(data_fs, data_fs.with_name(journal.replaced))
+        if journal.only != "blobs":
+            journal = self._keep_replaced(journal)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.place.index)
             durable.sync_directory(self.place.index.parent)
-            os.rename(building, data_fs)
+            os.rename(data_fs.with_name(journal.building), data_fs)
             durable.sync_directory(data_fs.parent)
-        return journals.write(data_fs, msgspec.structs.replace(journal, phase="switched"))
+        return self._switched(journal)
+
+    def _keep_replaced(self, journal: Journal) -> Journal:
+        data_fs = self.place.data_fs
+        if not data_fs.exists():
+            return journal
+        if journal.replaced is None:  # the site was started after an earlier run, and has made one
+            journal = journals.write(data_fs, msgspec.structs.replace(journal, replaced=replaced_name(data_fs, journal.restore)))
+        replaced = data_fs.with_name(journal.replaced or "")
+        with contextlib.suppress(FileExistsError):
+            os.link(data_fs, replaced)
+        if not os.path.samefile(data_fs, replaced):
+            raise TargetRefused(f"{replaced} is in the way", "move it away and run the restore again")
+        durable.sync_directory(replaced.parent)
+        return journal
 
     # switched: put aside what only the old state needed
 
-    def put_aside(self, journal: Journal) -> Journal:
-        """Move away what only the replaced state needs, and finish the journal."""
+    def put_aside(self, journal: Journal) -> None:
+        """Move away what only the replaced state needs; may be done again."""
         data_fs = self.place.data_fs
         if journal.only == "blobs":
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(data_fs.with_name(journal.building))
         else:
-            self._settle_index(data_fs.with_name(f"{journal.building}.index"), journal)
+            self._settle_index(self.place.new_index(journal), journal)
         if self.place.blob_dir is not None and journal.replaced is not None and journal.only is None:
             self._put_blobs_aside(self.place.blob_dir, journal)
-        for leftover in self._leftovers():
+            sync_file_system(self.place.blob_dir)
+        for leftover in leftovers(self.place, ""):
             os.rename(leftover, leftover.with_name(f"{leftover.name}.kept-{journal.restore}"))
-        durable.sync_directory(data_fs.parent)
-        return journals.finish(data_fs, journal)
+        for directory in {data_fs.parent, self.place.index.parent}:
+            durable.sync_directory(directory)
+
+    def tidy(self, journal: Journal) -> None:
+        """Remove what only an abort would have needed, after all databases of the restore are done."""
+        if self.place.blob_dir is None:
+            return
+        kept = self.place.blob_dir / journal.kept_dir
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(kept / ADDED)
+        with contextlib.suppress(OSError):  # not empty: blobs of the old state are kept
+            os.rmdir(kept)
 
     def _settle_index(self, index: Path, journal: Journal) -> None:
         """Put the new index in place, unless the site has written to the restored file since."""
         if not index.exists():
             return
-        if self.place.data_fs.stat().st_size == journal.end and not self.place.index.exists():
+        if self.place.is_new(journal) and self.place.data_fs.stat().st_size == journal.end and not self.place.index.exists():
             info = self.place.data_fs.stat()
             os.chmod(index, info.st_mode & 0o777)
             if (info.st_uid, info.st_gid) != (os.geteuid(), os.getegid()):
                 os.chown(index, info.st_uid, info.st_gid)
-            shutil.move(index, self.place.index)
+            os.rename(index, self.place.index)
         else:
             os.unlink(index)
-
-    def _leftovers(self) -> Iterator[Path]:
-        """Yield what packs and torn tails of the old state left beside it; a later start must not take it for its own."""
-        name = self.place.data_fs.name
-        for entry in sorted(self.place.data_fs.parent.iterdir()):
-            suffix = entry.name.removeprefix(name)
-            if entry.name.startswith(name) and (suffix in LEFTOVERS or (suffix.startswith(".tr") and suffix[3:].isdigit())):
-                yield entry
 
     def _put_blobs_aside(self, blob_dir: Path, journal: Journal) -> None:
         replaced = self.place.data_fs.with_name(journal.replaced or "")
         directory = BlobDirectory(blob_dir, self.place.layout or "bushy")
+        kept = Kept(blob_dir, journal.kept_dir, _owner_of(blob_dir))
         old, present = BlobSet(), BlobSet()
         try:
             collect_refs(replaced, old)
@@ -226,14 +275,107 @@ class Switch:
             for ref in old.everything():
                 path = directory.path(ref)
                 if ref.oid + ref.tid not in present and path.exists():
-                    target = blob_dir / journal.kept_dir / path.relative_to(blob_dir)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    os.rename(path, target)
+                    os.rename(path, kept.path(str(path.relative_to(blob_dir))))
         except SourceDamaged as error:
             self.notes.append(f"blobs that only the replaced file needs stay where they are: {error.message}")
         finally:
             old.close()
             present.close()
+
+
+class Kept:
+    """What a restore does to a blob directory, noted so that the old state can be put back: files that were exchanged, names that are new."""
+
+    def __init__(self, blob_dir: Path, name: str, owner: Ownership) -> None:
+        self._blob_dir, self._root, self._owner = blob_dir, blob_dir / name, owner
+
+    def __enter__(self) -> Kept:
+        self._make_directories(self._root)
+        self._fd = os.open(self._root / ADDED, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        durable.write_all(self._fd, [b"\n"])  # an interrupted run may have ended in the middle of a line
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    def add(self, relative: str) -> None:
+        """Note a name before there is such a file; one write, so that several threads may do it."""
+        os.write(self._fd, f"{relative}\n".encode("ascii"))
+
+    def keep(self, relative: str) -> None:
+        """Link a file that is about to be exchanged to where it is kept."""
+        target = self.path(relative)
+        with contextlib.suppress(FileExistsError):  # an interrupted restore has kept it already
+            os.link(self._blob_dir / relative, target)
+        durable.sync_directory(target.parent)
+
+    def path(self, relative: str) -> Path:
+        """Return where a file is kept; its directory is made."""
+        target = self._root / relative
+        self._make_directories(target.parent)
+        return target
+
+    def _make_directories(self, path: Path) -> None:
+        if path.is_dir():
+            return
+        self._make_directories(path.parent)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        if (self._owner.uid, self._owner.gid) != (-1, -1):
+            os.chown(path, self._owner.uid, self._owner.gid)
+        durable.sync_directory(path.parent)
+
+
+def replaced_name(data_fs: Path, restore: str) -> str:
+    """Return the name under which a restore keeps the file that it replaces."""
+    return f"{data_fs.name}.replaced-{restore}"
+
+
+def leftovers(place: Place, kept: str) -> list[Path]:
+    """Return what packs and torn tails of the old state left beside it, or was renamed so with the suffix ``kept``.
+
+    A later start must not take it for its own. FileStorage writes it beside the configured name.
+    """
+    found = set()
+    for base in {place.data_fs, place.locked}:
+        for entry in base.parent.iterdir():
+            suffix = entry.name.removeprefix(base.name).removesuffix(kept)
+            torn = suffix.startswith(".tr") and suffix[3:].isdigit()
+            if entry.name.startswith(base.name) and entry.name.endswith(kept) and (suffix in LEFTOVERS or torn):
+                found.add(entry)
+    return sorted(found)
+
+
+def make_directories_like_parent(path: Path) -> None:
+    """Make a directory and its parents; made by root, each belongs from its first moment to who the one that it lies in belongs to."""
+    if path.is_dir():
+        return
+    make_directories_like_parent(path.parent)
+    temporary, parent = path.with_name(f"{path.name}{NEW}"), path.parent.stat()
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(temporary, 0o700)
+    if os.geteuid() == 0:
+        os.chown(temporary, parent.st_uid, parent.st_gid)
+    os.rename(temporary, path)
+    durable.sync_directory(path.parent)
+
+
+def _write_marker(marker: Path, layout: str, owner: Ownership) -> None:
+    def settle(fd: int) -> None:
+        os.fchmod(fd, 0o644)
+        owner.give(fd)
+        os.fsync(fd)
+
+    temporary = f"{marker}{NEW}"
+    write_file(temporary, [memoryview(layout.encode())], 0o644, settle, exclusive=False)
+    os.rename(temporary, marker)
+    durable.sync_directory(marker.parent)
+
+
+def _owner_of(directory: Path) -> Ownership:
+    info = directory.stat()
+    same = (info.st_uid, info.st_gid) == (os.geteuid(), os.getegid())
+    return Ownership(-1 if same else info.st_uid, -1 if same else info.st_gid, info.st_mode & 0o777)
 
 
 def collect_refs(data_fs: Path, refs: BlobSet) -> None:
@@ -256,46 +398,24 @@ def ownership(path: Path) -> Ownership:
     return Ownership(-1 if same else info.st_uid, -1 if same else info.st_gid, mode)
 
 
-def require_owner(path: Path) -> None:
-    """Raise TargetRefused unless this process may give files to the owner of ``path`` (or of its directory)."""
+def require_owner(path: Path, *, ours: bool) -> None:
+    """Raise TargetRefused unless this process may write at ``path`` and give files to who what stands there belongs to.
+
+    With ``ours``, directories that have to be made belong to whoever makes them.
+    """
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
-    info = existing.stat()
-    if os.geteuid() not in (0, info.st_uid):
+    directory, info = existing if existing.is_dir() else existing.parent, existing.stat()
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise TargetRefused(f"{directory} cannot be written to by uid {os.geteuid()}", "correct its permissions, or mount it writable")
+    if os.geteuid() == 0 or (ours and existing not in (path, path.parent)):
+        return
+    if os.geteuid() != info.st_uid:
         raise TargetRefused(f"{existing} belongs to uid {info.st_uid}, this is uid {os.geteuid()}", "run as that user, or as root")
-    if not os.access(existing, os.W_OK):
-        raise TargetRefused(f"{existing} cannot be written to by uid {os.geteuid()}", "correct its permissions, or mount it writable")
+    if info.st_gid not in (os.getegid(), *os.getgroups()):
+        raise TargetRefused(f"{existing} belongs to gid {info.st_gid}, which uid {os.geteuid()} is not in", "run as a user of that group, or as root")
 
 
 def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
-
-
-def _keep(blob_dir: Path, kept: Path, relative: str) -> None:
-    """Link a file that is about to be exchanged to where it is kept."""
-    target = kept / relative
-    durable.make_directories(target.parent)
-    with contextlib.suppress(FileExistsError):  # an interrupted restore has kept it already
-        os.link(blob_dir / relative, target)
-    durable.sync_directory(target.parent)
-
-
-def _keep_replaced(data_fs: Path, replaced: Path) -> None:
-    with contextlib.suppress(FileExistsError):
-        os.link(data_fs, replaced)
-    if not os.path.samefile(data_fs, replaced):
-        raise TargetRefused(f"{replaced} is in the way", "move it away and run the restore again")
-    durable.sync_directory(replaced.parent)
-
-
-@contextlib.contextmanager
-def _added_log(kept: Path) -> Iterator[TextIO]:
-    """Append to the list of the blobs that were added, so that the old state can be put back."""
-    durable.make_directories(kept)
-    with (kept / ADDED).open("a", encoding="ascii") as log:
-        yield log
-        log.flush()
-        os.fsync(log.fileno())
-
-

@@ -5,110 +5,176 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from ..errors import TargetMissing, TargetRefused
 from ..stores import durable
 from ..strategies.locking import storage_locks
+from ..strategies.placing import TEMPORARY as NEW
 from . import journal as journals
 from .journal import Journal
-from .switch import ADDED, Place
+from .switch import ADDED, Place, leftovers
+
+Undoing = list[tuple[Place, Journal]]
 
 
-def abort(place: Place) -> Journal:
+def abort(places: Sequence[Place]) -> list[Journal]:
     """Put the state back that an interrupted restore was about to replace, or had replaced already; can itself be run again.
 
     Raise TargetMissing when there is no interrupted restore, TargetRefused when the site has written to the restored file since, InUse.
     """
-    _unfinished(place)
-    with storage_locks(place.locked):
-        journal = _unfinished(place)
-        _require_unused(place, journal)
-        journal = journals.write(place.data_fs, msgspec.structs.replace(journal, phase="aborting"))
-        if place.blob_dir is not None:
-            _blobs_back(place.blob_dir, place.blob_dir / journal.kept_dir)
-        _storage_back(place, journal)
-        if place.blob_dir is not None:
-            _remove_added(place.blob_dir, place.blob_dir / journal.kept_dir)
-        journals.remove(journals.path_of(place.data_fs))
-        return journal
+    with contextlib.ExitStack() as stack:
+        for place, _journal in _interrupted(places):
+            stack.enter_context(storage_locks(place.locked))
+        found = _interrupted(places)
+        in_place = [_in_place(place, journal) for place, journal in found]
+        found = [(place, journals.write(place.data_fs, msgspec.structs.replace(journal, phase="aborting"))) for place, journal in found]
+        # the mirror of the restore: what the old file alone needs before it is back, what takes something from the new one afterwards
+        for place, journal in found:
+            _put_back_kept(place, journal, exchanged=False)
+        for (place, journal), which in zip(found, in_place, strict=True):
+            _put_back_storage(place, journal, which)
+        for place, journal in found:
+            _put_back_kept(place, journal, exchanged=True)
+            _remove_added(place, journal)
+        for place, journal in found:
+            journals.remove(journals.record_of(place.data_fs, journal.restore))
+            journals.remove(journals.path_of(place.data_fs))
+        return [journal for _place, journal in found]
 
 
-def _unfinished(place: Place) -> Journal:
-    journal = journals.read(journals.path_of(place.data_fs))
-    if journal is None:
-        raise TargetMissing(f"no restore into {place.data_fs} was interrupted", "nothing has to be put back")
-    return journal
+def _interrupted(places: Sequence[Place]) -> Undoing:
+    """Return the databases with an interrupted restore, and those that are done with the same one."""
+    found = [(place, journals.read(journals.path_of(place.data_fs))) for place in places]
+    restores = {journal.restore for _place, journal in found if journal is not None}
+    if not restores:
+        raise TargetMissing(f"no restore into {', '.join(str(place.data_fs) for place in places)} was interrupted", "nothing has to be put back")
+    done = ((place, journals.read_record(place.data_fs, restore)) for place, journal in found if journal is None for restore in restores)
+    return [(place, journal) for place, journal in [*found, *done] if journal is not None]
 
 
-def _require_unused(place: Place, journal: Journal) -> None:
-    if _is_new(place, journal) and place.data_fs.stat().st_size != journal.end:
-        raise TargetRefused(
-            f"{place.data_fs} was written to since it was restored", "run the restore again to finish it; the replaced file is kept beside it"
-        )
+def _in_place(place: Place, journal: Journal) -> Literal["new", "old", "nothing"]:
+    """Tell what stands in place; raise TargetRefused when it is neither the restored file as it was nor the replaced one."""
+    data_fs = place.data_fs
+    if place.is_new(journal):
+        if data_fs.stat().st_size != journal.end:
+            raise _used(data_fs)
+        return "new"
+    if not data_fs.exists():
+        return "nothing"
+    replaced = data_fs.with_name(journal.replaced) if journal.replaced else None
+    if replaced is not None and replaced.exists():
+        if os.path.samefile(data_fs, replaced):
+            return "old"
+        raise _used(data_fs)
+    if journal.only != "blobs" and _renamed(place, journal):
+        raise _used(data_fs)
+    return "old"
 
 
-def _is_new(place: Place, journal: Journal) -> bool:
-    return journal.new_inode != 0 and place.data_fs.exists() and place.data_fs.stat().st_ino == journal.new_inode
+def _renamed(place: Place, journal: Journal) -> bool:
+    """Tell whether the new file was in place once, where nothing that was kept tells it."""
+    if journal.phase == "aborting":
+        return journal.replaced is None and journal.new_inode != 0
+    return journal.phase in ("switched", "done") or (journal.phase == "switching" and not place.data_fs.with_name(journal.building).exists())
 
 
-def _storage_back(place: Place, journal: Journal) -> None:
+def _used(data_fs: Path) -> TargetRefused:
+    return TargetRefused(
+        f"{data_fs} was written to since it was restored", "run the restore again to finish it; the replaced file is kept beside it"
+    )
+
+
+def _put_back_storage(place: Place, journal: Journal, which: Literal["new", "old", "nothing"]) -> None:
     replaced = place.data_fs.with_name(journal.replaced) if journal.replaced else None
-    if _is_new(place, journal):
+    kept = replaced is not None and replaced.exists()
+    if which != "old":
         with contextlib.suppress(FileNotFoundError):
             os.unlink(place.index)
-        if replaced is not None:
-            os.rename(replaced, place.data_fs)
-        else:
-            os.unlink(place.data_fs)
-    elif replaced is not None:
-        with contextlib.suppress(FileNotFoundError):
+        durable.sync_directory(place.index.parent)
+    if replaced is not None and kept:
+        if which == "old":
             os.unlink(replaced)
-    for name in (journal.building, f"{journal.building}.index"):
+        else:
+            os.rename(replaced, place.data_fs)
+    elif which == "new":
+        os.unlink(place.data_fs)
+    for path in (place.data_fs.with_name(journal.building), place.new_index(journal)):
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(place.data_fs.with_name(name))
-    for leftover in place.data_fs.parent.glob(f"{place.data_fs.name}.*.kept-{journal.restore}"):
+            os.unlink(path)
+    for leftover in leftovers(place, f".kept-{journal.restore}"):
         os.rename(leftover, str(leftover).removesuffix(f".kept-{journal.restore}"))
     durable.sync_directory(place.data_fs.parent)
 
 
-def _blobs_back(blob_dir: Path, kept: Path) -> None:
-    """Move every kept blob to its place; one that was added in its place was listed as exchanged, not as added."""
+def _blob_dir(place: Place, journal: Journal) -> Path | None:
+    """Return the blob directory that a restore has worked in; the one that is configured, if the command line still names it."""
+    known = Path(journal.blob_dir) if journal.blob_dir else None
+    if place.blob_dir is not None and (known is None or (place.blob_dir / journal.kept_dir).exists()):
+        return place.blob_dir
+    return known
+
+
+def _put_back_kept(place: Place, journal: Journal, *, exchanged: bool) -> None:
+    """Move kept blobs to their places: those that nothing stands in the place of, or (``exchanged``) all."""
+    blob_dir = _blob_dir(place, journal)
+    kept = blob_dir / journal.kept_dir if blob_dir is not None else None
+    if blob_dir is None or kept is None:
+        return
     for path in sorted(kept.rglob("*.blob")):
         target = blob_dir / path.relative_to(kept)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(path, target)
+        if exchanged or not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(path, target)
+        if exchanged:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{target}{NEW}")
 
 
-def _remove_added(blob_dir: Path, kept: Path) -> None:
-    added = kept / ADDED
-    for relative in added.read_text(encoding="ascii").splitlines() if added.exists() else []:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(blob_dir / relative)
+def _remove_added(place: Place, journal: Journal) -> None:
+    blob_dir = _blob_dir(place, journal)
+    if blob_dir is None:
+        return
+    kept = blob_dir / journal.kept_dir
+    lines = (kept / ADDED).read_text(encoding="ascii").splitlines() if (kept / ADDED).exists() else []
+    # the last line of a run that a power failure ended may be part of a name
+    for relative in (line for line in lines if line.endswith(".blob")):
+        for path in (blob_dir / relative, blob_dir / f"{relative}{NEW}"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
     shutil.rmtree(kept, ignore_errors=True)
 
 
-def discard_kept(place: Place, restore: str) -> list[str]:
+def discard_kept(places: Sequence[Place], restore: str) -> list[str]:
     """Free what a finished restore kept of the state it replaced, and return the paths; raise TargetMissing."""
-    records = sorted(place.data_fs.parent.glob(f"{place.data_fs.name}.restored-{restore}*.json"))
-    if len(records) != 1:
-        known = ", ".join(path.name for path in sorted(place.data_fs.parent.glob(f"{place.data_fs.name}.restored-*.json"))) or "none"
-        raise TargetMissing(f"there is no restore {restore} whose old state is kept", f"records beside {place.data_fs}: {known}")
-    journal = journals.read(records[0])
-    assert journal is not None
-    removed = [path for path in _kept_paths(place, journal) if path.exists()]
-    for path in removed:
-        shutil.rmtree(path) if path.is_dir() else os.unlink(path)
-    journals.remove(records[0])
-    return [str(path) for path in removed]
+    records = [(place, one, path) for place in places for one, path in journals.records(place.data_fs).items()]
+    meant = [(place, one, path) for place, one, path in records if one.startswith(restore)]
+    if len({one for _place, one, _path in meant}) != 1:
+        known = ", ".join(path.name for _place, _one, path in records) or "none"
+        raise TargetMissing(
+            f"there is no restore {restore} whose old state is kept",
+            f"records beside {', '.join(str(place.data_fs) for place in places)}: {known}",
+        )
+    removed = []
+    for place, one, record in meant:
+        journal = journals.read_record(place.data_fs, one)
+        for path in kept_paths(place, journal) if journal else ():
+            if path.exists():
+                shutil.rmtree(path) if path.is_dir() else os.unlink(path)
+                removed.append(str(path))
+        journals.remove(record)
+    return removed
 
 
-def _kept_paths(place: Place, journal: Journal) -> list[Path]:
+def kept_paths(place: Place, journal: Journal) -> list[Path]:
+    """Return where a restore has kept what it replaced; not all of it need exist."""
     paths = [place.data_fs.with_name(journal.replaced)] if journal.replaced else []
-    paths += sorted(place.data_fs.parent.glob(f"{place.data_fs.name}.*.kept-{journal.restore}"))
-    if place.blob_dir is not None:
+    blob_dir = _blob_dir(place, journal)
+    if blob_dir is not None:
         # a pack that keeps its old blobs hard-links the whole directory, what we kept included
-        paths += [place.blob_dir / journal.kept_dir, Path(f"{place.blob_dir}.old") / journal.kept_dir]
-    return paths
+        paths += [blob_dir / journal.kept_dir, Path(f"{blob_dir}.old") / journal.kept_dir]
+    return paths + leftovers(place, f".kept-{journal.restore}")

@@ -15,7 +15,7 @@ import msgspec
 from ..blobs.packs import Member, members
 from ..blobs.refs import BlobSet
 from ..datafs.records import Pointer
-from ..errors import Damage, KeyMissing, UsageError, VaultError
+from ..errors import BackupMissing, Damage, KeyMissing, UsageError, VaultError
 from ..model import chain, clock
 from ..model.chain import E
 from ..model.manifest import DatabaseEntry, ListRef, Meta, Pack, Part, Segment
@@ -190,6 +190,8 @@ class _Verification:
             self.report.count("files")
             try:
                 check()
+            except BackupMissing:
+                raise  # deleted meanwhile, which is no damage
             except VaultError as error:
                 self._damage(None, what, error)
 

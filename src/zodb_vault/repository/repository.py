@@ -27,7 +27,7 @@ RECOVERY_KEY: Final = "RECOVERY.md"
 KNOWN_REQUIREMENTS: Final[frozenset[str]] = frozenset()
 ID_TIME: Final = "%Y%m%dT%H%M%SZ"
 ID: Final = re.compile(r"(\d{8}T\d{6}Z)-[0-9a-f]{6}\Z")
-MARKER: Final = re.compile(r"[a-z]+(-[A-Za-z0-9-]+)?\.json\Z")
+MARKER: Final = re.compile(r"(create|[a-z]+-\d{8}T\d{6}Z-[0-9a-f]{6})\.json\Z")
 
 
 class Listing(msgspec.Struct):
@@ -116,7 +116,7 @@ class Repository:
 
     def trashed(self, site: str) -> list[str]:
         """Return the ids of deleted backups whose content may still be there."""
-        names = [entry.key.rsplit("/", 1)[1] for entry in self.store.list(f"trash/{site}/")]
+        names = [entry.key.removeprefix(f"trash/{site}/") for entry in self.store.list(f"trash/{site}/")]
         return [name.removesuffix(".json") for name in names if _is_ours(name)]
 
     def manifest(self, site: str, backup: str) -> Manifest:

@@ -34,6 +34,17 @@ def read(store: Store, key: str) -> tuple[Marker, bytes]:
         raise Damage(f"{key} does not have the form it should have: {error}") from None
 
 
+def left_by(store: Store, key: str) -> tuple[Marker, bytes] | None:
+    """Return the marker that a dead run has left under a key, None when there is none; raise InUse when the run is alive, Damage."""
+    try:
+        found = read(store, key)
+    except KeyMissing:
+        return None
+    if alive(found[0], store):
+        raise InUse(f"the {found[0].what} {found[0].run} is still running (host {found[0].host}, pid {found[0].pid})", "wait for it to end")
+    return found
+
+
 def alive(marker: Marker, store: Store) -> bool:
     """Tell whether the run of a marker can still be going on.
 
@@ -88,7 +99,7 @@ class Run:
             else:
                 store.put(key, [data])
         except (KeyExists, KeyChanged, KeyMissing):
-            raise InUse(f"another create of the site {site} has just begun") from None
+            raise InUse(f"another {what} of the site {site} has just begun") from None
         return cls(store, key, marker, data)
 
     def due(self) -> bool:

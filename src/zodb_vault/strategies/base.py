@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -87,6 +89,16 @@ class Earlier(msgspec.Struct, frozen=True, kw_only=True):
     entry: DatabaseEntry
 
 
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Hold back what ends the process while a thread starts: interrupted there, it would wait for ever, and the process for it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Workers:
     """A few threads that keep the order of their results; hashing, compressing and reading release the interpreter lock."""
 
@@ -105,7 +117,8 @@ class Workers:
         pending: deque[Future[R]] = deque()
         try:
             for job in jobs:
-                pending.append(self._pool.submit(job))
+                with signals_held():
+                    pending.append(self._pool.submit(job))
                 if len(pending) > self.count:
                     yield self._result(pending.popleft())
             while pending:

@@ -24,7 +24,8 @@ class DataFile:
         self.path = path
         self.fd = _open(path)
         try:
-            check_magic(self.fd, str(path))
+            with self.readable():
+                check_magic(self.fd, str(path))
         except BaseException:
             os.close(self.fd)
             raise

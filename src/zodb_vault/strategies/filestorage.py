@@ -196,10 +196,16 @@ class Survey:
                 resumed_end=base.end - base.known if base.adopted else 0,
                 parent_last_tid=entry.last_tid if entry else None,
                 common_tid=common,
-                pack_tid=None if self.wishes.restored or self.cut.pack_tid is None else tids.to_hex(self.cut.pack_tid),
+                pack_tid=self._packed_until(),
             )
         )
         return self.decision
+
+    def _packed_until(self) -> str | None:
+        """Return the last packed transaction of the file; None too when a restore is known to have left transactions behind, which no pack took."""
+        if self.wishes.restored:
+            return None
+        return _hex((Cut(self.file, 0) if self.base.adopted else self.cut).pack_tid)
 
     def _common(self) -> str | None:
         newest = self.newest
@@ -232,7 +238,7 @@ class FileStorageCapture(Survey):
         self._unnoted: tuple[list[Segment], list[Pack]] = ([], [])
         if self.decision.reason.code in FRESH and (self.base.known or not self.base.adopted):
             self.base = Base(self.base.earlier, Chain(Segment, self.documents), stands=False, known=0)
-            self.cut = Cut(self.file, 0)
+            self.cut = Cut(self.file, 0, until=self.cut.end)
             self.previous_tid = None
         self.segments = self.base.segments
         self.notes = self._first_notes()
@@ -467,7 +473,7 @@ class FileStorageCapture(Survey):
     def _range(self, kept: DatabaseEntry | None) -> tuple[str | None, str | None, bool]:
         """Return the first TID, the TID of the last packed transaction and whether TIDs ascend, of the whole file."""
         if self.base.adopted:
-            whole = Cut(self.file, 0)
+            whole = Cut(self.file, 0, until=self.cut.end)
             return _hex(whole.first_tid), _hex(whole.pack_tid), whole.ascending
         pack_tid = _hex(self.cut.pack_tid)
         if kept is None:

@@ -6,10 +6,10 @@ import contextlib
 import ctypes
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -41,55 +41,58 @@ class Ownership(msgspec.Struct, frozen=True):
             os.fchown(fd, self.uid, self.gid)
 
 
-class Placed(msgspec.Struct):
-    """What placing the blobs of one pack did: keys it has, files added, files exchanged (relative paths)."""
+class Record(Protocol):
+    """Who remembers, before it happens, what placing does to a directory; told relative paths, by any thread."""
 
-    keys: list[bytes]
-    added: list[str]
-    exchanged: list[str]
+    def add(self, relative: str) -> None:
+        """Tell that there is no such file and that one is going to be made."""
+        ...
+
+    def keep(self, relative: str) -> None:
+        """Tell that this file is going to be exchanged: the last moment to keep it."""
+        ...
 
 
 class Placer:
-    """Puts blobs into one directory; ``keep`` is called with the relative path of a file before it is exchanged.
+    """Puts blobs into one directory.
 
     ``fresh``: there was no blob in it, so nothing has to be compared, and a file that a crash leaves incomplete is found by the next run.
-    What is written is checked by the digest of the stored object, the checksum of its frame and the header in the tar.
+    What is written is checked by the digest of the stored object, the checksum of its frame and the header in the tar; these come after
+    the content, so beside blobs of somebody else its own digest decides before a file gets its name.
     """
 
-    def __init__(
-        self, sink: Sink, root: Path, layout: str, owner: Ownership, keep: Callable[[str], None], progress: Progress, *, fresh: bool
-    ) -> None:
+    def __init__(self, sink: Sink, root: Path, layout: str, owner: Ownership, record: Record, progress: Progress, *, fresh: bool) -> None:
         self._sink, self._root, self._owner, self._fresh = sink, root, owner, fresh
-        self._path_of, self._keep, self._progress = LAYOUTS[layout], keep, progress
+        self._path_of, self._record, self._progress = LAYOUTS[layout], record, progress
 
-    def place(self, workers: Workers, packs: Iterable[Pack], refs: BlobSet) -> Iterator[Placed]:
-        """Place every blob of ``refs`` that the packs have; raise Damage when one is not as it was stored."""
+    def place(self, workers: Workers, packs: Iterable[Pack], refs: BlobSet) -> Iterator[list[bytes]]:
+        """Place every blob of ``refs`` that the packs have, yield their keys; raise Damage when one is not as it was stored."""
         yield from workers.in_order(partial(self._place, pack, refs) for pack in packs)
 
-    def _place(self, pack: Pack, refs: BlobSet) -> Placed:
-        done = Placed([], [], [])
+    def _place(self, pack: Pack, refs: BlobSet) -> list[bytes]:
         rows = [member for member in members_of(self._sink, pack) if key(member) in refs]
-        done.keys = [key(member) for member in rows]
         todo = {member for member in rows if self._fresh or not self._stands(member)}
         if todo:
             for member, chunks in members(rows, self._sink.read(pack.parts), todo.__contains__):
-                self._put(member, self._counted(chunks), done)
-        return done
+                self._put(member, self._counted(chunks))
+        return [key(member) for member in rows]
 
-    def _put(self, member: Member, chunks: Iterator[memoryview], done: Placed) -> None:
+    def _put(self, member: Member, chunks: Iterator[memoryview]) -> None:
         relative = self._relative(member)
         final = f"{self._root}/{relative}"
         if self._fresh:
             with contextlib.suppress(FileExistsError):
+                self._record.add(relative)
                 self._write_new(final, member, chunks)
-                done.added.append(relative)
                 return
-        self._write_new(final + TEMPORARY, member, chunks)
         if os.path.lexists(final):
-            self._keep(relative)
-            done.exchanged.append(relative)
+            self._record.keep(relative)
         else:
-            done.added.append(relative)
+            self._record.add(relative)
+        digest = hashlib.sha256()
+        self._write_new(final + TEMPORARY, member, _hashed(chunks, digest))
+        if digest.hexdigest() != member.sha256:
+            raise Damage(f"the blob {member.oid} {member.tid} in its pack is not the one that was stored")
         os.rename(final + TEMPORARY, final)
 
     def _write_new(self, path: str, member: Member, chunks: Iterator[memoryview]) -> None:
@@ -137,6 +140,12 @@ class Placer:
         else:
             if (self._owner.uid, self._owner.gid) != (-1, -1):
                 os.chown(path, self._owner.uid, self._owner.gid)
+
+
+def _hashed(chunks: Iterable[memoryview], digest: hashlib._Hash) -> Iterator[memoryview]:
+    for chunk in chunks:
+        digest.update(chunk)
+        yield chunk
 
 
 def sync_file_system(path: Path) -> None:

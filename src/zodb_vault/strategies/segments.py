@@ -36,11 +36,11 @@ class Cut:
     """Walks from ``start`` to the last finished transaction and remembers what a backup needs to know of the way.
 
     ``end`` is where the backup reaches to, ``state`` what stands behind it; ``ascending`` is False when a TID does not
-    follow the one before it (``previous_tid`` stands before ``start``).
+    follow the one before it (``previous_tid`` stands before ``start``). ``until`` is the end of a cut that was taken before.
     """
 
-    def __init__(self, file: DataFile, start: int, previous_tid: bytes | None = None) -> None:
-        self._file = file
+    def __init__(self, file: DataFile, start: int, previous_tid: bytes | None = None, until: int | None = None) -> None:
+        self._file, self._until = file, until
         self._closed: list[Range] = []
         self.transactions = 0
         self.first_tid: bytes | None = None
@@ -59,8 +59,11 @@ class Cut:
         hopper = Hopper(self._file.fd, self.end, str(self._file.path))
         with self._file.readable():
             for hop in hopper:
+                if self._until is not None and hop.end > self._until:
+                    break
                 self._pass(hop)
-        self.end, self.state = hopper.tail
+            else:
+                self.end, self.state = hopper.tail
         return self.end != before
 
     @property
@@ -72,7 +75,7 @@ class Cut:
         if hop.end - self._begin > SEGMENT_LIMIT and hop.pos > max(self._begin, 4):
             self._closed.append(Range(self._begin, hop.pos, self._tail_start))
             self._begin = hop.pos
-        self._tail_start = hop.pos
+        self._tail_start, self.end = hop.pos, hop.end
         self.ascending = self.ascending and (self._previous is None or hop.tid > self._previous)
         self._previous = self.last_tid = hop.tid
         self.first_tid = self.first_tid or hop.tid

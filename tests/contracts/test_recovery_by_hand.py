@@ -1,0 +1,264 @@
+"""RECOVERY.md keeps its word: its commands, as they stand in a repository, give everything back, without zodb-vault.
+
+The shell finds the tools that the text names and no others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import factories
+import oracle
+import pytest
+from commandline import Vault
+
+from zodb_vault.model import chain
+from zodb_vault.model.manifest import Manifest
+from zodb_vault.repository import objects
+from zodb_vault.repository.repository import Repository
+from zodb_vault.stores.local import LocalStore
+from zodb_vault.strategies import packing, segments
+
+TOOLS: Final = ("sh", "sed", "sha256sum", "zstd", "tar", "cat", "mkdir")
+SITE: Final = "default"
+
+
+class Recovered(NamedTuple):
+    """What the blocks of RECOVERY.md printed, and what they left."""
+
+    files: factories.SiteFiles
+    blocks: list[str]
+    out: str
+    err: str
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Path:
+    """A directory with nothing but the tools that the text names."""
+    directory = tmp_path / "tools"
+    directory.mkdir()
+    for tool in TOOLS:
+        found = shutil.which(tool)
+        assert found, f"{tool} is not installed"
+        (directory / tool).symlink_to(found)
+    return directory
+
+
+@pytest.fixture
+def vault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Vault:
+    vault = Vault(tmp_path / "it's a $HOME", capsys)
+    vault.done("repository", "init")
+    return vault
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits so small that a small site has everything a big one has: lists, many segments, packs and parts."""
+    monkeypatch.setattr(chain, "TAIL_LIMIT", 3)
+    monkeypatch.setattr(chain, "TAIL_KEPT", 1)
+    monkeypatch.setattr(chain, "LIST_LIMIT", 4)
+    monkeypatch.setattr(segments, "SEGMENT_LIMIT", 2000)
+    monkeypatch.setattr(packing, "PACK_LIMIT", 9000)
+    monkeypatch.setattr(objects, "PART_RAW", 3000)
+
+
+def blocks_of(text: str) -> list[str]:
+    """Return the shell blocks of RECOVERY.md."""
+    return re.findall(r"^```sh\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def with_variables(block: str, **values: str) -> str:
+    """Return the first block with what a user would write there."""
+    for name, value in values.items():
+        block, count = re.subn(rf"^{name}=.*$", lambda _match, name=name, value=value: f"{name}={shlex.quote(value)}", block, flags=re.MULTILINE)
+        assert count == 1, name
+    return block
+
+
+def recover(repository: Path, tools: Path, output: Path, backup: str, folder: str = "main") -> Recovered:
+    """Paste the blocks into one shell that stands in the repository."""
+    first, *rest = blocks_of((repository / "RECOVERY.md").read_text())
+    blocks = [with_variables(first, BACKUP=backup, SITE=SITE, FOLDER=folder, OUTPUT=str(output)), *rest]
+    done = subprocess.run(
+        [str(tools / "sh")], input="\n".join(blocks).encode(), cwd=repository, env={"PATH": str(tools)}, capture_output=True, check=False
+    )
+    return Recovered(factories.SiteFiles(output / "Data.fs", output / "blobs"), blocks, done.stdout.decode(), done.stderr.decode())
+
+
+def assert_recovered(vault: Vault, tools: Path, tmp_path: Path, backup: str, source: factories.SiteFiles) -> None:
+    """Require Data.fs byte for byte, every blob that it refers to, checks that say so, and that ZODB opens it all."""
+    found = recover(vault.repository, tools, tmp_path / f"recovered-{backup}", backup)
+    wanted = oracle.blob_files(source.data_fs, source.blob_dir)
+    assert found.err == "" or (not wanted and "tar" in found.err), found.err
+    computed, noted, *checks = found.out.splitlines()
+    assert computed == noted
+    assert checks
+    assert all(line.endswith(": OK") for line in checks), found.out
+    assert found.files.data_fs.read_bytes() == source.data_fs.read_bytes()
+    assert {key: digest(oracle.blob_path(found.files.blob_dir, *key)) for key in wanted} == wanted
+    assert oracle.transactions(*found.files) == oracle.transactions(*source)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def copy_of(files: factories.SiteFiles, directory: Path) -> factories.SiteFiles:
+    shutil.copytree(files.data_fs.parent, directory, symlinks=True)
+    return factories.SiteFiles(directory / "Data.fs", directory / "blobs")
+
+
+def manifest(vault: Vault, backup: str) -> Manifest:
+    return Repository.open(LocalStore(vault.repository)).manifest(SITE, backup)
+
+
+def increments(vault: Vault, tmp_path: Path, count: int) -> Iterator[tuple[str, factories.SiteFiles]]:
+    """Make backups with changes in between; yield each with a copy of the site as it was then."""
+    for number in range(count):
+        if number:
+            with factories.Site(vault.files.data_fs.parent) as site:
+                site.put(**{f"news-{number}": f"News number {number}. " * 40, f"photo-{number}": factories.noise(700, 50 + number)})
+                site.put(logo=factories.noise(900, 80 + number))
+        yield vault.make(), copy_of(vault.files, tmp_path / f"source-{number}")
+
+
+BUILDERS: Final[list[Callable[[Path], factories.SiteFiles]]] = [
+    factories.populate, factories.lawn, factories.packed, factories.undone_blob_change, factories.recreated, factories.undone_into_packed,
+    factories.empty_transactions, factories.long_texts, factories.unordered_tids, factories.only_root,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("builder", BUILDERS, ids=lambda builder: builder.__name__)
+def test_every_shape_of_site(vault: Vault, tools: Path, tmp_path: Path, builder: Callable[[Path], factories.SiteFiles]) -> None:
+    source = builder(vault.files.data_fs.parent)
+    assert_recovered(vault, tools, tmp_path, vault.make(), source)
+
+
+def test_a_full_backup_and_every_incremental_one(vault: Vault, tools: Path, tmp_path: Path) -> None:
+    factories.populate(vault.files.data_fs.parent)
+    for backup, source in list(increments(vault, tmp_path, 4)):
+        assert_recovered(vault, tools, tmp_path, backup, source)
+
+
+def test_segments_and_blobs_in_lists_and_content_in_parts(small: None, vault: Vault, tools: Path, tmp_path: Path) -> None:
+    factories.populate(vault.files.data_fs.parent)
+    made = list(increments(vault, tmp_path, 5))
+    entry = manifest(vault, made[-1][0]).databases[0]
+    assert entry.storage is not None
+    assert entry.blobs is not None
+    assert len(entry.storage.lists) > 1
+    assert len(entry.blobs.lists) > 0
+    assert any(len(pack.parts) > 1 for pack in entry.blobs.tail)
+    for backup, source in made:
+        assert_recovered(vault, tools, tmp_path, backup, source)
+
+
+def test_a_transaction_and_a_blob_longer_than_an_object(vault: Vault, tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "PART_RAW", 300_000)
+    monkeypatch.setattr(segments, "SEGMENT_LIMIT", 300_000)
+    source = factories.big_transaction(vault.files.data_fs.parent)
+    with factories.Site(source.data_fs.parent) as site:
+        site.put(film=factories.noise(1_000_000, 7), small=factories.noise(10, 8))
+    backup = vault.make()
+    entry = manifest(vault, backup).databases[0]
+    assert entry.storage is not None
+    assert entry.blobs is not None
+    assert max(len(segment.parts) for segment in entry.storage.tail) > 5
+    assert max(len(pack.parts) for pack in entry.blobs.tail) > 2
+    assert_recovered(vault, tools, tmp_path, backup, source)
+
+
+def test_backups_before_and_after_a_pack(small: None, vault: Vault, tools: Path, tmp_path: Path) -> None:
+    factories.populate(vault.files.data_fs.parent)
+    before = list(increments(vault, tmp_path, 3))
+    with factories.Site(vault.files.data_fs.parent) as site:
+        del site.root["report"]
+        site.pack(site.commit("remove report"))
+        site.put(after="the pack", photo=factories.noise(500, 99))
+    for backup, source in [*before, (vault.make(), vault.files)]:
+        assert_recovered(vault, tools, tmp_path, backup, source)
+
+
+def test_a_site_without_blobs_and_without_a_blob_directory(vault: Vault, tools: Path, tmp_path: Path) -> None:
+    with factories.Site(vault.files.data_fs.parent) as site:
+        site.put(text="no blob anywhere")
+    arguments = ["--repository", vault.repository, "--data-fs", vault.files.data_fs]
+    backup = vault.bare(*arguments, "create", "--json").document["id"]
+    found = recover(vault.repository, tools, tmp_path / "recovered", backup)
+    assert found.files.data_fs.read_bytes() == vault.files.data_fs.read_bytes()
+    assert oracle.transactions(*found.files) == oracle.transactions(*vault.files)
+
+
+def test_of_several_databases_the_one_that_was_chosen(vault: Vault, tools: Path, tmp_path: Path) -> None:
+    """The names differ in a dot only, which a pattern of ``sed`` could take for any sign."""
+    sites = {name: factories.SiteFiles(tmp_path / name / "Data.fs", tmp_path / name / "blobs") for name in ("ab.c", "ab-c")}
+    sections = []
+    for name, files in sites.items():
+        with factories.Site(files.data_fs.parent) as site:
+            site.put(text=name, blob=factories.noise(300, len(sections)))
+        storage = f"<filestorage>\n path {files.data_fs}\n blob-dir {files.blob_dir}\n</filestorage>"
+        sections.append(f"<zodb_db {name}>\n mount-point /{name}\n {storage}\n</zodb_db>\n")
+    conf = tmp_path / "zope.conf"
+    conf.write_text("".join(sections))
+    outcome = vault.bare("--repository", vault.repository, "--zope-conf", conf, "create", "--json")
+    assert outcome.status == 0, outcome
+    for name in ("ab.c", "ab-c"):
+        (folder,) = [entry.folder for entry in manifest(vault, outcome.document["id"]).databases if entry.name == name]
+        found = recover(vault.repository, tools, tmp_path / f"recovered-{name}", outcome.document["id"], folder)
+        assert found.files.data_fs.read_bytes() == sites[name].data_fs.read_bytes()
+        assert oracle.transactions(*found.files) == oracle.transactions(*sites[name])
+
+
+def test_damage_is_said(vault: Vault, tools: Path, tmp_path: Path) -> None:
+    factories.populate(vault.files.data_fs.parent)
+    backup = vault.make()
+    entry = manifest(vault, backup).databases[0]
+    assert entry.storage is not None
+    name = entry.storage.tail[0].parts[0].object
+    path = vault.repository / "objects" / name[:2] / name
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(data)
+    found = recover(vault.repository, tools, tmp_path / "recovered", backup)
+    assert f"objects/{name[:2]}/{name}: FAILED" in found.out
+    assert f"DAMAGED: {name}" in found.err
+
+
+def test_a_changed_manifest_shows_in_its_digest(vault: Vault, tools: Path, tmp_path: Path) -> None:
+    factories.populate(vault.files.data_fs.parent)
+    backup = vault.make()
+    path = vault.repository / f"sites/{SITE}/backups/{backup}.json"
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes().replace(b'"complete"', b'"complefe"'))
+    computed, noted, *_checks = recover(vault.repository, tools, tmp_path / "recovered", backup).out.splitlines()
+    assert computed != noted
+
+
+def test_an_earlier_moment(vault: Vault, tools: Path, tmp_path: Path) -> None:
+    """Section 5: the lists that the manifest names say where a transaction ends."""
+    source = factories.populate(vault.files.data_fs.parent)
+    backup = vault.make()
+    entry = manifest(vault, backup).databases[0]
+    assert entry.storage is not None
+    (segment,) = entry.storage.tail
+    assert segment.tids is not None
+    path = vault.repository / "meta" / segment.tids.meta[:2] / segment.tids.meta
+    rows = subprocess.run(["zstd", "-dcq", str(path)], capture_output=True, text=True, check=True).stdout
+    lines = re.findall(r'^\["(0x[0-9a-f]{16})",(\d+),(\d+),', rows, re.MULTILINE)
+    ends = {tid: int(begin) + int(length) for tid, begin, length in lines}
+    assert list(ends.values()) == [header.end for header in oracle.headers(source.data_fs)]
+
+
+def test_the_text_names_every_tool_that_it_uses(vault: Vault) -> None:
+    text = (vault.repository / "RECOVERY.md").read_text()
+    assert len(blocks_of(text)) == 5
+    prose = text.partition("```")[0]
+    assert all(f"`{tool}`" in prose for tool in TOOLS if tool != "mkdir")

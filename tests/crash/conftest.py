@@ -1,0 +1,16 @@
+"""What every crash test starts from: nothing waits for a disk, and the commands are told everything by their options."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import seam
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make what runs here quick, and keep what the machine of the tests is set to away."""
+    for name in [name for name in os.environ if name.startswith("ZODB_VAULT")]:
+        monkeypatch.delenv(name)
+    seam.tame(monkeypatch)

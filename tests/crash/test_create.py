@@ -1,0 +1,232 @@
+"""``create`` is killed, or a call of it fails, at every moment that makes a difference: no half backup is ever seen, and the next run does it right."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import oracle
+import pytest
+import seam
+import vault
+from factories import Site, SiteFiles, noise
+from zodb_vault.cli import main
+from zodb_vault.errors import KeyMissing
+from zodb_vault.model import chain
+from zodb_vault.model.manifest import Segment
+from zodb_vault.operations import create as creating
+from zodb_vault.repository import running
+from zodb_vault.repository.repository import Repository
+from zodb_vault.stores.local import LocalStore
+from zodb_vault.strategies import joining, packing, segments
+
+MARKER = running.marker_key(vault.SITE, "create", "")
+
+
+class Opened(vault.Vault):
+    """The site and the repository that lie below a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        files = SiteFiles(directory / "site" / "Data.fs", directory / "site" / "blobs")
+        self.directory, self.files, self.blob_dir = directory, files, files.blob_dir
+        self.repository = Repository.open(LocalStore(directory / "repository"))
+        self.progress, self._numbers = vault.Quiet(), itertools.count()
+
+
+class Scene(NamedTuple):
+    """A site with a repository, to be copied for every case, and the states that its backups hold, by id."""
+
+    directory: Path
+    known: dict[str, SiteFiles]
+
+    def copy(self, target: Path) -> Path:
+        shutil.copytree(self.directory, target)
+        return target
+
+
+def creating_in(directory: Path) -> seam.Operation:
+    return lambda: Opened(directory).create() and None
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make several segments and packs of a few kilobytes, join soon, list soon, and take note of each."""
+    monkeypatch.setattr(segments, "SEGMENT_LIMIT", 1500)
+    monkeypatch.setattr(joining, "SEGMENT_LIMIT", 1500)
+    monkeypatch.setattr(packing, "PACK_LIMIT", 5000)
+    monkeypatch.setattr(joining, "NEIGHBOURS", 4)
+    monkeypatch.setattr(chain, "TAIL_LIMIT", 5)
+    monkeypatch.setattr(chain, "TAIL_KEPT", 2)
+    monkeypatch.setattr(creating, "NOTE_BYTES", 1)
+
+
+def new_scene(directory: Path) -> Opened:
+    with Site(directory / "site") as site:
+        site.put(text="one", logo=noise(1500, 1))
+        site.put(more="two" * 300, manual=noise(3000, 2))
+        site.put(logo=noise(1600, 3))
+    Repository.create(LocalStore(directory / "repository"))
+    return Opened(directory)
+
+
+def remember(opened: Opened, directory: Path) -> dict[str, SiteFiles]:
+    """Keep what the newest backup holds."""
+    shutil.copytree(opened.files.data_fs.parent, directory / "state")
+    return dict.fromkeys(opened.ids) | {opened.ids[-1]: SiteFiles(directory / "state" / "Data.fs", directory / "state" / "blobs")}  # type: ignore[dict-item]
+
+
+def first(directory: Path) -> Scene:
+    new_scene(directory / "base")
+    return Scene(directory / "base", {})
+
+
+def incremental(directory: Path) -> Scene:
+    opened = new_scene(directory / "base")
+    opened.create()
+    known = remember(opened, directory)
+    with Site(directory / "base" / "site") as site:
+        site.put(text="three", photo=noise(2000, 4))
+    return Scene(directory / "base", known)
+
+
+def joined(directory: Path) -> Scene:
+    """The next create joins small segments and packs and moves a part of its tail into a list."""
+    opened = new_scene(directory / "base")
+    for number in range(5):
+        opened.create()
+        known = remember(opened, directory) if number == 4 else {}
+        with Site(directory / "base" / "site") as site:
+            site.put(**{f"text{number}": f"text {number}", f"blob{number}": noise(700, 10 + number)})
+    return Scene(directory / "base", known)
+
+
+def resumed(directory: Path) -> Scene:
+    """A first create was killed when all was stored and most of it noted."""
+    scene = first(directory)
+    trace = scene.copy(directory / "trace")
+    calls = seam.calls_of(creating_in(trace), directory)
+    shutil.rmtree(trace)
+    commit = next(point for point in seam.points(calls) if "/backups/" in point.call.path and point.moment == "middle")
+    seam.kill(creating_in(scene.directory), commit)
+    assert Opened(scene.directory).ids == []
+    assert running.read(LocalStore(scene.directory / "repository"), MARKER)[0].stored
+    return scene
+
+
+SCENES: dict[str, Callable[[Path], Scene]] = {builder.__name__: builder for builder in (first, incremental, joined, resumed)}
+
+
+@pytest.fixture(params=SCENES)
+def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Scene:
+    return SCENES[request.param](tmp_path)
+
+
+def judge(opened: Opened, scene: Scene) -> bool:
+    """Require every backup that is listed to be whole and the newest to give its state back; tell whether there is a new one."""
+    for backup in opened.ids:
+        report = opened.verify("records", backup)
+        assert report.ok, (backup, report.damage)
+        assert not report.source, (backup, report.source)
+    if opened.ids:
+        opened.assert_restores(scene.known.get(opened.ids[-1], opened.files), opened.ids[-1])
+    return len(opened.ids) > len(scene.known)
+
+
+def noted(opened: Opened) -> set[str]:
+    """Return the objects of the Data.fs segments that an interrupted run took note of."""
+    try:
+        marker, _data = running.read(opened.repository.store, MARKER)
+    except KeyMissing:
+        return set()
+    objects = opened.repository.objects("")
+    refs = [ref for stored in marker.stored for ref in stored.segments]
+    return {part.object for ref in refs for segment in chain.load(Segment, objects, ref) for part in segment.parts}
+
+
+def go_on(opened: Opened, scene: Scene) -> None:
+    """Require the next run to succeed, to store nothing again that was noted, and to leave no marker."""
+    committed, stored = len(opened.ids) > len(scene.known), noted(opened)
+    made = opened.create()
+    assert made.manifest.status == "complete"
+    assert not opened.catalog.markers
+    assert opened.verify("records").ok
+    opened.assert_restores(opened.files)
+    assert len(made.manifest.line) == 1 and (not committed or made.manifest.reason.code == "unchanged"), "an interrupted run has cost the line"
+    if not committed and "joined" not in str(scene.directory):
+        assert stored <= {part.object for segment in opened.segments() for part in segment.parts}, "what was noted is stored again"
+
+
+def traced(scene: Scene, tmp_path: Path) -> list[seam.Call]:
+    directory = scene.copy(tmp_path / "trace")
+    calls = seam.calls_of(creating_in(directory), tmp_path)
+    shutil.rmtree(directory)
+    return calls
+
+
+def test_killed_at_any_moment(scene: Scene, tmp_path: Path) -> None:
+    points = list(seam.points(traced(scene, tmp_path)))
+    assert len(points) > 20
+    committed = 0
+    for point in points:
+        case = scene.copy(tmp_path / "case")
+        try:
+            seam.kill(creating_in(case), point)
+            committed += judge(Opened(case), scene)
+            go_on(Opened(case), scene)
+        except Exception as error:
+            raise AssertionError(f"killed {point}") from error
+        shutil.rmtree(case)
+    print(len(points), "points")
+    assert 0 < committed < len(points) / 2, "the commit is not near the end"
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO], ids=["ENOSPC", "EIO"])
+def test_any_call_fails(scene: Scene, tmp_path: Path, error: int) -> None:
+    calls = traced(scene, tmp_path)
+    numbers = [n for n, call in enumerate(calls, 1) if call.name in seam.ALLOCATING]
+    for number in numbers:
+        case, said = scene.copy(tmp_path / "case"), tmp_path / "said"
+        try:
+            failing = seam.Failing(number, error, lasting=error == errno.ENOSPC)
+            status = seam.through(failing, lambda: main.run([*options(case), "create"]), output=said)  # noqa: B023
+            text, code = said.read_text(), os.waitstatus_to_exitcode(status)
+            new = judge(Opened(case), scene)
+            assert code == 1 or (code == 0 and new), (code, text)
+            assert "internal error" not in text and "Traceback" not in text
+            assert code == 0 or os.strerror(error) in text, text
+            go_on(Opened(case), scene)
+        except Exception as failure:
+            raise AssertionError(f"{errno.errorcode[error]} at call {number}: {calls[number - 1]}") from failure
+        shutil.rmtree(case)
+        said.unlink()
+
+
+def options(directory: Path) -> list[str]:
+    """Return the options that say what is where."""
+    files = {"--repository": "repository", "--data-fs": "site/Data.fs", "--blob-dir": "site/blobs"}
+    return ["--site", vault.SITE, *(part for name, path in files.items() for part in (name, str(directory / path)))]
+
+
+def test_a_power_failure_at_the_commit_takes_nothing_that_the_manifest_needs(scene: Scene, tmp_path: Path) -> None:
+    directory, seen = scene.copy(tmp_path / "case"), tmp_path / "seen"
+
+    def look(call: seam.Call, files: set[str], directories: set[str]) -> None:
+        if call.name == "link" and "/backups/" in call.path:
+            left = {path for path in files | directories if "/running" not in path and "/backups" not in path}
+            seen.write_text("\n".join(sorted(left)) or "nothing")
+
+    seam.through(seam.Volatile(look), creating_in(directory))
+    assert seen.read_text() == "nothing"
+
+
+def test_states_are_those_of_the_backups(tmp_path: Path) -> None:
+    """The judgement itself: a state that is one transaction later is told apart."""
+    scene = incremental(tmp_path)
+    with pytest.raises(AssertionError):
+        Opened(scene.directory).assert_restores(Opened(scene.directory).files)
+    assert len(oracle.headers(scene.directory / "site" / "Data.fs")) == 1 + len(oracle.headers(next(iter(scene.known.values())).data_fs))

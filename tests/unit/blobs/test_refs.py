@@ -1,0 +1,128 @@
+"""The set of blob revisions: what was asked for and what a pack has, from several threads, in bounded memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zodb_vault.blobs.refs import FETCH, BlobSet
+from zodb_vault.model.blob import BlobRef
+
+
+def number(n: int, sure: bool = True) -> BlobRef:
+    return BlobRef(n.to_bytes(8, "big"), b"\1" * 8, sure)
+
+
+def key(one: BlobRef) -> bytes:
+    return one.oid + one.tid
+
+
+@pytest.fixture
+def refs() -> Iterator[BlobSet]:
+    blobs = BlobSet()
+    yield blobs
+    blobs.close()
+
+
+def test_what_is_asked_for_twice_counts_once_and_stays_sure(refs: BlobSet) -> None:
+    refs.add([number(1, False), number(2), number(1, True)])
+    refs.add([number(2, False)])
+    assert list(refs.everything()) == [number(1), number(2)]
+    assert len(refs) == 2
+
+
+def test_what_a_pack_has_is_not_lacking(refs: BlobSet) -> None:
+    refs.add(number(n) for n in range(4))
+    refs.have([key(number(2)), key(number(9))])
+    assert list(refs.lacking()) == [number(0), number(1), number(3)]
+    assert key(number(2)) in refs
+    assert key(number(9)) not in refs
+    refs.add([number(2)])
+    assert number(2) not in list(refs.lacking())
+
+
+@given(st.lists(st.tuples(st.binary(min_size=8, max_size=8), st.binary(min_size=8, max_size=8), st.booleans())), st.data())
+def test_it_is_a_set_and_a_dictionary(rows: list[tuple[bytes, bytes, bool]], data: st.DataObject) -> None:
+    refs = BlobSet()
+    try:
+        model: dict[bytes, bool] = {}
+        for oid, tid, sure in rows:
+            refs.add([BlobRef(oid, tid, sure)])
+            model[oid + tid] = sure or model.get(oid + tid, False)
+        had = data.draw(st.sets(st.sampled_from(sorted(model)))) if model else set()
+        refs.have(had)
+        assert [(key(one), one.sure) for one in refs.everything()] == sorted(model.items())
+        assert [key(one) for one in refs.lacking()] == sorted(set(model) - had)
+        assert len(refs) == len(model)
+    finally:
+        refs.close()
+
+
+@pytest.mark.parametrize("count", [FETCH - 1, FETCH, FETCH + 1, 3 * FETCH])
+def test_lacking_while_what_was_seen_is_packed_leaves_nothing_out(refs: BlobSet, count: int) -> None:
+    refs.add(number(n) for n in range(count))
+    seen = []
+    for one in refs.lacking():
+        seen.append(one)
+        refs.have([key(one)])
+    assert seen == [number(n) for n in range(count)]
+    assert list(refs.lacking()) == []
+
+
+def test_two_threads_add_note_and_ask_at_once(refs: BlobSet) -> None:
+    failures: list[BaseException] = []
+
+    def work(first: int) -> None:
+        try:
+            for start in range(first, 20_000, 2_000):
+                refs.add(number(n) for n in range(start, start + 1_000))
+                refs.have(key(number(n)) for n in range(start, start + 1_000, 2))
+                assert key(number(start)) in refs
+                assert number(start) not in list(refs.lacking())
+        except BaseException as error:  # noqa: BLE001 a thread has nobody to raise to
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in (0, 1_000)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert len(refs) == 20_000
+    assert list(refs.lacking()) == [number(n) for n in range(1, 20_000, 2)]
+
+
+def test_an_error_in_what_is_added_leaves_it_usable(refs: BlobSet) -> None:
+    def failing() -> Iterator[BlobRef]:
+        yield number(1)
+        raise KeyError("the source failed")
+
+    with pytest.raises(KeyError):
+        refs.add(failing())
+    refs.add([number(2)])
+    assert list(refs.everything()) == [number(2)]
+
+
+def test_many_keys_take_bounded_memory_and_leave_no_file(tmp_path: Path) -> None:
+    code = """
+import os, resource, sys
+from zodb_vault.blobs.refs import BlobSet
+from zodb_vault.model.blob import BlobRef
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+refs = BlobSet()
+for start in range(0, 300_000, 10_000):
+    refs.add(BlobRef(((n * 2654435761) % 2**64).to_bytes(8, "big"), bytes(8), True) for n in range(start, start + 10_000))
+assert sum(1 for _ in refs.lacking()) == len(refs) == 300_000
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env={**os.environ, "SQLITE_TMPDIR": str(tmp_path)})
+    assert int(done.stdout) < 32_000  # kilobytes; as Python objects they take more than 60 MB
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,84 @@
+"""The index that we write is the one that FileStorage writes, and FileStorage opens the file with it instead of scanning."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import factories
+import histories
+import pytest
+from ZODB.FileStorage import FileStorage
+from ZODB.fsIndex import fsIndex
+
+from zodb_vault.datafs.index import write_index
+
+WHOLE = {**factories.BUILDERS, **{name: factories.UNUSUAL[name] for name in ("without_transactions", "unordered_tids", "equal_tids")}}
+
+
+def theirs(data_fs: Path) -> tuple[int, dict[bytes, int]]:
+    """Let FileStorage scan the file and return what it saves."""
+    index = data_fs.with_suffix(".fs.index")
+    index.unlink(missing_ok=True)
+    FileStorage(str(data_fs)).close()
+    return loaded(index)
+
+
+def loaded(index: Path) -> tuple[int, dict[bytes, int]]:
+    """Return end and content of an index file."""
+    info = fsIndex.load(str(index))
+    return info["pos"], dict(info["index"].items())
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_index_is_what_zodb_writes(tmp_path: Path, name: str) -> None:
+    data_fs = WHOLE[name](tmp_path).data_fs
+    index = tmp_path / "ours.index"
+    count = write_index(data_fs, index)
+    ours = loaded(index)
+    assert count == len(ours[1])
+    assert ours == theirs(data_fs)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_index_of_a_random_history_is_what_zodb_writes(tmp_path: Path, seed: int) -> None:
+    with histories.History(tmp_path, seed) as history:
+        for _ in range(15):
+            history.step()
+    index = tmp_path / "ours.index"
+    write_index(history.data_fs, index)
+    assert loaded(index) == theirs(history.data_fs)
+
+
+def test_an_undone_transaction_of_ancient_versions_is_left_out(tmp_path: Path) -> None:
+    data_fs = factories.populate(tmp_path).data_fs
+    with data_fs.open("ab") as stream:
+        stream.write(factories.voted_bytes(factories.tid_at(factories.START + 1000 * factories.MINUTE), data_fs.stat().st_size, b"u"))
+    write_index(data_fs, tmp_path / "ours.index")
+    assert loaded(tmp_path / "ours.index") == theirs(data_fs)
+
+
+def test_filestorage_opens_with_it_and_does_not_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = factories.populate(tmp_path)
+    Path(f"{files.data_fs}.index").unlink()
+    done = subprocess.run([sys.executable, "-m", "zodb_vault.datafs.index", str(files.data_fs), f"{files.data_fs}.index"], check=False)
+    assert done.returncode == 0
+    starts: list[object] = []
+    module = sys.modules[FileStorage.__module__]
+    original = module.read_index
+
+    def read_index(*arguments: object, **options: object) -> object:
+        starts.append(options.get("start"))
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(module, "read_index", read_index)
+    FileStorage(str(files.data_fs), read_only=True).close()
+    assert starts == [files.data_fs.stat().st_size]
+
+
+def test_an_index_that_is_there_is_replaced(tmp_path: Path) -> None:
+    data_fs = factories.only_root(tmp_path).data_fs
+    index = tmp_path / "ours.index"
+    index.write_bytes(b"something old")
+    assert write_index(data_fs, index) == 1
