@@ -34,7 +34,8 @@ def make(directory: Path) -> None:
     for number in range(3):
         if number:
             with factories.Site(SITE) as site:
-                site.put(**{"news": f"Golden news {number}", f"photo-{number}": factories.noise(400, 70 + number)})
+                added: dict[str, str | bytes] = {"news": f"Golden news {number}", f"photo-{number}": factories.noise(400, 70 + number)}
+                site.put(**added)
         _require(run([*options, "create", "--name", f"golden-{number}", "--note", "Ünïcödé"]))
         expected.append(_content(files))
     _require(run([*options, "annotate", "--pin", "golden-1"]))

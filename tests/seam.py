@@ -35,8 +35,10 @@ Moment = Literal["before", "middle", "after"]
 NAMES = ("open", "write", "pwrite", "fsync", "link", "rename", "replace", "unlink", "mkdir", "rmdir", "chmod", "fchmod", "chown", "fchown")
 WRITES = ("write", "pwrite")
 ALLOCATING = ("open", "write", "pwrite", "link", "rename", "mkdir", "fsync")
-RANDOM = re.compile(r"[0-9a-f]{16,64}|\d{8}T\d{6}Z-[0-9a-f]{6}|/[0-9a-f]{2}(?=/|$)")
-FAILED, UNFINISHED = 3, 98
+RANDOM = re.compile(r"[0-9a-f]{16,64}|\d{8}T\d{6}Z-[0-9a-f]{6}|(?<=/)[0-9a-f]{2}(?=/|$)|#\d+ \(deleted\)|(?<=/)0x[0-9a-f]+(?=/|$)")
+FAILED, UNFINISHED = 98, 99
+# One moment for all children of a test process: it is a part of ids, and so of the names of objects and of their directories.
+START = datetime.now(UTC)
 
 
 class Call(NamedTuple):
@@ -103,13 +105,14 @@ class Killer(Seam):
     def act(self, number: int, call: Call, real: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         if number != self._number:
             return real(*arguments, **options)
-        if self._moment == "middle":
-            fd, data, *rest = arguments
-            real(fd, memoryview(data)[: len(data) // 2], *rest)
-        elif self._moment == "after":
-            real(*arguments, **options)
-        os.kill(os.getpid(), signal.SIGKILL)
-        raise AssertionError("unreachable")
+        try:
+            if self._moment == "middle":
+                fd, data, *rest = arguments
+                real(fd, memoryview(data)[: len(data) // 2], *rest)
+            elif self._moment == "after":
+                real(*arguments, **options)
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Failing(Seam):
@@ -231,9 +234,8 @@ def tame(patch: pytest.MonkeyPatch) -> None:
 
 def _determined() -> None:
     names, ticks = Names(1), itertools.count()
-    start = datetime.now(UTC)
     secrets.token_hex = names.token_hex  # type: ignore[assignment]
-    clock.now = lambda: start + timedelta(milliseconds=next(ticks))
+    clock.now = lambda: START + timedelta(milliseconds=next(ticks))
 
 
 def fork(operation: Operation, output: Path | None = None) -> int:
@@ -309,6 +311,15 @@ def points(calls: list[Call]) -> Iterator[Point]:
             yield Point(number, "middle", call)
         if call.visible:
             yield Point(number, "after", call)
+
+
+def some(calls: list[Call], names: tuple[str, ...]) -> list[int]:
+    """Return the numbers of the first and the last call of each kind."""
+    kinds: dict[tuple[str, str], list[int]] = {}
+    for number, call in enumerate(calls, 1):
+        if call.name in names:
+            kinds.setdefault((call.name, call.path), []).append(number)
+    return sorted({chosen for numbers in kinds.values() for chosen in (numbers[0], numbers[-1])})
 
 
 def kill(operation: Operation, point: Point) -> None:

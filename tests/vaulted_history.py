@@ -160,6 +160,11 @@ SMALL_LIMITS: list[tuple[Any, str, int]] = [
     (packing, "PACK_LIMIT", 14_000), (chain, "TAIL_LIMIT", 5), (chain, "TAIL_KEPT", 2), (chain, "LIST_LIMIT", 4),
     (objects, "PART_RAW", 3000), (segments, "CHUNK", 1000), (packing, "CHUNK", 700), (joining, "REWRITE_BYTES", 30_000),
 ]  # fmt: skip
+# so small that hardly anything is joined, and everything soon goes into lists
+MANY_LISTS: list[tuple[Any, str, int]] = [
+    (segments, "SEGMENT_LIMIT", 1500), (joining, "SMALL", 60), (packing, "PACK_LIMIT", 2000),
+    (chain, "TAIL_LIMIT", 3), (chain, "TAIL_KEPT", 1), (chain, "LIST_LIMIT", 4),
+]  # fmt: skip
 
 
 class Vaulted:
@@ -174,7 +179,7 @@ class Vaulted:
         self.events: dict[str, int] = {}
         self.lost_track = self.returned = self.by_hand = False
         self.repeating = self.random.random() < 0.15
-        self.limits = self.random.choice(["normal", "small", "small", "tiny"])
+        self.limits = self.random.choice(["normal", "small", "tiny", "lists"])
         self.workers = self.random.choice([1, 2])
         self._patch()
         self.store = LocalStore(directory / "repository")
@@ -197,8 +202,9 @@ class Vaulted:
         self.patch.setattr(switch, "subprocess", InProcess)
         self.patch.setattr(running, "process_identity", lambda _pid: f"boot/space/{self.process}")
         for module, name, value in SMALL_LIMITS if self.limits != "normal" else []:
-            factor = {"small": 1, "tiny": 4}[self.limits]
-            self.patch.setattr(module, name, value // factor if value > 100 else value)
+            self.patch.setattr(module, name, value // 4 if value > 100 and self.limits == "tiny" else value)
+        for module, name, value in MANY_LISTS if self.limits == "lists" else []:
+            self.patch.setattr(module, name, value)
         if self.repeating:
             self.clock.tick = START + 30 * DAY
 

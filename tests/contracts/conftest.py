@@ -46,7 +46,7 @@ class BrokenMemory(dict[str, bytes]):
     def _fail(self, *_arguments: object) -> NoReturn:
         raise StoreError("/memory: it failed")
 
-    __getitem__ = __setitem__ = get = setdefault = pop = items = _fail  # type: ignore[assignment]
+    __getitem__ = __setitem__ = get = setdefault = pop = items = _fail
 
 
 class MemoryPlace:

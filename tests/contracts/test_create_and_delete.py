@@ -5,8 +5,11 @@ Whatever the order, no backup that is listed then lacks an object, not even afte
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -20,13 +23,15 @@ from memorystore import MemoryStaging, MemoryStore
 
 from zodb_vault.cli.main import run
 from zodb_vault.model import chain
+from zodb_vault.operations import switch
 from zodb_vault.repository.codec import decode
 from zodb_vault.repository.objects import meta_key, object_key
 from zodb_vault.stores import registry
 from zodb_vault.stores.base import Entry
 
 NAMED: Final = re.compile(rb'"(object|meta|list)":"([0-9a-f]{64})"')
-DONE, IN_USE, REFUSED, NO_SUCH = 0, 11, 1, 13
+DONE, IN_USE, REFUSED, NO_SUCH, INTERRUPTED = 0, 11, 1, 13, 130
+DEADLINE: Final = 60.0
 MORE_THAN_ANY: Final = 10_000
 
 
@@ -246,6 +251,94 @@ def test_a_delete_of_an_older_backup_never_disturbs_a_create(world: World) -> No
         world.assert_sound((at, after))
 
 
+class Paused(Interleaved):
+    """A store that waits before its ``at``-th call until it may go on."""
+
+    def __init__(self, store: MemoryStore, at: int) -> None:
+        self.reached, self.go = threading.Event(), threading.Event()
+        super().__init__(store, at, after=False, action=self._wait)
+
+    def _wait(self) -> None:
+        self.reached.set()
+        assert self.go.wait(DEADLINE)
+
+
+class Started:
+    """A command that runs in a thread and has come to its pause, or to its end before."""
+
+    def __init__(self, world: World, stores: dict[int, Paused], at: int, *command: object) -> None:
+        self.store, self.status = Paused(world.store, at), -1
+        self._arguments = ["-q", *world.options, *map(str, command)]
+        self._stores = stores
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        while not self.store.reached.wait(0.002) and self._thread.is_alive():
+            pass
+
+    def _run(self) -> None:
+        self._stores[threading.get_ident()] = self.store
+        self.status = run(self._arguments)
+
+    def finish(self) -> int:
+        self.store.go.set()
+        self._thread.join(DEADLINE)
+        assert not self._thread.is_alive()
+        return self.status
+
+
+@pytest.mark.parametrize("first", ["create", "delete"])
+def test_create_and_delete_that_both_stop_anywhere(world: World, first: str) -> None:
+    """One goes to a call of its, then the other to one of its, then the first to its end, what may go is swept, then the other to its end."""
+    stores, ends = dict[int, Paused](), set()
+    world.monkeypatch.setattr(registry, "open_store", lambda _location: stores[threading.get_ident()])
+    commands: dict[str, tuple[object, ...]] = {"create": ("create",), "delete": ("delete", "--yes", world.ids[-1])}
+    second = "delete" if first == "create" else "create"
+    for at in itertools.count(1):
+        for other_at in itertools.count(1):
+            world.reset()
+            one = Started(world, stores, at, *commands[first])
+            other = Started(world, stores, other_at, *commands[second])
+            paused = one.store.reached.is_set(), other.store.reached.is_set()
+            status = {first: one.finish()}
+            if status.get("delete") == DONE:
+                world.sweep()
+            status[second] = other.finish()
+            ends.add((status["create"], status["delete"]))
+            assert status["create"] == DONE, (at, other_at, world.capsys.readouterr())
+            assert status["delete"] in (DONE, IN_USE), (at, other_at, world.capsys.readouterr())
+            assert (world.ids[-1] in world.listed()) is (status["delete"] == IN_USE), (at, other_at)
+            assert len(world.listed()) == (3 if status["delete"] == IN_USE else 2)
+            if first == "delete" and paused[1]:
+                newest = world.store.content[f"sites/default/backups/{world.listed()[-1]}.json"]
+                relied_on = msgspec.json.decode(newest)["parent"] == world.ids[-1]
+                assert relied_on is (status["delete"] == IN_USE), (at, other_at, "refused if and only if the create relied on it")
+            with world.monkeypatch.context() as patched:
+                patched.setattr(registry, "open_store", lambda _location: world.store)
+                world.assert_sound((at, other_at))
+            if not paused[1]:
+                break
+        if not paused[0]:
+            break
+    assert ends == {(DONE, DONE), (DONE, IN_USE)}
+
+
+def test_a_delete_that_is_interrupted_anywhere_loses_nothing(world: World) -> None:
+    backup = world.ids[-1]
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    statuses = set()
+    for at, after, outcome in moments(world, ("delete", "--yes", backup), interrupt):
+        statuses.add(outcome.status)
+        if backup not in world.listed():
+            assert f"trash/default/{backup}.json" in world.store.content, (at, after)
+            assert world.run("undelete", backup).status == DONE
+        assert world.run("verify", backup).status == DONE
+        assert world.run("delete", "--yes", backup).status == DONE
+    assert statuses == {INTERRUPTED}
+
+
 def test_two_deletes_never_leave_no_backup(world: World) -> None:
     one, other = world.ids
 
@@ -274,9 +367,13 @@ def test_a_pin_that_comes_in_between_is_heeded(world: World) -> None:
 
 def test_a_delete_at_every_call_of_a_restore(world: World, tmp_path: Path) -> None:
     backup, deleted, output = world.ids[-1], list[int](), tmp_path / "output"
-    for at, after, outcome in moments(
-        world, ("restore", backup, "--output", output, "--yes"), lambda: deleted.append(world.run("delete", "--yes", backup).status)
-    ):
+    for place, name in ((switch, "sync_file_system"), (os, "fsync")):
+        world.monkeypatch.setattr(place, name, lambda _what: None)  # proved elsewhere, and takes most of the time
+
+    def delete() -> None:
+        deleted.append(world.run("delete", "--yes", backup).status)
+
+    for at, after, outcome in moments(world, ("restore", backup, "--output", output, "--yes"), delete):
         assert outcome.status in (DONE, NO_SUCH), (at, after, outcome)
         assert (outcome.status == DONE) is (output / "Data.fs").exists()
         shutil.rmtree(output, ignore_errors=True)
@@ -286,8 +383,11 @@ def test_a_delete_at_every_call_of_a_restore(world: World, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("command", [("list",), ("show", "latest"), ("log", "latest"), ("verify",)], ids=lambda command: command[0])
 def test_a_delete_at_every_call_of_a_command_that_only_reads(world: World, command: tuple[str, ...]) -> None:
-    for at, after, outcome in moments(world, command, lambda: world.run("delete", "--yes", world.ids[-1]).status):
-        assert outcome.status in (DONE, NO_SUCH), (at, after, outcome)
+    def delete() -> None:
+        world.run("delete", "--yes", world.ids[-1])
+
+    for at, after, outcome in moments(world, command, delete):
+        assert outcome.status in ((DONE,) if command == ("list",) else (DONE, NO_SUCH)), (at, after, outcome)
 
 
 def test_a_deleted_backup_comes_back_as_it_was(world: World) -> None:

@@ -77,7 +77,8 @@ def blocks_of(text: str) -> list[str]:
 def with_variables(block: str, **values: str) -> str:
     """Return the first block with what a user would write there."""
     for name, value in values.items():
-        block, count = re.subn(rf"^{name}=.*$", lambda _match, name=name, value=value: f"{name}={shlex.quote(value)}", block, flags=re.MULTILINE)
+        line = f"{name}={shlex.quote(value)}"
+        block, count = re.subn(rf"^{name}=.*$", line.replace("\\", r"\\"), block, flags=re.MULTILINE)
         assert count == 1, name
     return block
 
@@ -124,7 +125,8 @@ def increments(vault: Vault, tmp_path: Path, count: int) -> Iterator[tuple[str, 
     for number in range(count):
         if number:
             with factories.Site(vault.files.data_fs.parent) as site:
-                site.put(**{f"news-{number}": f"News number {number}. " * 40, f"photo-{number}": factories.noise(700, 50 + number)})
+                site.put(**{f"news-{number}": f"News number {number}. " * 40})
+                site.put(**{f"photo-{number}": factories.noise(700, 50 + number)})
                 site.put(logo=factories.noise(900, 80 + number))
         yield vault.make(), copy_of(vault.files, tmp_path / f"source-{number}")
 
@@ -199,7 +201,7 @@ def test_a_site_without_blobs_and_without_a_blob_directory(vault: Vault, tools: 
 def test_of_several_databases_the_one_that_was_chosen(vault: Vault, tools: Path, tmp_path: Path) -> None:
     """The names differ in a dot only, which a pattern of ``sed`` could take for any sign."""
     sites = {name: factories.SiteFiles(tmp_path / name / "Data.fs", tmp_path / name / "blobs") for name in ("ab.c", "ab-c")}
-    sections = []
+    sections = list[str]()
     for name, files in sites.items():
         with factories.Site(files.data_fs.parent) as site:
             site.put(text=name, blob=factories.noise(300, len(sections)))

@@ -193,3 +193,24 @@ def test_left_state_from_another_path_is_refused(lines: Lines, tmp_path: Path) -
     lines.files = SiteFiles(*elsewhere)
     with pytest.raises(WrongSource):
         lines.create()
+
+
+@pytest.mark.parametrize("passed", [False, True], ids=["clock still behind", "clock has passed"])
+@pytest.mark.parametrize("more", [False, True], ids=["same transactions", "one more"])
+def test_transactions_later_than_the_clock_are_never_taken_for_others_of_the_same_tid(lines: Lines, *, passed: bool, more: bool) -> None:
+    lines.moment = datetime(2025, 6, 1, tzinfo=UTC)
+    first = lines.put(text="one", blob=noise(500, 1))
+    second = lines.put(blob=noise(500, 2))
+    left = lines.create().manifest
+    shutil.copytree(lines.files.data_fs.parent, lines.directory / "before")
+    lines.back_by_hand(left.id, first)
+    assert lines.put(blob=noise(500, 3)) == second  # the same bytes in Data.fs, another blob
+    if more:
+        lines.put(other=noise(500, 4))
+    if passed:
+        lines.moment = datetime(2026, 6, 1, tzinfo=UTC)
+    made = lines.create().manifest
+    lines.assert_restores(lines.files, made.id)
+    again = lines.create().manifest
+    lines.assert_restores(lines.files, again.id)
+    lines.assert_restores(SiteFiles(lines.directory / "before" / "Data.fs", lines.directory / "before" / "blobs"), left.id)

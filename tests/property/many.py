@@ -21,13 +21,14 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / 
 
 def run(seed: int) -> tuple[int, dict[str, int], str]:
     """Run one history; return its seed, what happened in it, and how it failed."""
+    import pytest
     import vaulted_history
 
     logging.disable(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix=f"history-{seed}-") as directory:
         try:
             return seed, vaulted_history.run(Path(directory), seed), ""
-        except Exception:  # noqa: BLE001  to be told with all others at the end
+        except (Exception, pytest.fail.Exception):  # noqa: BLE001  to be told with all others at the end
             return seed, {}, traceback.format_exc()
 
 

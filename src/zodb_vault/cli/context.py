@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from ..repository.repository import Repository
     from ..strategies.base import Progress
 
+    TextType = click.ParamType[str]
+else:
+    TextType = click.ParamType  # no generic class before click 8.4
+
 F = TypeVar("F", bound=Callable[..., Any])
 VARIABLE: Final = "ZODB_VAULT_"
 SOURCES: Final = ("zope_conf", "zeo_conf", "data_fs", "blob_dir")
@@ -40,7 +44,7 @@ class APath(click.Path):
         return super().convert(value, param, ctx)
 
 
-class Text(click.ParamType[str]):
+class Text(TextType):
     """A text that can be stored: valid in UTF-8; ``needed``: and not empty."""
 
     name = "text"

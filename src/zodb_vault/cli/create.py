@@ -78,7 +78,7 @@ def _print(context: Context, done: Created) -> None:
         for oid, tid, path in rows[:NAMED]:
             click.echo(f"zodb-vault: {printable(entry.name)}: the blob {oid} {tid} is missing: {printable(path)}", err=True)
         if len(rows) > NAMED:
-            click.echo(f"zodb-vault: {entry.name}: and {len(rows) - NAMED} more; `zodb-vault verify {manifest.id}` lists all", err=True)
+            click.echo(f"zodb-vault: {entry.name}: and {len(rows) - NAMED} more; `zodb-vault verify {manifest.id} --json` lists all", err=True)
 
 
 def _skipped(done: Created) -> str:

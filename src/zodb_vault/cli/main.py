@@ -20,8 +20,9 @@ from .context import site_options
 from .output import print_error
 
 COMMANDS: Final = {
-    "annotate": "annotate", "completion": "completion", "create": "create", "delete": "delete", "list": "list_", "log": "log",
-    "plan": "plan", "repository": "repository", "restore": "restore", "show": "show", "undelete": "undelete", "verify": "verify",
+    "annotate": "annotate", "completion": "completion", "convert": "convert", "create": "create", "delete": "delete", "doctor": "doctor",
+    "list": "list_", "log": "log", "plan": "plan", "repository": "repository", "restore": "restore", "show": "show", "undelete": "undelete",
+    "verify": "verify",
 }  # fmt: skip
 INTERRUPTED: Final = 130
 
@@ -86,13 +87,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _drop_output()
         return 1
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.ctx.get_help(), err=True)
-        return UsageError.exit_code
     except (click.exceptions.Abort, KeyboardInterrupt):
         print_error("interrupted", ["interrupted"], "run the command again; what was stored already is used", INTERRUPTED, as_json=as_json)
         return INTERRUPTED
     except click.ClickException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # not known to click before 8.2
+            click.echo(error.format_message(), err=True)
+            return UsageError.exit_code
         return _failed(_translated(error), as_json)
     except VaultError as error:
         return _failed(error, as_json)

@@ -16,10 +16,15 @@ if TYPE_CHECKING:
     from ..operations.verify import Options, Report
     from ..strategies.base import Progress
 
+    NumberType = click.ParamType[float]
+else:
+    NumberType = click.ParamType  # no generic class before click 8.4
+
 DAMAGED = 4
+NAMED = 20
 
 
-class Share(click.ParamType[float]):
+class Share(NumberType):
     """A share such as ``5%``."""
 
     name = "percent"
@@ -102,6 +107,9 @@ def _print(context: Context, report: Report) -> None:
     if not context.quiet or not report.ok:
         click.echo(f"{report.id} {report.level}: {'ok' if report.ok else 'DAMAGED'} ({checked})")
     for kind, findings in (("damage", report.damage), ("source", report.source)):
-        for one in findings if kind == "damage" or not context.quiet else []:
+        shown = findings if kind == "damage" or not context.quiet else []
+        for one in shown[:NAMED]:
             what = " ".join(filter(None, [one.database, one.what, one.oid, one.tid]))
             click.echo(f"  {kind}: {printable(what)}: {printable(one.why)}")
+        if len(shown) > NAMED:
+            click.echo(f"  {kind}: and {len(shown) - NAMED} more; --json lists all")

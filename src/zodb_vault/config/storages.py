@@ -25,8 +25,12 @@ PATHS = {
     "data-dir", "path", "pid-filename", "read-default-file", "replica-conf", "ro-replica-conf", "unix-socket", "var",
 }  # fmt: skip
 ADDRESSES = {"address", "server"}
+# What ``authenticate`` of ZEO takes beside a path.
+NO_PATHS = {"DYNAMIC"}
 # Keys that the packages themselves write with an underscore.
-UNDERSCORED = {"connect_timeout", "named_pipe", "read_default_file", "read_default_group", "revert_when_stale", "unix_socket"}
+UNDERSCORED = {
+    "connect_timeout", "gevent_yield_interval", "named_pipe", "read_default_file", "read_default_group", "revert_when_stale", "unix_socket",
+}  # fmt: skip
 
 
 class Surroundings:
@@ -49,7 +53,7 @@ class Surroundings:
         """Return what a section says, paths absolute, secrets concealed."""
         found: dict[str, list[str]] = {}
         for value in section.values:
-            found.setdefault(prefix + _spelled(section, value), []).append(self._option(value.key, value.text))
+            found.setdefault(prefix + spelled(section, value), []).append(self.text(value))
         return {key: conceal(key, "\n".join(texts)) for key, texts in found.items()}
 
     def all_options(self, section: Section, prefix: str = "") -> dict[str, Option]:
@@ -59,9 +63,10 @@ class Surroundings:
             found |= self.all_options(inner, f"{prefix}{inner.type}.")
         return found
 
-    def _option(self, key: str, text: str) -> str:
-        is_path = key in PATHS or (key in ADDRESSES and "/" in text)
-        return self._resolved(key, text) if is_path and text else text
+    def text(self, value: Value) -> str:
+        """Return the text of a line, a path in it absolute."""
+        is_path = (value.key in PATHS and value.text not in NO_PATHS) or (value.key in ADDRESSES and "/" in value.text)
+        return self._resolved(value.key, value.text) if is_path and value.text else value.text
 
     def _resolved(self, key: str, text: str) -> str:
         path = at_home(text, self._environment)
@@ -247,7 +252,7 @@ def misspelled(section: Section) -> list[str]:
         f"{value.where}: {value.written} is read as {value.key}; {inner.label} itself refuses it"
         for inner in section.walk()
         for value in inner.values
-        if value.written.lower() != _spelled(inner, value)
+        if value.written.lower() != spelled(inner, value)
     ]
 
 
@@ -258,10 +263,12 @@ def unknown_blobs(database: Database) -> list[str]:
     return ["<relstorage> says no blob-dir: blobs in a shared directory, if there is one, are not known"]
 
 
-def _spelled(section: Section, value: Value) -> str:
+def spelled(section: Section, value: Value) -> str:
     """Return a key as the package spells it."""
-    written = value.written.lower()
-    return written if written in UNDERSCORED or section.type == "pragmas" else value.key
+    if section.type == "pragmas":
+        return value.written.lower()
+    underscored = value.key.replace("-", "_")
+    return underscored if underscored in UNDERSCORED else value.key
 
 
 WRAPPER_NAMES = {"s3blobstorage": "s3blobs"}

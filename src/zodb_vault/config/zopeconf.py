@@ -57,6 +57,22 @@ def read_zeo_conf(path: Path, site_name: str, environment: Mapping[str, str], cw
     return _site(file, site_name, tree, _found(file, tree.root), environment, here)
 
 
+class Configured(NamedTuple):
+    """The storages of a file by the names of their databases, each with what its paths are taken from; and the packages of ``%import``."""
+
+    storages: dict[str, tuple[Section, Surroundings]]
+    imports: list[str]
+
+
+def read_storages(path: Path, environment: Mapping[str, str], cwd: Path) -> Configured:
+    """Return the storage sections of a file as they stand there; raise ConfigurationError as ``read_site``."""
+    file = Path(absolute(path, cwd))
+    tree = _tree(file, environment)
+    base, reason = _base(tree, cwd)
+    found = _found(file, tree.root)
+    return Configured({one.name: (one.section, Surroundings(one.name, one.mount_point, base, reason, environment)) for one in found}, tree.imports)
+
+
 def _tree(file: Path, environment: Mapping[str, str]) -> Tree:
     # Here because ZConfig takes longer to import than all the rest of a short command.
     from .sectionparser import read_tree

@@ -85,7 +85,7 @@ class Chain(Generic[E]):
         lists: list[ListRef] = []
         for ref in self.lists:
             if count < ref.count:
-                return self._with(lists, load(self.kind, self.documents, ref)[:count])
+                return self._with(lists, load(self.kind, self.documents, ref)[:count] if count else [])
             lists.append(ref)
             count -= ref.count
         return self._with(lists, self.tail[:count])

@@ -5,8 +5,11 @@ Loading needs memory for what ZODB keeps, and it imports the classes of the appl
 
 from __future__ import annotations
 
+import importlib
+import io
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ BATCH = 1000
 
 
 class Loaded(msgspec.Struct, kw_only=True):
-    """What was loaded; ``broken`` objects have classes that are not installed here, their state was read all the same."""
+    """What was loaded; ``broken`` objects need classes that are not installed here, their records were decoded all the same."""
 
     objects: int = 0
     broken: int = 0
@@ -76,11 +79,70 @@ def _load_object(connection: Any, oid: bytes, loaded: Loaded) -> None:
         found = connection.get(oid)
         found._p_activate()
     except Exception as error:  # noqa: BLE001  whatever a class of the application raises is about that object only
-        loaded.undecodable.append(("0x" + oid.hex(), f"{type(error).__name__}: {error}"))
+        if _lacks_classes(connection.db().storage.load(oid)[0]):
+            # what is installed may choke on what stands for a missing class: zope.interface does on a missing interface
+            loaded.broken += 1
+        else:
+            loaded.undecodable.append(("0x" + oid.hex(), _why(error)))
         return
     loaded.broken += isinstance(found, Broken)
     if isinstance(found, Blob):
         _open_blob(found, loaded)
+
+
+def _why(error: BaseException) -> str:
+    """Return what an error says; ZODB wraps the real one in one that says nothing."""
+    cause = error.__cause__ or error
+    return f"{type(cause).__name__}: {cause}"
+
+
+class _Anything:
+    """Stands for every class and function that a record names, and takes whatever the record does with it."""
+
+    def __new__(cls, *_arguments: object, **_options: object) -> _Anything:
+        return super().__new__(cls)
+
+    def __init__(self, *_arguments: object, **_options: object) -> None:
+        pass
+
+    def __setstate__(self, _state: object) -> None:
+        pass
+
+    def __setitem__(self, _key: object, _value: object) -> None:
+        pass
+
+    def append(self, _item: object) -> None:
+        """Take an item."""
+
+    def extend(self, _items: object) -> None:
+        """Take items."""
+
+
+def _lacks_classes(record: bytes) -> bool:
+    """Tell whether a record is whole and names a class or function that is not installed here."""
+    from ZODB._compat import PersistentUnpickler
+
+    named: set[tuple[str, str]] = set()
+
+    def find(module: str, name: str) -> type[_Anything]:
+        named.add((module, name))
+        return _Anything
+
+    unpickler = PersistentUnpickler(find, lambda _reference: None, io.BytesIO(record))
+    try:
+        unpickler.load()  # the class
+        unpickler.load()  # the state
+    except Exception:  # noqa: BLE001  not even this can be done with it
+        return False
+    return not all(_installed(module, name) for module, name in named)
+
+
+@cache
+def _installed(module: str, name: str) -> bool:
+    try:
+        return hasattr(importlib.import_module(module), name)
+    except Exception:  # noqa: BLE001  whatever an application does when it is imported
+        return False
 
 
 def _open_blob(blob: Any, loaded: Loaded) -> None:

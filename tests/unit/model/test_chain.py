@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -96,6 +97,14 @@ def changed(every: int) -> Operation:
     return lambda found, model: (found.mapped(change), [new for entry in model if (new := change(entry))])
 
 
+def changed_at(share: float) -> Operation:
+    def apply(found: Chain[Segment], model: list[Segment]) -> tuple[Chain[Segment], list[Segment]]:
+        chosen = model[int(share * len(model))] if model else None
+        return found.mapped(lambda entry: None if entry is chosen or entry == chosen else entry), [entry for entry in model if entry != chosen]
+
+    return apply
+
+
 def sealed(found: Chain[Segment], model: list[Segment]) -> tuple[Chain[Segment], list[Segment]]:
     done = found.sealed()
     assert len(done.tail) <= chain.TAIL_LIMIT
@@ -113,7 +122,7 @@ def with_tail(count: int) -> Operation:
 
 OPERATIONS = st.one_of(
     st.integers(0, 12).map(plus), st.floats(0, 1).map(first), st.integers(2, 7).map(dropped), st.integers(2, 9).map(changed),
-    st.just(sealed), st.just(sealed), st.integers(0, 4).map(with_tail),
+    st.just(sealed), st.just(sealed), st.integers(0, 4).map(with_tail), st.floats(0, 0.99).map(changed_at),
 )  # fmt: skip
 
 
@@ -151,7 +160,18 @@ def test_mapping_writes_nothing_where_nothing_changes(small_limits: None) -> Non
     assert (same.lists, same.tail, memory.stored) == (found.lists, found.tail, known)
     cut = found.first(found.lists[0].count + 2)
     assert cut.lists == found.lists[:1]
+    memory.loads = 0
+    whole = found.first(found.lists[0].count)
+    assert (whole.lists, whole.tail, memory.loads) == (found.lists[:1], [], 0)
     assert memory.stored == known
+
+
+def test_what_follows_a_change_keeps_its_place(small_limits: None) -> None:
+    model = segments(30)
+    found = Chain(Segment, Memory()).plus(model).sealed()
+    assert len(found.lists) > 2
+    for gone in (0, 7, 29):
+        assert list(found.mapped(partial(_without, gone))) == model[:gone] + model[gone + 1 :]
 
 
 def test_the_sizes_of_a_list_are_those_of_its_entries(small_limits: None) -> None:
@@ -209,6 +229,10 @@ def test_an_unknown_key_in_a_list_is_passed_over(small_limits: None) -> None:
     ref = chain.store(memory, [segment(1)])
     found = chain.load(Segment, memory, type(ref)(list=meta.meta, count=1, stored=1, raw=100))
     assert found == [segment(1)]
+
+
+def _without(gone: int, entry: Segment) -> Segment | None:
+    return None if entry.start == gone * 100 else entry
 
 
 def _plain(value: Any) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def test_every_flipped_byte_of_a_stored_object_is_damage(store: LocalStore, obje
     for n in range(len(data)):
         changed = bytearray(data)
         changed[n] ^= 0x01
-        change(store, key, changed)
+        change(store, key, bytes(changed))
         with pytest.raises(Damage, match=name):
             _ = list(objects.read(parts)) if parts else objects.document(name)
         with pytest.raises(Damage, match=name):

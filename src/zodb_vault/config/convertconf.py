@@ -1,0 +1,145 @@
+"""Write the configurations of zodb-convert for a database: from a site into a FileStorage, or back.
+
+The site's storage is taken from its configuration section by section, wrappers with it; only what one of the two roles cannot
+have is changed. The files around the storages are ``convert-export.conf`` and ``convert-import.conf`` beside this module.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from string import Template
+from typing import Literal, NamedTuple
+
+from ..errors import ConfigurationError
+from ..model.source import Database, Site
+from .sections import Section, Value
+from .storages import Surroundings, spelled
+from .zopeconf import read_storages
+
+Direction = Literal["export", "import"]
+
+# The packages that bring the section types; what is not here needs whatever its configuration imports.
+PACKAGES: Mapping[str, str | None] = {
+    "blobstorage": None, "filestorage": None, "zeoclient": None,
+    "clientstorage": "ZEO", "ssl": "ZEO",
+    "mysql": "relstorage", "oracle": "relstorage", "postgresql": "relstorage", "pragmas": "relstorage", "relstorage": "relstorage",
+    "sqlite3": "relstorage", "pgjsonb": "zodb_pgjsonb", "s3blobstorage": "zodb_s3blobs", "zlibstorage": "zc.zlibstorage",
+}  # fmt: skip
+READ_ONLY = {"clientstorage", "filestorage", "relstorage", "zeoclient"}
+# ``create`` empties the file. A persistent cache belongs to one client, which has it locked while it runs.
+DROPPED = {
+    "filestorage": {"create", "read-only"},
+    "relstorage": {"read-only"},
+    "zeoclient": {"client", "read-only", "read-only-fallback", "var"},
+    "clientstorage": {"cache-path", "read-only", "read-only-fallback"},
+}
+LOSES_BLOBS = (
+    "DO NOT RELY ON THIS COPY: zodb-convert 1.0.0b12 loses every blob of a zodb-pgjsonb storage and reports success; "
+    "save the database with pg_dump instead"
+)
+REFUSES_S3 = "zodb-convert 1.0.0b12 refuses <s3blobstorage> as a source (it does not say that it can be iterated)"
+NEW_TIDS = "<s3blobstorage> as a destination gives every transaction a new TID: backups of the source do not continue in it"
+ONLY_CURRENT = "a RelStorage without history has only the current revision of each object, without users and descriptions"
+
+
+class ConvertConf(NamedTuple):
+    """The text of a configuration, secrets included, and what has to be known before it is used."""
+
+    text: str
+    warnings: list[str]
+
+
+def convert_conf(site: Site, database: Database, direction: Direction, directory: Path, environment: Mapping[str, str], cwd: Path) -> ConvertConf:
+    """Return the configuration that copies a database of a site into the FileStorage of a directory, or that one into it.
+
+    Raise ConfigurationError for what ZConfig could not read back.
+    """
+    section, around, imported = _storage(site, database, environment, cwd)
+    reads = direction == "export"
+    theirs = list(_lines(section, around, "source" if reads else "destination", reads))
+    ours = list(_lines(*_file_storage(directory), "destination" if reads else "source", not reads))
+    warnings = _warnings(database, direction)
+    template = importlib.resources.files(__package__).joinpath(f"convert-{direction}.conf").read_text(encoding="utf-8")
+    text = Template(template).substitute(
+        database=_one_line(database.name),
+        origin=_one_line(site.config or database.data_fs or ""),
+        directory=_one_line(str(directory)),
+        notes="".join(f"#\n# {warning}\n" for warning in warnings).rstrip("\n") or "#",
+        imports="\n".join(f"%import {package}" for package in _imports(section, imported)),
+        source="\n".join(theirs if reads else ours),
+        destination="\n".join(ours if reads else theirs),
+    )
+    return ConvertConf(text, warnings)
+
+
+def _storage(site: Site, database: Database, environment: Mapping[str, str], cwd: Path) -> tuple[Section, Surroundings, list[str]]:
+    """Return the section that a database's storage is configured with, and what its file imports; one is made for a bare Data.fs."""
+    if site.config is None:
+        return *_section(database.data_fs or "", database.blob_dir), []
+    configured = read_storages(Path(site.config), environment, cwd)
+    return *configured.storages[database.name], configured.imports
+
+
+def _file_storage(directory: Path) -> tuple[Section, Surroundings]:
+    return _section(str(directory / "Data.fs"), str(directory / "blobs"))
+
+
+def _section(path: str, blob_dir: str | None) -> tuple[Section, Surroundings]:
+    """Return the section of a FileStorage."""
+    section = Section("filestorage", None, path)
+    for key, text in (("path", path), ("blob-dir", blob_dir)):
+        if text is not None:
+            section.values.append(Value(key, key, text, path))
+    return section, Surroundings("main", None, Path("/"), "", {})
+
+
+def _lines(section: Section, around: Surroundings, name: str | None, read_only: bool, indent: str = "") -> Iterator[str]:
+    """Yield the lines of a storage section with all in it."""
+    yield f"{indent}<{section.type}{f' {name}' if name else ''}>"
+    dropped = DROPPED.get(section.type, set())
+    for value in section.values:
+        key, text = spelled(section, value), around.text(value)
+        if text and key not in dropped:
+            yield f"{indent}  {key} {_quoted(text, key, value.where)}"
+    if read_only and section.type in READ_ONLY:
+        yield f"{indent}  read-only true"
+    for inner in section.sections:
+        yield from _lines(inner, around, inner.name, read_only, indent + "  ")
+    yield f"{indent}</{section.type}>"
+
+
+def _quoted(text: str, key: str, where: str) -> str:
+    """Return a value as it has to be written for ZConfig to read this text; raise ConfigurationError when no way of writing does."""
+    try:
+        text.encode()
+        if text.strip() == text and len(text.splitlines()) == 1:
+            return text.replace("$", "$$")
+    except UnicodeEncodeError:
+        pass
+    raise ConfigurationError(
+        [f"{where}: the value of {key} cannot be written to a configuration file"],
+        "values are one line of UTF-8, without blanks around them; check the environment variables and paths it is made of",
+    )
+
+
+def _one_line(text: str) -> str:
+    """Return text that stays within a comment."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def _imports(section: Section, imported: list[str]) -> list[str]:
+    """Return the packages that the types of sections need; all of the site's own where one of them is not known."""
+    types = [inner.type for inner in section.walk()]
+    needed = [] if all(type_ in PACKAGES for type_ in types) else imported
+    return list(dict.fromkeys([*needed, *(package for type_ in types if (package := PACKAGES.get(type_)))]))
+
+
+def _warnings(database: Database, direction: Direction) -> list[str]:
+    """Return what zodb-convert is known to do wrong with a storage, or cannot do."""
+    wrapped = "s3blobs" in database.wrappers
+    if direction == "import":
+        return [NEW_TIDS] if wrapped else []
+    warnings = [LOSES_BLOBS] if database.backend == "pgjsonb" else [REFUSES_S3] if wrapped else []
+    return warnings + ([ONLY_CURRENT] if database.backend == "relstorage" and not database.history else [])
