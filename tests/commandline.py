@@ -24,10 +24,10 @@ from zodb_vault.cli.main import run
 
 NOBODY = 65534
 DEADLINE = 60.0
-# As root a program of another user may not be allowed to start this Python: so everything is imported first, then the rights are given up.
+# Another user may not be allowed to start this Python: so everything is imported first, as root, then the rights are given up.
 AS_NOBODY = """
 import importlib, os, pkgutil, sys
-import zodb_vault, encodings.ascii, encodings.idna, encodings.unicode_escape, _strptime, zc.lockfile, zoneinfo, rich.progress
+import zodb_vault, importlib.readers, encodings.ascii, encodings.idna, encodings.unicode_escape, _strptime, zc.lockfile, zoneinfo, rich.progress
 for module in pkgutil.walk_packages(zodb_vault.__path__, "zodb_vault."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
@@ -113,14 +113,14 @@ def process(*arguments: object, **options: Any) -> Outcome:
     return Outcome(done.returncode, *(stream.decode(errors="backslashreplace") if stream else "" for stream in (done.stdout, done.stderr)))
 
 
-def process_as_nobody(*arguments: object) -> Outcome:
+def process_as_nobody(*arguments: object, cwd: str | Path = "/") -> Outcome:
     """Run a command line as a user without any rights; as the user of the tests when that is not root, who has no special ones."""
     if os.geteuid() != 0:
-        return process(*arguments)
+        return process(*arguments, cwd=cwd)
     script = AS_NOBODY.format(nobody=NOBODY)
     done = subprocess.run(
         [sys.executable, "-c", script, *map(str, arguments)], check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        timeout=DEADLINE, env=environment(), cwd="/",
+        timeout=DEADLINE, env=environment(), cwd=cwd,
     )  # fmt: skip
     return Outcome(done.returncode, done.stdout, done.stderr)
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 import pytest
+
 from zodb_vault.datafs.index import write_index
 from zodb_vault.model import clock
 from zodb_vault.operations import switch
@@ -32,8 +33,9 @@ from zodb_vault.strategies import base
 
 Operation = Callable[[], object]
 Moment = Literal["before", "middle", "after"]
-NAMES = ("open", "write", "pwrite", "fsync", "link", "rename", "replace", "unlink", "mkdir", "rmdir", "chmod", "fchmod", "chown", "fchown")
+NAMES = ("open", "write", "pwrite", "fsync", "link", "symlink", "rename", "replace", "unlink", "mkdir", "rmdir", "chmod", "fchmod", "chown", "fchown")
 WRITES = ("write", "pwrite")
+MOVES = ("link", "symlink", "rename", "replace")
 ALLOCATING = ("open", "write", "pwrite", "link", "rename", "mkdir", "fsync")
 RANDOM = re.compile(r"[0-9a-f]{16,64}|\d{8}T\d{6}Z-[0-9a-f]{6}|(?<=/)[0-9a-f]{2}(?=/|$)|#\d+ \(deleted\)|(?<=/)0x[0-9a-f]+(?=/|$)")
 FAILED, UNFINISHED = 98, 99
@@ -85,7 +87,7 @@ class Seam:
         return called
 
     def _described(self, name: str, arguments: tuple[Any, ...]) -> Call:
-        target = arguments[-1] if name in ("link", "rename", "replace") else arguments[0]
+        target = arguments[-1] if name in MOVES else arguments[0]
         nameless = target in self._nameless if isinstance(target, int) else name == "open" and arguments[1] & os.O_TMPFILE == os.O_TMPFILE
         path = os.readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else os.fsdecode(target)
         return Call(name, RANDOM.sub("*", path), name != "fsync" and not nameless)
@@ -139,7 +141,7 @@ class Volatile(Seam):
 
     def act(self, number: int, call: Call, real: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         self._look(call, self.files, self.directories)
-        target = arguments[-1] if call.name in ("link", "rename", "replace") else arguments[0]
+        target = arguments[-1] if call.name in MOVES else arguments[0]
         path = os.readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else os.fsdecode(target)
         done = real(*arguments, **options)
         if call.name in WRITES:
@@ -147,7 +149,7 @@ class Volatile(Seam):
         elif call.name == "fsync":
             self.files.discard(path)
             self.directories.discard(path)
-        elif call.name in ("link", "rename", "replace", "mkdir", "open") and call.visible:
+        elif call.name in (*MOVES, "mkdir", "open") and call.visible:
             self.directories.add(os.path.dirname(path))
             self._moved(call, arguments, path)
         return done
@@ -156,7 +158,7 @@ class Volatile(Seam):
         source = os.fsdecode(arguments[0])
         if source.startswith("/proc/self/fd/"):
             source = os.readlink(source)
-        if call.name in ("link", "rename", "replace") and source in self.files:
+        if call.name in MOVES and source in self.files:
             self.files.add(path)
         if call.name in ("rename", "replace"):
             self.files.discard(source)
@@ -320,6 +322,16 @@ def some(calls: list[Call], names: tuple[str, ...]) -> list[int]:
         if call.name in names:
             kinds.setdefault((call.name, call.path), []).append(number)
     return sorted({chosen for numbers in kinds.values() for chosen in (numbers[0], numbers[-1])})
+
+
+def telling(points: list[Point]) -> list[Point]:
+    """Return the points around names that change, and of the rest the first and the last of each kind."""
+    kinds: dict[tuple[str, str, str], list[Point]] = {}
+    for point in points:
+        kinds.setdefault((point.moment, point.call.name, point.call.path), []).append(point)
+    ends = {point for same in kinds.values() for point in (same[0], same[-1])}
+    named = {point for point in points if point.call.name in MOVES and not point.call.path.endswith(".blob")}
+    return sorted(ends | named)
 
 
 def kill(operation: Operation, point: Point) -> None:

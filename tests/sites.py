@@ -13,6 +13,7 @@ import oracle
 import vault
 from factories import Site as OpenSite
 from factories import SiteFiles, noise
+
 from zodb_vault.errors import TargetMissing
 from zodb_vault.model.source import Database, Site
 from zodb_vault.operations import journal as journals

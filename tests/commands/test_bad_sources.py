@@ -277,6 +277,16 @@ def test_a_repository_that_may_not_be_read(stocked: Vault, reachable: Path) -> N
     refused(stocked, outcome, 1, "store", stocked.repository, "Permission denied")
 
 
+def test_a_working_directory_that_may_not_be_entered_holds_no_configuration(stocked: Vault, reachable: Path) -> None:
+    movable(stocked, reachable)
+    home = reachable / "home of somebody else"
+    home.mkdir()
+    take_from_nobody(home)
+    if os.geteuid() != 0:
+        pytest.skip("only root can start a process there")
+    assert process_as_nobody(*stocked.options, "list", cwd=home).status == 0
+
+
 def test_every_configuration_error_is_told_at_once_with_file_and_key_and_without_values(vault: Vault, tmp_path: Path) -> None:
     config = tmp_path / "zodb-vault.toml"
     config.write_text(

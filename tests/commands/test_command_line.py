@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -73,7 +74,7 @@ def test_a_mistyped_option_or_command_is_answered_with_what_was_likely_meant(vau
     nonsense = vault.bare("xyzzy")
     assert nonsense.status == 2
     assert "verify" in nonsense.err
-    assert "info" in vault.bare("repository", "inof").err
+    assert "did you mean info?" in vault.bare("repository", "inof").err
 
 
 def test_without_a_command_the_help_is_shown_as_it_is(vault: Vault) -> None:
@@ -96,7 +97,7 @@ def test_a_reader_that_goes_away_is_no_traceback(stocked: Vault) -> None:
         outcome = process(*stocked.options, *arguments, stdout=writer, stderr=subprocess.PIPE, capture_output=False)
         os.close(writer)
         assert (outcome.status, outcome.err) == (1, "")
-    shell = f"{' '.join(os.fsdecode(part) for part in command('list', '--json', *stocked.options))} | head -n 1"
+    shell = f"{shlex.join(map(os.fsdecode, command('list', '--json', *stocked.options)))} | head -n 1"
     done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=False, env=environment(), timeout=DEADLINE)
     assert (done.stdout, done.stderr) == ("{\n", "")
 
@@ -110,7 +111,7 @@ def test_output_that_cannot_be_written_is_an_error(stocked: Vault) -> None:
 
 
 def test_closed_standard_streams_are_no_mistake_of_ours(stocked: Vault) -> None:
-    line = " ".join(os.fsdecode(part) for part in command(*stocked.options, "create"))
+    line = shlex.join(map(os.fsdecode, command(*stocked.options, "create")))
     done = subprocess.run(["sh", "-c", f"{line} <&- >&-"], stderr=subprocess.PIPE, text=True, check=False, env=environment(), timeout=DEADLINE)
     assert done.returncode == 0
     assert done.stderr.startswith("backup 2")

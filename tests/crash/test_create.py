@@ -1,4 +1,7 @@
-"""``create`` is killed, or a call of it fails, at every moment that makes a difference: no half backup is ever seen, and the next run does it right."""
+"""``create`` is killed, or a call of it fails, at every moment that makes a difference.
+
+No half of a backup is ever seen, and the next run does it right.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import errno
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +18,7 @@ import pytest
 import seam
 import vault
 from factories import Site, SiteFiles, noise
+
 from zodb_vault.cli import main
 from zodb_vault.errors import KeyMissing
 from zodb_vault.model import chain

@@ -6,7 +6,6 @@ The target is old or new, never mixed; the same restore again makes it new, ``--
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import shutil
 from collections.abc import Callable
@@ -18,11 +17,13 @@ import pytest
 import seam
 import sites
 import vault
-from factories import MINUTE, Site, noise
+from factories import Site, SiteFiles, noise
 from sites import State, Target
+from ZODB.FileStorage import FileStorage
+
 from zodb_vault.cli import main
-from zodb_vault.errors import TargetRefused
-from zodb_vault.operations import restore as restoring
+from zodb_vault.errors import InUse, TargetRefused
+from zodb_vault.operations import switch
 from zodb_vault.strategies import packing, segments
 
 Check = Callable[[Target, "Scene"], None]
@@ -117,7 +118,7 @@ def which(target: Target, scene: Scene, name: str = "main") -> str:
         # a file of other content than the backup has under the same name was exchanged, one that was gone has come back
         assert blobs[key] in (digest, scene.new[name].blobs.get(key)), f"a blob of the old state is not what it was: {key}"
         if blobs[key] != digest != oracle.MISSING:
-            kept = files.blob_dir.glob(f".zodb-vault-kept-*/**/{oracle.blob_path(Path(), *key).name}")
+            kept = files.blob_dir.glob(f".zodb-vault-kept-*/**/{oracle.blob_path(files.blob_dir, *key).name}")
             assert digest in [oracle.sha256(path) for path in kept], "a blob was exchanged and not kept"
     return "old"
 
@@ -132,12 +133,15 @@ def assert_finished(target: Target, scene: Scene) -> None:
         assert not [path for path in ours if "restoring" in path or "-new" in path or "restore.json" in path or "probe" in path or ".tmp-" in path]
         if scene.old:
             assert scene.old[name].data in [path.read_bytes() for path in files.data_fs.parent.glob("Data.fs.replaced-*")]
-            assert len(list(files.data_fs.parent.glob("Data.fs.*.kept-*"))) == 3
+            aside = {path.name.partition(".kept-")[0] for path in files.data_fs.parent.glob("Data.fs.*.kept-*")}
+            assert aside >= {"Data.fs.old", "Data.fs.pack", "Data.fs.tr0"}
+            assert not [path for path in files.data_fs.parent.iterdir() if path.name in aside]
         kept = {oracle.sha256(path) for path in files.blob_dir.glob(".zodb-vault-kept-*/**/*.blob")}
         standing = sites.blob_tree(files)
         assert set(scene.trees[name].values()) <= kept | set(standing.values()), "a blob of the old state is gone"
         if scene.old:
-            assert set(standing) == {str(oracle.blob_path(Path(), *key)) for key in scene.new[name].blobs}, "blobs that nobody asks for"
+            wanted = {str(oracle.blob_path(files.blob_dir, *key).relative_to(files.blob_dir)) for key in scene.new[name].blobs}
+            assert set(standing) == wanted, "blobs that nobody asks for"
 
 
 def assert_old_is_back(target: Target, scene: Scene) -> None:
@@ -159,52 +163,81 @@ def run_again(target: Target, scene: Scene) -> None:
 
 def put_back(target: Target, scene: Scene) -> None:
     states = {which(target, scene, name) for name in scene.names}
-    if target.abort():
-        assert_old_is_back(target, scene)
-    elif states == {"old"}:
+    if target.abort() or states == {"old"}:
         assert_old_is_back(target, scene)
     else:
-        assert_finished_but_for_the_list_of_added(target, scene)
+        assert states == {"new"}
     assert not target.interrupted()
-
-
-def assert_finished_but_for_the_list_of_added(target: Target, scene: Scene) -> None:
-    for name in scene.names:
-        assert which(target, scene, name) == "new"
 
 
 def site_goes_on(target: Target, scene: Scene) -> None:
     """The site is started, writes, and the restore is run again: what is new is left as it is, what is old is replaced and kept."""
-    before = [which(target, scene, name) for name in scene.names]
-    was_interrupted, grown = target.interrupted(), {}
-    for name in scene.names:
-        if not target.files(name).data_fs.exists():
-            return
-        with Site(target.directory / name) as site:
-            site.put(afterwards=f"{name} went on", picture=noise(500, 77))
-        grown[name] = sites.state_of(target.files(name))
+    before, interrupted = which(target, scene), target.interrupted()
+    with Site(target.files().data_fs.parent) as site:
+        site.put(afterwards="the site went on", picture=noise(500, 77))
+    grown = sites.state_of(target.files())
     scene.operation(target)()
     assert not target.interrupted()
-    for name, state in zip(scene.names, before, strict=True):
-        files, kept = target.files(name), list((target.directory / name).glob("Data.fs.replaced-*"))
-        if state == "new" and was_interrupted:
-            assert sites.state_of(files) == grown[name]
-        else:
-            assert which(target, scene, name) == "new"
-            assert grown[name].data in [path.read_bytes() for path in kept], "what the site had written is lost"
-    if was_interrupted and "new" in before:
+    if before == "new" and interrupted:
+        assert sites.state_of(target.files()) == grown, "what the site wrote to the restored file is lost"
+    else:
+        assert which(target, scene) == "new"
+        assert grown.data in [path.read_bytes() for path in target.files().data_fs.parent.glob("Data.fs.replaced-*")]
+
+
+def site_packs(target: Target, scene: Scene) -> None:
+    """The same with a pack, which makes another file of it and takes blobs away; nothing may be refused for good."""
+    before, interrupted = which(target, scene), target.interrupted()
+    with Site(target.files().data_fs.parent) as site:
+        site.root["text"]["text"] = "packed"
+        site.commit()
+        site.pack()
+    packed = sites.state_of(target.files())
+    try:
+        scene.operation(target)()
+    except TargetRefused as error:
+        # the old file was linked to its kept name before the site was started: there is only one such name
+        assert "in the way" in str(error), error
+        assert before == "old"
+        next(target.files().data_fs.parent.glob("Data.fs.replaced-*")).unlink()
+        scene.operation(target)()
+    assert not target.interrupted()
+    if before == "new" and interrupted:
+        assert sites.state_of(target.files()) == packed
+    else:
+        assert which(target, scene) == "new"
+
+
+def abort_after_the_site_went_on(target: Target, scene: Scene) -> None:
+    before, interrupted = which(target, scene), target.interrupted()
+    with Site(target.files().data_fs.parent) as site:
+        site.put(afterwards="the site went on", picture=noise(500, 77))
+    grown, tree = sites.state_of(target.files()), sites.blob_tree(target.files())
+    if before == "new" and interrupted:
+        with pytest.raises(TargetRefused, match="written to"):
+            target.abort()
+        assert sites.state_of(target.files()) == grown
         return
-    assert len(set(before)) == 1 or was_interrupted
+    assert target.abort() == interrupted
+    assert target.files().data_fs.read_bytes() == grown.data
+    if before == "old":
+        blobs = oracle.blob_files(target.files().data_fs, target.files().blob_dir)
+        assert blobs.items() >= scene.old["main"].blobs.items(), "a blob of the old state is not what it was"
+        assert len(sites.blob_tree(target.files())) == len(scene.trees["main"]) + 1
+    else:
+        assert sites.blob_tree(target.files()) == tree
 
 
 def each_killed(scene: Scene, tmp_path: Path, points: list[seam.Point], then: Check) -> int:
     """Kill at every point and require what ``then`` says; return how many found the old state."""
-    old, number = 0, itertools.count()
-    for point in points:
-        target = scene.copy(tmp_path / f"case{next(number)}")
+    old = 0
+    for number, point in enumerate(points):
+        target = scene.copy(tmp_path / f"case{number}")
         try:
             seam.kill(scene.operation(target), point)
-            old += all(which(target, scene, name) == "old" for name in scene.names)
+            states = {which(target, scene, name) for name in scene.names}
+            old += states == {"old"}
+            assert len(states) == 1 or all_closed(target), "the databases can be opened although they do not fit together"
             then(target, scene)
         except Exception as error:
             raise AssertionError(f"killed {point}") from error
@@ -212,9 +245,181 @@ def each_killed(scene: Scene, tmp_path: Path, points: list[seam.Point], then: Ch
     return old
 
 
+def all_closed(target: Target) -> bool:
+    """Tell whether no storage can be opened for writing, and no backup be made."""
+    for name in target.names:
+        with pytest.raises(OSError):  # noqa: PT011  whatever the system says of such a lock
+            FileStorage(str(target.files(name).data_fs))
+    with pytest.raises(InUse, match="interrupted"):
+        vault.creating.create(target.repository, target.site, vault.creating.Options(), target.progress)
+    return True
+
+
 @pytest.mark.parametrize("then", [run_again, put_back], ids=lambda then: then.__name__)
 def test_killed_at_any_moment(scene: Scene, tmp_path: Path, then: Check) -> None:
     points = list(seam.points(traced(scene, tmp_path)))
+    if len(scene.names) > 1:  # each does what one does alone; what counts is what happens between them
+        points = seam.telling(points)
     old = each_killed(scene, tmp_path, points, then)
-    print(len(points), "points")
     assert 10 < old < len(points)
+
+
+@pytest.mark.parametrize("then", [site_goes_on, site_packs], ids=lambda then: then.__name__)
+def test_the_site_is_used_before_the_restore_is_run_again(tmp_path: Path, then: Check) -> None:
+    scene = in_place(tmp_path / "base")
+    each_killed(scene, tmp_path, seam.telling(list(seam.points(traced(scene, tmp_path)))), then)
+
+
+def test_abort_leaves_what_the_site_has_written_since(tmp_path: Path) -> None:
+    scene = in_place(tmp_path / "base")
+    each_killed(scene, tmp_path, seam.telling(list(seam.points(traced(scene, tmp_path)))), abort_after_the_site_went_on)
+
+
+def _interrupted_scenes(scene: Scene, tmp_path: Path) -> list[Scene]:
+    """Return what a restore leaves that is killed when blobs are exchanged, when the file is new, and when the half is put aside."""
+    points = list(seam.points(traced(scene, tmp_path)))
+    renamed = next(n for n, p in enumerate(points) if p.call.name == "rename" and p.call.path.endswith("/Data.fs") and p.moment == "after")
+    aside = [n for n, p in enumerate(points) if "kept-" in p.call.path and n > renamed and p.call.name == "rename"]
+    found = []
+    for n in (renamed - 6, renamed, aside[len(aside) // 2]):
+        target = scene.copy(tmp_path / f"interrupted{n}")
+        seam.kill(scene.operation(target), points[n])
+        found.append(scene._replace(directory=target.directory))
+    return found
+
+
+@pytest.mark.parametrize("build", [in_place, two_databases], ids=lambda build: build.__name__)
+def test_abort_is_killed_at_any_moment(tmp_path: Path, build: Callable[[Path], Scene]) -> None:
+    for interrupted in _interrupted_scenes(build(tmp_path / "base"), tmp_path):
+        target = interrupted.copy(tmp_path / "trace")
+        points = list(seam.points(seam.calls_of(lambda: target.abort() and None, tmp_path)))  # noqa: B023
+        shutil.rmtree(target.directory)
+        for point in points if len(interrupted.names) == 1 else seam.telling(points):
+            target = interrupted.copy(tmp_path / "case")
+            try:
+                seam.kill(lambda: target.abort() and None, point)  # noqa: B023
+                states = {which(target, interrupted, name) for name in interrupted.names}
+                assert len(states) == 1 or all_closed(target)
+                put_back(target, interrupted)
+            except Exception as error:
+                raise AssertionError(f"{interrupted.directory.name}, abort killed {point}") from error
+            shutil.rmtree(target.directory)
+
+
+def test_restore_instead_of_abort_that_was_killed(tmp_path: Path) -> None:
+    """As long as the restored file is in place, the restore can be finished after all; afterwards only the abort can."""
+    interrupted = _interrupted_scenes(in_place(tmp_path / "base"), tmp_path)[2]
+    target = interrupted.copy(tmp_path / "trace")
+    points = list(seam.points(seam.calls_of(lambda: target.abort() and None, tmp_path)))
+    shutil.rmtree(target.directory)
+    outcomes = set()
+    for point in points:
+        target = interrupted.copy(tmp_path / "case")
+        seam.kill(lambda: target.abort() and None, point)  # noqa: B023
+        state = which(target, interrupted)
+        if state == "old" and target.interrupted():
+            with pytest.raises(TargetRefused, match="interrupted"):
+                interrupted.operation(target)()
+            assert target.abort()
+            assert_old_is_back(target, interrupted)
+        else:
+            run_again(target, interrupted)
+        outcomes.add(state)
+        shutil.rmtree(target.directory)
+    assert outcomes == {"old", "new"}
+
+
+# Into a directory
+
+
+def into_a_directory(directory: Path) -> Scene:
+    scene = _scene(directory, output="out")
+    (directory / "main").rename(directory / "source")
+    return scene
+
+
+def output_of(target: Target, scene: Scene) -> str:
+    """Tell what is in the output directory; fail unless it is nothing valid or the whole."""
+    files = SiteFiles(target.directory / "out" / "Data.fs", target.directory / "out" / "blobs")
+    if not files.data_fs.exists():
+        return "nothing"
+    assert sites.state_of(files) == scene.new["main"]
+    sites.assert_opens(files, target.directory / "opened")
+    return "new"
+
+
+def test_into_a_directory_killed_at_any_moment(tmp_path: Path) -> None:
+    scene = into_a_directory(tmp_path / "base")
+    found = []
+    for point in seam.points(traced(scene, tmp_path)):
+        target = scene.copy(tmp_path / "case")
+        try:
+            seam.kill(scene.operation(target), point)
+            found.append(output_of(target, scene))
+            try:
+                scene.operation(target)()
+            except TargetRefused as error:
+                # it was killed behind its last change, and nothing tells that directory from a finished one
+                assert "exists already" in str(error) and found[-1] == "new", error
+            assert output_of(target, scene) == "new"
+            left = {path.name for path in (target.directory / "out").iterdir()}
+            assert left - {"Data.fs.lock"} == {"Data.fs", "Data.fs.index", "blobs"}
+            assert {path.name for path in (target.directory / "out" / "blobs").iterdir()} == {".layout", "0x00"}
+        except Exception as error:
+            raise AssertionError(f"killed {point}") from error
+        shutil.rmtree(target.directory)
+    assert found == sorted(found, reverse=True) and {"nothing", "new"} == set(found)
+
+
+# Errors
+
+
+def options(target: Target) -> list[str]:
+    """Return the options that say what is where."""
+    files = {"--repository": target.directory / "repository", "--data-fs": target.files().data_fs, "--blob-dir": target.files().blob_dir}
+    return ["--site", vault.SITE, *(part for name, path in files.items() for part in (name, str(path)))]
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO], ids=["ENOSPC", "EIO"])
+@pytest.mark.parametrize("then", [run_again, put_back], ids=lambda then: then.__name__)
+def test_any_call_fails(tmp_path: Path, error: int, then: Check) -> None:
+    scene, said = in_place(tmp_path / "base"), tmp_path / "said"
+    calls = traced(scene, tmp_path)
+    for number in seam.some(calls, (*seam.ALLOCATING, "unlink", "symlink")):
+        target = scene.copy(tmp_path / "case")
+        try:
+            failing = seam.Failing(number, error, lasting=error == errno.ENOSPC)
+            command = [*options(target), "restore", "--yes", "--no-safety-backup"]
+            status = seam.through(failing, lambda: main.run(command), output=said)  # noqa: B023
+            text, code = said.read_text(), os.waitstatus_to_exitcode(status)
+            state = which(target, scene)
+            assert "internal error" not in text and "Traceback" not in text, text
+            assert code == 1 or (code == 0 and state == "new"), (code, text)
+            assert code == 0 or os.strerror(error) in text, text
+            if code == 0:
+                assert_finished(target, scene)
+            else:
+                then(target, scene)
+        except Exception as failure:
+            raise AssertionError(f"{errno.errorcode[error]} at call {number}: {calls[number - 1]}") from failure
+        shutil.rmtree(target.directory)
+        said.unlink()
+
+
+def test_a_power_failure_at_the_rename_takes_nothing_that_the_new_state_needs(tmp_path: Path) -> None:
+    scene = in_place(tmp_path / "base")
+    target, seen = scene.copy(tmp_path / "case"), tmp_path / "seen"
+
+    def look(call: seam.Call, files: set[str], directories: set[str]) -> None:
+        if call.name == "rename" and call.path.endswith("/Data.fs"):
+            # a list that only an abort reads
+            seen.write_text("\n".join(sorted(path for path in files | directories if not path.endswith(".lock"))) or "nothing")
+
+    volatile = seam.Volatile(look)
+
+    def operation() -> None:
+        switch.sync_file_system = volatile.synced
+        scene.operation(target)()
+
+    seam.through(volatile, operation)
+    assert seen.read_text() == "nothing"

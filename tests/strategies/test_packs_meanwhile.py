@@ -132,7 +132,7 @@ def test_packs_in_every_attempt_fail_the_backup(tmp_path: Path) -> None:
         assert sum("starting over" in note for note in vault.progress.notes) == 3
         assert vault.ids == []
         vault.progress.on_phase = lambda what: None
-        del vault.progress.advance  # type: ignore[method-assign]
+        del vault.progress.advance
         assert vault.create().manifest.status == "complete"
         vault.assert_restores(site.files)
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import UsageError
 from .context import A_PATH, Context, json_option, pass_context, site_options
 from .output import print_json, printable
+
+if TYPE_CHECKING:
+    from ..operations.convert import Configuration
 
 STANDARD_OUTPUT = Path("-")
 
@@ -25,7 +29,7 @@ def command() -> None:
 @click.option("--export", "exports", is_flag=True, help="From the site into a FileStorage: convert-export.conf.")
 @click.option("--import", "imports", is_flag=True, help="From a FileStorage into the site: convert-import.conf.")
 @click.option("--output", type=A_PATH, metavar="FILE", help="Where to write; `-` prints it, passwords and keys included.")
-@click.option("--directory", type=A_PATH, default="converted", metavar="DIR", show_default=True, help="Holds the FileStorage: DIR/Data.fs, DIR/blobs.")
+@click.option("--directory", type=A_PATH, default="converted", show_default=True, metavar="DIR", help="Of the FileStorage: DIR/Data.fs, DIR/blobs.")
 @click.option("--database", "databases", multiple=True, metavar="NAME", help="Only this database (repeatable).")
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
 @json_option
@@ -52,22 +56,26 @@ def config(
     made = configurations(context.site, "export" if exports else "import", databases, file, Path(absolute(directory, here)), os.environ)
     if not printed:
         write(made, force=force)
+    _tell(context, made)
+    if printed:
+        click.echo(made[0].text, nl=False)
+    elif as_json:
+        print_json(_document(made))
+    else:
+        click.echo("\n".join(printable(str(one.path)) for one in made))
+
+
+def _tell(context: Context, made: Sequence[Configuration]) -> None:
+    """Say what zodb-convert does wrong whether wanted or not, and what the reader of the configuration had doubts about as a detail."""
     for one in made:
         for warning in one.warnings:
             click.echo(f"zodb-vault: {printable(one.database)}: {printable(warning)}", err=True)
     for database in context.site.databases:
         for note in database.warnings:
             context.detail(f"{printable(database.name)}: {printable(note)}")
-    if printed:
-        click.echo(made[0].text, nl=False)
-    elif as_json:
-        print_json(_document(made))
-    else:
-        for one in made:
-            click.echo(printable(str(one.path)))
 
 
-def _document(made: Any) -> dict[str, Any]:
+def _document(made: Sequence[Configuration]) -> dict[str, Any]:
     return {
         "files": [
             {

@@ -9,7 +9,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any, Final, NoReturn
 
 import click
@@ -17,6 +16,7 @@ import click
 from .. import __version__
 from ..errors import ConfigurationError, UsageError, VaultError
 from .context import site_options
+from .group import Group
 from .output import print_error
 
 COMMANDS: Final = {
@@ -41,7 +41,7 @@ Exit statuses:
 """
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """Imports a command when it is called: the start of every command counts."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -56,14 +56,6 @@ class LazyGroup(click.Group):
         command = importlib.import_module(f"zodb_vault.cli.{module}").command
         assert isinstance(command, click.Command)
         return command
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that is meant; name a similar one when there is none."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            close = get_close_matches(args[0], COMMANDS, n=1)
-            meant = f", did you mean {close[0]}?" if close else ""
-            raise UsageError(f"there is no command {args[0]!r}{meant}", f"the commands are {', '.join(sorted(COMMANDS))}")
-        return super().resolve_command(ctx, args)
 
 
 @click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

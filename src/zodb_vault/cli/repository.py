@@ -7,10 +7,11 @@ from typing import Any
 import click
 
 from .context import Context, json_option, pass_context, site_options
+from .group import Group
 from .output import count, print_json
 
 
-@click.group("repository")
+@click.group("repository", cls=Group)
 @site_options
 def command() -> None:
     """Make a repository, or tell about it."""

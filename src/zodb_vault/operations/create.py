@@ -118,8 +118,14 @@ def refuse_overlap(repository: Repository, databases: list[Database]) -> None:
 
 @contextlib.contextmanager
 def _exclusive_storages(databases: list[Database], cold: bool) -> Iterator[None]:
-    from ..strategies.locking import storage_locks
+    from ..strategies.locking import is_barred, storage_locks
 
+    barred = [database.data_fs for database in databases if is_barred(Path(database.data_fs or ""))]
+    if barred:
+        raise InUse(
+            f"a restore was interrupted, and {', '.join(map(str, barred))} may not fit together",
+            "run that restore again, or `restore --abort`",
+        )
     with contextlib.ExitStack() as stack:
         for database in databases if cold else []:
             stack.enter_context(storage_locks(Path(database.data_fs or "")))

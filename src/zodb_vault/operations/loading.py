@@ -52,13 +52,17 @@ def _load(data_fs: str, blob_dir: str | None) -> Loaded:
 
     loaded = Loaded(undecodable=[], unreadable_blobs=[])
     try:
-        database = DB(FileStorage(data_fs, read_only=True, blob_dir=blob_dir))
+        storage = FileStorage(data_fs, read_only=True, blob_dir=blob_dir)
+        if not len(storage):  # no DB was ever opened on it: one would write its root object first
+            storage.close()
+            return loaded
+        database = DB(storage)
         connection = database.open()
     except Exception as error:  # noqa: BLE001  whatever it raises is the finding
         loaded.failure = f"it cannot be opened: {type(error).__name__}: {error}"
         return loaded
     token = None
-    while len(database.storage):
+    while True:
         oid, _tid, _data, token = database.storage.record_iternext(token)
         _load_object(connection, oid, loaded)
         if loaded.objects % BATCH == 0:

@@ -25,7 +25,7 @@ from ..repository.running import Run
 from ..strategies.base import Progress
 from ..strategies.datafile import DataFile
 from ..strategies.filestorage import segments_of
-from ..strategies.locking import storage_locks
+from ..strategies.locking import bar, storage_locks, unbar
 from ..strategies.standing import newest_common
 from . import journal as journals
 from .catalog import Catalog
@@ -246,7 +246,7 @@ def execute(repository: Repository, plan: Plan, site_name: str, progress: Progre
     with contextlib.ExitStack() as stack:
         for step in plan.steps:
             make_directories_like_parent(step.place.data_fs.parent)
-            stack.enter_context(storage_locks(step.place.locked))
+            stack.enter_context(storage_locks(step.place.locked, barred=True))
         _require_as_planned(plan)
         _require_space(plan)
         beat = stack.enter_context(_marked(repository, site_name, plan, restore_id, progress))
@@ -355,12 +355,17 @@ def _begin(
 def _switch_all(repository: Repository, plan: Plan, work: list[tuple[Switch, Journal]], site_name: str) -> list[str]:
     """Bring all databases from each phase to the next one together; update ``work``, return notes.
 
-    The journals go last: as long as one is there, a run knows what belongs to the restore.
+    The journals go last: as long as one is there, a run knows what belongs to the restore. From the first of several renames to the
+    last one nobody can open any of the storages for writing, even if this process dies.
     """
     for n, (switch, journal) in enumerate(work):
         work[n] = (switch, switch.build(journal) if journal.phase == "building" else journal)
+    for switch, _journal in work if len(work) > 1 else []:
+        bar(switch.place.locked)
     for n, (switch, journal) in enumerate(work):
         work[n] = (switch, switch.switch(journal) if journal.phase == "switching" else journal)
+    for switch, _journal in work:
+        unbar(switch.place.locked)
     notes = _label(repository, site_name, plan, work[0][1].restore) if work else []
     for switch, journal in work:
         if journal.phase == "switched":

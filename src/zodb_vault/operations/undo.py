@@ -11,9 +11,10 @@ from typing import Literal
 
 import msgspec
 
+from ..blobs.layout import MARKER
 from ..errors import TargetMissing, TargetRefused
 from ..stores import durable
-from ..strategies.locking import storage_locks
+from ..strategies.locking import bar, storage_locks, unbar
 from ..strategies.placing import TEMPORARY as NEW
 from . import journal as journals
 from .journal import Journal
@@ -29,15 +30,19 @@ def abort(places: Sequence[Place]) -> list[Journal]:
     """
     with contextlib.ExitStack() as stack:
         for place, _journal in _interrupted(places):
-            stack.enter_context(storage_locks(place.locked))
+            stack.enter_context(storage_locks(place.locked, barred=True))
         found = _interrupted(places)
         in_place = [_in_place(place, journal) for place, journal in found]
         found = [(place, journals.write(place.data_fs, msgspec.structs.replace(journal, phase="aborting"))) for place, journal in found]
         # the mirror of the restore: what the old file alone needs before it is back, what takes something from the new one afterwards
         for place, journal in found:
             _put_back_kept(place, journal, exchanged=False)
+        for place, _journal in found if len(found) > 1 else []:
+            bar(place.locked)
         for (place, journal), which in zip(found, in_place, strict=True):
             _put_back_storage(place, journal, which)
+        for place, _journal in found:
+            unbar(place.locked)
         for place, journal in found:
             _put_back_kept(place, journal, exchanged=True)
             _remove_added(place, journal)
@@ -146,6 +151,10 @@ def _remove_added(place: Place, journal: Journal) -> None:
         for path in (blob_dir / relative, blob_dir / f"{relative}{NEW}"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(blob_dir / f"{MARKER}{NEW}")
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(f"{blob_dir}{NEW}")
     shutil.rmtree(kept, ignore_errors=True)
 
 

@@ -14,7 +14,7 @@ import msgspec
 from ..blobs.layout import detect
 from ..blobs.refs import BlobSet
 from ..errors import BlobsMissing, ConfigurationError, Damage, SourceChanged, SourceError
-from ..model import canonical, chain
+from ..model import canonical, chain, clock
 from ..model import tid as tids
 from ..model.blob import BlobRef
 from ..model.chain import Chain, Documents
@@ -228,8 +228,10 @@ class FileStorageCapture(Survey):
         """Settle what is used again of earlier backups."""
         self.sink, self.keeper, self.progress = sink, keeper, progress
         self.folder = folder_of(self.database.name)
-        self.copier = Copier(self.file, sink, self.folder, self.now, progress)
-        self.packer = Packer(sink, self.folder, self.now, progress)
+        # after the cut: on a busy site its last transaction is younger than the start of the run
+        captured = clock.now()
+        self.copier = Copier(self.file, sink, self.folder, captured, progress)
+        self.packer = Packer(sink, self.folder, captured, progress)
         self.refs = BlobSet()
         self.warnings: list[str] = list(self.database.warnings)
         self.findings: list[str] = []

@@ -124,6 +124,7 @@ for start in range(0, 300_000, 10_000):
 assert sum(1 for _ in refs.lacking()) == len(refs) == 300_000
 print(peak() - before)
 """
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env={**os.environ, "SQLITE_TMPDIR": str(tmp_path)})
+    environment = {**os.environ, "SQLITE_TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
     assert int(done.stdout) < 32_000  # kilobytes; as Python objects they take more than 60 MB
     assert list(tmp_path.iterdir()) == []

@@ -33,9 +33,10 @@ def site_of(tmp_path: Path, name: str) -> Site:
         copy = folder / path.relative_to(CONFIGS)
         copy.parent.mkdir(parents=True, exist_ok=True)
         text = path.read_text().replace("/srv/", f"{tmp_path}/srv/")
-        copy.write_text(text.replace("/etc/ssl/client.pem", f"{CERTIFICATES}/client.pem").replace("/etc/ssl/client.key", f"{CERTIFICATES}/client_key.pem"))
+        copy.write_text(text.replace("/etc/ssl/", f"{CERTIFICATES}/").replace("client.key", "client_key.pem"))
     text = "".join(path.read_text() for path in folder.rglob("*.conf"))
-    for found in {*re.findall(rf"{re.escape(str(tmp_path))}/srv/\S+", text), f"{tmp_path}/srv/nasty/Data.fs", f"{tmp_path}/srv/site/var/filestorage/x"}:
+    below = {"srv/nasty/Data.fs", "srv/site/var/filestorage/Data.fs"}
+    for found in {*re.findall(rf"{re.escape(str(tmp_path))}/srv/\S+", text), *(tmp_path / one for one in below)}:
         Path(found).parent.mkdir(parents=True, exist_ok=True)
     return read_site(folder / name, "plone", ENVIRONMENT, tmp_path)
 

@@ -1,0 +1,543 @@
+"""Find out whether backups of a site can be made and restored here, before they have to be.
+
+Every check runs, whatever the others found. What is not there for a check to look at is a finding of that check. Nothing is changed
+but for a probe in the repository, which is removed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import timedelta
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar
+
+import msgspec
+
+from ..blobs.layout import TEMPORARY, detect
+from ..config.settings import Settings
+from ..errors import KeyExists, KeyMissing, StoreError, VaultError
+from ..model import clock
+from ..model.manifest import Manifest
+from ..model.source import Database, Site
+from ..repository import running
+from ..repository.repository import ID_TIME, Repository, id_time
+from ..stores.base import Store
+from ..strategies.datafile import DataFile
+from . import journal as journals
+from .catalog import Catalog, stored_size
+from .create import refuse_overlap
+from .plan import plan
+
+T = TypeVar("T")
+
+PROBE_PREFIX: Final = "_doctor-"
+PROBE_SIZE: Final = 100_000
+FAST: Final = timedelta(minutes=1)
+APART: Final = timedelta(hours=1)
+TOOL_SECONDS: Final = 10
+# Nobody waits for a walk over millions of blobs: after so many the answer is "at least".
+MOST_BLOBS: Final = 200_000
+UNRELIABLE: Final = "the repository cannot be relied on there; check the file system or the service, or keep it elsewhere"
+
+
+class Check(msgspec.Struct, frozen=True):
+    """What was looked at, whether it is as it has to be, what was found, and what to do about it."""
+
+    name: str
+    ok: bool
+    message: str
+    hint: str | None = None
+
+
+class Package(NamedTuple):
+    """A package as it is imported, the names that it may be installed under, and the oldest version that will do."""
+
+    module: str
+    distributions: tuple[str, ...]
+    version: str
+    extra: str = ""
+    python: tuple[int, int] = (3, 11)
+
+
+ALWAYS: Final = (
+    Package("ZODB", ("ZODB",), "5.8"), Package("ZConfig", ("ZConfig",), "4.0"), Package("click", ("click",), "8.1"), Package("rich", ("rich",), "13"),
+    Package("msgspec", ("msgspec",), "0.18"), Package("zstandard", ("zstandard",), "0.22"),
+)  # fmt: skip
+PSYCOPG2: Final = Package("psycopg2", ("psycopg2", "psycopg2-binary"), "2.8", "relstorage")
+BOTO3: Final = Package("boto3", ("boto3",), "1.28", "s3")
+PYRAGE: Final = Package("pyrage", ("pyrage",), "1.1", "encryption")
+BACKENDS: Final[Mapping[str, tuple[Package, ...]]] = {
+    "filestorage": (),
+    "zeo": (Package("ZEO", ("ZEO",), "5.2", "zeo"),),
+    "relstorage": (Package("relstorage", ("RelStorage",), "3.5", "relstorage"),),
+    "pgjsonb": (Package("zodb_pgjsonb", ("zodb-pgjsonb",), "1.0", "pgjsonb", (3, 12)),),
+}
+WRAPPERS: Final[Mapping[str, Package]] = {
+    "s3blobs": Package("zodb_s3blobs", ("zodb-s3blobs",), "1.0", "s3blobs", (3, 12)),
+    "zlibstorage": Package("zc.zlibstorage", ("zc.zlibstorage",), "1.0"),
+}
+# Each tool by the names that it may have.
+TOOLS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
+    "postgresql": (("pg_dump",), ("pg_restore",)),
+    "mysql": (("mariadb-dump", "mysqldump"), ("mariadb", "mysql")),
+}
+
+
+class Patient:
+    """What there is to look at, each found out when it is first asked for.
+
+    Whoever asks first gets the error of what cannot be had; the others hear that it was not there for them.
+    """
+
+    def __init__(
+        self, settings: Callable[[], Settings], site_name: Callable[[], str], site: Callable[[], Site], repository: Callable[[], Repository]
+    ) -> None:
+        self._sources = {"configuration": settings, "name of the site": site_name, "site": site, "repository": repository}
+        self._found: dict[str, object] = {}
+
+    def _get(self, what: str, kind: type[T], make: Callable[[], object]) -> T:
+        if what not in self._found:
+            try:
+                self._found[what] = make()
+            except BaseException as error:
+                self._found[what] = error
+                raise
+        found = self._found[what]
+        if isinstance(found, BaseException):
+            raise VaultError(f"not checked: the {what} is not known", "correct what is said of it above, and run this again")
+        assert isinstance(found, kind)
+        return found
+
+    @property
+    def settings(self) -> Settings:
+        """Return the configuration."""
+        return self._get("configuration", Settings, self._sources["configuration"])
+
+    @property
+    def site_name(self) -> str:
+        """Return the name of the site, which may be known when the site is not."""
+        _ = self.settings
+        return self._get("name of the site", str, self._sources["name of the site"])
+
+    @property
+    def site(self) -> Site:
+        """Return the site with its databases."""
+        _ = self.site_name
+        return self._get("site", Site, self._sources["site"])
+
+    @property
+    def repository(self) -> Repository:
+        """Return the repository."""
+        _ = self.settings
+        return self._get("repository", Repository, self._sources["repository"])
+
+    @property
+    def catalog(self) -> Catalog:
+        """Return the backups of the site."""
+        repository, name = self.repository, self.site_name
+        return self._get("list of backups", Catalog, lambda: Catalog(repository, name))
+
+    @property
+    def newest(self) -> Manifest | None:
+        """Return the newest whole backup that can be read."""
+        return next((one.manifest for one in self.catalog.readable() if one.manifest.whole), None)
+
+
+def examine(patient: Patient) -> list[Check]:
+    """Return the result of every check, in the order in which they depend on each other."""
+    return [check for name, checks in CHECKS for check in _guarded(name, partial(checks, patient))]
+
+
+def _guarded(name: str, checks: Callable[[], Iterable[Check]]) -> Iterator[Check]:
+    """Yield checks; what ends one of them becomes a finding that ends no other."""
+    try:
+        yield from checks()
+    except VaultError as error:
+        yield Check(name, False, error.message, error.hint)
+    except OSError as error:
+        where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, (str, bytes, os.PathLike)) else ""
+        yield Check(name, False, f"{error.strerror or type(error).__name__}{where}", "correct the cause and run this again")
+    except Exception as error:  # noqa: BLE001  the others are wanted nevertheless; the text of an unknown error may hold a secret
+        yield Check(name, False, f"the check failed: {type(error).__name__}", "this is a mistake in zodb-vault; please report it")
+
+
+def _per_database(name: str, look: Callable[[Patient, Database], Iterable[Check]]) -> Callable[[Patient], Iterator[Check]]:
+    """Return a check of every database by itself."""
+
+    def checks(patient: Patient) -> Iterator[Check]:
+        for database in patient.site.databases:
+            yield from _guarded(f"{name} {database.name}", partial(look, patient, database))
+
+    return checks
+
+
+# configuration
+
+
+def _configuration(patient: Patient) -> Iterator[Check]:
+    file = patient.settings.file
+    yield Check("configuration", True, f"read from {file}" if file else "no zodb-vault.toml; options and variables say everything")
+
+
+def _site(patient: Patient) -> Iterator[Check]:
+    site = patient.site
+    if not site.databases:
+        why = "; ".join(f"{one.name}: {one.why}" for one in site.skipped)
+        yield Check("site", False, f"the site {site.name} has no persistent database of its own", why or None)
+        return
+    kinds = ", ".join(f"{one.name} ({one.backend}, blobs: {one.blob_mode})" for one in site.databases)
+    yield Check("site", True, f"{site.name}: {kinds}")
+    # what the reader of the configuration had doubts about
+    yield from (Check(f"notes {one.name}", True, "; ".join(one.warnings)) for one in site.databases if one.warnings)
+
+
+# what is installed
+
+
+def _packages(patient: Patient) -> Iterator[Check]:
+    for package in ALWAYS:
+        yield _package(package)
+    location = patient.settings.repository.location or ""
+    if location.startswith("s3://"):
+        yield _package(BOTO3)
+    if patient.settings.repository.encryption.recipients:
+        yield _package(PYRAGE)
+
+
+def _packages_of_site(patient: Patient) -> Iterator[Check]:
+    needed: dict[Package, None] = {}
+    for database in patient.site.databases:
+        needed |= dict.fromkeys(BACKENDS.get(database.backend, ()))
+        needed |= dict.fromkeys(WRAPPERS[wrapper] for wrapper in database.wrappers if wrapper in WRAPPERS)
+        if database.adapter == "postgresql":
+            needed[PSYCOPG2] = None
+        if "s3" in database.blob_mode:
+            needed[BOTO3] = None
+    for package in needed:
+        yield _package(package)
+
+
+def _package(package: Package) -> Check:
+    name = f"package {package.distributions[0]}"
+    what = f"zodb-vault[{package.extra}]" if package.extra else f"'{package.distributions[0]} >= {package.version}'"
+    hint = f"install it into this Python: {sys.executable} -m pip install {what}"
+    if sys.version_info[:2] < package.python:
+        needs, here = (".".join(map(str, version)) for version in (package.python, sys.version_info[:2]))
+        return Check(name, False, f"needs Python {needs}, this is {here}", f"install zodb-vault with Python {needs}")
+    try:
+        importlib.import_module(package.module)
+    except Exception as error:  # noqa: BLE001  what is broken inside a package may raise anything
+        return Check(name, False, f"cannot be imported: {type(error).__name__}: {error}", hint)
+    version = next(filter(None, map(_version, package.distributions)), None)
+    if version is None:
+        return Check(name, True, "can be imported; its version is not known")
+    return Check(name, _at_least(version, package.version), f"{version}, needed is {package.version} or later", hint)
+
+
+def _version(distribution: str) -> str | None:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(distribution)
+    return None
+
+
+def _at_least(version: str, needed: str) -> bool:
+    found, least = (tuple(int(n) for n in re.findall(r"\d+", text.partition("+")[0])) for text in (version, needed))
+    return found >= least
+
+
+def _tools(patient: Patient) -> Iterator[Check]:
+    adapters = dict.fromkeys(database.adapter for database in patient.site.databases if database.adapter)
+    for names in dict.fromkeys(names for adapter in adapters for names in TOOLS.get(adapter, ())):
+        yield from _guarded(f"tool {names[0]}", partial(_tool, names))
+
+
+def _tool(names: tuple[str, ...]) -> Iterator[Check]:
+    """Run the tool: a file of its name may be a wrapper that finds no version to run."""
+    path = next((path for name in names if (path := shutil.which(name))), None)
+    hint = f"install the client programs of the database, and have them on PATH ({os.environ.get('PATH', '')})"
+    if path is None:
+        yield Check(f"tool {names[0]}", False, f"{' or '.join(names)} is not on PATH", hint)
+        return
+    try:
+        done = subprocess.run([path, "--version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=TOOL_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        yield Check(f"tool {names[0]}", False, f"{path} --version did not end within {TOOL_SECONDS} seconds", hint)
+        return
+    said = (done.stdout or done.stderr).decode(errors="replace").strip().partition("\n")[0]
+    yield Check(f"tool {names[0]}", done.returncode == 0, f"{path}: {said}", hint)
+
+
+# the site
+
+
+def _source(patient: Patient, database: Database) -> Iterator[Check]:
+    name = f"source {database.name}"
+    if database.backend != "filestorage":
+        yield Check(name, False, f"this version cannot back up {database.backend} yet", "run zodb-vault where the Data.fs lies")
+        return
+    data_fs = Path(database.data_fs or "")
+    file = DataFile(data_fs)
+    file.close()
+    journal = journals.read(journals.path_of(data_fs))
+    if journal is not None:
+        hint = f"run `zodb-vault restore {journal.backup}` again, which finishes it, or `zodb-vault restore --abort`"
+        yield Check(name, False, f"a restore of {journal.backup} into {data_fs} has begun and not ended ({journal.phase})", hint)
+        return
+    yield Check(name, True, f"{data_fs} can be read, {_bytes(data_fs.stat().st_size)}")
+
+
+def _blobs(patient: Patient, database: Database) -> Iterator[Check]:
+    if database.blob_mode != "directory" or database.blob_dir is None:
+        return
+    name, path = f"blobs {database.name}", Path(database.blob_dir)
+    layout = detect(path)
+    sample = next(_blob_files(path), None)
+    if sample is None:
+        yield Check(name, True, f"{path}: layout {layout}, no blobs")
+        return
+    with sample.open("rb") as file:
+        file.read(1)
+    yield Check(name, True, f"{path}: layout {layout}, can be read")
+
+
+def _blob_files(path: Path) -> Iterator[Path]:
+    """Yield the blobs of a directory, in no order; raise OSError where it may not be read."""
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # packed away meanwhile
+            raise error
+
+    for folder, folders, names in os.walk(path, onerror=refuse):
+        if Path(folder) == path:
+            folders[:] = [one for one in folders if one != TEMPORARY and one.startswith("0x")]
+        yield from (Path(folder, one) for one in names if one.endswith(".blob"))
+
+
+# space
+
+
+class Needs(NamedTuple):
+    """Bytes that the next backup and a full one add to the repository, at most or about; None where it cannot be told."""
+
+    coming: int
+    full: int
+    how: str
+
+
+def _space_of_repository(patient: Patient) -> Iterator[Check]:
+    repository, site = patient.repository, patient.site
+    root = Path(repository.store.location)
+    if not root.is_dir() or not any(database.backend == "filestorage" for database in site.databases):
+        return
+    needs = [_needs(patient, database) for database in site.databases if database.backend == "filestorage"]
+    coming, full = sum(one.coming for one in needs), sum(one.full for one in needs)
+    free = shutil.disk_usage(root).free
+    message = f"{_bytes(free)} free in {root}; the next backup needs about {_bytes(coming)}, a full one {_bytes(full)}{needs[0].how}"
+    if coming <= free < full:
+        message += ", which would not fit"
+    yield Check("space repository", free >= coming, message, "free space there, prune, or move the repository to a larger file system")
+
+
+def _needs(patient: Patient, database: Database) -> Needs:
+    """Estimate: a full backup as large as the newest one, of the next the share of Data.fs that is new; without any, all bytes there are."""
+    size = Path(database.data_fs or "").stat().st_size
+    manifest = patient.newest
+    entry = next((one for one in manifest.databases if one.name == database.name), None) if manifest else None
+    if entry is None or entry.storage is None or not entry.storage.end:
+        blobs, more = _blob_bytes(database)
+        return Needs(size + blobs, size + blobs, f" (before compression{', at least' if more else ''})")
+    full = int(stored_size(entry) * max(1.0, size / entry.storage.end))
+    decision = plan(msgspec.structs.replace(patient.site, databases=(database,)), patient.repository, None)["databases"][0]
+    if decision["how"] != "incremental":
+        return Needs(full, full, "")
+    return Needs(int(full * max(0, size - entry.storage.end) / size), full, "")
+
+
+def _blob_bytes(database: Database) -> tuple[int, bool]:
+    """Return the size of the blobs in a directory, and whether there are more than were counted."""
+    total = 0
+    if database.blob_mode != "directory" or database.blob_dir is None:
+        return 0, False
+    for number, path in enumerate(_blob_files(Path(database.blob_dir))):
+        if number == MOST_BLOBS:
+            return total, True
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total, False
+
+
+def _space_of_site(patient: Patient, database: Database) -> Iterator[Check]:
+    """Tell whether a restore into the site would find room: the new Data.fs is written beside the old one."""
+    if database.backend != "filestorage":
+        return
+    data_fs = Path(database.data_fs or "")
+    sizes = [data_fs.stat().st_size if data_fs.exists() else 0]
+    with contextlib.suppress(VaultError):
+        entries = newest.databases if (newest := patient.newest) else []
+        sizes += [one.storage.end for one in entries if one.name == database.name and one.storage]
+    needed = max(sizes)
+    free = shutil.disk_usage(next(folder for folder in data_fs.parents if folder.is_dir())).free
+    message = f"{_bytes(free)} free beside {data_fs}; a restore in place needs {_bytes(needed)}, and the blobs that are not there any more"
+    yield Check(f"space {database.name}", free >= needed, message, "free space there; until then restore into another file system with --output DIR")
+
+
+def _bytes(count: int) -> str:
+    value, units = float(count), ["B", "kB", "MB", "GB", "TB", "PB"]
+    while value >= 999.95 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{count} B" if units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
+# the repository
+
+
+def _repository(patient: Patient) -> Iterator[Check]:
+    repository = patient.repository
+    yield Check("repository", True, f"{repository.info.id} in {repository.store.location}")
+
+
+def _newest(patient: Patient) -> Iterator[Check]:
+    newest, damaged = patient.newest, patient.catalog.damaged
+    if damaged:
+        names = ", ".join(f"{one}: {why}" for one, why in damaged.items())
+        yield Check("newest backup", False, f"newer backups cannot be read: {names}", "`zodb-vault verify --all --level bytes` shows what is damaged")
+    else:
+        what = f"{newest.id}, {newest.status}" if newest else "none yet"
+        yield Check("newest backup", True, f"{what}; backups of {patient.site_name}: {len(patient.catalog.listing.backups)}")
+
+
+def _overlap(patient: Patient) -> Iterator[Check]:
+    refuse_overlap(patient.repository, list(patient.site.databases))
+    yield Check("repository place", True, "the repository and the blob directories are apart")
+
+
+def _clock(patient: Patient) -> Iterator[Check]:
+    now, there = clock.now(), patient.repository.store.clock()
+    newest = max((time for one in patient.catalog.listing.backups if (time := id_time(one))), default=None)
+    hint = "set the clock of this machine (NTP); until it is right, nothing is deleted by age"
+    if abs(there - now) > APART:
+        yield Check("clock", False, f"it is {clock.iso(now)} here and {clock.iso(there)} where the repository is", hint)
+    elif newest is not None and newest > now + FAST:
+        yield Check("clock", False, f"it is {clock.iso(now)}, and the newest backup is of {clock.iso(newest)}, in the future", hint)
+    else:
+        yield Check("clock", True, f"it is {clock.iso(now)}; no backup is newer")
+
+
+def _locks(patient: Patient) -> Iterator[Check]:
+    keys = patient.catalog.listing.markers
+    if not keys:
+        yield Check("locks", True, "nothing is running")
+    for key in keys:
+        name = f"lock {key.rpartition('/')[2].removesuffix('.json')}"
+        yield from _guarded(name, partial(_lock, patient.repository.store, key, name))
+
+
+def _lock(store: Store, key: str, name: str) -> Iterator[Check]:
+    """Tell whose a marker is: one of a live run is as it should be, one of a dead run says that a run died."""
+    try:
+        marker, _data = running.read(store, key)
+    except KeyMissing:
+        yield Check(name, True, "a run has just ended")
+        return
+    whose = f"{marker.what} {marker.run}, host {marker.host}, pid {marker.pid}, since {marker.started}"
+    if running.alive(marker, store):
+        yield Check(name, True, f"running: {whose}")
+        return
+    ended = "was interrupted" if marker.ended else f"has died, last seen at {marker.heartbeat}"
+    hint = f"the next {marker.what} of the site takes over what it stored; find out what ended it"
+    yield Check(name, False, f"{ended}: {whose}", hint)
+
+
+def _access(patient: Patient) -> Iterator[Check]:
+    """Exercise the repository, and leave nothing behind, also of a run that was killed."""
+    store, problem, name = patient.repository.store, None, "repository access"
+    key = f"{PROBE_PREFIX}{clock.now().strftime(ID_TIME)}-{secrets.token_hex(8)}"
+    try:
+        _exercise(store, key)
+    except StoreError as error:
+        problem = error
+    finally:
+        left = _remove(store, key)
+    if problem is None and not left:
+        yield Check(name, True, f"written, read, listed and deleted in {store.location}")
+        return
+    what = [problem.message] if problem else []
+    what += [f"{', '.join(left)} could not be removed"] if left else []
+    yield Check(name, False, "; ".join(what), problem.hint if problem else f"remove it from {store.location}")
+
+
+def _exercise(store: Store, key: str) -> None:
+    """Write, read, list and delete as backups do; raise StoreError."""
+    data = secrets.token_bytes(PROBE_SIZE)
+    staging = store.stage()
+    try:
+        staging.write(data)
+        staging.store(key)
+    finally:
+        staging.discard()
+    _require(store.get(key) == data and b"".join(store.stream(key)) == data, "what was written reads back differently")
+    _require((key, len(data)) in _probes(store), "what was written is not listed")
+    try:
+        store.put(key, [b"other"])
+    except KeyExists:
+        store.delete(key)
+    else:
+        raise StoreError("a name that is taken can be written again, so two runs could destroy each other's work", UNRELIABLE)
+    _require(not any(found == key for found, _size in _probes(store)), "what was deleted is still listed")
+
+
+def _require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise StoreError(problem, UNRELIABLE)
+
+
+def _probes(store: Store) -> Iterator[tuple[str, int]]:
+    """Yield the probes in the repository; the list is in byte order, and left as soon as it is past them: what follows may be long."""
+    for key, size in store.list(""):
+        if key.startswith(PROBE_PREFIX):
+            yield key, size
+        elif key > PROBE_PREFIX:
+            return
+
+
+def _remove(store: Store, probe: str) -> list[str]:
+    """Remove a probe and those of runs that were killed, older than any that still goes on; return what cannot be removed."""
+    before = f"{PROBE_PREFIX}{(clock.now() - running.STALE).strftime(ID_TIME)}"
+    there, left = [probe], []
+    with contextlib.suppress(StoreError):
+        there += [key for key, _size in _probes(store) if key < before]
+    for key in there:
+        try:
+            store.delete(key)
+        except StoreError:
+            left.append(key)
+    return left
+
+
+CHECKS: Final[tuple[tuple[str, Callable[[Patient], Iterable[Check]]], ...]] = (
+    ("configuration", _configuration),
+    ("site", _site),
+    ("packages", _packages),
+    ("packages of the site", _packages_of_site),
+    ("tools", _tools),
+    ("source", _per_database("source", _source)),
+    ("blobs", _per_database("blobs", _blobs)),
+    ("repository", _repository),
+    ("repository place", _overlap),
+    ("repository access", _access),
+    ("newest backup", _newest),
+    ("space of the site", _per_database("space", _space_of_site)),
+    ("space repository", _space_of_repository),
+    ("clock", _clock),
+    ("locks", _locks),
+)
