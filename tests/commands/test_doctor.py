@@ -195,7 +195,7 @@ def test_a_package_that_is_missing_is_a_finding(vault: Vault, monkeypatch: pytes
 
 def test_a_python_that_is_too_old_for_a_package_is_said_instead_of_a_failing_import(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
     package = doctor.BACKENDS["pgjsonb"][0]._replace(python=(99, 1))
-    monkeypatch.setitem(doctor.BACKENDS, "relstorage", (package,))  # type: ignore[arg-type]
+    monkeypatch.setitem(doctor.BACKENDS, "relstorage", (package,))
     check = found(vault.bare(*relstorage(vault)))["package zodb-pgjsonb"]
     assert check["message"].startswith("needs Python 99.1, this is 3.")
 
@@ -313,7 +313,7 @@ class Usage:
         self.free = free
 
     def __call__(self, path: Path) -> Any:
-        return shutil._ntuple_diskusage(0, 0, next(free for part, free in self.free.items() if part in str(path)))  # type: ignore[attr-defined]
+        return shutil._ntuple_diskusage(0, 0, next(free for part, free in self.free.items() if part in str(path)))
 
 
 def test_space_is_compared_with_what_the_next_backup_and_a_restore_need(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:

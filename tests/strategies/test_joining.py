@@ -71,6 +71,7 @@ def test_33_small_increments_are_joined(tmp_path: Path) -> None:
     entry = entry_of(vault.newest)
     assert entry.storage is not None and entry.blobs is not None
     assert entry.storage.transactions == len(oracle.headers(site.files.data_fs)) == vault.segments()[0].transactions
+    assert vault.segments()[0].tail_start == oracle.headers(site.files.data_fs)[-1].start
     assert entry.blobs.count == 33
     assert len(set(vault.blobs())) == len(vault.blobs()) == 33
     assert vault.newest.status == "complete"

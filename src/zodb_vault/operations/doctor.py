@@ -345,7 +345,7 @@ def _space_of_repository(patient: Patient) -> Iterator[Check]:
     message = f"{_bytes(free)} free in {root}; the next backup needs about {_bytes(coming)}, a full one {_bytes(full)}{needs[0].how}"
     if coming <= free < full:
         message += ", which would not fit"
-    yield Check("space repository", free >= coming, message, "free space there, prune, or move the repository to a larger file system")
+    yield Check("space repository", free >= coming, message, "free space there, delete backups, or move the repository to a larger file system")
 
 
 def _needs(patient: Patient, database: Database) -> Needs:

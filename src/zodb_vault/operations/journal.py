@@ -64,7 +64,7 @@ def read(path: Path) -> Journal | None:
 def write(data_fs: Path, journal: Journal) -> Journal:
     """Make a new state of the journal durable and return it; the caller holds the lock of the storage."""
     path = path_of(data_fs)
-    temporary = path.with_name(f"{path.name}.new")
+    temporary = _new(path)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         durable.write_all(fd, [canonical.seal(journal)])
@@ -79,6 +79,8 @@ def write(data_fs: Path, journal: Journal) -> Journal:
 def finish(data_fs: Path, journal: Journal) -> Journal:
     """Turn the journal, in one step, into the record of a finished restore, which says what was kept; return what the record says."""
     os.rename(path_of(data_fs), record_of(data_fs, journal.restore))
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_new(path_of(data_fs)))
     durable.sync_directory(data_fs.parent)
     return msgspec.structs.replace(journal, phase="done")
 
@@ -104,7 +106,11 @@ def record_of(data_fs: Path, restore: str) -> Path:
 
 def remove(path: Path) -> None:
     """Remove a journal or record, and what an interrupted ``write`` left."""
-    for one in (path, path.with_name(f"{path.name}.new")):
+    for one in (path, _new(path)):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(one)
     durable.sync_directory(path.parent)
+
+
+def _new(path: Path) -> Path:
+    return path.with_name(f"{path.name}.new")

@@ -54,8 +54,10 @@ class Place(msgspec.Struct, frozen=True):
         return self.index.with_name(f"{self.index.name}.restoring-{journal.restore}")
 
     def is_new(self, journal: Journal) -> bool:
-        """Tell whether the file in place is the one that the restore built."""
-        return journal.new_inode != 0 and self.data_fs.exists() and self.data_fs.stat().st_ino == journal.new_inode
+        """Tell whether the file in place is the one that the restore built; as long as that has its own name, it is not."""
+        if not journal.new_inode or not self.data_fs.exists() or self.data_fs.with_name(journal.building).exists():
+            return False
+        return self.data_fs.stat().st_ino == journal.new_inode
 
 
 def place_of(data_fs: Path, blob_dir: Path | None, layout: str | None) -> Place:

@@ -110,6 +110,9 @@ def test_data_dir_and_a_section_closed_with_its_name_are_written_as_their_packag
     assert f"\n    data-dir {tmp_path}/srv/rs/sqlite\n" in text
     assert "  data_dir" not in text
     assert "page_size 8192" in text
+    site = site_of(tmp_path, "zeoserver.conf")
+    assert "<blobstorage source>\n" in (text := generated(tmp_path, site, site.databases[0], "export"))
+    assert "\n  <filestorage 1>\n" in text
     site = site_of(tmp_path, "convert_zeo.conf")
     assert "</zeoclient>\n" in generated(tmp_path, site, site.databases[0], "export")
 
