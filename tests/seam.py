@@ -330,8 +330,12 @@ def telling(points: list[Point]) -> list[Point]:
     for point in points:
         kinds.setdefault((point.moment, point.call.name, point.call.path), []).append(point)
     ends = {point for same in kinds.values() for point in (same[0], same[-1])}
-    named = {point for point in points if point.call.name in MOVES and not point.call.path.endswith(".blob")}
-    return sorted(ends | named)
+    return sorted(ends.union(named(points)))
+
+
+def named(points: list[Point]) -> list[Point]:
+    """Return the points behind the change of a name, but for those of blobs."""
+    return [point for point in points if point.call.name in MOVES and not point.call.path.endswith(".blob")]
 
 
 def kill(operation: Operation, point: Point) -> None:

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import oracle
 import pytest
@@ -55,7 +55,10 @@ class Scene(NamedTuple):
 
 
 def creating_in(directory: Path) -> seam.Operation:
-    return lambda: Opened(directory).create() and None
+    def operation() -> None:
+        Opened(directory).create()
+
+    return operation
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +85,9 @@ def new_scene(directory: Path) -> Opened:
 def remember(opened: Opened, directory: Path) -> dict[str, SiteFiles]:
     """Keep what the newest backup holds."""
     shutil.copytree(opened.files.data_fs.parent, directory / "state")
-    return dict.fromkeys(opened.ids) | {opened.ids[-1]: SiteFiles(directory / "state" / "Data.fs", directory / "state" / "blobs")}  # type: ignore[dict-item]
+    state = SiteFiles(directory / "state" / "Data.fs", directory / "state" / "blobs")
+    known: dict[str, Any] = dict.fromkeys(opened.ids)
+    return known | {opened.ids[-1]: state}
 
 
 def first(directory: Path) -> Scene:
@@ -106,7 +111,7 @@ def joined(directory: Path) -> Scene:
         opened.create()
         known = remember(opened, directory) if number == 2 else {}
         with Site(directory / "base" / "site") as site:
-            site.put(**{f"text{number}": f"text {number}", f"blob{number}": noise(700, 10 + number)})
+            site.put(**{f"text{number}": f"text {number}"}, **{f"blob{number}": noise(700, 10 + number)})
     return Scene(directory / "base", known, joins=True)
 
 

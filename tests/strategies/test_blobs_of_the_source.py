@@ -285,6 +285,17 @@ def test_an_empty_blob_is_a_warning_with_its_path(tmp_path: Path) -> None:
     vault.assert_restores(vault.files)
 
 
+def test_of_many_empty_blobs_some_are_named_and_the_others_counted(tmp_path: Path) -> None:
+    vault = Vault(tmp_path, many(tmp_path / "site"))
+    for path in blob_paths(vault.files):
+        path.chmod(0o644)
+        path.write_bytes(b"")
+    warnings = entry_of(vault.create().manifest).warnings
+    assert len(warnings) == 21
+    assert warnings[-1] == "10 more blobs are empty files"
+    vault.assert_restores(vault.files)
+
+
 def test_a_directory_in_the_place_of_a_blob_is_an_error_that_names_it(tmp_path: Path) -> None:
     vault = Vault(tmp_path, many(tmp_path / "site"))
     path = list(blob_paths(vault.files))[7]

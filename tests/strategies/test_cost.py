@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import factories
 import pytest
-from factories import Site, SiteFiles, noise
+from factories import MINUTE, RECORD, START, TRANSACTION, Site, SiteFiles, noise, tid_at
 from vault import SITE, Vault
+from ZODB.utils import p64
 
+from zodb_vault.blobs.refs import BlobSet
 from zodb_vault.model import chain
+from zodb_vault.model.blob import BlobRef
 from zodb_vault.strategies import packing, segments
 
 COUNTING = """
@@ -136,6 +141,29 @@ def test_an_increment_reads_what_is_new_and_what_new_back_pointers_name(vaults: 
     assert costs[1].reads == costs[0].reads
     # a list that is full is read when the next one begins, never all of them
     assert costs[1].repository <= costs[0].repository + 4
+
+
+def test_records_that_may_all_be_blobs_are_handed_over_chunk_by_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = factories.opaque(tmp_path / "site")
+    start, tid = files.data_fs.stat().st_size, tid_at(START + 100 * MINUTE)
+    records = [RECORD.pack(p64(number), tid, 0, start, 0, 102) + b".e" + noise(100, number) for number in range(500, 700)]
+    length = TRANSACTION.size + sum(map(len, records))
+    with files.data_fs.open("ab") as stream:
+        stream.write(TRANSACTION.pack(tid, length, b" ", 0, 0, 0) + b"".join(records) + p64(length))
+    vault = Vault(tmp_path, files)
+    most, add = [], BlobSet.add
+
+    def watched(refs: BlobSet, blobs: Iterable[BlobRef]) -> None:
+        rows = list(blobs)
+        most.append(len(rows))
+        add(refs, rows)
+
+    monkeypatch.setattr(segments, "CHUNK", 4096)
+    monkeypatch.setattr(BlobSet, "add", watched)
+    assert vault.create().manifest.status == "complete"
+    assert sum(most) >= 200
+    assert max(most) <= 4096 // (42 + 25)
+    vault.assert_restores(files)
 
 
 def test_memory_is_bounded_by_chunks_and_not_by_the_size_of_a_site(tmp_path: Path) -> None:

@@ -9,16 +9,8 @@ import pytest
 from factories import Site, SiteFiles, noise
 from vault import Vault, blob_paths, entry_of
 
-from zodb_vault.strategies import joining, packing
+from zodb_vault.strategies import joining, packing, segments
 from zodb_vault.strategies.joining import small_neighbours
-
-
-class Sized:
-    """Something with a length."""
-
-    def __init__(self, raw: int) -> None:
-        self.raw = raw
-
 
 MIB = 1 << 20
 
@@ -39,7 +31,7 @@ MIB = 1 << 20
     ],
 )
 def test_more_than_32_small_neighbours_are_joined(sizes: list[int], run: tuple[int, int]) -> None:
-    assert small_neighbours([Sized(size * MIB) for size in sizes]) == run
+    assert small_neighbours(size * MIB for size in sizes) == run
 
 
 def commit(site: Site, number: int, size: int = 400) -> None:
@@ -191,6 +183,25 @@ def test_a_data_fs_that_changed_under_joining_keeps_its_old_segments(tmp_path: P
     assert f"no longer gives the bytes {second.start} to {second.end}" in created.findings[0]
     assert len(vault.segments()) == 4
     assert vault.restore().data_fs.read_bytes()[: len(before)] == before
+
+
+@pytest.mark.usefixtures("few")
+def test_the_transactions_of_a_segment_are_few_enough_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments that are full in that sense are not small ones to be joined again and again."""
+    for module in (segments, joining):
+        monkeypatch.setattr(module, "TRANSACTIONS_LIMIT", 8)
+    with Site(tmp_path / "site") as site:
+        vault = Vault(tmp_path, site.files)
+        for number in range(50):
+            commit(site, number)
+        vault.create()
+        full = vault.segments()[:-1]
+        assert {segment.transactions for segment in full} == {8}
+        backups(vault, site, 50, 9)
+    assert vault.segments()[: len(full)] == full
+    assert max(segment.transactions for segment in vault.segments()) == 8
+    assert len(vault.segments()) < len(full) + 6
+    vault.assert_restores(site.files)
 
 
 # After a pack

@@ -145,7 +145,8 @@ class Scanner:
         self._short = False  # a step sets it when it needs more bytes than there are
         self._base = start
         self._next = start or len(MAGIC)
-        self._step: Callable[[bytes, int], int] = self._header
+        # a function and no method of this object, which would keep it, and all that it leads to, until a garbage collection
+        self._step: Callable[[Scanner, bytes, int], int] = Scanner._header
         self._header_fields: tuple[bytes, int, bytes, bytes, bytes, bytes] = (b"", 0, b"", b"", b"", b"")
         self._transaction = 0
         self._end = 0
@@ -159,14 +160,14 @@ class Scanner:
         offset = self._next - base
         self._short = False
         while offset < limit and not self._short:
-            offset = self._step(data, offset)
+            offset = self._step(self, data, offset)
         self._next = base + offset
         self._rest = data[offset:] if offset < limit else b""
         self._base = base + min(offset, limit)
 
     def finish(self) -> None:
         """Raise SourceDamaged unless the range ended exactly behind a transaction."""
-        if self._step != self._header or self._rest or self._next != self._base:
+        if self._step is not Scanner._header or self._rest or self._next != self._base:
             raise SourceDamaged(f"the range ends inside the transaction at position {self._transaction}")
 
     def drain(self) -> tuple[list[BlobRef], list[Pointer], list[Defect]]:
@@ -193,9 +194,9 @@ class Scanner:
         self._transaction, self._end = pos, pos + length
         self._records = self._blobs = 0
         if status == b"u":  # undone in place by ancient versions: its records do not count
-            self._step = self._trailer
+            self._step = Scanner._trailer
             return offset + int(length)
-        self._step = self._record
+        self._step = Scanner._record
         return int(texts)
 
     def _record(self, data: bytes, offset: int) -> int:
@@ -221,7 +222,7 @@ class Scanner:
                 self._may_be_blob(data, offset, after, length)
             records += 1
             offset = after
-        self._records, self._step = records, self._trailer
+        self._records, self._step = records, Scanner._trailer
         return offset
 
     def _may_be_blob(self, data: bytes, offset: int, after: int, length: int) -> None:
@@ -257,7 +258,7 @@ class Scanner:
 
     def _defective(self, pos: int) -> int:
         self.defects.append(Defect(pos, f"data record does not belong to the transaction at position {self._transaction}"))
-        self._step = self._trailer
+        self._step = Scanner._trailer
         return self._end - self._base
 
     def _trailer(self, data: bytes, offset: int) -> int:
@@ -266,7 +267,7 @@ class Scanner:
         tid, length, status, user, description, extension = self._header_fields
         if LENGTH.unpack_from(data, offset)[0] != length:
             raise SourceDamaged(f"the transaction at position {self._transaction} does not repeat its length at its end")
-        self._step = self._header
+        self._step = Scanner._header
         self._emit(
             Transaction(tid, self._transaction, length + 8, status, self._records, self._blobs, user, description, extension)
         )

@@ -339,7 +339,7 @@ def leftovers(place: Place, kept: str) -> list[Path]:
     A later start must not take it for its own. FileStorage writes it beside the configured name.
     """
     found = set()
-    for base in {place.data_fs, place.locked}:
+    for base in {place.data_fs, place.locked.parent.resolve() / place.locked.name}:
         for entry in base.parent.iterdir():
             suffix = entry.name.removeprefix(base.name).removesuffix(kept)
             torn = suffix.startswith(".tr") and suffix[3:].isdigit()

@@ -31,6 +31,8 @@ from .standing import Standing, newest_common
 TOLERATED_MISSING: Final = 20
 TOLERATED_SHARE: Final = 0.01
 FRESH: Final = ("first", "forced", "parent-missing", "new-history")
+# Of what may be wrong a million times so many are told one by one.
+NAMED: Final = 20
 NO_TID: Final = ""
 HIGHEST_TID: Final = "0x" + 16 * "f"
 
@@ -236,6 +238,7 @@ class FileStorageCapture(Survey):
         self.warnings: list[str] = list(self.database.warnings)
         self.findings: list[str] = []
         self.missing: list[BlobRef] = []
+        self._empty = self._defects = 0
         self.blobs_added = 0
         self._unnoted: tuple[list[Segment], list[Pack]] = ([], [])
         if self.decision.reason.code in FRESH and (self.base.known or not self.base.adopted):
@@ -277,7 +280,7 @@ class FileStorageCapture(Survey):
         with Workers(self.wishes.workers, self.keeper.beat) as workers:
             if self.wishes.blobs and self.layout is None:
                 self._require_no_blobs(workers, ranges)
-            for scanned in workers.in_order(self.copier.jobs(ranges, store=self.wishes.storage)):
+            for scanned in workers.in_order(self.copier.jobs(ranges, self.refs.add, store=self.wishes.storage)):
                 self._take(scanned)
             self._look_again(workers)
             self._look_for_first_blobs(workers)
@@ -285,17 +288,20 @@ class FileStorageCapture(Survey):
                 self.segments = join_segments(self.segments, self.copier, workers, self.findings)
 
     def _require_no_blobs(self, workers: Workers, ranges: Sequence[Range]) -> None:
-        for scanned in workers.in_order(self.copier.jobs(ranges, store=False)):
-            found = next((blob for blob in scanned.blobs if blob.sure), None)
-            if found:
+        def refuse(blobs: list[BlobRef]) -> None:
+            if found := next((blob for blob in blobs if blob.sure), None):
                 raise ConfigurationError(
                     [f"{self.file.path} refers to blobs (OID {tids.to_hex(found.oid)}, TID {tids.to_hex(found.tid)}), no blob directory is known"],
                     "name it with --blob-dir or in the configuration; `--only storage` leaves the blobs out",
                 )
 
+        for _scanned in workers.in_order(self.copier.jobs(ranges, refuse, store=False)):
+            pass
+
     def _take(self, scanned: Scanned) -> None:
-        self.refs.add(scanned.blobs)
-        self.findings += [f"Data.fs at position {defect.pos}: {defect.why}" for defect in scanned.defects]
+        named = scanned.defects[: max(0, NAMED - self._defects)]
+        self._defects += len(scanned.defects)
+        self.findings += [f"Data.fs at position {defect.pos}: {defect.why}" for defect in named]
         if scanned.segment is not None:
             self.segments = self.segments.plus([scanned.segment])
             self._unnoted[0].append(scanned.segment)
@@ -305,7 +311,7 @@ class FileStorageCapture(Survey):
         """Find the blobs of the segments that an interrupted run stored."""
         adopted = self._adopted()
         ranges = [Range(segment.start, segment.end, segment.tail_start) for segment in adopted]
-        for segment, scanned in zip(adopted, workers.in_order(self.copier.jobs(ranges, store=False)), strict=True):
+        for segment, scanned in zip(adopted, workers.in_order(self.copier.jobs(ranges, self.refs.add, store=False)), strict=True):
             if scanned.sha256 != segment.sha256:
                 raise SourceChanged(f"{self.file.path} no longer gives the bytes that the interrupted run stored")
             self._take(scanned)
@@ -316,8 +322,8 @@ class FileStorageCapture(Survey):
         if earlier is None or earlier.entry.layout is not None or self.layout is None or not self.wishes.blobs:
             return
         known = [Range(one.start, one.end, one.tail_start) for one in self.base.segments if one.end <= self.base.known]
-        for scanned in workers.in_order(self.copier.jobs(known, store=False)):
-            self.refs.add(scanned.blobs)
+        for _scanned in workers.in_order(self.copier.jobs(known, self.refs.add, store=False)):
+            pass
 
     def _note(self, size: int) -> None:
         if self.keeper.due(size):
@@ -418,7 +424,8 @@ class FileStorageCapture(Survey):
         for packed in pack_all(workers, self.packer, directory, self.refs.lacking()):
             gone += packed.gone
             self.refs.have(packed.keys)
-            self.warnings += [f"{directory.path(blob)} is an empty file" for blob in packed.empty]
+            self.warnings += [f"{directory.path(blob)} is an empty file" for blob in packed.empty[: max(0, NAMED - self._empty)]]
+            self._empty += len(packed.empty)
             for pack in packed.packs:
                 self.packs = self.packs.plus([pack])
                 self.count, self.size = self.count + pack.count, self.size + pack.size
@@ -487,6 +494,10 @@ class FileStorageCapture(Survey):
     def _warn(self, ordered: bool) -> None:
         if not ordered:
             self.warnings.append("the TIDs of Data.fs do not ascend: restoring to a moment is refused")
+        if self._empty > NAMED:
+            self.warnings.append(f"{self._empty - NAMED} more blobs are empty files")
+        if self._defects > NAMED:
+            self.findings.append(f"Data.fs has {self._defects - NAMED} more defects inside transactions")
         if self.cut.state == "torn":
             self.warnings.append(f"Data.fs ends with a part of a transaction, from position {self.cut.end} on, which is not in the backup")
         if self.cut.strange:

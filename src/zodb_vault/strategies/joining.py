@@ -6,7 +6,7 @@ A piece is given up only after the source gave exactly its digest once more; so 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
 import msgspec
 
@@ -15,55 +15,56 @@ from ..model.chain import Chain
 from ..model.manifest import Pack, Segment
 from .base import Workers
 from .packing import BlobDirectory, Packed, Packer, Shared, members_of, ref, require_unchanged, still_holds
-from .segments import SEGMENT_LIMIT, Copier, Range
+from .segments import SEGMENT_LIMIT, TRANSACTIONS_LIMIT, Copier, Range
 
 SMALL: Final = 16 << 20
 NEIGHBOURS: Final = 32
 REWRITE_BYTES: Final = 1 << 30
 REWRITE_SHARE: Final = 0.05
 
-class Sized(Protocol):
-    """Something with a length."""
 
-    @property
-    def raw(self) -> int:
-        """Return the length in bytes."""
-        ...
-
-S = TypeVar("S", bound=Sized)
-
-def small_neighbours(tail: Sequence[S]) -> tuple[int, int]:
-    """Return the first and the end of the longest run of small entries, (0, 0) when none is longer than 32."""
+def small_neighbours(sizes: Iterable[float]) -> tuple[int, int]:
+    """Return the first and the end of the longest run of small pieces, (0, 0) when none is longer than 32."""
     best, start = (0, 0), 0
-    for n, entry in enumerate(tail):
-        if entry.raw >= SMALL:
+    for n, size in enumerate(sizes):
+        if size >= SMALL:
             start = n + 1
         elif n + 1 - start > max(NEIGHBOURS, best[1] - best[0]):
             best = (start, n + 1)
     return best
 
+
 def join_segments(chain: Chain[Segment], copier: Copier, workers: Workers, findings: list[str]) -> Chain[Segment]:
     """Return the chain with small neighbours in its tail joined."""
-    start, end = small_neighbours(chain.tail)
+    start, end = small_neighbours(max(one.raw, SEGMENT_LIMIT * one.transactions / TRANSACTIONS_LIMIT) for one in chain.tail)
     if start == end:
         return chain
     changed = [segment for segment in chain.tail[start:end] if not copier.still_holds(segment)]
     if changed:
         findings.append(f"Data.fs no longer gives the bytes {changed[0].start} to {changed[0].end} that were backed up; the backup keeps them")
         return chain
-    joined = [scan.segment for scan in workers.in_order(copier.jobs(_joined(chain.tail[start:end]), store=True)) if scan.segment]
+    jobs = copier.jobs(_joined(chain.tail[start:end]), _known_already, store=True)
+    joined = [scan.segment for scan in workers.in_order(jobs) if scan.segment]
     return chain.with_tail([*chain.tail[:start], *joined, *chain.tail[end:]])
 
+
 def _joined(segments: Sequence[Segment]) -> Iterator[Range]:
-    start = segments[0].start
+    start, held = segments[0].start, 0
     for segment, following in zip(segments, [*segments[1:], None], strict=True):
-        if following is None or following.end - start > SEGMENT_LIMIT:
+        held += segment.transactions
+        if following is None or following.end - start > SEGMENT_LIMIT or held + following.transactions > TRANSACTIONS_LIMIT:
             yield Range(start, segment.end, segment.tail_start)
-            start = segment.end
+            start, held = segment.end, 0
+
+
+def _known_already(_blobs: list[BlobRef]) -> None:
+    pass
+
 
 def is_sparse(pack: Pack) -> bool:
     """Tell whether less than half of a pack is alive."""
     return pack.live * 2 < pack.raw
+
 
 class Rewrite(msgspec.Struct):
     """What rewriting packs did: the new chain, and how many sparse packs are left for later."""
@@ -71,11 +72,12 @@ class Rewrite(msgspec.Struct):
     chain: Chain[Pack]
     sparse: int
 
+
 def rewrite_packs(
     chain: Chain[Pack], sparse: bool, packer: Packer, directory: BlobDirectory, workers: Workers, findings: list[str]
 ) -> Rewrite:
     """Return the chain with small neighbours of its tail joined and, when there are ``sparse`` ones, these rewritten within the budget."""
-    start, end = small_neighbours(chain.tail)
+    start, end = small_neighbours(pack.raw for pack in chain.tail)
     chosen = list(chain.tail[start:end])
     budget = max(REWRITE_BYTES, int(chain.raw * REWRITE_SHARE))
     left = 0
@@ -92,6 +94,7 @@ def rewrite_packs(
         return Rewrite(chain, left)
     rest = chain.mapped(lambda pack: None if pack.index.meta in done else pack).plus(written)
     return Rewrite(rest, left)
+
 
 def _rewritten(
     packs: Sequence[Pack], packer: Packer, directory: BlobDirectory, workers: Workers, findings: list[str]
@@ -111,6 +114,7 @@ def _rewritten(
     if sum(pack.count for pack in written) != len(members):
         return set(), []  # a blob went away in between: the old packs keep their places
     return done, written
+
 
 def pack_all(workers: Workers, packer: Packer, directory: BlobDirectory, refs: Iterable[BlobRef]) -> Iterator[Packed]:
     """Write packs until nothing is left."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -21,6 +21,8 @@ from .datafile import DataFile
 from .standing import later_than
 
 SEGMENT_LIMIT: Final = 64 << 20
+# The lists of a segment's transactions are made in memory.
+TRANSACTIONS_LIMIT: Final = 1 << 16
 CHUNK: Final = 1 << 20
 
 
@@ -48,7 +50,7 @@ class Cut:
         self.pack_tid: bytes | None = None
         self.strange: Hop | None = None
         self.ascending = True
-        self._begin, self._tail_start = start, start or 4
+        self._begin, self._tail_start, self._held = start, start or 4, 0
         self._previous = previous_tid
         self.end, self.state = start, "clean"
         self.extend()
@@ -72,9 +74,10 @@ class Cut:
         return [*self._closed, Range(self._begin, self.end, self._tail_start)] if self.end > self._begin else self._closed
 
     def _pass(self, hop: Hop) -> None:
-        if hop.end - self._begin > SEGMENT_LIMIT and hop.pos > max(self._begin, 4):
+        if (hop.end - self._begin > SEGMENT_LIMIT or self._held == TRANSACTIONS_LIMIT) and hop.pos > max(self._begin, 4):
             self._closed.append(Range(self._begin, hop.pos, self._tail_start))
-            self._begin = hop.pos
+            self._begin, self._held = hop.pos, 0
+        self._held += 1
         self._tail_start, self.end = hop.pos, hop.end
         self.ascending = self.ascending and (self._previous is None or hop.tid > self._previous)
         self._previous = self.last_tid = hop.tid
@@ -86,12 +89,15 @@ class Cut:
             self.strange = hop
 
 
+Found = Callable[[list[BlobRef]], None]
+"""Is told the blobs of a range while it is read, in any thread: where every record may be one they are too many to keep."""
+
+
 class Scanned(msgspec.Struct):
     """What was found in a range; ``segment`` is None when it was only read."""
 
     segment: Segment | None
     sha256: str
-    blobs: list[BlobRef]
     defects: list[Defect]
     size: int
 
@@ -123,9 +129,9 @@ class Copier:
         self._file, self._sink, self._folder = file, sink, folder
         self._now, self._progress = now, progress
 
-    def copy(self, where: Range) -> Scanned:
+    def copy(self, found: Found, where: Range) -> Scanned:
         """Store a range as a segment with the lists of its transactions."""
-        rows = _Rows()
+        rows, defects = _Rows(), list[Defect]()
         content = self._sink.content(f"{self._folder}/Data.fs", far=True)
         scanner = Scanner(where.start, rows.add, self._file.read_at)
         digest = hashlib.sha256()
@@ -133,25 +139,25 @@ class Copier:
             digest.update(chunk)
             content.write(chunk)
             scanner.feed(chunk)
+            defects += _hand_over(scanner, found)
         scanner.finish()
-        blobs, _pointers, defects = scanner.drain()
         segment = self._segment(where, rows, digest.hexdigest(), content.close())
-        return Scanned(segment, segment.sha256, blobs, defects, segment.stored)
+        return Scanned(segment, segment.sha256, defects, segment.stored)
 
-    def read(self, where: Range) -> Scanned:
+    def read(self, found: Found, where: Range) -> Scanned:
         """Look for blobs in a range that is stored already, or that nobody wants stored."""
-        scanner, digest = Scanner(where.start, _ignore, self._file.read_at), hashlib.sha256()
+        scanner, digest, defects = Scanner(where.start, _ignore, self._file.read_at), hashlib.sha256(), list[Defect]()
         for chunk in self._chunks(where.start, where.end):
             digest.update(chunk)
             scanner.feed(chunk)
+            defects += _hand_over(scanner, found)
         scanner.finish()
-        blobs, _pointers, defects = scanner.drain()
-        return Scanned(None, digest.hexdigest(), blobs, defects, 0)
+        return Scanned(None, digest.hexdigest(), defects, 0)
 
-    def jobs(self, ranges: Iterable[Range], *, store: bool) -> Iterator[partial[Scanned]]:
+    def jobs(self, ranges: Iterable[Range], found: Found, *, store: bool) -> Iterator[partial[Scanned]]:
         """Yield a job for each range."""
         for where in ranges:
-            yield partial(self.copy if store else self.read, where)
+            yield partial(self.copy if store else self.read, found, where)
 
     def still_holds(self, segment: Segment) -> bool:
         """Tell whether the file gives exactly the bytes that a segment was made from."""
@@ -183,6 +189,13 @@ class Copier:
             tail_digest=tail_digest(self._file.fd, where.tail_start if rows.tids else where.end, where.end),
             parts=parts, tids=meta, log=log, future=later_than(rows.greatest, self._now),
         )  # fmt: skip
+
+
+def _hand_over(scanner: Scanner, found: Found) -> list[Defect]:
+    blobs, _pointers, defects = scanner.drain()
+    if blobs:
+        found(blobs)
+    return defects
 
 
 def _ignore(_transaction: Transaction) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import struct
 import subprocess
 import sys
+import weakref
 import zlib
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -329,3 +331,18 @@ def test_a_blob_of_any_form_is_found_in_a_file(tmp_path: Path) -> None:
         for number, form in enumerate(FORMS, 100):
             site.write([RawRecord(number, form, b"content")])
     assert [b.oid for b in scan(site.files.data_fs.read_bytes()).blobs] == [p64(number) for number in range(100, 100 + len(FORMS))]
+
+
+def test_a_scanner_and_what_it_leads_to_are_freed_at_once() -> None:
+    """Without waiting for a garbage collection, which comes too late where the lists of a range take tens of megabytes."""
+    rows: list[Transaction] = []
+    scanner = Scanner(0, rows.append)
+    scanner.feed(built("populate").data)
+    scanner.finish()
+    gone = weakref.ref(scanner)
+    gc.disable()
+    try:
+        del scanner
+        assert gone() is None
+    finally:
+        gc.enable()

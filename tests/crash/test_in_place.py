@@ -1,0 +1,484 @@
+"""Restores into a site that is not as plain as one would like, and runs that a user ends."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import commandline
+import oracle
+import pytest
+import seam
+import sites
+import vault
+from factories import START, Site, SiteFiles, noise, populate
+from sites import State, Target
+from ZODB.FileStorage import FileStorage
+
+from zodb_vault.errors import InUse, SafetyBackupFailed, TargetMissing, TargetRefused, VaultError
+from zodb_vault.operations import create as creating
+from zodb_vault.operations import restore as restoring
+from zodb_vault.operations import switch
+from zodb_vault.operations.undo import discard_kept
+from zodb_vault.repository import running
+from zodb_vault.strategies.filestorage import FileStorageCapture
+from zodb_vault.strategies.locking import storage_locks
+
+NOBODY = commandline.NOBODY
+
+
+class Built(NamedTuple):
+    target: Target
+    new: State
+    old: State
+
+    @property
+    def files(self) -> SiteFiles:
+        return self.target.files()
+
+
+def _build(directory: Path, **options: Any) -> Built:
+    target, new, old = sites.build(directory, **options)
+    return Built(target, new["main"], old["main"])
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> Built:
+    return _build(tmp_path / "work")
+
+
+@pytest.fixture
+def as_root() -> Iterator[Path]:
+    """A directory that every user can enter; only root can try out what other users may do."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody else")
+    directory = Path(tempfile.mkdtemp(prefix="vault-test-"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory)
+
+
+def nobody(operation: Callable[[], object], said: Path) -> str:
+    """Do something as a user without rights; return what it printed, its errors included."""
+
+    def dropped() -> object:
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        try:
+            return operation() and None
+        except VaultError as error:
+            print(type(error).__name__, error.message)
+            return 1
+
+    status = os.waitstatus_to_exitcode(seam.fork(dropped, said))
+    return f"{status} {said.read_text()}"
+
+
+def refused_without_a_change(built: Built, error: type[VaultError], match: str, **options: Any) -> None:
+    before = commandline.stored(built.target.directory)
+    with pytest.raises(error, match=match):
+        built.target.restore(**options)
+    assert commandline.stored(built.target.directory) == before
+
+
+# What stands in place
+
+
+def test_symlinked_data_fs_is_resolved_and_the_index_goes_to_the_configured_name(built: Built, tmp_path: Path) -> None:
+    real = tmp_path / "disk" / "Real.fs"
+    real.parent.mkdir()
+    built.files.data_fs.rename(real)
+    built.files.data_fs.symlink_to(real)
+    for lock in (built.files.data_fs, real):
+        with storage_locks(lock), pytest.raises(InUse):
+            built.target.restore()
+    built.target.restore()
+    assert built.files.data_fs.is_symlink()
+    assert sites.state_of(built.files) == built.new
+    assert Path(f"{built.files.data_fs}.index").exists()
+    assert not Path(f"{real}.index").exists()
+    assert next(real.parent.glob("Real.fs.replaced-*")).read_bytes() == built.old.data
+    assert len(list(built.files.data_fs.parent.glob("Data.fs.*.kept-*"))) >= 3, "FileStorage leaves things beside the configured name"
+
+
+def test_symlinked_directory_is_not_locked_twice(built: Built, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(built.target.directory)
+    linked = Target(tmp_path / "link")
+    linked.restore()
+    assert sites.state_of(linked.files()) == built.new
+
+
+def test_lawn_target_stays_a_lawn(tmp_path: Path) -> None:
+    built = _build(tmp_path / "work", layout="lawn")
+    built.target.restore()
+    assert (built.files.blob_dir / ".layout").read_text() == "lawn"
+    assert sites.state_of(built.files) == built.new
+    assert all(len(Path(path).parts) == 2 for path in sites.blob_tree(built.files))
+
+
+def test_exchanged_blob_is_kept_and_everything_can_be_freed(built: Built) -> None:
+    done = built.target.restore()
+    kept = [path for path in done.kept if "kept-2" in path and Path(path).is_dir()]
+    assert b"another content" in [path.read_bytes() for path in Path(kept[0]).rglob("*.blob")]
+    with Site(built.files.data_fs.parent) as site:  # a pack hard-links all it finds in the blob directory
+        site.storage.next_moment = START.replace(year=2027)
+        site.put(text="packed")
+        site.pack()
+    restore = Path(kept[0]).name.rpartition("kept-")[2]
+    removed = discard_kept(built.target.places(), restore[:15])
+    assert set(done.kept) <= set(removed)
+    assert not [path for path in built.files.data_fs.parent.rglob("*") if restore in path.name]
+    with pytest.raises(TargetMissing):
+        discard_kept(built.target.places(), restore)
+    sites.assert_opens(built.files, built.target.directory / "opened")
+
+
+def test_blob_directory_of_another_site_is_refused_unless_it_is_to_be_replaced(built: Built) -> None:
+    shutil.rmtree(built.files.data_fs.parent)
+    with Site(built.files.data_fs.parent, start=START.replace(year=2025)) as site:
+        site.put(other="site", picture=noise(400, 50))
+    refused_without_a_change(built, TargetRefused, "another site")
+    other = sites.state_of(built.files)
+    built.target.restore(replace_blobs=True)
+    assert sites.state_of(built.files) == built.new
+    assert next(built.files.data_fs.parent.glob("Data.fs.replaced-*")).read_bytes() == other.data
+
+
+def test_stale_index_is_never_used_and_the_new_one_is_valid(built: Built, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F13, with the real process that writes the index."""
+    monkeypatch.undo()
+    index = Path(f"{built.files.data_fs}.index")
+    stale = index.read_bytes()
+    built.target.restore()
+    assert index.read_bytes() != stale
+    with caplog.at_level(logging.INFO, logger="ZODB"):
+        storage = FileStorage(str(built.files.data_fs), read_only=True)
+    assert storage.getSize() == len(built.new.data)
+    assert len(storage._index) > 3
+    storage.close()
+    assert "index" not in caplog.text.lower()
+
+
+def test_nobody_can_make_an_empty_data_fs_meanwhile(built: Built) -> None:
+    """FileStorage empties a blob directory whose Data.fs does not exist, so the lock is held until it does."""
+    for path in built.files.data_fs.parent.glob("Data.fs*"):
+        path.unlink()
+    tried = []
+
+    def start(what: str) -> None:
+        tried.append(what)
+        with pytest.raises(Exception, match="lock"):
+            FileStorage(str(built.files.data_fs), blob_dir=str(built.files.blob_dir))
+
+    built.target.progress.on_phase = start
+    built.target.restore()
+    assert tried == ["storage", "blobs"]
+    assert sites.state_of(built.files) == built.new
+
+
+def test_site_that_was_started_without_a_data_fs_between_two_runs_is_kept(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(built.files.data_fs.parent)
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(switch.Switch, "switch", _interrupt)
+        built.target.restore()
+    with Site(built.files.data_fs.parent) as site:
+        site.put(made="meanwhile")
+    meanwhile = built.files.data_fs.read_bytes()
+    built.target.restore()
+    assert sites.state_of(built.files) == built.new
+    assert next(built.files.data_fs.parent.glob("Data.fs.replaced-*")).read_bytes() == meanwhile
+
+
+def _interrupt(*_arguments: object, **_options: object) -> Any:
+    raise InterruptedError(errno.EINTR, "interrupted by the test")
+
+
+# What is refused before anything changes
+
+
+def test_too_little_space(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = shutil.disk_usage(built.target.directory)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: real._replace(free=len(built.new.data) - 1))
+    refused_without_a_change(built, TargetRefused, "are needed")
+
+
+def test_file_system_without_hard_links(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = os.link
+
+    def refuse(source: Any, target: Any, **options: Any) -> None:
+        if "/main/" in os.fspath(target):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), target)
+        link(source, target, **options)
+
+    monkeypatch.setattr(os, "link", refuse)
+    refused_without_a_change(built, TargetRefused, "hard-linked")
+
+
+def test_another_restore_that_ran_while_the_question_stood(built: Built) -> None:
+    options = restoring.Options(safety_backup=False)
+    plan = restoring.plan(built.target.repository, vault.SITE, built.target.site, options)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(switch.Switch, "switch", _interrupt)
+        built.target.restore()
+    with pytest.raises(InUse, match="meanwhile"):
+        restoring.execute(built.target.repository, plan, vault.SITE, built.target.progress)
+    built.target.restore()
+    assert sites.state_of(built.files) == built.new
+
+
+def test_another_target_than_the_one_that_was_interrupted(built: Built) -> None:
+    first = built.target.repository.listing(vault.SITE).backups[0]
+    creating.create(built.target.repository, built.target.site, creating.Options(), built.target.progress)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(switch.Switch, "switch", _interrupt)
+        built.target.restore(backup=first)
+    refused_without_a_change(built, TargetRefused, f"backup {first} .* was interrupted")
+    refused_without_a_change(built, TargetRefused, "was interrupted", backup=first, only="storage")
+    built.target.restore(backup=first)
+    assert sites.state_of(built.files) == built.new
+
+
+def test_who_may_not_give_files_to_their_owner(as_root: Path) -> None:
+    built = _build(as_root / "work")
+    commandline.give_to_nobody(as_root / "work")
+    os.chown(built.files.data_fs, 0, 0)
+    before = commandline.stored(as_root / "work")
+    assert "TargetRefused" in nobody(built.target.restore, as_root / "said")
+    assert commandline.stored(as_root / "work") == before
+
+
+def test_who_is_not_in_the_group_of_the_files(as_root: Path) -> None:
+    built = _build(as_root / "work")
+    commandline.give_to_nobody(as_root / "work")
+    os.chown(built.files.blob_dir, NOBODY, 0)
+    assert "gid 0" in nobody(built.target.restore, as_root / "said")
+
+
+def test_read_only_repository_is_no_obstacle(as_root: Path) -> None:
+    built = _build(as_root / "work")
+    commandline.give_to_nobody(as_root / "work")
+    for path in ((as_root / "work" / "repository"), *(as_root / "work" / "repository").rglob("*")):
+        os.chown(path, 0, 0)
+        path.chmod(0o555 if path.is_dir() else 0o444)
+
+    def restore() -> None:
+        done = built.target.restore()
+        print(built.target.progress.notes, done.notes)
+
+    said = nobody(restore, as_root / "said")
+    assert said.startswith("0 "), said
+    assert "cannot be written to" in said
+    assert "could not be noted" in said
+    assert sites.state_of(built.files) == built.new
+    output = as_root / "free" / "out"
+    output.parent.mkdir()
+    output.parent.chmod(0o777)
+    said = nobody(lambda: built.target.restore(output=output), as_root / "said again")
+    assert said.startswith("0 "), said
+    assert stat.S_IMODE(output.stat().st_mode) == 0o700
+
+
+def test_what_root_restores_belongs_to_who_the_site_runs_as(as_root: Path) -> None:
+    built = _build(as_root / "work")
+    commandline.give_to_nobody(as_root / "work")
+    built.files.data_fs.chmod(0o640)
+    built.target.restore()
+    strangers = [path for path in (as_root / "work" / "main").rglob("*") if path.stat().st_uid != NOBODY and "restored-" not in path.name]
+    assert strangers == []
+    assert stat.S_IMODE(built.files.data_fs.stat().st_mode) == 0o640
+
+    def start() -> None:
+        FileStorage(str(built.files.data_fs), blob_dir=str(built.files.blob_dir)).close()
+
+    assert nobody(start, as_root / "said").startswith("0 ")
+    shutil.rmtree(as_root / "work" / "main")
+    os.chown(as_root / "work", NOBODY, NOBODY)
+    mask = os.umask(0o077)
+    try:
+        built.target.restore()
+    finally:
+        os.umask(mask)
+    strangers = [path for path in (as_root / "work" / "main").rglob("*") if path.stat().st_uid != NOBODY and "restored-" not in path.name]
+    assert strangers == []
+    assert nobody(start, as_root / "said again").startswith("0 ")
+
+
+# The safety backup
+
+
+def safety_backups(target: Target) -> list[str]:
+    repository = target.repository
+    manifests = [repository.manifest(vault.SITE, one) for one in repository.listing(vault.SITE).backups]
+    return [f"{manifest.status} {manifest.databases[0].last_tid}" for manifest in manifests if manifest.trigger == "safety"]
+
+
+def test_incomplete_safety_backup_of_a_damaged_target_suffices_and_is_named(built: Built) -> None:
+    # what an earlier backup has of it is no loss
+    next(path for path in built.files.blob_dir.rglob("*.blob") if path.stat().st_size == 650).unlink()
+    done = built.target.restore(safety_backup=True)
+    assert [one.partition(" ")[0] for one in safety_backups(built.target)] == ["incomplete"]
+    assert any(f"the safety backup {done.safety_backup}" in note for note in built.target.progress.notes)
+    assert sites.state_of(built.files) == built.new
+
+
+def test_safety_backup_that_cannot_be_taken_is_a_refusal_with_the_way_round(built: Built) -> None:
+    marker = running.marker_key(vault.SITE, "create", "")
+    run = running.Run.start(built.target.repository.store, vault.SITE, "create", "another", [])
+    before = commandline.stored(built.files.data_fs.parent)
+    with pytest.raises(SafetyBackupFailed) as failed:
+        built.target.restore(safety_backup=True)
+    assert "--no-safety-backup" in failed.value.hint
+    assert commandline.stored(built.files.data_fs.parent) == before
+    run.finish()
+    assert marker not in built.target.repository.listing(vault.SITE).markers
+
+
+def test_safety_backup_is_made_again_when_the_site_went_on_after_an_interruption(built: Built) -> None:
+    def interrupted() -> None:
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
+            patch.setattr(switch.Switch, "switch", _interrupt)
+            built.target.restore(safety_backup=True)
+
+    interrupted()
+    interrupted()
+    assert len(safety_backups(built.target)) == 1, "nothing was new the second time"
+    with Site(built.files.data_fs.parent) as site:
+        last = site.put(more="went on")
+    built.target.restore(safety_backup=True)
+    assert [one.partition(" ")[2] for one in safety_backups(built.target)][1:] == ["0x" + last.hex()]
+    assert sites.state_of(built.files) == built.new
+
+
+def test_two_restores_within_a_second_do_not_stand_in_each_others_way(built: Built) -> None:
+    built.target.restore()
+    built.target.restore()
+    assert len(list(built.files.data_fs.parent.glob("Data.fs.replaced-*"))) == 2
+    assert sites.state_of(built.files) == built.new
+
+
+def test_restore_is_noted_once_however_often_it_is_interrupted(built: Built) -> None:
+    for phase in ("put_aside", "tidy"):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
+            patch.setattr(switch.Switch, phase, _interrupt)
+            built.target.restore()
+        if phase == "put_aside":
+            built.target.restore()
+    repository = built.target.repository
+    listing = repository.listing(vault.SITE)
+    notes = repository.facts(listing, listing.backups[0]).restored
+    assert len(notes) == len({note["restore"] for note in notes}) == 2
+
+
+def test_abort_without_the_blob_directory_on_the_command_line(built: Built) -> None:
+    """The journal knows where the blobs were."""
+    tree = sites.blob_tree(built.files)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(switch.Switch, "switch", _interrupt)
+        built.target.restore()
+    assert sites.blob_tree(built.files) != tree
+    from zodb_vault.operations.undo import abort
+
+    abort([switch.place_of(built.files.data_fs, None, None)])
+    assert sites.blob_tree(built.files) == tree
+
+
+def test_damaged_pack_never_takes_the_place_of_a_blob(built: Built) -> None:
+    """Its objects are checked at their end, so the blobs themselves have to be before."""
+    tree, objects = sites.blob_tree(built.files), built.target.repository.objects("")
+    manifest = built.target.repository.manifest(vault.SITE, built.target.repository.listing(vault.SITE).backups[0])
+    pack = manifest.databases[0].blobs.tail[0]  # type: ignore[union-attr]
+    commandline.flip(built.target.directory / "repository" / "objects" / pack.parts[0].object[:2] / pack.parts[0].object, -600)
+    with pytest.raises(VaultError):
+        b"".join(objects.read(pack.parts))
+    with pytest.raises(VaultError):
+        built.target.restore()
+    for path, digest in sites.blob_tree(built.files).items():
+        blob = next(iter(built.files.blob_dir.glob(path)))
+        assert tree.get(path) == digest or digest in built.new.blobs.values(), blob
+    assert built.target.abort()
+    assert sites.blob_tree(built.files) == tree
+
+
+# Runs that are ended
+
+
+ENDED = """
+import sys, time
+from zodb_vault.cli import main
+from zodb_vault.operations import switch
+from zodb_vault.strategies import filestorage
+
+def wait(*arguments):
+    print("ready", flush=True)
+    time.sleep(60)
+
+{hook} = wait
+sys.argv[0] = "zodb-vault"
+main.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_create_that_is_ended_leaves_what_it_stored_to_the_next_run(tmp_path: Path, number: signal.Signals) -> None:
+    files = populate(tmp_path / "site")
+    opened = vault.Vault(tmp_path, files)
+    options = ["--repository", tmp_path / "repository", "--site", vault.SITE, "--data-fs", files.data_fs, "--blob-dir", files.blob_dir]
+    _end("filestorage.FileStorageCapture.copy_blobs", number, *options, "create")
+    marker, _data = running.read(opened.repository.store, running.marker_key(vault.SITE, "create", ""))
+    assert marker.ended and marker.stored[0].segments
+    assert opened.ids == []
+    before = {path.name for path in (tmp_path / "repository" / "objects").rglob("*")}
+    made = opened.create()
+    assert made.manifest.reason.code == "resumed"
+    assert {part.object for segment in opened.segments() for part in segment.parts} <= before
+    opened.assert_restores(files)
+
+
+def test_restore_that_is_ended_is_finished_by_the_next_run(built: Built) -> None:
+    options = ["--repository", built.target.directory / "repository", "--site", vault.SITE]
+    options += ["--data-fs", built.files.data_fs, "--blob-dir", built.files.blob_dir]
+    _end("switch.Switch.switch", signal.SIGTERM, *options, "restore", "--yes", "--no-safety-backup")
+    assert built.files.data_fs.read_bytes() == built.old.data
+    assert built.target.interrupted()
+    assert built.target.repository.listing(vault.SITE).markers == []
+    built.target.restore()
+    assert sites.state_of(built.files) == built.new
+
+
+def _end(hook: str, number: signal.Signals, *arguments: object) -> None:
+    """Start a command whose ``hook`` waits, and end it there; require the status 130 and no traceback."""
+    script = [sys.executable, "-c", ENDED.format(hook=hook), *map(str, arguments)]
+    with subprocess.Popen(
+        script, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=commandline.environment()
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        _out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "interrupted" in err
+
+
+def test_run_that_fails_at_once_does_not_forget_what_an_earlier_one_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = populate(tmp_path / "site")
+    opened = vault.Vault(tmp_path, files)
+    for method, error in (("copy_blobs", InterruptedError), ("begin", InterruptedError)):
+        with monkeypatch.context() as patch, pytest.raises(error):
+            patch.setattr(FileStorageCapture, method, _interrupt)
+            opened.create()
+    before = {path.name for path in (tmp_path / "repository" / "objects").rglob("*")}
+    assert opened.create().manifest.reason.code == "resumed"
+    assert {part.object for segment in opened.segments() for part in segment.parts} <= before
+    assert oracle.headers(files.data_fs)
