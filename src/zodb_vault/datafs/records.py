@@ -30,6 +30,8 @@ PLACE: Final = Struct(">24xQ2xQ")
 BLOB_RECORD: Final = b"\x80\x03cZODB.blob\nBlob\nq\x00.\x80\x03N."
 # No pickle of the class Blob and an empty state is longer, whatever its protocol.
 BLOB_RECORD_LIMIT: Final = 512
+# In none of them is the name of its module further behind; in objects that refer to a blob it is.
+CLASS_NAME_LIMIT: Final = 32
 
 ReadAt = Callable[[int, int], bytes]
 """Read (length, position) of the file; less than ``length`` bytes at its end."""
@@ -70,7 +72,7 @@ def is_blob(data: bytes) -> bool | None:
         return True
     if data[:2] == b".z":
         return _is_compressed_blob(data[2:])
-    if b"ZODB.blob" in data:
+    if b"ZODB.blob" in data[:CLASS_NAME_LIMIT]:
         return _names_blob(data)
     if len(data) > 2 and data[-1:] == b"." and (data[:1] in b"(c" or (data[0] == 0x80 and data[1] <= pickle.HIGHEST_PROTOCOL)):
         return False
@@ -89,8 +91,11 @@ class _Name(NamedTuple):
     name: str
 
 
-class _Names(pickle.Unpickler):
-    """Loads the class part of a record without importing or calling anything."""
+class _Names(pickle._Unpickler):
+    """Loads the class part of a record without importing or calling anything.
+
+    Of the two implementations the one in Python: three bytes of a pickle make the other one fill gigabytes (LONG_BINPUT).
+    """
 
     def find_class(self, module: str, name: str, /) -> Any:
         return _Name(module, name)

@@ -326,6 +326,17 @@ def test_a_compression_bomb_takes_no_memory() -> None:
     assert is_blob(b".z" + zlib.compress(b"\x80\x02" + bytes(500_000))) is None
 
 
+def test_a_pickle_that_asks_for_memory_gets_none() -> None:
+    """LONG_BINPUT, BINBYTES, BINBYTES8, FRAME and LONG4 with numbers of a quarter of a gigabyte."""
+    script = """
+from zodb_vault.datafs.records import is_blob
+for code in (b"r\\0\\0\\0\\1", b"B\\0\\0\\0\\x10", b"\\x8e\\0\\0\\0\\x10\\0\\0\\0\\0", b"\\x95\\0\\0\\0\\x10\\0\\0\\0\\0", b"\\x8b\\0\\0\\0\\x10"):
+    assert not is_blob(b"\\x80\\4X\\x09\\0\\0\\0ZODB.blob" + code + b".")
+print(next(line for line in open("/proc/self/status") if "VmHWM" in line).split()[1])
+"""
+    assert int(subprocess.run([sys.executable, "-c", script], check=True, capture_output=True).stdout) < 100_000
+
+
 def test_a_blob_of_any_form_is_found_in_a_file(tmp_path: Path) -> None:
     with Site(tmp_path) as site:
         for number, form in enumerate(FORMS, 100):
