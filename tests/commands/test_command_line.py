@@ -86,6 +86,17 @@ def test_without_a_command_the_help_is_shown_as_it_is(vault: Vault) -> None:
     assert "130 interrupted" in asked.out
 
 
+@pytest.mark.parametrize("group", [(), ("repository",)])
+def test_the_help_says_in_whole_sentences_what_each_command_does(vault: Vault, group: tuple[str, ...]) -> None:
+    shown = vault.bare(*group, "--help").out
+    assert "..." not in shown.partition("Commands:")[2]
+
+
+def test_the_choices_of_a_missing_argument_stand_on_one_line(vault: Vault) -> None:
+    first = vault.bare("completion").err.splitlines()[0]
+    assert first.endswith("Choose from: bash, zsh, fish")
+
+
 def test_version_is_that_of_the_package() -> None:
     assert process("--version") == (0, f"zodb-vault {__version__}\n", "")
 

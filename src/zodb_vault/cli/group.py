@@ -1,4 +1,4 @@
-"""A group of commands that answers a mistyped name with the one that was likely meant."""
+"""A group of commands that says in whole sentences what they do, and answers a mistyped name with the one that was likely meant."""
 
 from __future__ import annotations
 
@@ -20,3 +20,15 @@ class Group(click.Group):
             meant = f", did you mean {close[0]}?" if close else ""
             raise UsageError(f"there is no command {args[0]!r}{meant}", f"the commands are {', '.join(known)}")
         return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands, each with its first sentence; click would cut it where the line ends."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _sentence(command.help or "")) for name, command in commands if command is not None])
+
+
+def _sentence(text: str) -> str:
+    """Return the first paragraph of a help text, without what it says of its arguments."""
+    paragraph = " ".join(text.partition("\n\n")[0].split())
+    return paragraph.partition(" (ID:")[0].rstrip(".") + "."

@@ -115,7 +115,8 @@ def _drop_output() -> None:
 def _translated(error: click.ClickException) -> VaultError:
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "zodb-vault"
-    return UsageError(error.format_message(), f"`{command} --help` shows what it takes")
+    # click lays a choice out over several lines; an error is one
+    return UsageError(" ".join(error.format_message().split()), f"`{command} --help` shows what it takes")
 
 
 def _failed(error: VaultError, as_json: bool) -> int:
