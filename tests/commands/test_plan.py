@@ -55,7 +55,9 @@ def test_what_is_planned_is_what_create_does_and_nothing_is_changed(vault: Vault
 def test_text_names_storage_and_blobs_in_their_order(vault: Vault) -> None:
     printed = vault.done("plan").out.splitlines()
     assert printed[0] == "site default"
-    assert printed[-2:] == [f"  1. storage from {vault.files.data_fs}", f"  2. blobs from {vault.files.blob_dir}"]
+    assert printed[1] == "database main: filestorage, blobs: directory"
+    assert printed[-4::2] == [f"  1. storage from {vault.files.data_fs}", f"  2. blobs from {vault.files.blob_dir}"]
+    assert all(line.startswith("     why: ") for line in printed[-3::2])
 
 
 def test_a_repository_that_is_not_there_is_a_warning(vault: Vault) -> None:
@@ -78,6 +80,7 @@ def test_a_source_that_cannot_be_looked_at_is_one_warning(vault: Vault, lost: st
     database = vault.done("plan", "--json").document["databases"][0]
     assert (database["how"], database["reason"]) == (None, None)
     (warning,) = database["warnings"]
+    assert lost != "data_fs" or "does not exist" in warning
     assert str(vault.files.blob_dir if lost == "blob_dir" else vault.files.data_fs) in warning
 
 
@@ -98,7 +101,10 @@ def test_a_backend_of_a_later_version_is_described_with_a_warning_and_no_secret_
         outcome = vault.bare("--repository", vault.repository, "--zope-conf", config, *arguments)
         assert "geh eim" not in outcome.out + outcome.err
     (database,) = vault.bare("--zope-conf", config, "plan", "--json").document["databases"]
-    assert (database["backend"], database["adapter"], database["blob_mode"], database["steps"]) == ("relstorage", "postgresql", "database", [])
+    assert [database[key] for key in ("backend", "adapter", "blob_mode", "copies_blobs")] == ["relstorage", "postgresql", "database", False]
+    assert [(step["what"], step["from"], step["tool"]) for step in database["steps"]] == [
+        ("storage", "PostgreSQL dbname='plone' user='plone' host='db' password=***", "pg_dump")
+    ]
     assert any("cannot back up relstorage yet" in warning for warning in database["warnings"])
     refused = vault.bare("--repository", vault.repository, "--zope-conf", config, "create", "--json")
     assert (refused.status, refused.error["kind"]) == (2, "nothing-to-back-up")
@@ -112,3 +118,72 @@ def test_secrets_of_a_broken_configuration_are_not_printed(tmp_path: Path, vault
         assert outcome.status == 2
         assert str(config) in outcome.err
         assert "geheim" not in outcome.out + outcome.err
+
+
+# What stands in the table of the design, for each kind of site
+
+SHARED = "<zodb_db main>\nmount-point /\n<zeoclient>\nserver db.example.org:8100\nblob-dir {0}\nshared-blob-dir {1}\n</zeoclient>\n</zodb_db>\n"
+
+
+@pytest.mark.parametrize("method", [[], ["--json"]])
+def test_a_zeo_client_is_told_where_to_go_and_creates_nothing(tmp_path: Path, vault: Vault, method: list[str]) -> None:
+    conf = tmp_path / "zope.conf"
+    conf.write_text(SHARED.format(tmp_path / "cache", "off"))
+    options = ["--repository", vault.repository, "--zope-conf", conf]
+    before = tree(vault.directory)
+    planned = vault.bare(*options, "plan", *method)
+    assert (planned.status, planned.err) == (0, "")
+    assert "nothing authoritative is here: this is a client of the ZEO server db.example.org:8100" in planned.out
+    assert "--zeo-conf" in planned.out
+    if method:
+        (database,) = planned.document["databases"]
+        assert (database["steps"], database["copies_blobs"], database["blob_mode"], database["backend"]) == ([], False, "server", "zeo")
+    refused = vault.bare(*options, "create", "--json")
+    assert (refused.status, refused.error["kind"]) == (2, "nothing-to-back-up")
+    assert "db.example.org:8100" in refused.error["message"]
+    assert "--zeo-conf" in refused.error["hint"]
+    assert tree(vault.directory) == before
+
+
+def test_a_shared_blob_directory_is_only_a_half(tmp_path: Path, vault: Vault) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / ".layout").write_text("bushy")
+    conf = tmp_path / "zope.conf"
+    conf.write_text(SHARED.format(tmp_path / "shared", "on"))
+    options = ["--repository", vault.repository, "--zope-conf", conf]
+    (database,) = vault.bare(*options, "plan", "--json").document["databases"]
+    assert (database["copies_blobs"], database["blob_mode"], database["blob_location"]) == (True, "directory", str(tmp_path / "shared"))
+    assert [(step["order"], step["what"], step["from"]) for step in database["steps"]] == [(1, "blobs", str(tmp_path / "shared"))]
+    assert any("only a half of it is here" in warning for warning in database["warnings"])
+    assert vault.bare(*options, "create").status == 2
+    assert vault.bare(*options, "doctor", "--json").status == 1
+
+
+def test_all_storages_come_before_any_blobs(tmp_path: Path, vault: Vault) -> None:
+    conf = tmp_path / "zope.conf"
+    conf.write_text(
+        f"<zodb_db main>\n<filestorage>\npath {vault.files.data_fs}\nblob-dir {vault.files.blob_dir}\n</filestorage>\n</zodb_db>\n"
+        f"<zodb_db catalog>\nmount-point /c\n<filestorage>\npath {tmp_path}/C.fs\n</filestorage>\n</zodb_db>\n"
+        "<zodb_db temporary>\n<temporarystorage/>\n</zodb_db>\n"
+    )
+    options = ["--repository", vault.repository, "--zope-conf", conf]
+    document = vault.bare(*options, "plan", "--json").document
+    steps = [step for database in document["databases"] for step in database["steps"]]
+    assert sorted((step["order"], step["what"], step["database"]) for step in steps) == [
+        (1, "storage", "main"), (2, "storage", "catalog"), (3, "blobs", "main"),
+    ]  # fmt: skip
+    assert [one["name"] for one in document["skipped"]] == ["temporary"]
+    printed = vault.bare(*options, "plan").out
+    assert f"site default, as {conf} describes it\n" in printed
+    assert "not backed up: temporary: <temporarystorage> is in memory only" in printed
+    assert "not copied: blobs: no blob directory is configured" in printed
+
+
+def test_details_are_what_was_understood_without_its_secrets(tmp_path: Path, vault: Vault) -> None:
+    conf = tmp_path / "zope.conf"
+    keys = "dsn host=db password=hunter2\ns3-bucket-name b\ns3-secret-key hunter2"
+    conf.write_text(f"%import zodb_pgjsonb\n<zodb_db main>\n<pgjsonb>\n{keys}\n</pgjsonb>\n</zodb_db>")
+    detailed = vault.bare("--zope-conf", conf, "plan", "-v").out
+    assert "  configured: dsn host=db password=***\n  configured: s3-bucket-name b\n  configured: s3-secret-key ***\n" in detailed
+    assert "configured:" not in vault.bare("--zope-conf", conf, "plan").out
+    assert "hunter2" not in detailed

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import VaultError
 from .context import Context, json_option, pass_context, site_options
 from .output import print_json, printable
+
+if TYPE_CHECKING:
+    from ..operations.plan import Planned, Step
 
 
 @click.command("plan")
@@ -26,25 +29,53 @@ def command(context: Context, full: bool, as_json: bool) -> None:
         repository = context.repository
     except VaultError as error:
         problem = f"no earlier backup is known: {error.message}"
-    document = plan(site, repository, problem, full=full)
+    planned = plan(site, repository, problem, full=full)
     if as_json:
-        print_json(document)
-    else:
-        _print(document)
+        print_json(planned.document())
+        return
+    click.echo(f"site {planned.site}{f', as {printable(site.config)} describes it' if site.config else ''}")
+    for database in planned.databases:
+        _print(database, context.verbose)
+    for skipped in planned.skipped:
+        click.echo(f"not backed up: {printable(skipped.name)}: {printable(skipped.why)}")
 
 
-def _print(document: dict[str, Any]) -> None:
-    click.echo(f"site {document['site']}")
-    for database in document["databases"]:
-        mount = f", mounted at {database['mount_point']}" if database["mount_point"] else ""
-        click.echo(f"database {printable(database['name'])}: {database['backend']}{mount}, blobs: {database['blob_mode']}")
-        if database["how"]:
-            click.echo(f"  {database['how']} backup ({database['reason']['code']}): {database['reason']['text']}")
-        for step in database["steps"]:
-            click.echo(f"  {step['order']}. {step['what']} from {printable(str(step['from']))}")
-        if not database["copies_blobs"]:
-            click.echo("  no blob directory is copied")
-        for warning in database["warnings"]:
-            click.echo(f"  warning: {printable(warning)}")
-    for skipped in document["skipped"]:
-        click.echo(f"not backed up: {skipped['name']}: {skipped['why']}")
+def _print(planned: Planned, verbose: bool) -> None:
+    database = planned.database
+    click.echo(f"database {printable(database.name)}: {printable(_kind(planned))}")
+    if planned.elsewhere:
+        click.echo(f"  {printable(planned.elsewhere)}")
+    if planned.how and planned.reason:
+        click.echo(f"  {planned.how} backup ({planned.reason['code']}): {planned.reason['text']}")
+    for step in planned.steps:
+        click.echo(f"  {step.order}. {step.what} from {printable(step.source)}{_with(step)}")
+        click.echo(f"     why: {printable(step.why)}")
+    for left in planned.left:
+        click.echo(f"  not copied: {printable(left)}")
+    for warning in planned.warnings:
+        click.echo(f"  warning: {printable(warning)}")
+    if verbose:
+        _print_options(planned)
+
+
+def _kind(planned: Planned) -> str:
+    """Return what a database is: its storage, what is around it, where it is mounted, whether it keeps history."""
+    database = planned.database
+    kind = f"{database.backend} ({database.adapter})" if database.adapter else database.backend
+    wrapped = f" in {' in '.join(reversed(database.wrappers))}" if database.wrappers else ""
+    mount = f", mounted at {database.mount_point}" if database.mount_point else ""
+    history = {None: "", True: ", history kept", False: ", without history"}[None if database.backend == "filestorage" else database.history]
+    return f"{kind}{wrapped}{mount}{history}, blobs: {database.blob_mode}"
+
+
+def _with(step: Step) -> str:
+    return "" if step.tool == "zodb-vault" else f", with {step.tool}"
+
+
+def _print_options(planned: Planned) -> None:
+    """Print what was understood of the configuration, secrets concealed."""
+    from ..model.source import masked
+
+    for key, text in sorted(masked(planned.database.options).items()):
+        for line in text.split("\n"):
+            click.echo(f"  configured: {printable(key)} {printable(line)}")

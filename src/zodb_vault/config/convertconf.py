@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from ..errors import ConfigurationError
 from ..model.source import Database, Site
 from .sections import Section, Value
-from .storages import Surroundings, spelled
+from .storages import Surroundings, only_storage, spelled
 from .zopeconf import read_storages
 
 Direction = Literal["export", "import"]
@@ -25,7 +25,8 @@ PACKAGES: Mapping[str, str | None] = {
     "blobstorage": None, "filestorage": None, "zeoclient": None,
     "clientstorage": "ZEO", "ssl": "ZEO",
     "mysql": "relstorage", "oracle": "relstorage", "postgresql": "relstorage", "pragmas": "relstorage", "relstorage": "relstorage",
-    "sqlite3": "relstorage", "pgjsonb": "zodb_pgjsonb", "s3blobstorage": "zodb_s3blobs", "zlibstorage": "zc.zlibstorage",
+    "sqlite3": "relstorage", "pgjsonb": "zodb_pgjsonb", "s3blobstorage": "zodb_s3blobs", "serverzlibstorage": "zc.zlibstorage",
+    "zlibstorage": "zc.zlibstorage",
 }  # fmt: skip
 READ_ONLY = {"clientstorage", "filestorage", "relstorage", "zeoclient"}
 # ``create`` empties the file. A persistent cache belongs to one client, which has it locked while it runs.
@@ -41,6 +42,7 @@ LOSES_BLOBS = (
 )
 REFUSES_S3 = "zodb-convert 1.0.0b12 refuses <s3blobstorage> as a source (it does not say that it can be iterated)"
 NEW_TIDS = "<s3blobstorage> as a destination gives every transaction a new TID: backups of the source do not continue in it"
+COMPRESSED = "<serverzlibstorage> hands records on as they are: the copy is compressed, what opens it needs <zlibstorage> around it"
 ONLY_CURRENT = "a RelStorage without history has only the current revision of each object, without users and descriptions"
 
 
@@ -96,7 +98,10 @@ def _section(path: str, blob_dir: str | None) -> tuple[Section, Surroundings]:
 
 
 def _lines(section: Section, around: Surroundings, name: str | None, read_only: bool, indent: str = "") -> Iterator[str]:
-    """Yield the lines of a storage section with all in it."""
+    """Yield the lines of a storage section with all in it, but for a replication, which would begin when it is opened."""
+    if section.type == "zrs":
+        yield from _lines(only_storage(section), around, name, read_only, indent)
+        return
     yield f"{indent}<{section.type}{f' {name}' if name else ''}>"
     dropped = DROPPED.get(section.type, set())
     for value in section.values:
@@ -131,7 +136,7 @@ def _one_line(text: str) -> str:
 
 def _imports(section: Section, imported: list[str]) -> list[str]:
     """Return the packages that the types of sections need; all of the site's own where one of them is not known."""
-    types = [inner.type for inner in section.walk()]
+    types = [inner.type for inner in section.walk() if inner.type != "zrs"]
     needed = [] if all(type_ in PACKAGES for type_ in types) else imported
     return list(dict.fromkeys([*needed, *(package for type_ in types if (package := PACKAGES.get(type_)))]))
 
@@ -141,5 +146,6 @@ def _warnings(database: Database, direction: Direction) -> list[str]:
     wrapped = "s3blobs" in database.wrappers
     if direction == "import":
         return [NEW_TIDS] if wrapped else []
-    warnings = [LOSES_BLOBS] if database.backend == "pgjsonb" else [REFUSES_S3] if wrapped else []
+    warnings = [COMPRESSED] if "serverzlibstorage" in database.wrappers else []
+    warnings += [LOSES_BLOBS] if database.backend == "pgjsonb" else [REFUSES_S3] if wrapped else []
     return warnings + ([ONLY_CURRENT] if database.backend == "relstorage" and not database.history else [])

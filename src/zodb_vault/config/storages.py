@@ -6,12 +6,13 @@ One function per section type, in one table. Another package adds its own by an 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, VaultError
 from ..model.source import Database, Option, Skipped
 from .blobmodes import directory_mode, foreign_cache, on_local_disk, shared_or
 from .masking import conceal
@@ -25,6 +26,7 @@ PATHS = {
     "data-dir", "path", "pid-filename", "read-default-file", "replica-conf", "ro-replica-conf", "unix-socket", "var",
 }  # fmt: skip
 ADDRESSES = {"address", "server"}
+FOREIGN = "this is a mistake of the package that registers it: report it there"
 # What ``authenticate`` of ZEO takes beside a path.
 NO_PATHS = {"DYNAMIC"}
 # Keys that the packages themselves write with an underscore.
@@ -36,13 +38,16 @@ UNDERSCORED = {
 class Surroundings:
     """What the reader of a storage section has to know besides the section; ``notes`` become warnings of the database."""
 
-    def __init__(self, name: str, mount_point: str | None, base: Path, base_reason: str, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, mount_point: str | None, base: Path, base_reason: str, environment: Mapping[str, str], here: Path | None = None
+    ) -> None:
         self.name = name
         self.mount_point = mount_point
         self.notes: list[str] = []
         self._base = base
         self._base_reason = base_reason
         self._environment = environment
+        self._here = here or base
 
     def path(self, section: Section, key: str) -> str | None:
         """Return the absolute path that a key says, None when it says none; what a relative one is taken from is noted."""
@@ -71,10 +76,15 @@ class Surroundings:
     def _resolved(self, key: str, text: str) -> str:
         path = at_home(text, self._environment)
         if not Path(path).is_absolute():
-            self.notes.append(f"{key} is the relative path {text}: it is taken from {self._base} ({self._base_reason})")
+            self.notes.append(f"{key} is the relative path {text}: it is taken from {self._base} ({self._base_reason}){self._other(path)}")
         elif path != text:
             self.notes.append(f"{key} is {text}: ~ is taken as {self._environment['HOME']}")
         return absolute(path, self._base)
+
+    def _other(self, path: str) -> str:
+        """Return what to know when a relative path leads nowhere from its base, and somewhere from the working directory."""
+        there = os.path.lexists(self._here / path) and not os.path.lexists(self._base / path)
+        return f"; it does not exist there, but in the working directory {self._here}, where a Zope that is started here looks" if there else ""
 
 
 Reader = Callable[[Section, Surroundings], Database | Skipped]
@@ -86,8 +96,8 @@ def read_storage(section: Section, around: Surroundings) -> Database | Skipped:
     if reader is None:
         raise section.error(
             f"{section.label} is a storage that zodb-vault does not know",
-            hint=f"install the package that registers {section.type!r} under the entry points {ENTRY_POINTS}, "
-            "or copy the database into a FileStorage with zodb-convert and back that up",
+            hint=f"install the package that registers {section.type!r} under the entry points {ENTRY_POINTS} (zodb-vault is open to "
+            "such packages); or copy the database into a FileStorage with zodb-convert, the portable method, and back that up",
         )
     return reader(section, around)
 
@@ -98,11 +108,28 @@ def registered(type_: str) -> Reader | None:
 
     for entry in entry_points(group=ENTRY_POINTS, name=type_):
         try:
-            reader: Reader = entry.load()
-        except (ImportError, AttributeError) as error:
+            load = entry.load()
+        except Exception as error:  # noqa: BLE001  a module of somebody else may raise anything when it is imported
             raise ConfigurationError([f"{entry.value}, registered for <{type_}>, cannot be imported ({type(error).__name__})"]) from None
-        return reader
+        return _foreign(load, entry.value)
     return None
+
+
+def _foreign(load: Reader, name: str) -> Reader:
+    """Return the reader of another package, its mistakes turned into errors that name it."""
+
+    def read(section: Section, around: Surroundings) -> Database | Skipped:
+        try:
+            found = load(section, around)
+        except VaultError:
+            raise
+        except Exception as error:  # noqa: BLE001  the text of an unknown error may hold a secret
+            raise section.error(f"{name}, registered for {section.label}, failed ({type(error).__name__})", hint=FOREIGN) from None
+        if not isinstance(found, (Database, Skipped)):
+            raise section.error(f"{name}, registered for {section.label}, returned neither a Database nor a Skipped", hint=FOREIGN)
+        return found
+
+    return read
 
 
 def is_storage(type_: str) -> bool:
@@ -180,6 +207,16 @@ def zlibstorage(section: Section, around: Surroundings) -> Database | Skipped:
     """Return the storage inside: compressed records change nothing about where things are."""
     inner = read_storage(only_storage(section), around)
     return inner if isinstance(inner, Skipped) else _wrapped(section, around, inner, [])
+
+
+def zrs(section: Section, around: Surroundings) -> Database | Skipped:
+    """Return the storage inside: replication changes nothing about where things are, but a secondary is behind its primary."""
+    inner = read_storage(only_storage(section), around)
+    if isinstance(inner, Skipped):
+        return inner
+    primary = section.text("replicate-from")
+    warnings = [f"{section.label} follows {primary}: what had not arrived here when a backup begins is not in it"] if primary else []
+    return _wrapped(section, around, inner, warnings)
 
 
 def s3blobstorage(section: Section, around: Surroundings) -> Database | Skipped:
@@ -280,6 +317,8 @@ READERS: Mapping[str, Reader] = {
     "pgjsonb": pgjsonb,
     "blobstorage": blobstorage,
     "zlibstorage": zlibstorage,
+    "serverzlibstorage": zlibstorage,
+    "zrs": zrs,
     "s3blobstorage": s3blobstorage,
     "demostorage": demostorage,
     "before": before,

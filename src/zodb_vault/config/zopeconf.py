@@ -70,7 +70,8 @@ def read_storages(path: Path, environment: Mapping[str, str], cwd: Path) -> Conf
     tree = _tree(file, environment)
     base, reason = _base(tree, cwd)
     found = _found(file, tree.root)
-    return Configured({one.name: (one.section, Surroundings(one.name, one.mount_point, base, reason, environment)) for one in found}, tree.imports)
+    around = {one.name: Surroundings(one.name, one.mount_point, base, reason, environment, cwd) for one in found}
+    return Configured({one.name: (one.section, around[one.name]) for one in found}, tree.imports)
 
 
 def _tree(file: Path, environment: Mapping[str, str]) -> Tree:
@@ -139,7 +140,7 @@ def _site(file: Path, site_name: str, tree: Tree, found: list[Found], environmen
     issues: list[str] = []
     hints: list[str] = []
     for one in found:
-        around = Surroundings(one.name, one.mount_point, base, reason, environment)
+        around = Surroundings(one.name, one.mount_point, base, reason, environment, cwd)
         try:
             result = _skipped_target(one, found) or read_storage(one.section, around)
         except ConfigurationError as error:
@@ -179,6 +180,9 @@ def _base(tree: Tree, cwd: Path) -> tuple[Path, str]:
     home = tree.root.text("instancehome")
     if home:
         return Path(absolute(home, cwd)), "instancehome"
+    runner = next((section.text("directory") for section in tree.root.sections if section.type == "runner"), None)
+    if runner:
+        return Path(absolute(runner, cwd)), "directory of <runner>"
     for name in ("instancehome", "instance"):
         if tree.defines.get(name):
             return Path(absolute(tree.defines[name], cwd)), f"%define {name.upper()}"

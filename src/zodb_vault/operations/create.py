@@ -19,6 +19,7 @@ from ..model import clock
 from ..model.manifest import DatabaseEntry, Line, Manifest, Marker, Origin, Stored, Trigger
 from ..model.source import Database, Site
 from ..policy.continuity import Decision, next_line
+from ..policy.halves import halves
 from ..repository import running
 from ..repository.objects import Objects
 from ..repository.repository import Repository, new_id
@@ -99,12 +100,23 @@ def _chosen(site: Site, options: Options) -> list[Database]:
         raise UsageError(f"there is no database {', '.join(unknown)}", "known: " + ", ".join(d.name for d in site.databases))
     chosen = [database for database in site.databases if not options.databases or database.name in options.databases]
     for database in chosen:
-        if database.backend != "filestorage" or database.blob_mode not in ("directory", "none"):
-            raise NothingToBackUp(
-                f"the database {database.name} is on {database.backend} with blobs in {database.blob_mode}, which this version cannot back up yet",
-                "run zodb-vault where the Data.fs lies, with --data-fs or the server's zeo.conf",
-            )
+        if refusal := refused(database):
+            raise refusal
     return chosen
+
+
+def refused(database: Database) -> NothingToBackUp | None:
+    """Return why a database cannot be backed up here, None when it can."""
+    if elsewhere := halves(database).elsewhere:
+        where, _, instead = elsewhere.partition(". ")
+        return NothingToBackUp(f"the database {database.name}: {where}", instead)
+    if database.backend != "filestorage" or database.blob_mode not in ("directory", "none"):
+        wrapped = " in S3" if database.blob_mode == "s3" else ""
+        return NothingToBackUp(
+            f"this version cannot back up {database.backend}{' with blobs' + wrapped if wrapped else ''} yet: the database {database.name}",
+            "`zodb-vault plan` says what a backup of it consists of; `zodb-vault convert config --export` copies it into a FileStorage",
+        )
+    return None
 
 
 def refuse_overlap(repository: Repository, databases: list[Database]) -> None:

@@ -35,7 +35,7 @@ from ..stores.base import Store
 from ..strategies.datafile import DataFile
 from . import journal as journals
 from .catalog import Catalog, stored_size
-from .create import refuse_overlap
+from .create import refuse_overlap, refused
 from .plan import plan
 
 T = TypeVar("T")
@@ -85,6 +85,7 @@ BACKENDS: Final[Mapping[str, tuple[Package, ...]]] = {
 WRAPPERS: Final[Mapping[str, Package]] = {
     "s3blobs": Package("zodb_s3blobs", ("zodb-s3blobs",), "1.0", "s3blobs", (3, 12)),
     "zlibstorage": Package("zc.zlibstorage", ("zc.zlibstorage",), "1.0"),
+    "serverzlibstorage": Package("zc.zlibstorage", ("zc.zlibstorage",), "1.0"),
 }
 # Each tool by the names that it may have.
 TOOLS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
@@ -282,8 +283,8 @@ def _tool(names: tuple[str, ...]) -> Iterator[Check]:
 
 def _source(patient: Patient, database: Database) -> Iterator[Check]:
     name = f"source {database.name}"
-    if database.backend != "filestorage":
-        yield Check(name, False, f"this version cannot back up {database.backend} yet", "run zodb-vault where the Data.fs lies")
+    if refusal := refused(database):
+        yield Check(name, False, refusal.message, refusal.hint)
         return
     data_fs = Path(database.data_fs or "")
     file = DataFile(data_fs)
@@ -357,8 +358,8 @@ def _needs(patient: Patient, database: Database) -> Needs:
         blobs, more = _blob_bytes(database)
         return Needs(size + blobs, size + blobs, f" (before compression{', at least' if more else ''})")
     full = int(stored_size(entry) * max(1.0, size / entry.storage.end))
-    decision = plan(msgspec.structs.replace(patient.site, databases=(database,)), patient.repository, None)["databases"][0]
-    if decision["how"] != "incremental":
+    decision = plan(msgspec.structs.replace(patient.site, databases=(database,)), patient.repository, None).databases[0]
+    if decision.how != "incremental":
         return Needs(full, full, "")
     return Needs(int(full * max(0, size - entry.storage.end) / size), full, "")
 

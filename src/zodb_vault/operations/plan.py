@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from collections.abc import Iterator
 from typing import Any
+
+import msgspec
 
 from ..errors import VaultError
 from ..model import clock
 from ..model.manifest import Meta
-from ..model.source import Database, Site
+from ..model.source import Database, Site, Skipped
+from ..policy.halves import Halves, bucket, halves
 from ..repository.repository import Repository
 from ..strategies.filestorage import Survey, Wishes
 from .catalog import Catalog
-from .create import earlier_of, refuse_overlap
+from .create import earlier_of, refuse_overlap, refused
 
 
 class NoDocuments:
@@ -27,43 +32,103 @@ class NoDocuments:
         raise NotImplementedError
 
 
-def plan(site: Site, repository: Repository | None, problem: str | None, *, full: bool = False) -> dict[str, Any]:
-    """Return the plan as the document that ``plan --json`` prints; ``problem`` says why there is no repository."""
-    return {
-        "site": site.name,
-        "databases": [_database(site, database, repository, problem, full) for database in site.databases],
-        "skipped": [{"name": one.name, "why": one.why} for one in site.skipped],
-    }
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that is copied; ``order`` counts over all databases: all storages come before any blobs."""
+
+    order: int
+    what: str
+    database: str
+    source: str
+    tool: str
+    why: str
 
 
-def _database(site: Site, database: Database, repository: Repository | None, problem: str | None, full: bool) -> dict[str, Any]:
+class Planned(msgspec.Struct, frozen=True, kw_only=True):
+    """What would be done with a database: ``left`` is what is not copied and why, ``elsewhere`` where to run when nothing is here."""
+
+    database: Database
+    method: str
+    copies_blobs: bool
+    blob_location: str | None
+    steps: list[Step]
+    left: tuple[str, ...]
+    elsewhere: str | None
+    how: str | None
+    reason: dict[str, str] | None
+    warnings: list[str]
+
+    def document(self) -> dict[str, Any]:
+        """Return what ``plan --json`` prints of it."""
+        database = self.database
+        return {
+            "name": database.name, "mount_point": database.mount_point, "backend": database.backend, "adapter": database.adapter,
+            "wrappers": list(database.wrappers), "history": database.history, "blob_mode": database.blob_mode,
+            "blob_location": self.blob_location, "copies_blobs": self.copies_blobs, "method": self.method,
+            "steps": [
+                {"order": step.order, "what": step.what, "database": step.database, "from": step.source, "tool": step.tool} for step in self.steps
+            ],
+            "how": self.how, "reason": self.reason,
+            "warnings": self.warnings + ([self.elsewhere] if self.elsewhere else []),
+        }  # fmt: skip
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What would be done with a site."""
+
+    site: str
+    databases: list[Planned]
+    skipped: tuple[Skipped, ...]
+
+    def document(self) -> dict[str, Any]:
+        """Return what ``plan --json`` prints."""
+        return {
+            "site": self.site,
+            "databases": [database.document() for database in self.databases],
+            "skipped": [{"name": one.name, "why": one.why} for one in self.skipped],
+        }
+
+
+def plan(site: Site, repository: Repository | None, problem: str | None, *, full: bool = False) -> Plan:
+    """Return the plan; ``problem`` says why there is no repository."""
+    consists = {database.name: halves(database) for database in site.databases}
+    steps = list(_steps(consists))
+    databases = [_database(site, database, consists[database.name], steps, repository, problem, full) for database in site.databases]
+    return Plan(site=site.name, databases=databases, skipped=site.skipped)
+
+
+def _steps(consists: dict[str, Halves]) -> Iterator[Step]:
+    """Yield the steps of all databases in their order."""
+    order = 0
+    for what in ("storage", "blobs"):
+        for name, one in consists.items():
+            for half in one.copied:
+                if half.what == what:
+                    order += 1
+                    yield Step(order=order, what=what, database=name, source=half.source, tool=half.tool, why=half.why)
+
+
+def _database(
+    site: Site, database: Database, consists: Halves, steps: list[Step], repository: Repository | None, problem: str | None, full: bool
+) -> Planned:
     warnings = list(database.warnings) + ([problem] if problem else [])
-    copies = database.blob_mode == "directory" and database.blob_dir is not None
-    document: dict[str, Any] = {
-        "name": database.name, "mount_point": database.mount_point, "backend": database.backend, "adapter": database.adapter,
-        "wrappers": list(database.wrappers), "history": database.history, "blob_mode": database.blob_mode,
-        "blob_location": database.blob_dir, "copies_blobs": copies, "method": "native",
-        "steps": _steps(database, copies), "how": None, "reason": None, "warnings": warnings,
-    }  # fmt: skip
-    if database.backend != "filestorage":
-        warnings.append(f"this version cannot back up {database.backend} yet")
-        return document
-    try:
-        document |= _decision(site, database, repository, full)
-    except (VaultError, OSError) as error:
-        message = error.message if isinstance(error, VaultError) else str(error)
-        warnings += [message] if message not in warnings else []
-    return document
+    how, reason = None, None
+    if refusal := refused(database):
+        warnings += [refusal.message] if not consists.elsewhere else []
+    else:
+        try:
+            how, reason = _decision(site, database, repository, full)
+        except (VaultError, OSError) as error:
+            warnings += [error.message if isinstance(error, VaultError) else str(error)]
+            warnings += [f"{database.data_fs} does not exist"] if not os.path.lexists(database.data_fs or "") else []
+    return Planned(
+        database=database, method="portable" if consists.portable else "native", copies_blobs=consists.copies_blobs,
+        blob_location=bucket(database) if "s3" in database.blob_mode else database.blob_dir,
+        steps=[step for step in steps if step.database == database.name], left=consists.left, elsewhere=consists.elsewhere,
+        how=how, reason=reason, warnings=list(dict.fromkeys(warnings)),
+    )  # fmt: skip
 
 
-def _steps(database: Database, copies: bool) -> list[dict[str, Any]]:
-    steps = [("storage", database.data_fs)] + ([("blobs", database.blob_dir)] if copies else [])
-    return [
-        {"order": n, "what": what, "database": database.name, "from": where, "tool": "zodb-vault"} for n, (what, where) in enumerate(steps, 1)
-    ] if database.backend == "filestorage" else []  # fmt: skip
-
-
-def _decision(site: Site, database: Database, repository: Repository | None, full: bool) -> dict[str, Any]:
+def _decision(site: Site, database: Database, repository: Repository | None, full: bool) -> tuple[str, dict[str, str]]:
     if repository:
         refuse_overlap(repository, [database])
     documents = repository.objects("") if repository else NoDocuments()
@@ -72,4 +137,4 @@ def _decision(site: Site, database: Database, repository: Repository | None, ful
         earlier = earlier_of(Catalog(repository, site.name), database.name) if repository else iter(())
         survey.find_base(earlier, None)
         decision = survey.decide()
-        return {"how": decision.how, "reason": {"code": decision.reason.code, "text": decision.reason.text}}
+        return decision.how, {"code": decision.reason.code, "text": decision.reason.text}

@@ -37,7 +37,7 @@ def site_of(tmp_path: Path, name: str) -> Site:
         text = path.read_text().replace("/srv/", f"{tmp_path}/srv/")
         copy.write_text(text.replace("/etc/ssl/", f"{CERTIFICATES}/").replace("client.key", "client_key.pem"))
     text = "".join(path.read_text() for path in folder.rglob("*.conf"))
-    below = {"srv/nasty/Data.fs", "srv/site/var/filestorage/Data.fs"}
+    below = {"srv/nasty/Data.fs", "srv/zlib/var/Data.fs", "srv/site/var/filestorage/Data.fs"}
     for found in {*re.findall(rf"{re.escape(str(tmp_path))}/srv/\S+", text), *(tmp_path / one for one in below)}:
         Path(found).parent.mkdir(parents=True, exist_ok=True)
     return read_site(folder / name, "plone", ENVIRONMENT, tmp_path)
@@ -91,7 +91,9 @@ def test_the_schema_of_zodb_convert_reads_what_is_written_for_every_configuratio
 # What Zope reads of these files has to be what zodb-convert reads of ours. Those missing here are refused by Zope's own schema.
 AS_ZOPE_READS_THEM = [
     "direct.conf", "instance.conf", "instance_zeo.conf", "rs_mysql.conf", "rs_oracle.conf", "rs_pg_cache.conf", "rs_pg_hf_shared.conf",
-    "pgjsonb.conf", "pgjsonb_s3.conf", "s3_direct.conf", "s3_rs.conf", "s3_zeo.conf", "three.conf", "zeo_cache_socket.conf", "zeo_shared.conf",
+    "instance_zlib.conf", "instance_zeo_shared.conf", "instance_relstorage.conf", "rs_sqlite_shared.conf", "rs_mysql_shared.conf",
+    "zeo_cache.conf", "zeo_shared_socket.conf", "s3_zlib_rs.conf", "pgjsonb.conf", "pgjsonb_s3.conf",
+    "s3_direct.conf", "s3_rs.conf", "s3_zeo.conf", "three.conf", "zeo_cache_socket.conf", "zeo_shared.conf",
 ]  # fmt: skip
 
 
@@ -119,7 +121,8 @@ def test_data_dir_and_a_section_closed_with_its_name_are_written_as_their_packag
     assert f"\n    data-dir {tmp_path}/srv/rs/sqlite\n" in text
     assert "  data_dir" not in text
     assert "page_size 8192" in text
-    site = site_of(tmp_path, "zeoserver.conf")
+    section = f"<blobstorage 1>\nblob-dir {tmp_path}/b\n<filestorage 1>\npath {tmp_path}/Data.fs\n</filestorage>\n</blobstorage>"
+    site = one_storage(tmp_path, section)
     assert "<blobstorage source>\n" in (text := generated(tmp_path, site, site.databases[0], "export"))
     assert "\n  <filestorage 1>\n" in text
     site = site_of(tmp_path, "convert_zeo.conf")
@@ -139,6 +142,15 @@ def one_storage(tmp_path: Path, section: str, head: str = "", **environment: str
     file = tmp_path / "zope.conf"
     file.write_text(f"{head}\n<zodb_db main>\nmount-point /\n{section}\n</zodb_db>\n")
     return read_site(file, "plone", environment, tmp_path)
+
+
+def test_a_replication_is_left_out_and_its_package_is_not_needed(tmp_path: Path) -> None:
+    site = site_of(tmp_path, "zeoserver_zrs.conf")
+    for direction, role in (("export", "source"), ("import", "destination")):
+        text = generated(tmp_path, site, site.databases[0], direction)
+        assert f"<filestorage {role}>" in text
+        assert not re.search("zrs|replicate|keep-alive", text.partition("%import")[2] or text.rpartition("#")[2])
+        assert getattr(parsed(text), role).config.blob_dir == f"{tmp_path}/srv/plone/var/blobstorage"
 
 
 def test_only_the_source_is_opened_for_reading_and_neither_is_ever_emptied(tmp_path: Path) -> None:
@@ -215,6 +227,7 @@ def test_what_zodb_convert_does_wrong_stands_in_the_file_and_in_the_warnings(tmp
     assert "loses every blob" in warned("pgjsonb_s3.conf", "export")
     assert "refuses <s3blobstorage>" in warned("s3_rs.conf", "export")
     assert "new TID" in warned("s3_direct.conf", "import")
+    assert "needs <zlibstorage>" in warned("zeo_zlib.conf", "export")
     assert "only the current revision" in warned("rs_pg_hf_cache.conf", "export")
     assert [warned(name, "export") for name in ("direct.conf", "rs_pg_cache.conf", "zeo_shared.conf")] == ["", "", ""]
     assert [warned(name, "import") for name in ("direct.conf", "pgjsonb.conf", "rs_pg_hf_cache.conf")] == ["", "", ""]

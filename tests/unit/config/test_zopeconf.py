@@ -12,7 +12,7 @@ import pytest
 from zodb_vault.config import storages
 from zodb_vault.config.zopeconf import read_site, read_zeo_conf, read_zope_conf
 from zodb_vault.errors import ConfigurationError
-from zodb_vault.model.source import Database, Secret, Site, Skipped, masked
+from zodb_vault.model.source import Database, Secret, Site, masked
 
 CONFIGS = Path(__file__).parents[2] / "data" / "configs"
 SECRETS = ("hunter2", "HUNTER2")
@@ -24,22 +24,33 @@ ONE_DATABASE = {
         "filestorage", None, ("blobstorage",), "directory", "/srv/plone/var/blobstorage", "/srv/plone/var/filestorage/Data.fs", True,
     ),
     "instance_zeo.conf": ("zeo", None, (), "server", "/srv/plone/var/blobcache", None, None),
-    "zeoserver.conf": (
-        "filestorage", None, ("blobstorage",), "directory", "/srv/plone/var/blobstorage", "/srv/plone/var/filestorage/Data.fs", True,
+    "instance_zlib.conf": (
+        "filestorage", None, ("blobstorage", "zlibstorage"), "directory", "/srv/plone/var/blobstorage", "/srv/plone/var/filestorage/Data.fs", True,
     ),
+    "instance_zeo_shared.conf": ("zeo", None, (), "directory", "/srv/plone/var/blobstorage", None, None),
+    "instance_relstorage.conf": ("relstorage", "postgresql", (), "database", "/srv/plone/var/blobcache", None, False),
+    "zeoserver.conf": ("filestorage", None, (), "directory", "/srv/plone/var/blobstorage", "/srv/plone/var/filestorage/Data.fs", True),
+    "zeoserver_zrs.conf": ("filestorage", None, ("zrs",), "directory", "/srv/plone/var/blobstorage", "/srv/plone/var/filestorage/Data.fs", True),
+    "zeo_zlib.conf": ("filestorage", None, ("serverzlibstorage",), "directory", "/srv/zlib/var/blobs", "/srv/zlib/var/Data.fs", True),
     "rs_pg_cache.conf": ("relstorage", "postgresql", (), "database", "/srv/rs/blobs", None, True),
     "rs_pg_shared.conf": ("relstorage", "postgresql", (), "directory", "/srv/rs/blobs", None, True),
     "rs_pg_hf_cache.conf": ("relstorage", "postgresql", (), "database", "/srv/rs/blobs", None, False),
     "rs_pg_hf_shared.conf": ("relstorage", "postgresql", (), "directory", "/srv/rs/blobs", None, False),
     "rs_sqlite.conf": ("relstorage", "sqlite3", (), "database", "/srv/rs/blobs", None, True),
+    "rs_sqlite_shared.conf": ("relstorage", "sqlite3", (), "directory", "/srv/rs/blobs", None, False),
+    "rs_mysql_shared.conf": ("relstorage", "mysql", (), "directory", "/srv/rs/blobs", None, False),
+    "rs_oracle_shared.conf": ("relstorage", "oracle", (), "directory", "/srv/rs/blobs", None, True),
     "rs_mysql.conf": ("relstorage", "mysql", (), "database", "/srv/rs/blobs", None, True),
     "rs_oracle.conf": ("relstorage", "oracle", (), "none", None, None, True),
     "zeo_shared.conf": ("zeo", None, (), "directory", "/srv/shared/blobs", None, None),
+    "zeo_shared_socket.conf": ("zeo", None, (), "directory", "/srv/shared/blobs", None, None),
+    "zeo_cache.conf": ("zeo", None, (), "server", "/srv/client/blobcache", None, None),
     "zeo_cache_socket.conf": ("zeo", None, (), "server", "/srv/client/blobcache", None, None),
     "pgjsonb.conf": ("pgjsonb", "postgresql", (), "database", None, None, False),
     "pgjsonb_s3.conf": ("pgjsonb", "postgresql", (), "database+s3", None, None, True),
     "s3_direct.conf": ("filestorage", None, ("s3blobs",), "s3", None, "/srv/s3/Data.fs", True),
     "s3_rs.conf": ("relstorage", "postgresql", ("s3blobs",), "s3", "/srv/s3/rsblobs", None, True),
+    "s3_zlib_rs.conf": ("relstorage", "postgresql", ("s3blobs", "zlibstorage"), "s3", None, None, False),
     "s3_zeo.conf": ("zeo", None, ("s3blobs",), "s3", None, None, None),
     "convert_zeo.conf": ("zeo", None, (), "server", "/srv/client/blobcache", None, None),
     "nasty.conf": ("filestorage", None, ("blobstorage", "zlibstorage"), "directory", "/srv/nasty/blobs-live", "/srv/nasty/Data.fs", True),
@@ -212,6 +223,23 @@ def test_relative_paths_are_taken_from_the_instance_home(tmp_path: Path, head: s
     database = read_zope_conf(file, "plone", {}).databases[0]
     assert database.data_fs == "/inst/var/Data.fs"
     assert f"it is taken from /inst ({reason})" in database.warnings[0]
+
+
+def test_a_relative_path_of_a_zeo_server_is_taken_from_where_its_runner_goes() -> None:
+    database = read("zeo_zlib.conf").databases[0]
+    assert "path is the relative path var/Data.fs: it is taken from /srv/zlib (directory of <runner>)" in database.warnings
+
+
+def test_a_file_that_is_only_in_the_working_directory_is_pointed_out(tmp_path: Path) -> None:
+    file = write(tmp_path / "zope.conf", f"instancehome {tmp_path}/inst\n<zodb_db main>\n<filestorage>\npath Data.fs\n</filestorage>\n</zodb_db>\n")
+    assert "but in" not in read_site(file, "plone", {}, tmp_path).databases[0].warnings[0]
+    write(tmp_path / "Data.fs", "")
+    database = read_site(file, "plone", {}, tmp_path).databases[0]
+    assert database.data_fs == f"{tmp_path}/inst/Data.fs"
+    assert f"it does not exist there, but in the working directory {tmp_path}" in database.warnings[0]
+    (tmp_path / "inst").mkdir()
+    write(tmp_path / "inst" / "Data.fs", "")
+    assert "but in" not in read_site(file, "plone", {}, tmp_path).databases[0].warnings[0]
 
 
 def test_home_directory_and_trailing_slash(tmp_path: Path) -> None:
@@ -420,28 +448,55 @@ def test_a_file_without_databases(tmp_path: Path) -> None:
         read_site(write(tmp_path / "z", "<environment>\nA b\n</environment>\n"), "plone", {})
 
 
-def test_another_package_can_register_a_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Entry:
-        value = "odd:storage"
+PACKAGE = """
+from zodb_vault.model.source import Database, Skipped
 
-        def load(self) -> storages.Reader:
-            return lambda section, around: Skipped(around.name, section.required("why"))
-
-    def entry_points(*, group: str, name: str) -> list[Entry]:
-        return [Entry()] if (group, name) == ("zodb_vault.backends", "odd") else []
-
-    monkeypatch.setattr("importlib.metadata.entry_points", entry_points)
-    site = read_site(write(tmp_path / "z", "<odd>\nwhy because\n</odd>"), "plone", {})
-    assert site.skipped == (Skipped("main", "because"),)
+def storage(section, around):
+    if section.text("fail"):
+        raise RuntimeError(section.text("password"))
+    if section.text("nothing"):
+        return None
+    path = around.path(section, "path")
+    return Database(name=around.name, backend="filestorage", data_fs=path, blob_mode="none", history=True, options=around.all_options(section))
+"""
 
 
-def test_a_registered_storage_that_cannot_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Entry:
-        value = "odd:storage"
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package as pip leaves it, which registers <tinystorage> and <brokenstorage>."""
+    site = tmp_path / "site-packages"
+    (site / "tiny_storage-1.0.dist-info").mkdir(parents=True)
+    write(site / "tiny_storage.py", PACKAGE)
+    write(site / "tiny_storage-1.0.dist-info" / "METADATA", "Metadata-Version: 2.1\nName: tiny-storage\nVersion: 1.0\n")
+    write(
+        site / "tiny_storage-1.0.dist-info" / "entry_points.txt",
+        f"[{storages.ENTRY_POINTS}]\ntinystorage = tiny_storage:storage\nbrokenstorage = tiny_storage:absent\nodd = no_such_module:x\n",
+    )
+    monkeypatch.syspath_prepend(site)
+    return site
 
-        def load(self) -> storages.Reader:
-            raise ImportError("no module")
 
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group, name: [Entry()])
-    with pytest.raises(ConfigurationError, match="odd:storage"):
-        read_site(write(tmp_path / "z", "<odd/>"), "plone", {})
+@pytest.mark.usefixtures("installed")
+def test_another_package_can_register_a_storage(tmp_path: Path) -> None:
+    database = storage(tmp_path, "<zlibstorage>\n<tinystorage>\npath var/Data.fs\npassword hunter2\n</tinystorage>\n</zlibstorage>")
+    assert (database.backend, database.data_fs, database.wrappers) == ("filestorage", f"{tmp_path}/var/Data.fs", ("zlibstorage",))
+    assert masked(database.options)["password"] == "***"
+    # on its own, where only the type tells that it is a storage
+    site = read_site(write(tmp_path / "z", "<tinystorage>\npath /x\n</tinystorage>"), "plone", {}, tmp_path)
+    assert [one.data_fs for one in site.databases] == ["/x"]
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ("<brokenstorage/>", "tiny_storage:absent, registered for <brokenstorage>, cannot be imported"),
+        ("<odd/>", "no_such_module:x, registered for <odd>, cannot be imported (ModuleNotFoundError)"),
+        ("<tinystorage>\nfail yes\npassword hunter2\n</tinystorage>", "tiny_storage:storage, registered for <tinystorage>, failed (RuntimeError)"),
+        ("<tinystorage>\nnothing yes\n</tinystorage>", "returned neither a Database nor a Skipped"),
+    ],
+)
+def test_a_mistake_of_the_other_package_is_an_error_that_names_it(tmp_path: Path, section: str, words: str) -> None:
+    error = refused(tmp_path, section)
+    assert words in str(error)
+    assert "hunter2" not in f"{error} {error.hint} {error.__cause__!r}"

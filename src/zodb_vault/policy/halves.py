@@ -1,0 +1,176 @@
+"""Decide which halves of a database are copied, from where, with which tool and why, and what is left where it is.
+
+This is the table of backends and blob modes: the storage half first, the blobs last. It goes by what is configured; nothing is
+opened or looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from ..model.source import Database, masked
+
+HIDDEN = "***"
+OURS = "zodb-vault"
+
+
+class Half(NamedTuple):
+    """One half that is copied: ``source`` is where it lies, as it may be shown."""
+
+    what: Literal["storage", "blobs"]
+    source: str
+    tool: str
+    why: str
+
+
+class Halves(NamedTuple):
+    """What is copied of a database, in this order; what is not, each with the reason; and, if the storage is elsewhere, where."""
+
+    copied: tuple[Half, ...]
+    left: tuple[str, ...] = ()
+    elsewhere: str | None = None
+    portable: bool = False
+
+    @property
+    def copies_blobs(self) -> bool:
+        """Tell whether the blobs are a half of their own."""
+        return any(half.what == "blobs" for half in self.copied)
+
+
+def halves(database: Database) -> Halves:
+    """Return what a backup of a database consists of."""
+    storage = STORAGES.get(database.backend, _unknown)(database)
+    blobs = _blobs(database)
+    return storage._replace(copied=storage.copied + blobs.copied, left=storage.left + blobs.left)
+
+
+# The storage
+
+
+def _filestorage(database: Database) -> Halves:
+    why = "a FileStorage keeps all its transactions in this file; the finished ones are read while the site runs"
+    return Halves((Half("storage", database.data_fs or "", OURS, why),))
+
+
+def _relstorage(database: Database) -> Halves:
+    source, options = _place(database), masked(database.options)
+    why, cache = f"RelStorage keeps its objects in this database; {SNAPSHOT}", options.get("cache-local-dir")
+    left = (f"{cache}: cache-local-dir is a cache of objects that are in the database",) if cache else ()
+    if database.adapter == "oracle":
+        why = "Oracle has no dump that could be restored everywhere: its transactions are copied one by one into a FileStorage"
+    return Halves((Half("storage", source, DUMPS.get(database.adapter or "", OURS), why),), left, portable=database.adapter == "oracle")
+
+
+def _pgjsonb(database: Database) -> Halves:
+    return Halves((Half("storage", _place(database), "pg_dump", f"zodb-pgjsonb keeps its objects in this database; {SNAPSHOT}"),))
+
+
+def _zeo(database: Database) -> Halves:
+    servers = " or ".join(_lines(database, "server")) or "the server"
+    left = tuple(f"{path}: the persistent cache of this client" for path in _client_caches(database))
+    here = "only a half of it" if database.blob_mode in ("directory", "s3") else "nothing authoritative"
+    elsewhere = (
+        f"{here} is here: this is a client of the ZEO server {servers}, which keeps the storage. "
+        "Run zodb-vault on that server, with --zeo-conf and the zeo.conf it runs with, or with --data-fs and --blob-dir"
+    )
+    return Halves((), left, elsewhere)
+
+
+def _client_caches(database: Database) -> list[str]:
+    """Return the file of the persistent cache as ZEO names it, if the client has one."""
+    options = masked(database.options)
+    if client := options.get("client"):
+        return [f"{options.get('var', '.')}/{client}-{options.get('storage', '1')}.zec"]
+    return [path for path in [options.get("cache-path")] if path]
+
+
+def _unknown(database: Database) -> Halves:
+    return Halves((), (f"the storage: nothing here knows how {database.backend} is copied",))
+
+
+SNAPSHOT = "a dump shows it as it is at one moment, while the site runs"
+STORAGES = {"filestorage": _filestorage, "relstorage": _relstorage, "pgjsonb": _pgjsonb, "zeo": _zeo}
+DUMPS = {"postgresql": "pg_dump", "sqlite3": "sqlite3", "mysql": "mariadb-dump", "oracle": "zodb-convert"}
+
+
+def _place(database: Database) -> str:
+    """Return how messages call a database in a database server, no password in it."""
+    options = masked(database.options)
+    if database.adapter == "sqlite3":
+        return options.get("sqlite3.data-dir", "")
+    if database.adapter == "mysql":
+        host = options.get("mysql.unix_socket") or options.get("mysql.host") or "localhost"
+        return f"MySQL {options.get('mysql.db', '')} at {host}{f':{port}' if (port := options.get('mysql.port')) else ''}"
+    dsn = options.get("dsn" if database.backend == "pgjsonb" else f"{database.adapter}.dsn", "")
+    name = {"postgresql": "PostgreSQL", "oracle": "Oracle"}.get(database.adapter or "", "the database")
+    return name if dsn in ("", HIDDEN) else f"{name} {dsn}"
+
+
+# The blobs
+
+
+def _blobs(database: Database) -> Halves:
+    return BLOBS.get(database.blob_mode, _no_blobs)(database)
+
+
+def _directory(database: Database) -> Halves:
+    if database.backend == "filestorage":
+        why = "the blobs of a FileStorage are in this directory, and nowhere else"
+    else:
+        why = "shared-blob-dir is on: the blobs are in this directory, and nowhere else"
+    return Halves((Half("blobs", database.blob_dir or "", OURS, f"{why}; copied last, since the storage half refers to them"),))
+
+
+def _in_database(database: Database) -> Halves:
+    if database.backend == "pgjsonb":
+        return Halves((), (f"{_cache(database, 'blob-cache-dir')}zodb-pgjsonb keeps blobs in rows of the database, so they are in its dump",))
+    off = "shared-blob-dir is off, so this directory is a cache: the blobs are in the database, and in its dump"
+    return Halves((), (f"{database.blob_dir}: {off}",))
+
+
+def _at_server(database: Database) -> Halves:
+    if database.blob_dir is None:
+        return Halves((), ("blobs: this client has no blob-dir",))
+    return Halves((), (f"{database.blob_dir}: shared-blob-dir is off, so this directory is a cache: the blobs are at the server",))
+
+
+def _in_bucket(database: Database) -> Halves:
+    """Return the objects of the wrapper's bucket, or of the bucket that zodb-pgjsonb puts its large blobs into."""
+    tiered = database.blob_mode == "database+s3"
+    why = "small blobs are in the dump, large ones are objects in this bucket" if tiered else "<s3blobstorage> keeps the blobs in this bucket"
+    half = Half("blobs", bucket(database), OURS, f"{why}; those that the storage half refers to are copied, last")
+    cache = _cache(database, "blob-cache-dir" if tiered else "s3blobstorage.cache-dir")
+    left = [f"{cache}a cache of what is in the bucket"] if cache else []
+    if database.blob_dir is not None:
+        left.append(f"{database.blob_dir}: new blobs go to the bucket, not to this directory")
+    return Halves((half,), tuple(left))
+
+
+def bucket(database: Database) -> str:
+    """Return the bucket of a database whose blobs are in S3, with the prefix of its objects."""
+    options = masked(database.options)
+    keys = ("s3-bucket-name", "s3-prefix") if database.blob_mode == "database+s3" else ("s3blobstorage.bucket-name", "s3blobstorage.s3-prefix")
+    return f"s3://{'/'.join(filter(None, map(options.get, keys)))}"
+
+
+def _no_blobs(database: Database) -> Halves:
+    if database.backend == "filestorage":
+        return Halves((), ("blobs: no blob directory is configured; if the storage refers to any after all, a backup is refused",))
+    return Halves((), ("blobs: no blob-dir is configured; those in the database, if there are any, are in its dump",))
+
+
+BLOBS = {
+    "directory": _directory, "database": _in_database, "database+s3": _in_bucket, "s3": _in_bucket, "server": _at_server, "none": _no_blobs,
+}  # fmt: skip
+
+
+def _cache(database: Database, key: str) -> str:
+    """Return the beginning of a sentence about a cache directory, empty when none is configured."""
+    directory = masked(database.options).get(key)
+    return f"{directory}: " if directory else ""
+
+
+def _lines(database: Database, key: str) -> list[str]:
+    options: Mapping[str, str] = masked(database.options)
+    return [line for line in options.get(key, "").split("\n") if line]
