@@ -63,7 +63,8 @@ def command(
     if abort_ or discard_kept:
         return _old_state(context, site, discard_kept, databases, as_json)
     options = Options(
-        backup=id, request=request_of(tid, before_tid, _moment(context, at)), databases=databases, output=output, only=only,
+        backup=id, request=request_of(tid, before_tid, _moment(context, at)), databases=databases, output=output,
+        elsewhere=target is not None, only=only,
         allow_incomplete=flags["allow_incomplete"], safety_backup=not flags["no_safety_backup"], replace_blobs=flags["replace_blobs"],
     )  # fmt: skip
     wanted = plan(context.repository, context.site_name, site, options)
@@ -208,10 +209,17 @@ def _print(context: Context, done: Restored) -> None:
 def _document(wanted: Plan, done: Restored | None = None) -> dict[str, Any]:
     """Return the document of a restore, or of a plan of which nothing was done yet."""
     return {
-        "id": wanted.target.backup.manifest.id, "target": str(wanted.steps[0].place.data_fs.parent) if wanted.steps else None,
+        "id": wanted.target.backup.manifest.id, "target": _target(wanted),
         "databases": [
             {"name": step.cut.entry.name, "last_tid": step.cut.last_tid, "dropped_transactions": step.dropped} for step in wanted.steps
         ],
         "kept": done.kept if done else [], "caches": [], "safety_backup": done.safety_backup if done else None,
         "notes": done.notes if done else [],
     }  # fmt: skip
+
+
+def _target(wanted: Plan) -> str | None:
+    """Return the directory that was named, else that of the (first) Data.fs."""
+    if wanted.options.output is not None:
+        return str(wanted.options.output.absolute())
+    return str(wanted.steps[0].place.data_fs.parent) if wanted.steps else None

@@ -5,6 +5,7 @@ Databases are what the ``<zodb_db>`` or ``<zodb>`` sections hold; in a file with
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -151,9 +152,24 @@ def _site(file: Path, site_name: str, tree: Tree, found: list[Found], environmen
             skipped.append(result)
         else:
             databases.append(_finished(result, one, around, _server(tree.root, around)))
+    if shared := _shared(databases, {one.name: one.section.where for one in found}):
+        issues += shared
+        hints.append("give every database a Data.fs and a blob directory of its own: a pack of one removes the blobs of the other")
     if issues:
         raise ConfigurationError(issues, "\n".join(dict.fromkeys(filter(None, hints))))
     return Site(name=site_name, config=str(file), databases=tuple(databases), skipped=tuple(skipped))
+
+
+def _shared(databases: list[Database], places: Mapping[str, str]) -> list[str]:
+    """Return what two databases share by mistake: a Data.fs, or a directory that holds all blobs of both, by whatever path."""
+    issues: list[str] = []
+    first: dict[str, str] = {}
+    for one in databases:
+        blobs = one.blob_dir if one.blob_mode == "directory" else None
+        for what, path in (("Data.fs", one.data_fs), ("blob directory", blobs)):
+            if path and (other := first.setdefault(os.path.realpath(path), one.name)) != one.name:
+                issues.append(f"{places[one.name]}: the databases {other} and {one.name} have the same {what} {path}")
+    return issues
 
 
 def _skipped_target(one: Found, found: list[Found]) -> Skipped | None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import platform
 import socket
+import time
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 from .. import __version__
 from ..errors import ConfigurationError, InUse, NothingToBackUp, SourceChanged, UsageError, VaultError, WrongSource
 from ..model import clock
-from ..model.manifest import DatabaseEntry, Line, Manifest, Marker, Origin, Stored, Trigger
+from ..model.manifest import DatabaseEntry, Line, Manifest, Marker, Origin, Reason, Stored, Trigger
 from ..model.source import Database, Site
 from ..policy.continuity import Decision, next_line
 from ..policy.halves import halves
@@ -29,7 +30,10 @@ from ..strategies.filestorage import FileStorageCapture, MissingRows, Resumed, W
 from .catalog import Backup, Catalog, raw_size, stored_size
 
 ATTEMPTS: Final = 4
-STILL_PASSES: Final = 5
+# Commits that go on all the time leave gaps between them: the site is looked at again after these seconds.
+STILL_PAUSES: Final = (0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.13, 0.21, 0.34, 0.55)
+# What a backup is then that uses nothing of an earlier one.
+APART: Final = ("forced", "new-history", "parent-missing")
 NOTE_BYTES: Final = 1 << 30
 
 
@@ -184,12 +188,13 @@ class _Creation:
         stale = self._stale_marker()
         wishes = Wishes(
             forced=self.options.full, storage=self.options.only != "blobs", blobs=self.options.only != "storage",
-            allow_missing=self.options.allow_missing, restored=self._restored(), workers=self.options.workers,
+            allow_missing=self.options.allow_missing, workers=self.options.workers,
         )  # fmt: skip
         with contextlib.ExitStack() as stack:
             captures = []
             for database in self.databases:
-                capture = FileStorageCapture(database, self.objects, wishes, self.now)
+                restored = msgspec.structs.replace(wishes, restored=self._restored(database.name))
+                capture = FileStorageCapture(database, self.objects, restored, self.now)
                 stack.callback(capture.close)
                 capture.find_base(self._earlier(database.name), self._resumed(database.name, stale))
                 captures.append(capture)
@@ -197,10 +202,10 @@ class _Creation:
             decisions = [capture.decide() for capture in captures]
             # the newest one is the last: what the line goes on from
             uses = sorted({one.id for capture in captures for one in capture.uses})
-            self._check_source(decisions, uses)
-            if self.options.skip_unchanged and uses and all(d.reason.code == "unchanged" for d in decisions):
+            self._check_source(_starting(captures))
+            if self.options.skip_unchanged and uses and all(d.reason.code == "unchanged" for d in decisions) and not self._taken_out():
                 return Created(manifest=self.catalog.backup(uses[-1]).manifest, skipped=True, missing={}, findings=[])
-            return self._copy(captures, decisions, cuts, uses, stale)
+            return self._copy(captures, cuts, uses, stale)
 
     # what there is
 
@@ -230,42 +235,68 @@ class _Creation:
         parent = next((one for one in self._earlier(database) if one.id == stored.parent), None)
         return Resumed(stored, parent) if parent or stored.parent is None else None
 
-    def _restored(self) -> bool:
-        """Tell whether a restore into the site was noted after its newest backup, to another state than this backup's own."""
+    def _restored(self, database: str) -> bool:
+        """Tell whether a restore into the site was noted after its newest backup, to another state of a database than this backup's own."""
         newest = next(self._parents(), None)
-        if newest is None:
-            return False
-        notes = [label.value for label in self.catalog.labels_since(newest.manifest.created_at) if label.fact == "restored"]
-        last = max(notes, key=lambda note: note["at"], default=None)
-        return last is not None and [last["tid"]] != [entry.last_tid for entry in newest.manifest.databases]
+        entry = next((one for one in newest.manifest.databases if one.name == database), None) if newest else None
+        notes = [(note["at"], note.get("databases", {database: note["tid"]})) for note in self._restore_notes]
+        last = max(((at, tids[database]) for at, tids in notes if database in tids), default=None)
+        return entry is not None and last is not None and last[1] != entry.last_tid
+
+    @cached_property
+    def _restore_notes(self) -> list[dict[str, Any]]:
+        newest = next(self._parents(), None)
+        labels = self.catalog.labels_since(newest.manifest.created_at) if newest else ()
+        return [label.value for label in labels if label.fact == "restored"]
+
+    def _taken_out(self) -> list[str]:
+        """Return what to say of databases that the newest backup holds and the site does not have any more."""
+        newest = next(self._parents(), None)
+        if newest is None or self.options.trigger == "safety" or self._contents() != "all":
+            return []
+        ours = {database.name for database in self.databases}
+        gone = [entry.name for entry in newest.manifest.databases if entry.name not in ours]
+        return [f"the database {name} of backup {newest.manifest.id} is not in the configuration any more, and not in this backup" for name in gone]
 
     # deciding
 
     def _still(self, captures: list[FileStorageCapture]) -> Literal["still", "moving"]:
-        """Take all cuts again until no end moved between two passes and nobody stands between vote and finish."""
+        """Take all cuts again until no end moved between two passes and nobody stands between vote and finish.
+
+        Raise SourceChanged when a pack has put another file in the place of one: what was committed since is in that.
+        """
         if len(captures) == 1:
             return "still"
-        for _ in range(STILL_PASSES):
-            moved = [capture.cut.extend() for capture in captures]
-            if not any(moved) and all(capture.cut.state != "voted" for capture in captures):
+        for pause in STILL_PAUSES:
+            time.sleep(pause)
+            _moved(captures)
+            if not _moved(captures) and all(capture.cut.state != "voted" for capture in captures):
                 return "still"
         return "moving"
 
-    def _check_source(self, decisions: list[Decision], uses: list[str]) -> None:
+    def _check_source(self, starting: list[Decision]) -> None:
+        """Raise WrongSource when what the site was backed up from lies elsewhere now and has gone another way; databases may come and go."""
         parent = next(self._parents(), None)
         if parent is None or self.options.trigger == "safety":
             return
-        origin, ours = parent.manifest.source, self._origin()
-        if (origin.machine, origin.paths) == (ours.machine, ours.paths):
+        origin = parent.manifest.source
+        before = dict(zip((entry.name for entry in parent.manifest.databases), origin.paths, strict=False))
+        known = [database for database in self.databases if database.name in before]
+        stranger = not any(database.name in before for database in self.site.databases)
+        moved = [one for one in known if (origin.machine, before[one.name]) != (machine(), str(one.data_fs))]
+        if not moved and not stranger:
             return
-        before = f"{', '.join(origin.paths)} on {origin.machine}"
-        where = f"{', '.join(ours.paths)} on machine {ours.machine}, backups of {self.site.name} came from {before}"
-        if any(decision.starts_line for decision in decisions) and not self.options.take_over:
+        ours = self._origin()
+        came = f"backups of {self.site.name} came from {', '.join(origin.paths)} on {origin.machine}"
+        where = f"{', '.join(ours.paths)} on machine {ours.machine}, {came}"
+        if stranger:
+            where += f", and none of its databases ({', '.join(before)}) is called {' or '.join(one.name for one in self.site.databases)}"
+        if (starting or stranger) and not self.options.take_over:
             raise WrongSource(
-                f"this is another source: {where}, and its content does not continue the newest backup",
+                f"this is another source: {where}" + ("" if stranger else ", and its content does not continue the newest backup"),
                 "check --site and the paths; `--take-over` says that this is the site from now on",
             )
-        self.progress.note(f"the site moved: {where}; its content continues the newest backup")
+        self.progress.note(f"the site moved: {where}" + ("" if stranger else "; its content continues the newest backup"))
 
     def _origin(self) -> Origin:
         return Origin(machine=machine(), config=self.site.config, paths=[str(database.data_fs) for database in self.databases])
@@ -273,15 +304,14 @@ class _Creation:
     # copying
 
     def _copy(
-        self, captures: list[FileStorageCapture], decisions: list[Decision], cuts: Literal["still", "moving"], uses: list[str],
-        stale: tuple[Marker, bytes] | None,
-    ) -> Created:  # fmt: skip
+        self, captures: list[FileStorageCapture], cuts: Literal["still", "moving"], uses: list[str], stale: tuple[Marker, bytes] | None
+    ) -> Created:
         run = Run.start(self.repository.store, self.site.name, "create", self.id, uses, stale)
         try:
             self.begun(self.id)
             self._require(uses)
-            self._capture(captures, _Keeper(run))
-            created = self._commit(captures, decisions, cuts, uses, run)
+            self._capture(captures, cuts, _Keeper(run))
+            created = self._commit(captures, cuts, uses, run)
         except BaseException:
             _give_up(run, captures)
             raise
@@ -294,9 +324,12 @@ class _Creation:
         if gone:
             raise SourceChanged(f"the backup {', '.join(gone)} that this one would continue has just been deleted")
 
-    def _capture(self, captures: list[FileStorageCapture], keeper: _Keeper) -> None:
+    def _capture(self, captures: list[FileStorageCapture], cuts: Literal["still", "moving"], keeper: _Keeper) -> None:
         for capture in captures:
             capture.begin(self.objects, keeper, self.progress)
+            if cuts == "moving":
+                capture.warnings.append("the databases were never still together: a commit to several of them may be in one of them only")
+        captures[0].findings += self._taken_out()
         for capture in captures:
             self.progress.begin("storage", capture.cut.end - capture.base.end)
             capture.copy_storage()
@@ -304,12 +337,10 @@ class _Creation:
             self.progress.begin("blobs", None)
             capture.copy_blobs()
 
-    def _commit(
-        self, captures: list[FileStorageCapture], decisions: list[Decision], cuts: Literal["still", "moving"], uses: list[str], run: Run
-    ) -> Created:
+    def _commit(self, captures: list[FileStorageCapture], cuts: Literal["still", "moving"], uses: list[str], run: Run) -> Created:
         entries = [capture.entry() for capture in captures]
         missing = {entry.name: self._missing(entry) for entry in entries}
-        manifest = self._manifest(entries, decisions, cuts, uses, complete=not self._unaccepted(missing))
+        manifest = self._manifest(entries, captures, cuts, uses, complete=not self._unaccepted(missing))
         for fact in ("name", "note"):
             if value := getattr(self.options, fact):
                 self.repository.add_label(self.site.name, self.id, fact, value, self.catalog.listing)
@@ -332,15 +363,16 @@ class _Creation:
         return any((name, row[0], row[1]) not in accepted for name, rows in missing.items() for row in rows)
 
     def _manifest(
-        self, entries: list[DatabaseEntry], decisions: list[Decision], cuts: Literal["still", "moving"], uses: list[str], *, complete: bool
-    ) -> Manifest:
-        decision = _main(decisions)
-        parent = uses[-1] if uses and decision.reason.code not in ("forced", "new-history", "parent-missing") else None
+        self, entries: list[DatabaseEntry], captures: list[FileStorageCapture], cuts: Literal["still", "moving"], uses: list[str],
+        *, complete: bool,
+    ) -> Manifest:  # fmt: skip
+        decisions = [capture.decision for capture in captures]
+        parent = uses[-1] if uses and any(decision.reason.code not in APART for decision in decisions) else None
         return Manifest(
             id=self.id, site=self.site.name, repository=self.repository.info.id,
             created_at=clock.iso(self.now), finished_at=clock.iso(clock.now()), trigger=self.options.trigger,
-            contents=self._contents(), how="full" if any(d.how == "full" for d in decisions) else "incremental", reason=decision.reason,
-            parent=parent, line=self._line(decisions, uses), status="complete" if complete else "incomplete", cuts=cuts,
+            contents=self._contents(), how="full" if any(d.how == "full" for d in decisions) else "incremental", reason=_main(captures),
+            parent=parent, line=self._line(_starting(captures), uses), status="complete" if complete else "incomplete", cuts=cuts,
             source=self._origin(), software=software(), seen=self.catalog.listing.backups, databases=entries,
             added=self.objects.written, recovery=self.repository.info.recovery,
         )  # fmt: skip
@@ -351,10 +383,9 @@ class _Creation:
         chosen = [database.name for database in self.databases]
         return "all" if len(chosen) == len(self.site.databases) else chosen
 
-    def _line(self, decisions: list[Decision], uses: list[str]) -> list[Line]:
+    def _line(self, starting: list[Decision], uses: list[str]) -> list[Line]:
         if not uses:
             return [Line(self.id, None)]
-        starting = [decision for decision in decisions if decision.starts_line]
         parent_line = self.catalog.backup(uses[-1]).manifest.line
         if not starting:
             return parent_line
@@ -390,10 +421,28 @@ def _give_up(run: Run, captures: list[FileStorageCapture]) -> None:
             run.finish()
 
 
-def _main(decisions: list[Decision]) -> Decision:
-    """Return the decision that says most: of several databases the first that is not simply going on."""
+def _moved(captures: list[FileStorageCapture]) -> bool:
+    """Take every cut again, one right after the other, and tell whether one moved; raise SourceChanged when a file is another one now."""
+    moved = [capture.cut.extend() for capture in captures]
+    for capture in captures:
+        if capture.file.replaced():
+            raise SourceChanged(f"{capture.file.path} was packed while the cuts of the databases were taken")
+    return any(moved)
+
+
+def _starting(captures: list[FileStorageCapture]) -> list[Decision]:
+    """Return the decisions that start a line of the site: a database that no backup knows has left nothing behind."""
+    return [capture.decision for capture in captures if capture.decision.starts_line and capture.newest is not None]
+
+
+def _main(captures: list[FileStorageCapture]) -> Reason:
+    """Return the reason that says most: of several databases the first that is not simply going on, with its name."""
     plain = ("unchanged", "continued")
-    return next((d for d in decisions if d.reason.code not in plain), next((d for d in decisions if d.reason.code == "continued"), decisions[0]))
+    telling = [one for one in captures if one.decision.reason.code not in plain]
+    grown = [one for one in captures if one.decision.reason.code == "continued"]
+    chosen = [*telling, *grown, *captures][0]
+    reason = chosen.decision.reason
+    return reason if len(captures) == 1 else Reason(reason.code, f"{chosen.database.name}: {reason.text}")
 
 
 def machine() -> str:

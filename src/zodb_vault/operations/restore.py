@@ -30,7 +30,7 @@ from ..strategies.standing import newest_common
 from . import journal as journals
 from .catalog import Catalog
 from .create import Options as CreateOptions
-from .create import create
+from .create import create, machine, parents
 from .journal import Journal
 from .switch import KEPT_PREFIX, Place, Switch, make_directories_like_parent, place_of, replaced_name, require_owner
 from .targets import Cut, Target, resolve
@@ -38,12 +38,13 @@ from .undo import kept_paths
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What a user asks of one restore; without ``output`` it goes into the site itself."""
+    """What a user asks of one restore; without ``output`` it goes into the site itself, or (``elsewhere``) into that of another configuration."""
 
     backup: str | None = None
     request: Request | None = None
     databases: tuple[str, ...] = ()
     output: Path | None = None
+    elsewhere: bool = False
     only: Literal["storage", "blobs"] | None = None
     allow_incomplete: bool = False
     safety_backup: bool = True
@@ -52,13 +53,17 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One database of a plan: what goes where, what it replaces, and the journal (or record) of an interrupted restore of the same."""
+    """One database of a plan: what goes where, what it replaces, and the journal (or record) of an interrupted restore of the same.
+
+    Of the ``needed`` bytes ``needed_blobs`` are for the blob directory.
+    """
 
     cut: Cut
     place: Place
     present_last_tid: str | None
     dropped: int
     needed: int
+    needed_blobs: int
     resumed: Journal | None
 
     @property
@@ -107,27 +112,39 @@ def plan(repository: Repository, site_name: str, site: Site | None, options: Opt
             f"the backup {target.backup.manifest.id} is incomplete: blobs were missing when it was made",
             "`zodb-vault show` names them; `--allow-incomplete` restores what there is",
         )
-    places = [_place(cut, site, options, len(target.cuts)) for cut in target.cuts]
+    places = [_place(cut, site, options, target) for cut in target.cuts]
     unfinished = _unfinished(places, target, options)
     documents = repository.objects("")
     steps = [_step(cut, place, journal, documents, options) for cut, place, journal in zip(target.cuts, places, unfinished, strict=True)]
     return Plan(target, steps, options, site)
 
 
-def _place(cut: Cut, site: Site | None, options: Options, count: int) -> Place:
-    data_fs, blob_dir = _destination(cut.entry, site, options, count)
+def _place(cut: Cut, site: Site | None, options: Options, target: Target) -> Place:
+    data_fs, blob_dir = _destination(cut.entry, site, options, target)
     _require_content(cut, blob_dir, options)
     return place_of(data_fs, blob_dir, cut.entry.layout)
 
 
-def _destination(entry: DatabaseEntry, site: Site | None, options: Options, count: int) -> tuple[Path, Path | None]:
+def _destination(entry: DatabaseEntry, site: Site | None, options: Options, target: Target) -> tuple[Path, Path | None]:
     if options.output is not None:
-        root = options.output.absolute() / (entry.folder if count > 1 else "")
+        root = options.output.absolute() / (entry.folder if len(target.cuts) > 1 else "")
         return root / "Data.fs", root / "blobs" if entry.blobs and options.only != "storage" else None
-    database = next((one for one in site.databases if one.name == entry.name), None) if site else None
-    if database is None:
-        raise UsageError(f"the site has no database {entry.name} to restore into", "restore into a directory with --output DIR")
+    database = _database(entry, site, target)
     return Path(_data_fs(database)), Path(database.blob_dir) if database.blob_dir else None
+
+
+def _database(entry: DatabaseEntry, site: Site | None, target: Target) -> Database:
+    """Return the database of the site that one of a backup goes into: that of the same name, or the only one where there is only one."""
+    databases = site.databases if site else ()
+    manifest = target.backup.manifest
+    alone = databases[0] if manifest.whole and len(manifest.databases) == len(databases) == 1 else None
+    database = next((one for one in databases if one.name == entry.name), alone)
+    if database is None:
+        raise UsageError(
+            f"the site has no database {entry.name} to restore into, it has {', '.join(one.name for one in databases) or 'none'}",
+            "restore into a directory with --output DIR, or only what the site has with --database NAME",
+        )
+    return database
 
 
 def _data_fs(database: Database) -> str:
@@ -141,8 +158,8 @@ def _step(cut: Cut, place: Place, resumed: Journal | None, documents: Objects, o
     if resumed is None:
         _refuse(place, cut, documents, options)
     blob_dir = place.blob_dir
-    needed = cut.end + (cut.entry.blobs.size if cut.entry.blobs and blob_dir and not blob_dir.exists() else 0)
-    return Step(cut, place, present, resumed.dropped if resumed else dropped, needed, resumed)
+    blobs = cut.entry.blobs.size if cut.entry.blobs and blob_dir and not blob_dir.exists() else 0
+    return Step(cut, place, present, resumed.dropped if resumed else dropped, cut.end + blobs, blobs, resumed)
 
 
 def _require_content(cut: Cut, blob_dir: Path | None, options: Options) -> None:
@@ -286,10 +303,20 @@ def _require_links(place: Place) -> None:
 
 
 def _require_space(plan: Plan) -> None:
-    for step in plan.steps:
-        free = shutil.disk_usage(step.place.data_fs.parent).free
-        if step.resumed is None and free < step.needed:
-            raise TargetRefused(f"{step.place.data_fs.parent} has {free} bytes free, {step.needed} are needed", "free space there first")
+    """Raise TargetRefused when what all databases together need does not fit on one of the file systems."""
+    needs = [need for step in plan.steps if step.resumed is None for need in _needs(step)]
+    for device in dict.fromkeys(directory.stat().st_dev for directory, _size in needs):
+        here = [(directory, size) for directory, size in needs if directory.stat().st_dev == device]
+        free, needed = shutil.disk_usage(here[0][0]).free, sum(size for _directory, size in here)
+        if free < needed:
+            raise TargetRefused(f"{here[0][0]} has {free} bytes free, {needed} are needed", "free space there first")
+
+
+def _needs(step: Step) -> list[tuple[Path, int]]:
+    """Return the directories that are there now and what a database needs below them."""
+    blob_dir = step.place.blob_dir or step.place.data_fs
+    existing = next(parent for parent in (blob_dir, *blob_dir.parents) if parent.is_dir())
+    return [(step.place.data_fs.parent, step.needed - step.needed_blobs), (existing, step.needed_blobs)]
 
 
 @contextlib.contextmanager
@@ -320,7 +347,11 @@ def _safety_backup(repository: Repository, plan: Plan, progress: Progress) -> st
     if not plan.in_place or not plan.options.safety_backup or not unsaved or plan.site is None:
         return None
     progress.note("saving the present state first")
-    options = CreateOptions(trigger="safety", note=f"before the restore of {plan.target.backup.manifest.id}", workers=plan.options.workers)
+    # what is not replaced need not be saved, and what is not there cannot be
+    replaced = tuple(_database(step.cut.entry, plan.site, plan.target).name for step in plan.steps if step.replaces)
+    options = CreateOptions(
+        trigger="safety", note=f"before the restore of {plan.target.backup.manifest.id}", databases=replaced, workers=plan.options.workers
+    )
     hint = "correct the cause, or use --no-safety-backup: the replaced file is kept in any case"
     try:
         try:
@@ -410,14 +441,22 @@ def _label(repository: Repository, site_name: str, plan: Plan, restore_id: str) 
 
     It stands before the restore counts as done, and is written once, however often that is interrupted.
     """
-    if not plan.in_place:
+    if not plan.in_place or (plan.options.elsewhere and not _is_the_site(repository, site_name, plan)):
         return []
     backup = plan.target.backup
     if any(note.get("restore") == restore_id for note in backup.facts.restored):
         return []
-    value = {"at": clock.iso(clock.now()), "tid": plan.steps[0].cut.last_tid, "restore": restore_id}
+    kept = {step.cut.entry.name: step.cut.last_tid for step in plan.steps}
+    value = {"at": clock.iso(clock.now()), "tid": plan.steps[0].cut.last_tid, "databases": kept, "restore": restore_id}
     try:
         repository.add_label(site_name, backup.manifest.id, "restored", value, repository.listing(site_name))
     except StoreError as error:
         return [f"the restore could not be noted in the repository: {error.message}"]
     return []
+
+
+def _is_the_site(repository: Repository, site_name: str, plan: Plan) -> bool:
+    """Tell whether the other configuration names the very files that the backups of the site come from."""
+    newest = next(parents(Catalog(repository, site_name)), None)
+    paths = {str(step.place.locked) for step in plan.steps}
+    return newest is not None and newest.manifest.source.machine == machine() and not paths.isdisjoint(newest.manifest.source.paths)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -25,7 +26,7 @@ class Facts(msgspec.Struct, kw_only=True):
     pinned: bool = False
     tier: str | None = None
     verified: list[Verified] = []
-    restored: list[dict[str, str]] = []
+    restored: list[dict[str, Any]] = []
     accept_missing: bool = False
     accept_history: bool = False
 

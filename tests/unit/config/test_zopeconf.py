@@ -120,6 +120,22 @@ def test_storages_of_a_zeo_server_have_the_names_that_clients_use() -> None:
     assert site.databases[1].data_fs == "/srv/zeo/Catalog.fs"
 
 
+def test_what_two_databases_share_by_mistake_is_an_error_that_names_both(tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "link").symlink_to("blobs")
+    sections = [("main", "Data.fs", "blobs"), ("catalog", "Catalog.fs", "link"), ("users", "Data.fs", "others")]
+    text = "".join(
+        f"<zodb_db {name}>\n<filestorage>\npath {tmp_path}/{data}\nblob-dir {tmp_path}/{blobs}\n</filestorage>\n</zodb_db>\n"
+        for name, data, blobs in sections
+    )
+    with pytest.raises(ConfigurationError) as caught:
+        read_site(write(tmp_path / "zope.conf", text), "plone", {}, tmp_path)
+    assert [issue.partition(": ")[2] for issue in caught.value.issues] == [
+        f"the databases main and catalog have the same blob directory {tmp_path}/link",
+        f"the databases main and users have the same Data.fs {tmp_path}/Data.fs",
+    ]  # fmt: skip
+
+
 def test_unnamed_storages_on_their_own_are_told_apart() -> None:
     site = read("zodbpack.conf")
     assert [d.name for d in site.databases] == ["main", "main-2"]

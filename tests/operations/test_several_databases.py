@@ -1,0 +1,432 @@
+"""All databases of a site are one backup: what is in it of a commit to several of them is in it whole, and none is left out silently."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import together
+import vault
+from factories import Site as OpenSite
+from factories import SiteFiles, noise
+from together import Together, databases, state_of
+
+from zodb_vault.config.zopeconf import read_site
+from zodb_vault.errors import InUse, SafetyBackupFailed, SourceError, TargetRefused, UsageError, WrongSource
+from zodb_vault.model.manifest import Manifest
+from zodb_vault.model.source import Site
+from zodb_vault.operations import create as creating
+from zodb_vault.operations import restore as restoring
+from zodb_vault.operations.catalog import Catalog
+from zodb_vault.operations.plan import plan
+from zodb_vault.operations.switch import place_of
+from zodb_vault.operations.undo import abort
+from zodb_vault.policy.recovery import ToTid
+from zodb_vault.repository.repository import Repository
+from zodb_vault.stores.local import LocalStore
+from zodb_vault.strategies.filestorage import FileStorageCapture
+
+NAMES = ("main", "catalog")
+
+
+class Several:
+    """A site of a zope.conf with several databases and a temporary one, and a repository."""
+
+    def __init__(self, directory: Path, names: tuple[str, ...] = NAMES) -> None:
+        self.directory, self.names = directory, names
+        self.conf = directory / "zope.conf"
+        self.write_conf(names)
+        self.repository = Repository.create(LocalStore(directory / "repository"))
+        self.progress = vault.Quiet()
+
+    def write_conf(self, names: tuple[str, ...], **elsewhere: str) -> None:
+        """Write a zope.conf with these databases, some of them below another directory."""
+        sections = ["%define INSTANCE " + str(self.directory), "instancehome $INSTANCE"]
+        for name in names:
+            files = self.files(name)
+            place = Path(elsewhere.get(name, files.data_fs.parent))
+            place.mkdir(parents=True, exist_ok=True)
+            sections.append(
+                f"<zodb_db {name}>\n  mount-point /{'' if name == 'main' else name}\n  <filestorage>\n    path {place}/Data.fs\n"
+                f"    blob-dir {place}/blobs\n  </filestorage>\n</zodb_db>"
+            )
+        sections.append("<zodb_db temporary>\n  mount-point /temp_folder\n  <temporarystorage>\n  </temporarystorage>\n</zodb_db>")
+        self.conf.write_text("\n".join(sections) + "\n")
+
+    def files(self, name: str) -> SiteFiles:
+        return SiteFiles(self.directory / name / "Data.fs", self.directory / name / "blobs")
+
+    @property
+    def site(self) -> Site:
+        return read_site(self.conf, vault.SITE, os.environ)
+
+    @contextlib.contextmanager
+    def opened(self, **options: Any) -> Iterator[Together]:
+        dbs = databases(self.conf)
+        writer = Together(dbs, list(self.names), **options)
+        try:
+            yield writer
+        finally:
+            writer.close()
+            for db in dbs.values():
+                db.close()
+
+    def create(self, **options: Any) -> creating.Created:
+        return creating.create(self.repository, self.site, creating.Options(**options), self.progress)
+
+    def catalog(self) -> Catalog:
+        return Catalog(self.repository, vault.SITE)
+
+    def restore(self, site: Site | None = None, **options: Any) -> restoring.Restored:
+        wanted = restoring.Options(**({"safety_backup": False} | options))
+        made = restoring.plan(self.repository, vault.SITE, None if wanted.output else site or self.site, wanted)
+        return restoring.execute(self.repository, made, vault.SITE, self.progress)
+
+    def restored(self, **options: Any) -> dict[str, together.State]:
+        """Restore into a directory and return what the databases hold."""
+        output = self.directory / "out"
+        shutil.rmtree(output, ignore_errors=True)
+        done = self.restore(output=output, **options)
+        places = {step.cut.entry.name: step.place for step in done.plan.steps}
+        return {name: state_of(place.data_fs, place.blob_dir or Path()) for name, place in places.items()}
+
+    def in_place(self) -> dict[str, together.State]:
+        return {name: state_of(*self.files(name)) for name in self.names}
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Several:
+    """A site with a few commits to both databases and to one alone."""
+    made = Several(tmp_path)
+    with made.opened() as writer:
+        for _ in range(3):
+            writer.shared()
+        writer.own("catalog")
+    return made
+
+
+def agree(states: dict[str, together.State]) -> int:
+    """Require no half of a shared commit; return its number."""
+    (number,) = {state.shared for state in states.values()}
+    assert all(state.blob == together.content(number) for state in states.values())
+    return number
+
+
+# The cut
+
+
+def test_one_backup_holds_every_persistent_database_and_its_mount_point(several: Several) -> None:
+    manifest = several.create().manifest
+    assert [(entry.name, entry.mount_point) for entry in manifest.databases] == [("main", "/"), ("catalog", "/catalog")]
+    assert (manifest.contents, manifest.cuts, manifest.status) == ("all", "still", "complete")
+    assert agree(several.restored()) == 3
+    assert set(several.restored(databases=("catalog",))) == {"catalog"}
+    assert (several.directory / "out" / "Data.fs").read_bytes() == several.files("catalog").data_fs.read_bytes()
+
+
+@pytest.mark.parametrize("pack_every", [0.0, 0.4])
+def test_backups_of_a_busy_site_never_hold_half_of_a_commit(tmp_path: Path, pack_every: float) -> None:
+    several = Several(tmp_path)
+    with several.opened() as writer:
+        writer.shared()
+    stop = tmp_path / "stop"
+    arguments = [several.conf, "--finish", "0.01", "--pack-every", pack_every, "--stop", stop]
+    process = subprocess.Popen([sys.executable, together.__file__, *map(str, arguments)])
+    made: list[Manifest] = []
+    try:
+        while len(made) < 7:
+            made.append(several.create().manifest)
+            time.sleep(0.05)
+    finally:
+        stop.touch()
+        assert process.wait(30) == 0
+    assert [manifest.cuts for manifest in made].count("still") >= 5
+    numbers = [agree(several.restored(backup=manifest.id)) for manifest in made if manifest.cuts == "still"]
+    assert numbers == sorted(numbers) and numbers[-1] > numbers[0]
+    several.create()
+    assert several.restored() == several.in_place()
+
+
+def test_a_commit_that_stays_between_vote_and_finish_is_said(several: Several, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(creating.time, "sleep", pauses.append)
+    made: list[Manifest] = []
+    with several.opened(between=lambda: made.append(several.create().manifest)) as writer:
+        writer.shared()
+    assert made[0].cuts == "moving"
+    assert tuple(pauses) == creating.STILL_PAUSES
+    assert all("never still" in entry.warnings[-1] for entry in made[0].databases)
+    assert several.create().manifest.cuts == "still"
+    assert agree(several.restored()) == 4
+
+
+def test_a_commit_that_finishes_meanwhile_is_in_the_backup_whole(several: Several, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A create finds a commit finished in one database; it goes on while the create waits."""
+    halfway, go_on = threading.Event(), threading.Event()
+
+    def stop_halfway() -> None:
+        halfway.set()
+        go_on.wait(30)
+
+    with several.opened(between=stop_halfway) as writer:
+        thread = threading.Thread(target=writer.shared)
+
+        def pause(_seconds: float) -> None:
+            if halfway.is_set():  # the second look: the first one has seen a half
+                go_on.set()
+                thread.join()
+            else:
+                thread.start()
+                assert halfway.wait(30)
+
+        monkeypatch.setattr(creating.time, "sleep", pause)
+        manifest = several.create().manifest
+    assert manifest.cuts == "still"
+    assert agree(several.restored()) == 4
+
+
+def test_a_pack_while_the_cuts_are_taken_makes_it_start_over(several: Several, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The descriptor that was opened first does not see what is committed to the packed file."""
+    find_base = FileStorageCapture.find_base
+    packed: list[str] = []
+
+    def then_packed(self: FileStorageCapture, *arguments: Any) -> None:
+        find_base(self, *arguments)
+        if not packed:
+            packed.append(self.database.name)
+            dbs = databases(several.conf)
+            dbs["main"].pack()
+            writer = Together(dbs, list(NAMES))
+            writer.shared()
+            writer.close()
+            for db in dbs.values():
+                db.close()
+
+    monkeypatch.setattr(FileStorageCapture, "find_base", then_packed)
+    made = several.create().manifest
+    assert packed == ["main"]
+    assert any("starting over" in note for note in several.progress.notes)
+    assert made.cuts == "still"
+    assert agree(several.restored()) == 4
+
+
+def test_all_storages_are_copied_before_the_first_blob(several: Several) -> None:
+    phases: list[str] = []
+    several.progress.on_phase = phases.append
+    several.create()
+    assert phases == ["storage", "storage", "blobs", "blobs"]
+    steps = [step for database in plan(several.site, several.repository, None).document()["databases"] for step in database["steps"]]
+    assert [(step["order"], step["what"], step["database"]) for step in sorted(steps, key=lambda step: step["order"])] == [
+        (1, "storage", "main"), (2, "storage", "catalog"), (3, "blobs", "main"), (4, "blobs", "catalog"),
+    ]  # fmt: skip
+
+
+# Databases that fail, come and go
+
+
+@pytest.mark.parametrize("what", ["missing", "damaged"])
+def test_one_database_that_cannot_be_read_fails_the_backup(several: Several, what: str) -> None:
+    several.create()
+    data_fs = several.files("catalog").data_fs
+    data_fs.unlink() if what == "missing" else data_fs.write_bytes(b"no Data.fs at all")
+    before = several.catalog().listing.backups
+    with pytest.raises(SourceError, match="catalog"):
+        several.create()
+    assert several.catalog().listing.backups == before
+
+
+def test_a_database_that_is_added_leaves_the_others_on_their_line(several: Several) -> None:
+    first = several.create().manifest
+    with several.opened() as writer:
+        writer.shared()
+    with OpenSite(several.directory / "users") as site:
+        site.put(someone="a user", picture=noise(900, 1))
+    several.write_conf((*NAMES, "users"))
+    added = several.create()
+    manifest = added.manifest
+    assert (manifest.status, manifest.contents, added.findings) == ("complete", "all", [])
+    assert manifest.line == first.line and manifest.parent == first.id
+    assert manifest.reason.code == "first" and manifest.reason.text.startswith("users: ")
+    tid = first.databases[0].last_tid
+    assert several.catalog().backup(first.id).reach.eligible
+    options = restoring.Options(request=ToTid(str(tid)), databases=("main",), output=several.directory / "out")
+    done = restoring.plan(several.repository, vault.SITE, None, options)
+    assert done.target.cuts[0].last_tid == tid
+    assert several.create().manifest.reason.code == "unchanged"
+
+
+def test_a_database_that_is_taken_out_is_said_once_and_its_backups_stay(several: Several) -> None:
+    first = several.create().manifest
+    several.write_conf(("main",))
+    made = several.create(skip_unchanged=True)
+    assert not made.skipped
+    assert [finding for finding in made.findings if f"catalog of backup {first.id}" in finding]
+    assert made.manifest.databases[0].warnings == made.findings
+    assert made.manifest.line == first.line
+    assert several.create().findings == []
+    assert several.create(skip_unchanged=True).skipped
+    assert set(several.restored(backup=first.id, databases=("catalog",))) == {"catalog"}
+    with pytest.raises(UsageError, match="no database catalog to restore into"):
+        several.restore(backup=first.id)
+    several.write_conf(NAMES)
+    again = several.create().manifest
+    assert again.line == first.line and {entry.transactions_added for entry in again.databases} == {0}
+
+
+def test_a_database_that_moved_and_goes_on_is_the_same_and_another_one_is_refused(several: Several, tmp_path: Path) -> None:
+    several.create()
+    shutil.copytree(several.directory / "catalog", tmp_path / "moved")
+    several.write_conf(NAMES, catalog=str(tmp_path / "moved"))
+    assert several.create().manifest.reason.code == "unchanged"
+    assert any("moved" in note for note in several.progress.notes)
+    with OpenSite(tmp_path / "other") as site:
+        site.put(text="another database")
+    several.write_conf(NAMES, catalog=str(tmp_path / "other"))
+    with pytest.raises(WrongSource, match="does not continue"):
+        several.create()
+
+
+def test_a_site_whose_databases_all_have_other_names_is_refused(several: Several) -> None:
+    several.create()
+    text = several.conf.read_text().replace("<zodb_db main>", "<zodb_db 1>").replace("<zodb_db catalog>", "<zodb_db 2>")
+    several.conf.write_text(text)
+    with pytest.raises(WrongSource, match=r"none of its databases \(main, catalog\) is called 1 or 2"):
+        several.create()
+    assert several.create(take_over=True).manifest.reason.code == "first"
+
+
+def test_one_database_packed_is_full_for_that_one_only(several: Several) -> None:
+    first = several.create().manifest
+    dbs = databases(several.conf)
+    dbs["catalog"].pack()
+    for db in dbs.values():
+        db.close()
+    made = several.create().manifest
+    assert (made.how, made.reason.code, made.reason.text[:9]) == ("full", "packed", "catalog: ")
+    assert made.line == first.line
+    assert made.databases[0].transactions_added == 0
+    assert several.restored() == several.in_place()
+    assert agree(several.restored(backup=first.id)) == 3
+
+
+# Restoring into the site
+
+
+def test_restoring_the_newest_state_and_packing_is_no_other_line(several: Several) -> None:
+    first = several.create().manifest
+    several.restore()
+    dbs = databases(several.conf)
+    for name in NAMES:
+        dbs[name].pack()
+    for db in dbs.values():
+        db.close()
+    made = several.create().manifest
+    assert (made.reason.code, made.line) == ("packed", first.line)
+
+
+def test_going_back_with_one_database_is_noted_for_that_one(several: Several) -> None:
+    several.create()
+    with several.opened() as writer:
+        writer.own("catalog")
+    tid = several.create().manifest.databases[1].last_tid
+    older = several.catalog().listing.backups[0]
+    several.restore(backup=older, databases=("catalog",))
+    (note,) = several.catalog().backup(older).facts.restored
+    assert note["databases"] == {"catalog": several.catalog().backup(older).manifest.databases[1].last_tid}
+    assert note["databases"]["catalog"] != tid
+    dbs = databases(several.conf)
+    for name in NAMES:
+        dbs[name].pack()
+    for db in dbs.values():
+        db.close()
+    made = several.create().manifest
+    assert made.reason.code == "packed" and made.reason.text.startswith("main: ")
+    assert len(made.line) == 2, "what catalog has left behind is no past of the site"
+
+
+def test_a_database_whose_file_is_gone_comes_back_and_only_what_is_there_is_saved(several: Several) -> None:
+    several.create()
+    with several.opened() as writer:
+        writer.shared()
+    several.files("catalog").data_fs.unlink()
+    done = several.restore(safety_backup=True)
+    assert agree(several.in_place()) == 3
+    safety = several.catalog().backup(str(done.safety_backup)).manifest
+    assert (safety.contents, safety.trigger) == (["main"], "safety")
+    several.files("catalog").data_fs.write_bytes(b"no Data.fs at all")
+    with pytest.raises(SafetyBackupFailed):
+        several.restore(safety_backup=True)
+    several.restore(safety_backup=True, databases=("main",))
+
+
+def test_all_databases_together_have_to_fit(several: Several, monkeypatch: pytest.MonkeyPatch) -> None:
+    several.create()
+    sizes = [several.files(name).data_fs.stat().st_size for name in NAMES]
+    real = shutil.disk_usage(several.directory)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: real._replace(free=sum(sizes) - 1))
+    with pytest.raises(TargetRefused, match=f"{sum(sizes)} are needed"):
+        several.restore()
+    several.restore(databases=("main",))
+
+
+def test_a_process_that_has_one_of_the_databases_open_keeps_all_as_they_are(several: Several) -> None:
+    several.create()
+    with several.opened() as writer:
+        writer.shared()
+    before = several.in_place()
+    with OpenSite(several.directory / "catalog"), pytest.raises(InUse, match="catalog"):
+        several.restore()
+    assert several.in_place() == before
+    several.restore()
+    assert agree(several.in_place()) == 3
+
+
+def test_another_site_of_the_same_databases_is_a_target_and_no_restore_of_the_site_itself(several: Several, tmp_path: Path) -> None:
+    backup = several.create().manifest
+    site = tmp_path / "staging.conf"
+    text = several.conf.read_text()
+    for name in NAMES:
+        text = text.replace(f"{several.directory}/{name}/", f"{tmp_path}/staging/{name}/")
+    site.write_text(text)
+    several.restore(site=read_site(site, vault.SITE, os.environ), elsewhere=True)
+    for name in NAMES:
+        assert state_of(tmp_path / "staging" / name / "Data.fs", tmp_path / "staging" / name / "blobs") == several.in_place()[name]
+    assert several.catalog().backup(backup.id).facts.restored == []
+    several.restore(elsewhere=True)
+    assert len(several.catalog().backup(backup.id).facts.restored) == 1, "the other configuration was the site itself"
+
+
+def test_an_interrupted_restore_of_several_is_put_back_together(several: Several, monkeypatch: pytest.MonkeyPatch) -> None:
+    several.create()
+    with several.opened() as writer:
+        writer.shared()
+    renamed: list[str] = []
+    rename = os.rename
+
+    def fails_at_the_second(source: Any, target: Any, **options: Any) -> None:
+        if str(target).endswith("/Data.fs"):
+            if renamed:
+                raise OSError("pulled")
+            renamed.append(str(target))
+        rename(source, target, **options)
+
+    monkeypatch.setattr(os, "rename", fails_at_the_second)
+    with pytest.raises(OSError, match="pulled"):
+        several.restore()
+    monkeypatch.undo()
+    with pytest.raises(Exception):  # noqa: B017, PT011  whatever ZODB says of such a lock
+        databases(several.conf)
+    with pytest.raises(InUse, match="interrupted"):
+        several.create()
+    places = [place_of(Path(one.data_fs or ""), Path(one.blob_dir or ""), None) for one in several.site.databases]
+    assert {journal.database for journal in abort(places)} == set(NAMES)
+    assert agree(several.in_place()) == 4
