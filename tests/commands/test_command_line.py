@@ -117,8 +117,36 @@ def test_output_that_cannot_be_written_is_an_error(stocked: Vault) -> None:
     with open("/dev/full", "wb") as full:
         outcome = process(*stocked.options, "list", stdout=full, stderr=subprocess.PIPE, capture_output=False)
     assert outcome.status == 1
-    assert "No space left on device" in outcome.err
+    assert "No space left on device (standard output)" in outcome.err
     assert "Exception" not in outcome.err
+
+
+@pytest.mark.parametrize("how", ["2>/dev/full", "2>&-", "<&- >&- 2>&-"])
+def test_what_cannot_be_said_on_standard_error_ends_nothing(stocked: Vault, tmp_path: Path, how: str) -> None:
+    output = tmp_path / "restored"
+    for arguments in (["create"], ["restore", "--yes", "--output", output]):
+        line = shlex.join(map(os.fsdecode, command(*stocked.options, *arguments)))
+        assert subprocess.run(["sh", "-c", f"{line} {how}"], check=False, env=environment(), timeout=DEADLINE).returncode == 0
+    assert (output / "Data.fs").read_bytes() == stocked.files.data_fs.read_bytes()
+    assert len(stocked.done("list", "--json").document["backups"]) == 3
+
+
+def test_no_file_gets_the_number_of_a_closed_stream() -> None:
+    script = (
+        "import os; from zodb_vault.cli.streams import prepare; prepare(); fd = os.open('.', os.O_RDONLY);"
+        "os.write(1, b'lost'); os.write(2, b'lost'); os._exit(fd)"
+    )
+    line = shlex.join([sys.executable, "-c", script])
+    done = subprocess.run(["sh", "-c", f"{line} <&- >&- 2>&-"], check=False, env=environment(), timeout=DEADLINE)
+    assert done.returncode > 2
+
+
+def test_names_are_the_same_in_every_locale(stocked: Vault) -> None:
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    assert stocked.process("create", "--name", "café ☃", env=plain).status == 0
+    assert stocked.done("list", "--json").document["backups"][0]["name"] == "café ☃"
+    assert stocked.process("show", "café ☃", env=plain).status == 0
+    assert stocked.process("list", env={"PYTHONIOENCODING": "latin-1"}).status == 0
 
 
 def test_closed_standard_streams_are_no_mistake_of_ours(stocked: Vault) -> None:
@@ -210,7 +238,7 @@ def begun(vault: Vault) -> subprocess.Popen[bytes]:
     return child
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_a_create_with_130_and_the_next_one_succeeds(large: Vault, number: signal.Signals) -> None:
     child = begun(large)
     child.send_signal(number)
@@ -222,6 +250,29 @@ def test_a_signal_ends_a_create_with_130_and_the_next_one_succeeds(large: Vault,
     assert "backups" not in {path.name for path in (large.repository / "sites" / "default").iterdir()}
     large.make()
     large.done("verify")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_when_all_is_done_changes_nothing_any_more(number: signal.Signals) -> None:
+    script = f"""
+import atexit, os
+from zodb_vault.cli import main
+main.run = lambda: 3
+atexit.register(lambda: os.kill(os.getpid(), {int(number)}))
+main.main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment(), timeout=DEADLINE)
+    assert (done.returncode, done.stderr) == (3, "")
+
+
+def test_a_run_under_nohup_outlives_its_terminal(large: Vault) -> None:
+    line = shlex.join(map(os.fsdecode, command(*large.options, "create")))
+    child = subprocess.Popen(["nohup", "sh", "-c", f"kill -HUP $$; exec {line}"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment())
+    while not (large.repository / "sites" / "default" / "running" / "create.json").exists() and child.poll() is None:
+        time.sleep(0.005)
+    child.send_signal(signal.SIGHUP)
+    child.communicate(timeout=DEADLINE)
+    assert child.returncode == 0
 
 
 def test_a_second_create_is_refused_with_the_status_11_while_the_first_runs(large: Vault) -> None:

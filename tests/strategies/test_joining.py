@@ -277,6 +277,26 @@ def test_a_rewritten_blob_that_changed_at_the_source_keeps_its_pack(tmp_path: Pa
     assert oracle.blob_files(*vault.restore()) == before
 
 
+@pytest.mark.parametrize("keep_old", [True, False])
+def test_a_pack_that_takes_blobs_away_while_packs_are_rewritten_is_no_finding(tmp_path: Path, keep_old: bool) -> None:
+    vault, site = half_dead(tmp_path, keep_old)
+
+    def pack(what: str) -> None:
+        if what == "blobs":
+            site.put(blob4=noise(3000, 44))
+            site.pack()
+
+    vault.progress.on_phase = pack
+    created = vault.create(workers=1)
+    assert (created.findings, created.manifest.status) == ([], "complete")
+    assert vault.verify("restore").ok
+    vault.progress.on_phase = lambda _what: None
+    vault.create(workers=1)
+    site.close()
+    assert not any(joining.is_sparse(pack) for pack in vault.packs())
+    vault.assert_restores(site.files)
+
+
 def test_an_old_backup_keeps_blobs_that_a_pack_removed(tmp_path: Path) -> None:
     vault, site = half_dead(tmp_path)
     site.close()

@@ -11,7 +11,7 @@ from .context import Context, Text, pass_context, site_options
 
 
 @click.command("annotate")
-@click.argument("id")
+@click.argument("id", type=Text())
 @click.option("--name", type=Text(), help="A new name; an empty one removes it.")
 @click.option("--note", type=Text(), help="A new note; an empty one removes it.")
 @click.option("--pin/--unpin", default=None, help="Never remove it, or no longer so.")

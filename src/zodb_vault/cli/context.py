@@ -54,13 +54,13 @@ class Text(TextType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the text."""
-        text = str(value)
+        try:
+            # in a locale without UTF-8 Python hides bytes that it does not know as surrogates
+            text = str(value).encode("utf-8", "surrogateescape").decode()
+        except UnicodeError:
+            self.fail("the value is not a text in UTF-8", param, ctx)
         if self._needed and not text.strip():
             self.fail("the value is empty", param, ctx)
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            self.fail("the value is not a text in UTF-8", param, ctx)
         return text
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 
 from ..errors import Declined
-from .context import Context, pass_context, site_options
+from .context import Context, Text, pass_context, site_options
 
 
 @click.command("delete")
-@click.argument("id")
+@click.argument("id", type=Text())
 @click.option("--force", is_flag=True, help="Also the last complete backup.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @site_options

@@ -8,12 +8,12 @@ import click
 import msgspec
 
 from ..errors import UsageError
-from .context import Context, json_option, pass_context, site_options
+from .context import Context, Text, json_option, pass_context, site_options
 from .output import print_json, size, table
 
 
 @click.command("log")
-@click.argument("id", default="latest")
+@click.argument("id", type=Text(), default="latest")
 @click.option("--database", "databases", multiple=True, metavar="NAME", help="Only this database (repeatable).")
 @click.option("-n", "--limit", type=click.IntRange(1), metavar="N", help="Only the newest N transactions.")
 @json_option

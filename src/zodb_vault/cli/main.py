@@ -18,6 +18,7 @@ from ..errors import ConfigurationError, UsageError, VaultError
 from .context import site_options
 from .group import Group
 from .output import print_error
+from .streams import prepare
 
 COMMANDS: Final = {
     "annotate": "annotate", "completion": "completion", "convert": "convert", "create": "create", "delete": "delete", "doctor": "doctor",
@@ -25,6 +26,7 @@ COMMANDS: Final = {
     "verify": "verify",
 }  # fmt: skip
 INTERRUPTED: Final = 130
+ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 EPILOG = """\b
 Exit statuses:
@@ -126,9 +128,14 @@ def _failed(error: VaultError, as_json: bool) -> int:
 
 
 def main() -> NoReturn:
-    """Run the command line and leave the process; SIGTERM ends as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, _interrupted)
+    """Run the command line and leave the process; SIGTERM, and a terminal that is closed, end it as Ctrl-C does."""
+    prepare()
+    for number in ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, _interrupted)
     status = run()
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)  # all is done: what the exit status says is true
     if status == INTERRUPTED:
         # all is put in order by now; the interpreter would wait for threads, and one that was interrupted at its start never ends
         _drop_output()

@@ -25,7 +25,7 @@ INSTANTS: Final = ("--tid", "--before-tid", "--at")
 
 
 @click.command("restore")
-@click.argument("id", required=False)
+@click.argument("id", type=Text(), required=False)
 @click.option("--output", type=APath(file_okay=False), metavar="DIR", help="Restore into this empty directory: DIR/Data.fs and DIR/blobs.")
 @click.option("--target", type=A_PATH, metavar="FILE", help="Restore into the site of another zope.conf.")
 @click.option("--tid", type=Text(needed=True), metavar="TID", help="Keep everything up to this transaction, which has to exist.")

@@ -7,12 +7,12 @@ from typing import Any
 import click
 
 from ..operations.catalog import raw_size, stored_size
-from .context import Context, json_option, pass_context, site_options
+from .context import Context, Text, json_option, pass_context, site_options
 from .output import count, print_json, printable, size
 
 
 @click.command("show")
-@click.argument("id", default="latest")
+@click.argument("id", type=Text(), default="latest")
 @json_option
 @site_options
 @pass_context

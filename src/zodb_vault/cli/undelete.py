@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from .context import Context, pass_context, site_options
+from .context import Context, Text, pass_context, site_options
 
 
 @click.command("undelete")
-@click.argument("id")
+@click.argument("id", type=Text())
 @site_options
 @pass_context
 def command(context: Context, id: str) -> None:

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from ..errors import BackupMissing, Damage, UsageError
-from .context import APath, Context, json_option, pass_context, site_options
+from .context import APath, Context, Text, json_option, pass_context, site_options
 from .output import print_json, printable
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Share(NumberType):
 
 
 @click.command("verify")
-@click.argument("id", required=False)
+@click.argument("id", type=Text(), required=False)
 @click.option("--level", type=click.Choice(["objects", "bytes", "records", "restore"]), default="records", show_default=True,
               help="objects: everything is there; bytes: every byte is as it was stored; records: everything decodes and fits together; "
                    "restore: restored into a scratch directory, every object loaded, every blob opened.")  # fmt: skip

@@ -92,7 +92,7 @@ class Earlier(msgspec.Struct, frozen=True, kw_only=True):
 @contextlib.contextmanager
 def signals_held() -> Iterator[None]:
     """Hold back what ends the process while a thread starts: interrupted there, it would wait for ever, and the process for it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield
     finally:

@@ -458,8 +458,11 @@ class FileStorageCapture(Survey):
             )
 
     def _rewritten(self, workers: Workers, directory: BlobDirectory) -> Chain[Pack]:
-        done = rewrite_packs(self.packs, self.sparse, self.packer, directory, workers, self.findings)
+        findings: list[str] = []
+        done = rewrite_packs(self.packs, self.sparse, self.packer, directory, workers, findings)
         self.sparse_left = done.sparse
+        # a pack of this moment has taken blobs away that the backup has: no loss, and the next run sees which packs are half dead then
+        self.findings += [] if self.file.replaced() else findings
         return done.chain
 
     # the result
