@@ -402,16 +402,16 @@ class Vaulted:
 
     def _check_chains(self, entry: DatabaseEntry, sizes: dict[str, int]) -> None:
         documents = self.repository.objects("")
-        assert entry.storage is not None
+        assert entry.data_fs is not None
         assert entry.blobs is not None
         kept, packs = segments_of(entry, documents), packs_of(entry, documents)
         assert [segment.start for segment in kept] == [0, *(segment.end for segment in kept)][:-1]
         assert len(kept) == len(list(kept))
         assert len(packs) == len(list(packs))
-        assert kept.raw == entry.storage.end == sum(segment.raw for segment in kept)
-        assert entry.storage.transactions == sum(segment.transactions for segment in kept)
+        assert kept.raw == entry.data_fs.end == sum(segment.raw for segment in kept)
+        assert entry.data_fs.transactions == sum(segment.transactions for segment in kept)
         assert (entry.blobs.count, entry.blobs.size) == (sum(p.count for p in packs), sum(p.size for p in packs))
-        assert max(len(entry.storage.tail), len(entry.blobs.tail)) <= chain.TAIL_LIMIT
+        assert max(len(entry.data_fs.tail), len(entry.blobs.tail)) <= chain.TAIL_LIMIT
         self._count("lists", len(kept.lists) + len(packs.lists))
         self._count("parts", sum(len(segment.parts) > 1 for segment in kept))
         assert stored_size(entry) == sum(_chain_size(one, sizes) for one in (kept, packs))

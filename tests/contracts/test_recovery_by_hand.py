@@ -153,9 +153,9 @@ def test_segments_and_blobs_in_lists_and_content_in_parts(small: None, vault: Va
     factories.populate(vault.files.data_fs.parent)
     made = list(increments(vault, tmp_path, 5))
     entry = manifest(vault, made[-1][0]).databases[0]
-    assert entry.storage is not None
+    assert entry.data_fs is not None
     assert entry.blobs is not None
-    assert len(entry.storage.lists) > 1
+    assert len(entry.data_fs.lists) > 1
     assert len(entry.blobs.lists) > 0
     assert any(len(pack.parts) > 1 for pack in entry.blobs.tail)
     for backup, source in made:
@@ -170,9 +170,9 @@ def test_a_transaction_and_a_blob_longer_than_an_object(vault: Vault, tools: Pat
         site.put(film=factories.noise(1_000_000, 7), small=factories.noise(10, 8))
     backup = vault.make()
     entry = manifest(vault, backup).databases[0]
-    assert entry.storage is not None
+    assert entry.data_fs is not None
     assert entry.blobs is not None
-    assert max(len(segment.parts) for segment in entry.storage.tail) > 5
+    assert max(len(segment.parts) for segment in entry.data_fs.tail) > 5
     assert max(len(pack.parts) for pack in entry.blobs.tail) > 2
     assert_recovered(vault, tools, tmp_path, backup, source)
 
@@ -222,8 +222,8 @@ def test_damage_is_said(vault: Vault, tools: Path, tmp_path: Path) -> None:
     factories.populate(vault.files.data_fs.parent)
     backup = vault.make()
     entry = manifest(vault, backup).databases[0]
-    assert entry.storage is not None
-    name = entry.storage.tail[0].parts[0].object
+    assert entry.data_fs is not None
+    name = entry.data_fs.tail[0].parts[0].object
     path = vault.repository / "objects" / name[:2] / name
     data = bytearray(path.read_bytes())
     data[-20] ^= 1
@@ -249,8 +249,8 @@ def test_an_earlier_moment(vault: Vault, tools: Path, tmp_path: Path) -> None:
     source = factories.populate(vault.files.data_fs.parent)
     backup = vault.make()
     entry = manifest(vault, backup).databases[0]
-    assert entry.storage is not None
-    (segment,) = entry.storage.tail
+    assert entry.data_fs is not None
+    (segment,) = entry.data_fs.tail
     assert segment.tids is not None
     path = vault.repository / "meta" / segment.tids.meta[:2] / segment.tids.meta
     rows = subprocess.run(["zstd", "-dcq", str(path)], capture_output=True, text=True, check=True).stdout

@@ -214,8 +214,8 @@ def test_an_unfinished_tail_is_left_out_and_continued_behind(tmp_path: Path, tai
     whole = files.data_fs.read_bytes()
     factories.tear(files.data_fs, tail)
     entry = entry_of(vault.create().manifest)
-    assert entry.storage is not None
-    assert entry.storage.end == len(whole)
+    assert entry.data_fs is not None
+    assert entry.data_fs.end == len(whole)
     assert any("a part of a transaction" in warning for warning in entry.warnings) is (tail in ("header", "short"))
     assert vault.restore().data_fs.read_bytes() == whole
     files.data_fs.write_bytes(whole)

@@ -39,8 +39,11 @@ def command(context: Context, id: str, as_json: bool) -> None:
     for entry in manifest.databases:
         rows.append(("database", f"{entry.name} ({entry.backend}), last transaction {entry.last_tid} at {entry.last_time}"))
         rows.append(("", f"restorable from {entry.pack_tid or entry.first_tid} on"))
-        if entry.storage:
-            rows.append(("", f"Data.fs: {size(entry.storage.end)}, {count(entry.storage.transactions, 'transaction')}"))
+        if entry.data_fs:
+            rows.append(("", f"Data.fs: {size(entry.data_fs.end)}, {count(entry.data_fs.transactions, 'transaction')}"))
+        if entry.dump:
+            made = ", ".join(f"{name} {version}" for name, version in sorted(entry.dump.versions.items()))
+            rows.append(("", f"dump: {size(entry.dump.size)}, {count(sum(entry.dump.tables.values()), 'row')} ({made})"))
         if entry.blobs:
             rows.append(("", f"blobs: {count(entry.blobs.count, 'blob')}, {size(entry.blobs.size)}, {entry.blobs.missing.count} missing"))
         rows += [("warning", warning) for warning in entry.warnings]

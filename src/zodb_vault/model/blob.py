@@ -1,8 +1,10 @@
-"""A blob revision, as a record of a storage names it."""
+"""A blob revision, as a record of a storage names it, and those that are missing."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
+
+import msgspec
 
 
 class BlobRef(NamedTuple):
@@ -11,3 +13,9 @@ class BlobRef(NamedTuple):
     oid: bytes
     tid: bytes
     sure: bool
+
+
+class MissingRows(msgspec.Struct):
+    """The document that lists missing blobs: OID, TID, path."""
+
+    rows: list[tuple[str, str, str]]

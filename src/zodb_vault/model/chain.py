@@ -8,13 +8,13 @@ from typing import Final, Generic, Protocol, TypeVar
 import msgspec
 
 from . import canonical
-from .manifest import ListRef, Meta, Pack, Segment
+from .manifest import DatabaseEntry, ListRef, Meta, Pack, Part, Segment
 
 TAIL_LIMIT: Final = 64
 TAIL_KEPT: Final = 32
 LIST_LIMIT: Final = 512
 
-E = TypeVar("E", bound=Segment | Pack)
+E = TypeVar("E", bound=Segment | Pack | Part)
 
 
 class Documents(Protocol):
@@ -39,7 +39,7 @@ def load(kind: type[E], documents: Documents, ref: ListRef) -> list[E]:
     return found.entries
 
 
-def store(documents: Documents, entries: Sequence[Segment | Pack]) -> ListRef:
+def store(documents: Documents, entries: Sequence[Segment | Pack | Part]) -> ListRef:
     """Store entries as one list."""
     meta = documents.put_document(canonical.encode({"entries": entries}))
     return ListRef(
@@ -51,7 +51,7 @@ def store(documents: Documents, entries: Sequence[Segment | Pack]) -> ListRef:
 
 
 class Chain(Generic[E]):
-    """The segments or packs of a database; never changed in place, every method returns a new one."""
+    """The segments or packs of a database, or the parts of its dump; never changed in place, every method returns a new one."""
 
     def __init__(self, kind: type[E], documents: Documents, lists: Sequence[ListRef] = (), tail: Sequence[E] = ()) -> None:
         self.kind, self.documents = kind, documents
@@ -124,3 +124,18 @@ class Chain(Generic[E]):
 
     def _with(self, lists: Sequence[ListRef], tail: Sequence[E]) -> Chain[E]:
         return Chain(self.kind, self.documents, lists, tail)
+
+
+def segments_of(entry: DatabaseEntry, documents: Documents) -> Chain[Segment]:
+    """Return the segments of a database in a backup."""
+    return Chain(Segment, documents, entry.data_fs.lists, entry.data_fs.tail) if entry.data_fs else Chain(Segment, documents)
+
+
+def dump_of(entry: DatabaseEntry, documents: Documents) -> Chain[Part]:
+    """Return the parts of the dump of a database in a backup."""
+    return Chain(Part, documents, entry.dump.lists, entry.dump.tail) if entry.dump else Chain(Part, documents)
+
+
+def packs_of(entry: DatabaseEntry, documents: Documents) -> Chain[Pack]:
+    """Return the packs of a database in a backup."""
+    return Chain(Pack, documents, entry.blobs.lists, entry.blobs.tail) if entry.blobs else Chain(Pack, documents)

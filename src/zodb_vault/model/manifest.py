@@ -108,6 +108,45 @@ class DataFs(msgspec.Struct, frozen=True, kw_only=True, tag="datafs", tag_field=
     lists: list[ListRef]
     tail: list[Segment]
 
+    @property
+    def size(self) -> int:
+        """Return the bytes that a restore writes."""
+        return self.end
+
+
+class _Dump(msgspec.Struct, frozen=True, kw_only=True):
+    """The storage half of a database server, as its own tool writes it: ``size`` bytes, in the parts of the lists, then of the tail.
+
+    ``tables`` are the rows that each table has in the snapshot that was dumped, ``versions`` those of the server and its tool,
+    ``marks`` a document with some objects and their TIDs, by which a later run knows whether the database is still the same one.
+    """
+
+    size: int
+    lists: list[ListRef]
+    tail: list[Part]
+    tables: dict[str, int]
+    versions: dict[str, str] = {}
+    transactions: int | None = None
+    marks: str | None = None
+
+
+class PgDump(_Dump, frozen=True, kw_only=True, tag="pg_dump", tag_field="kind"):
+    """A custom format archive of ``pg_dump``; ``large_objects`` as the snapshot counts them, ``sequences`` their last values."""
+
+    large_objects: int = 0
+    sequences: dict[str, int] = {}
+
+
+class SqliteCopy(_Dump, frozen=True, kw_only=True, tag="sqlite", tag_field="kind"):
+    """The files of a database in SQLite, copied by its online backup: ``to`` of each part says which."""
+
+
+class MysqlDump(_Dump, frozen=True, kw_only=True, tag="mysqldump", tag_field="kind"):
+    """A script of SQL as ``mariadb-dump`` writes it."""
+
+
+Dump = PgDump | SqliteCopy | MysqlDump
+
 
 class Missing(msgspec.Struct, frozen=True, kw_only=True):
     """Blobs that the storage half references and the source no longer has."""
@@ -148,12 +187,22 @@ class DatabaseEntry(msgspec.Struct, frozen=True, kw_only=True):
     pack_tid: str | None
     last_tid: str | None
     last_time: str | None
-    storage: DataFs | None
+    storage: DataFs | PgDump | SqliteCopy | MysqlDump | None
     blobs: Blobs | None
     ordered: bool = True
     transactions_added: int = 0
     blobs_added: int = 0
     warnings: list[str] = []
+
+    @property
+    def data_fs(self) -> DataFs | None:
+        """Return the storage half when it is a Data.fs."""
+        return self.storage if isinstance(self.storage, DataFs) else None
+
+    @property
+    def dump(self) -> Dump | None:
+        """Return the storage half when it is what the tool of a database server wrote."""
+        return None if isinstance(self.storage, DataFs) else self.storage
 
 
 class Line(msgspec.Struct, frozen=True):

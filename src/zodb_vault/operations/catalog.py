@@ -119,7 +119,7 @@ class Catalog:
 
 def raw_size(entry: DatabaseEntry) -> int:
     """Return the bytes that a restore of a database writes."""
-    return (entry.storage.end if entry.storage else 0) + (entry.blobs.size if entry.blobs else 0)
+    return (entry.storage.size if entry.storage else 0) + (entry.blobs.size if entry.blobs else 0)
 
 
 def stored_size(entry: DatabaseEntry) -> int:

@@ -14,7 +14,7 @@ from ..config.convertconf import Direction, convert_conf
 from ..errors import NothingToBackUp, TargetRefused, UsageError
 from ..model.source import Database, Site
 from ..stores import durable
-from ..strategies.filestorage import folder_of
+from ..strategies.base import folder_of
 
 MODE: Final = 0o600
 DIRECTORY_MODE: Final = 0o700

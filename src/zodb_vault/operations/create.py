@@ -17,6 +17,7 @@ import msgspec
 from .. import __version__
 from ..errors import ConfigurationError, InUse, NothingToBackUp, SourceChanged, UsageError, VaultError, WrongSource
 from ..model import clock
+from ..model.blob import MissingRows
 from ..model.manifest import DatabaseEntry, Line, Manifest, Marker, Origin, Reason, Stored, Trigger
 from ..model.source import Database, Site
 from ..policy.continuity import Decision, next_line
@@ -25,8 +26,8 @@ from ..repository import running
 from ..repository.objects import Objects
 from ..repository.repository import Repository, new_id
 from ..repository.running import Run
-from ..strategies.base import Earlier, Progress
-from ..strategies.filestorage import FileStorageCapture, MissingRows, Resumed, Wishes
+from ..strategies.base import Capture, Earlier, Progress, Resumed, Wishes
+from ..strategies.table import strategy_of
 from .catalog import Backup, Catalog, raw_size, stored_size
 
 ATTEMPTS: Final = 4
@@ -114,12 +115,10 @@ def refused(database: Database) -> NothingToBackUp | None:
     if elsewhere := halves(database).elsewhere:
         where, _, instead = elsewhere.partition(". ")
         return NothingToBackUp(f"the database {database.name}: {where}", instead)
-    if database.backend != "filestorage" or database.blob_mode not in ("directory", "none"):
-        wrapped = " in S3" if database.blob_mode == "s3" else ""
-        return NothingToBackUp(
-            f"this version cannot back up {database.backend}{' with blobs' + wrapped if wrapped else ''} yet: the database {database.name}",
-            "`zodb-vault plan` says what a backup of it consists of; `zodb-vault convert config --export` copies it into a FileStorage",
-        )
+    try:
+        strategy_of(database).require(database)
+    except NothingToBackUp as error:
+        return error
     return None
 
 
@@ -134,17 +133,9 @@ def refuse_overlap(repository: Repository, databases: list[Database]) -> None:
 
 @contextlib.contextmanager
 def _exclusive_storages(databases: list[Database], cold: bool) -> Iterator[None]:
-    from ..strategies.locking import is_barred, storage_locks
-
-    barred = [database.data_fs for database in databases if is_barred(Path(database.data_fs or ""))]
-    if barred:
-        raise InUse(
-            f"a restore was interrupted, and {', '.join(map(str, barred))} may not fit together",
-            "run that restore again, or `restore --abort`",
-        )
     with contextlib.ExitStack() as stack:
         for database in databases if cold else []:
-            stack.enter_context(storage_locks(Path(database.data_fs or "")))
+            stack.enter_context(strategy_of(database).exclusive(database))
         yield
 
 
@@ -191,10 +182,10 @@ class _Creation:
             allow_missing=self.options.allow_missing, workers=self.options.workers,
         )  # fmt: skip
         with contextlib.ExitStack() as stack:
-            captures = []
+            captures: list[Capture] = []
             for database in self.databases:
                 restored = msgspec.structs.replace(wishes, restored=self._restored(database.name))
-                capture = FileStorageCapture(database, self.objects, restored, self.now)
+                capture = strategy_of(database).capture(database, self.objects, restored, self.now)
                 stack.callback(capture.close)
                 capture.find_base(self._earlier(database.name), self._resumed(database.name, stale))
                 captures.append(capture)
@@ -260,7 +251,7 @@ class _Creation:
 
     # deciding
 
-    def _still(self, captures: list[FileStorageCapture]) -> Literal["still", "moving"]:
+    def _still(self, captures: list[Capture]) -> Literal["still", "moving"]:
         """Take all cuts again until no end moved between two passes and nobody stands between vote and finish.
 
         Raise SourceChanged when a pack has put another file in the place of one: what was committed since is in that.
@@ -270,7 +261,7 @@ class _Creation:
         for pause in STILL_PAUSES:
             time.sleep(pause)
             _moved(captures)
-            if not _moved(captures) and all(capture.cut.state != "voted" for capture in captures):
+            if not _moved(captures) and not any(capture.voted for capture in captures):
                 return "still"
         return "moving"
 
@@ -283,7 +274,7 @@ class _Creation:
         before = dict(zip((entry.name for entry in parent.manifest.databases), origin.paths, strict=False))
         known = [database for database in self.databases if database.name in before]
         stranger = not any(database.name in before for database in self.site.databases)
-        moved = [one for one in known if (origin.machine, before[one.name]) != (machine(), str(one.data_fs))]
+        moved = [one for one in known if (origin.machine, before[one.name]) != (machine(), strategy_of(one).location(one))]
         if not moved and not stranger:
             return
         ours = self._origin()
@@ -299,12 +290,12 @@ class _Creation:
         self.progress.note(f"the site moved: {where}" + ("" if stranger else "; its content continues the newest backup"))
 
     def _origin(self) -> Origin:
-        return Origin(machine=machine(), config=self.site.config, paths=[str(database.data_fs) for database in self.databases])
+        return Origin(machine=machine(), config=self.site.config, paths=[strategy_of(database).location(database) for database in self.databases])
 
     # copying
 
     def _copy(
-        self, captures: list[FileStorageCapture], cuts: Literal["still", "moving"], uses: list[str], stale: tuple[Marker, bytes] | None
+        self, captures: list[Capture], cuts: Literal["still", "moving"], uses: list[str], stale: tuple[Marker, bytes] | None
     ) -> Created:
         run = Run.start(self.repository.store, self.site.name, "create", self.id, uses, stale)
         try:
@@ -324,20 +315,20 @@ class _Creation:
         if gone:
             raise SourceChanged(f"the backup {', '.join(gone)} that this one would continue has just been deleted")
 
-    def _capture(self, captures: list[FileStorageCapture], cuts: Literal["still", "moving"], keeper: _Keeper) -> None:
+    def _capture(self, captures: list[Capture], cuts: Literal["still", "moving"], keeper: _Keeper) -> None:
         for capture in captures:
             capture.begin(self.objects, keeper, self.progress)
             if cuts == "moving":
                 capture.warnings.append("the databases were never still together: a commit to several of them may be in one of them only")
-        captures[0].findings += self._taken_out()
+        captures[0].findings.extend(self._taken_out())
         for capture in captures:
-            self.progress.begin("storage", capture.cut.end - capture.base.end)
+            self.progress.begin("storage", capture.expected)
             capture.copy_storage()
         for capture in captures:
             self.progress.begin("blobs", None)
             capture.copy_blobs()
 
-    def _commit(self, captures: list[FileStorageCapture], cuts: Literal["still", "moving"], uses: list[str], run: Run) -> Created:
+    def _commit(self, captures: list[Capture], cuts: Literal["still", "moving"], uses: list[str], run: Run) -> Created:
         entries = [capture.entry() for capture in captures]
         missing = {entry.name: self._missing(entry) for entry in entries}
         manifest = self._manifest(entries, captures, cuts, uses, complete=not self._unaccepted(missing))
@@ -363,7 +354,7 @@ class _Creation:
         return any((name, row[0], row[1]) not in accepted for name, rows in missing.items() for row in rows)
 
     def _manifest(
-        self, entries: list[DatabaseEntry], captures: list[FileStorageCapture], cuts: Literal["still", "moving"], uses: list[str],
+        self, entries: list[DatabaseEntry], captures: list[Capture], cuts: Literal["still", "moving"], uses: list[str],
         *, complete: bool,
     ) -> Manifest:  # fmt: skip
         decisions = [capture.decision for capture in captures]
@@ -373,8 +364,8 @@ class _Creation:
             created_at=clock.iso(self.now), finished_at=clock.iso(clock.now()), trigger=self.options.trigger,
             contents=self._contents(), how="full" if any(d.how == "full" for d in decisions) else "incremental", reason=_main(captures),
             parent=parent, line=self._line(_starting(captures), uses), status="complete" if complete else "incomplete", cuts=cuts,
-            source=self._origin(), software=software(), seen=self.catalog.listing.backups, databases=entries,
-            added=self.objects.written, recovery=self.repository.info.recovery,
+            source=self._origin(), software=_software_of(captures), seen=self.catalog.listing.backups, databases=entries,
+            added=self.objects.written, recovery=self.repository.info.recovery, requires=["dump"] if any(entry.dump for entry in entries) else [],
         )  # fmt: skip
 
     def _contents(self) -> str | list[str]:
@@ -405,7 +396,7 @@ def earlier_of(catalog: Catalog, database: str) -> Iterator[Earlier]:
                 yield Earlier(id=backup.manifest.id, captured=clock.parse(backup.manifest.created_at), entry=entry)
 
 
-def _give_up(run: Run, captures: list[FileStorageCapture]) -> None:
+def _give_up(run: Run, captures: list[Capture]) -> None:
     """Leave what was stored, by this run or by the one that it went on from, to the next one; the cause is on its way to the user already."""
     stored = {one.database: one for one in run.marker.stored}
     with contextlib.suppress(VaultError, OSError):
@@ -421,21 +412,17 @@ def _give_up(run: Run, captures: list[FileStorageCapture]) -> None:
             run.finish()
 
 
-def _moved(captures: list[FileStorageCapture]) -> bool:
-    """Take every cut again, one right after the other, and tell whether one moved; raise SourceChanged when a file is another one now."""
-    moved = [capture.cut.extend() for capture in captures]
-    for capture in captures:
-        if capture.file.replaced():
-            raise SourceChanged(f"{capture.file.path} was packed while the cuts of the databases were taken")
-    return any(moved)
+def _moved(captures: list[Capture]) -> bool:
+    """Take every cut again, one right after the other, and tell whether one moved; raise SourceChanged when a storage is another one now."""
+    return any([capture.extend() for capture in captures])
 
 
-def _starting(captures: list[FileStorageCapture]) -> list[Decision]:
+def _starting(captures: list[Capture]) -> list[Decision]:
     """Return the decisions that start a line of the site: a database that no backup knows has left nothing behind."""
-    return [capture.decision for capture in captures if capture.decision.starts_line and capture.newest is not None]
+    return [capture.decision for capture in captures if capture.decision.starts_line and capture.uses]
 
 
-def _main(captures: list[FileStorageCapture]) -> Reason:
+def _main(captures: list[Capture]) -> Reason:
     """Return the reason that says most: of several databases the first that is not simply going on, with its name."""
     plain = ("unchanged", "continued")
     telling = [one for one in captures if one.decision.reason.code not in plain]
@@ -451,6 +438,13 @@ def machine() -> str:
         if name := Path("/etc/machine-id").read_text(encoding="ascii").strip():
             return name
     return socket.gethostname()
+
+
+def _software_of(captures: list[Capture]) -> dict[str, str]:
+    versions = dict(software())
+    for capture in captures:
+        versions |= capture.software
+    return versions
 
 
 @cache

@@ -354,14 +354,14 @@ def _needs(patient: Patient, database: Database) -> Needs:
     size = Path(database.data_fs or "").stat().st_size
     manifest = patient.newest
     entry = next((one for one in manifest.databases if one.name == database.name), None) if manifest else None
-    if entry is None or entry.storage is None or not entry.storage.end:
+    if entry is None or entry.data_fs is None or not entry.data_fs.end:
         blobs, more = _blob_bytes(database)
         return Needs(size + blobs, size + blobs, f" (before compression{', at least' if more else ''})")
-    full = int(stored_size(entry) * max(1.0, size / entry.storage.end))
+    full = int(stored_size(entry) * max(1.0, size / entry.data_fs.end))
     decision = plan(msgspec.structs.replace(patient.site, databases=(database,)), patient.repository, None).databases[0]
     if decision.how != "incremental":
         return Needs(full, full, "")
-    return Needs(int(full * max(0, size - entry.storage.end) / size), full, "")
+    return Needs(int(full * max(0, size - entry.data_fs.end) / size), full, "")
 
 
 def _blob_bytes(database: Database) -> tuple[int, bool]:
@@ -385,7 +385,7 @@ def _space_of_site(patient: Patient, database: Database) -> Iterator[Check]:
     sizes = [data_fs.stat().st_size if data_fs.exists() else 0]
     with contextlib.suppress(VaultError):
         entries = newest.databases if (newest := patient.newest) else []
-        sizes += [one.storage.end for one in entries if one.name == database.name and one.storage]
+        sizes += [one.data_fs.end for one in entries if one.name == database.name and one.data_fs]
     needed = max(sizes)
     free = shutil.disk_usage(next(folder for folder in data_fs.parents if folder.is_dir())).free
     message = f"{_bytes(free)} free beside {data_fs}; a restore in place needs {_bytes(needed)}, and the blobs that are not there any more"

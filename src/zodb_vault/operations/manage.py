@@ -10,11 +10,11 @@ import msgspec
 from ..errors import BackupMissing, InUse, TargetRefused, UsageError, VaultError
 from ..model import canonical
 from ..model import tid as tids
+from ..model.chain import segments_of
 from ..model.manifest import DatabaseEntry
 from ..repository import running
 from ..repository.objects import Objects
 from ..repository.repository import Repository, manifest_key, trash_key
-from ..strategies.filestorage import segments_of
 from ..strategies.standing import segment_tids
 from .catalog import Backup, Catalog
 

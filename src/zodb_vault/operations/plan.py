@@ -15,7 +15,8 @@ from ..model.manifest import Meta
 from ..model.source import Database, Site, Skipped
 from ..policy.halves import Halves, bucket, halves
 from ..repository.repository import Repository
-from ..strategies.filestorage import Survey, Wishes
+from ..strategies.base import Wishes
+from ..strategies.table import strategy_of
 from .catalog import Catalog
 from .create import earlier_of, refuse_overlap, refused
 
@@ -119,7 +120,7 @@ def _database(
             how, reason = _decision(site, database, repository, full)
         except (VaultError, OSError) as error:
             warnings += [error.message if isinstance(error, VaultError) else str(error)]
-            warnings += [f"{database.data_fs} does not exist"] if not os.path.lexists(database.data_fs or "") else []
+            warnings += [f"{database.data_fs} does not exist"] if database.data_fs and not os.path.lexists(database.data_fs) else []
     return Planned(
         database=database, method="portable" if consists.portable else "native", copies_blobs=consists.copies_blobs,
         blob_location=bucket(database) if "s3" in database.blob_mode else database.blob_dir,
@@ -132,7 +133,7 @@ def _decision(site: Site, database: Database, repository: Repository | None, ful
     if repository:
         refuse_overlap(repository, [database])
     documents = repository.objects("") if repository else NoDocuments()
-    survey = Survey(database, documents, Wishes(forced=full), clock.now())
+    survey = strategy_of(database).survey(database, documents, Wishes(forced=full), clock.now())
     with contextlib.closing(survey):
         earlier = earlier_of(Catalog(repository, site.name), database.name) if repository else iter(())
         survey.find_base(earlier, None)

@@ -15,6 +15,7 @@ from ..datafs.tail import Hopper, backwards
 from ..errors import BlobsMissing, Damage, InUse, SafetyBackupFailed, SourceDamaged, StoreError, TargetRefused, UsageError, VaultError
 from ..model import clock
 from ..model import tid as tids
+from ..model.chain import segments_of
 from ..model.manifest import DatabaseEntry
 from ..model.source import Database, Site
 from ..policy.recovery import Request
@@ -24,7 +25,6 @@ from ..repository.repository import Repository, new_id
 from ..repository.running import Run
 from ..strategies.base import Progress
 from ..strategies.datafile import DataFile
-from ..strategies.filestorage import segments_of
 from ..strategies.locking import bar, storage_locks, unbar
 from ..strategies.standing import newest_common
 from . import journal as journals
@@ -165,6 +165,8 @@ def _step(cut: Cut, place: Place, resumed: Journal | None, documents: Objects, o
 def _require_content(cut: Cut, blob_dir: Path | None, options: Options) -> None:
     if cut.entry.storage is None:
         raise TargetRefused(f"the backup holds no storage of {cut.entry.name}, only blobs", "choose a whole backup")
+    if cut.entry.data_fs is None:
+        raise TargetRefused(f"this version cannot restore the dump of {cut.entry.name}", "RECOVERY.md says how to get it back by hand")
     if options.only != "storage" and cut.entry.blobs is None:
         raise TargetRefused(f"the backup holds no blobs of {cut.entry.name}", "`--only storage` restores the rest")
     if options.only != "storage" and blob_dir is None and cut.entry.blobs and cut.entry.blobs.count:

@@ -18,11 +18,11 @@ from ..blobs.layout import MARKER, TEMPORARY, detect
 from ..blobs.refs import BlobSet
 from ..datafs.tail import Hopper
 from ..errors import Damage, SourceDamaged, TargetRefused
-from ..model.chain import Documents
+from ..model.blob import MissingRows
+from ..model.chain import Documents, packs_of, segments_of
 from ..model.manifest import DatabaseEntry
 from ..stores import durable
 from ..strategies.base import Progress, Sink, Workers
-from ..strategies.filestorage import MissingRows, packs_of, segments_of
 from ..strategies.packing import BlobDirectory
 from ..strategies.placing import TEMPORARY as NEW
 from ..strategies.placing import Ownership, Placer, sync_file_system

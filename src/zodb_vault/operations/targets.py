@@ -7,10 +7,9 @@ from collections.abc import Iterator
 import msgspec
 
 from ..errors import TargetMissing, UsageError
-from ..model.chain import Documents
+from ..model.chain import Documents, segments_of
 from ..model.manifest import DatabaseEntry, Segment
 from ..policy.recovery import AtMoment, BeforeTid, Request, ToTid, search, settle
-from ..strategies.filestorage import segments_of
 from ..strategies.standing import segment_tids
 from .catalog import Backup, Catalog
 
@@ -68,7 +67,7 @@ def _only_database(catalog: Catalog) -> str:
 
 
 def _whole(entry: DatabaseEntry) -> Cut:
-    return Cut(entry, entry.storage.end if entry.storage else 0, entry.last_tid, 0)
+    return Cut(entry, entry.storage.size if entry.storage else 0, entry.last_tid, 0)
 
 
 def _transactions(backup: Backup, database: str, documents: Documents, request: Request) -> Iterator[tuple[str, int]]:
@@ -76,6 +75,11 @@ def _transactions(backup: Backup, database: str, documents: Documents, request: 
     entry = next((entry for entry in backup.manifest.databases if entry.name == database), None)
     if entry is None or entry.storage is None:
         raise TargetMissing(f"backup {backup.manifest.id} does not hold the storage of {database}", "choose another backup")
+    if entry.data_fs is None:
+        raise TargetMissing(
+            f"backup {backup.manifest.id} holds {database} as a dump, which can be restored as a whole only",
+            f"restore it by its id: {backup.manifest.id}",
+        )
     for segment in _near(entry, documents, request):
         for tid, pos, size, *_ in segment_tids(documents, segment):
             yield tid, pos + size

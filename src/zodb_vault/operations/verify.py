@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -14,18 +14,16 @@ import msgspec
 
 from ..blobs.packs import Member, members
 from ..blobs.refs import BlobSet
-from ..datafs.records import Pointer
 from ..errors import BackupMissing, Damage, KeyMissing, UsageError, VaultError
 from ..model import chain, clock
-from ..model.chain import E
-from ..model.manifest import DatabaseEntry, ListRef, Meta, Pack, Part, Segment
+from ..model.blob import MissingRows
+from ..model.chain import Chain, E, dump_of, packs_of, segments_of
+from ..model.manifest import DatabaseEntry, Meta, Pack, Part
 from ..repository.objects import Objects, meta_key, object_key
 from ..repository.repository import INFO_KEY, RECOVERY_KEY, Repository
 from ..strategies.base import Progress, Workers
-from ..strategies.filestorage import MissingRows, packs_of, segments_of
 from ..strategies.packing import key, members_of
-from ..strategies.rebuilding import Content, resolve
-from ..strategies.standing import segment_tids
+from ..strategies.table import strategy_of_entry
 from .catalog import Backup
 from .loading import load_everything
 
@@ -61,6 +59,22 @@ class Report(msgspec.Struct, kw_only=True):
     def count(self, what: str, number: int = 1) -> None:
         """Add to what was checked."""
         self.checked[what] = self.checked.get(what, 0) + number
+
+
+class _Verdict:
+    """Turns what the check of one database finds into findings of the report."""
+
+    def __init__(self, report: Report, database: str) -> None:
+        self._report, self._database = report, database
+        self.count = report.count
+
+    def damage(self, what: str, why: str, **where: str) -> None:
+        self._report.damage.append(Finding(self._database, what, why, **where))
+
+    def source(self, what: str, why: str, **where: str) -> None:
+        finding = Finding(self._database, what, why, **where)
+        if finding not in self._report.source[-1:]:
+            self._report.source.append(finding)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,21 +143,22 @@ class _Verification:
                 yield ref.list
         if entry.blobs and entry.blobs.missing.list:
             yield entry.blobs.missing.list
-        for segment in self._entries(entry, Segment, entry.storage.lists if entry.storage else [], entry.storage.tail if entry.storage else []):
+        yield from self._entries(entry, dump_of(entry, self.objects))
+        for segment in self._entries(entry, segments_of(entry, self.objects)):
             yield from segment.parts
             yield from segment.log
             yield from [segment.tids] if segment.tids else []
-        for pack in self._entries(entry, Pack, entry.blobs.lists if entry.blobs else [], entry.blobs.tail if entry.blobs else []):
+        for pack in self._entries(entry, packs_of(entry, self.objects)):
             yield from pack.parts
             yield pack.index
 
-    def _entries(self, entry: DatabaseEntry, kind: type[E], lists: Iterable[ListRef], tail: Iterable[E]) -> Iterator[E]:
-        for ref in lists:
+    def _entries(self, entry: DatabaseEntry, entries: Chain[E]) -> Iterator[E]:
+        for ref in entries.lists:
             try:
-                yield from chain.load(kind, self.objects, ref)
+                yield from chain.load(entries.kind, self.objects, ref)
             except Damage as error:
                 self._damage(entry.name, "list", error, object=ref.list)
-        yield from tail
+        yield from entries.tail
 
     def _listed(self) -> None:
         store = self.repository.store
@@ -208,61 +223,13 @@ class _Verification:
     def _records(self, entry: DatabaseEntry) -> None:
         refs = BlobSet()
         try:
-            self._storage(entry, refs)
+            verdict = _Verdict(self.report, entry.name)
+            strategy_of_entry(entry).check(entry, self.objects, refs, verdict, self.progress, self.options.workers)
             self._packs(entry, refs)
         except Damage as error:
             self._damage(entry.name, "content", error)
         finally:
             refs.close()
-
-    def _storage(self, entry: DatabaseEntry, refs: BlobSet) -> None:
-        if entry.storage is None:
-            return
-        self.progress.begin("storage", entry.storage.end)
-        content = Content(self.objects, segments_of(entry, self.objects), entry.storage.end, self.progress, digests=True)
-        pointers: list[Pointer] = []
-        last, count, pos = b"", 0, 0
-        with Workers(self.options.workers, _nothing) as workers:
-            for part in content.parts(workers, None):
-                self._continuous(entry, part.segment, pos)
-                refs.add(part.blobs)
-                pointers += part.pointers
-                self._order(entry, last, part.tids)
-                self._lists(entry, part.segment, part.tids)
-                self.report.source += [Finding(entry.name, "record", why) for why in part.defects]
-                last, pos, count = part.tids[-1] if part.tids else last, part.segment.end, count + part.transactions
-        if (count, pos) != (entry.storage.transactions, entry.storage.end):
-            self._damage(entry.name, "storage", f"{count} transactions end at {pos}, not {entry.storage.transactions} at {entry.storage.end}")
-        self.report.count("transactions", count)
-        self._pointers(entry, pointers, refs)
-
-    def _continuous(self, entry: DatabaseEntry, segment: Segment, pos: int) -> None:
-        if segment.start != pos:
-            raise Damage(f"after byte {pos} of Data.fs of {entry.name} a segment from {segment.start} on follows")
-
-    def _order(self, entry: DatabaseEntry, last: bytes, tids: list[bytes]) -> None:
-        if all(a < b for a, b in zip([last, *tids], tids, strict=False)):
-            return
-        finding = Finding(entry.name, "order", "the TIDs do not ascend")
-        if entry.ordered:
-            self.report.damage.append(finding)
-        elif finding not in self.report.source:
-            self.report.source.append(finding)
-
-    def _lists(self, entry: DatabaseEntry, segment: Segment, tids: list[bytes]) -> None:
-        """Check the two lists of transactions that go with a segment."""
-        rows = segment_tids(self.objects, segment)
-        log = msgspec.json.decode(b"".join(self.objects.read(segment.log)))["rows"] if segment.log else []
-        if [row[0] for row in rows] != ["0x" + tid.hex() for tid in tids] or len(log) != len(tids):
-            self._damage(entry.name, "list", f"the lists of transactions of the bytes {segment.start} to {segment.end} do not fit them")
-
-    def _pointers(self, entry: DatabaseEntry, pointers: list[Pointer], refs: BlobSet) -> None:
-        """Follow back-pointers, which may lead into any segment: sorted, so that each segment is decoded about once."""
-        reader, defects = SegmentReader(self.objects, entry), list[str]()
-        for pointer in sorted(pointers, key=lambda pointer: pointer.back):
-            refs.add(resolve([pointer], reader.read_at, defects))
-            self.report.count("back-pointers")
-        self.report.source += [Finding(entry.name, "back-pointer", why) for why in defects]
 
     def _packs(self, entry: DatabaseEntry, refs: BlobSet) -> None:
         if entry.blobs is None:
@@ -342,23 +309,6 @@ class _Verification:
                 self._damage(entry.name, "blob", why, oid=oid, tid=tid)
         if loaded.failure:
             self._damage(entry.name, "storage", loaded.failure)
-
-
-class SegmentReader:
-    """Reads at any position of a backed up Data.fs; keeps the one segment decoded that was asked for last."""
-
-    def __init__(self, objects: Objects, entry: DatabaseEntry) -> None:
-        self._objects, self._entry = objects, entry
-        self._segment: Segment | None = None
-        self._data = b""
-
-    def read_at(self, length: int, pos: int) -> bytes:
-        """Return the bytes at a position, fewer at the end of a segment (no record crosses it)."""
-        if self._segment is None or not self._segment.start <= pos < self._segment.end:
-            self._segment = next((s for s in segments_of(self._entry, self._objects) if s.start <= pos < s.end), None)
-            self._data = b"".join(self._objects.read(self._segment.parts)) if self._segment else b""
-        start = pos - self._segment.start if self._segment else 0
-        return self._data[start : start + length]
 
 
 def _nothing() -> None:

@@ -24,7 +24,8 @@ T = TypeVar("T")
 
 INFO_KEY: Final = "repository.json"
 RECOVERY_KEY: Final = "RECOVERY.md"
-KNOWN_REQUIREMENTS: Final[frozenset[str]] = frozenset()
+# ``dump``: the storage half of a database may be what the tool of a database server wrote.
+KNOWN_REQUIREMENTS: Final[frozenset[str]] = frozenset({"dump"})
 ID_TIME: Final = "%Y%m%dT%H%M%SZ"
 ID: Final = re.compile(r"(\d{8}T\d{6}Z)-[0-9a-f]{6}\Z")
 MARKER: Final = re.compile(r"(create|[a-z]+-\d{8}T\d{6}Z-[0-9a-f]{6})\.json\Z")

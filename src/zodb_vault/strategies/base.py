@@ -7,12 +7,19 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol, TypeVar
+from urllib.parse import quote
 
 import msgspec
 
+from ..blobs.refs import BlobSet
+from ..errors import NothingToBackUp
+from ..model.chain import Documents
 from ..model.manifest import DatabaseEntry, Meta, Part, Stored
+from ..model.source import Database
+from ..policy.continuity import Decision
 
 R = TypeVar("R")
 
@@ -87,6 +94,166 @@ class Earlier(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     captured: datetime
     entry: DatabaseEntry
+
+
+class Resumed(msgspec.Struct, frozen=True):
+    """What an interrupted run left: its notes, and the parent that it continued."""
+
+    stored: Stored
+    parent: Earlier | None
+
+
+class Wishes(msgspec.Struct, frozen=True, kw_only=True):
+    """How a user wants a capture to be; ``restored``: the site was put back to an older state since the newest backup."""
+
+    forced: bool = False
+    storage: bool = True
+    blobs: bool = True
+    allow_missing: int | None = None
+    restored: bool = False
+    workers: int = 2
+
+
+class Survey(Protocol):
+    """Looks at one database and at what earlier backups have of it, and decides; writes nothing."""
+
+    def find_base(self, earlier: Iterable[Earlier], resumed: Resumed | None) -> None:
+        """Choose what of earlier backups, newest first, can be used again, and take the cut."""
+        ...
+
+    @property
+    def uses(self) -> list[Earlier]:
+        """Return the backups that the new one goes on from, or takes content from."""
+        ...
+
+    def decide(self) -> Decision:
+        """Return how this backup is made, and why."""
+        ...
+
+    def close(self) -> None:
+        """Free everything; called once, whatever happened."""
+        ...
+
+
+class Capture(Survey, Protocol):
+    """Copies what the survey decided: ``begin``, ``copy_storage``, ``copy_blobs``, ``entry``, in this order."""
+
+    @property
+    def database(self) -> Database:
+        """Return what is copied."""
+        ...
+
+    @property
+    def decision(self) -> Decision:
+        """Return what was decided."""
+        ...
+
+    def extend(self) -> bool:
+        """Take the cut again where the storage ends now; tell whether there was more. Raise SourceChanged when another one is in its place."""
+        ...
+
+    @property
+    def voted(self) -> bool:
+        """Tell whether somebody stands between vote and finish behind the cut."""
+        ...
+
+    @property
+    def warnings(self) -> list[str]:
+        """Return what is unusual about the source, from ``begin`` on; others may add to it."""
+        ...
+
+    @property
+    def findings(self) -> list[str]:
+        """Return the changes of the source under what was stored before."""
+        ...
+
+    @property
+    def expected(self) -> int | None:
+        """Return how many bytes of the storage half are to be read; None when that is not known."""
+        ...
+
+    @property
+    def software(self) -> dict[str, str]:
+        """Return the versions of what it is captured with, and from."""
+        ...
+
+    def begin(self, sink: Sink, keeper: Keeper, progress: Progress) -> None:
+        """Settle what is used again of earlier backups."""
+        ...
+
+    def copy_storage(self) -> None:
+        """Copy the storage half, and learn which blobs it asks for."""
+        ...
+
+    def copy_blobs(self) -> None:
+        """Copy the blobs that no earlier backup has; raise SourceChanged when a pack took some away, BlobsMissing when too many are gone."""
+        ...
+
+    def entry(self) -> DatabaseEntry:
+        """Return what the manifest says of this database."""
+        ...
+
+    def last_notes(self) -> Stored | None:
+        """Return what has been stored so far for a run that continues this one; None when it had not begun."""
+        ...
+
+
+class Verdict(Protocol):
+    """Who is told what a check of one database finds; ``where`` names the object, OID or TID."""
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Add to what was checked."""
+        ...
+
+    def damage(self, what: str, why: str, **where: str) -> None:
+        """Tell what is not as it was stored."""
+        ...
+
+    def source(self, what: str, why: str, **where: str) -> None:
+        """Tell what was like that when it was backed up; the same twice counts once."""
+        ...
+
+
+class Strategy(Protocol):
+    """How one kind of storage is backed up and checked."""
+
+    def require(self, database: Database) -> None:
+        """Raise NothingToBackUp for a database that cannot be backed up as it is configured; opens nothing."""
+        ...
+
+    def exclusive(self, database: Database) -> AbstractContextManager[None]:
+        """Hold the storage while a cold backup is made; raise InUse, or UsageError where nothing can be held."""
+        ...
+
+    def location(self, database: Database) -> str:
+        """Return where the storage half is, without secrets; it tells one source from another."""
+        ...
+
+    def survey(self, database: Database, documents: Documents, wishes: Wishes, now: datetime) -> Survey:
+        """Look at a database; raise SourceError when that is impossible."""
+        ...
+
+    def capture(self, database: Database, documents: Documents, wishes: Wishes, now: datetime) -> Capture:
+        """Return what copies it; raise SourceError, or InUse while an interrupted restore keeps it closed."""
+        ...
+
+    def check(self, entry: DatabaseEntry, sink: Sink, refs: BlobSet, verdict: Verdict, progress: Progress, workers: int) -> None:
+        """Check that the storage half of a backup holds, and note the blobs in packs that it asks for in ``refs``; raise Damage."""
+        ...
+
+
+def unsupported(database: Database) -> NothingToBackUp:
+    """Return what to say of a database that nobody here can back up."""
+    wrapped = " with blobs in S3" if "s3" in database.blob_mode else ""
+    return NothingToBackUp(
+        f"this version cannot back up {database.backend}{wrapped} yet: the database {database.name}",
+        "`zodb-vault plan` says what a backup of it consists of; `zodb-vault convert config --export` copies it into a FileStorage",
+    )
+
+
+def folder_of(name: str) -> str:
+    """Return a database's name as it is used in paths."""
+    return quote(name, safe="") or "%00"
 
 
 @contextlib.contextmanager

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 import msgspec
 
 from ..blobs.layout import detect
 from ..blobs.refs import BlobSet
-from ..errors import BlobsMissing, ConfigurationError, Damage, SourceChanged, SourceError
+from ..errors import BlobsMissing, ConfigurationError, Damage, InUse, SourceChanged, SourceError
 from ..model import canonical, chain, clock
 from ..model import tid as tids
-from ..model.blob import BlobRef
-from ..model.chain import Chain, Documents
+from ..model.blob import BlobRef, MissingRows
+from ..model.chain import Chain, Documents, packs_of, segments_of
 from ..model.manifest import Blobs, DatabaseEntry, DataFs, Missing, Pack, Segment, Stored
 from ..model.source import Database
 from ..policy.continuity import Decision, Facts, decide
-from .base import Earlier, Keeper, Progress, Sink, Workers
+from .base import Earlier, Keeper, Progress, Resumed, Sink, Strategy, Verdict, Wishes, Workers, folder_of, unsupported
+from .checking import DataFsCheck
 from .datafile import DataFile
 from .joining import is_sparse, join_segments, pack_all, rewrite_packs
+from .locking import is_barred, storage_locks
 from .packing import BlobDirectory, Packer, reconcile
 from .segments import Copier, Cut, Range, Scanned
 from .standing import Standing, newest_common
@@ -35,30 +37,6 @@ FRESH: Final = ("first", "forced", "parent-missing", "new-history")
 NAMED: Final = 20
 NO_TID: Final = ""
 HIGHEST_TID: Final = "0x" + 16 * "f"
-
-
-class MissingRows(msgspec.Struct):
-    """The document that lists missing blobs: OID, TID, path."""
-
-    rows: list[tuple[str, str, str]]
-
-
-class Resumed(msgspec.Struct, frozen=True):
-    """What an interrupted run left: its notes, and the parent that it continued."""
-
-    stored: Stored
-    parent: Earlier | None
-
-
-class Wishes(msgspec.Struct, frozen=True, kw_only=True):
-    """How a user wants a capture to be; ``restored``: the site was put back to an older state since the newest backup."""
-
-    forced: bool = False
-    storage: bool = True
-    blobs: bool = True
-    allow_missing: int | None = None
-    restored: bool = False
-    workers: int = 2
 
 
 class Base(msgspec.Struct):
@@ -87,25 +65,9 @@ class Predecessor(msgspec.Struct, frozen=True):
     stands: bool
 
 
-def folder_of(name: str) -> str:
-    """Return a database's name as it is used in paths."""
-    return quote(name, safe="") or "%00"
-
-
 def end_of(segments: Chain[Segment]) -> int:
     """Return the position behind the last segment."""
     return next((segment.end for segment in reversed(segments)), 0)
-
-
-def segments_of(entry: DatabaseEntry, documents: Documents) -> Chain[Segment]:
-    """Return the segments of a database in a backup."""
-    storage = entry.storage
-    return Chain(Segment, documents, storage.lists, storage.tail) if storage else Chain(Segment, documents)
-
-
-def packs_of(entry: DatabaseEntry, documents: Documents) -> Chain[Pack]:
-    """Return the packs of a database in a backup."""
-    return Chain(Pack, documents, entry.blobs.lists, entry.blobs.tail) if entry.blobs else Chain(Pack, documents)
 
 
 class Survey:
@@ -130,6 +92,8 @@ class Survey:
         standing = Standing(self.file)
         unread: Earlier | None = None
         for candidate in earlier:
+            if candidate.entry.data_fs is None:
+                continue  # the site was on another kind of storage then
             unread = unread or candidate
             if self._consider(candidate, standing):
                 break
@@ -184,7 +148,7 @@ class Survey:
         """Return how this backup is made, and why."""
         base, newest = self.base, self.newest
         entry = newest.earlier.entry if newest else None
-        chain_end = entry.storage.end if entry and entry.storage else 0
+        chain_end = entry.data_fs.end if entry and entry.data_fs else 0
         common = self._common()
         self.decision = decide(
             Facts(
@@ -271,6 +235,28 @@ class FileStorageCapture(Survey):
         super().close()
         if hasattr(self, "refs"):
             self.refs.close()
+
+    def extend(self) -> bool:
+        """Walk on to where the file ends now; raise SourceChanged when a pack has put another file in its place: what is new is in that."""
+        moved = self.cut.extend()
+        if self.file.replaced():
+            raise SourceChanged(f"{self.file.path} was packed while the cuts of the databases were taken")
+        return moved
+
+    @property
+    def voted(self) -> bool:
+        """Tell whether a transaction behind the cut may still be finished."""
+        return self.cut.state == "voted"
+
+    @property
+    def expected(self) -> int:
+        """Return how many bytes are to be read."""
+        return self.cut.end - self.base.end
+
+    @property
+    def software(self) -> dict[str, str]:
+        """Return nothing: there is no server."""
+        return {}
 
     # storage
 
@@ -380,7 +366,7 @@ class FileStorageCapture(Survey):
 
     def _untouched(self, entry: DatabaseEntry) -> bool:
         """Tell whether the file still begins with all that the earlier backup has: then so do its blobs, and no index need be read."""
-        return self.base.stands and entry.storage is not None and self.base.known == entry.storage.end
+        return self.base.stands and entry.data_fs is not None and self.base.known == entry.data_fs.end
 
     def _shared_with(self, earlier: Earlier, until: str) -> str:
         """Return the TID up to which the transactions of a backup are those of the file, as far as they are in both."""
@@ -511,7 +497,7 @@ class FileStorageCapture(Survey):
         self.warnings += self.findings
 
     def _storage(self) -> DataFs:
-        whole = self.base.earlier.entry.storage if self.base.earlier and self.base.stands and not self.base.adopted else None
+        whole = self.base.earlier.entry.data_fs if self.base.earlier and self.base.stands and not self.base.adopted else None
         same = whole is not None and whole.end == self.base.end
         kept = whole.transactions if whole is not None and same else sum(segment.transactions for segment in self.base.segments)
         sealed = self.segments.sealed()
@@ -533,3 +519,40 @@ class FileStorageCapture(Survey):
 
 def _hex(raw: bytes | None) -> str | None:
     return tids.to_hex(raw) if raw else None
+
+
+class FileStorage:
+    """The strategy for a Data.fs with or without a blob directory; see ``strategies/base.py``."""
+
+    def require(self, database: Database) -> None:
+        """Raise NothingToBackUp where the blobs are somewhere else."""
+        if database.blob_mode not in ("directory", "none"):
+            raise unsupported(database)
+
+    def exclusive(self, database: Database) -> AbstractContextManager[None]:
+        """Hold the locks of the storage."""
+        return storage_locks(Path(self.location(database)))
+
+    def location(self, database: Database) -> str:
+        """Return the path of Data.fs."""
+        return str(database.data_fs)
+
+    def survey(self, database: Database, documents: Documents, wishes: Wishes, now: datetime) -> Survey:
+        """Open Data.fs."""
+        return Survey(database, documents, wishes, now)
+
+    def capture(self, database: Database, documents: Documents, wishes: Wishes, now: datetime) -> FileStorageCapture:
+        """Open Data.fs for a backup; raise InUse after an interrupted restore."""
+        if is_barred(Path(self.location(database))):
+            raise InUse(
+                f"a restore was interrupted, and {database.data_fs} may not fit the other databases", "run that restore again, or `restore --abort`"
+            )
+        return FileStorageCapture(database, documents, wishes, now)
+
+    def check(self, entry: DatabaseEntry, sink: Sink, refs: BlobSet, verdict: Verdict, progress: Progress, workers: int) -> None:
+        """Parse every transaction and follow every back-pointer."""
+        if entry.data_fs is not None:
+            DataFsCheck(entry, entry.data_fs, sink, refs, verdict, progress).run(workers)
+
+
+STRATEGY: Final[Strategy] = FileStorage()
