@@ -137,6 +137,7 @@ def settings_kinds(struct: type[msgspec.Struct]) -> dict[str, Any]:
 def test_every_key_of_the_configuration_and_every_variable_is_described() -> None:
     page = PAGES["reference/configuration.rst"]
     keys = [key for name, struct in settings.TABLES.items() for key in keys_of(struct, name)] + keys_of(settings.SiteSettings, "site.NAME")
+    keys += keys_of(settings.PolicySettings, "policy.NAME")
     for key in keys:
         assert f"``{key}``" in page
     for option in ("config", "site", "repository", "zope_conf", "zeo_conf", "data_fs", "blob_dir"):

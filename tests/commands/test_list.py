@@ -31,7 +31,7 @@ def test_newest_first_with_what_a_user_wants_to_see(stocked: Vault) -> None:
     stocked.done("annotate", "one", "--pin")
     outcome = stocked.done("list")
     heading, newest, oldest = outcome.out.splitlines()
-    assert heading.split() == ["ID", "NAME", "CREATED", "SIZE", "STATUS", "HOW", "TRIGGER", "VERIFIED"]
+    assert heading.split() == ["ID", "NAME", "CREATED", "SIZE", "STATUS", "HOW", "TRIGGER", "TIER", "VERIFIED"]
     assert "two" in newest
     assert "incremental" in newest
     assert "one (pinned)" in oldest

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..config.settings import Settings
     from ..model.source import Site
     from ..operations.catalog import Catalog
+    from ..policy.retention import Rules
     from ..repository.repository import Repository
     from ..strategies.base import Progress
 
@@ -133,6 +134,16 @@ class Context:
         if any(given.values()):
             return given
         return {name: Path(text) if (text := self._told(name)) else None for name in SOURCES}
+
+    def rules(self, policy: str | None = None) -> Rules:
+        """Return how long backups of the site stay, by the policy of this name, else by the one configured for it."""
+        from ..config.settings import zone_of
+        from ..policy.retention import Rules
+
+        settings = self.settings
+        configured = settings.sites.get(self.site_name)
+        chosen = settings.policy(policy or (configured.retention if configured else None))
+        return Rules(scheduled=chosen.scheduled, on_demand=chosen.on_demand, safety=chosen.safety, zone=zone_of(settings.schedule.timezone))
 
     @cached_property
     def catalog(self) -> Catalog:

@@ -16,7 +16,7 @@ from .context import Context, Text, pass_context, site_options
 @pass_context
 def command(context: Context, id: str, force: bool, yes: bool) -> None:
     """Move a backup to the trash; `undelete` brings it back (ID: id, unique prefix, name, or `latest`)."""
-    from ..operations.manage import delete
+    from ..operations.deletion import delete
 
     backup = context.catalog.select(id)
     if not yes and not context.confirm(f"Move backup {backup.manifest.id} of {backup.manifest.created_at} to the trash?"):

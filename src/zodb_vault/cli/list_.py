@@ -24,6 +24,7 @@ def command(context: Context, as_json: bool) -> int:
     Exit status 4: the manifest or a label of a backup is damaged; it is listed as `damaged`.
     """
     backups = [row for backup_id in reversed(context.catalog.listing.backups) if (row := _row_of(context, backup_id))]
+    _add_tiers(context, backups)
     rows = [*_running(context), *backups]
     if as_json:
         print_json({"backups": rows})
@@ -31,7 +32,7 @@ def command(context: Context, as_json: bool) -> int:
         context.say(f"no backups of the site {context.site_name} in {context.location}")
     else:
         now = clock.now()
-        for line in table(["ID", "NAME", "CREATED", "SIZE", "STATUS", "HOW", "TRIGGER", "VERIFIED"], (_cells(row, now) for row in rows)):
+        for line in table(["ID", "NAME", "CREATED", "SIZE", "STATUS", "HOW", "TRIGGER", "TIER", "VERIFIED"], (_cells(row, now) for row in rows)):
             click.echo(line)
     return Damage.exit_code if any(row["status"] == "damaged" for row in rows) else 0
 
@@ -47,11 +48,21 @@ def _row_of(context: Context, backup_id: str) -> dict[str, Any] | None:
         return None
 
 
+def _add_tiers(context: Context, rows: list[dict[str, Any]]) -> None:
+    """Fill in which tier keeps each backup, as `prune` would decide now."""
+    from ..policy.retention import tiers_of
+
+    readable = [context.catalog.backup(row["id"]) for row in rows if row["status"] != "damaged"]
+    tiers = tiers_of([backup.retained() for backup in readable], context.rules())
+    for row in rows:
+        row["tier"] = tiers.get(row["id"])
+
+
 def _row(backup: Backup) -> dict[str, Any]:
     manifest, facts = backup.manifest, backup.facts
     return {
         "id": manifest.id, "site": manifest.site, "name": facts.name, "note": facts.note, "pinned": facts.pinned,
-        "status": manifest.status, "trigger": manifest.trigger, "how": manifest.how, "tier": facts.tier, "contents": manifest.contents,
+        "status": manifest.status, "trigger": manifest.trigger, "how": manifest.how, "tier": None, "contents": manifest.contents,
         "created_at": manifest.created_at, "finished_at": manifest.finished_at,
         "raw": sum(raw_size(entry) for entry in manifest.databases), "stored": sum(stored_size(entry) for entry in manifest.databases),
         "added": manifest.added, "last_tid": manifest.databases[0].last_tid if manifest.databases else None,
@@ -89,7 +100,7 @@ def _cells(row: dict[str, Any], now: Any) -> list[str]:
         row["id"], (row["name"] or "-") + (" (pinned)" if row["pinned"] else ""),
         ago(clock.parse(created), now) if created and sys.stdout is not None and sys.stdout.isatty() else created or "-", size(row["raw"]),
         row["status"] if row["contents"] in ("all", None) else f"{row['status']} ({_contents(row['contents'])})", row["how"] or "-",
-        row["trigger"] or "-", f"{verified.level}{'' if verified.ok else ': damaged'}" if verified else "-",
+        row["trigger"] or "-", row["tier"] or "-", f"{verified.level}{'' if verified.ok else ': damaged'}" if verified else "-",
     ]  # fmt: skip
 
 

@@ -22,8 +22,8 @@ from .streams import prepare
 
 COMMANDS: Final = {
     "annotate": "annotate", "completion": "completion", "convert": "convert", "create": "create", "delete": "delete", "doctor": "doctor",
-    "list": "list_", "log": "log", "plan": "plan", "repository": "repository", "restore": "restore", "show": "show", "undelete": "undelete",
-    "verify": "verify",
+    "list": "list_", "log": "log", "plan": "plan", "prune": "prune", "repository": "repository", "restore": "restore", "show": "show",
+    "undelete": "undelete", "verify": "verify",
 }  # fmt: skip
 INTERRUPTED: Final = 130
 ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -10,15 +10,16 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, UsageError
 from ..model.source import Secret
-from .keys import Location, Reading, read_struct, variables
+from ..policy.retention import OnDemandRetention, SafetyRetention, ScheduledRetention
+from .keys import Location, Reading, kinds, read_struct, suggestion, variables
 from .paths import absolute
 
 FILE = "zodb-vault.toml"
@@ -50,44 +51,29 @@ class IdentitySettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SiteSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a site is read from: exactly one of the first three; ``blob_dir`` goes with ``data_fs``. All absolute."""
+    """What a site is read from: exactly one of the first three; ``blob_dir`` goes with ``data_fs``. All absolute.
+
+    ``retention`` names the policy of its backups; without one ``[retention]`` holds.
+    """
 
     zope_conf: Path | None = None
     zeo_conf: Path | None = None
     data_fs: Path | None = None
     blob_dir: Path | None = None
+    retention: str | None = None
 
 
-class ScheduledRetention(msgspec.Struct, frozen=True, kw_only=True):
-    """How many scheduled backups each tier keeps."""
-
-    daily: int = 7
-    weekly: int = 4
-    monthly: int = 12
-    limit: int | None = None
-
-
-class OnDemandRetention(msgspec.Struct, frozen=True, kw_only=True):
-    """The ``newest`` on-demand backups stay for ever, the others for ``age``."""
-
-    newest: int = 3
-    age: timedelta = timedelta(days=30)
-    limit: int | None = None
-
-
-class SafetyRetention(msgspec.Struct, frozen=True, kw_only=True):
-    """How long backups made before a restore stay."""
-
-    age: timedelta = timedelta(days=30)
-    limit: int | None = None
-
-
-class RetentionSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How long backups stay, by what triggered them; ``grace`` is how long removed ones can be brought back."""
+class PolicySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How long backups stay, by what triggered them."""
 
     scheduled: ScheduledRetention = ScheduledRetention()
     on_demand: OnDemandRetention = OnDemandRetention()
     safety: SafetyRetention = SafetyRetention()
+
+
+class RetentionSettings(PolicySettings, frozen=True, kw_only=True):
+    """The policy of sites that name none; ``grace`` is how long removed backups of all sites can be brought back, at least."""
+
     grace: timedelta = timedelta(hours=72)
 
 
@@ -106,7 +92,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     identity: IdentitySettings = IdentitySettings()
     sites: dict[str, SiteSettings] = {}
     retention: RetentionSettings = RetentionSettings()
+    policies: dict[str, PolicySettings] = {}
     schedule: ScheduleSettings = ScheduleSettings()
+
+    def policy(self, name: str | None) -> PolicySettings:
+        """Return a policy by its name, or the one of ``[retention]``; raise UsageError for a name that is not configured."""
+        if name is None:
+            return self.retention
+        if name not in self.policies:
+            known = ", ".join(sorted(self.policies)) or "none"
+            raise UsageError(f"there is no retention policy {name!r}{suggestion(name, self.policies)}", f"configured: {known}")
+        return self.policies[name]
 
 
 TABLES: dict[str, type[msgspec.Struct]] = {
@@ -115,6 +111,8 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "retention": RetentionSettings,
     "schedule": ScheduleSettings,
 }
+# Tables with names that are chosen by whoever writes the file.
+NAMED_TABLES: dict[str, tuple[type[msgspec.Struct], str]] = {"site": (SiteSettings, "plone"), "policy": (PolicySettings, "long")}
 
 
 def load_settings(
@@ -165,13 +163,14 @@ def _from_file(file: Path, reading: Reading) -> dict[str, Any]:
     """Return the values of a file, nested by table; problems are noted in ``reading``."""
     document = _document(file)
     inside = reading.at(str(file), file.parent)
-    inside.unknown("", document, [*TABLES, "site"])
+    inside.unknown("", document, [*TABLES, *NAMED_TABLES])
     values = {name: read_struct(inside, name, document[name], struct) for name, struct in TABLES.items() if name in document}
-    sites = document.get("site", {})
-    if not isinstance(sites, dict):
-        inside.problem("site", "has to be a table for each site, such as [site.plone]")
-        sites = {}
-    values["site"] = {name: read_struct(inside, f"site.{name}", site, SiteSettings) for name, site in sites.items()}
+    for kind, (struct, example) in NAMED_TABLES.items():
+        named = document.get(kind, {})
+        if not isinstance(named, dict):
+            inside.problem(kind, f"has to be a table for each {kind}, such as [{kind}.{example}]")
+            named = {}
+        values[kind] = {name: read_struct(inside, f"{kind}.{name}", table, struct) for name, table in named.items()}
     return values
 
 
@@ -202,7 +201,7 @@ def _from_variables(reading: Reading, cwd: Path, sites: Mapping[str, Any]) -> di
         if site is None or key is None:
             reading.at(variable, cwd).problem("", f"has to be named {prefix}<SITE>_<KEY>, the key one of {', '.join(_site_keys())}")
             continue
-        named.setdefault(site, {})[key] = reading.at(variable, cwd).value("", reading.environment[variable], Path)
+        named.setdefault(site, {})[key] = reading.at(variable, cwd).value("", reading.environment[variable], kinds(SiteSettings)[key])
     if named:
         values["site"] = named
     return values
@@ -241,6 +240,9 @@ def _check(values: dict[str, Any], reading: Reading, source: str) -> None:
             told.problem(f"site.{name}", f"has to say exactly one of zope_conf, zeo_conf and data_fs, it says {' and '.join(sources) or 'none'}")
         if "blob_dir" in site and "data_fs" not in site:
             told.problem(f"site.{name}.blob_dir", "goes with data_fs only, a zope_conf or zeo_conf says it itself")
+        if site.get("retention") and site["retention"] not in values.get("policy", {}):
+            known = values.get("policy", {})
+            told.problem(f"site.{name}.retention", f"names no policy{suggestion(site['retention'], known)}; a policy is a table [policy.NAME]")
     identity = values.get("identity", {})
     if identity.get("file") and identity.get("command"):
         told.problem("identity", "has to say file or command, not both")
@@ -248,15 +250,24 @@ def _check(values: dict[str, Any], reading: Reading, source: str) -> None:
     if any(recipient.strip().upper().startswith(SECRET_IDENTITY) for recipient in recipients):
         told.problem("repository.encryption.recipients", "holds a private key, only public ones belong here; take it out and replace that key")
     zone = values.get("schedule", {}).get("timezone")
-    if zone and zone != "UTC" and not _is_zone(zone):
+    if zone and not _is_zone(zone):
         told.problem("schedule.timezone", "is not a zone of the time zone database, such as Europe/Vienna")
 
 
+def zone_of(name: str) -> tzinfo:
+    """Return a time zone; raise ZoneInfoNotFoundError, ValueError or OSError when there is none of that name."""
+    if name == "UTC":
+        return UTC
+    from zoneinfo import ZoneInfo
+
+    return ZoneInfo(name)
+
+
 def _is_zone(name: str) -> bool:
-    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+    from zoneinfo import ZoneInfoNotFoundError
 
     try:
-        ZoneInfo(name)
+        zone_of(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         return False
     return True
@@ -265,18 +276,18 @@ def _is_zone(name: str) -> bool:
 def _settings(file: Path | None, values: dict[str, Any]) -> Settings:
     """Return the structs of values that were all found right."""
     repository = dict(values.get("repository", {}))
-    retention = dict(values.get("retention", {}))
     encryption = EncryptionSettings(**repository.pop("encryption", {}))
-    parts: dict[str, Any] = {
-        "scheduled": ScheduledRetention(**retention.pop("scheduled", {})),
-        "on_demand": OnDemandRetention(**retention.pop("on_demand", {})),
-        "safety": SafetyRetention(**retention.pop("safety", {})),
-    }
     return Settings(
         file=file,
         repository=RepositorySettings(encryption=encryption, **repository),
         identity=IdentitySettings(**values.get("identity", {})),
         sites={name: SiteSettings(**site) for name, site in values.get("site", {}).items()},
-        retention=RetentionSettings(**parts, **retention),
+        retention=RetentionSettings(**_policy(values.get("retention", {}))),
+        policies={name: PolicySettings(**_policy(policy)) for name, policy in values.get("policy", {}).items()},
         schedule=ScheduleSettings(**values.get("schedule", {})),
     )
+
+
+def _policy(values: dict[str, Any]) -> dict[str, Any]:
+    kinds_of_backups = {"scheduled": ScheduledRetention, "on_demand": OnDemandRetention, "safety": SafetyRetention}
+    return values | {name: struct(**values.get(name, {})) for name, struct in kinds_of_backups.items()}

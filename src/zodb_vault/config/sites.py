@@ -61,8 +61,8 @@ def _given(zope_conf: Path | None, zeo_conf: Path | None, data_fs: Path | None, 
         raise UsageError("--blob-dir goes with --data-fs", "a zope.conf or zeo.conf says itself where the blobs are")
     if not named:
         return None
-    paths = (None if path is None else Path(absolute(path, cwd)) for path in (zope_conf, zeo_conf, data_fs, blob_dir))
-    return SiteSettings(**dict(zip(SiteSettings.__struct_fields__, paths, strict=True)))
+    paths = [None if path is None else Path(absolute(path, cwd)) for path in (zope_conf, zeo_conf, data_fs, blob_dir)]
+    return SiteSettings(zope_conf=paths[0], zeo_conf=paths[1], data_fs=paths[2], blob_dir=paths[3])
 
 
 def _configured(settings: Settings, name: str) -> SiteSettings:

@@ -290,10 +290,17 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Label(msgspec.Struct, frozen=True, kw_only=True):
-    """One fact about a backup: ``name``, ``note``, ``pinned``, ``tier``, ``verified``, ``restored``, ``accept-missing``, ``accept-history``."""
+    """One fact about a backup: ``name``, ``note``, ``pinned``, ``verified``, ``restored``, ``accept-missing``, ``accept-history``."""
 
     fact: str
     value: Any
+    at: str
+
+
+class Gone(msgspec.Struct, frozen=True, kw_only=True):
+    """The note that the backup ``id`` was removed for good, and when."""
+
+    id: str
     at: str
 
 

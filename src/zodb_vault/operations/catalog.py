@@ -9,7 +9,8 @@ import msgspec
 
 from ..errors import BackupMissing, Damage, KeyMissing
 from ..model import clock
-from ..model.manifest import DatabaseEntry, Label, Manifest, Marker
+from ..model.manifest import DatabaseEntry, Label, Line, Manifest, Marker
+from ..policy import retention
 from ..policy.recovery import Reach, Span
 from ..policy.selection import Candidate, select
 from ..repository import running
@@ -27,6 +28,29 @@ class Backup(msgspec.Struct):
     def complete(self) -> bool:
         """Tell whether nothing is missing, or what is was accepted as lost."""
         return self.manifest.status == "complete" or self.facts.accept_missing
+
+    @property
+    def counts(self) -> bool:
+        """Tell whether it can be the last one that must not go."""
+        return self.complete and self.manifest.whole and self.manifest.trigger != "safety"
+
+    @property
+    def new_history(self) -> bool:
+        """Tell whether it shares no transaction with the backups before it, and nobody has accepted that.
+
+        Of several databases only one may be new: the line says it even where the reason is that of another one.
+        """
+        m = self.manifest
+        begins = m.line == [Line(m.id, None)] and not (m.reason.code in ("first", "resumed") and m.parent is None)
+        return (begins or m.reason.code == "new-history") and not self.facts.accept_history
+
+    def retained(self, in_use: str | None = None) -> retention.Candidate:
+        """Return what deciding whether it stays needs."""
+        m = self.manifest
+        return retention.Candidate(
+            id=m.id, created_at=clock.parse(m.created_at), trigger=m.trigger, complete=self.complete, whole=m.whole, pinned=self.facts.pinned,
+            in_use=in_use, failed=self.facts.failed, new_history=self.new_history,
+        )  # fmt: skip
 
     @property
     def candidate(self) -> Candidate:

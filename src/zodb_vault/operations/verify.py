@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal
 
 import msgspec
 
@@ -19,6 +18,7 @@ from ..model import chain, clock
 from ..model.blob import MissingRows
 from ..model.chain import Chain, E, dump_of, packs_of, segments_of
 from ..model.manifest import DatabaseEntry, Meta, Pack, Part
+from ..repository.labels import Level
 from ..repository.objects import Objects, meta_key, object_key
 from ..repository.repository import INFO_KEY, RECOVERY_KEY, Repository
 from ..strategies.base import Progress, Workers
@@ -26,9 +26,6 @@ from ..strategies.packing import key, members_of
 from ..strategies.table import strategy_of_entry
 from .catalog import Backup
 from .loading import load_everything
-
-Level = Literal["objects", "bytes", "records", "restore"]
-LEVELS: Final[tuple[Level, ...]] = ("objects", "bytes", "records", "restore")
 
 
 class Finding(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final, Literal
 
 import msgspec
 
 from ..model.manifest import Label
+
+Level = Literal["objects", "bytes", "records", "restore"]
+# Each proves what the ones before it prove, and more.
+LEVELS: Final[tuple[Level, ...]] = ("objects", "bytes", "records", "restore")
 
 
 class Verified(msgspec.Struct, frozen=True):
@@ -24,11 +28,23 @@ class Facts(msgspec.Struct, kw_only=True):
     name: str | None = None
     note: str | None = None
     pinned: bool = False
-    tier: str | None = None
     verified: list[Verified] = []
     restored: list[dict[str, Any]] = []
     accept_missing: bool = False
     accept_history: bool = False
+
+    @property
+    def failed(self) -> str | None:
+        """Return the level of a verification that found damage and was followed by none that proves the same and found none."""
+        for n, one in enumerate(self.verified):
+            if not one.ok and not any(later.ok and _proves(later.level, one.level) for later in self.verified[n + 1 :]):
+                return one.level
+        return None
+
+
+def _proves(level: str, other: str) -> bool:
+    ranks: dict[str, int] = {name: rank for rank, name in enumerate(LEVELS)}
+    return ranks.get(level, -1) >= ranks.get(other, len(LEVELS))
 
 
 def fold(labels: Iterable[Label]) -> Facts:

@@ -13,9 +13,9 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from ..errors import BackupMissing, Damage, KeyMissing, RepositoryMissing, TargetRefused, UnsupportedRepository
+from ..errors import BackupMissing, Damage, KeyExists, KeyMissing, RepositoryMissing, TargetRefused, UnsupportedRepository
 from ..model import canonical, clock
-from ..model.manifest import FORMAT, Label, Manifest, RepositoryInfo
+from ..model.manifest import FORMAT, Gone, Label, Manifest, RepositoryInfo
 from ..stores.base import Store
 from .labels import Facts, fold
 from .objects import Objects
@@ -37,7 +37,13 @@ class Listing(msgspec.Struct):
     backups: list[str] = []
     labels: dict[str, list[str]] = {}
     markers: list[str] = []
-    trash: list[str] = []
+
+
+class Trash(msgspec.Struct):
+    """What is in the trash of a site: deleted backups, and notes of those that are gone for good, each with the bytes of its file."""
+
+    backups: dict[str, int] = {}
+    gone: dict[str, int] = {}
 
 
 def new_id(existing: Iterable[str], now: datetime) -> str:
@@ -103,7 +109,7 @@ class Repository:
 
     def listing(self, site: str) -> Listing:
         """Return what exists of a site now; files whose names are not ours do not count."""
-        listing = Listing(backups=[], labels={}, markers=[], trash=[])
+        listing = Listing(backups=[], labels={}, markers=[])
         for key, _size in self.store.list(f"sites/{site}/"):
             match key.split("/")[2:]:
                 case ["backups", name] if _is_ours(name):
@@ -115,10 +121,25 @@ class Repository:
         listing.backups.sort()
         return listing
 
+    def trash(self, site: str) -> Trash:
+        """Return what was deleted."""
+        trash = Trash()
+        for entry in self.store.list(f"trash/{site}/"):
+            match entry.key.split("/")[2:]:
+                case [name] if _is_ours(name):
+                    trash.backups[name.removesuffix(".json")] = entry.size
+                case ["gone", name] if _is_ours(name):
+                    trash.gone[name.removesuffix(".json")] = entry.size
+        return trash
+
     def trashed(self, site: str) -> list[str]:
         """Return the ids of deleted backups whose content may still be there."""
-        names = [entry.key.removeprefix(f"trash/{site}/") for entry in self.store.list(f"trash/{site}/")]
-        return [name.removesuffix(".json") for name in names if _is_ours(name)]
+        return list(self.trash(site).backups)
+
+    def note_gone(self, site: str, backup: str) -> None:
+        """Note that a backup was removed for good, so that nobody takes it for lost."""
+        with contextlib.suppress(KeyExists):
+            self.store.put(gone_key(site, backup), [canonical.seal(Gone(id=backup, at=clock.iso(self.store.clock())))])
 
     def manifest(self, site: str, backup: str) -> Manifest:
         """Return a manifest; raise BackupMissing, Damage or UnsupportedRepository."""
@@ -170,6 +191,11 @@ def manifest_key(site: str, backup: str) -> str:
 def trash_key(site: str, backup: str) -> str:
     """Return the key of a deleted manifest."""
     return f"trash/{site}/{backup}.json"
+
+
+def gone_key(site: str, backup: str) -> str:
+    """Return the key of the note that a backup is gone for good."""
+    return f"trash/{site}/gone/{backup}.json"
 
 
 def _is_ours(name: str) -> bool:

@@ -20,7 +20,7 @@ def test_no_labels_say_nothing() -> None:
     assert fold([]) == Facts()
 
 
-@pytest.mark.parametrize("fact", ["name", "note", "pinned", "tier", "accept-missing", "accept-history"])
+@pytest.mark.parametrize("fact", ["name", "note", "pinned", "accept-missing", "accept-history"])
 def test_of_a_single_fact_the_last_one_holds(fact: str) -> None:
     facts = fold([label(fact, "first"), label("note" if fact != "note" else "name", "between"), label(fact, "last")])
     assert getattr(facts, fact.replace("-", "_")) == "last"

@@ -1,0 +1,122 @@
+"""Prune: decide which backups go, move them to the trash, and sweep what nothing names any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Final
+
+import msgspec
+
+from ..errors import BackupMissing, Damage, UsageError
+from ..model import clock
+from ..policy.retention import Decision, Rules, Verdict, decide
+from ..repository.references import References
+from ..repository.repository import Repository
+from .catalog import Backup, Catalog
+from .deletion import move_to_trash, user_of
+
+NAMED: Final = 5
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How to prune; ``accept_gone`` are ids of backups that somebody removed by hand."""
+
+    rules: Rules
+    grace: timedelta
+    dry_run: bool = False
+    accept_gone: tuple[str, ...] = ()
+
+
+class Swept(msgspec.Struct, frozen=True):
+    """What was deleted for good: how many files, and exactly how many bytes."""
+
+    objects: int = 0
+    bytes: int = 0
+
+
+class Pruned(msgspec.Struct, frozen=True):
+    """What was decided and done; with ``dry_run`` what would have been. ``frees_estimate`` are the bytes that only the removed backups need."""
+
+    keep: list[Verdict]
+    remove: list[Verdict]
+    frees_estimate: int
+    swept: Swept
+    withheld: list[str]
+
+
+def prune(repository: Repository, site: str, options: Options) -> Pruned:
+    """Remove what the rules let go; raise BackupMissing when the site has no backup, Damage when the repository does not show all there should be."""
+    catalog = Catalog(repository, site)
+    backups = list(catalog.newest_first())
+    require_accounted(repository, site, backups, options)
+    decision = judge(catalog, backups, options.rules)
+    frees = _frees(repository, catalog, decision)
+    if not options.dry_run:
+        decision = _removed(repository, catalog, backups, decision)
+    return Pruned(decision.keep, decision.remove, frees, Swept(), decision.withheld)
+
+
+def judge(catalog: Catalog, backups: Sequence[Backup], rules: Rules) -> Decision:
+    """Return what becomes of the backups of a site."""
+    markers = [marker for marker, _data in catalog.markers.values()]
+    candidates = []
+    for backup in backups:
+        user = user_of(backup.manifest.id, markers, catalog.repository)
+        candidates.append(backup.retained(f"the {user.what} {user.run}" if user else None))
+    return decide(candidates, rules, clock.now(), catalog.repository.store.clock())
+
+
+def require_accounted(repository: Repository, site: str, backups: Sequence[Backup], options: Options) -> None:
+    """Raise Damage unless every backup that the newest one has seen is listed, in the trash, or noted there as gone for good."""
+    trash = repository.trash(site)
+    listed = {backup.manifest.id for backup in backups}
+    if not listed and not trash.backups:
+        raise BackupMissing(f"there is no backup of the site {site} in {repository.store.location}", "check --site and --repository")
+    seen = set(backups[0].manifest.seen) if backups else set()
+    missing = seen - listed - set(trash.backups) - set(trash.gone)
+    accepted = missing & set(options.accept_gone)
+    if known := set(options.accept_gone) - accepted:
+        raise UsageError(f"{', '.join(sorted(known))} is not missed", "`--accept-gone` takes the whole id of a backup that prune says is nowhere")
+    if missing - accepted:
+        raise unaccounted(site, missing - accepted, f"the newest backup {backups[0].manifest.id} has seen")
+    if not options.dry_run:
+        for backup_id in sorted(accepted):
+            repository.note_gone(site, backup_id)
+
+
+def unaccounted(site: str, missing: Iterable[str], who: str) -> Damage:
+    """Return the error for backups that have disappeared."""
+    ids = sorted(missing)
+    more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
+    return Damage(
+        f"backups of the site {site} that {who} are neither listed nor in the trash: {', '.join(ids[:NAMED])}{more}; nothing is removed",
+        "check that the repository is there as a whole; if somebody removed them by hand, `prune --accept-gone ID` notes that",
+    )
+
+
+def _frees(repository: Repository, catalog: Catalog, decision: Decision) -> int:
+    references = References(repository.objects(""))
+
+    def of(verdicts: Iterable[Verdict]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for verdict in verdicts:
+            data = repository.manifest_bytes(catalog.site, verdict.id)
+            found |= references.of(msgspec.json.decode(data)) | {verdict.id: len(data)}
+        return found
+
+    if not decision.remove:
+        return 0
+    kept = of(decision.keep)
+    return sum(size for name, size in of(decision.remove).items() if name not in kept)
+
+
+def _removed(repository: Repository, catalog: Catalog, backups: Sequence[Backup], decision: Decision) -> Decision:
+    """Move to the trash what goes; what turns out to be needed meanwhile stays after all."""
+    going = {verdict.id for verdict in decision.remove}
+    chosen = [backup for backup in backups if backup.manifest.id in going]
+    refused = move_to_trash(repository, catalog, chosen, force=False) if chosen else {}
+    keep = [*decision.keep, *(Verdict(backup_id, [error.message]) for backup_id, error in refused.items())]
+    keep.sort(key=lambda verdict: verdict.id, reverse=True)
+    remove = [verdict for verdict in decision.remove if verdict.id not in refused]
+    return Decision(keep, remove, decision.withheld)
