@@ -6,6 +6,10 @@ set -eu
 # target, program (a name on PATH, or an absolute path that may hold a wildcard), Debian package
 needed() {
     cat <<'END'
+test   /usr/lib/postgresql/*/bin/initdb  postgresql
+test   mariadbd    mariadb-server
+test   mariadb-dump  mariadb-client
+test   pg_dump     postgresql-client
 test   sed         sed
 test   sh          dash
 test   sha256sum   coreutils
