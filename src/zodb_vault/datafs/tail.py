@@ -90,6 +90,7 @@ class Hopper:
             return "torn"
         _tid, length, status, *texts = TRANSACTION.unpack(head)
         if status == b"c":
+            self._require_last(pos, head, pos + length + LENGTH.size)
             return "voted"
         if length < TRANSACTION.size + sum(texts):
             if self._only_zeros(pos + TRANSACTION.size):
@@ -98,7 +99,25 @@ class Hopper:
         if pos + length + LENGTH.size <= size:
             return "clean"  # finished since the walk began: the next one finds it
         self._require_unfinished(pos, pos + TRANSACTION.size + sum(texts))
+        self._require_last(pos, head, size)
         return "torn"
+
+    def _require_last(self, pos: int, head: bytes, end: int) -> None:
+        """Raise when something stands behind an unfinished transaction: a writer finishes or removes it before it writes on."""
+        beyond = os.fstat(self._fd).st_size > end and not self._only_zeros(end)
+        # asked again, for it may have been finished in between
+        if (beyond or self._ends_finished(pos, head)) and os.pread(self._fd, TRANSACTION.size, pos) == head:
+            raise SourceDamaged(*self._broken(pos, "looks unfinished, and something finished stands there: its header is wrong"))
+
+    def _ends_finished(self, pos: int, head: bytes) -> bool:
+        """Tell whether the last bytes of the file are the length of a transaction behind ``pos``, or of this one, which is said to go on."""
+        size = os.fstat(self._fd).st_size
+        length = int.from_bytes(os.pread(self._fd, LENGTH.size, size - LENGTH.size))
+        start = size - LENGTH.size - length
+        if start == pos:
+            return head[16:17] != b"c"
+        other = os.pread(self._fd, TRANSACTION.size, start) if start > pos else b""
+        return len(other) == TRANSACTION.size and bool(TRANSACTION.unpack(other)[1] == length)
 
     def _require_unfinished(self, transaction: int, pos: int) -> None:
         """Raise unless the records reach to the end of the file, as those of a transaction being written do."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -175,6 +176,34 @@ def test_a_hole_in_the_middle_is_damage(data_fs: Path) -> None:
     overwrite(data_fs, victim.start, bytes(23))
     with pytest.raises(SourceDamaged):
         hop(data_fs)
+
+
+@pytest.mark.parametrize("which", [0, 1, -3, -2])
+@pytest.mark.parametrize("writing", [False, True])
+def test_an_unfinished_transaction_that_others_follow_is_damage_and_drops_nothing(data_fs: Path, which: int, writing: bool) -> None:
+    """Whoever has an index of such a file does not notice it, and goes on."""
+    victim = oracle.headers(data_fs)[which]
+    overwrite(data_fs, victim.start + 16, b"c")
+    if writing:
+        factories.tear(data_fs, "short")
+    with pytest.raises(SourceDamaged, match=f"position {victim.start} looks unfinished") as caught:
+        hop(data_fs)
+    assert str(data_fs.stat().st_size - victim.start) in caught.value.message
+
+
+@pytest.mark.parametrize(("which", "garbage"), [*itertools.product([-4, -3, -2], [b"\xff" * 23, b"\x7e" * 23, b"c" * 23]), (-1, b"\xff" * 23)])
+def test_a_header_of_garbage_among_the_last_ones_is_damage(data_fs: Path, which: int, garbage: bytes) -> None:
+    """Its texts may seem to reach behind the end of the file, so that no record of it can be asked."""
+    victim = oracle.headers(data_fs)[which]
+    overwrite(data_fs, victim.start, garbage)
+    with pytest.raises(SourceDamaged, match=f"position {victim.start} "):
+        hop(data_fs)
+
+
+def test_zeros_behind_a_voted_transaction_were_allocated_and_never_written(data_fs: Path) -> None:
+    end = factories.tear(data_fs, "voted")
+    os.truncate(data_fs, data_fs.stat().st_size + 5000)
+    assert hop(data_fs)[1] == (end, "voted")
 
 
 # Beside a writer
