@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import factories
 import oracle
@@ -96,7 +99,7 @@ def test_dry_run_prints_the_plan_as_data_and_changes_nothing(stocked: Vault) -> 
     outcome = stocked.done("restore", "one", "--dry-run")
     assert outcome.err == ""
     for text in (f"up to transaction {LAST_OF_ONE}", f"replaces the file in place (last transaction {LAST_OF_TWO}), 1 transaction of it dropped",
-                 "of free space", str(stocked.files.data_fs)):  # fmt: skip
+                 "of free space, and room for blobs that are not there any more", str(stocked.files.data_fs)):  # fmt: skip
         assert text in outcome.out
     document = stocked.done("restore", "one", "--dry-run", "--json").document
     assert keys_of(document) == DOCUMENT
@@ -263,6 +266,44 @@ def test_an_interrupted_restore_is_aborted_and_says_so(stocked: Vault, monkeypat
     assert len(document["aborted"]) == 1
     assert stocked.files.data_fs.read_bytes() == before
     stocked.done("restore", "two", "--yes")
+
+
+def test_a_restore_that_has_filled_the_disk_is_aborted_without_any_room(stocked: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    from zodb_vault.operations.switch import Switch
+    from zodb_vault.stores import durable
+
+    site, write_all = stocked.files.data_fs.parent, durable.write_all
+    before = stored(site)
+
+    def full(*arguments: Any) -> Any:
+        if list(site.glob("Data.fs.restoring-*")):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write_all(*arguments)
+
+    monkeypatch.setattr(Switch, "_place_blobs", lambda *_arguments: full(0, []))
+    stopped = stocked("restore", "one", "--yes", "--no-safety-backup", "--json")
+    assert stopped.status == 1
+    assert f"{stocked.files.data_fs}: {os.strerror(errno.ENOSPC)}" in stopped.error["message"]
+    assert "run the same restore again" in stopped.error["hint"] and "--abort" in stopped.error["hint"]
+    monkeypatch.setattr(durable, "write_all", full)
+    stocked.done("restore", "--abort")
+    assert stored(site) == before
+
+
+def test_an_abort_that_fails_says_where_and_how_to_go_on(stocked: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    from zodb_vault.operations import undo
+    from zodb_vault.operations.switch import Switch
+
+    def fail(*_arguments: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "/a/disk")
+
+    monkeypatch.setattr(Switch, "switch", fail)
+    assert stocked("restore", "one", "--yes", "--no-safety-backup").status == 1
+    monkeypatch.setattr(undo, "_put_back_storage", fail)
+    failed = stocked("restore", "--abort", "--json")
+    assert failed.status == 1
+    assert "/a/disk" in failed.error["message"]
+    assert "`restore --abort` again" in failed.error["hint"]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from datetime import datetime, timedelta, tzinfo
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from ..errors import ConfigurationError, Declined, UsageError
+from ..errors import ConfigurationError, Declined, UsageError, VaultError
 from ..policy.moments import in_utc, parse_moment
 from ..policy.recovery import AtMoment
 from .context import A_PATH, APath, Context, Text, json_option, pass_context, site_options
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from ..model.source import Site
     from ..operations.restore import Plan, Restored, Step
 
+GO_ON: Final = "correct the cause (free space, permissions, the disk), then run the same restore again: it goes on from there"
+GO_ON_OR_BACK: Final = f"{GO_ON}; or `restore --abort`"
 INSTANTS: Final = ("--tid", "--before-tid", "--at")
 
 
@@ -75,10 +79,20 @@ def command(
         context.say(line)
     if not yes and not context.confirm("Restore this?"):
         raise Declined("nothing was restored")
-    with context.progress() as progress:
+    with context.progress() as progress, _stopped(str(wanted.steps[0].place.data_fs), GO_ON if output is not None else GO_ON_OR_BACK):
         done = execute(context.repository, wanted, context.site_name, progress)
     print_json(_document(wanted, done)) if as_json else _print(context, done)
     return None
+
+
+@contextlib.contextmanager
+def _stopped(data_fs: str, hint: str) -> Iterator[None]:
+    """Say of an error of the system what it has stopped, and how to go on from there."""
+    try:
+        yield
+    except OSError as error:
+        where = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes, os.PathLike)) else data_fs
+        raise VaultError(f"the restore stopped at {where}: {error.strerror or error}", hint) from error
 
 
 def _exclusive(*given: tuple[str, object]) -> None:
@@ -169,8 +183,15 @@ def _step_lines(step: Step, *, in_place: bool) -> list[str]:
     elif step.dropped:
         lines.append(f"  leaves out {count(step.dropped, 'later transaction')} of the backup")
     if not step.resumed:
-        lines.append(f"  needs {size(step.needed)} of free space")
+        rest = ", and room for blobs that are not there any more" if _blobs_in_place(step) else ""
+        lines.append(f"  needs {size(step.needed)} of free space{rest}")
     return lines
+
+
+def _blobs_in_place(step: Step) -> bool:
+    """Tell whether blobs go to a directory that has some: which of them it lacks is found out on the way."""
+    blobs = step.cut.entry.blobs
+    return step.place.blob_dir is not None and blobs is not None and blobs.count > 0 and not step.needed_blobs
 
 
 def _old_state(context: Context, site: Site | None, discard: str | None, databases: tuple[str, ...], as_json: bool) -> None:
@@ -183,7 +204,9 @@ def _old_state(context: Context, site: Site | None, discard: str | None, databas
     places = [place_of(Path(one.data_fs or ""), Path(one.blob_dir) if one.blob_dir else None, None) for one in chosen]
     aborted, removed = list[str](), list[str]()
     if discard is None:
-        for journal in abort(places):
+        with _stopped(str(places[0].data_fs), "correct the cause, then run `restore --abort` again"):
+            undone = abort(places)
+        for journal in undone:
             aborted.append(journal.restore)
             context.say(f"{journal.database}: the state before the restore of {journal.backup} is back")
     for path in discard_kept(places, discard) if discard else ():

@@ -33,6 +33,8 @@ def abort(places: Sequence[Place]) -> list[Journal]:
             stack.enter_context(storage_locks(place.locked, barred=True))
         found = _interrupted(places)
         in_place = [_in_place(place, journal) for place, journal in found]
+        for place, journal in found:
+            _make_room(place, journal)
         found = [(place, journals.write(place.data_fs, msgspec.structs.replace(journal, phase="aborting"))) for place, journal in found]
         # the mirror of the restore: what the old file alone needs before it is back, what takes something from the new one afterwards
         for place, journal in found:
@@ -50,6 +52,13 @@ def abort(places: Sequence[Place]) -> list[Journal]:
             journals.remove(journals.record_of(place.data_fs, journal.restore))
             journals.remove(journals.path_of(place.data_fs))
         return [journal for _place, journal in found]
+
+
+def _make_room(place: Place, journal: Journal) -> None:
+    """Remove a new Data.fs that was never in place, before anything is written: the disk that it has filled may be why all of this is undone."""
+    if journal.phase == "building":
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(place.data_fs.with_name(journal.building))
 
 
 def _interrupted(places: Sequence[Place]) -> Undoing:

@@ -35,7 +35,9 @@ def storage_locks(data_fs: Path, *, barred: bool = False) -> Iterator[None]:
             except zc.lockfile.LockError:
                 raise InUse(f"{data_fs} is in use: another process holds {name}", "stop the site or the ZEO server first") from None
             except OSError as error:
-                raise TargetRefused(f"the lock {name} cannot be taken: {error.strerror}", "run as the user that owns the site") from None
+                raise TargetRefused(
+                    f"the lock {name} cannot be taken: {error.strerror}", "run as the user that owns the site, where its directory can be written to"
+                ) from None
         yield
 
 
