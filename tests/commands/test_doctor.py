@@ -228,9 +228,7 @@ def test_a_tool_is_really_run(vault: Vault, tmp_path: Path, monkeypatch: pytest.
 def test_one_of_two_names_of_a_tool_is_enough(vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mysqldump").write_text("#!/bin/sh\necho mysqldump 8\n")
     (tmp_path / "mysqldump").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
-    if shutil.which("mariadb-dump"):
-        pytest.skip("this machine has the other one in /bin")
+    monkeypatch.setenv("PATH", str(tmp_path))
     conf = vault.directory / "zope.conf"
     conf.write_text(RELSTORAGE.replace("postgresql", "mysql").replace("dsn", "db"))
     check = found(vault.bare("--repository", vault.repository, "--zope-conf", conf, "doctor", "--json"))["tool mariadb-dump"]

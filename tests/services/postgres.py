@@ -56,10 +56,9 @@ class Cluster:
 
     def run(self, program: str, *arguments: str) -> None:
         """Run one of its programs as the user it belongs to."""
-        done = subprocess.run(
-            [str(self.binaries / program), *arguments], check=False, capture_output=program != "pg_ctl", text=True, cwd="/", **as_owner(),
-            **({"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} if program == "pg_ctl" else {}),
-        )  # fmt: skip
+        # what pg_ctl starts would keep a pipe open
+        streams: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} if program == "pg_ctl" else {"capture_output": True}
+        done = subprocess.run([str(self.binaries / program), *arguments], check=False, text=True, cwd="/", **streams, **as_owner())
         if done.returncode:
             log = self.directory / "log"
             raise RuntimeError(f"{program}: {done.stderr or ''}{log.read_text() if log.exists() else ''}")

@@ -32,6 +32,7 @@ from ..model.source import Database, Site
 from ..repository import running
 from ..repository.repository import ID_TIME, Repository, id_time
 from ..stores.base import Store
+from ..strategies.blobrows import second_opinion
 from ..strategies.datafile import DataFile
 from . import journal as journals
 from .catalog import Catalog, stored_size
@@ -297,6 +298,15 @@ def _source(patient: Patient, database: Database) -> Iterator[Check]:
     yield Check(name, True, f"{data_fs} can be read, {_bytes(data_fs.stat().st_size)}")
 
 
+def _database(_patient: Patient, database: Database) -> Iterator[Check]:
+    """Ask a database in a server whether it is there, and holds its blobs where the configuration says."""
+    opinion = second_opinion(database)
+    if opinion is None:
+        return
+    hint = "run this where and as whom backups are made; the database has to be up, and to let that user read"
+    yield Check(f"database {database.name}", opinion.asked, "; ".join(opinion.warnings) or "it answers, and its blobs are where they should be", hint)
+
+
 def _blobs(patient: Patient, database: Database) -> Iterator[Check]:
     if database.blob_mode != "directory" or database.blob_dir is None:
         return
@@ -532,6 +542,7 @@ CHECKS: Final[tuple[tuple[str, Callable[[Patient], Iterable[Check]]], ...]] = (
     ("packages of the site", _packages_of_site),
     ("tools", _tools),
     ("source", _per_database("source", _source)),
+    ("database", _per_database("database", _database)),
     ("blobs", _per_database("blobs", _blobs)),
     ("repository", _repository),
     ("repository place", _overlap),

@@ -16,6 +16,7 @@ from ..model.source import Database, Site, Skipped
 from ..policy.halves import Halves, bucket, halves
 from ..repository.repository import Repository
 from ..strategies.base import Wishes
+from ..strategies.blobrows import opinions
 from ..strategies.table import strategy_of
 from .catalog import Catalog
 from .create import earlier_of, refuse_overlap, refused
@@ -90,10 +91,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan(site: Site, repository: Repository | None, problem: str | None, *, full: bool = False) -> Plan:
-    """Return the plan; ``problem`` says why there is no repository."""
+    """Return the plan; ``problem`` says why there is no repository.
+
+    Raise ConfigurationError where a database itself says that the configuration would have blobs passed by.
+    """
+    problems = {name: warnings + ([problem] if problem else []) for name, warnings in opinions(site.databases).items()}
     consists = {database.name: halves(database) for database in site.databases}
     steps = list(_steps(consists))
-    databases = [_database(site, database, consists[database.name], steps, repository, problem, full) for database in site.databases]
+    databases = [_database(site, database, consists[database.name], steps, repository, problems, full) for database in site.databases]
     return Plan(site=site.name, databases=databases, skipped=site.skipped)
 
 
@@ -109,9 +114,9 @@ def _steps(consists: dict[str, Halves]) -> Iterator[Step]:
 
 
 def _database(
-    site: Site, database: Database, consists: Halves, steps: list[Step], repository: Repository | None, problem: str | None, full: bool
+    site: Site, database: Database, consists: Halves, steps: list[Step], repository: Repository | None, problems: dict[str, list[str]], full: bool
 ) -> Planned:
-    warnings = list(database.warnings) + ([problem] if problem else [])
+    warnings = [*database.warnings, *problems[database.name]]
     how, reason = None, None
     if refusal := refused(database):
         warnings += [refusal.message] if not consists.elsewhere else []
