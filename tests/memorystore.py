@@ -9,8 +9,8 @@ from pathlib import Path
 
 from zodb_vault.errors import KeyChanged, KeyExists, KeyMissing
 from zodb_vault.model import clock
-from zodb_vault.stores.base import Entry
-from zodb_vault.stores.local import KEY, LocalStore
+from zodb_vault.stores.base import KEY, Entry
+from zodb_vault.stores.local import LocalStore
 
 CHUNK = 1 << 20
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NoReturn, Protocol
 
 import pytest
 from memorystore import MemoryStore
+from services.s3 import Service
 
 from zodb_vault.errors import StoreError
+from zodb_vault.model.place import S3Settings
 from zodb_vault.stores.base import Store
 from zodb_vault.stores.local import LocalStore
+from zodb_vault.stores.resilient import Patience
+from zodb_vault.stores.s3 import S3Store
+from zodb_vault.stores.turns import FOLDER, KEPT
 
 
 class StorePlace(Protocol):
@@ -63,12 +68,46 @@ class MemoryPlace:
         return MemoryStore(BrokenMemory())
 
 
+class S3Place:
+    """A prefix in a bucket that has a neighbour; the broken one's service does not answer."""
+
+    def __init__(self, service: Service) -> None:
+        self._service, self._bucket = service, service.bucket()
+        self._neighbour = {"plon": b"1", "plone.json": b"2", "plone2/sites/default/running/create.json": b"3"}
+        for key, data in self._neighbour.items():
+            service.client().put_object(Bucket=self._bucket, Key=key, Body=data)
+        self._found = service.store(self._bucket, "plone").probe()
+
+    def open(self) -> Store:
+        store = self._service.store(self._bucket, "plone")
+        store.rely_on(self._found)
+        return store
+
+    def broken(self) -> Store:
+        nobody = S3Settings(endpoint="http://127.0.0.1:1", region="us-east-1")
+        return S3Store(f"s3://{self._bucket}/plone", nobody, Patience(sleep=lambda _seconds: None))
+
+    def check(self) -> None:
+        """The neighbours are as they were, and no sign or probe is left."""
+        client = self._service.client()
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket)
+        left = {one["Key"] for page in pages for one in page["Contents"] if not one["Key"].startswith("plone/")}
+        assert {key: client.get_object(Bucket=self._bucket, Key=key)["Body"].read() for key in left} == self._neighbour
+        signs = {one["Key"] for one in client.list_objects_v2(Bucket=self._bucket, Prefix="plone/.").get("Contents", ())}
+        assert signs <= {f"plone/{FOLDER}{KEPT}"}
+
+
 PLACES: Final[dict[str, Callable[[Path], StorePlace]]] = {"local": LocalPlace, "memory": MemoryPlace}
 
 
-@pytest.fixture(params=sorted(PLACES))
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> StorePlace:
-    return PLACES[request.param](tmp_path)
+@pytest.fixture(params=[*sorted(PLACES), "moto", "rclone"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StorePlace]:
+    if request.param in PLACES:
+        yield PLACES[request.param](tmp_path)
+        return
+    found = S3Place(request.getfixturevalue(request.param))
+    yield found
+    found.check()
 
 
 @pytest.fixture

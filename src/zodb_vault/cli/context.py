@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..operations.catalog import Catalog
     from ..policy.retention import Rules
     from ..repository.repository import Repository
+    from ..stores.base import Store
     from ..strategies.base import Progress
 
     TextType = click.ParamType[str]
@@ -103,16 +104,23 @@ class Context:
         """Return where the repository is; raise UsageError when nothing says it."""
         location = self.settings.repository.location
         if location is None:
-            raise UsageError("nothing says where the repository is", "give --repository DIR, or [repository] location in zodb-vault.toml")
+            raise UsageError("nothing says where the repository is", "give --repository LOCATION, or [repository] location in zodb-vault.toml")
         return str(location)
+
+    @cached_property
+    def store(self) -> Store:
+        """Return the place where the repository is, or is to be."""
+        from ..stores.registry import open_store
+
+        location = self.location
+        return open_store(location, self.settings.repository.s3) if location.startswith("s3://") else open_store(location)
 
     @cached_property
     def repository(self) -> Repository:
         """Open the repository; raise RepositoryMissing."""
         from ..repository.repository import Repository
-        from ..stores.registry import open_store
 
-        return Repository.open(open_store(self.location))
+        return Repository.open(self.store)
 
     @property
     def site_name(self) -> str:
@@ -198,7 +206,7 @@ def site_options(function: F) -> F:
     options = [
         click.option("--config", type=A_PATH, help="The zodb-vault.toml to read."),
         click.option("--site", metavar="NAME", help="The site, when several are configured."),
-        click.option("--repository", metavar="LOCATION", help="Where the backups live: a directory."),
+        click.option("--repository", metavar="LOCATION", help="Where the backups live: a directory, or s3://bucket/prefix."),
         click.option("--zope-conf", type=A_PATH, help="Read the site's databases from this zope.conf."),
         click.option("--zeo-conf", type=A_PATH, help="Read the site's databases from this zeo.conf, on the server itself."),
         click.option("--data-fs", type=A_PATH, help="The Data.fs of a site without configuration."),

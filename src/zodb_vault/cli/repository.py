@@ -23,10 +23,12 @@ def command() -> None:
 def init(context: Context) -> None:
     """Make a new repository in an empty place."""
     from ..repository.repository import Repository
-    from ..stores.registry import open_store
+    from ..stores.base import limits
 
-    made = Repository.create(open_store(context.location))
+    made = Repository.create(context.store)
     context.say(f"repository {made.info.id} made in {made.store.location}")
+    for limit in limits(made.store):
+        context.say(f"note: {limit}")
 
 
 @command.command("info")

@@ -13,19 +13,22 @@ from collections.abc import Mapping
 from datetime import UTC, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
 from ..errors import ConfigurationError, UsageError
+from ..model.place import S3Settings
 from ..model.source import Secret
 from ..policy.retention import OnDemandRetention, SafetyRetention, ScheduledRetention
-from .keys import Location, Reading, kinds, read_struct, suggestion, variables
+from .keys import Location, Reading, Source, kinds, read_struct, suggestion, variables
 from .paths import absolute
 
 FILE = "zodb-vault.toml"
 SYSTEM_DIRECTORY = Path("/etc/zodb-vault")
 PREFIX = "ZODB_VAULT_"
 SECRET_IDENTITY = "AGE-SECRET-KEY-"
+CHOICES = {"addressing_style": ("auto", "path", "virtual"), "object_lock": ("governance", "compliance")}
 SITE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 SITE_NAME_RULE = "has to begin with a small letter or digit, then up to 62 of these, dots, dashes and underscores"
 
@@ -40,6 +43,7 @@ class RepositorySettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the backups live: an absolute directory or ``s3://bucket/prefix``; None when nothing says it."""
 
     location: Location | None = None
+    s3: S3Settings = S3Settings()
     encryption: EncryptionSettings = EncryptionSettings()
 
 
@@ -246,6 +250,7 @@ def _check(values: dict[str, Any], reading: Reading, source: str) -> None:
     identity = values.get("identity", {})
     if identity.get("file") and identity.get("command"):
         told.problem("identity", "has to say file or command, not both")
+    _check_s3(values.get("repository", {}).get("s3", {}), told)
     recipients = values.get("repository", {}).get("encryption", {}).get("recipients") or ()
     if any(recipient.strip().upper().startswith(SECRET_IDENTITY) for recipient in recipients):
         told.problem("repository.encryption.recipients", "holds a private key, only public ones belong here; take it out and replace that key")
@@ -263,6 +268,23 @@ def zone_of(name: str) -> tzinfo:
     return ZoneInfo(name)
 
 
+def _check_s3(s3: Mapping[str, Any], told: Source) -> None:
+    for key, known in CHOICES.items():
+        if s3.get(key) is not None and s3[key] not in known:
+            told.problem(f"repository.s3.{key}", f"has to be one of {', '.join(known)}")
+    try:
+        endpoint = urlsplit(s3.get("endpoint") or "https://none")
+        good = endpoint.scheme in ("http", "https") and bool(endpoint.hostname) and not endpoint.query
+    except ValueError:
+        endpoint, good = urlsplit(""), False
+    if not good:
+        told.problem("repository.s3.endpoint", "has to be a URL such as https://s3.example.com")
+    elif "@" in endpoint.netloc:
+        told.problem("repository.s3.endpoint", "holds credentials, they belong into the environment or the configuration of the S3 client")
+    if (s3.get("object_lock") is None) != (s3.get("object_lock_for") is None):
+        told.problem("repository.s3", "has to say both object_lock and object_lock_for, or neither")
+
+
 def _is_zone(name: str) -> bool:
     from zoneinfo import ZoneInfoNotFoundError
 
@@ -277,9 +299,10 @@ def _settings(file: Path | None, values: dict[str, Any]) -> Settings:
     """Return the structs of values that were all found right."""
     repository = dict(values.get("repository", {}))
     encryption = EncryptionSettings(**repository.pop("encryption", {}))
+    s3 = S3Settings(**repository.pop("s3", {}))
     return Settings(
         file=file,
-        repository=RepositorySettings(encryption=encryption, **repository),
+        repository=RepositorySettings(encryption=encryption, s3=s3, **repository),
         identity=IdentitySettings(**values.get("identity", {})),
         sites={name: SiteSettings(**site) for name, site in values.get("site", {}).items()},
         retention=RetentionSettings(**_policy(values.get("retention", {}))),

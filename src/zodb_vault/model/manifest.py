@@ -305,11 +305,12 @@ class Gone(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RepositoryInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The file ``repository.json``; ``recovery`` is the SHA-256 of RECOVERY.md."""
+    """The file ``repository.json``; ``recovery`` is the SHA-256 of RECOVERY.md, ``store`` what was found of the service it lives in."""
 
     id: str
     created: str
     recovery: str
     requires: list[str] = []
     recipients: list[str] = []
+    store: dict[str, str | bool] = {}
     format: int = FORMAT

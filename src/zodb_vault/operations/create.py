@@ -124,6 +124,8 @@ def refused(database: Database) -> NothingToBackUp | None:
 
 def refuse_overlap(repository: Repository, databases: list[Database]) -> None:
     """Raise ConfigurationError when the repository lies in a blob directory, or one of these in the repository."""
+    if "://" in repository.store.location:
+        return
     root = Path(repository.store.location).resolve()
     for database in databases:
         blobs = Path(database.blob_dir).resolve() if database.blob_dir else None

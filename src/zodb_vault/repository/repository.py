@@ -16,7 +16,7 @@ import msgspec
 from ..errors import BackupMissing, Damage, KeyExists, KeyMissing, RepositoryMissing, TargetRefused, UnsupportedRepository
 from ..model import canonical, clock
 from ..model.manifest import FORMAT, Gone, Label, Manifest, RepositoryInfo
-from ..stores.base import Store
+from ..stores.base import Adapting, Store
 from .labels import Facts, fold
 from .objects import Objects
 
@@ -81,8 +81,9 @@ class Repository:
             raise TargetRefused(f"there is {what} in {store.location} already", "use it as it is, or choose an empty place")
         text = recovery_text()
         info = RepositoryInfo(
-            id=secrets.token_hex(16), created=clock.iso(clock.now()), recovery=hashlib.sha256(text).hexdigest()
-        )
+            id=secrets.token_hex(16), created=clock.iso(clock.now()), recovery=hashlib.sha256(text).hexdigest(),
+            store=store.probe() if isinstance(store, Adapting) else {},
+        )  # fmt: skip
         store.put(RECOVERY_KEY, [text])
         store.put(INFO_KEY, [canonical.seal(info)])
         return cls(store, info)
@@ -94,10 +95,13 @@ class Repository:
             data = store.get(INFO_KEY)
         except KeyMissing:
             raise RepositoryMissing(
-                f"there is no repository in {store.location}", "make one with `zodb-vault --repository DIR repository init`"
+                f"there is no repository in {store.location}", "make one with `zodb-vault --repository LOCATION repository init`"
             ) from None
         _require_known(_document(canonical.unseal(data, INFO_KEY), INFO_KEY), f"the repository in {store.location}")
-        return cls(store, _decode(data, RepositoryInfo, INFO_KEY))
+        info = _decode(data, RepositoryInfo, INFO_KEY)
+        if isinstance(store, Adapting):
+            store.rely_on(info.store)
+        return cls(store, info)
 
     def objects(self, run: str) -> Objects:
         """Return the objects, to be written in the name of ``run``."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, runtime_checkable
+
+KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*\Z")
 
 
 class Entry(NamedTuple):
@@ -76,3 +79,37 @@ class Store(Protocol):
     def clock(self) -> datetime:
         """Return the time of the store, in UTC."""
         ...
+
+
+@runtime_checkable
+class Adapting(Protocol):
+    """A store over a service that may lack what others have: it is found out once, recorded in the repository, and relied on."""
+
+    def probe(self) -> dict[str, str | bool]:
+        """Find out by trying what the service can do; where it was found, too, as a repository may be moved. Raise StoreError."""
+        ...
+
+    def rely_on(self, found: Mapping[str, str | bool]) -> None:
+        """Believe what an earlier probe found, if it was of this very place."""
+        ...
+
+    def limits(self) -> list[str]:
+        """Return what this store cannot promise, a sentence each; empty when it keeps the contract without reserve."""
+        ...
+
+
+def limits(store: Store) -> list[str]:
+    """Return what a store cannot promise."""
+    return store.limits() if isinstance(store, Adapting) else []
+
+
+def require_key(key: str) -> None:
+    """Raise ValueError for what is not a key."""
+    if not KEY.match(key):
+        raise ValueError(f"{key!r} is not a key")
+
+
+def require_prefix(prefix: str) -> None:
+    """Raise ValueError for what is neither a directory that ends with a slash nor empty."""
+    if prefix and not (prefix.endswith("/") and KEY.match(prefix[:-1])):
+        raise ValueError(f"{prefix!r} is not a prefix, which ends with /")

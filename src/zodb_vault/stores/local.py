@@ -7,7 +7,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -16,11 +15,10 @@ from typing import Final
 from ..errors import KeyChanged, KeyExists, KeyMissing, StoreError
 from ..model import clock
 from . import durable
-from .base import Entry
+from .base import Entry, require_key, require_prefix
 
 CHUNK: Final = 1 << 20
 LOCK_NAME: Final = ".lock"
-KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*\Z")
 HINTS: Final = {
     errno.ENOSPC: "free space there, then run the command again; what is stored already is used",
     errno.EDQUOT: "raise the quota, then run the command again",
@@ -117,8 +115,7 @@ class LocalStore:
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """Yield the keys below a directory, in byte order."""
-        if prefix and not (prefix.endswith("/") and KEY.match(prefix[:-1])):
-            raise ValueError(f"{prefix!r} is not a prefix, which ends with /")
+        require_prefix(prefix)
         with self.translated(prefix):
             yield from self._walk(self.root / prefix, prefix)
 
@@ -165,8 +162,7 @@ class LocalStore:
 
     def path(self, key: str) -> Path:
         """Return the file of a key; raise ValueError for what is not one."""
-        if not KEY.match(key):
-            raise ValueError(f"{key!r} is not a key")
+        require_key(key)
         return self.root / key
 
     def _require(self, key: str, expected: bytes) -> None:

@@ -1,0 +1,306 @@
+"""A repository in a bucket of S3 or of a service that speaks its language."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import secrets
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import IO, Any, Final
+from urllib.parse import urlsplit
+
+from ..errors import KeyChanged, KeyExists, KeyMissing, StoreError, UsageError
+from ..model.place import S3Settings
+from .base import KEY, Entry, require_key, require_prefix
+from .resilient import Passing, Patience
+from .s3api import Answer, Api
+from .turns import Turns
+
+CHUNK: Final = 1 << 20
+# What is larger than this waits in a file without a name for its key: a few at a time are within the memory budget.
+IN_MEMORY: Final = 1 << 20
+PROBE_FOLDER: Final = ".probe/"
+# What changes or goes in the ordinary course of things.
+UNLOCKED: Final = re.compile(r"sites/[^/]+/running/|trash/")
+PUT, REPLACE, DELETE = "conditional_put", "conditional_replace", "conditional_delete"
+
+
+class S3Staging:
+    """Content that waits for its key in memory, a long one in a temporary file without a name."""
+
+    def __init__(self, store: S3Store) -> None:
+        self._store = store
+        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115  closed by discard, or when it is forgotten
+        self._end = weakref.finalize(self, self._file.close)
+        self._digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> None:
+        """Append."""
+        try:
+            self._file.write(data)
+        except OSError as error:
+            what = f"{tempfile.gettempdir()}: {error.strerror} (content on its way to {self._store.location})"
+            raise StoreError(what, "free space there, or set TMPDIR") from error
+        self._digest.update(data)
+
+    def store(self, key: str) -> None:
+        """Give it its key; see the contract."""
+        self._store.store(key, self._file, self._digest.digest())
+        self.discard()
+
+    def discard(self) -> None:
+        """Forget it."""
+        self._end()
+
+
+class S3Store:
+    """Keys are objects below a prefix that ends with a slash; exclusive writes are conditional requests, or turns where there are none."""
+
+    def __init__(self, location: str, settings: S3Settings | None = None, patience: Patience | None = None) -> None:
+        bucket, prefix = _bucket_and_prefix(location)
+        self.location = f"s3://{bucket}/{prefix}".rstrip("/")
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._settings = settings or S3Settings()
+        self.api = Api(bucket, self._settings, patience)
+        self._turns = Turns(self.api, self._prefix)
+        self._found: dict[str, str | bool] = {}
+        self._lock = threading.Lock()
+        # what this store wrote last under keys whose content changes: no need to read it to name it
+        self._written: dict[str, tuple[bytes, str]] = {}
+
+    # what the service can do
+
+    def probe(self) -> dict[str, str | bool]:
+        """Try conditional writes under keys of no repository."""
+        key = f"{self._prefix}{PROBE_FOLDER}{secrets.token_hex(8)}"
+        one, other = b"one", b"other"
+        etag = self.api.put(key, one, _digest(one))
+        try:
+            found: dict[str, str | bool] = {"location": self.location, "endpoint": self.api.endpoint}
+            found[PUT] = _refused(lambda: self.api.put(key, other, _digest(other), only_new=True))
+            etag = self.api.put(key, one, _digest(one))
+            second = self.api.put(key, other, _digest(other))
+            found[REPLACE] = etag != second and _refused(lambda: self.api.put(key, one, _digest(one), only_over=etag))
+            found[DELETE] = bool(found[REPLACE]) and _refused(lambda: self.api.delete(key, only=etag))
+        finally:
+            self.api.delete(key)
+        self._found = found
+        return found
+
+    def rely_on(self, found: Mapping[str, str | bool]) -> None:
+        """Believe an earlier probe of this place."""
+        if (found.get("location"), found.get("endpoint")) == (self.location, self.api.endpoint):
+            self._found = dict(found)
+
+    def limits(self) -> list[str]:
+        """Return what is not promised without conditional writes."""
+        if self._can(PUT) and self._can(REPLACE) and self._can(DELETE):
+            return []
+        return [
+            "the service has no conditional writes (or not all kinds): runs take turns by signs that they list, "
+            "and one whose process is stopped for minutes in the middle of a write is taken for dead"
+        ]
+
+    def _can(self, what: str) -> bool:
+        with self._lock:
+            if what not in self._found:
+                self.probe()
+        return bool(self._found[what])
+
+    @property
+    def _can_exchange(self) -> bool:
+        return self._can(REPLACE) and self._can(DELETE)
+
+    # writing
+
+    def put(self, key: str, chunks: Iterable[bytes]) -> int:
+        """Store under a new key; see the contract."""
+        require_key(key)
+        data = b"".join(chunks)
+        self.store(key, data, _digest(data))
+        return len(data)
+
+    def stage(self) -> S3Staging:
+        """Return an empty staging."""
+        return S3Staging(self)
+
+    def store(self, key: str, body: bytes | IO[bytes], digest: bytes) -> None:
+        """Store content whose digest is known under a new key."""
+        require_key(key)
+        if key.rpartition("/")[2] == digest.hex() and not self._can(PUT):
+            # a key that names its content: whoever writes it writes the same
+            self._put(key, body, digest)
+        elif self._can(PUT):
+            self._put_new(key, body, digest)
+        else:
+            with self._turns.turn(key):
+                try:
+                    self._require_equal(key, digest)
+                except KeyMissing:
+                    self._put(key, body, digest)
+
+    def _put_new(self, key: str, body: bytes | IO[bytes], digest: bytes) -> None:
+        while True:
+            try:
+                self._put(key, body, digest, only_new=True)
+                return
+            except KeyChanged:
+                # taken: by ourselves, when the answer to an earlier attempt was lost
+                with contextlib.suppress(KeyMissing):  # and gone again
+                    self._require_equal(key, digest)
+                    return
+
+    def _put(self, key: str, body: bytes | IO[bytes], digest: bytes, **condition: Any) -> None:
+        named = key.rpartition("/")[2] == digest.hex()
+        locked = self._settings.object_lock is not None and not UNLOCKED.match(key)
+        etag = self.api.put(self._prefix + key, body, digest, locked=locked, **condition)
+        if not named:
+            self._written[key] = digest, etag
+
+    def _require_equal(self, key: str, digest: bytes) -> None:
+        """Raise KeyExists unless exactly this content is stored, KeyMissing when nothing is."""
+        found = hashlib.sha256()
+        for chunk in self.stream(key):
+            found.update(chunk)
+        if found.digest() != digest:
+            raise KeyExists(f"{key} exists already in {self.location} with other content")
+
+    def replace(self, key: str, data: bytes, expected: bytes) -> None:
+        """Exchange exactly ``expected``; see the contract."""
+        require_key(key)
+        if not self._can_exchange:
+            with self._turns.turn(key):
+                self._etag(key, expected, fresh=True)
+                self._put(key, data, _digest(data))
+            return
+        etag = self._etag(key, expected)
+        try:
+            self._put(key, data, _digest(data), only_over=etag)
+        except KeyChanged:
+            # by ourselves, when the answer to an earlier attempt was lost
+            self._written.pop(key, None)
+            self._etag(key, data)
+        except KeyMissing:
+            raise KeyMissing(f"{key} is gone from {self.location}") from None
+
+    def delete(self, key: str, expected: bytes | None = None) -> None:
+        """Remove a key; see the contract."""
+        require_key(key)
+        if expected is None:
+            self.api.delete(self._prefix + key)
+        elif self._can_exchange:
+            with contextlib.suppress(KeyMissing):
+                self._delete_only(key, expected)
+        else:
+            with self._turns.turn(key), contextlib.suppress(KeyMissing):
+                self._etag(key, expected, fresh=True)
+                self.api.delete(self._prefix + key)
+        self._written.pop(key, None)
+
+    def _delete_only(self, key: str, expected: bytes) -> None:
+        try:
+            self.api.delete(self._prefix + key, only=self._etag(key, expected))
+        except KeyChanged:
+            # by whatever it was changed, what is there now decides
+            self.api.delete(self._prefix + key, only=self._etag(key, expected, fresh=True))
+
+    def _etag(self, key: str, expected: bytes, *, fresh: bool = False) -> str:
+        """Return what identifies the stored bytes, which have to be these; raise KeyChanged or KeyMissing."""
+        known = self._written.get(key)
+        if known and not fresh and known[0] == _digest(expected):
+            return known[1]
+        answer, data = self._fetch(key)
+        if data != expected:
+            raise KeyChanged(f"{key} in {self.location} was changed by another run")
+        self._written[key] = _digest(data), answer.etag
+        return answer.etag
+
+    # reading
+
+    def get(self, key: str) -> bytes:
+        """Return what is stored."""
+        return self._fetch(key)[1]
+
+    def stream(self, key: str) -> Iterator[bytes]:
+        """Yield what is stored in chunks; a broken connection is taken up again where it broke."""
+        require_key(key)
+        for _answer, chunk in self._chunks(key):
+            if chunk:
+                yield chunk
+
+    def _fetch(self, key: str) -> tuple[Answer, bytes]:
+        require_key(key)
+        found = list(self._chunks(key))
+        return found[0][0], b"".join(chunk for _answer, chunk in found)
+
+    def _chunks(self, key: str) -> Iterator[tuple[Answer, bytes]]:
+        """Yield the content in chunks, at least one, each with the answer that brought it."""
+        patience, pos, size, etag = self.api.patience.fresh(), 0, -1, None
+        while pos != size:
+            try:
+                answer = self.api.open(self._prefix + key, pos, etag)
+                size, etag, known = answer.size, answer.etag, pos - answer.start
+                for chunk in self._rest(key, answer):
+                    known, new = max(0, known - len(chunk)), chunk[known:]
+                    pos += len(new)
+                    patience.renew()
+                    if new:
+                        yield answer, new
+                if not size:
+                    yield answer, b""
+            except Passing as failure:
+                patience.wait(failure)
+            except KeyMissing:
+                raise KeyMissing(f"{key} is not in {self.location}") from None
+
+    def _rest(self, key: str, answer: Answer) -> Iterator[bytes]:
+        with contextlib.closing(answer.body), self.api.translated(key):
+            while chunk := answer.body.read(CHUNK):
+                yield chunk
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        """Yield the keys below a prefix, in byte order."""
+        require_prefix(prefix)
+        last = ""
+        for page in self.api.pages(self._prefix + prefix):
+            for found in page:
+                key = found.key.removeprefix(self._prefix)
+                if not KEY.match(key) or key == last:
+                    continue  # signs, probes and what others put there; some services name twice what is just written
+                if key < last:
+                    raise StoreError(f"{self.location} is not listed in order", "use a general purpose bucket, directory buckets have no order")
+                last = key
+                yield Entry(key, found.size)
+
+    def clock(self) -> datetime:
+        """Return the time of the service."""
+        return self.api.now(self._prefix)
+
+
+def _bucket_and_prefix(location: str) -> tuple[str, str]:
+    parts = urlsplit(location)
+    prefix = parts.path.strip("/")
+    if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment or (prefix and not KEY.match(prefix)):
+        raise UsageError(f"{location} is not a place in S3", "write s3://bucket/prefix; the prefix of letters, digits, dots, dashes, underscores")
+    return parts.netloc, prefix
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def _refused(attempt: Callable[[], object]) -> bool:
+    """Tell whether the service refuses what a condition excludes, and not what it does not know (then it would fail always)."""
+    try:
+        attempt()
+    except KeyChanged:
+        return True
+    except StoreError as error:
+        if isinstance(error.__cause__, Passing):
+            raise  # an outage tells nothing
+    return False

@@ -1,0 +1,236 @@
+"""The requests of S3 that the store makes: each tried again while that can help, its failures told in the words of the contract."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import importlib
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from functools import cache
+from typing import IO, Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+from ..errors import KeyChanged, KeyMissing, StoreError, UsageError
+from ..model import clock
+from ..model.place import S3Settings
+from .resilient import Passing, Patience
+
+CONNECT_SECONDS: Final = 10
+READ_SECONDS: Final = 60
+AMAZON: Final = (".amazonaws.com", ".amazonaws.com.cn")
+MISSING: Final = ("NoSuchKey", "404", "NotFound")
+REFUSED: Final = ("PreconditionFailed", "412")
+# ConditionalRequestConflict and OperationAborted: somebody else writes the same key this moment
+PASSING: Final = (
+    "SlowDown", "SlowDownRead", "SlowDownWrite", "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled", "TooManyRequests",
+    "RequestLimitExceeded", "BandwidthLimitExceeded", "RequestTimeout", "RequestTimeoutException", "ServiceUnavailable", "InternalError",
+    "ConditionalRequestConflict", "OperationAborted", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch",
+)  # fmt: skip
+PASSING_STATUS: Final = (409, 429, 500, 502, 503, 504)
+CREDENTIALS: Final = (
+    "check the credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile (AWS_PROFILE), or the role of this machine"
+)
+HINTS: Final[Mapping[str, str]] = {
+    "AccessDenied": "grant what the how-to `repository in S3` lists for this command, and check the credentials",
+    "403": "grant what the how-to `repository in S3` lists for this command, and check the credentials",
+    "InvalidAccessKeyId": CREDENTIALS,
+    "SignatureDoesNotMatch": CREDENTIALS,
+    "ExpiredToken": "get new credentials, then run the command again; what is stored already is used",
+    "RequestTimeTooSkewed": "set the clock of this machine (NTP)",
+    "NoSuchBucket": "make the bucket, or correct the location; zodb-vault makes none",
+    "InvalidStorageClass": "correct [repository.s3] storage_class",
+    "PermanentRedirect": "name the region of the bucket: [repository.s3] region",
+    "AuthorizationHeaderMalformed": "name the region of the bucket: [repository.s3] region",
+    "QuotaExceeded": "raise the quota, then run the command again; what is stored already is used",
+    "XMinioStorageFull": "free space there, then run the command again; what is stored already is used",
+    "InvalidRequest": "check [repository.s3]; object_lock needs a bucket that was made with it",
+    "ObjectLockConfigurationNotFoundError": "object_lock needs a bucket that was made with it",
+    "MethodNotAllowed": "check the endpoint: [repository.s3] endpoint",
+}
+ELSE: Final = "check the location, [repository.s3] and the service; `zodb-vault repository check` tries everything that is needed"
+SESSION_LOCK: Final = threading.Lock()
+UNREACHABLE: Final = "check the network and [repository.s3] endpoint, then run the command again; what is stored already is used"
+
+
+class Answer(NamedTuple):
+    """What a read answers: the rest of the content from ``start`` on, how long the whole is, and what identifies it."""
+
+    body: Any
+    start: int
+    size: int
+    etag: str
+
+
+class Listed(NamedTuple):
+    """A key as it is listed, with when it was written by the clock of the service."""
+
+    key: str
+    size: int
+    modified: datetime
+
+
+class Api:
+    """One bucket. Keys are those of the bucket; any thread may call, each call has a client of its own for as long as it lasts."""
+
+    def __init__(self, bucket: str, settings: S3Settings, patience: Patience | None = None) -> None:
+        self._bucket, self._settings = bucket, settings
+        self.patience = patience or Patience()
+        self._clients: queue.LifoQueue[Any] = queue.LifoQueue()
+        self._date: tuple[str, float] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """Return where the requests go, without secrets."""
+        with self._client(self._bucket) as client:
+            parts = urlsplit(str(client.meta.endpoint_url))
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
+
+    def put(
+        self, key: str, body: bytes | IO[bytes], digest: bytes, *, only_new: bool = False, only_over: str | None = None, locked: bool = False
+    ) -> str:
+        """Store an object whole and return its ETag; its SHA-256 is checked by every server that checks signatures of content.
+
+        ``only_new``: raise KeyChanged when the key is taken; ``only_over``: unless it stands for this ETag, KeyMissing for nothing.
+        """
+        condition: dict[str, Any] = {"IfNoneMatch": "*"} if only_new else {"IfMatch": only_over} if only_over else {}
+        if self._settings.storage_class:
+            condition["StorageClass"] = self._settings.storage_class
+        if locked or self._is_amazon:
+            condition["ChecksumSHA256"] = base64.b64encode(digest).decode()
+        if locked:
+            assert self._settings.object_lock and self._settings.object_lock_for
+            condition["ObjectLockMode"] = self._settings.object_lock.upper()
+            condition["ObjectLockRetainUntilDate"] = clock.now() + self._settings.object_lock_for
+
+        def attempt() -> Any:
+            if not isinstance(body, bytes):
+                body.seek(0)
+            return self._once(key, "put_object", Key=key, Body=body, **condition)
+
+        return str(self.patience.call(attempt).get("ETag", ""))
+
+    def open(self, key: str, start: int = 0, etag: str | None = None) -> Answer:
+        """Begin to read an object; with ``etag`` exactly that one, else raise KeyChanged. One attempt: whoever reads goes on where it broke."""
+        options: dict[str, Any] = {"IfMatch": etag} if etag else {}
+        if start:
+            options["Range"] = f"bytes={start}-"
+        found = self._once(key, "get_object", Key=key, **options)
+        # a server that does not know ranges answers with everything
+        span = str(found.get("ContentRange") or "")
+        begins = int(span.partition(" ")[2].partition("-")[0]) if span else 0
+        return Answer(found["Body"], begins, begins + int(found["ContentLength"]), str(found.get("ETag", "")))
+
+    def delete(self, key: str, *, only: str | None = None) -> None:
+        """Remove a key; nothing there is success. With ``only`` this ETag alone: raise KeyChanged for another one."""
+        condition = {"IfMatch": only} if only else {}
+        with contextlib.suppress(KeyMissing):
+            self._call(key, "delete_object", Key=key, **condition)
+
+    def pages(self, prefix: str) -> Iterator[list[Listed]]:
+        """Yield what is listed below a prefix, a page at a time."""
+        token: dict[str, str] = {}
+        while True:
+            page = self._call(prefix, "list_objects_v2", Prefix=prefix, **token)
+            yield [Listed(one["Key"], int(one["Size"]), one["LastModified"]) for one in page.get("Contents", ())]
+            if not page.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def now(self, prefix: str) -> datetime:
+        """Return the time of the service, by its last answer; one is asked for below the prefix if there is none yet."""
+        if self._date is None:
+            self._call(prefix, "list_objects_v2", Prefix=prefix, MaxKeys=1)
+        if self._date is None:  # it tells no time
+            return clock.now()
+        said, at = self._date
+        return parsedate_to_datetime(said).astimezone(UTC) + timedelta(seconds=time.monotonic() - at)
+
+    @property
+    def _is_amazon(self) -> bool:
+        return (urlsplit(self.endpoint).hostname or "").endswith(AMAZON)
+
+    def _call(self, key: str, operation: str, **parameters: Any) -> Any:
+        return self.patience.call(lambda: self._once(key, operation, **parameters))
+
+    def _once(self, key: str, operation: str, **parameters: Any) -> Any:
+        with self._client(key) as client, self.translated(key):
+            answer = getattr(client, operation)(Bucket=self._bucket, **parameters)
+        headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        if "date" in headers:
+            self._date = headers["date"], time.monotonic()
+        return answer
+
+    @contextlib.contextmanager
+    def _client(self, key: str) -> Iterator[Any]:
+        try:
+            client = self._clients.get_nowait()
+        except queue.Empty:
+            try:
+                with self.translated(key):
+                    client = self._new_client()
+            except ValueError:
+                raise StoreError(self._message(key, "the endpoint or the region is none"), "correct [repository.s3]") from None
+        try:
+            yield client
+        finally:
+            self._clients.put(client)
+
+    def _new_client(self) -> Any:
+        config = _library("botocore.config").Config(
+            connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS, retries={"total_max_attempts": 1},
+            # what is signed is checked by every server; checksums of newer clients are refused by some
+            request_checksum_calculation="when_required", response_checksum_validation="when_required",
+            s3={"addressing_style": self._settings.addressing_style or "auto", "payload_signing_enabled": True},
+            user_agent_extra="zodb-vault",
+        )  # fmt: skip
+        with SESSION_LOCK:  # a session is not safe for threads, its clients are
+            return _session(self._settings.profile, self._settings.region).client("s3", endpoint_url=self._settings.endpoint, config=config)
+
+    @contextlib.contextmanager
+    def translated(self, key: str) -> Iterator[None]:
+        """Turn what the client library raises into the errors of the contract; texts of the service may hold anything and are left out."""
+        exceptions = _library("botocore.exceptions")
+        try:
+            yield
+        except exceptions.ClientError as error:
+            raise self._refused(key, error) from None
+        except (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError) as error:
+            raise Passing(self._message(key, f"the connection failed ({type(error).__name__})"), UNREACHABLE) from error
+        except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.CredentialRetrievalError) as error:
+            raise StoreError(self._message(key, f"there are no usable credentials ({type(error).__name__})"), CREDENTIALS) from None
+        except exceptions.BotoCoreError as error:
+            raise StoreError(self._message(key, f"the request could not be made ({type(error).__name__})"), ELSE) from None
+
+    def _refused(self, key: str, error: Any) -> StoreError | Passing:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        if code in MISSING:
+            return KeyMissing(f"{key} is not in the bucket {self._bucket}")
+        if code in REFUSED or status == 412:
+            return KeyChanged(f"{key} in the bucket {self._bucket} is not what it was a moment ago")
+        message = self._message(key, f"the service answers {code or status}")
+        if code in PASSING or status in PASSING_STATUS:
+            return Passing(message, "the service is overloaded or out of order; run the command again later, what is stored already is used")
+        return StoreError(message, HINTS.get(code, ELSE))
+
+    def _message(self, key: str, what: str) -> str:
+        return f"s3://{self._bucket}/{key}: {what}"
+
+
+@cache
+def _session(profile: str | None, region: str | None) -> Any:
+    return _library("boto3.session").Session(profile_name=profile, region_name=region)
+
+
+def _library(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("boto3", "botocore"):
+            raise
+        raise UsageError("repositories in S3 need boto3, which is not installed", "install zodb-vault[s3]") from None
