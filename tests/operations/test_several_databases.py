@@ -165,6 +165,8 @@ def test_a_commit_that_stays_between_vote_and_finish_is_said(several: Several, m
     assert made[0].cuts == "moving"
     assert tuple(pauses) == creating.STILL_PAUSES
     assert all("never still" in entry.warnings[-1] for entry in made[0].databases)
+    moving = restoring.plan(several.repository, vault.SITE, several.site, restoring.Options())
+    assert ["never still" in note for note in moving.notes] == [True]
     assert several.create().manifest.cuts == "still"
     assert agree(several.restored()) == 4
 
@@ -258,10 +260,12 @@ def test_a_database_that_is_added_leaves_the_others_on_their_line(several: Sever
     assert manifest.reason.code == "first" and manifest.reason.text.startswith("users: ")
     tid = first.databases[0].last_tid
     assert several.catalog().backup(first.id).reach.eligible
-    options = restoring.Options(request=ToTid(str(tid)), databases=("main",), output=several.directory / "out")
+    options = restoring.Options(request=ToTid(str(tid)), output=several.directory / "out")
     done = restoring.plan(several.repository, vault.SITE, None, options)
     assert done.target.cuts[0].last_tid == tid
     assert several.create().manifest.reason.code == "unchanged"
+    older = restoring.plan(several.repository, vault.SITE, several.site, restoring.Options(backup=first.id))
+    assert older.notes == ["users is not in this backup and stays as it is: it may not fit to the others"]
 
 
 def test_a_database_that_is_taken_out_is_said_once_and_its_backups_stay(several: Several) -> None:

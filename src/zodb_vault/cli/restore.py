@@ -165,7 +165,7 @@ def _plan_lines(wanted: Plan) -> list[str]:
     lines = [f"backup {manifest.id} of {manifest.created_at}"]
     for step in wanted.steps:
         lines += _step_lines(step, in_place=wanted.in_place)
-    return lines
+    return lines + [printable(note) for note in wanted.notes]
 
 
 def _step_lines(step: Step, *, in_place: bool) -> list[str]:
@@ -237,7 +237,7 @@ def _document(wanted: Plan, done: Restored | None = None) -> dict[str, Any]:
             {"name": step.cut.entry.name, "last_tid": step.cut.last_tid, "dropped_transactions": step.dropped} for step in wanted.steps
         ],
         "kept": done.kept if done else [], "caches": [], "safety_backup": done.safety_backup if done else None,
-        "notes": done.notes if done else [],
+        "notes": wanted.notes + (done.notes if done else []),
     }  # fmt: skip
 
 

@@ -81,12 +81,13 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What a restore is going to do; nothing has been changed yet."""
+    """What a restore is going to do; nothing has been changed yet. ``notes`` are what to know before it is agreed to."""
 
     target: Target
     steps: list[Step]
     options: Options
     site: Site | None
+    notes: list[str]
 
     @property
     def in_place(self) -> bool:
@@ -116,7 +117,17 @@ def plan(repository: Repository, site_name: str, site: Site | None, options: Opt
     unfinished = _unfinished(places, target, options)
     documents = repository.objects("")
     steps = [_step(cut, place, journal, documents, options) for cut, place, journal in zip(target.cuts, places, unfinished, strict=True)]
-    return Plan(target, steps, options, site)
+    return Plan(target, steps, options, site, list(_notes(target, site, options)))
+
+
+def _notes(target: Target, site: Site | None, options: Options) -> Iterator[str]:
+    manifest = target.backup.manifest
+    into = {_database(cut.entry, site, target).name for cut in target.cuts} if site is not None and options.output is None else set()
+    for database in site.databases if into and site and not options.databases else ():
+        if database.name not in into:
+            yield f"{database.name} is not in this backup and stays as it is: it may not fit to the others"
+    if manifest.cuts == "moving" and len(target.cuts) > 1:
+        yield "the databases were never still together when this backup was made: a commit to several of them may be in one of them only"
 
 
 def _place(cut: Cut, site: Site | None, options: Options, target: Target) -> Place:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import msgspec
 
 from ..errors import TargetMissing, UsageError
 from ..model.chain import Documents, segments_of
-from ..model.manifest import DatabaseEntry, Segment
-from ..policy.recovery import AtMoment, BeforeTid, Request, ToTid, search, settle
+from ..model.manifest import DatabaseEntry, DataFs, Segment
+from ..model.tid import from_datetime, from_hex, to_datetime, to_hex
+from ..policy.commits import SPAN, Part, whole_cuts
+from ..policy.recovery import AtMoment, BeforeTid, Request, Search, ToTid, cut_within, search, settle
+from ..policy.recovery import Cut as FoundCut
+from ..repository.objects import Objects
 from ..strategies.standing import segment_tids
 from .catalog import Backup, Catalog
 
@@ -33,37 +38,184 @@ class Target(msgspec.Struct, frozen=True):
 def resolve(catalog: Catalog, backup: str | None, request: Request | None, databases: tuple[str, ...] = ()) -> Target:
     """Return what an id (prefix, name, ``latest``, None) and a request mean together.
 
+    Of several databases a TID names one; where the others are cut, ``policy/commits.py`` decides.
     Raise BackupMissing, UsageError, TargetMissing; reads only.
     """
     if request is None:
         chosen = catalog.select("latest" if backup is None else backup)
         return Target(chosen, [_whole(entry) for entry in _entries(chosen, databases)])
     explicit = catalog.select(backup).manifest.id if backup not in (None, "latest") else None
-    reaches = [one.reach for one in catalog.newest_first()]
-    name = databases[0] if databases else _only_database(catalog)
-    documents = catalog.repository.objects("")
-    found = settle(search(reaches, name, request, explicit), lambda one: _transactions(catalog.backup(one), name, documents, request))
-    chosen = catalog.backup(found.backup_id)
-    entry = next(entry for entry in chosen.manifest.databases if entry.name == name)
-    if found.cut is None:
-        return Target(chosen, [_whole(entry)])
-    dropped = _later(entry, documents, found.cut.end)
-    return Target(chosen, [Cut(entry, found.cut.end, found.cut.tid, dropped)])
+    resolving = _Resolving(catalog, explicit, request, databases)
+    return resolving.alone(resolving.names[0]) if len(resolving.names) == 1 else resolving.together()
 
 
 def _entries(backup: Backup, databases: tuple[str, ...]) -> list[DatabaseEntry]:
-    entries = [entry for entry in backup.manifest.databases if not databases or entry.name in databases]
-    if not entries:
-        known = ", ".join(entry.name for entry in backup.manifest.databases)
-        raise UsageError(f"backup {backup.manifest.id} has no database {', '.join(databases)}", f"it has {known}")
-    return entries
+    known = [entry.name for entry in backup.manifest.databases]
+    if unknown := [name for name in databases if name not in known]:
+        raise UsageError(f"backup {backup.manifest.id} has no database {', '.join(unknown)}", f"it has {', '.join(known)}")
+    return [entry for entry in backup.manifest.databases if not databases or entry.name in databases]
 
 
-def _only_database(catalog: Catalog) -> str:
-    names = {entry.name for backup in catalog.newest_first() for entry in backup.manifest.databases}
-    if len(names) > 1:
-        raise UsageError(f"the site has the databases {', '.join(sorted(names))}", "say with --database which one is meant")
-    return next(iter(names), "main")
+class _Resolving:
+    """Looks for the backup, and the cuts of it, that a request means."""
+
+    def __init__(self, catalog: Catalog, explicit: str | None, request: Request, databases: tuple[str, ...]) -> None:
+        self._catalog, self._explicit, self._request = catalog, explicit, request
+        self._documents = catalog.repository.objects("")
+        backups = list(catalog.newest_first())
+        self._reaches = [one.reach for one in backups]
+        among = [catalog.backup(explicit)] if explicit else backups
+        known = list(dict.fromkeys(entry.name for backup in among for entry in backup.manifest.databases))
+        if unknown := [name for name in databases if name not in known]:
+            raise UsageError(f"there is no database {', '.join(unknown)} in the backups", f"the databases are: {', '.join(known)}")
+        self.names = [name for name in known if not databases or name in databases] or ["main"]
+
+    def alone(self, name: str) -> Target:
+        """Return the backup and the cut of a request about one database."""
+        found = settle(self._search(name, self._request), lambda one: self._read(one, name, self._request))
+        chosen = self._catalog.backup(found.backup_id)
+        entry = next(entry for entry in chosen.manifest.databases if entry.name == name)
+        return Target(chosen, [self._cut(entry, found.cut) if found.cut else _whole(entry)])
+
+    def together(self) -> Target:
+        """Return the newest backup that has all its databases at what is requested, with a cut for each that halves no commit."""
+        refusals: list[TargetMissing] = []
+        for backup_id, named in self._candidates():
+            try:
+                return self._in_backup(backup_id, named)
+            except TargetMissing as refusal:
+                refusals.append(refusal)
+        raise refusals[0] if refusals else self._missing()
+
+    def _search(self, name: str, request: Request) -> Search:
+        return search(self._reaches, name, request, self._explicit)
+
+    def _read(self, backup_id: str, name: str, request: Request) -> Iterator[tuple[str, int]]:
+        return _transactions(self._catalog.backup(backup_id), name, self._documents, request)
+
+    def _cut(self, entry: DatabaseEntry, cut: FoundCut) -> Cut:
+        return Cut(entry, cut.end, cut.tid, _later(entry, self._documents, cut.end))
+
+    def _candidates(self) -> Iterator[tuple[str, str | None]]:
+        """Yield the backups to look into, newest first, each with the database that the TID is one of (None: a request that names none)."""
+        choices = [(choice, name) for name in self.names for choice in self._search(name, self._request).choices]
+        choices.sort(key=lambda one: one[0].backup_id, reverse=True)
+        if not isinstance(self._request, ToTid):
+            yield from dict.fromkeys((choice.backup_id, None) for choice, _name in choices)
+            return
+        for choice, name in choices:
+            if isinstance(cut_within(self._read(choice.backup_id, name, self._request), choice), FoundCut):
+                yield choice.backup_id, name
+
+    def _in_backup(self, backup_id: str, named: str | None) -> Target:
+        backup = self._catalog.backup(backup_id)
+        entries = [entry for entry in backup.manifest.databases if entry.name in self.names]
+        if unordered := next((entry.name for entry in entries if not entry.ordered and len(entries) > 1), None):
+            raise TargetMissing(
+                f"the TIDs of {unordered} in backup {backup_id} do not ascend, so nothing says what belongs together in several databases",
+                "restore one database at a time, with --database NAME",
+            )
+        wanted = {entry.name: self._wanted(backup_id, entry, named) for entry in entries if entry.first_tid is not None}
+        rows = {entry.name: list(self._rows(entry, wanted)) for entry in entries if entry.name in wanted}
+        counts = whole_cuts(
+            {name: [row.part for row in some] for name, some in rows.items()},
+            {name: sum(row.end <= wanted[name].end for row in some) for name, some in rows.items()},
+            named if len(entries) > 1 else None,
+        )
+        cuts = [
+            self._cut(entry, _kept(backup_id, entry, rows[entry.name], counts[entry.name])) if entry.name in wanted else _whole(entry)
+            for entry in entries
+        ]
+        return Target(backup, cuts)
+
+    def _wanted(self, backup_id: str, entry: DatabaseEntry, named: str | None) -> FoundCut:
+        """Return the cut of a database that the request by itself means, whatever it does to commits; raise TargetMissing."""
+        request = self._request if entry.name == named else _before(self._request)
+        end = _data_fs(backup_id, entry).end
+        if isinstance(request, BeforeTid) and entry.last_tid is not None and entry.last_tid < request.tid:
+            # all cuts were taken together: what reaches beyond the end of this one is in another database
+            return FoundCut(entry.last_tid, end)
+        choice = next((one for one in self._search(entry.name, request).choices if one.backup_id == backup_id), None)
+        cut = cut_within(self._read(backup_id, entry.name, request), choice) if choice else None
+        if not isinstance(cut, FoundCut):
+            raise _no_state_of(backup_id, entry)
+        return cut
+
+    def _rows(self, entry: DatabaseEntry, wanted: Mapping[str, FoundCut]) -> Iterator[_Row]:
+        """Yield the transactions around the wanted cuts: what is far away shares no commit with what is there."""
+        moments = [to_datetime(from_hex(cut.tid)) for cut in wanted.values()]
+        first, last = (to_hex(from_datetime(moment)) for moment in (min(moments) - 3 * SPAN, max(moments) + 3 * SPAN))
+        before: Segment | None = None
+        for segment in segments_of(entry, self._documents):
+            if (segment.last_tid or "") < first:
+                before = segment
+            elif segment.first_tid is not None and segment.first_tid <= last:
+                yield from _rows_of(self._documents, before) if before is not None else ()
+                yield from _rows_of(self._documents, segment)
+                before = None
+        if before is not None:
+            yield from _rows_of(self._documents, before)
+
+    def _missing(self) -> TargetMissing:
+        """Return the error that says of each database why it has no such target."""
+        found: list[TargetMissing] = []
+        for name in self.names:
+            try:
+                self.alone(name)
+            except TargetMissing as error:
+                found.append(error)
+        if not found:
+            return TargetMissing("no backup holds all databases as they were then", "restore one database at a time, with --database NAME")
+        return TargetMissing("; ".join(f"{name}: {error.message}" for name, error in zip(self.names, found, strict=False)), found[0].hint)
+
+
+class _Row(NamedTuple):
+    """One transaction with the position at which it ends."""
+
+    part: Part
+    end: int
+
+
+def _rows_of(documents: Objects, segment: Segment) -> Iterator[_Row]:
+    """Yield the rows of a segment; where nothing tells what a transaction looks like, it looks like no other."""
+    rows = segment_tids(documents, segment)
+    texts = msgspec.json.decode(b"".join(documents.read(segment.log)))["rows"] if segment.log else [[row[0], row[0]] for row in rows]
+    for (tid, pos, size, *_), (_tid, *mark) in zip(rows, texts, strict=True):
+        yield _Row(Part(tid, tuple(mark)), pos + size)
+
+
+def _kept(backup_id: str, entry: DatabaseEntry, rows: list[_Row], count: int) -> FoundCut:
+    if not count or rows[count - 1].part.tid < (entry.pack_tid or ""):
+        raise _no_state_of(backup_id, entry)
+    return FoundCut(rows[count - 1].part.tid, rows[count - 1].end)
+
+
+def _data_fs(backup_id: str, entry: DatabaseEntry) -> DataFs:
+    """Return the storage half of which parts can be restored; raise TargetMissing when it is none of that kind."""
+    if entry.storage is None:
+        raise TargetMissing(f"backup {backup_id} does not hold the storage of {entry.name}", "choose another backup")
+    if entry.data_fs is None:
+        raise TargetMissing(
+            f"backup {backup_id} holds {entry.name} as a dump, which can be restored as a whole only", f"restore it by its id: {backup_id}"
+        )
+    return entry.data_fs
+
+
+def _before(request: Request) -> BeforeTid:
+    """Return what a request means for a database that it does not name."""
+    if isinstance(request, BeforeTid):
+        return request
+    last = from_datetime(request.moment) if isinstance(request, AtMoment) else from_hex(request.tid)
+    return BeforeTid(to_hex(min(int.from_bytes(last, "big") + 1, 2**64 - 1).to_bytes(8, "big")))
+
+
+def _no_state_of(backup_id: str, entry: DatabaseEntry) -> TargetMissing:
+    start = entry.pack_tid or entry.first_tid
+    what = "the last packed transaction" if entry.pack_tid else "the first transaction"
+    return TargetMissing(
+        f"{entry.name} cannot be restored to that state: {what} of it in backup {backup_id} is {start}",
+        "restore the other databases without it, with --database NAME",
+    )
 
 
 def _whole(entry: DatabaseEntry) -> Cut:
@@ -73,21 +225,15 @@ def _whole(entry: DatabaseEntry) -> Cut:
 def _transactions(backup: Backup, database: str, documents: Documents, request: Request) -> Iterator[tuple[str, int]]:
     """Yield (TID, end) of a database's transactions, from shortly before the wanted one on when TIDs ascend."""
     entry = next((entry for entry in backup.manifest.databases if entry.name == database), None)
-    if entry is None or entry.storage is None:
-        raise TargetMissing(f"backup {backup.manifest.id} does not hold the storage of {database}", "choose another backup")
-    if entry.data_fs is None:
-        raise TargetMissing(
-            f"backup {backup.manifest.id} holds {database} as a dump, which can be restored as a whole only",
-            f"restore it by its id: {backup.manifest.id}",
-        )
+    if entry is None:
+        raise TargetMissing(f"backup {backup.manifest.id} does not hold {database}", "choose another backup")
+    _data_fs(backup.manifest.id, entry)
     for segment in _near(entry, documents, request):
         for tid, pos, size, *_ in segment_tids(documents, segment):
             yield tid, pos + size
 
 
 def _near(entry: DatabaseEntry, documents: Documents, request: Request) -> Iterator[Segment]:
-    from ..model.tid import from_datetime, from_hex, to_hex
-
     bound = to_hex(from_datetime(request.moment)) if isinstance(request, AtMoment) else to_hex(from_hex(request.tid))
     before: Segment | None = None
     for segment in segments_of(entry, documents):

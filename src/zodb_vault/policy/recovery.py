@@ -205,16 +205,6 @@ def elsewhere_for_tid(reaches: Sequence[Reach], database: str, tid: str) -> list
     return [cover.id for cover in search(reaches, database, ToTid(tid)).elsewhere]
 
 
-def common_choices(by_database: Mapping[str, Sequence[Choice]]) -> list[dict[str, Choice]]:
-    """Return, best first, the backups that are a choice for every database: per backup the choice of each database.
-
-    For one state of a site with several databases, all cuts have to come from one backup.
-    """
-    tables = {name: {choice.backup_id: choice for choice in choices} for name, choices in by_database.items()}
-    shared = set.intersection(*(set(table) for table in tables.values())) if tables else set()
-    return [{name: table[one] for name, table in tables.items()} for one in sorted(shared, reverse=True)]
-
-
 def covers_of_line(reaches: Sequence[Reach], database: str) -> list[Cover]:
     """Return what the backups on the current line can bring back of a database, newest first.
 

@@ -27,7 +27,6 @@ from zodb_vault.policy.recovery import (
     Span,
     ToTid,
     candidates_for_tid,
-    common_choices,
     cut_within,
     elsewhere_for_tid,
     search,
@@ -380,13 +379,6 @@ def test_equal_tids_are_kept_together() -> None:
     transactions = [(tid(10), 1), (tid(20), 2), (tid(20), 3), (tid(30), 4)]
     assert cut_within(transactions, Choice(backup_id="A", bound=tid(20), exact=True, start=tid(10), ordered=False)) == Cut(tid(20), 3)
     assert cut_within(transactions, Choice(backup_id="A", bound=tid(20), inclusive=False, start=tid(10), ordered=False)) == Cut(tid(10), 1)
-
-
-def test_databases_are_restored_from_one_backup() -> None:
-    main = [Choice(backup_id="B", bound=tid(1)), Choice(backup_id="A", bound=tid(1))]
-    catalog = [Choice(backup_id="C", bound=tid(2)), Choice(backup_id="A", bound=tid(2))]
-    assert common_choices({"main": main, "catalog": catalog}) == [{"main": main[1], "catalog": catalog[1]}]
-    assert common_choices({"main": main, "catalog": []}) == common_choices({}) == []
 
 
 class Life:
