@@ -9,12 +9,14 @@ import importlib
 import io
 import subprocess
 import sys
+import zlib
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from ..datafs.records import is_blob
 from ..errors import VaultError
 from .child import command_of, environment
 
@@ -22,10 +24,14 @@ BATCH = 1000
 
 
 class Loaded(msgspec.Struct, kw_only=True):
-    """What was loaded; ``broken`` objects need classes that are not installed here, their records were decoded all the same."""
+    """What was loaded; ``broken`` objects need classes that are not installed here, their records were decoded all the same.
+
+    ``opaque`` records were read and can be decoded by nobody but the wrapper that wrote them, an encrypting one.
+    """
 
     objects: int = 0
     broken: int = 0
+    opaque: int = 0
     blobs: int = 0
     undecodable: list[tuple[str, str]] = []
     unreadable_blobs: list[tuple[str, str, str]] = []
@@ -49,32 +55,68 @@ def load_everything(data_fs: Path, blob_dir: Path | None) -> Loaded:
 def _load(data_fs: str, blob_dir: str | None) -> Loaded:
     from ZODB.DB import DB
     from ZODB.FileStorage import FileStorage
+    from ZODB.POSException import POSKeyError
+    from ZODB.utils import z64
 
     loaded = Loaded(undecodable=[], unreadable_blobs=[])
     try:
-        storage = FileStorage(data_fs, read_only=True, blob_dir=blob_dir)
+        storage = decompressing(FileStorage)(data_fs, read_only=True, blob_dir=blob_dir)
         if not len(storage):  # no DB was ever opened on it: one would write its root object first
             storage.close()
             return loaded
-        database = DB(storage)
-        connection = database.open()
+        # a DB looks at its root object when it is opened
+        connection = None if is_blob(storage.load(z64)[0]) is None else DB(storage).open()
     except Exception as error:  # noqa: BLE001  whatever it raises is the finding
         loaded.failure = f"it cannot be opened: {type(error).__name__}: {error}"
         return loaded
-    token = None
-    while True:
-        oid, _tid, _data, token = database.storage.record_iternext(token)
-        _load_object(connection, oid, loaded)
-        if loaded.objects % BATCH == 0:
-            connection.cacheMinimize()
-        if token is None:
-            break
-    connection.close()
-    database.close()
+    # not ``record_iternext``, which ends with an error at the first object whose creation was undone
+    for oid in storage._index:
+        try:
+            record, tid = storage.load(oid)
+        except POSKeyError:
+            continue
+        if connection is None:
+            _look_at(storage, oid, tid, record, loaded)
+        else:
+            _load_object(connection, oid, tid, record, loaded)
+            if loaded.objects % BATCH == 0:
+                connection.cacheMinimize()
+    if connection is not None:
+        connection.close()
+    elif loaded.objects > loaded.opaque:
+        loaded.failure = "it cannot be opened: the record of its root object is no pickle"
+    storage.close()
     return loaded
 
 
-def _load_object(connection: Any, oid: bytes, loaded: Loaded) -> None:
+def _look_at(storage: Any, oid: bytes, tid: bytes, record: bytes, loaded: Loaded) -> None:
+    """Read a record of a storage whose root object cannot be decoded; what one wrapper wrote looks like that nearly everywhere."""
+    if is_blob(record) is None:
+        loaded.opaque += 1
+    else:
+        loaded.objects += 1
+    _open_blob(storage, oid, tid, loaded, known=False)
+
+
+def decompressing(storage: Any) -> Any:
+    """Return a kind of storage whose records are not compressed: what zc.zlibstorage wrote is read without it."""
+
+    def plain(data: bytes) -> bytes:
+        return zlib.decompress(data[2:]) if data[:2] == b".z" else data
+
+    class Decompressing(storage):  # type: ignore[misc, unused-ignore]
+        def load(self, oid: bytes, version: str = "") -> tuple[bytes, bytes]:
+            data, tid = super().load(oid, version)
+            return plain(data), tid
+
+        def loadBefore(self, oid: bytes, tid: bytes) -> tuple[bytes, bytes, bytes | None] | None:  # noqa: N802
+            found = super().loadBefore(oid, tid)
+            return found and (plain(found[0]), *found[1:])
+
+    return Decompressing
+
+
+def _load_object(connection: Any, oid: bytes, tid: bytes, record: bytes, loaded: Loaded) -> None:
     from ZODB.blob import Blob
     from ZODB.broken import Broken
 
@@ -83,7 +125,9 @@ def _load_object(connection: Any, oid: bytes, loaded: Loaded) -> None:
         found = connection.get(oid)
         found._p_activate()
     except Exception as error:  # noqa: BLE001  whatever a class of the application raises is about that object only
-        if _lacks_classes(connection.db().storage.load(oid)[0]):
+        if is_blob(record) and isinstance(error, KeyError):  # a blob asks for its file
+            _open_blob(connection.db().storage, oid, tid, loaded, known=True)
+        elif _lacks_classes(record):
             # what is installed may choke on what stands for a missing class: zope.interface does on a missing interface
             loaded.broken += 1
         else:
@@ -91,7 +135,7 @@ def _load_object(connection: Any, oid: bytes, loaded: Loaded) -> None:
         return
     loaded.broken += isinstance(found, Broken)
     if isinstance(found, Blob):
-        _open_blob(found, loaded)
+        _open_blob(connection.db().storage, oid, tid, loaded, known=True)
 
 
 def _why(error: BaseException) -> str:
@@ -149,14 +193,18 @@ def _installed(module: str, name: str) -> bool:
         return False
 
 
-def _open_blob(blob: Any, loaded: Loaded) -> None:
+def _open_blob(storage: Any, oid: bytes, tid: bytes, loaded: Loaded, *, known: bool) -> None:
+    """Read a blob; what is not ``known`` to be one is if it has a file."""
+    from ZODB.POSException import POSKeyError
+
     try:
-        with blob.open("r") as file:
+        with storage.openCommittedBlobFile(oid, tid) as file:
             while file.read(1 << 20):
                 pass
         loaded.blobs += 1
     except Exception as error:  # noqa: BLE001  POSKeyError, OSError and what a wrapper may raise
-        loaded.unreadable_blobs.append(("0x" + blob._p_oid.hex(), "0x" + blob._p_serial.hex(), f"{type(error).__name__}: {error}"))
+        if known or not isinstance(error, POSKeyError):
+            loaded.unreadable_blobs.append(("0x" + oid.hex(), "0x" + tid.hex(), f"{type(error).__name__}: {error}"))
 
 
 if __name__ == "__main__":

@@ -299,6 +299,8 @@ class _Verification:
         loaded = load_everything(data_fs, blob_dir)
         self.report.count("objects loaded", loaded.objects)
         self.report.count("objects of missing classes", loaded.broken)
+        if loaded.opaque:
+            self.report.count("objects of unknown encoding", loaded.opaque)
         self.report.count("blobs opened", loaded.blobs)
         self.report.source += [Finding(entry.name, "object", why, oid=oid) for oid, why in loaded.undecodable]
         for oid, tid, why in loaded.unreadable_blobs:
