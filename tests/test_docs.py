@@ -205,7 +205,7 @@ def test_the_files_for_kubernetes_are_read_by_the_real_readers(tmp_path: Path) -
     read = settings.load_settings(tmp_path / "zodb-vault.toml", {}, tmp_path)
     site = resolve_site(read, site=None, zope_conf=None, zeo_conf=None, data_fs=None, blob_dir=None, environment={}, cwd=tmp_path)
     assert [(one.data_fs, one.blob_dir) for one in site.databases] == [("/data/filestorage/Data.fs", "/data/blobstorage")]
-    assert read_zope_conf(tmp_path / "zope.conf", "plone", {}, tmp_path) == site
+    assert read_zope_conf(tmp_path / "zope.conf", "plone", {}, tmp_path).databases == site.databases
     assert '["zodb-vault", "create", "-q"]' in text
 
 

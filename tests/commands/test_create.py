@@ -134,11 +134,12 @@ def test_only_half_a_backup_is_never_latest(vault: Vault) -> None:
     assert vault("show", "latest").status == 13
 
 
-def test_method_native_is_the_only_one_yet(vault: Vault) -> None:
+def test_a_file_storage_is_its_own_mirror_and_other_methods_are_named(vault: Vault) -> None:
     vault.make("--method", "native")
-    outcome = vault("create", "--method", "portable")
+    assert vault.done("create", "--method", "portable", "--json").document["reason"]["code"] == "unchanged"
+    outcome = vault("create", "--method", "other")
     assert outcome.status == 2
-    assert "native" in outcome.err
+    assert "native" in outcome.err and "portable" in outcome.err
 
 
 def test_database_chooses_one_and_an_unknown_one_is_an_error_that_names_the_known_ones(vault: Vault) -> None:

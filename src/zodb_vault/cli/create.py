@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from ..errors import Damage, UsageError
-from .context import Context, Text, json_option, pass_context, site_options, somebody_there
+from .context import A_PATH, Context, Text, json_option, pass_context, site_options, somebody_there
 from .output import count, print_json, printable, size
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ NAMED = 20
 @click.option("--trigger", type=click.Choice(["scheduled", "on-demand"]), help="Default: on-demand with a terminal, scheduled without.")
 @click.option("--full", is_flag=True, help="Store everything again instead of what is new.")
 @click.option("--cold", is_flag=True, help="Take the exclusive lock of the storage first; fails while the site runs.")
-@click.option("--method", type=click.Choice(["native"]), default="native", help="How the storage is copied.")
+@click.option("--method", type=click.Choice(["native", "portable"]), default="native", show_default=True, help="How storages are copied.")
+@click.option("--mirror", type=A_PATH, metavar="DIR", help="Where the portable method keeps its copies.")
 @click.option("--only", type=click.Choice(["storage", "blobs"]), help="Half a backup; it is never `latest`.")
 @click.option("--database", "databases", multiple=True, metavar="NAME", help="Only this database (repeatable).")
 @click.option("--skip-unchanged", is_flag=True, help="Make no backup when nothing is new since the last one.")
@@ -33,8 +35,8 @@ NAMED = 20
 @site_options
 @pass_context
 def command(
-    context: Context, /, name: str | None, note: str | None, trigger: Literal["scheduled", "on-demand"] | None, method: str,
-    only: Literal["storage", "blobs"] | None, databases: tuple[str, ...], as_json: bool, **flags: Any,
+    context: Context, /, name: str | None, note: str | None, trigger: Literal["scheduled", "on-demand"] | None, method: Literal["native", "portable"],
+    mirror: Path | None, only: Literal["storage", "blobs"] | None, databases: tuple[str, ...], as_json: bool, **flags: Any,
 ) -> int:  # fmt: skip
     """Back up the site as one unit: storage and blobs.
 
@@ -47,6 +49,7 @@ def command(
         raise UsageError("a backup cannot be named 'latest': the word means the newest one", "choose another name")
     options = Options(
         name=name, note=note, trigger=trigger or ("on-demand" if somebody_there() else "scheduled"), only=only, databases=databases,
+        method=method, mirror=mirror,
         full=flags["full"], cold=flags["cold"], skip_unchanged=flags["skip_unchanged"], allow_missing=flags["allow_missing"],
         take_over=flags["take_over"],
     )  # fmt: skip

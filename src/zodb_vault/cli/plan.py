@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from ..errors import VaultError
-from .context import Context, json_option, pass_context, site_options
+from .context import A_PATH, Context, json_option, pass_context, site_options
 from .output import print_json, printable
 
 if TYPE_CHECKING:
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
 
 @click.command("plan")
 @click.option("--full", is_flag=True, help="As for `create --full`.")
+@click.option("--method", type=click.Choice(["native", "portable"]), default="native", show_default=True, help="As for `create`.")
+@click.option("--mirror", type=A_PATH, metavar="DIR", help="As for `create`.")
 @json_option
 @site_options
 @pass_context
-def command(context: Context, full: bool, as_json: bool) -> None:
+def command(context: Context, full: bool, method: Literal["native", "portable"], mirror: Path | None, as_json: bool) -> None:
     """Say what would be backed up, from where, how, in which order, and why; changes nothing."""
-    from ..operations.plan import plan
+    from ..operations.plan import Wanted, plan
 
     site = context.site
     repository, problem = None, None
@@ -29,7 +32,7 @@ def command(context: Context, full: bool, as_json: bool) -> None:
         repository = context.repository
     except VaultError as error:
         problem = f"no earlier backup is known: {error.message}"
-    planned = plan(site, repository, problem, full=full)
+    planned = plan(site, repository, problem, Wanted(full=full, method=method, mirror=mirror))
     if as_json:
         print_json(planned.document())
         return

@@ -1,4 +1,4 @@
-"""Write the configurations of zodb-convert for a database: from a site into a FileStorage, or back.
+"""Write the configurations of zodb-convert for a database: from a site into a FileStorage, or back; and the one a storage is copied with.
 
 The site's storage is taken from its configuration section by section, wrappers with it; only what one of the two roles cannot
 have is changed. The files around the storages are ``convert-export.conf`` and ``convert-import.conf`` beside this module.
@@ -36,6 +36,9 @@ DROPPED = {
     "zeoclient": {"client", "read-only", "read-only-fallback", "var"},
     "clientstorage": {"cache-path", "read-only", "read-only-fallback"},
 }
+# What says where blobs are cached and how the schema is kept up: matters of the site, not of who copies it.
+CACHED = {"blob-cache-size", "blob-cache-size-check", "blob-dir", "shared-blob-dir"}
+NOT_COPIED = {"relstorage": {"cache-local-dir", "create-schema"}, "zeoclient": {"wait"}}
 LOSES_BLOBS = (
     "DO NOT RELY ON THIS COPY: zodb-convert 1.0.0b12 loses every blob of a zodb-pgjsonb storage and reports success; "
     "save the database with pg_dump instead"
@@ -74,6 +77,33 @@ def convert_conf(site: Site, database: Database, direction: Direction, directory
         destination="\n".join(ours if reads else theirs),
     )
     return ConvertConf(text, warnings)
+
+
+def source_conf(site: Site, database: Database, environment: Mapping[str, str], cwd: Path, cache: Path) -> str:
+    """Return the configuration of a database's storage alone, secrets included: opened for reading only, blobs cached in ``cache``.
+
+    Wrappers that only compress records are left out, so that these are read as they are stored. A directory that is the authority for the
+    blobs stays. Raise ConfigurationError for what ZConfig could not read back.
+    """
+    section, around, imported = _storage(site, database, environment, cwd)
+    while section.type in ("zlibstorage", "serverzlibstorage"):
+        section = only_storage(section)
+    if section.type in READ_ONLY:
+        section = _for_copying(section, database.blob_mode == "directory", cache)
+    lines = [f"%import {package}" for package in _imports(section, imported)] + list(_lines(section, around, None, read_only=True))
+    return "\n".join(lines) + "\n"
+
+
+def _for_copying(section: Section, authoritative: bool, cache: Path) -> Section:
+    dropped = NOT_COPIED.get(section.type, set()) | (set() if authoritative else CACHED)
+    changed = Section(section.type, section.name, section.where)
+    changed.values = [value for value in section.values if value.key not in dropped]
+    changed.sections = section.sections
+    if not authoritative:
+        changed.values.append(Value("blob-dir", "blob-dir", str(cache), section.where))
+    if section.type == "relstorage":
+        changed.values.append(Value("create-schema", "create-schema", "false", section.where))
+    return changed
 
 
 def _storage(site: Site, database: Database, environment: Mapping[str, str], cwd: Path) -> tuple[Section, Surroundings, list[str]]:

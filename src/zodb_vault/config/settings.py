@@ -57,7 +57,7 @@ class IdentitySettings(msgspec.Struct, frozen=True, kw_only=True):
 class SiteSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a site is read from: exactly one of the first three; ``blob_dir`` goes with ``data_fs``. All absolute.
 
-    ``retention`` names the policy of its backups; without one ``[retention]`` holds.
+    ``retention`` names the policy of its backups; without one ``[retention]`` holds. ``mirror`` is where the portable method keeps its copies.
     """
 
     zope_conf: Path | None = None
@@ -65,6 +65,7 @@ class SiteSettings(msgspec.Struct, frozen=True, kw_only=True):
     data_fs: Path | None = None
     blob_dir: Path | None = None
     retention: str | None = None
+    mirror: Path | None = None
 
 
 class PolicySettings(msgspec.Struct, frozen=True, kw_only=True):

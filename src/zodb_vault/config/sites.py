@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
 from ..errors import UsageError
 from ..model.source import Database, Site
 from .blobmodes import directory_mode
@@ -15,6 +17,8 @@ from .settings import SITE_NAME, SITE_NAME_RULE, Settings, SiteSettings
 from .zopeconf import read_zeo_conf, read_zope_conf
 
 DEFAULT = "default"
+# Configurations may be below the one, large files belong below the other.
+SYSTEM, STATE_DIRECTORY = Path("/etc"), Path("/var/lib/zodb-vault")
 
 
 def choose_site(settings: Settings, site: str | None) -> str:
@@ -48,7 +52,18 @@ def resolve_site(
     """
     name = choose_site(settings, site)
     given = _given(zope_conf, zeo_conf, data_fs, blob_dir, cwd)
-    return _read(name, given or _configured(settings, name), environment, cwd)
+    source = given or _configured(settings, name)
+    return msgspec.structs.replace(_read(name, source, environment, cwd), mirror=str(_mirror(settings, name, source, cwd)))
+
+
+def _mirror(settings: Settings, name: str, source: SiteSettings, cwd: Path) -> Path:
+    """Return where copies of a site's databases are kept: as configured, else beside the configuration."""
+    configured = settings.sites.get(name, source).mirror
+    if configured is not None:
+        return configured
+    file = settings.file or source.zope_conf or source.zeo_conf
+    beside = file.parent if file else cwd
+    return (STATE_DIRECTORY if beside.is_relative_to(SYSTEM) else beside) / f"mirror-{name}"
 
 
 def _given(zope_conf: Path | None, zeo_conf: Path | None, data_fs: Path | None, blob_dir: Path | None, cwd: Path) -> SiteSettings | None:

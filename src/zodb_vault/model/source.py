@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+Method = Literal["native", "portable"]
 Backend = Literal["filestorage", "zeo", "relstorage", "pgjsonb"]
 BlobMode = Literal["directory", "database", "server", "s3", "database+s3", "none"]
 
@@ -54,6 +55,7 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
     ``options`` holds what the storage section says, for strategies that need it: keys of the storage itself as they are
     (with ``-``), those of sections inside it and of wrappers around it after the section's type (``postgresql.dsn``,
     ``s3blobstorage.bucket-name``, ``zeo.address``), several values of one key as lines, paths absolute.
+    With the method ``portable``, ``data_fs`` and ``blob_dir`` are those of a mirror; all else is that of what it mirrors.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
     history: bool | None = None
     options: dict[str, Option] = {}
     warnings: tuple[str, ...] = ()
+    method: Method = "native"
 
     def option(self, key: str, default: str = "") -> str:
         """Return the text of an option, a secret revealed."""
@@ -82,9 +85,10 @@ class Skipped(msgspec.Struct, frozen=True):
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
-    """One configured thing to back up: all its databases, and the file that says so."""
+    """One configured thing to back up: all its databases, the file that says so, and where mirrors of them may be kept."""
 
     name: str
     config: str | None
     databases: tuple[Database, ...]
     skipped: tuple[Skipped, ...] = ()
+    mirror: str | None = None

@@ -19,7 +19,7 @@ from ..errors import ConfigurationError, InUse, NothingToBackUp, SourceChanged, 
 from ..model import clock
 from ..model.blob import MissingRows
 from ..model.manifest import DatabaseEntry, Line, Manifest, Marker, Origin, Reason, Stored, Trigger
-from ..model.source import Database, Site
+from ..model.source import Database, Method, Site
 from ..policy.continuity import Decision, next_line
 from ..policy.halves import halves
 from ..repository import running
@@ -29,6 +29,7 @@ from ..repository.running import Run
 from ..strategies.base import Capture, Earlier, Progress, Resumed, Wishes
 from ..strategies.table import strategy_of
 from .catalog import Backup, Catalog, raw_size, stored_size
+from .mirrors import Mirrored, Wanted, is_mirrored, mirrored, unportable
 
 ATTEMPTS: Final = 4
 # Commits that go on all the time leave gaps between them: the site is looked at again after these seconds.
@@ -47,6 +48,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     full: bool = False
     cold: bool = False
     only: Literal["storage", "blobs"] | None = None
+    method: Method = "native"
+    mirror: Path | None = None
     databases: tuple[str, ...] = ()
     skip_unchanged: bool = False
     allow_missing: int | None = None
@@ -85,10 +88,11 @@ def create(repository: Repository, site: Site, options: Options, progress: Progr
     """
     databases = _chosen(site, options)
     refuse_overlap(repository, databases)
-    with _exclusive_storages(databases, options.cold):
+    wanted = Wanted(directory=options.mirror, afresh=options.full, take_over=options.take_over, machine=machine())
+    with mirrored(repository, site, databases, options.method, wanted, progress) as sources, _exclusive_storages(sources.databases, options.cold):
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return _Creation(repository, site, databases, options, progress, begun).run()
+                return _Creation(repository, site, sources, options, progress, begun).run()
             except SourceChanged as error:
                 if attempt == ATTEMPTS:
                     raise
@@ -105,13 +109,17 @@ def _chosen(site: Site, options: Options) -> list[Database]:
         raise UsageError(f"there is no database {', '.join(unknown)}", "known: " + ", ".join(d.name for d in site.databases))
     chosen = [database for database in site.databases if not options.databases or database.name in options.databases]
     for database in chosen:
-        if refusal := refused(database):
+        if refusal := refused(database, options.method):
             raise refusal
+        if options.cold and is_mirrored(database, options.method):
+            raise UsageError(f"--cold locks a Data.fs, and the database {database.name} is copied while it runs", "leave out --cold")
     return chosen
 
 
-def refused(database: Database) -> NothingToBackUp | None:
+def refused(database: Database, method: Method = "native") -> NothingToBackUp | None:
     """Return why a database cannot be backed up here, None when it can."""
+    if is_mirrored(database, method):
+        return unportable(database)
     if elsewhere := halves(database).elsewhere:
         where, _, instead = elsewhere.partition(". ")
         return NothingToBackUp(f"the database {database.name}: {where}", instead)
@@ -166,9 +174,9 @@ class _Creation:
     """One attempt."""
 
     def __init__(
-        self, repository: Repository, site: Site, databases: list[Database], options: Options, progress: Progress, begun: Callable[[str], None]
+        self, repository: Repository, site: Site, sources: Mirrored, options: Options, progress: Progress, begun: Callable[[str], None]
     ) -> None:
-        self.repository, self.site, self.databases = repository, site, databases
+        self.repository, self.site, self.databases, self._mirrors_behind = repository, site, sources.databases, sources.behind
         self.options, self.progress, self.begun = options, progress, begun
         self.now = clock.now()
         # the trash before and after: a backup may be on its way there or back
@@ -264,7 +272,7 @@ class _Creation:
             time.sleep(pause)
             _moved(captures)
             if not _moved(captures) and not any(capture.voted for capture in captures):
-                return "still"
+                return "moving" if self._mirrors_behind() else "still"
         return "moving"
 
     def _check_source(self, starting: list[Decision]) -> None:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 
 from ..errors import VaultError
 from ..model import clock
 from ..model.manifest import Meta
-from ..model.source import Database, Site, Skipped
-from ..policy.halves import Halves, bucket, halves
+from ..model.source import Database, Method, Site, Skipped
+from ..policy.halves import Halves, bucket, halves, portable_halves
 from ..repository.repository import Repository
 from ..strategies.base import Wishes
 from ..strategies.blobrows import opinions
+from ..strategies.mirror import Mirror
 from ..strategies.table import strategy_of
 from .catalog import Catalog
 from .create import earlier_of, refuse_overlap, refused
+from .mirrors import as_mirrored, is_mirrored, mirror_of, refuse_place
 
 
 class NoDocuments:
@@ -90,16 +93,35 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-def plan(site: Site, repository: Repository | None, problem: str | None, *, full: bool = False) -> Plan:
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user would ask of the create."""
+
+    full: bool = False
+    method: Method = "native"
+    mirror: Path | None = None
+
+
+NATIVE: Final = Wanted()
+
+
+def plan(site: Site, repository: Repository | None, problem: str | None, wanted: Wanted = NATIVE) -> Plan:
     """Return the plan; ``problem`` says why there is no repository.
 
     Raise ConfigurationError where a database itself says that the configuration would have blobs passed by.
     """
     problems = {name: warnings + ([problem] if problem else []) for name, warnings in opinions(site.databases).items()}
-    consists = {database.name: halves(database) for database in site.databases}
+    consists = {database.name: _halves(site, database, wanted) for database in site.databases}
     steps = list(_steps(consists))
-    databases = [_database(site, database, consists[database.name], steps, repository, problems, full) for database in site.databases]
+    databases = [_database(site, database, consists[database.name], steps, repository, problems, wanted) for database in site.databases]
     return Plan(site=site.name, databases=databases, skipped=site.skipped)
+
+
+def _halves(site: Site, database: Database, wanted: Wanted) -> Halves:
+    if not is_mirrored(database, wanted.method):
+        return halves(database)
+    if refused(database, wanted.method):
+        return Halves((), portable=True)
+    return portable_halves(database, str(mirror_of(site, database, wanted.mirror)))
 
 
 def _steps(consists: dict[str, Halves]) -> Iterator[Step]:
@@ -114,15 +136,17 @@ def _steps(consists: dict[str, Halves]) -> Iterator[Step]:
 
 
 def _database(
-    site: Site, database: Database, consists: Halves, steps: list[Step], repository: Repository | None, problems: dict[str, list[str]], full: bool
+    site: Site, database: Database, consists: Halves, steps: list[Step], repository: Repository | None, problems: dict[str, list[str]], wanted: Wanted
 ) -> Planned:
     warnings = [*database.warnings, *problems[database.name]]
     how, reason = None, None
-    if refusal := refused(database):
+    if refusal := refused(database, wanted.method):
         warnings += [refusal.message] if not consists.elsewhere else []
     else:
         try:
-            how, reason = _decision(site, database, repository, full)
+            seen = _seen(site, database, repository, wanted)
+            how, reason = _decision(site, seen, repository, wanted.full) if seen else (None, None)
+            warnings += [] if seen else ["there is no mirror yet: the first run copies the whole database"]
         except (VaultError, OSError) as error:
             warnings += [error.message if isinstance(error, VaultError) else str(error)]
             warnings += [f"{database.data_fs} does not exist"] if database.data_fs and not os.path.lexists(database.data_fs) else []
@@ -132,6 +156,17 @@ def _database(
         steps=[step for step in steps if step.database == database.name], left=consists.left, elsewhere=consists.elsewhere,
         how=how, reason=reason, warnings=list(dict.fromkeys(warnings)),
     )  # fmt: skip
+
+
+def _seen(site: Site, database: Database, repository: Repository | None, wanted: Wanted) -> Database | None:
+    """Return the database as a backup sees it: its mirror, as far as that goes, by the portable method; None when there is no mirror yet."""
+    if not is_mirrored(database, wanted.method):
+        return database
+    directory = mirror_of(site, database, wanted.mirror)
+    if repository:
+        refuse_place(directory, repository, site)
+    mirror = Mirror(directory)
+    return as_mirrored(database, mirror) if mirror.data_fs.exists() else None
 
 
 def _decision(site: Site, database: Database, repository: Repository | None, full: bool) -> tuple[str, dict[str, str]]:

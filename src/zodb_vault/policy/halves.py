@@ -45,6 +45,27 @@ def halves(database: Database) -> Halves:
     return storage._replace(copied=storage.copied + blobs.copied, left=storage.left + blobs.left)
 
 
+def portable_halves(database: Database, mirror: str) -> Halves:
+    """Return what a backup by the portable method consists of: whatever the storage is, all of it goes through ZODB."""
+    tool, known = f"ZODB, into the mirror {mirror}", "what the mirror has already is not asked for again"
+    return Halves(
+        (
+            Half("storage", place(database), tool, f"the transactions are copied one by one as the storage gives them; {known}"),
+            Half("blobs", place(database), tool, f"the storage gives the blob of each record that it has one for; {known}"),
+        ),
+        portable=True,
+    )
+
+
+def place(database: Database) -> str:
+    """Return how messages call where the storage of a database is, no password in it."""
+    if database.backend == "filestorage":
+        return str(database.data_fs)
+    if database.backend == "zeo":
+        return f"storage {masked(database.options).get('storage', '1')} of the ZEO server {' or '.join(_lines(database, 'server'))}"
+    return _place(database)
+
+
 # The storage
 
 
@@ -72,7 +93,8 @@ def _zeo(database: Database) -> Halves:
     here = "only a half of it" if database.blob_mode in ("directory", "s3") else "nothing authoritative"
     elsewhere = (
         f"{here} is here: this is a client of the ZEO server {servers}, which keeps the storage. "
-        "Run zodb-vault on that server, with --zeo-conf and the zeo.conf it runs with, or with --data-fs and --blob-dir"
+        "Run zodb-vault on that server, with --zeo-conf and the zeo.conf it runs with, or with --data-fs and --blob-dir; "
+        "or copy the database through the connection, with --method portable"
     )
     return Halves((), left, elsewhere)
 

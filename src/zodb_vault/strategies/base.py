@@ -247,7 +247,7 @@ def unsupported(database: Database) -> NothingToBackUp:
     wrapped = " with blobs in S3" if "s3" in database.blob_mode else ""
     return NothingToBackUp(
         f"this version cannot back up {database.backend}{wrapped} yet: the database {database.name}",
-        "`zodb-vault plan` says what a backup of it consists of; `zodb-vault convert config --export` copies it into a FileStorage",
+        "`zodb-vault plan` says what a backup of it consists of; `--method portable` copies it through ZODB where that gives its blobs",
     )
 
 

@@ -21,6 +21,7 @@ from ..model.chain import Chain, Documents, packs_of, segments_of
 from ..model.manifest import Blobs, DatabaseEntry, DataFs, Missing, Pack, Segment, Stored
 from ..model.source import Database
 from ..policy.continuity import Decision, Facts, decide
+from ..policy.halves import place
 from .base import Earlier, Keeper, Progress, Resumed, Sink, Strategy, Verdict, Wishes, Workers, folder_of, unsupported
 from .checking import DataFsCheck
 from .datafile import DataFile
@@ -461,8 +462,9 @@ class FileStorageCapture(Survey):
         last = tids.to_hex(self.cut.last_tid) if self.cut.last_tid else self.previous_tid
         self._warn(ordered)
         return DatabaseEntry(
-            name=self.database.name, folder=self.folder, mount_point=self.database.mount_point, backend="filestorage",
-            method="native", history=True, blob_mode=self.database.blob_mode if self.layout else "none", layout=self.layout,
+            name=self.database.name, folder=self.folder, mount_point=self.database.mount_point, backend=self.database.backend,
+            method=self.database.method, history=self.database.history is not False,
+            blob_mode=self.database.blob_mode if self.layout else "none", layout=self.layout,
             first_tid=first, pack_tid=pack_tid, last_tid=last, last_time=tids.iso(tids.from_hex(last)) if last else None,
             storage=self._storage() if self.wishes.storage else None, blobs=self._blobs() if self.wishes.blobs else None,
             ordered=ordered, transactions_added=self.cut.transactions, blobs_added=self.blobs_added, warnings=self.warnings,
@@ -531,11 +533,11 @@ class FileStorage:
 
     def exclusive(self, database: Database) -> AbstractContextManager[None]:
         """Hold the locks of the storage."""
-        return storage_locks(Path(self.location(database)))
+        return storage_locks(Path(database.data_fs or ""))
 
     def location(self, database: Database) -> str:
-        """Return the path of Data.fs."""
-        return str(database.data_fs)
+        """Return the path of Data.fs; of a mirror, where what it mirrors is."""
+        return place(database)
 
     def survey(self, database: Database, documents: Documents, wishes: Wishes, now: datetime) -> Survey:
         """Open Data.fs."""
@@ -543,7 +545,7 @@ class FileStorage:
 
     def capture(self, database: Database, documents: Documents, wishes: Wishes, now: datetime) -> FileStorageCapture:
         """Open Data.fs for a backup; raise InUse after an interrupted restore."""
-        if is_barred(Path(self.location(database))):
+        if is_barred(Path(database.data_fs or "")):
             raise InUse(
                 f"a restore was interrupted, and {database.data_fs} may not fit the other databases", "run that restore again, or `restore --abort`"
             )

@@ -23,8 +23,8 @@ STRATEGIES: Final[Mapping[str, Callable[[], Strategy]]] = {
 
 
 def strategy_of(database: Database) -> Strategy:
-    """Return who backs a database up; raise NothingToBackUp when this version knows nobody."""
-    found = STRATEGIES.get(database.backend)
+    """Return who backs a database up, a mirror as what it is; raise NothingToBackUp when this version knows nobody."""
+    found = STRATEGIES.get("filestorage" if database.method == "portable" else database.backend)
     if found is None:
         raise unsupported(database)
     return found()

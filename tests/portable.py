@@ -1,0 +1,62 @@
+"""A site that is backed up by the portable method, from its configuration alone, with a repository and a mirror of its own."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import oracle
+import vault
+
+from zodb_vault.config.zopeconf import read_site
+from zodb_vault.model.source import Site
+from zodb_vault.operations import create as creating
+from zodb_vault.operations import restore as restoring
+from zodb_vault.operations import verify as verifying
+from zodb_vault.operations.catalog import Catalog
+from zodb_vault.repository.repository import Repository
+from zodb_vault.stores.local import LocalStore
+
+
+class Portable:
+    """``create`` and what its backups give back."""
+
+    def __init__(self, directory: Path, zope_conf: Path) -> None:
+        self.directory, self.zope_conf = directory, zope_conf
+        self.root = directory / "mirror"
+        self.mirror = self.root / "main"
+        self.repository = Repository.create(LocalStore(directory / "repository"))
+        self.progress = vault.Quiet()
+        self._numbers = itertools.count()
+
+    @property
+    def site(self) -> Site:
+        """Return the site as its configuration describes it."""
+        return read_site(self.zope_conf, vault.SITE, {})
+
+    def create(self, **options: Any) -> creating.Created:
+        """Make a backup."""
+        wanted: dict[str, Any] = {"method": "portable", "mirror": self.root} | options
+        return creating.create(self.repository, self.site, creating.Options(**wanted), self.progress)
+
+    def code(self, **options: Any) -> str:
+        """Make a backup and return the code of its reason."""
+        return self.create(**options).manifest.reason.code
+
+    def restored(self, backup: str | None = None, **options: Any) -> Path:
+        """Restore into a new directory and return it."""
+        output = self.directory / f"restored-{next(self._numbers)}"
+        plan = restoring.plan(self.repository, vault.SITE, None, restoring.Options(backup=backup, output=output, **options))
+        restoring.execute(self.repository, plan, vault.SITE, self.progress)
+        return output
+
+    def transactions(self, backup: str | None = None, **options: Any) -> list[oracle.Transaction]:
+        """Restore and read what is there."""
+        output = self.restored(backup, **options)
+        return oracle.transactions(output / "Data.fs", output / "blobs")
+
+    def verify(self, backup: str) -> verifying.Report:
+        """Prove a backup by restoring it and loading everything."""
+        found = Catalog(self.repository, vault.SITE).backup(backup)
+        return verifying.verify(self.repository, vault.SITE, found, verifying.Options(level="restore"), self.progress)
