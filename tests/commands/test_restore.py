@@ -290,6 +290,47 @@ def test_a_restore_that_has_filled_the_disk_is_aborted_without_any_room(stocked:
     assert stored(site) == before
 
 
+@pytest.mark.parametrize("where", ["repository", "repository/objects/x", "site/blobs", "site/blobs/0x00/x"])
+@pytest.mark.parametrize("only", [[], ["--only", "storage"], ["--only", "blobs"]])
+def test_no_restore_goes_into_a_repository_or_a_blob_directory(stocked: Vault, where: str, only: list[str]) -> None:
+    before = tree(stocked.directory)
+    outcome = stocked("restore", "one", "--output", stocked.directory / where, *only, "--yes", "--json")
+    assert (outcome.status, outcome.error["kind"]) == (1, "target-refused")
+    assert "lies in the" in outcome.error["message"]
+    assert tree(stocked.directory) == before
+
+
+def test_a_site_is_no_directory_to_restore_into_although_something_was_restored_there(stocked: Vault) -> None:
+    stocked.done("restore", "one", "--yes")
+    with factories.Site(stocked.files.data_fs.parent) as site:
+        site.put(more="more")
+    for backup in ("one", "two"):
+        outcome = stocked("restore", backup, "--output", stocked.files.data_fs.parent, "--yes")
+        assert outcome.status == 1
+        assert f"{stocked.files.data_fs} exists already" in outcome.err
+
+
+def test_a_directory_that_was_used_since_is_not_taken_for_restored(stocked: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    from zodb_vault.operations import restore
+
+    with monkeypatch.context() as patched:
+        patched.setattr(restore, "_tidy_output", _fail)
+        assert stocked("restore", "one", "--output", out(stocked), "--yes").status == 1
+    with factories.Site(out(stocked)) as site:
+        site.put(more="more")
+    outcome = stocked("restore", "one", "--output", out(stocked), "--yes")
+    assert outcome.status == 1
+    assert "exists already" in outcome.err
+
+
+def _fail(*_arguments: object) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_blobs_alone_are_said_to_be_that(stocked: Vault) -> None:
+    assert f"restored to {out(stocked) / 'blobs'}, blobs only" in stocked.done("restore", "--only", "blobs", "--output", out(stocked), "--yes").err
+
+
 def test_an_abort_that_fails_says_where_and_how_to_go_on(stocked: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
     from zodb_vault.operations import undo
     from zodb_vault.operations.switch import Switch

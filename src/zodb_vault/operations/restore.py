@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from ..blobs.layout import MARKER
 from ..datafs.tail import Hopper, backwards
 from ..errors import BlobsMissing, Damage, InUse, SafetyBackupFailed, SourceDamaged, StoreError, TargetRefused, UsageError, VaultError
 from ..model import clock
@@ -114,10 +115,24 @@ def plan(repository: Repository, site_name: str, site: Site | None, options: Opt
             "`zodb-vault show` names them; `--allow-incomplete` restores what there is",
         )
     places = [_place(cut, site, options, target) for cut in target.cuts]
+    for place in places:
+        _refuse_within(repository, place)
     unfinished = _unfinished(places, target, options)
     documents = repository.objects("")
     steps = [_step(cut, place, journal, documents, options) for cut, place, journal in zip(target.cuts, places, unfinished, strict=True)]
     return Plan(target, steps, options, site, list(_notes(target, site, options)))
+
+
+def _refuse_within(repository: Repository, place: Place) -> None:
+    """Raise TargetRefused where a restored file would lie among those of a repository or of a blob directory."""
+    store, ours = repository.store.location, place.blob_dir.resolve() if place.blob_dir else None
+    root = Path(store).resolve() if "://" not in store else None
+    for path in filter(None, (place.data_fs, ours)):
+        for parent in (path, *path.parents):
+            if parent == root:
+                raise TargetRefused(f"{path} lies in the repository {root}", "choose another place")
+            if parent not in (path, ours) and (parent / MARKER).exists():
+                raise TargetRefused(f"{path} lies in the blob directory {parent}", "choose another place")
 
 
 def _notes(target: Target, site: Site | None, options: Options) -> Iterator[str]:
@@ -188,20 +203,31 @@ def _unfinished(places: list[Place], target: Target, options: Options) -> list[J
     """Return what an interrupted run of the same restore left for each database; raise TargetRefused when it was another one."""
     found = [journals.read(journals.path_of(place.data_fs)) for place in places]
     restores = {journal.restore for journal in found if journal is not None}
-    for n, place in enumerate(places):
+    for n, (place, cut) in enumerate(zip(places, target.cuts, strict=True)):
         if found[n] is None:
             known = list(journals.records(place.data_fs)) if options.output else sorted(restores)
-            found[n] = next((one for restore in known if (one := journals.read_record(place.data_fs, restore))), None)
+            done = (one for restore in known if (one := journals.read_record(place.data_fs, restore)))
+            found[n] = next((one for one in done if not options.output or _stands(place, cut, one, target, options)), None)
     for place, cut, journal in zip(places, target.cuts, found, strict=True):
         if journal is not None:
             _require_same(place, cut, journal, target, options)
     return found
 
 
-def _require_same(place: Place, cut: Cut, journal: Journal, target: Target, options: Options) -> None:
+def _stands(place: Place, cut: Cut, record: Journal, target: Target, options: Options) -> bool:
+    """Tell whether a directory holds exactly what a finished restore of the same made: that one only had to clean up after itself."""
+    whole = record.only == "blobs" or (place.is_new(record) and place.data_fs.stat().st_size == record.end)
+    return whole and _same(place, cut, record, target, options)
+
+
+def _same(place: Place, cut: Cut, journal: Journal, target: Target, options: Options) -> bool:
     ours = (target.backup.manifest.id, cut.end, cut.last_tid, options.only, str(place.blob_dir) if place.blob_dir else None)
+    return ours == (journal.backup, journal.end, journal.last_tid, journal.only, journal.blob_dir)
+
+
+def _require_same(place: Place, cut: Cut, journal: Journal, target: Target, options: Options) -> None:
     aborting = journal.phase == "aborting" and not place.is_new(journal)
-    if aborting or ours != (journal.backup, journal.end, journal.last_tid, journal.only, journal.blob_dir):
+    if aborting or not _same(place, cut, journal, target, options):
         raise TargetRefused(
             f"a restore of backup {journal.backup} up to {journal.last_tid} into {place.data_fs} was interrupted",
             "run `restore --abort` again to put the old state back"

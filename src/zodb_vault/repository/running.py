@@ -99,7 +99,7 @@ class Run:
             else:
                 store.put(key, [data])
         except (KeyExists, KeyChanged, KeyMissing):
-            raise InUse(f"another {what} of the site {site} has just begun") from None
+            raise InUse(f"another {what} of the site {site} has just begun", "wait for it to end") from None
         return cls(store, key, marker, data)
 
     def due(self) -> bool:
