@@ -218,7 +218,8 @@ def _old_state(context: Context, site: Site | None, discard: str | None, databas
 
 def _print(context: Context, done: Restored) -> None:
     for step in done.plan.steps:
-        what = f"{step.place.blob_dir}, blobs only" if done.plan.options.only == "blobs" else f"{step.place.data_fs}, last transaction {step.cut.last_tid}"
+        blobs_only = f"{step.place.blob_dir}, blobs only" if done.plan.options.only == "blobs" else None
+        what = blobs_only or f"{step.place.data_fs}, last transaction {step.cut.last_tid}"
         context.say(f"{printable(step.cut.entry.name)}: restored to {printable(what)}")
     if done.safety_backup:
         context.say(f"the state before is the safety backup {done.safety_backup}")
