@@ -18,7 +18,7 @@ from commandline import Outcome, Vault, flip, give_to_nobody, keys_of, process_a
 from zodb_vault.errors import StoreError
 from zodb_vault.model import canonical, clock
 from zodb_vault.model.manifest import Marker
-from zodb_vault.operations import doctor
+from zodb_vault.operations import doctor, exercise
 from zodb_vault.operations.journal import Journal
 from zodb_vault.operations.journal import write as write_journal
 from zodb_vault.repository.running import marker_key, process_identity
@@ -521,7 +521,7 @@ def test_an_interrupted_check_keeps_no_probe(vault: Vault, bad: type[Bad]) -> No
 def test_what_a_killed_check_left_is_removed_by_the_next_one_and_what_runs_now_is_not_touched(vault: Vault) -> None:
     old = clock.now() - timedelta(hours=1)
     store = LocalStore(vault.repository)
-    names = [f"{doctor.PROBE_PREFIX}{moment.strftime('%Y%m%dT%H%M%SZ')}-0000000000000000" for moment in (old, clock.now())]
+    names = [f"{exercise.PROBE_PREFIX}{moment.strftime('%Y%m%dT%H%M%SZ')}-0000000000000000" for moment in (old, clock.now())]
     for name in names:
         store.put(name, [b"x"])
     vault.done("doctor")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import stat
 from pathlib import Path
 
 import factories
 import oracle
 import pytest
 from commandline import Outcome, Vault
+from services.requests import counted
 from services.s3 import Service
+
+from zodb_vault.model import clock
 
 
 class Remote:
@@ -20,6 +25,7 @@ class Remote:
         self.location = f"s3://{self.bucket}/some/place"
         for name, value in service.variables(self.location).items():
             monkeypatch.setenv(name, value)
+        self.cache = directory / "cache" / "zodb-vault"
         monkeypatch.setenv("XDG_CACHE_HOME", str(directory / "cache"))
         self._vault = Vault(directory, capsys)
 
@@ -66,7 +72,6 @@ def test_a_site_is_backed_up_verified_and_restored(remote: Remote, tmp_path: Pat
 
 
 def test_a_second_create_finds_the_site_locked(remote: Remote) -> None:
-    from zodb_vault.model import clock
     from zodb_vault.repository.running import Run
 
     remote.done("repository", "init")
@@ -121,3 +126,107 @@ def test_an_empty_place_has_no_repository(remote: Remote) -> None:
     assert remote("list").status == 10
     remote.done("repository", "init")
     assert remote("repository", "init").status == 1
+
+
+# the budget
+
+
+def test_list_is_one_list_with_a_warm_cache_and_an_unchanged_backup_six_requests(
+    moto: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remote = Remote(moto, tmp_path / "work", monkeypatch, capsys)
+    remote.done("repository", "init")
+    for number in range(4):
+        remote.done("create", "--name", f"number {number}")
+    copy(remote, 96)
+    assert len(remote.done("list", "--json").document["backups"]) == 100
+    with counted() as counts:
+        assert len(remote.done("list", "--json").document["backups"]) == 100
+    assert counts == {"ListObjectsV2": 1, "GetObject": 1}, "one list of the site, and repository.json"
+    with counted() as counts:
+        assert remote.done("create", "--json").document["reason"]["code"] == "unchanged"
+    assert counts.total() <= 6, counts
+
+
+def copy(remote: Remote, number: int) -> None:
+    """Store copies of the newest manifest under later ids, each with a label."""
+    import msgspec
+
+    from zodb_vault.operations.catalog import Catalog
+    from zodb_vault.repository.repository import Repository, new_id
+
+    repository = Repository.open(remote.service.store(remote.bucket, "some/place"))
+    catalog = Catalog(repository, "default")
+    newest, ids = catalog.backup(catalog.listing.backups[-1]).manifest, list(catalog.listing.backups)
+    for n in range(number):
+        ids.append(new_id(ids, clock.parse(newest.created_at)))
+        repository.commit(msgspec.structs.replace(newest, id=ids[-1]))
+        repository.add_label("default", ids[-1], "name", f"copy {n}", catalog.listing)
+
+
+def test_what_exists_comes_from_the_list_and_what_is_proven_from_the_store(remote: Remote) -> None:
+    remote.done("repository", "init")
+    ids = [remote.done("create", "--json").document["id"] for _ in range(2)]
+    remote.done("list")
+    client = remote.service.client()
+    manifests = {one: f"some/place/sites/default/backups/{one}.json" for one in ids}
+    client.delete_object(Bucket=remote.bucket, Key=manifests[ids[0]])
+    data = client.get_object(Bucket=remote.bucket, Key=manifests[ids[1]])["Body"].read()
+    client.put_object(Bucket=remote.bucket, Key=manifests[ids[1]], Body=data.replace(b"complete", b"complate"))
+    assert [one["id"] for one in remote.done("list", "--json").document["backups"]] == ids[1:]
+    assert remote("verify", ids[1]).status == 4
+    assert remote("restore", ids[1], "--output", "out", "--yes").status == 4
+
+
+def test_a_cache_that_is_damaged_or_cannot_be_written_changes_nothing(remote: Remote, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    remote.done("repository", "init")
+    remote.done("create", "--name", "one")
+    before = remote.done("list", "--json").document
+    for path in remote.cache.rglob("*.json"):
+        path.write_bytes(path.read_bytes().replace(b"o", b"0"))
+    assert remote.done("list", "--json").document == before
+    assert stat.S_IMODE(remote.cache.stat().st_mode) == 0o700
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert remote.done("list", "--json").document == before
+
+
+def test_verifying_ten_thousand_objects_is_a_list_of_a_dozen_requests(moto: Service) -> None:
+    from moto.s3.models import s3_backends
+
+    bucket = moto.bucket()
+    for n in range(10_000):  # behind the service, which would take a minute
+        s3_backends["123456789012"]["aws"].put_object(bucket, f"p/objects/{n % 256:02x}/{n:064}", b"")
+    with counted() as counts:
+        store = moto.store(bucket, "p")
+        assert sum(1 for prefix in ("objects/", "meta/") for _ in store.list(prefix)) == 10_000
+    assert 10 <= counts.total() <= 12
+
+
+# check
+
+
+def test_check_tries_everything_before_and_after_init_and_leaves_nothing(remote: Remote) -> None:
+    before = remote.done("repository", "check", "--json").document["checks"]
+    assert all(check["ok"] for check in before)
+    assert remote.stored() == ([] if remote.service.conditional else ["some/place/.turns/keep"])
+    remote.done("repository", "init")
+    after = {check["name"]: check["message"] for check in remote.done("repository", "check", "--json").document["checks"]}
+    assert ("lacks conditional_put" in after["repository service"]) is not remote.service.conditional
+    assert list(after) == ["repository", "repository access", "repository service", "clock"]
+    info = remote.done("repository", "info", "--json").document
+    assert bool(info["limits"]) is not remote.service.conditional
+    names = {check["name"] for check in remote.done("doctor", "--json").document["checks"]}
+    assert {"package boto3", "repository access", "repository service"} <= names
+
+
+def test_a_service_that_does_less_than_it_did_is_a_finding(remote: Remote) -> None:
+    remote.done("repository", "init")
+    client, key = remote.service.client(), "some/place/repository.json"
+    info = client.get_object(Bucket=remote.bucket, Key=key)["Body"].read()
+    lines = info.replace(b'"conditional_put":false', b'"conditional_put":true').splitlines(keepends=True)[:-1]
+    body = b"".join(lines)
+    client.put_object(Bucket=remote.bucket, Key=key, Body=body + b'"self_sha256":"%s"}\n' % hashlib.sha256(body).hexdigest().encode())
+    outcome = remote("repository", "check")
+    assert outcome.status == (0 if remote.service.conditional else 1)
+    assert ("worked when the repository was made" in outcome.out) is not remote.service.conditional

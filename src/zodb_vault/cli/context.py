@@ -85,6 +85,16 @@ class Context:
         """Tell whether details are wanted."""
         return bool(self.given.get("verbose"))
 
+    @property
+    def remembering(self) -> Context:
+        """Return this context for a command that neither proves nor restores: what was read of a distant repository before is not read again."""
+        from ..repository.cache import Cache, cache_directory
+        from ..stores.base import Adapting
+
+        if isinstance(self.repository.store, Adapting):
+            self.repository.remember(Cache(cache_directory(), self.repository.info.id))
+        return self
+
     def _told(self, name: str) -> str | None:
         """Return an option, else its variable; an empty variable counts as not set."""
         given = self.given.get(name)

@@ -53,7 +53,7 @@ def command(
         full=flags["full"], cold=flags["cold"], skip_unchanged=flags["skip_unchanged"], allow_missing=flags["allow_missing"],
         take_over=flags["take_over"],
     )  # fmt: skip
-    repository, site = context.repository, context.site
+    repository, site = context.remembering.repository, context.site
     with context.progress() as progress:
         done = create(repository, site, options, progress, lambda new: progress.note(f"backup {new}"))
     if as_json:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import click
 
 from .context import Context, json_option, pass_context, site_options
-from .output import print_json, printable
-
-FINDINGS = 1
+from .output import print_checks
 
 
 @click.command("doctor")
@@ -22,14 +20,4 @@ def command(context: Context, as_json: bool) -> int:
     from ..operations.doctor import Patient, examine
 
     checks = examine(Patient(lambda: context.settings, lambda: context.site_name, lambda: context.site, lambda: context.repository))
-    if as_json:
-        found = [{"name": one.name, "ok": one.ok, "message": one.message, "hint": None if one.ok else one.hint} for one in checks]
-        print_json({"checks": found})
-    else:
-        for one in checks:
-            if one.ok and context.quiet:
-                continue
-            click.echo(f"{'ok' if one.ok else 'FAILED':6}  {printable(one.name)}: {printable(one.message)}")
-            if one.hint and not one.ok:
-                click.echo(f"        -> {printable(one.hint)}")
-    return 0 if all(one.ok for one in checks) else FINDINGS
+    return print_checks(checks, as_json=as_json, quiet=context.quiet)

@@ -23,6 +23,7 @@ def command(context: Context, as_json: bool) -> int:
 
     Exit status 4: the manifest or a label of a backup is damaged; it is listed as `damaged`.
     """
+    context = context.remembering
     backups = [row for backup_id in reversed(context.catalog.listing.backups) if (row := _row_of(context, backup_id))]
     _add_tiers(context, backups)
     rows = [*_running(context), *backups]

@@ -23,7 +23,7 @@ def command(context: Context, id: str, databases: tuple[str, ...], limit: int | 
     """List the transactions of a backup, newest first, to choose one for `restore --tid`."""
     from ..operations.manage import log
 
-    backup = context.catalog.select(id)
+    backup = context.remembering.catalog.select(id)
     documents = context.repository.objects("")
     names = [entry.name for entry in backup.manifest.databases]
     if unknown := sorted(set(databases) - set(names)):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
 
 from ..model.canonical import escaped
 
+if TYPE_CHECKING:
+    from ..operations.exercise import Check
+
+FINDINGS: Final = 1
 UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -31,6 +35,20 @@ def print_error(kind: str, problems: Sequence[str], hint: str, code: int, *, as_
         click.echo(f"  {printable(line)}", err=True)
     if hint:
         click.echo(f"  -> {printable(hint)}", err=True)
+
+
+def print_checks(checks: Sequence[Check], *, as_json: bool, quiet: bool) -> int:
+    """Print what was checked, findings with what to do about them, and return the exit status."""
+    if as_json:
+        found = [{"name": one.name, "ok": one.ok, "message": one.message, "hint": None if one.ok else one.hint} for one in checks]
+        print_json({"checks": found})
+    for one in checks if not as_json else ():
+        if one.ok and quiet:
+            continue
+        click.echo(f"{'ok' if one.ok else 'FAILED':6}  {printable(one.name)}: {printable(one.message)}")
+        if one.hint and not one.ok:
+            click.echo(f"        -> {printable(one.hint)}")
+    return 0 if all(one.ok for one in checks) else FINDINGS
 
 
 def _encoded(document: Any) -> bytes:

@@ -29,7 +29,7 @@ def command(context: Context, full: bool, method: Literal["native", "portable"],
     site = context.site
     repository, problem = None, None
     try:
-        repository = context.repository
+        repository = context.remembering.repository
     except VaultError as error:
         problem = f"no earlier backup is known: {error.message}"
     planned = plan(site, repository, problem, Wanted(full=full, method=method, mirror=mirror))

@@ -8,7 +8,7 @@ import click
 
 from .context import Context, json_option, pass_context, site_options
 from .group import Group
-from .output import count, print_json
+from .output import count, print_checks, print_json
 
 
 @click.group("repository", cls=Group)
@@ -37,9 +37,12 @@ def init(context: Context) -> None:
 @pass_context
 def info(context: Context, as_json: bool) -> None:
     """Tell which repository it is and which sites it has."""
+    from ..stores.base import limits
+
     repository = context.repository
     document: dict[str, Any] = {
         "id": repository.info.id, "location": repository.store.location, "format": repository.info.format, "created": repository.info.created,
+        "limits": limits(repository.store),
         "sites": [{"name": name, "backups": len(repository.listing(name).backups)} for name in repository.sites()],
     }  # fmt: skip
     if as_json:
@@ -47,5 +50,21 @@ def info(context: Context, as_json: bool) -> None:
         return
     for key in ("id", "location", "format", "created"):
         click.echo(f"{key:>10}  {document[key]}")
+    for limit in document["limits"]:
+        click.echo(f"{'note':>10}  {limit}")
     for site in document["sites"]:
         click.echo(f"{'site':>10}  {site['name']}: {count(site['backups'], 'backup')}")
+
+
+@command.command("check")
+@json_option
+@site_options
+@pass_context
+def check(context: Context, as_json: bool) -> int:
+    """Try everything on a place that a repository needs there, before or after `init`: writing, exchanging, reading, listing, deleting, clocks.
+
+    Nothing is left behind. Exit status 1: something does not work.
+    """
+    from ..operations.exercise import exercise
+
+    return print_checks(exercise(context.store), as_json=as_json, quiet=context.quiet)

@@ -290,7 +290,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Label(msgspec.Struct, frozen=True, kw_only=True):
-    """One fact about a backup: ``name``, ``note``, ``pinned``, ``verified``, ``restored``, ``accept-missing``, ``accept-history``."""
+    """One fact about a backup: ``name``, ``note``, ``pinned``, ``verified``, ``restored``, ``accept-missing``, ``accept-history``, ``deleted``."""
 
     fact: str
     value: Any

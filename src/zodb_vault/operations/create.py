@@ -179,10 +179,9 @@ class _Creation:
         self.repository, self.site, self.databases, self._mirrors_behind = repository, site, sources.databases, sources.behind
         self.options, self.progress, self.begun = options, progress, begun
         self.now = clock.now()
-        # the trash before and after: a backup may be on its way there or back
-        trashed = repository.trashed(site.name)
         self.catalog = Catalog(repository, site.name)
-        self.id = new_id([*trashed, *self.catalog.listing.backups, *repository.trashed(site.name)], self.now)
+        # the newest one may have been deleted, which its labels outlive
+        self.id = new_id([*self.catalog.listing.backups, *self.catalog.listing.labels], self.now)
         self.objects: Objects = repository.objects(self.id)
 
     def run(self) -> Created:

@@ -29,7 +29,10 @@ def move_to_trash(repository: Repository, catalog: Catalog, backups: Sequence[Ba
     refused = _refused(Catalog(repository, site) if len(backups) == 1 else catalog, backups, ids, force=force)
     moved = [backup for backup in backups if backup.manifest.id not in refused]
     data = {backup.manifest.id: repository.manifest_bytes(site, backup.manifest.id) for backup in moved}
+    newest = max([*catalog.listing.backups, *catalog.listing.labels], default="")
     for backup_id, content in data.items():
+        if backup_id == newest:  # later ids have to go on behind it, and its label is listed with the site
+            repository.add_label(site, backup_id, "deleted", True, catalog.listing)
         repository.store.put(trash_key(site, backup_id), [content])
         repository.store.delete(manifest_key(site, backup_id))
     try:

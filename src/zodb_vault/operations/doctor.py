@@ -10,12 +10,10 @@ import contextlib
 import importlib
 import os
 import re
-import secrets
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import timedelta
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -25,39 +23,25 @@ import msgspec
 
 from ..blobs.layout import TEMPORARY, detect
 from ..config.settings import Settings
-from ..errors import KeyExists, KeyMissing, StoreError, VaultError
-from ..model import clock
+from ..errors import KeyMissing, VaultError
 from ..model.manifest import Manifest
 from ..model.source import Database, Site
 from ..repository import running
-from ..repository.repository import ID_TIME, Repository, id_time
+from ..repository.repository import Repository, id_time
 from ..stores.base import Store
 from ..strategies.blobrows import second_opinion
 from ..strategies.datafile import DataFile
 from . import journal as journals
 from .catalog import Catalog, stored_size
 from .create import refuse_overlap, refused
+from .exercise import Check, abilities, access, clocks, guarded
 from .plan import plan
 
 T = TypeVar("T")
 
-PROBE_PREFIX: Final = "_doctor-"
-PROBE_SIZE: Final = 100_000
-FAST: Final = timedelta(minutes=1)
-APART: Final = timedelta(hours=1)
 TOOL_SECONDS: Final = 10
 # Nobody waits for a walk over millions of blobs: after so many the answer is "at least".
 MOST_BLOBS: Final = 200_000
-UNRELIABLE: Final = "the repository cannot be relied on there; check the file system or the service, or keep it elsewhere"
-
-
-class Check(msgspec.Struct, frozen=True):
-    """What was looked at, whether it is as it has to be, what was found, and what to do about it."""
-
-    name: str
-    ok: bool
-    message: str
-    hint: str | None = None
 
 
 class Package(NamedTuple):
@@ -157,20 +141,7 @@ class Patient:
 
 def examine(patient: Patient) -> list[Check]:
     """Return the result of every check, in the order in which they depend on each other."""
-    return [check for name, checks in CHECKS for check in _guarded(name, partial(checks, patient))]
-
-
-def _guarded(name: str, checks: Callable[[], Iterable[Check]]) -> Iterator[Check]:
-    """Yield checks; what ends one of them becomes a finding that ends no other."""
-    try:
-        yield from checks()
-    except VaultError as error:
-        yield Check(name, False, error.message, error.hint)
-    except OSError as error:
-        where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, (str, bytes, os.PathLike)) else ""
-        yield Check(name, False, f"{error.strerror or type(error).__name__}{where}", "correct the cause and run this again")
-    except Exception as error:  # noqa: BLE001  the others are wanted nevertheless; the text of an unknown error may hold a secret
-        yield Check(name, False, f"the check failed: {type(error).__name__}", "this is a mistake in zodb-vault; please report it")
+    return [check for name, checks in CHECKS for check in guarded(name, partial(checks, patient))]
 
 
 def _per_database(name: str, look: Callable[[Patient, Database], Iterable[Check]]) -> Callable[[Patient], Iterator[Check]]:
@@ -178,7 +149,7 @@ def _per_database(name: str, look: Callable[[Patient, Database], Iterable[Check]
 
     def checks(patient: Patient) -> Iterator[Check]:
         for database in patient.site.databases:
-            yield from _guarded(f"{name} {database.name}", partial(look, patient, database))
+            yield from guarded(f"{name} {database.name}", partial(look, patient, database))
 
     return checks
 
@@ -260,7 +231,7 @@ def _at_least(version: str, needed: str) -> bool:
 def _tools(patient: Patient) -> Iterator[Check]:
     adapters = dict.fromkeys(database.adapter for database in patient.site.databases if database.adapter)
     for names in dict.fromkeys(names for adapter in adapters for names in TOOLS.get(adapter, ())):
-        yield from _guarded(f"tool {names[0]}", partial(_tool, names))
+        yield from guarded(f"tool {names[0]}", partial(_tool, names))
 
 
 def _tool(names: tuple[str, ...]) -> Iterator[Check]:
@@ -433,15 +404,8 @@ def _overlap(patient: Patient) -> Iterator[Check]:
 
 
 def _clock(patient: Patient) -> Iterator[Check]:
-    now, there = clock.now(), patient.repository.store.clock()
     newest = max((time for one in patient.catalog.listing.backups if (time := id_time(one))), default=None)
-    hint = "set the clock of this machine (NTP); until it is right, nothing is deleted by age"
-    if abs(there - now) > APART:
-        yield Check("clock", False, f"it is {clock.iso(now)} here and {clock.iso(there)} where the repository is", hint)
-    elif newest is not None and newest > now + FAST:
-        yield Check("clock", False, f"it is {clock.iso(now)}, and the newest backup is of {clock.iso(newest)}, in the future", hint)
-    else:
-        yield Check("clock", True, f"it is {clock.iso(now)}; no backup is newer")
+    yield from clocks(patient.repository.store, newest)
 
 
 def _locks(patient: Patient) -> Iterator[Check]:
@@ -450,7 +414,7 @@ def _locks(patient: Patient) -> Iterator[Check]:
         yield Check("locks", True, "nothing is running")
     for key in keys:
         name = f"lock {key.rpartition('/')[2].removesuffix('.json')}"
-        yield from _guarded(name, partial(_lock, patient.repository.store, key, name))
+        yield from guarded(name, partial(_lock, patient.repository.store, key, name))
 
 
 def _lock(store: Store, key: str, name: str) -> Iterator[Check]:
@@ -470,69 +434,9 @@ def _lock(store: Store, key: str, name: str) -> Iterator[Check]:
 
 
 def _access(patient: Patient) -> Iterator[Check]:
-    """Exercise the repository, and leave nothing behind, also of a run that was killed."""
-    store, problem, name = patient.repository.store, None, "repository access"
-    key = f"{PROBE_PREFIX}{clock.now().strftime(ID_TIME)}-{secrets.token_hex(8)}"
-    try:
-        _exercise(store, key)
-    except StoreError as error:
-        problem = error
-    finally:
-        left = _remove(store, key)
-    if problem is None and not left:
-        yield Check(name, True, f"written, read, listed and deleted in {store.location}")
-        return
-    what = [problem.message] if problem else []
-    what += [f"{', '.join(left)} could not be removed"] if left else []
-    yield Check(name, False, "; ".join(what), problem.hint if problem else f"remove it from {store.location}")
-
-
-def _exercise(store: Store, key: str) -> None:
-    """Write, read, list and delete as backups do; raise StoreError."""
-    data = secrets.token_bytes(PROBE_SIZE)
-    staging = store.stage()
-    try:
-        staging.write(data)
-        staging.store(key)
-    finally:
-        staging.discard()
-    _require(store.get(key) == data and b"".join(store.stream(key)) == data, "what was written reads back differently")
-    _require((key, len(data)) in _probes(store), "what was written is not listed")
-    try:
-        store.put(key, [b"other"])
-    except KeyExists:
-        store.delete(key)
-    else:
-        raise StoreError("a name that is taken can be written again, so two runs could destroy each other's work", UNRELIABLE)
-    _require(not any(found == key for found, _size in _probes(store)), "what was deleted is still listed")
-
-
-def _require(condition: bool, problem: str) -> None:
-    if not condition:
-        raise StoreError(problem, UNRELIABLE)
-
-
-def _probes(store: Store) -> Iterator[tuple[str, int]]:
-    """Yield the probes in the repository; the list is in byte order, and left as soon as it is past them: what follows may be long."""
-    for key, size in store.list(""):
-        if key.startswith(PROBE_PREFIX):
-            yield key, size
-        elif key > PROBE_PREFIX:
-            return
-
-
-def _remove(store: Store, probe: str) -> list[str]:
-    """Remove a probe and those of runs that were killed, older than any that still goes on; return what cannot be removed."""
-    before = f"{PROBE_PREFIX}{(clock.now() - running.STALE).strftime(ID_TIME)}"
-    there, left = [probe], []
-    with contextlib.suppress(StoreError):
-        there += [key for key, _size in _probes(store) if key < before]
-    for key in there:
-        try:
-            store.delete(key)
-        except StoreError:
-            left.append(key)
-    return left
+    repository = patient.repository
+    yield from access(repository.store)
+    yield from abilities(repository.store, repository.info)
 
 
 CHECKS: Final[tuple[tuple[str, Callable[[Patient], Iterable[Check]]], ...]] = (

@@ -17,6 +17,7 @@ from ..errors import BackupMissing, Damage, KeyExists, KeyMissing, RepositoryMis
 from ..model import canonical, clock
 from ..model.manifest import FORMAT, Gone, Label, Manifest, RepositoryInfo
 from ..stores.base import Adapting, Store
+from .cache import Cache
 from .labels import Facts, fold
 from .objects import Objects
 
@@ -71,6 +72,11 @@ class Repository:
 
     def __init__(self, store: Store, info: RepositoryInfo) -> None:
         self.store, self.info = store, info
+        self._cache: Cache | None = None
+
+    def remember(self, cache: Cache) -> None:
+        """Take manifests and labels that were read before from a cache: for whoever neither proves nor relies on what is stored."""
+        self._cache = cache
 
     @classmethod
     def create(cls, store: Store) -> Repository:
@@ -113,8 +119,9 @@ class Repository:
 
     def listing(self, site: str) -> Listing:
         """Return what exists of a site now; files whose names are not ours do not count."""
-        listing = Listing(backups=[], labels={}, markers=[])
+        listing, keys = Listing(backups=[], labels={}, markers=[]), set()
         for key, _size in self.store.list(f"sites/{site}/"):
+            keys.add(key)
             match key.split("/")[2:]:
                 case ["backups", name] if _is_ours(name):
                     listing.backups.append(name.removesuffix(".json"))
@@ -123,6 +130,8 @@ class Repository:
                 case ["running", name] if MARKER.match(name):
                     listing.markers.append(key)
         listing.backups.sort()
+        if self._cache:
+            self._cache.keep(f"sites/{site}", keys)
         return listing
 
     def trash(self, site: str) -> Trash:
@@ -160,7 +169,7 @@ class Repository:
         """Return the checked bytes of a manifest."""
         key = manifest_key(site, backup)
         try:
-            data = canonical.unseal(self.store.get(key), key)
+            data = self._read(key)
         except KeyMissing:
             raise BackupMissing(f"there is no backup {backup} of the site {site}", "`zodb-vault list` shows what there is") from None
         _require_known(_document(data, key), f"the backup {backup}")
@@ -168,14 +177,14 @@ class Repository:
 
     def commit(self, manifest: Manifest) -> None:
         """Make a backup exist; everything that it names has to be durable before."""
-        self.store.put(manifest_key(manifest.site, manifest.id), [canonical.seal(manifest)])
+        self._write(manifest_key(manifest.site, manifest.id), manifest)
 
     def add_label(self, site: str, backup: str, fact: str, value: Any, listing: Listing) -> None:
         """Store one fact; its name orders it behind all facts of the backup that are listed."""
         taken = [key.rsplit("/", 1)[1].removesuffix(".json") for key in listing.labels.get(backup, [])]
         now = clock.now()
         key = f"sites/{site}/labels/{backup}/{new_id(taken, now)}.json"
-        self.store.put(key, [canonical.seal(Label(fact=fact, value=value, at=clock.iso(now)))])
+        self._write(key, Label(fact=fact, value=value, at=clock.iso(now)))
         listing.labels.setdefault(backup, []).append(key)
 
     def facts(self, listing: Listing, backup: str) -> Facts:
@@ -184,7 +193,24 @@ class Repository:
 
     def label(self, key: str) -> Label:
         """Return one label."""
-        return _decode(canonical.unseal(self.store.get(key), key), Label, key)
+        return _decode(self._read(key), Label, key)
+
+    def _write(self, key: str, document: Manifest | Label) -> None:
+        data = canonical.seal(document)
+        self.store.put(key, [data])
+        if self._cache:
+            self._cache.put(key, data)
+
+    def _read(self, key: str) -> bytes:
+        """Return the checked bytes of a file that never changes; raise KeyMissing or Damage."""
+        if self._cache is None:
+            return canonical.unseal(self.store.get(key), key)
+        with contextlib.suppress(Damage):
+            if (copy := self._cache.get(key)) is not None:
+                return canonical.unseal(copy, key)
+        data = canonical.unseal(self.store.get(key), key)
+        self._cache.put(key, data)
+        return data
 
 
 def manifest_key(site: str, backup: str) -> str:

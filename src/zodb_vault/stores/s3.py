@@ -25,9 +25,9 @@ CHUNK: Final = 1 << 20
 # What is larger than this waits in a file without a name for its key: a few at a time are within the memory budget.
 IN_MEMORY: Final = 1 << 20
 PROBE_FOLDER: Final = ".probe/"
-# What changes or goes in the ordinary course of things.
-UNLOCKED: Final = re.compile(r"sites/[^/]+/running/|trash/")
-PUT, REPLACE, DELETE = "conditional_put", "conditional_replace", "conditional_delete"
+# The rest changes or goes in the ordinary course of things.
+LOCKED: Final = re.compile(r"objects/|meta/|sites/[^/]+/(backups|labels)/")
+PUT, REPLACE, DELETE, RANGE = "conditional_put", "conditional_replace", "conditional_delete", "ranges"
 
 
 class S3Staging:
@@ -82,6 +82,8 @@ class S3Store:
         etag = self.api.put(key, one, _digest(one))
         try:
             found: dict[str, str | bool] = {"location": self.location, "endpoint": self.api.endpoint}
+            with contextlib.closing(self.api.open(key, 1).body) as rest:
+                found[RANGE] = rest.read() == one[1:]
             found[PUT] = _refused(lambda: self.api.put(key, other, _digest(other), only_new=True))
             etag = self.api.put(key, one, _digest(one))
             second = self.api.put(key, other, _digest(other))
@@ -99,7 +101,9 @@ class S3Store:
 
     def limits(self) -> list[str]:
         """Return what is not promised without conditional writes."""
-        if self._can(PUT) and self._can(REPLACE) and self._can(DELETE):
+        if not self._found:
+            return ["it is not known what this service can do, every run finds it out anew: the repository was made at another place"]
+        if self._can(PUT) and self._can_exchange:
             return []
         return [
             "the service has no conditional writes (or not all kinds): runs take turns by signs that they list, "
@@ -157,7 +161,7 @@ class S3Store:
 
     def _put(self, key: str, body: bytes | IO[bytes], digest: bytes, **condition: Any) -> None:
         named = key.rpartition("/")[2] == digest.hex()
-        locked = self._settings.object_lock is not None and not UNLOCKED.match(key)
+        locked = self._settings.object_lock is not None and LOCKED.match(key) is not None
         etag = self.api.put(self._prefix + key, body, digest, locked=locked, **condition)
         if not named:
             self._written[key] = digest, etag
