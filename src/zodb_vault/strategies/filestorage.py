@@ -429,6 +429,8 @@ class FileStorageCapture(Survey):
         # a record of unknown encoding whose file the pack took away looks as one that never had a file: only starting over can tell
         if gone and (replaced or self.file.replaced()):
             raise SourceChanged(f"{self.file.path} was packed while it was backed up, and some of its blobs are gone")
+        if gone and detect(directory.root) != self.layout:  # raises when there is no such directory any more
+            raise SourceError(f"{directory.root} is not the blob directory any more that it was when the backup began", "check that it is mounted")
         self.missing = [blob for blob in self.refs.lacking() if blob.sure]
 
     def _rewritten(self, workers: Workers, directory: BlobDirectory) -> Chain[Pack]:
