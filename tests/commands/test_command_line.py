@@ -252,6 +252,22 @@ def test_a_signal_ends_a_create_with_130_and_the_next_one_succeeds(large: Vault,
     large.done("verify")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_code_is_read_is_an_interruption_without_a_traceback(number: signal.Signals) -> None:
+    script = f"""
+import os, sys
+class Interrupting:
+    def find_spec(name, *_):
+        if name == "zodb_vault.cli.output":
+            os.kill(os.getpid(), {int(number)})
+sys.meta_path.insert(0, Interrupting)
+from zodb_vault.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment(), timeout=DEADLINE)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_when_all_is_done_changes_nothing_any_more(number: signal.Signals) -> None:
     script = f"""
