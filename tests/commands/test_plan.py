@@ -91,7 +91,7 @@ def test_a_repository_in_the_blob_directory_is_a_warning(vault: Vault) -> None:
     assert "lie in each other" in warning
 
 
-def test_a_database_that_cannot_be_reached_is_described_with_a_warning_and_no_secret_is_shown(tmp_path: Path, vault: Vault) -> None:
+def test_a_backend_of_a_later_version_is_described_with_a_warning_and_no_secret_is_shown(tmp_path: Path, vault: Vault) -> None:
     config = tmp_path / "zope.conf"
     config.write_text(
         "%import relstorage\n<zodb_db main>\nmount-point /\n<relstorage>\nblob-dir /var/blobs\nshared-blob-dir false\n<postgresql>\n"
@@ -105,9 +105,9 @@ def test_a_database_that_cannot_be_reached_is_described_with_a_warning_and_no_se
     assert [(step["what"], step["from"], step["tool"]) for step in database["steps"]] == [
         ("storage", "PostgreSQL dbname='plone' user='plone' host='db' password=***", "pg_dump")
     ]
-    assert any("PostgreSQL" in warning and "host" in warning for warning in database["warnings"])
+    assert any("cannot back up relstorage yet" in warning for warning in database["warnings"])
     refused = vault.bare("--repository", vault.repository, "--zope-conf", config, "create", "--json")
-    assert (refused.status, refused.error["kind"]) == (1, "source")
+    assert (refused.status, refused.error["kind"]) == (2, "nothing-to-back-up")
 
 
 def test_secrets_of_a_broken_configuration_are_not_printed(tmp_path: Path, vault: Vault) -> None:
@@ -187,3 +187,13 @@ def test_details_are_what_was_understood_without_its_secrets(tmp_path: Path, vau
     assert "  configured: dsn host=db password=***\n  configured: s3-bucket-name b\n  configured: s3-secret-key ***\n" in detailed
     assert "configured:" not in vault.bare("--zope-conf", conf, "plan").out
     assert "hunter2" not in detailed
+
+
+def test_a_password_that_was_mistyped_or_broken_into_lines_is_not_shown(tmp_path: Path, vault: Vault) -> None:
+    conf = tmp_path / "zope.conf"
+    lines = "pasword hunter2\ndsn host=/nowhere;password=hunter2\nhunter2_x y\n  password=hunter2\n hunter2"
+    conf.write_text(f"<zodb_db main>\n<pgjsonb>\n{lines}\n</pgjsonb>\n</zodb_db>")
+    detailed = vault.bare("--zope-conf", conf, "plan", "-v")
+    assert detailed.status == 0
+    assert "  configured: dsn host=***\n  configured: 4 keys more that zodb-vault does not know\n" in detailed.out
+    assert "hunter2" not in detailed.out + detailed.err

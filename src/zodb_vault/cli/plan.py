@@ -9,7 +9,7 @@ import click
 
 from ..errors import VaultError
 from .context import A_PATH, Context, json_option, pass_context, site_options
-from .output import print_json, printable
+from .output import count, print_json, printable
 
 if TYPE_CHECKING:
     from ..operations.plan import Planned, Step
@@ -76,9 +76,14 @@ def _with(step: Step) -> str:
 
 
 def _print_options(planned: Planned) -> None:
-    """Print what was understood of the configuration, secrets concealed."""
+    """Print what was understood of the configuration, secrets concealed; a key that nobody knows may be one, too."""
+    from ..config.masking import may_be_named
     from ..model.source import masked
 
-    for key, text in sorted(masked(planned.database.options).items()):
-        for line in text.split("\n"):
+    options = masked(planned.database.options)
+    shown = sorted(key for key in options if may_be_named(key))
+    for key in shown:
+        for line in options[key].split("\n"):
             click.echo(f"  configured: {printable(key)} {printable(line)}")
+    if len(options) > len(shown):
+        click.echo(f"  configured: {count(len(options) - len(shown), 'key')} more that zodb-vault does not know")

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 from ..errors import ConfigurationError
 from ..model.source import Database, Site
+from .masking import may_be_named
 from .sections import Section, Value
 from .storages import Surroundings, only_storage, spelled
 from .zopeconf import read_storages
@@ -153,8 +154,9 @@ def _quoted(text: str, key: str, where: str) -> str:
             return text.replace("$", "$$")
     except UnicodeEncodeError:
         pass
+    what = f"the value of {key}" if may_be_named(key) else "the value of a key"
     raise ConfigurationError(
-        [f"{where}: the value of {key} cannot be written to a configuration file"],
+        [f"{where}: {what} cannot be written to a configuration file"],
         "values are one line of UTF-8, without blanks around them; check the environment variables and paths it is made of",
     )
 

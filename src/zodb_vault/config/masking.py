@@ -12,7 +12,28 @@ from ..model.source import Option, Secret
 
 SECRET_KEY = re.compile(r"pass(?!file)|pwd|secret|token|credential|(?:access|customer|private|encryption)[-_]?key|dsn|\bkey\Z", re.IGNORECASE)
 SECRET_VALUE = re.compile(r"(?:pass\w*|pwd|secret\w*|token)\s*[=:]", re.IGNORECASE)
+# Keys that storages and zope.conf know and that are shown. Any other may be a line of a password that was broken in two.
+KEYS = """
+address allow-implicit-cross-references authenticate blob-cache-dir blob-cache-size blob-cache-size-check blob-cache-size-check-external
+blob-chunk-size blob-dir blob-temp-dir blob-threshold bucket-name cache-delta-size-limit cache-dir cache-local-compression cache-local-dir
+cache-local-dir-compress cache-local-dir-count cache-local-dir-read-count cache-local-dir-write-max-size cache-local-mb cache-local-object-max
+cache-local-storage cache-module-name cache-path cache-per-connection-mb cache-prefix cache-servers cache-shared-mb cache-size cache-size-bytes
+cache-warm-batch-pause cache-warm-batch-size cache-warm-concurrency cache-warm-decay cache-warm-delay cache-warm-jitter cache-warm-pct
+cache-warm-wait-max certificate check-hostname class-factory client client-conflict-resolution client-label clienthome commit-lock-id
+commit-lock-timeout compress connect-timeout connection-class container-class create create-schema data-dir database-name db directory driver
+drop-cache-rather-verify gevent-yield-interval history-preserving host instancehome invalidation-age invalidation-queue-size keep-alive-delay
+keep-history lock-filename max-disconnect-poll min-disconnect-poll mount-point msgpack name named-pipe pack-batch-timeout
+pack-commit-busy-delay pack-gc pack-keep-old pack-prepack-only pack-skip-prepack packer page-size path pid-filename poll-interval
+pool-max-size pool-size pool-timeout port quota read-default-file read-default-group read-only read-only-fallback realm replica-conf
+replica-timeout replicate-from replicate-to revert-when-stale ro-replica-conf s3-addressing-style s3-bucket-name s3-connect-timeout
+s3-download-connect-timeout s3-download-max-attempts s3-download-read-timeout s3-endpoint-url s3-prefix s3-read-timeout s3-region s3-use-ssl
+server server-hostname server-sync shared-blob-dir storage transaction-timeout unix-socket user username var wait wait-timeout
+"""
+KNOWN = frozenset(KEYS.split())
+SECRETS = {"dsn", "key", "passwd", "password", "password-function", "s3-access-key", "s3-secret-key", "s3-sse-customer-key"}
 HARMLESS = {"host", "hostaddr", "port", "dbname", "user", "application_name", "connect_timeout", "sslmode", "service", "target_session_attrs"}
+# Not the pairs of another notation, such as ``db;password=...``, nor a login within a URL.
+PLAIN = re.compile(r"'?[\w.,:/\\ -]*'?")
 PAIR = re.compile(r"\s*([A-Za-z_]+)\s*=\s*('(?:[^'\\]|\\.)*'|[^\s'\\]*)(?=\s|\Z)")
 
 
@@ -21,11 +42,21 @@ def is_secret(key: str) -> bool:
     return SECRET_KEY.search(key.rpartition(".")[2]) is not None
 
 
+def is_known(key: str) -> bool:
+    """Tell whether a key may be shown with its value, unless that looks secret."""
+    return key.rpartition(".")[2].lower().replace("_", "-") in KNOWN
+
+
+def may_be_named(key: str) -> bool:
+    """Tell whether a key may be printed: ``password=...`` on a line of its own is a key, too."""
+    return is_known(key) or key.rpartition(".")[2].lower().replace("_", "-") in SECRETS
+
+
 def conceal(key: str, value: str) -> Option:
-    """Return the value, as a Secret when its key or its look says that it may hold one."""
+    """Return the value, as a Secret when its key or its look says that it may hold one, or when nobody knows the key."""
     if key.rpartition(".")[2] == "dsn":
         return Secret(value, _shown_url(value) if "://" in value else _shown_pairs(value))
-    if is_secret(key) or SECRET_VALUE.search(value):
+    if is_secret(key) or not is_known(key) or SECRET_VALUE.search(value):
         return Secret(value)
     if "://" in value and "@" in value:
         return Secret(value, _shown_url(value))
@@ -52,6 +83,6 @@ def _shown_pairs(text: str) -> str:
         match = PAIR.match(text, at)
         if match is None:
             return "***"
-        shown.append(f"{match[1]}={match[2] if match[1] in HARMLESS else '***'}")
+        shown.append(f"{match[1]}={match[2] if match[1] in HARMLESS and PLAIN.fullmatch(match[2]) else '***'}")
         at = match.end()
     return " ".join(shown)

@@ -20,7 +20,7 @@ import ZConfig
 from ZConfig.cfgparser import ZConfigParser
 
 from ..errors import ConfigurationError
-from .masking import is_secret
+from .masking import is_known
 from .sections import Section, Tree, place
 
 NAME = r"[a-zA-Z_][a-zA-Z0-9_]*"
@@ -114,7 +114,7 @@ class _Parser(ZConfigParser):  # type: ignore[misc, unused-ignore]
         return super().end_section(section, rest)
 
     def handle_key_value(self, section: Section, rest: str) -> None:
-        self._hidden = is_secret(rest.split(None, 1)[0])
+        self._hidden = not is_known(rest.split(None, 1)[0])
         super().handle_key_value(section, rest)
 
     def handle_define(self, section: Section, rest: str) -> None:

@@ -15,7 +15,7 @@ import msgspec
 from ..errors import ConfigurationError, VaultError
 from ..model.source import Database, Option, Skipped
 from .blobmodes import directory_mode, foreign_cache, on_local_disk, shared_or
-from .masking import conceal
+from .masking import conceal, is_known
 from .paths import absolute, at_home
 from .sections import Section, Value
 
@@ -289,7 +289,7 @@ def misspelled(section: Section) -> list[str]:
         f"{value.where}: {value.written} is read as {value.key}; {inner.label} itself refuses it"
         for inner in section.walk()
         for value in inner.values
-        if value.written.lower() != spelled(inner, value)
+        if is_known(value.key) and value.written.lower() != spelled(inner, value)
     ]
 
 

@@ -15,8 +15,7 @@ from ..policy.recovery import Reach, Span
 from ..policy.selection import Candidate, select
 from ..repository import running
 from ..repository.labels import Facts
-from ..repository.names import ID_TIME
-from ..repository.repository import Listing, Repository
+from ..repository.repository import ID_TIME, Listing, Repository
 
 
 class Backup(msgspec.Struct):

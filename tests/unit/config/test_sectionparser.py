@@ -6,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
+from configurations import LINES, SECRET, WELL_FORMED
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from zodb_vault.config.masking import may_be_named
 from zodb_vault.config.sectionparser import read_tree
 from zodb_vault.config.zopeconf import read_site
 from zodb_vault.errors import ConfigurationError, VaultError
@@ -71,7 +74,7 @@ def test_all_missing_variables_are_named_with_file_and_line(tmp_path: Path) -> N
         ("\n%wrong x\n", 2, "unknown directive"),
         ("%define\n", 1, "missing argument"),
         ("%define a 1\n%define a 2\n", 2, "cannot redefine"),
-        ("k $unknown\n", 1, "$unknown"),
+        ("path $unknown\n", 1, "$unknown"),
         ("k 5$\n", 1, "after $"),
         ("%include missing.conf\n", 1, "cannot be read"),
         ("%include a.conf\n", 1, "includes itself"),
@@ -131,6 +134,7 @@ def test_growth_without_end_is_stopped(tmp_path: Path) -> None:
         "password ${hunter2\n",
         "passwd $(hunter2\n",
         "secret-key $hunter2\n",
+        "pasword $hunter2\n",
     ],
 )
 def test_a_dollar_sign_in_a_password_does_not_betray_it(tmp_path: Path, text: str) -> None:
@@ -154,75 +158,6 @@ def test_nothing_but_zconfig_is_imported() -> None:
 
 # Fuzz
 
-KEYS = [
-    "path",
-    "blob-dir",
-    "shared-blob-dir",
-    "server",
-    "password",
-    "passwd",
-    "dsn",
-    "s3-secret-key",
-    "s3-access-key",
-    "mount-point",
-    "data_dir",
-    "instancehome",
-]
-TYPES = [
-    "zodb_db",
-    "zodb",
-    "filestorage",
-    "relstorage",
-    "postgresql",
-    "sqlite3",
-    "zeoclient",
-    "blobstorage",
-    "s3blobstorage",
-    "pgjsonb",
-    "demostorage",
-    "zeo",
-    "odd",
-]
-SECRET = "hunter2"
-SECRET_LINES = st.sampled_from(
-    [
-        f"password {SECRET}",
-        f"passwd a${SECRET}",
-        f"dsn host=x password={SECRET}",
-        f"dsn postgresql://u:{SECRET}@h/db",
-        f"dsn postgresql://u:{SECRET}/@h/db",
-        f"s3-secret-key {SECRET}",
-        f"dsn password='{SECRET}",
-        f"%define pw {SECRET}\npassword $pw",
-        f"%define pw {SECRET}\npath /x\n%define pw other",
-        f"s3-endpoint-url http://u:{SECRET}@h",
-    ]
-)
-OPENING = st.builds("<{}{}>".format, st.sampled_from(TYPES), st.sampled_from(["", " main", " a/b", "/", " "]))
-CLOSING = st.builds("</{}{}>".format, st.sampled_from(TYPES), st.sampled_from(["", " main"]))
-VALUES = st.sampled_from(
-    ["/srv/x", "on", "off", "maybe", "rel/x", "~", "$a", "$(HOME)", "$(NONE)", "$", "", "8100", "\u20ac", "a" * 300, "/proc/self/mem/x"]
-)
-PAIRS = st.builds("{} {}".format, st.sampled_from(KEYS), VALUES)
-DIRECTIVES = st.sampled_from(
-    ["%define a b", "%include zope.conf", "%include none", "%import x", "%define", "%x y", "%include file:///dev/null", "%include %00"]
-)
-LINES = st.one_of(
-    OPENING, OPENING, CLOSING, CLOSING, PAIRS, PAIRS, DIRECTIVES, SECRET_LINES, SECRET_LINES, st.text(max_size=20).filter(lambda t: SECRET not in t)
-)
-
-
-def section_text(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    return st.builds(
-        lambda t, name, body: f"<{t}{name}>\n" + "\n".join(body) + f"\n</{t}>",
-        st.sampled_from(TYPES),
-        st.sampled_from(["", " main"]),
-        st.lists(inner, max_size=5),
-    )
-
-
-WELL_FORMED = st.lists(st.recursive(st.one_of(PAIRS, SECRET_LINES), section_text, max_leaves=12), max_size=6)
-
 
 def never_a_traceback_never_a_secret(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "zope.conf"
@@ -233,7 +168,11 @@ def never_a_traceback_never_a_secret(tmp_path: Path, content: bytes) -> None:
         assert error.exit_code == 2
         printed = f"{error} {error!r} {error.hint} {error.__context__!r} {error.__cause__!r}"
     else:
-        printed = f"{site!r} {[masked(d.options) for d in site.databases]}"
+        # what no storage knows is never printed, whether key or value
+        shown = [{key: value for key, value in d.options.items() if may_be_named(key)} for d in site.databases]
+        named = [msgspec.structs.replace(d, options=options) for d, options in zip(site.databases, shown, strict=True)]
+        values = [list(masked(d.options).values()) for d in site.databases]
+        printed = f"{msgspec.structs.replace(site, databases=tuple(named))!r} {[masked(options) for options in shown]} {values}"
     assert SECRET not in printed
 
 

@@ -201,6 +201,9 @@ def test_a_secret_cannot_be_encoded_by_accident() -> None:
         ("postgresql://u:x@[h/db", "***"),
         ("zope/x@XE", "***"),
         ("password='a'host=x", "***"),
+        ("host=db;password=x", "host=***"),
+        ("host='db password=x'", "host=***"),
+        ("dbname=postgresql://u:x@h/db", "***"),
     ],
 )
 def test_what_is_shown_of_a_dsn(tmp_path: Path, dsn: str, shown: str) -> None:
@@ -208,6 +211,11 @@ def test_what_is_shown_of_a_dsn(tmp_path: Path, dsn: str, shown: str) -> None:
     assert masked(database.options)["dsn"] == shown
     assert database.option("dsn") == dsn
     assert str(database.options["dsn"]) == "***"
+
+
+def test_only_values_of_known_keys_are_shown(tmp_path: Path) -> None:
+    options = storage(tmp_path, "<filestorage>\npath /Data.fs\npack-gc off\npasswor hunter2\nunheard-of x\n</filestorage>").options
+    assert masked(options) == {"path": "/Data.fs", "pack-gc": "off", "passwor": "***", "unheard-of": "***"}
 
 
 def test_url_with_a_login_is_masked_whatever_its_key(tmp_path: Path) -> None:
