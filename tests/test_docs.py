@@ -180,7 +180,7 @@ def test_every_command_line_that_is_shown_is_understood(place: str) -> None:
 def test_the_documentation_shows_command_lines_at_all() -> None:
     assert len(lines_of((ROOT / "README.rst").read_text())) >= 9
     assert len(lines_of(PAGES["how-to/filestorage.rst"])) >= 10
-    assert len(lines_of((ROOT / "templates" / "crontab").read_text())) == 1
+    assert len(lines_of((ROOT / "templates" / "crontab").read_text())) == 2
     with pytest.raises(click.ClickException):
         parsed("zodb-vault create --nmae x")
     with pytest.raises(VaultError):

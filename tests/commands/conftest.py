@@ -11,6 +11,9 @@ from pathlib import Path
 import factories
 import pytest
 from commandline import Vault, environment
+from days import Calendar
+
+from zodb_vault.model import clock
 
 
 @pytest.fixture(autouse=True)
@@ -54,3 +57,11 @@ def reachable() -> Iterator[Path]:
         if path.is_dir() and not path.is_symlink():
             path.chmod(0o755)
     shutil.rmtree(directory)
+
+
+@pytest.fixture
+def calendar(monkeypatch: pytest.MonkeyPatch) -> Calendar:
+    """Put a clock of the test in the place of the real one."""
+    calendar = Calendar()
+    monkeypatch.setattr(clock, "now", calendar)
+    return calendar

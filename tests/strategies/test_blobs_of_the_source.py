@@ -196,6 +196,23 @@ def test_an_empty_mount_point_is_not_taken_for_the_blobs(tmp_path: Path) -> None
     vault.assert_restores(vault.files)
 
 
+@pytest.mark.parametrize("left", ["nothing", "an empty directory"])
+def test_a_directory_that_goes_away_meanwhile_has_not_lost_its_blobs(tmp_path: Path, left: str) -> None:
+    vault = Vault(tmp_path, factories.lawn(tmp_path / "site"))
+    away = tmp_path / "unmounted"
+
+    def unmount(what: str) -> None:
+        if what == "blobs" and not away.exists():
+            vault.files.blob_dir.rename(away)
+            if left != "nothing":
+                vault.files.blob_dir.mkdir()
+
+    vault.progress.on_phase = unmount
+    with pytest.raises((ConfigurationError, SourceError), match="does not exist" if left == "nothing" else "not the blob directory any more"):
+        vault.create()
+    assert vault.ids == []
+
+
 @pytest.mark.parametrize("layout", ["zeocache", "unknown"])
 def test_a_cache_or_an_unknown_layout_is_refused(tmp_path: Path, layout: str) -> None:
     vault = Vault(tmp_path, many(tmp_path / "site"))

@@ -304,6 +304,20 @@ class Gone(msgspec.Struct, frozen=True, kw_only=True):
     at: str
 
 
+class Pending(msgspec.Struct, frozen=True, kw_only=True):
+    """What may be deleted for good later: ``rows`` of a key and since when nothing needs it; ``seen`` are the ids of each site that were known."""
+
+    rows: list[tuple[str, str]] = []
+    seen: dict[str, list[str]] = {}
+
+
+class Broken(msgspec.Struct, frozen=True, kw_only=True):
+    """The note that the run of a ``marker`` was declared dead, and when."""
+
+    at: str
+    marker: str
+
+
 class RepositoryInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The file ``repository.json``; ``recovery`` is the SHA-256 of RECOVERY.md, ``store`` what was found of the service it lives in."""
 

@@ -15,7 +15,8 @@ from ..policy.recovery import Reach, Span
 from ..policy.selection import Candidate, select
 from ..repository import running
 from ..repository.labels import Facts
-from ..repository.repository import ID_TIME, Listing, Repository
+from ..repository.names import ID_TIME
+from ..repository.repository import Listing, Repository
 
 
 class Backup(msgspec.Struct):

@@ -23,8 +23,9 @@ from ..model.source import Database, Method, Site
 from ..policy.continuity import Decision, next_line
 from ..policy.halves import halves
 from ..repository import running
+from ..repository.names import new_id
 from ..repository.objects import Objects
-from ..repository.repository import Repository, new_id
+from ..repository.repository import Repository
 from ..repository.running import Run
 from ..strategies.base import Capture, Earlier, Progress, Resumed, Wishes
 from ..strategies.table import strategy_of

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
-from ..errors import BackupMissing, InUse, KeyMissing, TargetRefused, VaultError
+from ..errors import BackupMissing, Damage, InUse, KeyMissing, TargetRefused, VaultError
 from ..model import canonical
 from ..model.manifest import Marker
 from ..repository import running
-from ..repository.repository import Repository, manifest_key, new_id, trash_key
+from ..repository.names import new_id
+from ..repository.repository import Repository, gone_key, manifest_key, trash_key
 from ..repository.running import Run
+from ..repository.trash import forget
 from .catalog import Backup, Catalog
 
 
@@ -23,13 +26,14 @@ def move_to_trash(repository: Repository, catalog: Catalog, backups: Sequence[Ba
     """Move backups to the trash, and return why some of them stay, by id.
 
     First the copies there, then the removals, then a look whether anybody relies on them: what comes in between is seen here, or sees
-    that they are gone. What turns out to be needed is put back.
+    that they are gone. What turns out to be needed is put back. That they were in the trash before does not count for the grace period.
     """
     site, ids = catalog.site, {backup.manifest.id for backup in backups}
     refused = _refused(Catalog(repository, site) if len(backups) == 1 else catalog, backups, ids, force=force)
     moved = [backup for backup in backups if backup.manifest.id not in refused]
     data = {backup.manifest.id: repository.manifest_bytes(site, backup.manifest.id) for backup in moved}
     newest = max([*catalog.listing.backups, *catalog.listing.labels], default="")
+    forget(repository.store, [trash_key(site, backup_id) for backup_id in data])
     for backup_id, content in data.items():
         if backup_id == newest:  # later ids have to go on behind it, and its label is listed with the site
             repository.add_label(site, backup_id, "deleted", True, catalog.listing)
@@ -89,7 +93,11 @@ def undelete(repository: Repository, site: str, backup_id: str) -> None:
             data = canonical.unseal(repository.store.get(key), key)
         except KeyMissing:
             raise BackupMissing(f"the backup {backup_id} has just been removed for good", "`zodb-vault list` shows what there is") from None
+        run.require()
         repository.store.put(manifest_key(site, backup_id), [data])
+        repository.store.delete(gone_key(site, backup_id))
         repository.store.delete(key)
+        with contextlib.suppress(InUse, Damage):  # it is back; and it is taken off the list again when it is deleted
+            forget(repository.store, [key])
     finally:
         run.finish()

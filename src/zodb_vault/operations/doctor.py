@@ -27,7 +27,8 @@ from ..errors import KeyMissing, VaultError
 from ..model.manifest import Manifest
 from ..model.source import Database, Site
 from ..repository import running
-from ..repository.repository import Repository, id_time
+from ..repository.names import id_time
+from ..repository.repository import Repository
 from ..stores.base import Store
 from ..strategies.blobrows import second_opinion
 from ..strategies.datafile import DataFile

@@ -16,7 +16,8 @@ from ..errors import KeyChanged, KeyExists, RepositoryMissing, StoreError, Vault
 from ..model import clock
 from ..model.manifest import RepositoryInfo
 from ..repository import running
-from ..repository.repository import ID_TIME, Repository
+from ..repository.names import ID_TIME
+from ..repository.repository import Repository
 from ..stores.base import Adapting, Store
 
 PROBE_PREFIX: Final = "_doctor-"

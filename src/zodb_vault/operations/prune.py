@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from typing import Final
 
 import msgspec
 
-from ..errors import BackupMissing, Damage, UsageError
+from ..errors import BackupMissing, UsageError
 from ..model import clock
 from ..policy.retention import Decision, Rules, Verdict, decide
-from ..repository.references import References
+from ..repository.references import add_names
 from ..repository.repository import Repository
+from ..repository.trash import PendingList
 from .catalog import Backup, Catalog
 from .deletion import move_to_trash, user_of
-
-NAMED: Final = 5
+from .sweep import Options as SweepOptions
+from .sweep import Swept, sweep, unaccounted
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,13 +26,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     grace: timedelta
     dry_run: bool = False
     accept_gone: tuple[str, ...] = ()
-
-
-class Swept(msgspec.Struct, frozen=True):
-    """What was deleted for good: how many files, and exactly how many bytes."""
-
-    objects: int = 0
-    bytes: int = 0
 
 
 class Pruned(msgspec.Struct, frozen=True):
@@ -54,7 +47,8 @@ def prune(repository: Repository, site: str, options: Options) -> Pruned:
     frees = _frees(repository, catalog, decision)
     if not options.dry_run:
         decision = _removed(repository, catalog, backups, decision)
-    return Pruned(decision.keep, decision.remove, frees, Swept(), decision.withheld)
+    swept = sweep(repository, SweepOptions(site=site, grace=options.grace, dry_run=options.dry_run))
+    return Pruned(decision.keep, decision.remove, frees, swept, decision.withheld)
 
 
 def judge(catalog: Catalog, backups: Sequence[Backup], rules: Rules) -> Decision:
@@ -68,47 +62,40 @@ def judge(catalog: Catalog, backups: Sequence[Backup], rules: Rules) -> Decision
 
 
 def require_accounted(repository: Repository, site: str, backups: Sequence[Backup], options: Options) -> None:
-    """Raise Damage unless every backup that the newest one has seen is listed, in the trash, or noted there as gone for good."""
+    """Raise Damage unless every backup that the newest one or the last sweep has seen is listed, in the trash, or noted there as gone for good."""
     trash = repository.trash(site)
     listed = {backup.manifest.id for backup in backups}
     if not listed and not trash.backups:
         raise BackupMissing(f"there is no backup of the site {site} in {repository.store.location}", "check --site and --repository")
-    seen = set(backups[0].manifest.seen) if backups else set()
+    seen = set(PendingList(repository.store).pending.seen.get(site, []))
+    seen |= set(backups[0].manifest.seen) if backups else set()
     missing = seen - listed - set(trash.backups) - set(trash.gone)
     accepted = missing & set(options.accept_gone)
     if known := set(options.accept_gone) - accepted:
         raise UsageError(f"{', '.join(sorted(known))} is not missed", "`--accept-gone` takes the whole id of a backup that prune says is nowhere")
     if missing - accepted:
-        raise unaccounted(site, missing - accepted, f"the newest backup {backups[0].manifest.id} has seen")
+        raise unaccounted(site, sorted(missing - accepted), "the newest backup or the last sweep has seen")
     if not options.dry_run:
         for backup_id in sorted(accepted):
             repository.note_gone(site, backup_id)
 
 
-def unaccounted(site: str, missing: Iterable[str], who: str) -> Damage:
-    """Return the error for backups that have disappeared."""
-    ids = sorted(missing)
-    more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
-    return Damage(
-        f"backups of the site {site} that {who} are neither listed nor in the trash: {', '.join(ids[:NAMED])}{more}; nothing is removed",
-        "check that the repository is there as a whole; if somebody removed them by hand, `prune --accept-gone ID` notes that",
-    )
-
-
 def _frees(repository: Repository, catalog: Catalog, decision: Decision) -> int:
-    references = References(repository.objects(""))
+    """Return the bytes that only the backups to be removed need."""
+    documents = repository.objects("")
 
-    def of(verdicts: Iterable[Verdict]) -> dict[str, int]:
-        found: dict[str, int] = {}
+    def needed(verdicts: Iterable[Verdict]) -> dict[str, int]:
+        names: dict[str, int] = {}
         for verdict in verdicts:
             data = repository.manifest_bytes(catalog.site, verdict.id)
-            found |= references.of(msgspec.json.decode(data)) | {verdict.id: len(data)}
-        return found
+            add_names(msgspec.json.decode(data), names, documents)
+            names[verdict.id] = len(data)
+        return names
 
     if not decision.remove:
         return 0
-    kept = of(decision.keep)
-    return sum(size for name, size in of(decision.remove).items() if name not in kept)
+    kept = needed(decision.keep)
+    return sum(size for name, size in needed(decision.remove).items() if name not in kept)
 
 
 def _removed(repository: Repository, catalog: Catalog, backups: Sequence[Backup], decision: Decision) -> Decision:

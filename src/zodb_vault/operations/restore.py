@@ -13,7 +13,7 @@ import msgspec
 
 from ..blobs.layout import MARKER
 from ..datafs.tail import Hopper, backwards
-from ..errors import BlobsMissing, Damage, InUse, SafetyBackupFailed, SourceDamaged, StoreError, TargetRefused, UsageError, VaultError
+from ..errors import BackupMissing, BlobsMissing, Damage, InUse, SafetyBackupFailed, SourceDamaged, StoreError, TargetRefused, UsageError, VaultError
 from ..model import clock
 from ..model import tid as tids
 from ..model.chain import segments_of
@@ -21,8 +21,9 @@ from ..model.manifest import DatabaseEntry
 from ..model.source import Database, Site
 from ..policy.recovery import Request
 from ..repository import running
+from ..repository.names import new_id
 from ..repository.objects import Objects
-from ..repository.repository import Repository, new_id
+from ..repository.repository import Repository
 from ..repository.running import Run
 from ..strategies.base import Progress
 from ..strategies.datafile import DataFile
@@ -363,7 +364,12 @@ def _marked(repository: Repository, site_name: str, plan: Plan, restore_id: str,
     """Hold a marker that keeps the backup from being deleted, and give what keeps it fresh; a repository that cannot be written to needs none."""
     try:
         left = running.left_by(repository.store, running.marker_key(site_name, "restore", restore_id))
-        run = Run.start(repository.store, site_name, "restore", restore_id, [plan.target.backup.manifest.id], left)
+        backup = plan.target.backup.manifest.id
+        run = Run.start(repository.store, site_name, "restore", restore_id, [backup], left)
+        # from here on nobody takes it away; until here a sweep may have
+        if backup not in repository.listing(site_name).backups and backup not in repository.trashed(site_name):
+            run.finish()
+            raise BackupMissing(f"the backup {backup} has just been removed for good", "`zodb-vault list` shows what there is")
     except (StoreError, Damage) as error:
         progress.note(f"the repository cannot be written to, so nothing keeps others from deleting the backup meanwhile: {error.message}")
         yield lambda: None

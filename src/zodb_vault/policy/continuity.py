@@ -145,3 +145,54 @@ def _replaced(facts: Facts) -> Reason:
         f"The file shares history with backup {facts.parent} up to transaction {facts.common_tid} only, not to its last one {last}: "
         f"an older state was restored and went on; {kept}.",
     )
+
+
+class DumpFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a database that is dumped, and of the backup before.
+
+    The backup remembers some objects with their TIDs: ``common_tid`` is the newest TID at which one of them still is, ``backwards`` tells that one
+    of them has an earlier TID now. ``superseded``: none is where it was, and none went back. ``restored``: a restore was noted since.
+    """
+
+    parent: str | None
+    last_tid: str | None
+    parent_last_tid: str | None = None
+    common_tid: str | None = None
+    backwards: bool = False
+    superseded: bool = False
+    restored: bool = False
+    forced: bool = False
+    reuses_blobs: bool = False
+
+    @property
+    def continues(self) -> bool:
+        """Tell whether the database is the future of what the backup holds."""
+        known = self.common_tid is not None or self.superseded or self.parent_last_tid is None
+        behind = self.parent_last_tid is not None and (self.last_tid or "") < self.parent_last_tid
+        return self.parent is not None and known and not (self.backwards or self.restored or behind)
+
+
+def decide_dump(facts: DumpFacts) -> Decision:
+    """Return why a dump is made as it is: the storage half is always whole, blob files that the backup before has are used again."""
+    return Decision(
+        how="incremental" if facts.reuses_blobs and not facts.forced else "full", reason=_dump_reason(facts), keep=0,
+        common_tid=facts.parent_last_tid if facts.continues else facts.common_tid, starts_line=not facts.continues,
+    )  # fmt: skip
+
+
+def _dump_reason(facts: DumpFacts) -> Reason:
+    if facts.forced:
+        return Reason("forced", "A full backup was asked for.")
+    if facts.parent is None:
+        return Reason("first", "There is no backup yet that this one could continue.")
+    if facts.continues and facts.last_tid == facts.parent_last_tid:
+        return Reason("unchanged", f"The last transaction is still {facts.last_tid}, that of backup {facts.parent}; a dump is always whole.")
+    if facts.continues:
+        return Reason("continued", f"It goes on from the last transaction {facts.parent_last_tid} of backup {facts.parent}; a dump is always whole.")
+    if facts.common_tid is None and not facts.restored:
+        return Reason("new-history", f"The database holds nothing of backup {facts.parent}: it is new, or another database.")
+    return Reason(
+        "diverged",
+        f"The database does not go on from the last transaction {facts.parent_last_tid} of backup {facts.parent}: "
+        "an older state was restored and went on.",
+    )

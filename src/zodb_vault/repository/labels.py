@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal
 
 import msgspec
@@ -12,6 +12,8 @@ from ..model.manifest import Label
 Level = Literal["objects", "bytes", "records", "restore"]
 # Each proves what the ones before it prove, and more.
 LEVELS: Final[tuple[Level, ...]] = ("objects", "bytes", "records", "restore")
+
+SINGLE: Final = ("name", "note", "pinned", "accept-missing", "accept-history", "deleted")
 
 
 class Verified(msgspec.Struct, frozen=True):
@@ -40,6 +42,20 @@ class Facts(msgspec.Struct, kw_only=True):
             if not one.ok and not any(later.ok and _proves(later.level, one.level) for later in self.verified[n + 1 :]):
                 return one.level
         return None
+
+
+def superseded(labels: Mapping[str, Label]) -> list[str]:
+    """Return the keys of labels that say nothing any more beside a later one, of those of one backup; what is not known stays."""
+    last: dict[tuple[str, str], str] = {}
+    gone = []
+    for key in sorted(labels):
+        label = labels[key]
+        level = str(label.value.get("level")) if label.fact == "verified" and isinstance(label.value, dict) else ""
+        if label.fact in SINGLE or level:
+            if before := last.get((label.fact, level)):
+                gone.append(before)
+            last[label.fact, level] = key
+    return gone
 
 
 def _proves(level: str, other: str) -> bool:

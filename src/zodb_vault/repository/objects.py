@@ -61,7 +61,7 @@ class ContentWriter:
         self._object: _Object | None = None
         self._parts: list[Part] = []
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append; an object that is full becomes durable before this returns."""
         view = memoryview(data)
         while len(view):

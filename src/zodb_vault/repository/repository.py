@@ -7,8 +7,6 @@ import hashlib
 import importlib.resources
 import re
 import secrets
-from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -19,6 +17,7 @@ from ..model.manifest import FORMAT, Gone, Label, Manifest, RepositoryInfo
 from ..stores.base import Adapting, Store
 from .cache import Cache
 from .labels import Facts, fold
+from .names import is_ours, new_id
 from .objects import Objects
 
 T = TypeVar("T")
@@ -27,8 +26,6 @@ INFO_KEY: Final = "repository.json"
 RECOVERY_KEY: Final = "RECOVERY.md"
 # ``dump``: the storage half of a database may be what the tool of a database server wrote.
 KNOWN_REQUIREMENTS: Final[frozenset[str]] = frozenset({"dump"})
-ID_TIME: Final = "%Y%m%dT%H%M%SZ"
-ID: Final = re.compile(r"(\d{8}T\d{6}Z)-[0-9a-f]{6}\Z")
 MARKER: Final = re.compile(r"(create|[a-z]+-\d{8}T\d{6}Z-[0-9a-f]{6})\.json\Z")
 
 
@@ -45,21 +42,6 @@ class Trash(msgspec.Struct):
 
     backups: dict[str, int] = {}
     gone: dict[str, int] = {}
-
-
-def new_id(existing: Iterable[str], now: datetime) -> str:
-    """Return an id whose time is now, or a second after the newest existing one when the clock stands behind it."""
-    times = [time for one in existing if (time := id_time(one)) is not None]
-    moment = max([now.replace(microsecond=0), *(time + timedelta(seconds=1) for time in times)])
-    return f"{moment.strftime(ID_TIME)}-{secrets.token_hex(3)}"
-
-
-def id_time(text: str) -> datetime | None:
-    """Return the time that an id begins with, None for what is no id."""
-    match = ID.match(text)
-    with contextlib.suppress(ValueError):
-        return datetime.strptime(match.group(1), ID_TIME).replace(tzinfo=UTC) if match else None
-    return None
 
 
 def recovery_text() -> bytes:
@@ -123,9 +105,9 @@ class Repository:
         for key, _size in self.store.list(f"sites/{site}/"):
             keys.add(key)
             match key.split("/")[2:]:
-                case ["backups", name] if _is_ours(name):
+                case ["backups", name] if is_ours(name):
                     listing.backups.append(name.removesuffix(".json"))
-                case ["labels", backup, name] if _is_ours(name):
+                case ["labels", backup, name] if is_ours(name):
                     listing.labels.setdefault(backup, []).append(key)
                 case ["running", name] if MARKER.match(name):
                     listing.markers.append(key)
@@ -139,9 +121,9 @@ class Repository:
         trash = Trash()
         for entry in self.store.list(f"trash/{site}/"):
             match entry.key.split("/")[2:]:
-                case [name] if _is_ours(name):
+                case [name] if is_ours(name):
                     trash.backups[name.removesuffix(".json")] = entry.size
-                case ["gone", name] if _is_ours(name):
+                case ["gone", name] if is_ours(name):
                     trash.gone[name.removesuffix(".json")] = entry.size
         return trash
 
@@ -167,13 +149,19 @@ class Repository:
 
     def manifest_bytes(self, site: str, backup: str) -> bytes:
         """Return the checked bytes of a manifest."""
-        key = manifest_key(site, backup)
+        return self._checked_manifest(manifest_key(site, backup), site, backup)
+
+    def _checked_manifest(self, key: str, site: str, backup: str) -> bytes:
         try:
             data = self._read(key)
         except KeyMissing:
             raise BackupMissing(f"there is no backup {backup} of the site {site}", "`zodb-vault list` shows what there is") from None
         _require_known(_document(data, key), f"the backup {backup}")
         return data
+
+    def trashed_document(self, site: str, backup: str) -> dict[str, Any]:
+        """Return the manifest of a deleted backup; raise BackupMissing, Damage or UnsupportedRepository."""
+        return _document(self._checked_manifest(trash_key(site, backup), site, backup), trash_key(site, backup))
 
     def commit(self, manifest: Manifest) -> None:
         """Make a backup exist; everything that it names has to be durable before."""
@@ -226,11 +214,6 @@ def trash_key(site: str, backup: str) -> str:
 def gone_key(site: str, backup: str) -> str:
     """Return the key of the note that a backup is gone for good."""
     return f"trash/{site}/gone/{backup}.json"
-
-
-def _is_ours(name: str) -> bool:
-    stem, dot, end = name.rpartition(".")
-    return dot + end == ".json" and id_time(stem) is not None
 
 
 def _document(data: bytes, key: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ..errors import Damage, InUse, KeyChanged, KeyExists, KeyMissing
 from ..model import canonical, clock
 from ..model.manifest import Marker, Stored
 from ..stores.base import Store
+from .trash import note_broken
 
 STALE: Final = timedelta(minutes=15)
 RENEW: Final = timedelta(seconds=30)
@@ -95,6 +96,8 @@ class Run:
         key, data = marker_key(site, what, run), canonical.seal(marker)
         try:
             if adopted:
+                if not adopted[0].ended:
+                    note_broken(store, key)
                 store.replace(key, data, adopted[1])
             else:
                 store.put(key, [data])

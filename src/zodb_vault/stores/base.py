@@ -33,6 +33,19 @@ class Staging(Protocol):
         ...
 
 
+@runtime_checkable
+class Littering(Protocol):
+    """A store in which a write that was killed leaves something behind that is no key."""
+
+    def leftovers(self) -> Iterator[Entry]:
+        """Yield what killed writes have left, and what is being written at this moment."""
+        ...
+
+    def remove_leftover(self, name: str) -> None:
+        """Remove one of these; removing nothing is success."""
+        ...
+
+
 class Store(Protocol):
     """Keys are relative paths with ``/``; a prefix is a directory and ends with ``/``; anything else is a ValueError.
 

@@ -131,6 +131,24 @@ class LocalStore:
                 os.unlink(path)
             durable.sync_directory(path.parent)
 
+    def leftovers(self) -> Iterator[Entry]:
+        """Yield temporary files."""
+        with self.translated(""):
+            for directory, _names, files in os.walk(self.root):
+                for name in files:
+                    if name.startswith(durable.TEMPORARY_PREFIX):
+                        path = os.path.join(directory, name)
+                        with contextlib.suppress(FileNotFoundError):
+                            yield Entry(os.path.relpath(path, self.root), os.stat(path).st_size)
+
+    def remove_leftover(self, name: str) -> None:
+        """Remove a temporary file."""
+        path = self.root / name
+        if not path.name.startswith(durable.TEMPORARY_PREFIX) or ".." in path.parts:
+            raise ValueError(f"{name!r} is not a temporary file")
+        with self.translated(name), contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
     def require_equal(self, key: str, chunks: Iterable[bytes]) -> None:
         """Raise KeyExists unless exactly this content is stored: writing the same twice is no conflict."""
         if _digest(chunks) != _digest(self.stream(key)):

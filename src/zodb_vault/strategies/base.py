@@ -27,7 +27,7 @@ R = TypeVar("R")
 class Content(Protocol):
     """A stream of content that becomes objects."""
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append."""
         ...
 

@@ -13,12 +13,12 @@ import msgspec
 
 from ..blobs.layout import detect
 from ..blobs.refs import BlobSet
-from ..errors import BlobsMissing, ConfigurationError, Damage, InUse, SourceChanged, SourceError
-from ..model import canonical, chain, clock
+from ..errors import ConfigurationError, Damage, InUse, SourceChanged, SourceError
+from ..model import chain, clock
 from ..model import tid as tids
 from ..model.blob import BlobRef, MissingRows
 from ..model.chain import Chain, Documents, packs_of, segments_of
-from ..model.manifest import Blobs, DatabaseEntry, DataFs, Missing, Pack, Segment, Stored
+from ..model.manifest import Blobs, DatabaseEntry, DataFs, Pack, Segment, Stored
 from ..model.source import Database
 from ..policy.continuity import Decision, Facts, decide
 from ..policy.halves import place
@@ -27,12 +27,11 @@ from .checking import DataFsCheck
 from .datafile import DataFile
 from .joining import is_sparse, join_segments, pack_all, rewrite_packs
 from .locking import is_barred, storage_locks
+from .missing import limit_missing, note_missing
 from .packing import BlobDirectory, Packer, reconcile
 from .segments import Copier, Cut, Range, Scanned
 from .standing import Standing, newest_common
 
-TOLERATED_MISSING: Final = 20
-TOLERATED_SHARE: Final = 0.01
 FRESH: Final = ("first", "forced", "parent-missing", "new-history")
 # Of what may be wrong a million times so many are told one by one.
 NAMED: Final = 20
@@ -341,7 +340,7 @@ class FileStorageCapture(Survey):
         with Workers(self.wishes.workers, self.keeper.beat) as workers:
             if self._pack(workers, directory):
                 self._find(workers, directory)
-            self._limit_missing()
+            limit_missing(self.missing, self.count, self.wishes.allow_missing, self.database.blob_dir)
             self.packs = self._rewritten(workers, directory)
 
     def _known_packs(self) -> Chain[Pack]:
@@ -430,19 +429,9 @@ class FileStorageCapture(Survey):
         # a record of unknown encoding whose file the pack took away looks as one that never had a file: only starting over can tell
         if gone and (replaced or self.file.replaced()):
             raise SourceChanged(f"{self.file.path} was packed while it was backed up, and some of its blobs are gone")
+        if gone and detect(directory.root) != self.layout:  # raises when there is no such directory any more
+            raise SourceError(f"{directory.root} is not the blob directory any more that it was when the backup began", "check that it is mounted")
         self.missing = [blob for blob in self.refs.lacking() if blob.sure]
-
-    def _limit_missing(self) -> None:
-        limit, count = self.wishes.allow_missing, len(self.missing)
-        if limit is None:
-            limit = max(TOLERATED_MISSING, int((self.count + count) * TOLERATED_SHARE))
-        if count > limit:
-            first = self.missing[0]
-            raise BlobsMissing(
-                f"{count} of {self.count + count} blobs are missing in {self.database.blob_dir}, the first has "
-                f"OID {tids.to_hex(first.oid)}, TID {tids.to_hex(first.tid)}",
-                "check that the blob directory is the right one and mounted; `--allow-missing N` backs up what there is",
-            )
 
     def _rewritten(self, workers: Workers, directory: BlobDirectory) -> Chain[Pack]:
         findings: list[str] = []
@@ -507,11 +496,9 @@ class FileStorageCapture(Survey):
 
     def _blobs(self) -> Blobs:
         sealed = self.packs.sealed()
-        rows = [msgspec.json.encode([tids.to_hex(b.oid), tids.to_hex(b.tid), self._path(b)]) for b in self.missing]
-        listed = self.sink.put_document(canonical.rows("missing", rows)).meta if rows else None
         return Blobs(
             count=self.count, size=self.size, lists=sealed.lists, tail=sealed.tail,
-            missing=Missing(count=len(rows), list=listed), sparse=getattr(self, "sparse_left", 0),
+            missing=note_missing(self.sink, ((blob, self._path(blob)) for blob in self.missing)), sparse=getattr(self, "sparse_left", 0),
         )  # fmt: skip
 
     def _path(self, blob: BlobRef) -> str:

@@ -17,8 +17,15 @@ def _filestorage() -> Strategy:
     return STRATEGY
 
 
+def _relstorage() -> Strategy:
+    from .relstorage import STRATEGY
+
+    return STRATEGY
+
+
 STRATEGIES: Final[Mapping[str, Callable[[], Strategy]]] = {
     "filestorage": _filestorage,
+    "relstorage": _relstorage,
 }
 
 

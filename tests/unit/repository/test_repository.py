@@ -18,7 +18,8 @@ from zodb_vault.errors import BackupMissing, Damage, KeyExists, RepositoryMissin
 from zodb_vault.model import canonical, clock
 from zodb_vault.model.manifest import DatabaseEntry, Line, Manifest, Origin, Reason
 from zodb_vault.repository import repository as module
-from zodb_vault.repository.repository import INFO_KEY, RECOVERY_KEY, Repository, manifest_key, new_id
+from zodb_vault.repository.names import new_id
+from zodb_vault.repository.repository import INFO_KEY, RECOVERY_KEY, Repository, manifest_key
 from zodb_vault.stores.local import LocalStore
 
 SITE = "default"

@@ -1,0 +1,115 @@
+"""The blob half of a database in a server: files of a shared directory, as far as the rows of a snapshot ask for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from ..blobs.layout import detect
+from ..blobs.refs import BlobSet
+from ..errors import SourceChanged
+from ..model import chain
+from ..model import tid as tids
+from ..model.blob import BlobRef
+from ..model.chain import Chain, packs_of
+from ..model.manifest import Blobs, Pack, Stored
+from .base import Earlier, Keeper, Progress, Sink, Wishes, Workers
+from .joining import is_sparse, pack_all, rewrite_packs
+from .missing import limit_missing, note_missing
+from .packing import BlobDirectory, Packer, reconcile
+
+NAMED: Final = 20
+HIGHEST: Final = "0x" + 16 * "f"
+
+
+class BlobFiles:
+    """Copies the files that no earlier backup has; ``refs`` are those that the snapshot asks for."""
+
+    def __init__(
+        self, directory: Path, sink: Sink, folder: str, captured: datetime, wishes: Wishes, keeper: Keeper, progress: Progress, notes: Stored
+    ) -> None:
+        self.directory = BlobDirectory(directory, detect(directory))
+        self.sink, self.wishes, self.keeper, self.notes = sink, wishes, keeper, notes
+        self.packer, self._captured = Packer(sink, folder, captured, progress), captured
+        self.refs = BlobSet()
+        self.packs = Chain(Pack, sink)
+        self.count = self.size = self.added = self._sparse_left = 0
+        self.missing: list[BlobRef] = []
+        self.warnings: list[str] = []
+        self.findings: list[str] = []
+        self._sparse = False
+        self._unnoted: list[Pack] = []
+
+    def close(self) -> None:
+        """Free everything."""
+        self.refs.close()
+
+    def take_whole(self, earlier: Earlier) -> None:
+        """Use all packs of an earlier backup: it is known that all their blobs are still asked for."""
+        assert earlier.entry.blobs is not None
+        self.packs = packs_of(earlier.entry, self.sink)
+        self.count, self.size = earlier.entry.blobs.count, earlier.entry.blobs.size
+        self._sparse = earlier.entry.blobs.sparse > 0
+
+    def take_wanted(self, packs: Iterable[Pack], limit: str) -> None:
+        """Use of packs what is asked for, up to the TID ``limit``; those whose TIDs were later than the clock do not identify content."""
+        for pack in (pack for pack in packs if not pack.future):
+            kept = reconcile(self.packer, self.refs, "", limit, pack)
+            if kept is not None:
+                self.packs = self.packs.plus([kept])
+                self.count, self.size = self.count + kept.count, self.size + kept.size
+                self._sparse = self._sparse or is_sparse(kept)
+
+    def adopt(self, stored: Stored) -> None:
+        """Use what an interrupted run has stored."""
+        packs = [pack for ref in stored.packs for pack in chain.load(Pack, self.sink, ref)]
+        self.take_wanted(packs, tids.to_hex(tids.from_datetime(self._captured)))
+
+    def copy(self, still_asked_for: Callable[[BlobRef], bool]) -> None:
+        """Pack what is lacking; raise SourceChanged when a pack of the database took some away, BlobsMissing when too many are gone."""
+        with Workers(self.wishes.workers, self.keeper.beat) as workers:
+            if self._pack(workers):
+                self._pack(workers)  # on NFS a second look may see more
+            self.missing = list(self.refs.lacking())
+            gone = next((blob for blob in self.missing if not still_asked_for(blob)), None)
+            if gone is not None:
+                raise SourceChanged(f"the database was packed while it was backed up, and {self.directory.path(gone)} is gone")
+            limit_missing(self.missing, self.count, self.wishes.allow_missing, str(self.directory.root))
+            done = rewrite_packs(self.packs, self._sparse, self.packer, self.directory, workers, self.findings)
+            self.packs, self._sparse_left = done.chain, done.sparse
+
+    def _pack(self, workers: Workers) -> int:
+        gone = 0
+        for packed in pack_all(workers, self.packer, self.directory, self.refs.lacking()):
+            gone += packed.gone
+            self.refs.have(packed.keys)
+            self.warnings += [f"{self.directory.path(blob)} is an empty file" for blob in packed.empty[:NAMED]]
+            for pack in packed.packs:
+                self.packs = self.packs.plus([pack])
+                self.count, self.size, self.added = self.count + pack.count, self.size + pack.size, self.added + pack.count
+                self._unnoted.append(pack)
+                if self.keeper.due(pack.stored):
+                    self.keeper.keep(self.noted())
+        return gone
+
+    def noted(self) -> Stored:
+        """Return what has been stored so far for a run that continues this one."""
+        if self._unnoted:
+            self.notes = msgspec.structs.replace(self.notes, packs=[*self.notes.packs, chain.store(self.sink, self._unnoted)])
+            self._unnoted = []
+        return self.notes
+
+    def blobs(self) -> Blobs:
+        """Return what the manifest says of them."""
+        sealed = self.packs.sealed()
+        missing = note_missing(self.sink, ((blob, str(self.directory.path(blob))) for blob in self.missing))
+        return Blobs(count=self.count, size=self.size, lists=sealed.lists, tail=sealed.tail, missing=missing, sparse=self._sparse_left)
+
+
+def reusable_until(earlier: Earlier, common_tid: str | None, *, continues: bool) -> str:
+    """Return the TID up to which an OID and a TID identify a blob of an earlier backup: not beyond where two lines part."""
+    return HIGHEST if continues else min(tids.to_hex(tids.from_datetime(earlier.captured)), common_tid or "")

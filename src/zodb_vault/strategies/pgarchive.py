@@ -1,0 +1,96 @@
+"""Whether a stored archive of ``pg_dump`` holds: read to its end by ``pg_restore``, without a server, its rows and large objects counted."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from ..blobs.refs import BlobSet
+from ..errors import Damage, VaultError
+from .postgres import FETCH, LARGE_OBJECT, large_object
+from .programs import Program, program_of
+
+COPY: Final = re.compile(rb"COPY (\S+) \(([^)]*)\) FROM stdin;\Z")
+OPEN: Final = re.compile(rb"SELECT pg_catalog\.lo_open\('(\d+)', \d+\);")
+WRITE: Final = b"SELECT pg_catalog.lowrite(0, '\\x"
+END: Final = b"\\."
+
+
+class Read(msgspec.Struct):
+    """What an archive holds: rows of each table, large objects that are made, that are filled, and their bytes."""
+
+    tables: dict[str, int]
+    created: BlobSet
+    filled: int
+    size: int
+
+
+class ArchiveReader:
+    """Feeds an archive to ``pg_restore`` and reads the script that it makes of it; ``column`` of ``table`` names large objects."""
+
+    def __init__(self, table: str, column: str, made_by: int) -> None:
+        self._table, self._column = table, column
+        command = [program_of(["pg_restore"], "postgresql-client", made_by), "--file=-"]
+        self._program = Program(command, {}, lambda text: Damage(f"the dump cannot be read: {text}"), fed=True)
+        self.read = Read({}, BlobSet(), 0, 0)
+        self._named = -1
+
+    def run(self, chunks: Iterable[bytes], named: BlobSet) -> Read:
+        """Return what is in the archive, and note the large objects that its rows name; raise Damage."""
+        problem: list[BaseException] = []
+        feeder = threading.Thread(target=self._feed, args=(chunks, problem), name="vault-feed")
+        with self._program as program:
+            feeder.start()
+            try:
+                self._consume(program, named)
+            finally:
+                if problem:
+                    program.kill()
+                feeder.join()
+            if problem:
+                raise problem[0]
+            program.finish()
+        return self.read
+
+    def _feed(self, chunks: Iterable[bytes], problem: list[BaseException]) -> None:
+        try:
+            for chunk in chunks:
+                if not self._program.feed(chunk):
+                    break
+        except VaultError as error:
+            problem.append(error)
+        finally:
+            self._program.close_input()
+
+    def _consume(self, program: Program, named: BlobSet) -> None:
+        table, rows, found = "", 0, list[int]()
+        for line in program.lines():
+            if table:
+                if line == END:
+                    self.read.tables[table], table, rows = rows, "", 0
+                    continue
+                rows += 1
+                if self._named >= 0:
+                    found.append(int(line.split(b"\t")[self._named]))
+                    if len(found) >= FETCH:
+                        named.add(map(large_object, found))
+                        found = []
+            elif match := COPY.match(line):
+                table = match[1].decode("utf-8", "replace").replace('"', "")
+                columns = [column.strip() for column in match[2].decode().split(",")]
+                self._named = columns.index(self._column) if table.endswith(f".{self._table}") and self._column in columns else -1
+            else:
+                self._large_objects(line)
+        named.add(map(large_object, found))
+
+    def _large_objects(self, line: bytes) -> None:
+        if line.startswith(WRITE):
+            self.read.size += (len(line) - len(WRITE) - len(b"');")) // 2
+        elif OPEN.match(line):
+            self.read.filled += 1
+        elif found := LARGE_OBJECT.findall(line):
+            self.read.created.add(large_object(int(oid)) for oid in found)

@@ -1,0 +1,312 @@
+"""A PostgreSQL database as one exported snapshot shows it, and a dump of exactly that; what its tables mean is no business of this module."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from ..blobs.refs import BlobSet
+from ..errors import ConfigurationError, SourceError, VaultError
+from ..model.blob import BlobRef
+from ..model.manifest import Part
+from .base import Keeper, Progress, Sink, Workers, signals_held
+from .programs import Program, program_of, version_of
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+APPLICATION: Final = "zodb-vault"
+CONNECT_TIMEOUT: Final = 30
+LOCK_TIMEOUT_MS: Final = 30_000
+STATEMENT_TIMEOUT_MS: Final = 6 * 3_600_000
+FETCH: Final = 10_000
+# Several are under way at once, in memory: with more the budget of 200 MB would not hold.
+PART_RAW: Final = 16 << 20
+LARGE_OBJECT: Final = re.compile(rb"lo_create\('(\d+)'\)")
+NO_TID: Final = bytes(8)
+TABLES: Final = """
+SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+ORDER BY 1, 2
+"""
+HINTS: Final = {
+    "42501": "the backup needs the rights of the role that owns the tables and large objects: GRANT that role TO the one that backs up",
+    "55P03": "another session holds a lock on this table, such as an ALTER TABLE or an interrupted upgrade; end it and run the command again",
+    "57014": "the server is overloaded, or a statement_timeout of the role is too short",
+    "28P01": "check user and password in the DSN",
+    "3D000": "check the name of the database in the DSN",
+}
+
+
+class Postgres:
+    """One connection that holds a snapshot; ``ask`` answers from it, ``dump`` is taken of it, ``ask_now`` looks at what is there now."""
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        self._now: Connection | None = None
+        self._connection = connect(dsn)
+        self.snapshot_name = ""
+        try:
+            with translated():
+                self._connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
+            self.snapshot()
+            self.version = int(self.ask("SHOW server_version_num")[0][0])
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connections."""
+        for connection in (self._connection, self._now):
+            if connection is not None:
+                connection.close()
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Return the versions of server and tool."""
+        version = self.ask("SHOW server_version")[0][0].split(" ")[0]
+        tool = version_of(self.pg_dump())
+        return {"PostgreSQL server": version, "pg_dump": f"{tool[0]}.{tool[1]}" if tool else ""}
+
+    def pg_dump(self) -> str:
+        """Return the pg_dump to use; raise ConfigurationError when there is none that is as new as the server."""
+        return program_of(["pg_dump"], "postgresql-client", self.version // 10_000)
+
+    def snapshot(self) -> None:
+        """Take the snapshot again, as of now."""
+        with translated():
+            self._connection.rollback()
+            with self._connection.cursor() as cursor:
+                # the role may have other limits; a snapshot that nobody may hold for hours is of no use
+                cursor.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
+                cursor.execute(f"SET LOCAL statement_timeout = {STATEMENT_TIMEOUT_MS}")
+                cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+                cursor.execute("SELECT pg_export_snapshot()")
+                self.snapshot_name = cursor.fetchall()[0][0]
+
+    def ask(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Return the rows of a query in the snapshot."""
+        with translated(), self._connection.cursor() as cursor:
+            cursor.execute(query, parameters or None)
+            return list(cursor.fetchall())
+
+    def stream(self, query: str, *parameters: Any) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a query in the snapshot, a few at a time."""
+        with translated(), self._connection.cursor(name=APPLICATION.replace("-", "_")) as cursor:
+            cursor.itersize = FETCH
+            cursor.execute(query, parameters or None)
+            while rows := cursor.fetchmany(FETCH):
+                yield from rows
+
+    def ask_now(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Return the rows of a query as of now, outside of the snapshot."""
+        if self._now is None:
+            self._now = connect(self.dsn)
+            self._now.autocommit = True
+        with translated(), self._now.cursor() as cursor:
+            cursor.execute(query, parameters or None)
+            return list(cursor.fetchall())
+
+    def tables(self) -> dict[str, int]:
+        """Return how many rows each table has in the snapshot."""
+        counts = {}
+        for schema, table in self.ask(TABLES):
+            counts[f"{schema}.{table}"] = int(self.ask(f"SELECT count(*) FROM ONLY {quoted(schema)}.{quoted(table)}")[0][0])
+        return counts
+
+    def sequences(self) -> dict[str, int]:
+        """Return the last value of each sequence; a dump that is made later has this one or a higher one."""
+        rows = self.ask("SELECT schemaname, sequencename, last_value FROM pg_sequences ORDER BY 1, 2")
+        return {f"{schema}.{name}": int(value) for schema, name, value in rows if value is not None}
+
+    def dump_into(self, sink: Sink, to: str, workers: Workers, keeper: Keeper, progress: Progress) -> Dumped:
+        """Dump what the snapshot shows into objects, while this connection counts the rows of its tables.
+
+        Raise SourceError when ``pg_dump`` fails, or when ``pg_restore`` cannot read the table of contents.
+        """
+        program = self.pg_dump()
+        command = [
+            program, "--format=custom", "--compress=0", "--large-objects" if _knows_large_objects(program) else "--blobs", "--no-password",
+            f"--snapshot={self.snapshot_name}", f"--lock-wait-timeout={LOCK_TIMEOUT_MS}", f"--dbname={shown_dsn(self.dsn)}",
+        ]  # fmt: skip
+        dumping = Program(command, secrets_of(self.dsn), _failed, tick=keeper.beat)
+        with _aside(self.tables) as tables, dumping, Contents(version_of(program)) as contents:
+            parts = list(workers.in_order(_jobs(dumping, contents, sink, to, progress)))
+            dumping.finish()
+            contents.finish()
+            return Dumped(parts=parts, tables=tables(), large_objects=contents.large_objects, words=dumping.words())
+
+
+class Dumped(msgspec.Struct):
+    """A dump that is stored: its parts, the rows of each table in its snapshot, the large objects it has, and what the tool warned of."""
+
+    parts: list[Part]
+    tables: dict[str, int]
+    large_objects: BlobSet
+    words: str
+
+
+class Contents:
+    """Reads the beginning of an archive while it is made, with ``pg_restore``: a table of contents that cannot be read is no backup.
+
+    The definitions of its entries name the large objects; since PostgreSQL 17 one entry has many.
+    """
+
+    def __init__(self, made_by: tuple[int, int] | None) -> None:
+        self.large_objects = BlobSet()
+        self._wants_more = True
+        command = [program_of(["pg_restore"], "postgresql-client", made_by[0] if made_by else 0), "--section=pre-data", "--file=-"]
+        self._program = Program(command, {}, _failed, fed=True)
+        self._reader = threading.Thread(target=self._read, name="vault-contents")
+
+    def __enter__(self) -> Contents:
+        with signals_held():
+            self._reader.start()
+        return self
+
+    def __exit__(self, *arguments: Any) -> None:
+        self._program.__exit__(*arguments)
+        self._reader.join()
+
+    def feed(self, block: memoryview) -> None:
+        """Take the next block of the archive."""
+        self._wants_more = self._wants_more and self._program.feed(block)
+
+    def finish(self) -> None:
+        """Wait for the end; raise SourceError when the table of contents cannot be read."""
+        self._program.close_input()
+        self._reader.join()
+        self._program.finish()
+
+    def _read(self) -> None:
+        found: list[BlobRef] = []
+        with contextlib.suppress(ValueError, OSError):  # the other end is closed when something else has failed
+            for line in self._program.lines():
+                found += [large_object(int(oid)) for oid in LARGE_OBJECT.findall(line)]
+                if len(found) >= FETCH:
+                    self.large_objects.add(found)
+                    found = []
+        self.large_objects.add(found)
+
+
+def large_object(oid: int) -> BlobRef:
+    """Return a large object as a set of blobs can hold it."""
+    return BlobRef(oid.to_bytes(8), NO_TID, True)
+
+
+def _jobs(dumping: Program, contents: Contents, sink: Sink, to: str, progress: Progress) -> Iterator[Callable[[], Part]]:
+    for block in dumping.blocks(PART_RAW):
+        contents.feed(block)
+        progress.advance(len(block))
+        yield lambda block=block: _store(sink, to, block)  # type: ignore[misc]
+
+
+def _store(sink: Sink, to: str, block: memoryview) -> Part:
+    writer = sink.content(to)
+    writer.write(block)
+    (part,) = writer.close()
+    return part
+
+
+@contextlib.contextmanager
+def _aside(work: Callable[[], dict[str, int]]) -> Iterator[Callable[[], dict[str, int]]]:
+    """Do something in a thread of its own; give what waits for its result."""
+    with ThreadPoolExecutor(1, thread_name_prefix="vault-count") as pool:
+        with signals_held():
+            future: Future[dict[str, int]] = pool.submit(work)
+        yield future.result
+
+
+def _knows_large_objects(program: str) -> bool:
+    version = version_of(program)
+    return version is not None and version[0] >= 16
+
+
+def _failed(text: str) -> VaultError:
+    hint = next((hint for word, hint in WORDS.items() if word in text), "")
+    return SourceError(text, hint)
+
+
+WORDS: Final = {
+    "permission denied": HINTS["42501"],
+    "lock timeout": HINTS["55P03"],
+    "could not obtain lock": HINTS["55P03"],
+    "invalid snapshot identifier": "the connection that held the snapshot was cut; run the command again",
+    "server closed the connection": "see the log of the server, and run the command again",
+    "terminating connection": "see the log of the server, and run the command again",
+    "No space left": "free space on the server or in the repository",
+}
+
+
+# logging in
+
+
+def connect(dsn: str) -> Connection:
+    """Log in; raise SourceError, or ConfigurationError when psycopg2 is not installed or the DSN is wrong."""
+    try:
+        import psycopg2
+    except ImportError:
+        raise ConfigurationError(["psycopg2 is not installed"], "install zodb-vault[relstorage], or psycopg2-binary") from None
+    parameters = parameters_of(dsn)
+    with translated():
+        return psycopg2.connect(**{"connect_timeout": CONNECT_TIMEOUT, "application_name": APPLICATION} | parameters)
+
+
+def parameters_of(dsn: str) -> dict[str, str]:
+    """Return what a DSN says, keyword by keyword; raise ConfigurationError."""
+    import psycopg2
+    from psycopg2.extensions import parse_dsn
+
+    try:
+        return dict(parse_dsn(dsn))
+    except psycopg2.ProgrammingError:
+        raise ConfigurationError(["the DSN of the database is not one that libpq understands"], "check dsn in zope.conf") from None
+
+
+def shown_dsn(dsn: str) -> str:
+    """Return a DSN without its secrets, for an argument list."""
+    from psycopg2.extensions import make_dsn
+
+    if "sslpassword" in parameters_of(dsn):
+        raise ConfigurationError(["the DSN has an sslpassword, which no program can be given in secret"], "use an sslkey without a passphrase")
+    return str(make_dsn(**{key: value for key, value in parameters_of(dsn).items() if key != "password"}))
+
+
+def secrets_of(dsn: str) -> dict[str, str]:
+    """Return the environment that gives a program the password of a DSN."""
+    password = parameters_of(dsn).get("password")
+    return {"PGPASSWORD": password} if password else {}
+
+
+def where(dsn: str) -> str:
+    """Return which database a DSN means."""
+    parameters = parameters_of(dsn)
+    host = parameters.get("host") or parameters.get("hostaddr") or parameters.get("service") or "localhost"
+    port = parameters.get("port", "5432")
+    return f"postgresql://{host}:{port}/{parameters.get('dbname') or parameters.get('user', '')}"
+
+
+@contextlib.contextmanager
+def translated(failure: type[VaultError] = SourceError) -> Iterator[None]:
+    """Turn an error of psycopg2 into one of ours: its first line and, where it is known, the next step."""
+    import psycopg2
+
+    try:
+        yield
+    except psycopg2.Error as error:
+        lines = [line for line in (error.pgerror or str(error)).strip().splitlines() if line.strip()]
+        text = lines[0] if lines else type(error).__name__
+        hint = HINTS.get(error.pgcode or "", "") or next((hint for word, hint in WORDS.items() if word in text), "")
+        raise failure(f"PostgreSQL: {text.removeprefix('ERROR:').strip()}", hint) from None
+
+
+def quoted(name: str) -> str:
+    """Return a name as it stands in SQL."""
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,406 @@
+"""The RelStorage strategy: a dump of one snapshot of its database, and the blobs that the rows of the same snapshot ask for.
+
+No RelStorage is ever opened here: it checks its schema when it is opened, and would wait for the dump with everybody behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from ..blobs.layout import detect
+from ..blobs.refs import BlobSet
+from ..datafs.records import BLOB_RECORD_LIMIT, CLASS_NAME_LIMIT, is_blob
+from ..errors import ConfigurationError, NothingToBackUp, SourceError, UsageError
+from ..model import canonical, clock
+from ..model import tid as tids
+from ..model.blob import BlobRef
+from ..model.chain import Chain, Documents, packs_of
+from ..model.manifest import Blobs, DatabaseEntry, Dump, Part, Stored
+from ..model.source import Database
+from ..policy.continuity import Decision, DumpFacts, decide_dump
+from .base import Earlier, Keeper, Progress, Resumed, Sink, Verdict, Wishes, Workers, folder_of, unsupported
+from .blobfiles import BlobFiles, reusable_until
+from .missing import limit_missing, note_missing
+
+# So many objects are remembered, as many of the newest as of the oldest ones.
+MARKS: Final = 128
+NAMED: Final = 20
+
+
+class Dumped(msgspec.Struct, kw_only=True):
+    """A dump that is stored; ``warnings`` and ``missing`` (a blob, and where it should be) are what it lacks at the source."""
+
+    storage: Callable[..., Dump]
+    parts: list[Part]
+    tables: dict[str, int]
+    warnings: list[str] = []
+    missing: list[tuple[BlobRef, str]] = []
+
+
+class Rows(Protocol):
+    """A database that RelStorage keeps its objects in, as one snapshot shows it; queries are written with ``%s``."""
+
+    transactions: str
+    blob_records: str
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Return the versions of the server and of its tool."""
+        ...
+
+    def snapshot(self) -> None:
+        """Take the snapshot again, as of now."""
+        ...
+
+    def has_table(self, name: str) -> bool:
+        """Tell whether a table exists in the snapshot."""
+        ...
+
+    def ask(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Return the rows of a query in the snapshot."""
+        ...
+
+    def stream(self, query: str, *parameters: Any) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a query in the snapshot."""
+        ...
+
+    def ask_now(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Return the rows of a query as of now."""
+        ...
+
+    def dump(self, sink: Sink, folder: str, workers: Workers, keeper: Keeper, progress: Progress) -> Dumped:
+        """Dump the snapshot into objects; raise SourceError."""
+        ...
+
+    def close(self) -> None:
+        """Close the connections."""
+        ...
+
+
+class RelStorageCapture:
+    """Looks at a database, decides, and copies it; see ``Capture``."""
+
+    def __init__(self, database: Database, documents: Documents, wishes: Wishes, now: datetime) -> None:
+        self.database, self.documents, self.wishes, self.now = database, documents, wishes, now
+        self.folder = folder_of(database.name)
+        self.warnings: list[str] = list(database.warnings)
+        self.findings: list[str] = []
+        self.missing: list[tuple[BlobRef, str]] = []
+        self.earlier: Earlier | None = None
+        self.resumed: Resumed | None = None
+        self.files: BlobFiles | None = None
+        self.layout = detect(Path(database.blob_dir)) if database.blob_mode == "directory" and database.blob_dir else None
+        self.rows = ROWS[database.adapter or ""](database)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.rows.close()
+        if self.files is not None:
+            self.files.close()
+
+    # deciding
+
+    def find_base(self, earlier: Iterable[Earlier], resumed: Resumed | None) -> None:
+        """Take the newest backup that was made of such a database."""
+        self.earlier = next((one for one in earlier if one.entry.dump is not None and one.entry.backend == self.database.backend), None)
+        self.resumed = resumed
+        self._look()
+
+    def _look(self) -> None:
+        """Read the state in the snapshot: whether history is kept, the last TID."""
+        if not self.rows.has_table("object_state"):
+            raise SourceError(
+                f"the database {self.database.name} has no table object_state: nothing of RelStorage is in it",
+                "check the name of the database in zope.conf",
+            )
+        self.history = self.rows.has_table("current_object")
+        newest = self.rows.transactions if self.history else "object_state"
+        ((last,),) = self.rows.ask(f"SELECT max(tid) FROM {newest}")
+        self.last_tid = _hex(last)
+
+    def extend(self) -> bool:
+        """Take the snapshot again; tell whether there was a commit in between."""
+        before = self.last_tid
+        self.rows.snapshot()
+        self._look()
+        return self.last_tid != before
+
+    @property
+    def voted(self) -> bool:
+        """Tell nothing: what is not committed is not in the snapshot."""
+        return False
+
+    @property
+    def uses(self) -> list[Earlier]:
+        """Return the backup that this one goes on from."""
+        return [self.earlier] if self.earlier else []
+
+    def decide(self) -> Decision:
+        """Return how this backup is made, and why."""
+        entry = self.earlier.entry if self.earlier else None
+        common, backwards, superseded = self._compared()
+        self.facts = DumpFacts(
+            parent=self.earlier.id if self.earlier else None, last_tid=self.last_tid, parent_last_tid=entry.last_tid if entry else None,
+            common_tid=common, backwards=backwards, superseded=superseded, restored=self.wishes.restored, forced=self.wishes.forced,
+            reuses_blobs=bool(self.layout and entry and entry.blobs),
+        )  # fmt: skip
+        self.decision = decide_dump(self.facts)
+        return self.decision
+
+    def _compared(self) -> tuple[str | None, bool, bool]:
+        """Compare the objects that the backup before remembers with what they are now."""
+        marks = self.earlier.entry.dump.marks if self.earlier and self.earlier.entry.dump else None
+        if marks is None:
+            return None, False, False
+        before = dict(msgspec.json.decode(self.documents.document(marks), type=MarkRows).rows)
+        now = self._tids_of(before)
+        common = max((tid for oid, tid in before.items() if now.get(oid) == tid), default=None)
+        backwards = any(tid < before[oid] for oid, tid in now.items())
+        return common, backwards, bool(now) and common is None and not backwards
+
+    def _tids_of(self, oids: Iterable[str]) -> dict[str, str]:
+        numbers = [int(oid, 16) for oid in oids]
+        if not numbers:
+            return {}
+        marks = ", ".join(["%s"] * len(numbers))
+        rows = self.rows.ask(f"SELECT zoid, tid FROM {self._current} WHERE zoid IN ({marks})", *numbers)
+        return {_hex_of(zoid): _hex_of(tid) for zoid, tid in rows}
+
+    @property
+    def _current(self) -> str:
+        return "current_object" if self.history else "object_state"
+
+    # copying
+
+    @property
+    def expected(self) -> int | None:
+        """Return nothing: how long a dump gets is not known before."""
+        return None
+
+    @property
+    def software(self) -> dict[str, str]:
+        """Return the versions of server, tool and RelStorage."""
+        from importlib import metadata
+
+        try:
+            return self.rows.versions | {"RelStorage": metadata.version("RelStorage")}
+        except metadata.PackageNotFoundError:
+            return self.rows.versions
+
+    def begin(self, sink: Sink, keeper: Keeper, progress: Progress) -> None:
+        """Look at the blob directory; raise ConfigurationError when blobs are asked for and nobody knows where they are."""
+        self.sink, self.keeper, self.progress = sink, keeper, progress
+        if self.database.history is not None and self.database.history != self.history:
+            said = f"keep-history is {self.database.history} in the configuration, {self.history} in the database"
+            self.warnings.append(f"{said}: RelStorage refuses that")
+        if self.wishes.blobs and self.layout is not None and self.database.blob_dir is not None:
+            notes = Stored(database=self.database.name, parent=self.earlier.id if self.earlier else None, keep=0)
+            # the newest commit of a busy site is younger than the start of the run
+            directory = Path(self.database.blob_dir)
+            self.files = BlobFiles(directory, sink, self.folder, clock.now(), self.wishes, keeper, progress, notes)
+        elif self.wishes.blobs and self.database.blob_mode == "none":
+            self._require_no_files()
+
+    def _require_no_files(self) -> None:
+        for blob in self._not_in_database():
+            raise ConfigurationError(
+                [f"{self.database.name} refers to blobs that are not in the database (OID {_shown(blob)}), no blob directory is known"],
+                "name it with blob-dir in the configuration; `--only storage` leaves the blobs out",
+            )
+
+    def copy_storage(self) -> None:
+        """Dump the database, and list the blobs that the same snapshot asks for."""
+        self.first_tid = _hex(self.rows.ask("SELECT min(tid) FROM object_state")[0][0])
+        self.transactions, self.transactions_added = self._count_transactions()
+        self.dumped: Dumped | None = None
+        if self.wishes.storage:
+            with Workers(self.wishes.workers, self.keeper.beat) as workers:
+                self.dumped = self.rows.dump(self.sink, self.folder, workers, self.keeper, self.progress)
+            self.warnings += self.dumped.warnings
+        if self.files is not None:
+            self._ask_for_files(self.files)
+        elif self.wishes.blobs and self.database.blob_mode == "database":
+            self.missing = [(blob, "blob_chunk") for blob in self._not_in_database()] + (self.dumped.missing if self.dumped else [])
+            limit_missing([blob for blob, _where in self.missing], 0, self.wishes.allow_missing, "the table blob_chunk")
+
+    def _count_transactions(self) -> tuple[int | None, int]:
+        before = self.earlier.entry.last_tid if self.earlier and self.facts.continues else None
+        counted, since = ("count(*)", self.rows.transactions) if self.history else ("count(DISTINCT tid)", "object_state")
+        ((added,),) = self.rows.ask(f"SELECT {counted} FROM {since} WHERE tid > %s", _number(before))
+        total = self.rows.ask(f"SELECT count(*) FROM {self.rows.transactions}")[0][0] if self.history else None
+        return total, int(added)
+
+    def _ask_for_files(self, files: BlobFiles) -> None:
+        """List what the snapshot asks for: only what is new when it is known that everything else is in the packs of the backup before."""
+        earlier, blobs = self.earlier, self.earlier.entry.blobs if self.earlier else None
+        if earlier and blobs and self.facts.continues and not self.facts.forced and not blobs.missing.count:
+            new = list(self._blob_records(earlier.entry.last_tid))
+            total = sum(1 for _blob in self._blob_records(None))
+            if blobs.count + len(new) == total and not any(pack.future for pack in packs_of(earlier.entry, self.documents)):
+                files.take_whole(earlier)
+                files.refs.add(new)
+                return
+        files.refs.add(self._blob_records(None))
+        if earlier and blobs and not self.facts.forced:
+            files.take_wanted(packs_of(earlier.entry, self.documents), reusable_until(earlier, self.facts.common_tid, continues=self.facts.continues))
+        if self.resumed is not None:
+            files.adopt(self.resumed.stored)
+
+    def _blob_records(self, after: str | None) -> Iterator[BlobRef]:
+        """Yield the blob revisions of the snapshot that are later than a TID."""
+        query = f"SELECT zoid, tid, state FROM object_state WHERE tid > %s AND {self.rows.blob_records}"
+        for zoid, tid, state in self.rows.stream(query, _number(after)):
+            if is_blob(bytes(state)):
+                yield BlobRef(int(zoid).to_bytes(8), int(tid).to_bytes(8), True)
+
+    def _not_in_database(self) -> Iterator[BlobRef]:
+        there = "SELECT 1 FROM blob_chunk b WHERE b.zoid = object_state.zoid AND b.tid = object_state.tid AND b.chunk_num = 0"
+        query = f"SELECT zoid, tid, state FROM object_state WHERE {self.rows.blob_records} AND NOT EXISTS ({there})"
+        for zoid, tid, state in self.rows.stream(query):
+            if is_blob(bytes(state)):
+                yield BlobRef(int(zoid).to_bytes(8), int(tid).to_bytes(8), True)
+
+    def copy_blobs(self) -> None:
+        """Copy the files that no earlier backup has; raise SourceChanged when a pack took some away, BlobsMissing when too many are gone."""
+        if self.files is not None:
+            self.files.copy(self._still_asked_for)
+            self.findings += self.files.findings
+            self.warnings += self.files.warnings[:NAMED]
+
+    def _still_asked_for(self, blob: BlobRef) -> bool:
+        query = "SELECT 1 FROM object_state WHERE zoid = %s AND tid = %s"
+        return bool(self.rows.ask_now(query, int.from_bytes(blob.oid), int.from_bytes(blob.tid)))
+
+    def last_notes(self) -> Stored | None:
+        """Return what has been stored so far."""
+        return self.files.noted() if self.files is not None else None
+
+    # the result
+
+    def entry(self) -> DatabaseEntry:
+        """Return what the manifest says of this database."""
+        last = self.last_tid
+        return DatabaseEntry(
+            name=self.database.name, folder=self.folder, mount_point=self.database.mount_point, backend=self.database.backend, method="native",
+            history=self.history, blob_mode=self.database.blob_mode, layout=self.layout, first_tid=self.first_tid, pack_tid=last, last_tid=last,
+            last_time=tids.iso(tids.from_hex(last)) if last else None, storage=self._storage(), blobs=self._blobs(),
+            transactions_added=self.transactions_added, blobs_added=self.files.added if self.files else 0, warnings=self.warnings + self.findings,
+        )  # fmt: skip
+
+    def _storage(self) -> Dump | None:
+        if self.dumped is None:
+            return None
+        chain = Chain(Part, self.sink, (), self.dumped.parts).sealed()
+        return self.dumped.storage(
+            size=sum(part.raw for part in self.dumped.parts), lists=chain.lists, tail=chain.tail, tables=self.dumped.tables,
+            versions=self.rows.versions, transactions=self.transactions, marks=self._marks(),
+        )  # fmt: skip
+
+    def _marks(self) -> str:
+        """Store some objects with their TIDs: the newest ones, and the oldest, which seldom change."""
+        rows: dict[str, str] = {}
+        for order in ("DESC", "ASC"):
+            found = self.rows.ask(f"SELECT zoid, tid FROM {self._current} ORDER BY tid {order}, zoid LIMIT {MARKS}")
+            rows |= {_hex_of(zoid): _hex_of(tid) for zoid, tid in found}
+        return self.sink.put_document(canonical.rows("marks", [msgspec.json.encode(row) for row in sorted(rows.items())])).meta
+
+    def _blobs(self) -> Blobs | None:
+        if self.files is not None:
+            return self.files.blobs()
+        if not self.missing:
+            return None
+        return Blobs(count=0, size=0, lists=[], tail=[], missing=note_missing(self.sink, self.missing))
+
+
+class MarkRows(msgspec.Struct):
+    """The document of objects by which a database is known again: OID, TID."""
+
+    rows: list[tuple[str, str]]
+
+
+def _number(tid: str | None) -> int:
+    return int(tid, 16) if tid else -1
+
+
+def _hex(number: int | None) -> str | None:
+    return None if number is None else _hex_of(number)
+
+
+def _hex_of(number: int) -> str:
+    return tids.to_hex(int(number).to_bytes(8))
+
+
+def _shown(blob: BlobRef) -> str:
+    return f"{tids.to_hex(blob.oid)}, TID {tids.to_hex(blob.tid)}"
+
+
+# the databases that RelStorage works with
+
+
+def _postgresql(database: Database) -> Rows:
+    from .relstorage_postgres import PostgresRows
+
+    return PostgresRows(database)
+
+
+ROWS: Final[Mapping[str, Callable[[Database], Rows]]] = {"postgresql": _postgresql}
+# Where a record can be that of a blob; the head of its pickle tells.
+BLOB_RECORDS: Final = f"state_size BETWEEN 1 AND {BLOB_RECORD_LIMIT} AND {{position}} BETWEEN 1 AND {CLASS_NAME_LIMIT}"
+
+
+class RelStorage:
+    """The strategy for RelStorage; see ``Strategy``."""
+
+    def require(self, database: Database) -> None:
+        """Raise NothingToBackUp for Oracle, and for blobs in a bucket."""
+        if database.adapter not in ROWS:
+            raise NothingToBackUp(
+                f"RelStorage on {database.adapter} has no dump that could be restored: the database {database.name}",
+                "copy it into a FileStorage with the configuration of `zodb-vault convert config --export`, and back that up",
+            )
+        if database.blob_mode not in ("database", "directory", "none"):
+            raise unsupported(database)
+
+    def exclusive(self, database: Database) -> AbstractContextManager[None]:
+        """Refuse: a snapshot needs nobody to stop."""
+        raise UsageError(f"--cold is about Data.fs: the dump of {database.name} shows one moment while the site runs", "leave it out")
+
+    def location(self, database: Database) -> str:
+        """Return which database it is."""
+        return LOCATIONS[database.adapter or ""](database)
+
+    def survey(self, database: Database, documents: Documents, wishes: Wishes, now: datetime) -> RelStorageCapture:
+        """Log in and look."""
+        return RelStorageCapture(database, documents, wishes, now)
+
+    capture = survey
+
+    def check(self, entry: DatabaseEntry, sink: Sink, refs: BlobSet, verdict: Verdict, progress: Progress, workers: int) -> None:
+        """Read the dump as its own tool does."""
+        dump = entry.dump
+        if dump is not None:
+            progress.begin("storage", dump.size)
+            CHECKS[type(dump).__struct_config__.tag](entry, sink, verdict, progress)  # type: ignore[index]
+
+
+def _postgres_location(database: Database) -> str:
+    from .postgres import where
+
+    return where(database.option("postgresql.dsn"))
+
+
+def _check_pg_dump(entry: DatabaseEntry, sink: Sink, verdict: Verdict, progress: Progress) -> None:
+    from .relstorage_postgres import check_dump
+
+    check_dump(entry, sink, verdict, progress)
+
+
+CHECKS: Final[Mapping[str, Callable[[DatabaseEntry, Sink, Verdict, Progress], None]]] = {"pg_dump": _check_pg_dump}
+LOCATIONS: Final[Mapping[str, Callable[[Database], str]]] = {"postgresql": _postgres_location}
+STRATEGY: Final = RelStorage()
