@@ -4,7 +4,7 @@ Cases that are not here, and why:
 
 ====================  ==========================================================================================================
 F3                    no other program copies blobs, so none can be missing
-F18                   a FileStorage that one process opens has no client caches; the case comes with ZEO
+F18                   takes a ZEO server: tests/commands/test_zeo.py
 F20 to F28, F62-F65   about RelStorage, zodb-pgjsonb, zodb-convert and S3, which come with their own strategies
 F31                   an index is not stored but made at the restore
 F32, F49, F50 (half)  nothing is pruned yet; that nothing is left behind is F33

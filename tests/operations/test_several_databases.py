@@ -10,9 +10,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import factories
 import pytest
 import together
 import vault
@@ -23,7 +25,7 @@ from together import Together, databases, state_of
 from zodb_vault.config.zopeconf import read_site
 from zodb_vault.errors import InUse, SafetyBackupFailed, SourceError, TargetRefused, UsageError, WrongSource
 from zodb_vault.model.manifest import Manifest
-from zodb_vault.model.source import Site
+from zodb_vault.model.source import Database, Site
 from zodb_vault.operations import create as creating
 from zodb_vault.operations import restore as restoring
 from zodb_vault.operations.catalog import Catalog
@@ -434,3 +436,32 @@ def test_an_interrupted_restore_of_several_is_put_back_together(several: Several
     places = [place_of(Path(one.data_fs or ""), Path(one.blob_dir or ""), None) for one in several.site.databases]
     assert {journal.database for journal in abort(places)} == set(NAMES)
     assert agree(several.in_place()) == 4
+
+
+def test_a_clock_that_was_put_back_does_not_save_the_blobs_that_clients_have_seen(tmp_path: Path) -> None:
+    """What is left may be earlier than the last transaction that is restored: what both lines share decides."""
+    files = SiteFiles(tmp_path / "site" / "Data.fs", tmp_path / "site" / "blobs")
+    one = vault.Vault(tmp_path, files)
+    with OpenSite(files.data_fs.parent) as site:
+        site.put(first=noise(300, 1))
+    older = one.create().manifest.id
+    with OpenSite(files.data_fs.parent) as site:
+        site.storage.next_moment += timedelta(hours=1)
+        late = site.put(late=noise(300, 2))
+    newer = one.create().manifest.id
+    client = Database(name="main", backend="zeo", blob_mode="server", blob_dir=str(tmp_path / "cache"), options={"server": "8100"})
+    clients = (Site(name="client", config="client.conf", databases=(client,)),)
+
+    def restored(backup: str) -> list[str]:
+        options = restoring.Options(backup=backup, safety_backup=False, clients=clients)
+        return restoring.execute(one.repository, restoring.plan(one.repository, vault.SITE, one.site, options), vault.SITE, one.progress).caches
+
+    restored(older)
+    with OpenSite(files.data_fs.parent) as site:
+        left = site.put(left=noise(300, 3))
+    assert left < late
+    (tmp_path / "cache" / "5").mkdir(parents=True)
+    paths = {tid: tmp_path / "cache" / "5" / f"0.{tid.hex()}.blob" for tid in (factories.tid_at(factories.START), left, late)}
+    for path in paths.values():
+        path.write_bytes(b"cached")
+    assert restored(newer) == [str(paths[left]), str(paths[late])]

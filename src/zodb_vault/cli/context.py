@@ -133,6 +133,12 @@ class Context:
         return Repository.open(self.store)
 
     @property
+    def client_confs(self) -> tuple[Path, ...]:
+        """Return the configurations of the ZEO clients that are configured for the site; none when the site is named on the command line."""
+        site = self.settings.sites.get(self.site_name)
+        return site.client_confs if site is not None and not any(self._sources().values()) else ()
+
+    @property
     def site_name(self) -> str:
         """Return the name of the site that is meant, whether it is configured or not."""
         from ..config.sites import choose_site

@@ -31,7 +31,11 @@ INSTANTS: Final = ("--tid", "--before-tid", "--at")
 @click.command("restore")
 @click.argument("id", type=Text(), required=False)
 @click.option("--output", type=APath(file_okay=False), metavar="DIR", help="Restore into this empty directory: DIR/Data.fs and DIR/blobs.")
-@click.option("--target", type=A_PATH, metavar="FILE", help="Restore into the site of another zope.conf.")
+@click.option("--target", type=A_PATH, metavar="FILE", help="Restore into the site of another zope.conf or zeo.conf.")
+@click.option(
+    "--client-conf", "client_confs", type=A_PATH, multiple=True, metavar="FILE",
+    help="The zope.conf of a client of the ZEO server: what its caches hold of the replaced state is removed (repeatable).",
+)  # fmt: skip
 @click.option("--tid", type=Text(needed=True), metavar="TID", help="Keep everything up to this transaction, which has to exist.")
 @click.option("--before-tid", type=Text(needed=True), metavar="TID", help="Keep everything before this transaction.")
 @click.option("--at", type=Text(needed=True), metavar="TIME", help="Keep everything up to this moment, ISO 8601; without a zone it is local time.")
@@ -49,8 +53,8 @@ INSTANTS: Final = ("--tid", "--before-tid", "--at")
 @pass_context
 def command(
     context: Context, /, id: str | None, output: Path | None, target: Path | None, tid: str | None, before_tid: str | None, at: str | None,
-    databases: tuple[str, ...], only: Literal["storage", "blobs"] | None, abort_: bool, discard_kept: str | None, dry_run: bool, yes: bool,
-    as_json: bool, **flags: Any,
+    databases: tuple[str, ...], client_confs: tuple[Path, ...], only: Literal["storage", "blobs"] | None, abort_: bool,
+    discard_kept: str | None, dry_run: bool, yes: bool, as_json: bool, **flags: Any,
 ) -> None:  # fmt: skip
     """Bring a backup, or any transaction in it, back (ID: id, unique prefix, name, or `latest`).
 
@@ -61,6 +65,7 @@ def command(
     from ..operations.targets import request_of
 
     _exclusive(("--output", output), ("--target", target))
+    _exclusive(("--output", output), ("--client-conf", client_confs or None))
     _exclusive(*zip(INSTANTS, (tid, before_tid, at), strict=True))
     _exclusive(("--abort", abort_ or None), ("--discard-kept", discard_kept), ("an ID", id))
     site = None if output is not None else _site(context, target)
@@ -68,7 +73,7 @@ def command(
         return _old_state(context, site, discard_kept, databases, as_json)
     options = Options(
         backup=id, request=request_of(tid, before_tid, _moment(context, at)), databases=databases, output=output,
-        elsewhere=target is not None, only=only,
+        elsewhere=target is not None, only=only, clients=() if output is not None else _clients(context, target, client_confs),
         allow_incomplete=flags["allow_incomplete"], safety_backup=not flags["no_safety_backup"], replace_blobs=flags["replace_blobs"],
     )  # fmt: skip
     wanted = plan(context.repository, context.site_name, site, options)
@@ -107,6 +112,14 @@ def _site(context: Context, target: Path | None) -> Site:
     from ..config.zopeconf import read_site
 
     return read_site(target, context.site_name, os.environ, Path.cwd())
+
+
+def _clients(context: Context, target: Path | None, client_confs: tuple[Path, ...]) -> tuple[Site, ...]:
+    """Return the clients that the command line names, and those that are configured for the site itself."""
+    from ..config.zopeconf import read_site
+
+    configured = context.client_confs if target is None else ()
+    return tuple(read_site(path, context.site_name, os.environ, Path.cwd()) for path in dict.fromkeys((*client_confs, *configured)))
 
 
 def _moment(context: Context, text: str | None) -> AtMoment | None:
@@ -165,6 +178,10 @@ def _plan_lines(wanted: Plan) -> list[str]:
     lines = [f"backup {manifest.id} of {manifest.created_at}"]
     for step in wanted.steps:
         lines += _step_lines(step, in_place=wanted.in_place)
+    for cache in wanted.caches:
+        lines += [f"removes {printable(str(path))}, a cache of the ZEO client {printable(cache.client)}" for path in cache.objects]
+        if cache.blobs:
+            lines.append(f"removes {count(len(cache.blobs), 'blob')} of the replaced state from {printable(str(cache.blobs[0].parent.parent))}")
     return lines + [printable(note) for note in wanted.notes]
 
 
@@ -197,6 +214,7 @@ def _blobs_in_place(step: Step) -> bool:
 def _old_state(context: Context, site: Site | None, discard: str | None, databases: tuple[str, ...], as_json: bool) -> None:
     from ..operations.switch import place_of
     from ..operations.undo import abort, discard_kept
+    from ..strategies.zeo import require_stopped
 
     if site is None:
         raise UsageError("--abort and --discard-kept are about a site, not about --output", "an output directory can be removed")
@@ -204,6 +222,7 @@ def _old_state(context: Context, site: Site | None, discard: str | None, databas
     places = [place_of(Path(one.data_fs or ""), Path(one.blob_dir) if one.blob_dir else None, None) for one in chosen]
     aborted, removed = list[str](), list[str]()
     if discard is None:
+        require_stopped(chosen)
         with _stopped(str(places[0].data_fs), "correct the cause, then run `restore --abort` again"):
             undone = abort(places)
         for journal in undone:
@@ -223,12 +242,30 @@ def _print(context: Context, done: Restored) -> None:
         context.say(f"{printable(step.cut.entry.name)}: restored to {printable(what)}")
     if done.safety_backup:
         context.say(f"the state before is the safety backup {done.safety_backup}")
+    for path in done.caches:
+        context.say(f"removed: {printable(path)}")
     for path in done.kept:
         context.say(f"kept: {printable(path)}")
     for note in done.notes:
         click.echo(f"zodb-vault: {printable(note)}", err=True)
     if done.plan.in_place:
-        context.say("restart every process that had the site open; ZEO clients have to lose their caches first")
+        for line in _next_steps(done.plan):
+            context.say(line)
+
+
+def _next_steps(done: Plan) -> list[str]:
+    """Return what has to happen before the site may write again, and why."""
+    from ..strategies.zeo import is_served
+
+    if not any(is_served(database) for database in (done.site.databases if done.site else ())):
+        return ["restart every process that had the site open; ZEO clients have to lose their caches first"]
+    lines = [
+        "restart every ZEO client, on every host, before the server takes writes again: a client that still has what it had read before is",
+        "taken for up to date as soon as the server has a newer transaction, and mixes objects of the lost future with the restored ones",
+    ]
+    known = ", ".join(printable(str(client.config)) for client in done.options.clients)
+    of = f"of every client but {known}" if known else "of every client: none was named with --client-conf"
+    return [*lines, f"remove the persistent caches (*.zec and *.zec.lock, where zope.conf says `client`) {of}"]
 
 
 def _document(wanted: Plan, done: Restored | None = None) -> dict[str, Any]:
@@ -238,7 +275,8 @@ def _document(wanted: Plan, done: Restored | None = None) -> dict[str, Any]:
         "databases": [
             {"name": step.cut.entry.name, "last_tid": step.cut.last_tid, "dropped_transactions": step.dropped} for step in wanted.steps
         ],
-        "kept": done.kept if done else [], "caches": [], "safety_backup": done.safety_backup if done else None,
+        "kept": done.kept if done else [], "caches": done.caches if done else [str(path) for cache in wanted.caches for path in cache.paths],
+        "safety_backup": done.safety_backup if done else None,
         "notes": wanted.notes + (done.notes if done else []),
     }  # fmt: skip
 

@@ -5,6 +5,7 @@ Kinds are the types of struct fields. A value never appears in a problem, it may
 
 from __future__ import annotations
 
+import os
 import types
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
@@ -183,6 +184,15 @@ def _path(given: object, source: Source) -> Path:
     return Path(absolute(at_home(_text(given, source), source.reading.environment), source.directory))
 
 
+def _paths_of(given: object, source: Source) -> tuple[Path, ...]:
+    if isinstance(given, str):
+        # A variable: as in PATH.
+        given = given.split(os.pathsep)
+    if not isinstance(given, list):
+        raise ValueError("has to be a list of paths")
+    return tuple(_path(path, source) for path in given)
+
+
 def _location(given: object, source: Source) -> Location:
     text = _text(given, source)
     if "://" not in text:
@@ -210,4 +220,5 @@ CONVERSIONS: Mapping[Any, Callable[[object, Source], Any]] = {
     Location: _location,
     timedelta: _duration,
     tuple[str, ...]: _texts,
+    tuple[Path, ...]: _paths_of,
 }

@@ -58,12 +58,14 @@ class SiteSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a site is read from: exactly one of the first three; ``blob_dir`` goes with ``data_fs``. All absolute.
 
     ``retention`` names the policy of its backups; without one ``[retention]`` holds. ``mirror`` is where the portable method keeps its copies.
+    ``client_confs`` are the configurations of clients of its ZEO server, whose caches a restore removes.
     """
 
     zope_conf: Path | None = None
     zeo_conf: Path | None = None
     data_fs: Path | None = None
     blob_dir: Path | None = None
+    client_confs: tuple[Path, ...] = ()
     retention: str | None = None
     mirror: Path | None = None
 

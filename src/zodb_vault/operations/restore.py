@@ -29,7 +29,9 @@ from ..strategies.base import Progress
 from ..strategies.datafile import DataFile
 from ..strategies.locking import bar, storage_locks, unbar
 from ..strategies.standing import newest_common
+from ..strategies.zeo import require_stopped
 from . import journal as journals
+from .caches import Cache, Left, remove_caches, require_unused, stale_caches
 from .catalog import Catalog
 from .create import Options as CreateOptions
 from .create import create, machine, parents
@@ -40,7 +42,10 @@ from .undo import kept_paths
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What a user asks of one restore; without ``output`` it goes into the site itself, or (``elsewhere``) into that of another configuration."""
+    """What a user asks of one restore; without ``output`` it goes into the site itself, or (``elsewhere``) into that of another configuration.
+
+    ``clients`` are those of the ZEO server that serves it: their caches are of the state that is replaced.
+    """
 
     backup: str | None = None
     request: Request | None = None
@@ -51,6 +56,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     allow_incomplete: bool = False
     safety_backup: bool = True
     replace_blobs: bool = False
+    clients: tuple[Site, ...] = ()
     workers: int = 2
 
 
@@ -83,13 +89,14 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What a restore is going to do; nothing has been changed yet. ``notes`` are what to know before it is agreed to."""
+    """What a restore is going to do; nothing has been changed yet. ``notes`` are what to know before it is agreed to, ``caches`` what goes."""
 
     target: Target
     steps: list[Step]
     options: Options
     site: Site | None
     notes: list[str]
+    caches: list[Cache]
 
     @property
     def in_place(self) -> bool:
@@ -103,6 +110,7 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
     plan: Plan
     safety_backup: str | None
     kept: list[str]
+    caches: list[str]
     notes: list[str]
 
 
@@ -121,7 +129,29 @@ def plan(repository: Repository, site_name: str, site: Site | None, options: Opt
     unfinished = _unfinished(places, target, options)
     documents = repository.objects("")
     steps = [_step(cut, place, journal, documents, options) for cut, place, journal in zip(target.cuts, places, unfinished, strict=True)]
-    return Plan(target, steps, options, site, list(_notes(target, site, options)))
+    caches = _caches(target, steps, site, options, documents)
+    notes = [*_notes(target, site, options), *(note for cache in caches for note in cache.notes)]
+    return Plan(target, steps, options, site, notes, caches)
+
+
+def _caches(target: Target, steps: list[Step], site: Site | None, options: Options, documents: Objects) -> list[Cache]:
+    """Return what clients keep of the state that is replaced."""
+    if not options.clients or options.output is not None or options.only == "blobs":
+        return []
+    left = [Left(_database(step.cut.entry, site, target), _left_after(step, documents)) for step in steps]
+    return stale_caches(options.clients, left)
+
+
+def _left_after(step: Step, documents: Objects) -> str | None:
+    """Return the TID up to which clients may have seen what is restored: behind it the replaced file and the backup may differ."""
+    place, journal = step.place, step.resumed
+    replaced = place.data_fs.with_name(journal.replaced) if journal and journal.replaced and place.is_new(journal) else place.data_fs
+    try:
+        common = _newest_common(replaced, step.cut, documents) if replaced.exists() else None
+    except VaultError:
+        common = None  # a damaged file is what restores are for
+    last = step.cut.last_tid
+    return min(tids.to_hex(common), last) if common and last else last
 
 
 def _refuse_within(repository: Repository, place: Place) -> None:
@@ -279,18 +309,23 @@ def _require_same_site(place: Place, cut: Cut, documents: Objects) -> None:
     if place.blob_dir is None or not place.blob_dir.exists():
         return
     try:
-        with contextlib.closing(DataFile(place.data_fs)) as file:
-            hopper = Hopper(file.fd, 0, str(place.data_fs))
-            for _hop in hopper:
-                pass
-            if newest_common(file, hopper.tail.end, segments_of(cut.entry, documents), 0) is not None:
-                return
+        if _newest_common(place.data_fs, cut, documents) is not None:
+            return
     except VaultError:
         return
     raise TargetRefused(
         f"{place.data_fs} shares no transaction with the backup: {place.blob_dir} belongs to another site",
         "check --site and the paths; `--replace-blobs` puts the backup in its place all the same",
     )
+
+
+def _newest_common(data_fs: Path, cut: Cut, documents: Objects) -> bytes | None:
+    """Return the newest TID that a file and a backup share; raise SourceError."""
+    with contextlib.closing(DataFile(data_fs)) as file:
+        hopper = Hopper(file.fd, 0, str(data_fs))
+        for _hop in hopper:
+            pass
+        return newest_common(file, hopper.tail.end, segments_of(cut.entry, documents), 0)
 
 
 def execute(repository: Repository, plan: Plan, site_name: str, progress: Progress) -> Restored:
@@ -301,6 +336,10 @@ def execute(repository: Repository, plan: Plan, site_name: str, progress: Progre
     """
     restore_id = next((step.resumed.restore for step in plan.steps if step.resumed), None) or new_id([], clock.now())
     with contextlib.ExitStack() as stack:
+        if plan.in_place:
+            require_stopped(_database(step.cut.entry, plan.site, plan.target) for step in plan.steps)
+        caches = _caches(plan.target, plan.steps, plan.site, plan.options, repository.objects(""))
+        require_unused(caches)
         for step in plan.steps:
             make_directories_like_parent(step.place.data_fs.parent)
             stack.enter_context(storage_locks(step.place.locked, barred=True))
@@ -309,10 +348,10 @@ def execute(repository: Repository, plan: Plan, site_name: str, progress: Progre
         beat = stack.enter_context(_marked(repository, site_name, plan, restore_id, progress))
         safety = _safety_backup(repository, plan, progress)
         switches = [_begin(repository, plan, step, restore_id, site_name, beat, progress, stack) for step in plan.steps]
-        notes = _switch_all(repository, plan, switches, site_name)
+        removed, notes = _switch_all(repository, plan, switches, caches, site_name)
     kept = [path for switch, journal in switches for path in kept_paths(switch.place, journal) if journal.replaced and path.exists()]
     notes += [note for switch, _journal in switches for note in switch.notes]
-    return Restored(plan=plan, safety_backup=safety, kept=[str(path) for path in kept], notes=notes)
+    return Restored(plan=plan, safety_backup=safety, kept=[str(path) for path in kept], caches=removed, notes=notes)
 
 
 def _require_as_planned(plan: Plan) -> None:
@@ -428,14 +467,18 @@ def _begin(
     return switch, journal
 
 
-def _switch_all(repository: Repository, plan: Plan, work: list[tuple[Switch, Journal]], site_name: str) -> list[str]:
-    """Bring all databases from each phase to the next one together; update ``work``, return notes.
+def _switch_all(
+    repository: Repository, plan: Plan, work: list[tuple[Switch, Journal]], caches: list[Cache], site_name: str
+) -> tuple[list[str], list[str]]:
+    """Bring all databases from each phase to the next one together; update ``work``, return the caches that were removed, and notes.
 
     The journals go last: as long as one is there, a run knows what belongs to the restore. From the first of several renames to the
     last one nobody can open any of the storages for writing, even if this process dies.
     """
     for n, (switch, journal) in enumerate(work):
         work[n] = (switch, switch.build(journal) if journal.phase == "building" else journal)
+    # before the first rename: the new state is never valid while they are there, and the old one does without them
+    removed = remove_caches(caches)
     for switch, _journal in work if len(work) > 1 else []:
         bar(switch.place.locked)
     for n, (switch, journal) in enumerate(work):
@@ -452,7 +495,7 @@ def _switch_all(repository: Repository, plan: Plan, work: list[tuple[Switch, Jou
         switch.tidy(journal)
     for switch, journal in work if not plan.in_place else []:
         _tidy_output(switch.place, journal)
-    return notes
+    return removed, notes
 
 
 def _journal(plan: Plan, step: Step, restore_id: str, site_name: str) -> Journal:

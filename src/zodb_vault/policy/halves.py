@@ -89,7 +89,7 @@ def _pgjsonb(database: Database) -> Halves:
 
 def _zeo(database: Database) -> Halves:
     servers = " or ".join(_lines(database, "server")) or "the server"
-    left = tuple(f"{path}: the persistent cache of this client" for path in _client_caches(database))
+    left = tuple(f"{path}: the persistent cache of this client" for path in client_caches(database))
     here = "only a half of it" if database.blob_mode in ("directory", "s3") else "nothing authoritative"
     elsewhere = (
         f"{here} is here: this is a client of the ZEO server {servers}, which keeps the storage. "
@@ -99,8 +99,8 @@ def _zeo(database: Database) -> Halves:
     return Halves((), left, elsewhere)
 
 
-def _client_caches(database: Database) -> list[str]:
-    """Return the file of the persistent cache as ZEO names it, if the client has one."""
+def client_caches(database: Database) -> list[str]:
+    """Return the file of the persistent cache as ZEO names it, if the client has one; relative where only its process knows the directory."""
     options = masked(database.options)
     if client := options.get("client"):
         return [f"{options.get('var', '.')}/{client}-{options.get('storage', '1')}.zec"]

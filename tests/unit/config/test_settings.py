@@ -29,6 +29,7 @@ zope_conf = "instance/etc/zope.conf"
 [site."my.site-2"]
 data_fs = "/srv/Data.fs"
 blob_dir = "blobs/"
+client_confs = ["a.conf", "/b.conf"]
 [retention]
 grace = "24h"
 [retention.scheduled]
@@ -73,7 +74,7 @@ def test_every_value(tmp_path: Path) -> None:
     assert found.identity.file == Path("/home/op/key.txt")
     assert found.sites == {
         "plone": SiteSettings(zope_conf=tmp_path / "instance/etc/zope.conf"),
-        "my.site-2": SiteSettings(data_fs=Path("/srv/Data.fs"), blob_dir=tmp_path / "blobs"),
+        "my.site-2": SiteSettings(data_fs=Path("/srv/Data.fs"), blob_dir=tmp_path / "blobs", client_confs=(tmp_path / "a.conf", Path("/b.conf"))),
     }
     assert (found.retention.scheduled.daily, found.retention.scheduled.weekly, found.retention.scheduled.monthly) == (14, 4, 12)
     assert (found.retention.on_demand.newest, found.retention.on_demand.age, found.retention.on_demand.limit) == (3, timedelta(days=10), 20)
@@ -145,7 +146,8 @@ timezone = "Mars/Base"
         f"{file}retention.scheduled.weekly has to be a whole number, 0 or more",
         f"{file}schedule.timezone is not a zone of the time zone database, such as Europe/Vienna",
         "ZODB_VAULT_RETENTION_SCHEDULED_DALY is not known, did you mean ZODB_VAULT_RETENTION_SCHEDULED_DAILY?",
-        "ZODB_VAULT_SITE_X has to be named ZODB_VAULT_SITE_<SITE>_<KEY>, the key one of ZOPE_CONF, ZEO_CONF, DATA_FS, BLOB_DIR, RETENTION, MIRROR",
+        "ZODB_VAULT_SITE_X has to be named ZODB_VAULT_SITE_<SITE>_<KEY>, the key one of ZOPE_CONF, ZEO_CONF, DATA_FS, BLOB_DIR, "
+        "CLIENT_CONFS, RETENTION, MIRROR",
     }
     assert set(found) == expected
 
@@ -163,6 +165,7 @@ def test_variables_rule_over_the_file(tmp_path: Path) -> None:
         ZODB_VAULT_IDENTITY_COMMAND="pass show hunter2",
         ZODB_VAULT_SITE_MY_SITE_2_BLOB_DIR="other",
         ZODB_VAULT_SITE_NEW_ZEO_CONF="/zeo.conf",
+        ZODB_VAULT_SITE_NEW_CLIENT_CONFS="/a.conf:b.conf",
         ZODB_VAULT_TEST_REQUIRE="s3",
     )
     assert found.repository.location == "s3://bucket/prefix"
@@ -172,8 +175,9 @@ def test_variables_rule_over_the_file(tmp_path: Path) -> None:
     assert found.schedule.at == "04:00"
     assert (found.identity.file, found.identity.command and found.identity.command.reveal()) == (None, "pass show hunter2")
     assert "hunter2" not in repr(found)
-    assert found.sites["my.site-2"] == SiteSettings(data_fs=Path("/srv/Data.fs"), blob_dir=tmp_path / "other")
-    assert found.sites["new"].zeo_conf == Path("/zeo.conf")
+    clients = (tmp_path / "a.conf", Path("/b.conf"))
+    assert found.sites["my.site-2"] == SiteSettings(data_fs=Path("/srv/Data.fs"), blob_dir=tmp_path / "other", client_confs=clients)
+    assert found.sites["new"] == SiteSettings(zeo_conf=Path("/zeo.conf"), client_confs=(Path("/a.conf"), tmp_path / "b.conf"))
 
 
 def test_the_command_line_rules_over_both(tmp_path: Path) -> None:
