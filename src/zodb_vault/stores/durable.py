@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Final
 
 TEMPORARY_PREFIX: Final = ".tmp-"
+# Where a file without a name can be reached; not there in a chroot without /proc.
+DESCRIPTORS: Final = "/proc/self/fd"
 # What file systems and kernels without O_TMPFILE answer (open(2)).
 NO_ANONYMOUS_FILES: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
 
@@ -49,13 +51,11 @@ class Staged:
 
     def __init__(self, directory: Path, mode: int = 0o400) -> None:
         self._temporary: Path | None = None
-        try:
-            self._fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode)
-        except OSError as error:
-            if error.errno not in NO_ANONYMOUS_FILES:
-                raise
+        fd = _anonymous(directory, mode)
+        if fd is None:
             self._temporary = directory / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
-            self._fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+            fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        self._fd = fd
         self._end = weakref.finalize(self, _discard, self._fd, self._temporary)
 
     def write(self, data: bytes) -> None:
@@ -67,7 +67,7 @@ class Staged:
         os.fsync(self._fd)
         if self._temporary is None:
             # a directory descriptor makes Python call linkat, which follows the link in /proc to the file itself
-            os.link(f"/proc/self/fd/{self._fd}", path, src_dir_fd=self._fd, follow_symlinks=True)
+            os.link(f"{DESCRIPTORS}/{self._fd}", path, src_dir_fd=self._fd, follow_symlinks=True)
         else:
             os.link(self._temporary, path)
         sync_directory(path.parent)
@@ -79,6 +79,18 @@ class Staged:
     def discard(self) -> None:
         """Let go of the file; without a name it is gone then."""
         self._end()
+
+
+def _anonymous(directory: Path, mode: int) -> int | None:
+    """Return a new file without a name; None where the system has none, or could not give it a name later."""
+    if not os.path.isdir(DESCRIPTORS):
+        return None
+    try:
+        return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode)
+    except OSError as error:
+        if error.errno in NO_ANONYMOUS_FILES:
+            return None
+        raise
 
 
 def _discard(fd: int, temporary: Path | None) -> None:

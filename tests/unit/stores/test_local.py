@@ -69,11 +69,13 @@ class Recorder:
         return [call for call in self.calls if call.name != "write"]
 
 
-@pytest.fixture(params=["anonymous", "named"])
+@pytest.fixture(params=["anonymous", "named", "without /proc"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalStore:
-    """A store on a file system that knows anonymous files, and on one that does not."""
+    """A store on a file system that knows anonymous files, on one that does not, and where none could get a name (a chroot)."""
     if request.param == "named":
         monkeypatch.setattr(os, "open", without_anonymous_files(os.open))
+    elif request.param == "without /proc":
+        monkeypatch.setattr(durable, "DESCRIPTORS", "/nowhere/fd")
     return LocalStore(tmp_path / "store")
 
 
