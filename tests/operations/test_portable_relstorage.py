@@ -176,10 +176,13 @@ def test_without_history_superseded_revisions_do_not_gather_for_ever(tmp_path: P
         assert sum(len(one.records) for one in vault.transactions()) <= 2 * len(current(site.transactions())) + 2
 
 
-def test_without_history_an_older_state_is_noticed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seen", [False, True], ids=["never seen before", "seen before"])
+def test_without_history_an_older_state_is_noticed(tmp_path: Path, seen: bool) -> None:
     import shutil
 
     with opened(tmp_path, history=False, shared=False) as (site, vault):
+        if seen:
+            vault.create()
         site.close()
         shutil.copytree(site.directory / "data", tmp_path / "older")
         reopened = site.open()
@@ -200,15 +203,11 @@ def test_without_history_an_older_state_is_noticed(tmp_path: Path) -> None:
 
 def test_what_the_portable_method_cannot_copy_is_refused(tmp_path: Path) -> None:
     vault = Portable(tmp_path, tmp_path / "zope.conf")
-    for section, what in (
-        ("<pgjsonb>\ndsn dbname=zodb password=hunter2\n</pgjsonb>", "pgjsonb"),
-        ("<s3blobstorage>\nbucket-name b\ncache-dir /tmp/c\n<zeoclient>\nserver s:1\n</zeoclient>\n</s3blobstorage>", "s3blobstorage"),
-    ):
-        vault.zope_conf.write_text(f"<zodb_db main>\nmount-point /\n{section}\n</zodb_db>\n")
-        with pytest.raises(NothingToBackUp, match=f"portable method cannot copy .*{what}") as caught:
-            vault.create()
-        assert "hunter2" not in str(caught.value) + caught.value.hint
-        assert not vault.root.exists()
+    vault.zope_conf.write_text("<zodb_db main>\nmount-point /\n<pgjsonb>\ndsn dbname=zodb password=hunter2\n</pgjsonb>\n</zodb_db>\n")
+    with pytest.raises(NothingToBackUp, match="portable method cannot copy .*pgjsonb") as caught:
+        vault.create()
+    assert "hunter2" not in str(caught.value) + caught.value.hint
+    assert not vault.root.exists()
 
 
 def test_no_word_of_a_secret_is_in_an_error(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -223,6 +224,28 @@ def test_a_pack_behind_which_nothing_was_committed_since_is_seen_too(serve: Serv
     assert site.transactions() == content(files)
 
 
+def test_a_pack_far_behind_the_newest_transactions_is_seen(serve: Serve, tmp_path: Path) -> None:
+    with Site(tmp_path / "server") as writing:
+        tids = [writing.put(**{f"key{number}": "one"}) for number in range(portable.COMPARED + 10)]
+        writing.put(key0="two")
+        files = writing.files
+    server = serve(files)
+    site = Portable(tmp_path, server.zope_conf)
+    site.create()
+    pack(server, tids[5])
+    assert site.code() == "packed"
+    assert site.transactions() == content(files)
+    pack(server)
+    assert site.code() == "packed"
+    # everything is packed now; the next pack takes something away that is far behind, and nothing of the newest transactions
+    with server.stopped(), Site(files.data_fs.parent) as writing:
+        until = writing.put(key1="two")
+        writing.put(key2="two")
+    pack(server, until)
+    assert site.code() == "packed"
+    assert site.transactions() == content(files)
+
+
 def older(files: SiteFiles, tmp_path: Path) -> SiteFiles:
     """Keep a copy of a site that is not open."""
     copy = SiteFiles(tmp_path / "older" / "Data.fs", tmp_path / "older" / "blobs")
@@ -230,8 +253,8 @@ def older(files: SiteFiles, tmp_path: Path) -> SiteFiles:
     return copy
 
 
-@pytest.mark.parametrize("goes_on", [False, True])
-def test_a_source_that_was_put_back_starts_another_line(serve: Serve, tmp_path: Path, goes_on: bool) -> None:
+@pytest.mark.parametrize("goes_on", [None, 30, 0])
+def test_a_source_that_was_put_back_starts_another_line(serve: Serve, tmp_path: Path, goes_on: int | None) -> None:
     files = factories.populate(tmp_path / "server")
     copy = older(files, tmp_path)
     with Site(files.data_fs.parent) as writing:
@@ -243,14 +266,16 @@ def test_a_source_that_was_put_back_starts_another_line(serve: Serve, tmp_path: 
     with server.stopped():
         shutil.rmtree(files.data_fs.parent)
         shutil.copytree(copy.data_fs.parent, files.data_fs.parent)
-        if goes_on:
+        if goes_on is not None:
             with Site(files.data_fs.parent) as writing:  # the same OIDs, other content
-                writing.storage.next_moment += timedelta(seconds=30)
+                writing.storage.next_moment += timedelta(seconds=goes_on)
                 writing.put(other=noise(900, 3), logo=noise(1000, 4))
                 writing.put(text="other")
                 writing.put(text="and more")
-    assert site.code() == "diverged"
-    assert site.transactions() == content(files)
+    code = site.code()
+    assert oracle.transactions(site.mirror / "Data.fs", site.mirror / "blobs") == content(files)  # also where the same TIDs come again
+    assert code == "diverged" or goes_on == 0
+    assert site.transactions() == content(files) or goes_on == 0
     assert site.code() == "unchanged"
 
 
@@ -312,6 +337,42 @@ def test_blobs_that_a_pack_took_away_meanwhile_are_not_missing(serve: Serve, tmp
     assert site.transactions() == content(files)
 
 
+def test_a_missing_blob_of_garbage_is_forgotten_with_it(serve: Serve, tmp_path: Path) -> None:
+    with Site(tmp_path / "server", keep_old=False) as writing:
+        writing.put(kept=noise(3000, 1), gone=noise(4000, 2))
+        del writing.root["gone"]
+        until = writing.commit("remove")
+        writing.pack(until, gc=False)
+        for number in range(portable.COMPARED + 1):
+            writing.put(text=f"later {number}")
+        files = writing.files
+    server = serve(files)
+    site = Portable(tmp_path, server.zope_conf)
+    lost = next(path for path in files.blob_dir.rglob("*.blob") if path.stat().st_size == 4000)
+    lost.unlink()
+    assert site.create().manifest.status == "incomplete"
+    pack(server, until)  # collects garbage and nothing else: no transaction tells of it
+    made = site.create().manifest
+    assert (made.status, made.reason.code) == ("complete", "packed")
+    assert site.transactions() == content(files)
+
+
+def test_a_transaction_that_is_just_being_written_is_waited_for(serve: Serve, tmp_path: Path) -> None:
+    server = serve(factories.populate(tmp_path / "server"))
+    site = Portable(tmp_path, server.zope_conf)
+    site.create()
+    put(server, more=noise(100, 1))
+    whole = server.files.data_fs.stat().st_size
+    with server.files.data_fs.open("ab") as file:
+        file.write(server.files.data_fs.read_bytes()[4:70])
+    timer = threading.Timer(0.3, os.truncate, (server.files.data_fs, whole))
+    timer.start()
+    made = site.create().manifest
+    timer.join()
+    assert made.reason.code == "continued"
+    assert site.transactions() == content(server.files)
+
+
 # the mirror
 
 
@@ -319,15 +380,16 @@ def killed(site: Portable, at: int, moment: str) -> None:
     """Run a create in a process that kills itself at its n-th transaction or checking."""
     script = (
         "import os, sys; sys.path.insert(0, {tests!r}); from pathlib import Path\n"
-        "from zodb_vault.strategies import portable; from zodb_vault.operations.create import Options, create\n"
+        "from zodb_vault.strategies import mirror, portable; from zodb_vault.operations.create import Options, create\n"
         "from zodb_vault.repository.repository import Repository; from zodb_vault.stores.local import LocalStore\n"
         "from zodb_vault.config.zopeconf import read_site; import vault\n"
-        "portable.BATCH_BYTES = 1; real, n = getattr(portable.Copy, {moment!r}), [0]\n"
-        "def dying(*a):\n"
+        "owner = portable.Copy if hasattr(portable.Copy, {moment!r}) else mirror.Mirror\n"
+        "portable.BATCH_BYTES = 1; real, n = getattr(owner, {moment!r}), [0]\n"
+        "def dying(*a, **k):\n"
         "    n[0] += 1\n"
         "    if n[0] == {at}: os.kill(os.getpid(), 9)\n"
-        "    return real(*a)\n"
-        "setattr(portable.Copy, {moment!r}, dying)\n"
+        "    return real(*a, **k)\n"
+        "setattr(owner, {moment!r}, dying)\n"
         "options = Options(method='portable', mirror=Path({root!r}))\n"
         "create(Repository.open(LocalStore(Path({repository!r}))), read_site(Path({conf!r}), vault.SITE, {{}}), options, vault.Quiet())\n"
     ).format(
@@ -358,6 +420,28 @@ def test_a_run_that_was_killed_is_continued_and_what_was_not_checked_is_not_trus
     assert len(asked["copied"]) == sum(checked["last_tid"] is None or f"0x{one.tid.hex()}" > checked["last_tid"] for one in content(files))
 
 
+@pytest.mark.parametrize(("at", "moment"), [(1, "_take"), (3, "_advanced"), (2, "_blob"), (1, "_put_aside"), (1, "forget_kept")])
+def test_a_mirror_that_was_being_made_anew_is_finished_with_the_blobs_that_it_had(
+    serve: Serve, tmp_path: Path, at: int, moment: str, asked: dict[str, list[Any]]
+) -> None:
+    with Site(tmp_path / "server") as writing:
+        for number in range(4):
+            writing.put(text=f"{number}", **{f"blob{number}": noise(1000, number)})
+        until = writing.put(text="until")
+        writing.put(text="last")
+        files = writing.files
+    server = serve(files)
+    site = Portable(tmp_path, server.zope_conf)
+    site.create()
+    pack(server, until)
+    killed(site, at, moment)
+    asked["blobs"].clear()
+    assert site.code() == "packed"
+    assert site.transactions() == content(files)
+    assert len(asked["blobs"]) <= 1  # the one that was in the hand that died
+    assert not site.mirror.joinpath("blobs.kept").exists()
+
+
 def test_a_mirror_that_is_not_what_it_was_is_made_anew(serve: Serve, tmp_path: Path) -> None:
     files = factories.populate(tmp_path / "server")
     site = Portable(tmp_path, serve(files).zope_conf)
@@ -378,7 +462,8 @@ def test_a_mirror_that_is_not_what_it_was_is_made_anew(serve: Serve, tmp_path: P
 def test_what_was_written_is_read_back_before_it_counts(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ZODB.FileStorage import FileStorage
 
-    site = Portable(tmp_path, serve(factories.populate(tmp_path / "server")).zope_conf)
+    files = factories.populate(tmp_path / "server")
+    site = Portable(tmp_path, serve(files).zope_conf)
     restore, done = FileStorage.restore, []
 
     def failing(self: Any, oid: bytes, serial: bytes, data: bytes | None, *rest: Any) -> None:
@@ -391,6 +476,7 @@ def test_what_was_written_is_read_back_before_it_counts(serve: Serve, tmp_path: 
     assert site.repository.listing(vault.SITE).backups == []
     monkeypatch.undo()
     site.create()
+    assert site.transactions() == content(files)
 
 
 def test_the_directory_is_private_and_one_run_has_it(serve: Serve, tmp_path: Path) -> None:
@@ -519,6 +605,13 @@ def test_a_package_that_is_missing_is_named_with_its_extra(serve: Serve, tmp_pat
     with pytest.raises(ConfigurationError, match="needs the package ZEO") as caught:
         site.create()
     assert "zodb-vault[zeo]" in caught.value.hint
+
+
+def test_a_section_that_zodb_refuses_is_an_error_of_the_configuration(serve: Serve, tmp_path: Path) -> None:
+    server = serve(factories.populate(tmp_path / "server"))
+    server.client("cache-size huge")
+    with pytest.raises(ConfigurationError, match="main cannot be opened as it is configured"):
+        Portable(tmp_path, server.zope_conf).create()
 
 
 def test_a_client_holds_nothing_authoritative(serve: Serve, tmp_path: Path) -> None:

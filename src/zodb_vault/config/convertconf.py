@@ -39,7 +39,7 @@ DROPPED = {
 }
 # What says where blobs are cached and how the schema is kept up: matters of the site, not of who copies it.
 CACHED = {"blob-cache-size", "blob-cache-size-check", "blob-dir", "shared-blob-dir"}
-NOT_COPIED = {"relstorage": {"cache-local-dir", "create-schema"}, "zeoclient": {"wait"}}
+NOT_COPIED = {"relstorage": {"cache-local-dir", "create-schema"}, "s3blobstorage": {"cache-dir", "cache-size"}, "zeoclient": {"wait"}}
 LOSES_BLOBS = (
     "DO NOT RELY ON THIS COPY: zodb-convert 1.0.0b12 loses every blob of a zodb-pgjsonb storage and reports success; "
     "save the database with pg_dump instead"
@@ -89,22 +89,39 @@ def source_conf(site: Site, database: Database, environment: Mapping[str, str], 
     section, around, imported = _storage(site, database, environment, cwd)
     while section.type in ("zlibstorage", "serverzlibstorage"):
         section = only_storage(section)
-    if section.type in READ_ONLY:
-        section = _for_copying(section, database.blob_mode == "directory", cache)
+    section = _for_copying(section, database.blob_mode == "directory", cache)
     lines = [f"%import {package}" for package in _imports(section, imported)] + list(_lines(section, around, None, read_only=True))
     return "\n".join(lines) + "\n"
 
 
 def _for_copying(section: Section, authoritative: bool, cache: Path) -> Section:
+    """Return a section with the caches of the site replaced by ``cache``, unless its directory is the authority for the blobs."""
+    wrapper = section.type == "s3blobstorage"
+    if section.type not in READ_ONLY and not wrapper:
+        return section
     dropped = NOT_COPIED.get(section.type, set()) | (set() if authoritative else CACHED)
     changed = Section(section.type, section.name, section.where)
     changed.values = [value for value in section.values if value.key not in dropped]
-    changed.sections = section.sections
-    if not authoritative:
-        changed.values.append(Value("blob-dir", "blob-dir", str(cache), section.where))
+    changed.sections = [_without_blobs(only_storage(section))] if wrapper else section.sections
+    if wrapper:
+        # larger than any blob, which would be gone before it can be copied
+        changed.values += [_value("cache-dir", str(cache), section), _value("cache-size", "1048576GB", section)]
+    elif not authoritative:
+        changed.values.append(_value("blob-dir", str(cache), section))
     if section.type == "relstorage":
-        changed.values.append(Value("create-schema", "create-schema", "false", section.where))
+        changed.values.append(_value("create-schema", "false", section))
     return changed
+
+
+def _without_blobs(section: Section) -> Section:
+    """Return a storage whose blobs are with its wrapper."""
+    changed = _for_copying(section, authoritative=True, cache=Path())
+    changed.values = [value for value in changed.values if value.key not in CACHED]
+    return changed
+
+
+def _value(key: str, text: str, section: Section) -> Value:
+    return Value(key, key, text, section.where)
 
 
 def _storage(site: Site, database: Database, environment: Mapping[str, str], cwd: Path) -> tuple[Section, Surroundings, list[str]]:

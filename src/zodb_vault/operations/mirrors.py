@@ -16,8 +16,8 @@ from ..model.source import Database, Method, Site
 from ..repository.repository import Repository
 from ..strategies.base import Progress, folder_of
 from ..strategies.mirror import Checked, Mirror, held
-from ..strategies.opening import NEEDED, Source
-from ..strategies.portable import Update
+from ..strategies.opening import Source
+from ..strategies.portable import Renew, Update
 
 ATTEMPTS: Final = 4
 PASSES: Final = 5
@@ -40,18 +40,13 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_mirrored(database: Database, method: Method) -> bool:
-    """Tell whether a method copies a database into a mirror: a FileStorage is one already."""
-    return method == "portable" and database.backend != "filestorage"
+    """Tell whether a method copies a database into a mirror: a FileStorage with its blobs is one already."""
+    return method == "portable" and (database.backend != "filestorage" or "s3blobs" in database.wrappers)
 
 
 def unportable(database: Database) -> NothingToBackUp | None:
     """Return why a storage cannot be copied into a mirror, None when it can: its blobs have to come with its transactions."""
-    if "s3blobs" in database.wrappers:
-        return NothingToBackUp(
-            f"the portable method cannot copy the database {database.name}: <s3blobstorage> cannot be read transaction by transaction",
-            "save the storage in it by other means, together with the objects of its bucket",
-        )
-    if database.backend not in NEEDED:
+    if database.backend == "pgjsonb":
         return NothingToBackUp(
             f"the portable method cannot copy the database {database.name}: {database.backend} gives no blobs to who reads its transactions",
             "save it with pg_dump, together with its S3 bucket if blobs are kept there",
@@ -124,20 +119,21 @@ class _Copied:
 
     def update(self, *, first: bool) -> bool:
         """Bring the mirror up to date; tell whether there was anything new. A pack of the source meanwhile makes it begin again."""
-        afresh = first and self._wanted.afresh
+        renew: Renew = "everything" if first and self._wanted.afresh else None
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return self._once(afresh)
+                return self._once(renew)
             except SourceChanged as error:
                 if attempt == ATTEMPTS:
                     raise
+                renew = "records"
                 self._progress.note(f"{error.message}; starting over ({attempt} of {ATTEMPTS - 1})")
         raise AssertionError("unreachable")
 
-    def _once(self, afresh: bool) -> bool:
+    def _once(self, renew: Renew) -> bool:
         with self._open() as source:
             update = Update(self.mirror, source, self._wanted.machine, self._progress)
-            self._checked = update.run(afresh=afresh, take_over=self._wanted.take_over)
+            self._checked = update.run(renew=renew, take_over=self._wanted.take_over)
             return update.copied > 0
 
     def behind(self) -> bool:

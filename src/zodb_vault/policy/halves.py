@@ -60,7 +60,7 @@ def portable_halves(database: Database, mirror: str) -> Halves:
 def place(database: Database) -> str:
     """Return how messages call where the storage of a database is, no password in it."""
     if database.backend == "filestorage":
-        return str(database.data_fs)
+        return masked(database.options).get("path") or str(database.data_fs)  # of a mirror, data_fs is its own
     if database.backend == "zeo":
         return f"storage {masked(database.options).get('storage', '1')} of the ZEO server {' or '.join(_lines(database, 'server'))}"
     return _place(database)

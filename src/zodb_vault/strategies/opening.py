@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import re
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,12 +18,12 @@ from ..errors import ConfigurationError, SourceError, VaultError
 from ..model.source import Database, Secret
 from ..policy.halves import place
 
-# What ``iterator`` of a FileStorage raises while a transaction is just being written behind its end (the first is a mistake of its own).
-TORN: Final = (AttributeError, ValueError)
+# What ``iterator`` of a FileStorage says, also through ZEO, while a transaction is just being written behind its end (the first is its mistake).
+TORN: Final = ("_scan_foreward", "Can't find last transaction in large file")
 PAUSES: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 LONGEST: Final = 300
-# The package that opens a backend, and the extra that installs it.
-NEEDED: Final = {"zeo": ("ZEO", "zeo"), "relstorage": ("relstorage", "relstorage")}
+# The package that opens a backend or wrapper, and the extra that installs it.
+NEEDED: Final = {"zeo": ("ZEO", "zeo"), "relstorage": ("relstorage", "relstorage"), "s3blobs": ("zodb_s3blobs", "s3blobs")}
 
 
 class Header(NamedTuple):
@@ -51,14 +52,24 @@ class Source:
         require_package(database)
         self.place, self.history = place(database), database.history
         # RelStorage counts indexes and blobs too
-        self.exact_size = database.backend == "zeo"
+        self.exact_size = database.backend != "relstorage"
         self._cache = cache.resolve()
         self._hidden = set(_hidden(database))
-        with self.translated():
-            from ZODB.config import storageFromString
+        cache.mkdir(mode=0o700, exist_ok=True)
+        with self.translated(), _temporary_files_in(cache):
+            self._storage = self._opened(database, configuration)
 
-            cache.mkdir(mode=0o700, exist_ok=True)
-            self._storage = storageFromString(configuration)
+    def _opened(self, database: Database, configuration: str) -> Any:
+        import ZConfig
+        from ZODB.config import storageFromString
+
+        try:
+            return storageFromString(configuration)
+        except (ImportError, ZConfig.ConfigurationError) as error:
+            raise ConfigurationError(
+                [f"the storage of the database {database.name} cannot be opened as it is configured: {self._told(error)}"],
+                "check its section; the packages that it needs have to be installed where zodb-vault runs",
+            ) from None
 
     def close(self) -> None:
         """Close the connection."""
@@ -110,7 +121,9 @@ class Source:
         for pause in PAUSES:
             try:
                 return iter(self._storage.iterator(start))
-            except TORN:
+            except Exception as error:  # noqa: BLE001  of a server it comes in another class
+                if not any(text in str(error) for text in TORN):
+                    raise
                 time.sleep(pause)
         return iter(self._storage.iterator(start))
 
@@ -156,14 +169,25 @@ class Source:
         return path.resolve().is_relative_to(self._cache)
 
 
+@contextlib.contextmanager
+def _temporary_files_in(directory: Path) -> Iterator[None]:
+    """Have a storage keep its temporary files, whole blobs among them, where there is room, and where they are removed."""
+    before, tempfile.tempdir = tempfile.tempdir, str(directory)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
 def require_package(database: Database) -> None:
-    """Raise ConfigurationError when the package that opens a database is not installed."""
-    module, extra = NEEDED[database.backend]
-    if importlib.util.find_spec(module) is None:
-        raise ConfigurationError(
-            [f"the database {database.name} is on {database.backend}, which needs the package {module}: it is not installed"],
-            f"pip install 'zodb-vault[{extra}]', into the environment that zodb-vault runs in",
-        )
+    """Raise ConfigurationError when a package that opens a database is not installed."""
+    for kind in (database.backend, *database.wrappers):
+        module, extra = NEEDED.get(kind, ("ZODB", ""))
+        if importlib.util.find_spec(module) is None:
+            raise ConfigurationError(
+                [f"the database {database.name} is on {kind}, which needs the package {module}: it is not installed"],
+                f"pip install 'zodb-vault[{extra}]', into the environment that zodb-vault runs in",
+            )
 
 
 def _header(transaction: Any) -> Header:

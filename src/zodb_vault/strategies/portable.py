@@ -14,7 +14,7 @@ import time
 from collections.abc import Container, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -38,6 +38,7 @@ RESERVE: Final = 64 << 20
 FEW_RECORDS: Final = 10_000
 
 
+Renew = Literal["records", "everything"] | None
 # The OIDs and TIDs of the records of a transaction.
 Keys = list[tuple[bytes, bytes]]
 
@@ -66,13 +67,14 @@ class Update:
         self.checked = Checked(source=source.place, machine=machine)
         self.copied = 0
 
-    def run(self, *, afresh: bool, take_over: bool) -> Checked:
+    def run(self, *, renew: Renew, take_over: bool) -> Checked:
         """Copy what is new, or everything when the mirror does not lead to where the source is; return what is known to be right then.
 
+        ``renew`` asks for more than that: ``records``, as after a pack, or ``everything``.
         Raise SourceError, SourceChanged when a pack took blobs away meanwhile, WrongSource for a mirror of something else.
         """
         with written(self.mirror.directory):
-            self._settle(afresh, take_over)
+            self._settle(renew, take_over)
             size = self.source.size()
             self._require_room(size)
             if not self.checked.begun:
@@ -87,15 +89,15 @@ class Update:
                 self.mirror.write(self.checked)
         return self.checked
 
-    def _settle(self, afresh: bool, take_over: bool) -> None:
+    def _settle(self, renew: Renew, take_over: bool) -> None:
         """Decide what of the mirror is used again."""
         before = self.mirror.read()
         known = before is not None and (before.source, before.machine) == self._identity
         if before is None or not before.begun:
-            self.checked = self.mirror.empty(self.checked, before.kept_until if before and known and not afresh else None)
+            self.checked = self.mirror.empty(self.checked, before.kept_until if before and known and renew != "everything" else None)
             return
-        if not afresh and self.mirror.stands(before):
-            found = self._standing(before)
+        if renew != "everything" and self.mirror.stands(before):
+            found = self._standing(before) if renew is None else Standing(continues=False, packed=True)
             if not known and not found.continues and not take_over:
                 raise WrongSource(
                     f"the mirror {self.mirror.directory} is of {before.source} (machine {before.machine}), {self.source.place} does not continue it",

@@ -1,0 +1,166 @@
+"""Random histories that a mirror follows: what it holds is what the source holds, whatever was undone, packed, put back or interrupted.
+
+The source is read as any other, by a configuration; that it is a FileStorage makes thousands of runs cheap. ``ZODB_VAULT_MIRRORS=1000`` runs that
+many.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import histories
+import oracle
+import pytest
+import vault
+
+from zodb_vault.model.source import Database
+from zodb_vault.strategies import portable
+from zodb_vault.strategies.mirror import held
+from zodb_vault.strategies.opening import Source
+
+MIRRORS = int(os.environ.get("ZODB_VAULT_MIRRORS", "25"))
+STEPS = 40
+MOMENTS = ("_take", "_blob", "_settle", "_compare", "_advanced", "_own")
+
+
+class Killed(BaseException):
+    """Stands for the end of a process: nobody catches it."""
+
+
+class Following:
+    """One history and its mirror."""
+
+    def __init__(self, directory: Path, seed: int) -> None:
+        self.directory, self.random = directory, random.Random(seed)
+        (directory / "site").mkdir(parents=True)
+        self.history = histories.History(directory / "site", seed)
+        self.mirror = directory / "mirror"
+        self.older: tuple[Path, bytes] | None = None
+        self.happened: Counter[str] = Counter()
+
+    def step(self) -> None:
+        what = self.random.random()
+        if what < 0.65:
+            self.history.step()
+        elif what < 0.70:
+            self.keep()
+        elif what < 0.75:
+            self.put_back()
+        elif what < 0.85:
+            self.update(killed=True)
+        else:
+            self.update()
+            self.compare()
+
+    def keep(self) -> None:
+        """Copy the site as it is now."""
+        self.history.close()
+        kept = self.directory / "kept"
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(self.history.data_fs.parent, kept)
+        self.older = kept, oracle.headers(self.history.data_fs)[-1].tid
+        self.history._open(self.history.data_fs, self.history.blob_dir)
+
+    def put_back(self) -> None:
+        """Put an older state in its place, if there is one that the model still knows."""
+        if self.older is None or self.older[1] not in self.history.snapshots:
+            return
+        kept, tid = self.older
+        self.history.close()
+        shutil.rmtree(self.history.data_fs.parent)
+        shutil.copytree(kept, self.history.data_fs.parent)
+        self.history.reset_to(self.history.data_fs, self.history.blob_dir, tid)
+        self.happened["put back"] += 1
+
+    def update(self, *, killed: bool = False) -> None:
+        files = self.history.data_fs, self.history.blob_dir
+        text = "<filestorage>\npath {}\nblob-dir {}\nread-only true\n</filestorage>\n".format(*files)
+        database = Database(name="main", backend="zeo", options={"server": "nowhere"})
+        progress = vault.Quiet()
+        done = False
+        with held(self.mirror) as mirror, contextlib.closing(Source(database, text, mirror.cache)) as source, self.killing(killed):
+            update = portable.Update(mirror, source, "machine", progress)
+            update.run(renew=None, take_over=False)
+            self.happened["copied"] += update.copied
+            self.happened["anew"] += any("anew" in note for note in progress.notes)
+            done = True
+        if not done:
+            self.happened["killed"] += 1
+            self.spoil()
+
+    @contextlib.contextmanager
+    def killing(self, wanted: bool) -> Any:
+        """End at a random moment, if that comes; without the chance to put anything in order."""
+        if not wanted:
+            yield
+            return
+        name, left = self.random.choice(MOMENTS), self.random.randrange(1, 6)
+        real = getattr(portable.Copy, name)
+
+        def dying(*arguments: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left <= 0:
+                patch.setattr(portable.Copy, "_settle", lambda _self: None)
+                raise Killed
+            return real(*arguments)
+
+        with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Killed):
+            patch.setattr(portable, "BATCH_BYTES", 3000)
+            patch.setattr(portable.Copy, name, dying)
+            yield
+
+    def spoil(self) -> None:
+        """Leave what a power failure may leave of what was not known to be right."""
+        with held(self.mirror) as mirror:
+            checked = mirror.read()
+            known = (checked and checked.last_tid) or "0x"
+            with mirror.data_fs.open("ab") if mirror.data_fs.exists() else contextlib.nullcontext() as file:
+                if file:
+                    file.write(self.random.randbytes(self.random.randrange(200)))
+            for path in mirror.blob_dir.rglob("*.blob"):
+                if f"0x{int(path.stem, 16):016x}" > known and (checked is None or f"0x{int(path.stem, 16):016x}" > (checked.kept_until or "0x")):
+                    path.chmod(0o600)
+                    path.write_bytes(b"")
+
+    def compare(self) -> None:
+        ours = oracle.transactions(self.mirror / "Data.fs", self.mirror / "blobs")
+        theirs = oracle.transactions(self.history.data_fs, self.history.blob_dir)
+        if ours != theirs and any("without_collection" in line for line in self.history.journal):
+            # a pack that collected garbage and nothing else, to a time before the last one, leaves no sign
+            self.happened["garbage"] += 1
+            known = {(one.tid, *record) for one in ours for record in one.records}
+            assert known >= {(one.tid, *record) for one in theirs for record in one.records}
+        else:
+            assert ours == theirs
+        assert histories.read_state(self.mirror / "Data.fs", self.mirror / "blobs") == self.history.state
+
+
+def run(directory: Path, seed: int) -> Counter[str]:
+    following = Following(directory, seed)
+    try:
+        for _ in range(STEPS):
+            following.step()
+        following.update()
+        following.compare()
+    except BaseException:
+        print(f"seed {seed}", *following.history.journal, sep="\n")
+        raise
+    finally:
+        following.history.close()
+    return following.happened
+
+
+def test_a_mirror_follows_its_source(tmp_path: Path) -> None:
+    happened: Counter[str] = Counter()
+    for seed in range(MIRRORS):
+        happened += run(tmp_path / str(seed), seed)
+        shutil.rmtree(tmp_path / str(seed))
+    assert min(happened[what] for what in ("copied", "anew", "killed", "put back")) > 0, happened
+    assert happened["garbage"] <= MIRRORS
