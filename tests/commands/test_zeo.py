@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import zeo_client
 from commandline import Outcome, Vault, on_terminal
 from services.zeo_site import Zeo, free_port
 from together import state_of
+from ZODB.FileStorage import FileStorage
 
 from zodb_vault.strategies import zeo as servers
 
@@ -120,6 +122,40 @@ def test_a_restore_and_an_abort_are_refused_while_the_server_answers(served: Ser
         assert served("restore", "--yes").status == 11
         assert {storage: zeo.data_fs(storage).read_bytes() for storage in zeo.storages} == before
     assert served("restore", "--yes").status == 0
+
+
+def test_a_server_cannot_start_on_storages_of_which_only_one_is_new(on_a_socket: Served) -> None:
+    zeo = on_a_socket.zeo
+    conf = zeo.client_conf("writer", databases=DATABASES)
+    writer = [sys.executable, together.__file__, str(conf), "--seconds", "0.1"]
+    with zeo.running():
+        subprocess.run(writer, check=True, timeout=60)
+        on_a_socket.done("create")
+        subprocess.run(writer, check=True, timeout=60)
+    before = on_a_socket.states()
+    pulled = f"""
+import os, signal, sys
+from zodb_vault.cli.main import run
+rename = os.rename
+def killed(source, target, **options):
+    rename(source, target, **options)
+    if str(target).endswith("/Data.fs"):
+        os.kill(os.getpid(), signal.SIGKILL)
+os.rename = killed
+run({[*on_a_socket.where, "restore", "--yes", "--no-safety-backup"]!r})
+"""
+    assert subprocess.run([sys.executable, "-c", pulled], check=False, timeout=60).returncode == -signal.SIGKILL
+    with pytest.raises(pytest.fail.Exception, match="did not start"), zeo.running():
+        pass
+    for storage in zeo.storages:
+        with pytest.raises(OSError, match="Data.fs.lock"):
+            FileStorage(str(zeo.data_fs(storage)))
+    assert on_a_socket("create").status == 11
+    assert on_a_socket("restore", "--abort").status == 0
+    assert on_a_socket.states() == before
+    with zeo.running():
+        subprocess.run(writer, check=True, timeout=60)
+    assert len({state.shared for state in on_a_socket.states().values()}) == 1
 
 
 def test_a_storage_that_somebody_has_open_without_a_server_is_in_use_too(on_a_socket: Served) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import factories
 import pytest
@@ -22,15 +23,17 @@ from factories import Site as OpenSite
 from factories import SiteFiles, noise
 from together import Together, databases, state_of
 
+from zodb_vault.cli.main import run
 from zodb_vault.config.zopeconf import read_site
 from zodb_vault.errors import InUse, SafetyBackupFailed, SourceError, TargetRefused, UsageError, WrongSource
 from zodb_vault.model.manifest import Manifest
 from zodb_vault.model.source import Database, Site
 from zodb_vault.operations import create as creating
 from zodb_vault.operations import restore as restoring
+from zodb_vault.operations import verify as verifying
 from zodb_vault.operations.catalog import Catalog
 from zodb_vault.operations.plan import plan
-from zodb_vault.operations.switch import place_of
+from zodb_vault.operations.switch import place_of_database
 from zodb_vault.operations.undo import abort
 from zodb_vault.policy.recovery import ToTid
 from zodb_vault.repository.repository import Repository
@@ -133,6 +136,19 @@ def test_one_backup_holds_every_persistent_database_and_its_mount_point(several:
     assert agree(several.restored()) == 3
     assert set(several.restored(databases=("catalog",))) == {"catalog"}
     assert (several.directory / "out" / "Data.fs").read_bytes() == several.files("catalog").data_fs.read_bytes()
+    for level in get_args(verifying.Level):
+        backup, options = several.catalog().backup(manifest.id), verifying.Options(level=level)
+        report = verifying.verify(several.repository, vault.SITE, backup, options, several.progress)
+        assert report.ok and not report.source
+
+
+def test_the_log_of_several_databases_is_in_the_order_of_time(several: Several, capsys: pytest.CaptureFixture[str]) -> None:
+    several.create()
+    where = ["--repository", str(several.directory / "repository"), "--site", vault.SITE]
+    assert run([*where, "log", "--json", "-n", "6"]) == 0
+    rows = json.loads(capsys.readouterr().out)["transactions"]
+    assert [row["description"] for row in rows] == ["one alone", "commit 3", "commit 3", "commit 2", "commit 2", "commit 1"]
+    assert {row["database"] for row in rows[1:3]} == {"main", "catalog"}
 
 
 @pytest.mark.parametrize("pack_every", [0.0, 0.4])
@@ -433,7 +449,12 @@ def test_an_interrupted_restore_of_several_is_put_back_together(several: Several
         databases(several.conf)
     with pytest.raises(InUse, match="interrupted"):
         several.create()
-    places = [place_of(Path(one.data_fs or ""), Path(one.blob_dir or ""), None) for one in several.site.databases]
+    for name in NAMES:
+        with pytest.raises(TargetRefused, match="only together they fit"):
+            several.restore(databases=(name,))
+        where = ["--repository", str(several.directory / "repository"), "--site", vault.SITE, "--zope-conf", str(several.conf)]
+        assert run([*where, "restore", "--abort", "--database", name]) == 1
+    places = [place_of_database(one) for one in several.site.databases]
     assert {journal.database for journal in abort(places)} == set(NAMES)
     assert agree(several.in_place()) == 4
 

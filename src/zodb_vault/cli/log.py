@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from heapq import merge
 from itertools import islice
 
 import click
@@ -29,7 +30,8 @@ def command(context: Context, id: str, databases: tuple[str, ...], limit: int | 
     if unknown := sorted(set(databases) - set(names)):
         raise UsageError(f"backup {backup.manifest.id} has no database {', '.join(unknown)}", f"it has {', '.join(names)}")
     entries = [entry for entry in backup.manifest.databases if not databases or entry.name in databases]
-    rows = [row for entry in entries for row in islice(log(documents, entry), limit)]
+    # of several databases the parts of one commit stand together
+    rows = list(islice(merge(*(log(documents, entry) for entry in entries), key=lambda row: row.tid, reverse=True), limit))
     if as_json:
         print_json({"transactions": [msgspec.to_builtins(row) for row in rows]})
         return

@@ -212,17 +212,18 @@ def _blobs_in_place(step: Step) -> bool:
 
 
 def _old_state(context: Context, site: Site | None, discard: str | None, databases: tuple[str, ...], as_json: bool) -> None:
-    from ..operations.switch import place_of
-    from ..operations.undo import abort, discard_kept
+    from ..operations.switch import place_of_database
+    from ..operations.undo import abort, discard_kept, require_together
     from ..strategies.zeo import require_stopped
 
     if site is None:
         raise UsageError("--abort and --discard-kept are about a site, not about --output", "an output directory can be removed")
     chosen = [one for one in site.databases if not databases or one.name in databases]
-    places = [place_of(Path(one.data_fs or ""), Path(one.blob_dir) if one.blob_dir else None, None) for one in chosen]
+    places = [place_of_database(one) for one in chosen]
     aborted, removed = list[str](), list[str]()
     if discard is None:
         require_stopped(chosen)
+        require_together(places, [one for one in site.databases if one not in chosen], done=True)
         with _stopped(str(places[0].data_fs), "correct the cause, then run `restore --abort` again"):
             undone = abort(places)
         for journal in undone:

@@ -38,7 +38,7 @@ from .create import create, machine, parents
 from .journal import Journal
 from .switch import KEPT_PREFIX, Place, Switch, make_directories_like_parent, place_of, replaced_name, require_owner
 from .targets import Cut, Target, resolve
-from .undo import kept_paths
+from .undo import kept_paths, require_together
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,6 +126,9 @@ def plan(repository: Repository, site_name: str, site: Site | None, options: Opt
     places = [_place(cut, site, options, target) for cut in target.cuts]
     for place in places:
         _refuse_within(repository, place)
+    if site is not None and options.output is None:
+        into = {_database(cut.entry, site, target).name for cut in target.cuts}
+        require_together(places, [one for one in site.databases if one.name not in into], done=False)
     unfinished = _unfinished(places, target, options)
     documents = repository.objects("")
     steps = [_step(cut, place, journal, documents, options) for cut, place, journal in zip(target.cuts, places, unfinished, strict=True)]

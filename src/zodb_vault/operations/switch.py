@@ -21,6 +21,7 @@ from ..errors import Damage, SourceDamaged, TargetRefused
 from ..model.blob import MissingRows
 from ..model.chain import Documents, packs_of, segments_of
 from ..model.manifest import DatabaseEntry
+from ..model.source import Database
 from ..stores import durable
 from ..strategies.base import Progress, Sink, Workers
 from ..strategies.packing import BlobDirectory
@@ -68,6 +69,11 @@ def place_of(data_fs: Path, blob_dir: Path | None, layout: str | None) -> Place:
     if real.exists() and not real.is_file():
         raise TargetRefused(f"{real} is not a file", "name the Data.fs itself")
     return Place(real, Path(f"{data_fs}.index"), blob_dir, layout or "bushy")
+
+
+def place_of_database(database: Database) -> Place:
+    """Return where a database of the site lies."""
+    return place_of(Path(database.data_fs or ""), Path(database.blob_dir) if database.blob_dir else None, None)
 
 
 class Switch:

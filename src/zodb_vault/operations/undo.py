@@ -13,6 +13,7 @@ import msgspec
 
 from ..blobs.layout import MARKER
 from ..errors import TargetMissing, TargetRefused
+from ..model.source import Database
 from ..stores import durable
 from ..strategies.locking import bar, storage_locks, unbar
 from ..strategies.placing import TEMPORARY as NEW
@@ -21,6 +22,21 @@ from .journal import Journal
 from .switch import ADDED, Place, leftovers
 
 Undoing = list[tuple[Place, Journal]]
+
+
+def require_together(places: Sequence[Place], others: Sequence[Database], *, done: bool) -> None:
+    """Raise TargetRefused when an interrupted restore of these databases was one of others too: all become valid, or are put back, together.
+
+    ``done``: also when it is done with the others.
+    """
+    interrupted = (journals.read(journals.path_of(place.data_fs)) for place in places)
+    for restore in {journal.restore for journal in interrupted if journal is not None}:
+        for data_fs in (Path(other.data_fs).resolve() for other in others if other.data_fs is not None):
+            journal = journals.read(journals.path_of(data_fs)) or (journals.read_record(data_fs, restore) if done else None)
+            if journal is not None and journal.restore == restore:
+                raise TargetRefused(
+                    f"the interrupted restore {restore} was one of {journal.database} too, and only together they fit", "leave --database out"
+                )
 
 
 def abort(places: Sequence[Place]) -> list[Journal]:
