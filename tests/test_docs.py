@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import re
 import shlex
+import textwrap
 import tomllib
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -14,7 +15,7 @@ import msgspec
 import pytest
 
 from zodb_vault.cli.main import COMMANDS, cli
-from zodb_vault.config import settings
+from zodb_vault.config import settings, storages
 from zodb_vault.config.sites import resolve_site
 from zodb_vault.config.zopeconf import read_zope_conf
 from zodb_vault.errors import VaultError
@@ -142,6 +143,23 @@ def test_every_key_of_the_configuration_and_every_variable_is_described() -> Non
         assert f"``{key}``" in page
     for option in ("config", "site", "repository", "zope_conf", "zeo_conf", "data_fs", "blob_dir"):
         assert f"``ZODB_VAULT_{option.upper()}``" in page
+
+
+def test_every_section_that_is_understood_is_described_and_no_other() -> None:
+    page = PAGES["reference/zope-conf.rst"].partition("Storages of other packages\n===")[0]
+    described = {section for row in re.findall(r"^   \* - (``<.*)$", page, re.MULTILINE) for section in re.findall(r"<([a-z0-9]+)>", row)}
+    assert described == set(storages.READERS)
+    assert set(storages.ADAPTERS) <= set(re.findall(r"<([a-z0-9]+)>", page))
+    assert storages.ENTRY_POINTS in PAGES["reference/zope-conf.rst"]
+
+
+def test_the_reader_of_another_package_that_is_shown_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (source,) = re.findall(r"code-block:: python\n\n((?:   .*\n|\n)+)", PAGES["reference/zope-conf.rst"])
+    names: dict[str, Any] = {}
+    exec(textwrap.dedent(source), names)
+    monkeypatch.setattr(storages, "registered", lambda type_: names["read"] if type_ == "mirrorstorage" else None)
+    (tmp_path / "zope.conf").write_text("<mirrorstorage>\n<filestorage>\npath /srv/Data.fs\n</filestorage>\n</mirrorstorage>\n")
+    assert [one.data_fs for one in read_zope_conf(tmp_path / "zope.conf", "plone", {}, tmp_path).databases] == ["/srv/Data.fs"]
 
 
 def parsed(line: str) -> None:

@@ -13,7 +13,7 @@ import psycopg2
 import pytest
 import transaction
 import ZODB.config
-from commandline import Outcome, Vault, tree
+from commandline import Outcome, Vault, stored, tree
 from persistent.mapping import PersistentMapping
 from services.postgres import Cluster
 from ZODB import DB
@@ -322,6 +322,30 @@ def test_all_databases_are_told_at_once(tmp_path: Path, vault: Vault) -> None:
     outcome = vault.bare("--zope-conf", tmp_path / "zope.conf", "plan")
     assert outcome.status == 2
     assert outcome.err.count("none of them would be copied") == 2
+
+
+def test_create_stops_where_blobs_would_be_lost(pg: Site, vault: Vault) -> None:
+    pg.write("on")
+
+    def created(section: str, *arguments: str) -> Outcome:
+        return vault.bare("--repository", vault.repository, "--zope-conf", pg.conf(section), "create", "--json", *arguments)
+
+    before = stored(vault.repository)
+    refused = created(pg.section("off", "cache"))
+    assert (refused.status, refused.error["kind"]) == (2, "configuration")
+    assert "none of them would be copied" in refused.error["message"]
+    assert stored(vault.repository) == before
+    assert created(pg.section("off", "cache"), "--only", "storage").status == 0
+    agreed = created(pg.section("on"))
+    assert agreed.status == 0
+    assert agreed.document["databases"][0]["blobs"]["count"] == 1
+
+
+def test_create_keeps_the_warning(pg: Site, vault: Vault) -> None:
+    pg.write("off")
+    conf = pg.conf(pg.section(blob_dir=None))
+    (database,) = vault.bare("--repository", vault.repository, "--zope-conf", conf, "create", "--json").document["databases"]
+    assert any("they are in its dump" in warning for warning in database["warnings"])
 
 
 def test_doctor_asks_the_database(sqlite: Site, vault: Vault) -> None:

@@ -28,6 +28,7 @@ from ..repository.objects import Objects
 from ..repository.repository import Repository
 from ..repository.running import Run
 from ..strategies.base import Capture, Earlier, Progress, Resumed, Wishes
+from ..strategies.blobrows import opinions
 from ..strategies.table import strategy_of
 from .catalog import Backup, Catalog, raw_size, stored_size
 from .mirrors import Mirrored, Wanted, is_mirrored, mirrored, unportable
@@ -84,10 +85,10 @@ class Created(msgspec.Struct, frozen=True, kw_only=True):
 def create(repository: Repository, site: Site, options: Options, progress: Progress, begun: Callable[[str], None] = lambda _id: None) -> Created:
     """Back up a site; ``begun`` is told the id as soon as it is known.
 
-    Raise InUse while another create of the site runs, NothingToBackUp, WrongSource, SourceError, BlobsMissing, StoreError.
+    Raise InUse while another create of the site runs, NothingToBackUp, ConfigurationError, WrongSource, SourceError, BlobsMissing, StoreError.
     Whatever is raised, no backup exists then, and what was stored is used by the next run.
     """
-    databases = _chosen(site, options)
+    databases = _advised(_chosen(site, options), options)
     refuse_overlap(repository, databases)
     wanted = Wanted(directory=options.mirror, afresh=options.full, take_over=options.take_over, machine=machine())
     with mirrored(repository, site, databases, options.method, wanted, progress) as sources, _exclusive_storages(sources.databases, options.cold):
@@ -115,6 +116,14 @@ def _chosen(site: Site, options: Options) -> list[Database]:
         if options.cold and is_mirrored(database, options.method):
             raise UsageError(f"--cold locks a Data.fs, and the database {database.name} is copied while it runs", "leave out --cold")
     return chosen
+
+
+def _advised(databases: list[Database], options: Options) -> list[Database]:
+    """Return the databases with the warnings of a second opinion on where their blobs are; raise ConfigurationError when some would be lost."""
+    if options.only == "storage":
+        return databases
+    told = opinions(databases)
+    return [msgspec.structs.replace(one, warnings=tuple(dict.fromkeys((*one.warnings, *told[one.name])))) for one in databases]
 
 
 def refused(database: Database, method: Method = "native") -> NothingToBackUp | None:
