@@ -10,9 +10,11 @@ test   /usr/lib/postgresql/*/bin/initdb  postgresql
 test   mariadbd    mariadb-server
 test   mariadb-dump  mariadb-client
 test   pg_dump     postgresql-client
+test   age         age
 test   sed         sed
 test   sh          dash
 test   sha256sum   coreutils
+test   ssh-keygen  openssh-client
 test   tar         tar
 test   zstd        zstd
 bench  borg        borgbackup

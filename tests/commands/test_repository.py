@@ -55,7 +55,7 @@ def test_info_tells_what_it_is_and_which_sites_it_has(vault: Vault) -> None:
     vault.make("--site", "plone")
     vault.make("--site", "plone")
     document = vault.bare("repository", "info", "--repository", vault.repository, "--json").document
-    assert keys_of(document) == words("id location format created limits sites")
+    assert keys_of(document) == words("id location format created limits recipients sites")
     assert document["sites"] == [{"name": "default", "backups": 1}, {"name": "plone", "backups": 2}]
     assert (document["location"], document["format"]) == (str(vault.repository), 1)
     printed = vault.bare("repository", "info", "--repository", vault.repository).out

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 import factories
+import keys
 import oracle
 import pytest
 from commandline import Outcome, Vault
@@ -69,6 +70,28 @@ def test_a_site_is_backed_up_verified_and_restored(remote: Remote, tmp_path: Pat
     assert len(remote.done("log", "--json").document["transactions"]) == 10
     assert all(key.startswith("some/place/") for key in remote.stored())
     assert not [key for key in remote.stored() if "/running/" in key]
+
+
+def test_an_encrypted_site_is_backed_up_without_the_key_and_restored_with_it(
+    remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipient, identity = keys.x25519(tmp_path / "identity")
+    monkeypatch.setenv("ZODB_VAULT_REPOSITORY_ENCRYPTION_RECIPIENTS", recipient)
+    remote.done("repository", "init")
+    remote.done("create")
+    with factories.Site(remote.files.data_fs.parent) as site:
+        site.put(news="Third news", photo=factories.noise(4000, 9))
+    assert remote.done("create", "--json").document["how"] == "incremental"
+    for level in ("objects", "bytes"):
+        remote.done("verify", "--level", level)
+    assert remote("restore", "--output", tmp_path / "out", "--yes").status == 12
+    monkeypatch.setenv("ZODB_VAULT_IDENTITY_FILE", str(identity))
+    for level in ("records", "restore"):
+        remote.done("verify", "--level", level)
+    remote.done("restore", "--output", tmp_path / "out", "--yes")
+    assert (tmp_path / "out" / "Data.fs").read_bytes() == remote.files.data_fs.read_bytes()
+    wanted = oracle.blob_files(remote.files.data_fs, remote.files.blob_dir)
+    assert oracle.blob_files(tmp_path / "out" / "Data.fs", tmp_path / "out" / "blobs") == wanted
 
 
 def test_a_second_create_finds_the_site_locked(remote: Remote) -> None:

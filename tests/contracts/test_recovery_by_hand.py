@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import factories
+import keys
 import oracle
 import pytest
 from commandline import Vault
@@ -83,10 +84,10 @@ def with_variables(block: str, **values: str) -> str:
     return block
 
 
-def recover(repository: Path, tools: Path, output: Path, backup: str, folder: str = "main") -> Recovered:
+def recover(repository: Path, tools: Path, output: Path, backup: str, folder: str = "main", **more: str) -> Recovered:
     """Paste the blocks into one shell that stands in the repository."""
     first, *rest = blocks_of((repository / "RECOVERY.md").read_text())
-    blocks = [with_variables(first, BACKUP=backup, SITE=SITE, FOLDER=folder, OUTPUT=str(output)), *rest]
+    blocks = [with_variables(first, BACKUP=backup, SITE=SITE, FOLDER=folder, OUTPUT=str(output), **more), *rest]
     done = subprocess.run(
         [str(tools / "sh")], input="\n".join(blocks).encode(), cwd=repository, env={"PATH": str(tools)}, capture_output=True, check=False
     )
@@ -264,3 +265,30 @@ def test_the_text_names_every_tool_that_it_uses(vault: Vault) -> None:
     assert len(blocks_of(text)) == 5
     prose = text.partition("```")[0]
     assert all(f"`{tool}`" in prose for tool in TOOLS if tool != "mkdir")
+
+
+def test_encrypted_content_comes_back_with_age_and_the_private_key(
+    vault: Vault, tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    age = shutil.which("age")
+    assert age, "age is not installed"
+    (tools / "age").symlink_to(age)
+    factories.populate(vault.files.data_fs.parent)
+    clear = vault.make()
+    public, identity = keys.x25519(tmp_path / "it's my key")
+    other, other_identity = keys.ssh(tmp_path / "ssh key")
+    monkeypatch.setenv("ZODB_VAULT_REPOSITORY_ENCRYPTION_RECIPIENTS", f"{public},{other}")
+    vault.done("repository", "recipients", "set")
+    with factories.Site(vault.files.data_fs.parent) as site:
+        site.put(news="Third news", photo=factories.noise(4000, 9))
+    mixed, full = vault.make(), vault.make("--full")
+    for backup in (clear, mixed, full):
+        for name, file in (("age", identity), ("ssh", other_identity)):
+            found = recover(vault.repository, tools, tmp_path / name / backup, backup, IDENTITY=str(file))
+            assert found.err == ""
+            if backup != clear:
+                assert found.files.data_fs.read_bytes() == vault.files.data_fs.read_bytes()
+            wanted = oracle.blob_files(found.files.data_fs, vault.files.blob_dir)
+            assert {key: digest(oracle.blob_path(found.files.blob_dir, *key)) for key in wanted} == wanted
+    stranger = keys.x25519(tmp_path / "stranger")[1]
+    assert "DAMAGED" in recover(vault.repository, tools, tmp_path / "stranger's", full, IDENTITY=str(stranger)).err

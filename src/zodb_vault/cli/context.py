@@ -130,7 +130,14 @@ class Context:
         """Open the repository; raise RepositoryMissing."""
         from ..repository.repository import Repository
 
-        return Repository.open(self.store)
+        repository = Repository.open(self.store)
+        repository.configure(self.settings.repository.encryption.recipients, self._identities)
+        return repository
+
+    def _identities(self) -> list[str]:
+        from ..operations.identity import identities
+
+        return identities(self.settings.identity, self.ask_secret)
 
     @property
     def client_confs(self) -> tuple[Path, ...]:
@@ -193,6 +200,12 @@ class Context:
         """Print a line on standard error when details are wanted."""
         if self.verbose:
             click.echo(text, err=True)
+
+    def ask_secret(self, question: str) -> str:
+        """Ask for something that is not shown; raise NoTerminal when nobody is there."""
+        if not somebody_there():
+            raise NoTerminal("there is no terminal to ask for it", "run this on a terminal")
+        return str(click.prompt(question, hide_input=True, err=True))
 
     def confirm(self, question: str) -> bool:
         """Ask; raise NoTerminal when nobody is there."""

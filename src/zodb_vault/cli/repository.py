@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from ..errors import UsageError
 from .context import Context, json_option, pass_context, site_options
 from .group import Group
 from .output import count, print_checks, print_json
@@ -25,8 +26,10 @@ def init(context: Context) -> None:
     from ..repository.repository import Repository
     from ..stores.base import limits
 
-    made = Repository.create(context.store)
+    made = Repository.create(context.store, context.settings.repository.encryption.recipients)
     context.say(f"repository {made.info.id} made in {made.store.location}")
+    if made.info.recipients:
+        context.say(f"content is encrypted for {count(len(made.info.recipients), 'recipient')}")
     for limit in limits(made.store):
         context.say(f"note: {limit}")
 
@@ -42,7 +45,7 @@ def info(context: Context, as_json: bool) -> None:
     repository = context.repository
     document: dict[str, Any] = {
         "id": repository.info.id, "location": repository.store.location, "format": repository.info.format, "created": repository.info.created,
-        "limits": limits(repository.store),
+        "limits": limits(repository.store), "recipients": repository.info.recipients,
         "sites": [{"name": name, "backups": len(repository.listing(name).backups)} for name in repository.sites()],
     }  # fmt: skip
     if as_json:
@@ -50,6 +53,8 @@ def info(context: Context, as_json: bool) -> None:
         return
     for key in ("id", "location", "format", "created"):
         click.echo(f"{key:>10}  {document[key]}")
+    for recipient in document["recipients"]:
+        click.echo(f"{'recipient':>10}  {recipient}")
     for limit in document["limits"]:
         click.echo(f"{'note':>10}  {limit}")
     for site in document["sites"]:
@@ -68,3 +73,26 @@ def check(context: Context, as_json: bool) -> int:
     from ..operations.exercise import exercise
 
     return print_checks(exercise(context.store), as_json=as_json, quiet=context.quiet)
+
+
+@command.group("recipients", cls=Group)
+@site_options
+def recipients() -> None:
+    """Decide who can read what is stored from now on."""
+
+
+@recipients.command("set")
+@site_options
+@pass_context
+def set_(context: Context) -> None:
+    """Encrypt new content for the recipients of the configuration.
+
+    What is stored already stays as it is: encrypted for those who could read it before, or not at all.
+    """
+    configured = context.settings.repository.encryption.recipients
+    if not configured:
+        raise UsageError("the configuration names no recipients", "name them in [repository.encryption]; to stop encrypting, make a new repository")
+    repository = context.repository
+    before = len(repository.info.recipients)
+    repository.set_recipients(configured)
+    context.say(f"new content is encrypted for {count(len(repository.info.recipients), 'recipient')} (before: {before or 'none'})")

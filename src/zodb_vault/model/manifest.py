@@ -14,18 +14,21 @@ FORMAT = 1
 Status = Literal["complete", "incomplete"]
 Trigger = Literal["scheduled", "on-demand", "safety"]
 How = Literal["full", "incremental"]
+Codec = Literal["zstd", "zstd+age"]
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
     """One immutable object: ``raw`` bytes of content, ``stored`` bytes under ``objects/``.
 
     Decoded, it belongs at the end of what ``to`` names: ``<database>/Data.fs``, ``<database>/blobs`` (tar), ``<database>/log``.
+    ``codec`` is ``zstd``, or ``zstd+age`` when the zstd file was encrypted then.
     """
 
     object: str
     raw: int
     stored: int
     to: str
+    codec: Codec = "zstd"
 
 
 class Meta(msgspec.Struct, frozen=True, kw_only=True):

@@ -90,6 +90,7 @@ def create(repository: Repository, site: Site, options: Options, progress: Progr
     """
     databases = _advised(_chosen(site, options), options)
     refuse_overlap(repository, databases)
+    repository.require_recipients()
     wanted = Wanted(directory=options.mirror, afresh=options.full, take_over=options.take_over, machine=machine())
     with mirrored(repository, site, databases, options.method, wanted, progress) as sources, _exclusive_storages(sources.databases, options.cold):
         for attempt in range(1, ATTEMPTS + 1):
@@ -384,7 +385,8 @@ class _Creation:
             contents=self._contents(), how="full" if any(d.how == "full" for d in decisions) else "incremental", reason=_main(captures),
             parent=parent, line=self._line(_starting(captures), uses), status="complete" if complete else "incomplete", cuts=cuts,
             source=self._origin(), software=_software_of(captures), seen=self.catalog.listing.backups, databases=entries,
-            added=self.objects.written, recovery=self.repository.info.recovery, requires=["dump"] if any(entry.dump for entry in entries) else [],
+            added=self.objects.written, recovery=self.repository.info.recovery, recipients=self.repository.info.recipients,
+            requires=[*(["dump"] if any(entry.dump for entry in entries) else []), *self.repository.info.requires],
         )  # fmt: skip
 
     def _contents(self) -> str | list[str]:

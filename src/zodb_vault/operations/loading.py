@@ -18,7 +18,7 @@ import msgspec
 
 from ..datafs.records import is_blob
 from ..errors import VaultError
-from .child import command_of, environment
+from ..model.child import command_of, environment
 
 BATCH = 1000
 

@@ -42,10 +42,11 @@ class LogRow(msgspec.Struct, frozen=True):
 
 
 def log(documents: Objects, entry: DatabaseEntry) -> Iterator[LogRow]:
-    """Yield the transactions of a database in a backup, newest first."""
+    """Yield the transactions of a database in a backup, newest first; without the key of encrypted content those without user and description."""
     start = entry.pack_tid or entry.first_tid or ""
     for segment in reversed(segments_of(entry, documents)):
         rows = segment_tids(documents, segment)
-        texts = msgspec.json.decode(b"".join(documents.read(segment.log)))["rows"] if segment.log else [[None] * 4] * len(rows)
+        known = segment.log and not documents.concealed(segment.log)
+        texts = msgspec.json.decode(b"".join(documents.read(segment.log)))["rows"] if known else [[None] * 4] * len(rows)
         for (tid, _pos, size, _status, objects, blobs), (_tid, user, description, _extension) in zip(reversed(rows), reversed(texts), strict=True):
             yield LogRow(entry.name, tid, tids.iso(tids.from_hex(tid)), user, description, size, objects, blobs, tid >= start)

@@ -131,6 +131,7 @@ def plan(repository: Repository, site_name: str, site: Site | None, options: Opt
         require_together(places, [one for one in site.databases if one.name not in into], done=False)
     unfinished = _unfinished(places, target, options)
     documents = repository.objects("")
+    _require_key(target, documents)
     steps = [_step(cut, place, journal, documents, options) for cut, place, journal in zip(target.cuts, places, unfinished, strict=True)]
     caches = _caches(target, steps, site, options, documents)
     notes = [*_notes(target, site, options), *(note for cache in caches for note in cache.notes)]
@@ -155,6 +156,15 @@ def _left_after(step: Step, documents: Objects) -> str | None:
         common = None  # a damaged file is what restores are for
     last = step.cut.last_tid
     return min(tids.to_hex(common), last) if common and last else last
+
+
+def _require_key(target: Target, documents: Objects) -> None:
+    """Read the smallest encrypted object of the backup: whether the key fits is found out before anything changes."""
+    halves = [half for cut in target.cuts for half in (cut.entry.data_fs, cut.entry.blobs) if half]
+    parts = [part for half in halves for one in half.tail for part in one.parts if part.codec != "zstd"]
+    for part in sorted(parts, key=lambda part: part.stored)[:1]:
+        for _chunk in documents.read([part]):
+            pass
 
 
 def _refuse_within(repository: Repository, place: Place) -> None:

@@ -20,6 +20,7 @@ from ..datafs.tail import Hopper
 from ..errors import Damage, SourceDamaged, TargetRefused
 from ..model.blob import MissingRows
 from ..model.chain import Documents, packs_of, segments_of
+from ..model.child import command_of, environment
 from ..model.manifest import DatabaseEntry
 from ..model.source import Database
 from ..stores import durable
@@ -29,7 +30,6 @@ from ..strategies.placing import TEMPORARY as NEW
 from ..strategies.placing import Ownership, Placer, sync_file_system
 from ..strategies.rebuilding import Content, rebuild, refs_of_file, write_file
 from . import journal as journals
-from .child import command_of, environment
 from .journal import Journal
 
 KEPT_PREFIX: Final = ".zodb-vault-kept-"

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from ..errors import Damage, KeyMissing
-from ..model.manifest import Meta, Part
+from ..model.manifest import Codec, Meta, Part
 from ..stores.base import Store
 from .codec import Encoder, decode
+from .sealing import Keys, Sealer
 
 PART_RAW: Final = 64 << 20
 DECODE_CHUNK: Final = 256 << 10
@@ -29,8 +30,8 @@ def meta_key(name: str) -> str:
 class _Object:
     """One object while it is encoded; its name is known at its end."""
 
-    def __init__(self, store: Store, run: str, far: bool) -> None:
-        self._encoder = Encoder(run, far)
+    def __init__(self, store: Store, run: str, far: bool, sealer: Sealer | None = None) -> None:
+        self._encoder, self._sealer = Encoder(run, far), sealer
         self._digest = hashlib.sha256()
         self._staging = store.stage()
         self.raw = self.stored = 0
@@ -42,15 +43,20 @@ class _Object:
 
     def finish(self, key_of: Callable[[str], str]) -> str:
         self._keep(self._encoder.finish())
+        if self._sealer:
+            self._store(self._sealer.finish())
         name = self._digest.hexdigest()
         self._staging.store(key_of(name))
         return name
 
     def _keep(self, encoded: bytes) -> None:
-        if encoded:
-            self._digest.update(encoded)
-            self._staging.write(encoded)
-            self.stored += len(encoded)
+        self._store(self._sealer.encode(encoded) if self._sealer else encoded)
+
+    def _store(self, data: bytes) -> None:
+        if data:
+            self._digest.update(data)
+            self._staging.write(data)
+            self.stored += len(data)
 
 
 class ContentWriter:
@@ -65,7 +71,7 @@ class ContentWriter:
         """Append; an object that is full becomes durable before this returns."""
         view = memoryview(data)
         while len(view):
-            self._object = self._object or self._objects.begin(self._far)
+            self._object = self._object or self._objects.begin(self._far, sealed=True)
             piece = view[: PART_RAW - self._object.raw]
             self._object.write(piece)
             view = view[len(piece) :]
@@ -75,7 +81,7 @@ class ContentWriter:
     def close(self) -> list[Part]:
         """Make the rest durable and return all parts; content of no length has one empty object."""
         if self._object is None and not self._parts:
-            self._object = self._objects.begin(self._far)
+            self._object = self._objects.begin(self._far, sealed=True)
         if self._object is not None:
             self._store_object()
         return self._parts
@@ -85,14 +91,14 @@ class ContentWriter:
         whole, self._object = self._object, None
         name = whole.finish(object_key)
         self._objects.count(name, whole.stored)
-        self._parts.append(Part(object=name, raw=whole.raw, stored=whole.stored, to=self._to))
+        self._parts.append(Part(object=name, raw=whole.raw, stored=whole.stored, to=self._to, codec=self._objects.codec))
 
 
 class Objects:
     """The objects of a repository, written in the name of one ``run``."""
 
-    def __init__(self, store: Store, run: str) -> None:
-        self._store, self.run = store, run
+    def __init__(self, store: Store, run: str, keys: Keys | None = None) -> None:
+        self._store, self.run, self._keys = store, run, keys or Keys()
         self._lock = threading.Lock()
         self._names: set[str] = set()
         self.written = 0
@@ -101,13 +107,18 @@ class Objects:
         """Return a writer for content that belongs to ``to`` (see Part)."""
         return ContentWriter(self, to, far)
 
-    def begin(self, far: bool) -> _Object:
-        """Return an empty object."""
-        return _Object(self._store, self.run, far)
+    @property
+    def codec(self) -> Codec:
+        """Return how content is stored."""
+        return "zstd+age" if self._keys.recipients else "zstd"
+
+    def begin(self, far: bool, *, sealed: bool) -> _Object:
+        """Return an empty object; a ``sealed`` one is encrypted if there are recipients."""
+        return _Object(self._store, self.run, far, self._keys.seal() if sealed and self._keys.recipients else None)
 
     def put_document(self, data: bytes) -> Meta:
         """Store a document and return its name."""
-        document = self.begin(far=False)
+        document = self.begin(far=False, sealed=False)
         document.write(data)
         name = document.finish(meta_key)
         self.count(name, document.stored)
@@ -126,11 +137,18 @@ class Objects:
     def read(self, parts: Iterable[Part]) -> Iterator[bytes]:
         """Yield the content of parts in order.
 
-        Raise Damage when an object is missing or damaged; bytes that were yielded before that are not to be trusted.
+        Raise Damage when an object is missing or damaged, KeyNeeded when it is encrypted and the key is not here; bytes that were
+        yielded before that are not to be trusted.
         """
         for part in parts:
-            stored = _cut(self._checked(object_key(part.object), part.object), DECODE_CHUNK)
-            yield from decode(stored, part.raw, part.object)
+            stored = self._checked(object_key(part.object), part.object)
+            if part.codec == "zstd+age":
+                stored = self._keys.open(stored, part.object)
+            yield from decode(_cut(stored, DECODE_CHUNK), part.raw, part.object)
+
+    def concealed(self, parts: Iterable[Part]) -> bool:
+        """Tell whether parts are encrypted and nothing says where the key is."""
+        return any(part.codec == "zstd+age" for part in parts) and not self._keys.identities
 
     def check(self, key: str, name: str) -> int:
         """Read an object, compare its bytes with its name, and return their number; raise Damage."""

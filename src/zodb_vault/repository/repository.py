@@ -7,11 +7,12 @@ import hashlib
 import importlib.resources
 import re
 import secrets
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
 
-from ..errors import BackupMissing, Damage, KeyExists, KeyMissing, RepositoryMissing, TargetRefused, UnsupportedRepository
+from ..errors import BackupMissing, ConfigurationError, Damage, KeyExists, KeyMissing, RepositoryMissing, TargetRefused, UnsupportedRepository
 from ..model import canonical, clock
 from ..model.manifest import FORMAT, Gone, Label, Manifest, RepositoryInfo
 from ..stores.base import Adapting, Store
@@ -19,13 +20,14 @@ from .cache import Cache
 from .labels import Facts, fold
 from .names import is_ours, new_id
 from .objects import Objects
+from .sealing import FEATURE, Keys, checked_recipients, require_installed
 
 T = TypeVar("T")
 
 INFO_KEY: Final = "repository.json"
 RECOVERY_KEY: Final = "RECOVERY.md"
-# ``dump``: the storage half of a database may be what the tool of a database server wrote.
-KNOWN_REQUIREMENTS: Final[frozenset[str]] = frozenset({"dump"})
+# ``dump``: the storage half of a database may be what the tool of a database server wrote. ``age``: content is encrypted.
+KNOWN_REQUIREMENTS: Final[frozenset[str]] = frozenset({"dump", FEATURE})
 MARKER: Final = re.compile(r"(create|[a-z]+-\d{8}T\d{6}Z-[0-9a-f]{6})\.json\Z")
 
 
@@ -53,7 +55,8 @@ class Repository:
     """An open repository. Reading methods raise Damage when a file is not as it was written."""
 
     def __init__(self, store: Store, info: RepositoryInfo) -> None:
-        self.store, self.info = store, info
+        self.store, self.info, self.keys = store, info, Keys(info.recipients)
+        self._configured: Sequence[str] = ()
         self._cache: Cache | None = None
 
     def remember(self, cache: Cache) -> None:
@@ -61,8 +64,9 @@ class Repository:
         self._cache = cache
 
     @classmethod
-    def create(cls, store: Store) -> Repository:
-        """Make a new repository where there is nothing; raise TargetRefused when something is there."""
+    def create(cls, store: Store, recipients: Sequence[str] = ()) -> Repository:
+        """Make a new repository where there is nothing, its content encrypted for recipients; raise TargetRefused when something is there."""
+        recipients = checked_recipients(recipients)
         foreign = next((entry.key for entry in store.list("") if entry.key != RECOVERY_KEY), None)
         if foreign is not None:
             what = "a repository" if foreign.startswith(("sites/", "meta/", "objects/", INFO_KEY)) else foreign
@@ -70,7 +74,7 @@ class Repository:
         text = recovery_text()
         info = RepositoryInfo(
             id=secrets.token_hex(16), created=clock.iso(clock.now()), recovery=hashlib.sha256(text).hexdigest(),
-            store=store.probe() if isinstance(store, Adapting) else {},
+            recipients=recipients, requires=[FEATURE] if recipients else [], store=store.probe() if isinstance(store, Adapting) else {},
         )  # fmt: skip
         store.put(RECOVERY_KEY, [text])
         store.put(INFO_KEY, [canonical.seal(info)])
@@ -93,7 +97,34 @@ class Repository:
 
     def objects(self, run: str) -> Objects:
         """Return the objects, to be written in the name of ``run``."""
-        return Objects(self.store, run)
+        return Objects(self.store, run, self.keys)
+
+    def configure(self, recipients: Sequence[str], identities: Callable[[], Sequence[str]]) -> None:
+        """Say what the configuration knows: the recipients, and where the private keys come from, which are asked for when they are needed."""
+        self._configured, self.keys = recipients, Keys(self.info.recipients, identities)
+
+    def require_recipients(self) -> None:
+        """Raise ConfigurationError unless content is encrypted for exactly the recipients that the configuration names."""
+        if set(checked_recipients(self._configured)) != set(self.info.recipients):
+            ours, theirs = len(self._configured), len(self.info.recipients)
+            raise ConfigurationError(
+                [f"the configuration names {ours or 'no'} recipients, and they are not the {theirs or 'no'} recipients of the repository"],
+                "correct [repository.encryption] recipients, or, if the configuration is right, `zodb-vault repository recipients set`; "
+                "if nobody changed it, find out who changed repository.json before anything more is stored",
+            )
+
+    def set_recipients(self, configured: Sequence[str]) -> None:
+        """Encrypt new content for these recipients; what is stored already stays as it is."""
+        recipients, old = checked_recipients(configured), self.store.get(INFO_KEY)
+        text = recovery_text()
+        digest, there = hashlib.sha256(text).hexdigest(), self.store.get(RECOVERY_KEY)
+        if there != text:  # the instructions first: those that are there may not know of encryption
+            self.store.replace(RECOVERY_KEY, text, there)
+        requires = sorted({*self.info.requires, FEATURE})
+        document = _document(old, INFO_KEY) | {"recipients": recipients, "requires": requires, "recovery": digest}
+        del document["self_sha256"]
+        self.store.replace(INFO_KEY, canonical.seal(document), old)
+        self.info = msgspec.structs.replace(self.info, recipients=recipients, requires=requires, recovery=digest)
 
     def sites(self) -> list[str]:
         """Return the names of all sites that ever had a run."""
@@ -237,3 +268,5 @@ def _require_known(document: dict[str, Any], what: str) -> None:
             f"{what} requires {', '.join(unknown)}, which this installation does not have",
             "install a newer zodb-vault, or the extra that brings it",
         )
+    if FEATURE in requires:
+        require_installed(what)

@@ -62,7 +62,7 @@ def test_a_list_of_plain_values_stays_on_its_line() -> None:
 def test_parts_in_lists_in_objects_each_have_a_line() -> None:
     part = Part(object="ab", raw=1, stored=2, to="main/Data.fs")
     data = canonical.encode({"segments": [{"parts": [part, part], "start": 0}]})
-    line = b'{"object":"ab","raw":1,"stored":2,"to":"main/Data.fs"}'
+    line = b'{"codec":"zstd","object":"ab","raw":1,"stored":2,"to":"main/Data.fs"}'
     assert data == b'{"segments":[\n{"parts":[\n' + line + b",\n" + line + b'\n],"start":0}\n]}\n'
 
 

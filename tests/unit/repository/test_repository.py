@@ -182,7 +182,7 @@ def test_a_backup_that_is_not_there_is_missing(repository: Repository) -> None:
         repository.manifest(SITE, ID)
 
 
-@pytest.mark.parametrize(("changes", "named"), [({"format": 2}, "format 2"), ({"requires": ["age"]}, "age")])
+@pytest.mark.parametrize(("changes", "named"), [({"format": 2}, "format 2"), ({"requires": ["teleportation"]}, "teleportation")])
 def test_a_backup_that_needs_more_than_we_know_is_refused(store: LocalStore, repository: Repository, changes: dict[str, Any], named: str) -> None:
     document = msgspec.to_builtins(manifest()) | changes | {"databases": "of another type"}
     overwrite(store, manifest_key(SITE, ID), canonical.seal(document))

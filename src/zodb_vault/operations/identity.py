@@ -1,0 +1,76 @@
+"""Find the private key where content has to be read: in a file, from a command, or among the credentials that systemd gives a service."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from ..config.settings import IdentitySettings
+from ..errors import KeyNeeded, VaultError
+from ..repository.ageworker import identity_of
+from ..repository.sealing import MAGIC, require_installed
+
+CREDENTIAL: Final = "zodb-vault-identity"
+ARMOR: Final = b"-----BEGIN AGE ENCRYPTED FILE-----"
+SECRET_KEY: Final = "AGE-SECRET-KEY-"
+VARIABLE: Final = "ZODB_VAULT_IDENTITY_COMMAND"
+
+
+def identities(settings: IdentitySettings, ask: Callable[[str], str]) -> list[str]:
+    """Return the private keys that are configured, none where nothing says where they are; ``ask`` for the passphrase of a file.
+
+    Raise KeyNeeded when what is named cannot be had or is no key.
+    """
+    credential = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nowhere")) / CREDENTIAL
+    if settings.file is not None:
+        return _keys(_file(settings.file), str(settings.file), ask)
+    if settings.command is not None:
+        return _keys(_output(settings.command.reveal()), "the output of the identity command", ask)
+    if "CREDENTIALS_DIRECTORY" in os.environ and credential.exists():
+        return _keys(_file(credential), str(credential), ask)
+    return []
+
+
+def _file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise KeyNeeded(f"the private key cannot be read: {error.strerror} ({path})", "correct ZODB_VAULT_IDENTITY_FILE or [identity] file") from None
+
+
+def _output(command: str) -> bytes:
+    """Run the command, which may hold a secret itself: it goes through the environment, as arguments are there for everybody to see."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'eval "${VARIABLE}"'], env=os.environ | {VARIABLE: command}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False
+    )
+    if done.returncode:
+        raise KeyNeeded(f"the command that prints the private key failed with status {done.returncode}", f"correct {VARIABLE} or [identity] command")
+    return done.stdout
+
+
+def _keys(data: bytes, where: str, ask: Callable[[str], str]) -> list[str]:
+    require_installed("what this key opens")
+    import pyrage
+
+    if data.startswith((MAGIC, ARMOR)):
+        try:
+            data = pyrage.passphrase.decrypt(data, ask(f"Passphrase of {where}"))
+        except pyrage.DecryptError:
+            raise KeyNeeded(f"the passphrase does not open {where}", "try again") from None
+        except VaultError as error:
+            raise KeyNeeded(f"{where} has a passphrase: {error.message}", "run this on a terminal, or let a command print the private key") from None
+    text = data.decode("utf-8", "replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    found = [text] if text.startswith("-----BEGIN") else lines
+    try:
+        for key in found:
+            identity_of(key)
+    except pyrage.IdentityError:
+        found = []
+    if not found:
+        hint = f"what is needed is {SECRET_KEY}..., as `age-keygen` makes it, or a private key of SSH without a passphrase"
+        raise KeyNeeded(f"{where} holds no private key that can be used", hint)
+    return found
