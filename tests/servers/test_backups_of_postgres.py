@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import relstorages
@@ -144,3 +145,25 @@ def test_a_dump_that_is_whole_and_of_another_moment_is_found(make: Make, monkeyp
     vault.created()
     report = vault("verify", "--json").document
     assert [one["why"].split(" ")[0] for one in report["damage"]] == ["public.object_state"]
+
+
+@EACH
+def test_the_level_restore_loads_every_object_and_opens_every_blob(make: Make, history: bool, shared: bool) -> None:
+    vault = make(history, shared)
+    vault.created()
+    done = vault("verify", "--level", "restore", "--json")
+    assert done.out, done
+    assert (done.status, done.document["damage"]) == (0, []), done
+    with vault.site.opened() as opened:
+        objects = sum(1 for _oid in iterate(opened.storage))
+    checked = done.document["checked"]
+    assert (checked["objects loaded"], checked["blobs opened"]) == (objects, 3)
+
+
+def iterate(storage: Any) -> Iterator[bytes]:
+    after = None
+    while True:
+        oid, _tid, _data, after = storage.record_iternext(after)
+        yield oid
+        if after is None:
+            return

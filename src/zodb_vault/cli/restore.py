@@ -21,8 +21,10 @@ from .output import count, print_json, printable, size
 
 if TYPE_CHECKING:
     from ..model.source import Site
+    from ..operations.dumps import DumpStep
     from ..operations.restore import Plan, Restored, Step
 
+AGAIN: Final = "correct the cause (free space, permissions, the disk), then run the restore again: the old state is whole until its end"
 GO_ON: Final = "correct the cause (free space, permissions, the disk), then run the same restore again: it goes on from there"
 GO_ON_OR_BACK: Final = f"{GO_ON}; or `restore --abort`"
 INSTANTS: Final = ("--tid", "--before-tid", "--at")
@@ -44,6 +46,8 @@ INSTANTS: Final = ("--tid", "--before-tid", "--at")
 @click.option("--allow-incomplete", is_flag=True, help="Also a backup that lacks blobs.")
 @click.option("--no-safety-backup", is_flag=True, help="Do not back up the present state first; it is kept beside the new one all the same.")
 @click.option("--replace-blobs", is_flag=True, help="Also into the blob directory of another site.")
+@click.option("--replace", is_flag=True, help="Into a database server: also where a database is full; what is there is kept under another name.")
+@click.option("--role", type=Text(needed=True), metavar="ROLE", help="Into a database server: the role that is to own everything.")
 @click.option("--abort", "abort_", is_flag=True, help="Put the old state back that an interrupted restore was replacing.")
 @click.option("--discard-kept", type=Text(needed=True), metavar="RESTORE", help="Free what the restore of this id kept of the state it replaced.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")
@@ -75,6 +79,7 @@ def command(
         backup=id, request=request_of(tid, before_tid, _moment(context, at)), databases=databases, output=output,
         elsewhere=target is not None, only=only, clients=() if output is not None else _clients(context, target, client_confs),
         allow_incomplete=flags["allow_incomplete"], safety_backup=not flags["no_safety_backup"], replace_blobs=flags["replace_blobs"],
+        replace=flags["replace"], role=flags["role"],
     )  # fmt: skip
     wanted = plan(context.repository, context.site_name, site, options)
     if dry_run:
@@ -84,10 +89,17 @@ def command(
         context.say(line)
     if not yes and not context.confirm("Restore this?"):
         raise Declined("nothing was restored")
-    with context.progress() as progress, _stopped(str(wanted.steps[0].place.data_fs), GO_ON if output is not None else GO_ON_OR_BACK):
+    with context.progress() as progress, _stopped(*_place_and_way(wanted)):
         done = execute(context.repository, wanted, context.site_name, progress)
     print_json(_document(wanted, done)) if as_json else _print(context, done)
     return None
+
+
+def _place_and_way(wanted: Plan) -> tuple[str, str]:
+    """Return where a restore may be stopped, and how to go on then."""
+    if wanted.dumps:
+        return wanted.dumps[0].where, AGAIN
+    return str(wanted.steps[0].place.data_fs), GO_ON if wanted.options.output is not None else GO_ON_OR_BACK
 
 
 @contextlib.contextmanager
@@ -182,7 +194,19 @@ def _plan_lines(wanted: Plan) -> list[str]:
         lines += [f"removes {printable(str(path))}, a cache of the ZEO client {printable(cache.client)}" for path in cache.objects]
         if cache.blobs:
             lines.append(f"removes {count(len(cache.blobs), 'blob')} of the replaced state from {printable(str(cache.blobs[0].parent.parent))}")
+    for dump in wanted.dumps:
+        lines += _dump_lines(dump)
     return lines + [printable(note) for note in wanted.notes]
+
+
+def _dump_lines(step: DumpStep) -> list[str]:
+    dump, what = step.cut.entry.dump, printable(step.cut.entry.name)
+    lines = [f"{what}: the state of transaction {step.cut.last_tid}, {size(dump.size) if dump else 'blobs only'}, to {printable(step.where)}"]
+    if step.seen:
+        lines.append(f"  {step.seen.way}" + (f" (last transaction {step.seen.last_tid})" if step.replaces else ""))
+    if step.blob_dir:
+        lines.append(f"  blobs to {printable(str(step.blob_dir))}")
+    return lines
 
 
 def _step_lines(step: Step, *, in_place: bool) -> list[str]:
@@ -218,7 +242,9 @@ def _old_state(context: Context, site: Site | None, discard: str | None, databas
 
     if site is None:
         raise UsageError("--abort and --discard-kept are about a site, not about --output", "an output directory can be removed")
-    chosen = [one for one in site.databases if not databases or one.name in databases]
+    chosen = [one for one in site.databases if (not databases or one.name in databases) and one.data_fs]
+    if not chosen:
+        raise UsageError("a restore into a database server leaves nothing to abort, and keeps the old database", "DROP DATABASE frees what was kept")
     places = [place_of_database(one) for one in chosen]
     aborted, removed = list[str](), list[str]()
     if discard is None:
@@ -241,6 +267,8 @@ def _print(context: Context, done: Restored) -> None:
         blobs_only = f"{step.place.blob_dir}, blobs only" if done.plan.options.only == "blobs" else None
         what = blobs_only or f"{step.place.data_fs}, last transaction {step.cut.last_tid}"
         context.say(f"{printable(step.cut.entry.name)}: restored to {printable(what)}")
+    for one in done.plan.dumps:
+        context.say(f"{printable(one.cut.entry.name)}: restored to {printable(one.where)}, last transaction {one.cut.last_tid}")
     if done.safety_backup:
         context.say(f"the state before is the safety backup {done.safety_backup}")
     for path in done.caches:
@@ -249,7 +277,7 @@ def _print(context: Context, done: Restored) -> None:
         context.say(f"kept: {printable(path)}")
     for note in done.notes:
         click.echo(f"zodb-vault: {printable(note)}", err=True)
-    if done.plan.in_place:
+    if done.plan.in_place and done.plan.steps:
         for line in _next_steps(done.plan):
             context.say(line)
 
@@ -275,7 +303,7 @@ def _document(wanted: Plan, done: Restored | None = None) -> dict[str, Any]:
         "id": wanted.target.backup.manifest.id, "target": _target(wanted),
         "databases": [
             {"name": step.cut.entry.name, "last_tid": step.cut.last_tid, "dropped_transactions": step.dropped} for step in wanted.steps
-        ],
+        ] + [{"name": step.cut.entry.name, "last_tid": step.cut.last_tid, "dropped_transactions": None} for step in wanted.dumps],
         "kept": done.kept if done else [], "caches": done.caches if done else [str(path) for cache in wanted.caches for path in cache.paths],
         "safety_backup": done.safety_backup if done else None,
         "notes": wanted.notes + (done.notes if done else []),
@@ -286,4 +314,6 @@ def _target(wanted: Plan) -> str | None:
     """Return the directory that was named, else that of the (first) Data.fs."""
     if wanted.options.output is not None:
         return str(wanted.options.output.absolute())
+    if wanted.dumps:
+        return wanted.dumps[0].where
     return str(wanted.steps[0].place.data_fs.parent) if wanted.steps else None

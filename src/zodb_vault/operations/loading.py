@@ -21,6 +21,8 @@ from ..errors import VaultError
 from ..model.child import command_of, environment
 
 BATCH = 1000
+# Instead of a path: the configuration comes on standard input, since there are secrets in it.
+CONFIGURED = "-"
 
 
 class Loaded(msgspec.Struct, kw_only=True):
@@ -43,13 +45,47 @@ def load_everything(data_fs: Path, blob_dir: Path | None) -> Loaded:
 
     Raise VaultError when the process dies, as it does without memory: that says nothing about the database.
     """
-    command = command_of("zodb_vault.operations.loading", str(data_fs), *([str(blob_dir)] if blob_dir else []))
-    done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL, env=environment())
+    return _in_a_child(str(data_fs), *([str(blob_dir)] if blob_dir else []))
+
+
+def load_configured(configuration: str) -> Loaded:
+    """Load every object and open every blob of the storage that a configuration describes, as ``load_everything`` does."""
+    return _in_a_child(CONFIGURED, said=configuration)
+
+
+def _in_a_child(*arguments: str, said: str = "") -> Loaded:
+    command = command_of("zodb_vault.operations.loading", *arguments)
+    done = subprocess.run(command, capture_output=True, check=False, input=said.encode(), env=environment())
     if done.returncode:
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
         why = lines[-1] if lines else f"exit status {done.returncode}"
         raise VaultError(f"the process that loads the restored database died: {why}", "free memory and verify again; nothing was found out")
     return msgspec.json.decode(done.stdout.splitlines()[-1], type=Loaded)
+
+
+def _load_configured(configuration: str) -> Loaded:
+    from ZODB.config import storageFromString
+    from ZODB.DB import DB
+
+    loaded = Loaded(undecodable=[], unreadable_blobs=[])
+    try:
+        storage = storageFromString(configuration)
+        connection = DB(storage).open()
+    except Exception as error:  # noqa: BLE001  whatever it raises is the finding
+        loaded.failure = f"it cannot be opened: {type(error).__name__}: {error}"
+        return loaded
+    after = None
+    while True:
+        oid, tid, record, after = connection.db().storage.record_iternext(after)
+        if record is not None:
+            _load_object(connection, oid, tid, record, loaded)
+        if loaded.objects % BATCH == 0:
+            connection.cacheMinimize()
+        if after is None:
+            break
+    connection.close()
+    storage.close()
+    return loaded
 
 
 def _load(data_fs: str, blob_dir: str | None) -> Loaded:
@@ -208,4 +244,5 @@ def _open_blob(storage: Any, oid: bytes, tid: bytes, loaded: Loaded, *, known: b
 
 
 if __name__ == "__main__":
-    sys.stdout.buffer.write(b"\n" + msgspec.json.encode(_load(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None)) + b"\n")
+    found = _load_configured(sys.stdin.read()) if sys.argv[1] == CONFIGURED else _load(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None)
+    sys.stdout.buffer.write(b"\n" + msgspec.json.encode(found) + b"\n")

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -29,16 +29,21 @@ from ..strategies.base import Progress
 from ..strategies.datafile import DataFile
 from ..strategies.locking import bar, storage_locks, unbar
 from ..strategies.standing import newest_common
+from ..strategies.table import strategy_of
 from ..strategies.zeo import require_stopped
 from . import journal as journals
 from .caches import Cache, Left, remove_caches, require_unused, stale_caches
 from .catalog import Catalog
 from .create import Options as CreateOptions
 from .create import create, machine, parents
+from .dumps import Dumps, DumpStep, How, plan_dump
 from .journal import Journal
 from .switch import KEPT_PREFIX, Place, Switch, make_directories_like_parent, place_of, replaced_name, require_owner
 from .targets import Cut, Target, resolve
 from .undo import kept_paths, require_together
+
+# What is restored as a dump, or as the blobs that belong to one.
+DUMPED: Final = ("relstorage", "pgjsonb")
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +62,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     safety_backup: bool = True
     replace_blobs: bool = False
     clients: tuple[Site, ...] = ()
+    replace: bool = False
+    role: str | None = None
     workers: int = 2
 
 
@@ -97,6 +104,7 @@ class Plan(msgspec.Struct, frozen=True):
     site: Site | None
     notes: list[str]
     caches: list[Cache]
+    dumps: list[DumpStep] = []
 
     @property
     def in_place(self) -> bool:
@@ -123,6 +131,10 @@ def plan(repository: Repository, site_name: str, site: Site | None, options: Opt
             f"the backup {target.backup.manifest.id} is incomplete: blobs were missing when it was made",
             "`zodb-vault show` names them; `--allow-incomplete` restores what there is",
         )
+    documents = repository.objects("")
+    _require_key(target, documents)
+    if any(_is_dump(cut) for cut in target.cuts):
+        return _plan_dumps(target, site, options)
     places = [_place(cut, site, options, target) for cut in target.cuts]
     for place in places:
         _refuse_within(repository, place)
@@ -130,8 +142,6 @@ def plan(repository: Repository, site_name: str, site: Site | None, options: Opt
         into = {_database(cut.entry, site, target).name for cut in target.cuts}
         require_together(places, [one for one in site.databases if one.name not in into], done=False)
     unfinished = _unfinished(places, target, options)
-    documents = repository.objects("")
-    _require_key(target, documents)
     steps = [_step(cut, place, journal, documents, options) for cut, place, journal in zip(target.cuts, places, unfinished, strict=True)]
     caches = _caches(target, steps, site, options, documents)
     notes = [*_notes(target, site, options), *(note for cache in caches for note in cache.notes)]
@@ -162,9 +172,44 @@ def _require_key(target: Target, documents: Objects) -> None:
     """Read the smallest encrypted object of the backup: whether the key fits is found out before anything changes."""
     halves = [half for cut in target.cuts for half in (cut.entry.data_fs, cut.entry.blobs) if half]
     parts = [part for half in halves for one in half.tail for part in one.parts if part.codec != "zstd"]
+    parts += [part for cut in target.cuts for part in (cut.entry.dump.tail if cut.entry.dump else []) if part.codec != "zstd"]
     for part in sorted(parts, key=lambda part: part.stored)[:1]:
         for _chunk in documents.read([part]):
             pass
+
+
+def _is_dump(cut: Cut) -> bool:
+    return cut.entry.dump is not None or (cut.entry.storage is None and cut.entry.backend in DUMPED)
+
+
+def _plan_dumps(target: Target, site: Site | None, options: Options) -> Plan:
+    """Plan databases that are dumps; a Data.fs and a dump have no step in common that would make both valid."""
+    if not all(_is_dump(cut) for cut in target.cuts):
+        names = ", ".join(cut.entry.name for cut in target.cuts)
+        raise TargetRefused(f"the databases {names} are of different kinds", "restore them one after the other, with --database NAME")
+    steps = []
+    for cut in target.cuts:
+        directory = options.output.absolute() / (cut.entry.folder if len(target.cuts) > 1 else "") if options.output else None
+        database = None if directory else _database(cut.entry, site, target)
+        steps.append(plan_dump(cut, database, directory, _how(options)))
+    notes = [note for step in steps if step.seen for note in step.seen.notes]
+    return Plan(target, [], options, site, [*_notes(target, site, options), *notes], [], dumps=steps)
+
+
+def _how(options: Options) -> How:
+    return How(replace=options.replace, role=options.role, only=options.only, workers=options.workers)
+
+
+def _execute_dumps(repository: Repository, plan: Plan, site_name: str, progress: Progress) -> Restored:
+    restore_id = new_id([], clock.now())
+    with _marked(repository, site_name, plan, restore_id, progress) as beat:
+        replaced = tuple(step.database.name for step in plan.dumps if step.database and step.replaces)
+        wanted = replaced and plan.options.safety_backup and not plan.options.elsewhere
+        safety = _saved_first(repository, plan, replaced, progress) if wanted else None
+        dumps = Dumps(repository.objects(restore_id), plan.dumps, _how(plan.options), restore_id, progress, beat)
+        dumps.run()
+        notes = _label(repository, site_name, plan, restore_id) if plan.options.only != "blobs" else []
+    return Restored(plan=plan, safety_backup=safety, kept=dumps.kept, notes=notes + dumps.notes, caches=dumps.caches)
 
 
 def _refuse_within(repository: Repository, place: Place) -> None:
@@ -235,8 +280,6 @@ def _step(cut: Cut, place: Place, resumed: Journal | None, documents: Objects, o
 def _require_content(cut: Cut, blob_dir: Path | None, options: Options) -> None:
     if cut.entry.storage is None:
         raise TargetRefused(f"the backup holds no storage of {cut.entry.name}, only blobs", "choose a whole backup")
-    if cut.entry.data_fs is None:
-        raise TargetRefused(f"this version cannot restore the dump of {cut.entry.name}", "RECOVERY.md says how to get it back by hand")
     if options.only != "storage" and cut.entry.blobs is None:
         raise TargetRefused(f"the backup holds no blobs of {cut.entry.name}", "`--only storage` restores the rest")
     if options.only != "storage" and blob_dir is None and cut.entry.blobs and cut.entry.blobs.count:
@@ -347,6 +390,8 @@ def execute(repository: Repository, plan: Plan, site_name: str, progress: Progre
     Raise InUse when a storage is open, SafetyBackupFailed, Damage, StoreError, OSError; the old state is whole then, or the
     journal says how to go on.
     """
+    if plan.dumps:
+        return _execute_dumps(repository, plan, site_name, progress)
     restore_id = next((step.resumed.restore for step in plan.steps if step.resumed), None) or new_id([], clock.now())
     with contextlib.ExitStack() as stack:
         if plan.in_place:
@@ -443,9 +488,14 @@ def _safety_backup(repository: Repository, plan: Plan, progress: Progress) -> st
     unsaved = any(step.unsaved for step in plan.steps)
     if not plan.in_place or not plan.options.safety_backup or not unsaved or plan.site is None:
         return None
-    progress.note("saving the present state first")
     # what is not replaced need not be saved, and what is not there cannot be
     replaced = tuple(_database(step.cut.entry, plan.site, plan.target).name for step in plan.steps if step.replaces)
+    return _saved_first(repository, plan, replaced, progress)
+
+
+def _saved_first(repository: Repository, plan: Plan, replaced: tuple[str, ...], progress: Progress) -> str:
+    progress.note("saving the present state first")
+    assert plan.site is not None
     options = CreateOptions(
         trigger="safety", note=f"before the restore of {plan.target.backup.manifest.id}", databases=replaced, workers=plan.options.workers
     )
@@ -547,8 +597,9 @@ def _label(repository: Repository, site_name: str, plan: Plan, restore_id: str) 
     backup = plan.target.backup
     if any(note.get("restore") == restore_id for note in backup.facts.restored):
         return []
-    kept = {step.cut.entry.name: step.cut.last_tid for step in plan.steps}
-    value = {"at": clock.iso(clock.now()), "tid": plan.steps[0].cut.last_tid, "databases": kept, "restore": restore_id}
+    cuts = [step.cut for step in plan.steps] + [step.cut for step in plan.dumps]
+    kept = {cut.entry.name: cut.last_tid for cut in cuts}
+    value = {"at": clock.iso(clock.now()), "tid": cuts[0].last_tid, "databases": kept, "restore": restore_id}
     try:
         repository.add_label(site_name, backup.manifest.id, "restored", value, repository.listing(site_name))
     except StoreError as error:
@@ -560,4 +611,5 @@ def _is_the_site(repository: Repository, site_name: str, plan: Plan) -> bool:
     """Tell whether the other configuration names the very files that the backups of the site come from."""
     newest = next(parents(Catalog(repository, site_name)), None)
     paths = {str(step.place.locked) for step in plan.steps}
+    paths |= {strategy_of(step.database).location(step.database) for step in plan.dumps if step.database}
     return newest is not None and newest.manifest.source.machine == machine() and not paths.isdisjoint(newest.manifest.source.paths)

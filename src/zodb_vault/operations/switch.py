@@ -162,9 +162,9 @@ class Switch:
 
     def _prepare_blob_dir(self, blob_dir: Path) -> Ownership:
         make_directories_like_parent(blob_dir)
-        owner = _owner_of(blob_dir)
+        owner = owner_of(blob_dir)
         if not (blob_dir / MARKER).exists():
-            _write_marker(blob_dir / MARKER, self.place.layout or "bushy", owner)
+            write_marker(blob_dir / MARKER, self.place.layout or "bushy", owner)
         return owner
 
     def _require_all(self) -> None:
@@ -275,7 +275,7 @@ class Switch:
     def _put_blobs_aside(self, blob_dir: Path, journal: Journal) -> None:
         replaced = self.place.data_fs.with_name(journal.replaced or "")
         directory = BlobDirectory(blob_dir, self.place.layout or "bushy")
-        kept = Kept(blob_dir, journal.kept_dir, _owner_of(blob_dir))
+        kept = Kept(blob_dir, journal.kept_dir, owner_of(blob_dir))
         old, present = BlobSet(), BlobSet()
         try:
             collect_refs(replaced, old)
@@ -368,7 +368,9 @@ def make_directories_like_parent(path: Path) -> None:
     durable.sync_directory(path.parent)
 
 
-def _write_marker(marker: Path, layout: str, owner: Ownership) -> None:
+def write_marker(marker: Path, layout: str, owner: Ownership) -> None:
+    """Write the file that tells the layout of a blob directory."""
+
     def settle(fd: int) -> None:
         os.fchmod(fd, 0o644)
         owner.give(fd)
@@ -380,7 +382,8 @@ def _write_marker(marker: Path, layout: str, owner: Ownership) -> None:
     durable.sync_directory(marker.parent)
 
 
-def _owner_of(directory: Path) -> Ownership:
+def owner_of(directory: Path) -> Ownership:
+    """Return who what is made in a directory is to belong to."""
     info = directory.stat()
     same = (info.st_uid, info.st_gid) == (os.geteuid(), os.getegid())
     return Ownership(-1 if same else info.st_uid, -1 if same else info.st_gid, info.st_mode & 0o777)

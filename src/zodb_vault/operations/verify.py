@@ -13,7 +13,7 @@ import msgspec
 
 from ..blobs.packs import Member, members
 from ..blobs.refs import BlobSet
-from ..errors import BackupMissing, Damage, KeyMissing, UsageError, VaultError
+from ..errors import BackupMissing, Damage, KeyMissing, TargetRefused, UsageError, VaultError
 from ..model import chain, clock
 from ..model.blob import MissingRows
 from ..model.chain import Chain, E, dump_of, packs_of, segments_of
@@ -25,7 +25,7 @@ from ..strategies.base import Progress, Workers
 from ..strategies.packing import key, members_of
 from ..strategies.table import strategy_of_entry
 from .catalog import Backup
-from .loading import load_everything
+from .loading import Loaded, load_configured, load_everything
 
 
 class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -140,6 +140,8 @@ class _Verification:
                 yield ref.list
         if entry.blobs and entry.blobs.missing.list:
             yield entry.blobs.missing.list
+        if entry.dump and entry.dump.marks:
+            yield entry.dump.marks
         yield from self._entries(entry, dump_of(entry, self.objects))
         for segment in self._entries(entry, segments_of(entry, self.objects)):
             yield from segment.parts
@@ -281,10 +283,16 @@ class _Verification:
     def _restore(self) -> None:
         from . import restore
 
+        dumps = [entry for entry in self.backup.manifest.databases if entry.dump]
+        for entry in dumps:
+            self._restore_dump(entry)
+        if len(dumps) == len(self.backup.manifest.databases):
+            return
         with tempfile.TemporaryDirectory(prefix="zodb-vault-verify-", dir=self.options.scratch) as scratch:
             wanted = restore.Options(
-                backup=self.backup.manifest.id, output=Path(scratch) / "site", allow_incomplete=True, workers=self.options.workers
-            )
+                backup=self.backup.manifest.id, output=Path(scratch) / "site", allow_incomplete=True, workers=self.options.workers,
+                databases=tuple(one.name for one in self.backup.manifest.databases if one not in dumps) if dumps else (),
+            )  # fmt: skip
             try:
                 done = restore.execute(self.repository, restore.plan(self.repository, self.site, None, wanted), self.site, self.progress)
             except Damage as error:
@@ -293,10 +301,35 @@ class _Verification:
             for step in done.plan.steps:
                 self._load(step.cut.entry, step.place.data_fs, step.place.blob_dir)
 
+    def _restore_dump(self, entry: DatabaseEntry) -> None:
+        """Restore a dump into a server of our own, and open it with the real storage."""
+        from .dumps import Dumps, How, plan_dump
+        from .scratch import scratch_database
+        from .targets import Cut
+
+        how = How(workers=self.options.workers)
+        with tempfile.TemporaryDirectory(prefix="zodb-vault-verify-", dir=self.options.scratch) as scratch:
+            directory = Path(scratch) / "site"
+            directory.mkdir()
+            with scratch_database(entry, directory) as ours:
+                try:
+                    step = plan_dump(Cut(entry, 0, entry.last_tid, 0), ours.database, None, how)
+                    Dumps(self.objects, [step], how, self.backup.manifest.id, self.progress, _nothing).run()
+                except (Damage, TargetRefused) as error:
+                    self._damage(entry.name, "restore", error)
+                    return
+                loaded = self._loaded(entry, lambda: load_configured(ours.storage))
+        wanted = entry.dump.tables.get(f"public.{'current_object' if entry.history else 'object_state'}") if entry.dump else None
+        if wanted is not None and loaded.objects > wanted:
+            self._damage(entry.name, "storage", f"{loaded.objects} objects were loaded, the snapshot had {wanted}")
+
     def _load(self, entry: DatabaseEntry, data_fs: Path, blob_dir: Path | None) -> None:
+        self._loaded(entry, lambda: load_everything(data_fs, blob_dir))
+
+    def _loaded(self, entry: DatabaseEntry, load: Callable[[], Loaded]) -> Loaded:
         self.progress.begin("objects", None)
         known = {(finding.oid, finding.tid) for finding in self.report.source if finding.what == "blob"}
-        loaded = load_everything(data_fs, blob_dir)
+        loaded = load()
         self.report.count("objects loaded", loaded.objects)
         self.report.count("objects of missing classes", loaded.broken)
         if loaded.opaque:
@@ -308,6 +341,7 @@ class _Verification:
                 self._damage(entry.name, "blob", why, oid=oid, tid=tid)
         if loaded.failure:
             self._damage(entry.name, "storage", loaded.failure)
+        return loaded
 
 
 def _nothing() -> None:

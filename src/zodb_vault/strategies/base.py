@@ -242,6 +242,32 @@ class Strategy(Protocol):
         ...
 
 
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """A database that a dump is to be loaded into: ``way`` says how it gets there, ``last_tid`` is the last transaction of what is in it now."""
+
+    where: str
+    empty: bool
+    way: str
+    last_tid: str | None = None
+    notes: list[str] = []
+
+
+class Destination(Protocol):
+    """A database of a server that a dump can be loaded into."""
+
+    def look(self, entry: DatabaseEntry, *, replace: bool) -> Seen:
+        """Return what is there; raise InUse while somebody has it open, TargetRefused when it is not empty and not to be replaced."""
+        ...
+
+    def load(self, entry: DatabaseEntry, sink: Sink, seen: Seen, progress: Progress, beat: Callable[[], None]) -> list[str]:
+        """Load the dump and make it valid in one step; return what was kept. Raise Damage, InUse, TargetRefused: the old state is whole then."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection."""
+        ...
+
+
 def unsupported(database: Database) -> NothingToBackUp:
     """Return what to say of a database that nobody here can back up."""
     wrapped = " with blobs in S3" if "s3" in database.blob_mode else ""

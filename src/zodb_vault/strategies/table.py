@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from ..errors import UnsupportedRepository
+from ..errors import UnsupportedRepository, UsageError
 from ..model.manifest import DatabaseEntry
 from ..model.source import Database
-from .base import Strategy, unsupported
+from .base import Destination, Strategy, unsupported
 
 
 def _filestorage() -> Strategy:
@@ -45,3 +45,23 @@ def strategy_of_entry(entry: DatabaseEntry) -> Strategy:
             f"the backup holds the database {entry.name} of {entry.backend}, which this version does not know", "install a newer zodb-vault"
         )
     return found()
+
+
+def _into_postgresql(database: Database, role: str | None) -> Destination:
+    from .pgrestore import PostgresDestination
+
+    return PostgresDestination(database.option("dsn" if database.backend == "pgjsonb" else "postgresql.dsn"), role)
+
+
+DESTINATIONS: Final[Mapping[str, Callable[[Database, str | None], Destination]]] = {
+    "postgresql": _into_postgresql,
+}
+
+
+def destination_of(database: Database, role: str | None) -> Destination:
+    """Return the database that a dump is loaded into, ``role`` being who is to own it; raise UsageError when it is no server's."""
+    found = DESTINATIONS.get(database.adapter or "")
+    if found is None:
+        kind = database.adapter or database.backend
+        raise UsageError(f"the database {database.name} is on {kind}, no dump can be loaded there", "restore with --output DIR")
+    return found(database, role)

@@ -1,0 +1,171 @@
+"""Restore dumps: blobs first, then the database in one step, or everything into a directory as files that other programs take."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from ..blobs.layout import MARKER, detect
+from ..blobs.refs import BlobSet
+from ..errors import Damage, TargetRefused
+from ..model.chain import dump_of, packs_of
+from ..model.manifest import DatabaseEntry
+from ..model.source import Database
+from ..repository.objects import Objects
+from ..stores import durable
+from ..strategies.base import Progress, Seen, Workers
+from ..strategies.packing import members_of, ref
+from ..strategies.placing import Placer, sync_file_system
+from ..strategies.table import destination_of
+from .switch import KEPT_PREFIX, Kept, make_directories_like_parent, owner_of, write_marker
+from .targets import Cut
+
+CACHES: Final = "relstorage-cache*"
+
+
+class DumpStep(msgspec.Struct, frozen=True):
+    """One dump of a plan: the database that it goes into, or the directory; where its blobs go; and what is there now."""
+
+    cut: Cut
+    database: Database | None
+    directory: Path | None
+    blob_dir: Path | None
+    seen: Seen | None
+
+    @property
+    def where(self) -> str:
+        """Return where it goes."""
+        return str(self.directory) if self.directory else self.seen.where if self.seen else str(self.blob_dir)
+
+    @property
+    def replaces(self) -> bool:
+        """Tell whether there is something in place."""
+        return self.seen is not None and not self.seen.empty
+
+
+class How(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a restore is a matter of dumps: ``replace`` what is there, load as another ``role``, only one half."""
+
+    replace: bool = False
+    role: str | None = None
+    only: str | None = None
+    workers: int = 2
+
+
+def plan_dump(cut: Cut, database: Database | None, directory: Path | None, how: How) -> DumpStep:
+    """Look at where a dump is to go; raise whatever stands against it, change nothing."""
+    entry = cut.entry
+    if how.only != "blobs" and entry.dump is None:
+        raise TargetRefused(f"the backup holds no storage of {entry.name}, only blobs", "`--only blobs` restores these")
+    files = how.only != "storage" and entry.blobs is not None and entry.blobs.count > 0
+    if directory is not None:
+        if directory.exists() and any(directory.iterdir()):
+            raise TargetRefused(f"{directory} is not empty", "choose an empty directory with --output")
+        return DumpStep(cut, None, directory, directory / "blobs" if files else None, None)
+    assert database is not None
+    blob_dir = Path(database.blob_dir) if files and database.blob_mode == "directory" and database.blob_dir else None
+    if files and blob_dir is None:
+        raise TargetRefused(
+            f"the site has no shared blob directory for the blobs of {entry.name}", "configure shared-blob-dir, or use --only storage"
+        )
+    if how.only == "blobs":
+        return DumpStep(cut, database, None, blob_dir, None)
+    with contextlib.closing(destination_of(database, how.role)) as destination:
+        return DumpStep(cut, database, None, blob_dir, destination.look(entry, replace=how.replace))
+
+
+class Dumps:
+    """Carries the steps out; ``kept`` is what was replaced, ``caches`` what was removed."""
+
+    def __init__(self, objects: Objects, steps: list[DumpStep], how: How, restore_id: str, progress: Progress, beat: Callable[[], None]) -> None:
+        self.objects, self.steps, self.how, self.restore_id = objects, steps, how, restore_id
+        self.progress, self.beat = progress, beat
+        self.kept: list[str] = []
+        self.caches: list[str] = []
+        self.notes: list[str] = []
+
+    def run(self) -> None:
+        """Put the blobs of all databases in place, then one database after the other."""
+        for step in self.steps:
+            if step.blob_dir is not None:
+                self._place(step, step.blob_dir)
+        for step in self.steps if self.how.only != "blobs" else []:
+            if step.directory is not None:
+                self._write(step.cut.entry, step.directory)
+            elif step.database is not None and step.seen is not None:
+                self._load(step, step.database, step.seen)
+
+    # blobs
+
+    def _place(self, step: DumpStep, blob_dir: Path) -> None:
+        entry = step.cut.entry
+        self.progress.begin("blobs", entry.blobs.size if entry.blobs else 0)
+        make_directories_like_parent(blob_dir)
+        owner = owner_of(blob_dir)
+        fresh = not any(one.name != MARKER for one in blob_dir.iterdir())
+        if not (blob_dir / MARKER).exists():
+            write_marker(blob_dir / MARKER, entry.layout or "bushy" if fresh else detect(blob_dir), owner)
+        with contextlib.closing(BlobSet()) as refs, Workers(self.how.workers, self.beat) as workers:
+            refs.add(ref(member) for pack in packs_of(entry, self.objects) for member in members_of(self.objects, pack))
+            with Kept(blob_dir, KEPT_PREFIX + self.restore_id, owner) as kept:
+                placer = Placer(self.objects, blob_dir, detect(blob_dir), owner, kept, self.progress, fresh=fresh)
+                for keys in placer.place(workers, packs_of(entry, self.objects), refs):
+                    refs.have(keys)
+            if any(True for _lacking in refs.lacking()):
+                raise Damage(f"blobs of {entry.name} are in no pack of the backup", "restore another backup")
+        sync_file_system(blob_dir)
+        self._tidy_kept(blob_dir, in_place=step.directory is None)
+
+    def _tidy_kept(self, blob_dir: Path, *, in_place: bool) -> None:
+        kept = blob_dir / (KEPT_PREFIX + self.restore_id)
+        (kept / "added").unlink()
+        with contextlib.suppress(OSError):
+            kept.rmdir()
+        if in_place and kept.exists():
+            self.kept.append(str(kept))
+
+    # the storage
+
+    def _write(self, entry: DatabaseEntry, directory: Path) -> None:
+        """Write the files of a dump, each under another name until it is whole."""
+        self.progress.begin("storage", entry.dump.size if entry.dump else 0)
+        make_directories_like_parent(directory)
+        by_file: dict[str, list[int]] = {}
+        parts = list(dump_of(entry, self.objects))
+        for number, part in enumerate(parts):
+            by_file.setdefault(part.to.rpartition("/")[2], []).append(number)
+        for name, numbers in by_file.items():
+            content = (chunk for number in numbers for chunk in self._counted(self.objects.read([parts[number]])))
+            durable.write(directory / name, content, exclusive=True, mode=0o600)
+
+    def _counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            self.progress.advance(len(chunk))
+            self.beat()
+            yield chunk
+
+    def _load(self, step: DumpStep, database: Database, seen: Seen) -> None:
+        with contextlib.closing(destination_of(database, self.how.role)) as destination:
+            self.kept += destination.load(step.cut.entry, self.objects, seen, self.progress, self.beat)
+        self.notes.append(f"restart every process that had {seen.where} open: one that keeps running shows the old state without an error")
+        self._remove_caches(database)
+
+    def _remove_caches(self, database: Database) -> None:
+        """Remove the persistent caches of this machine: they are of another state."""
+        directory = database.option("cache-local-dir")
+        for path in glob.glob(f"{glob.escape(directory)}/{CACHES}") if directory else ():
+            try:
+                os.unlink(path)
+                self.caches.append(path)
+            except OSError as error:
+                self.notes.append(f"the cache {path} could not be removed ({error.strerror}): remove it before the application starts")
+        if directory and not os.path.isdir(directory):
+            self.notes.append(f"cache-local-dir {directory} is not on this machine: remove it where the application runs")
+
+

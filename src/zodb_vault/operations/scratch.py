@@ -1,0 +1,121 @@
+"""A database of our own, private and gone afterwards: a dump that was restored into it is proved by the real server and the real RelStorage."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from ..errors import ConfigurationError, VaultError
+from ..model.manifest import DatabaseEntry, PgDump
+from ..model.source import Database
+from ..strategies.programs import program_of
+
+SETTINGS: Final = """
+listen_addresses = ''
+unix_socket_directories = '{sockets}'
+unix_socket_permissions = 0700
+fsync = off
+full_page_writes = off
+synchronous_commit = off
+wal_level = minimal
+max_wal_senders = 0
+"""
+STORAGE: Final = """
+%import relstorage
+<relstorage>
+  keep-history {history}
+  cache-local-mb 20
+  blob-dir {blobs}
+  shared-blob-dir {shared}
+  {adapter}
+</relstorage>
+"""
+# What a server that may not run as root is started as.
+SERVER_USERS: Final = ("postgres", "mysql", "nobody")
+
+
+class Scratch(NamedTuple):
+    """An empty database: what a dump is restored into, and what opens it then."""
+
+    database: Database
+    storage: str
+
+
+@contextlib.contextmanager
+def scratch_database(entry: DatabaseEntry, directory: Path) -> Iterator[Scratch]:
+    """Give an empty database for what a backup holds; raise ConfigurationError when no server can be started here."""
+    kind = type(entry.dump)
+    if kind not in SCRATCHES:
+        raise ConfigurationError([f"the level restore is not there yet for {entry.name}, a dump of another server"], "use the level records")
+    with SCRATCHES[kind](directory) as (adapter, section, options):
+        blobs, shared = directory / "blobs", entry.blob_mode == "directory"
+        database = Database(
+            name=entry.name, backend="relstorage", adapter=adapter, blob_dir=str(blobs), blob_mode="directory" if shared else "database",
+            history=entry.history, options=options,
+        )  # fmt: skip
+        shown = STORAGE.format(history=str(entry.history).lower(), blobs=blobs, shared=str(shared).lower(), adapter=section)
+        yield Scratch(database, shown)
+
+
+@contextlib.contextmanager
+def _postgres(directory: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    initdb = program_of(["initdb"], "postgresql")
+    sockets = Path(tempfile.mkdtemp(prefix="zv-", dir="/tmp"))  # the path of a socket may have 107 bytes
+    data = directory / "cluster"
+    data.mkdir()
+    owner = _given_to_a_server(directory, data, sockets)
+    programs = Path(os.path.realpath(initdb)).parent
+    try:
+        _run([initdb, "--no-sync", "--auth=trust", "--username=vault", "--encoding=UTF8", "--locale=C", "-D", str(data)], owner)
+        with (data / "postgresql.conf").open("a") as file:
+            file.write(SETTINGS.format(sockets=sockets))
+        _run([str(programs / "pg_ctl"), "start", "-w", "-t", "120", "-D", str(data), "-l", str(data / "log")], owner)
+        try:
+            dsn = f"dbname=restored user=vault host={sockets}"
+            _run([str(programs / "createdb"), f"--host={sockets}", "--username=vault", "restored"], owner)
+            yield "postgresql", f"<postgresql>\n    dsn {dsn}\n  </postgresql>", {"postgresql.dsn": dsn}
+        finally:
+            with contextlib.suppress(VaultError):
+                _run([str(programs / "pg_ctl"), "stop", "-w", "-m", "immediate", "-D", str(data)], owner)
+    finally:
+        shutil.rmtree(sockets, ignore_errors=True)
+
+
+def _given_to_a_server(directory: Path, *paths: Path) -> dict[str, Any]:
+    """Return how a server is started: as another user where we are root, to whom these directories belong then."""
+    if os.geteuid() != 0:
+        return {}
+    for name in SERVER_USERS:
+        with contextlib.suppress(KeyError):
+            user = pwd.getpwnam(name)
+            os.chmod(directory, 0o711)
+            os.chmod(directory.parent, 0o711)
+            for path in paths:
+                os.chown(path, user.pw_uid, user.pw_gid)
+            return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+    raise ConfigurationError(["a database server does not run as root, and there is no other user for it"], "run this as another user")
+
+
+def _run(command: list[str], owner: Mapping[str, Any]) -> None:
+    # into a file: the server that pg_ctl starts keeps what it is given open
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
+        try:
+            done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=said, stderr=said, cwd="/", **owner)
+        except OSError as error:
+            raise VaultError(f"{command[0]} cannot be started: {error.strerror}", "nothing was found out about the backup") from None
+        if done.returncode:
+            said.seek(0)
+            words = " ".join(said.read().split())[-500:]
+            raise VaultError(f"{Path(command[0]).name} failed: {words}", "nothing was found out about the backup")
+
+
+SCRATCHES: Final[Mapping[type, Callable[[Path], contextlib.AbstractContextManager[tuple[str, str, dict[str, Any]]]]]] = {
+    PgDump: _postgres,
+}
