@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import histories
 import oracle
 import pytest
 import transaction
+import ZODB.config
+from commandline import process
 from factories import noise
 from persistent.mapping import PersistentMapping
 from portable import Portable
+from services.postgres import Cluster
 from ZODB import DB
 from ZODB.blob import Blob, is_blob_record
 from ZODB.config import storageFromString
 
 from zodb_vault.errors import NothingToBackUp, SourceError
 from zodb_vault.policy.recovery import ToTid
+from zodb_vault.repository.repository import Repository
+from zodb_vault.stores.local import LocalStore
 from zodb_vault.strategies import portable as strategy
 
 Keys = dict[tuple[bytes, bytes], tuple[bytes | None, str | None]]
@@ -28,12 +36,13 @@ Keys = dict[tuple[bytes, bytes], tuple[bytes | None, str | None]]
 class RelSite:
     """A RelStorage that is open for writing beside the backups."""
 
-    def __init__(self, directory: Path, *, history: bool, shared: bool) -> None:
+    def __init__(self, directory: Path, *, history: bool, shared: bool, adapter: str = "") -> None:
         (directory / "data").mkdir(parents=True)
+        adapter = adapter or f"<sqlite3>\ndata-dir {directory}/data\n</sqlite3>"
         self.directory, self.zope_conf = directory, directory / "zope.conf"
         self.section = (
             f"<relstorage>\nkeep-history {history}\nblob-dir {directory}/blobs\nshared-blob-dir {shared}\n"
-            f"<sqlite3>\ndata-dir {directory}/data\n</sqlite3>\n</relstorage>\n"
+            f"{adapter}\n</relstorage>\n"
         )
         self.zope_conf.write_text(f"%import relstorage\n<zodb_db main>\nmount-point /\n{self.section}</zodb_db>\n")
         self.storage = self.open()
@@ -100,8 +109,8 @@ def shared(request: pytest.FixtureRequest) -> bool:
 
 
 @contextlib.contextmanager
-def opened(tmp_path: Path, *, history: bool, shared: bool) -> Iterator[tuple[RelSite, Portable]]:
-    site = RelSite(tmp_path / "rs", history=history, shared=shared)
+def opened(tmp_path: Path, *, history: bool, shared: bool, adapter: str = "") -> Iterator[tuple[RelSite, Portable]]:
+    site = RelSite(tmp_path / "rs", history=history, shared=shared, adapter=adapter)
     try:
         site.put(a="one", blob=noise(3000, 1), gone=noise(500, 2))
         site.put(a="two", blob=noise(4000, 3))
@@ -164,6 +173,44 @@ def test_without_history_current_revisions_come_over(tmp_path: Path, shared: boo
         assert vault.verify(vault.create().manifest.id).ok
 
 
+@pytest.mark.parametrize("history", [False, True], ids=["without history", "with history"])
+def test_commits_and_packs_meanwhile_in_postgresql(tmp_path: Path, postgres: Cluster, history: bool) -> None:
+    adapter = f"<postgresql>\ndsn {postgres.database().dsn}\n</postgresql>"
+    with opened(tmp_path, history=history, shared=False, adapter=adapter) as (site, vault):
+        stop, failed = threading.Event(), []
+
+        def write() -> None:
+            try:
+                for number in itertools.count():
+                    if stop.is_set():
+                        return
+                    site.put(a=f"text {number}", blob=noise(2000, number), **{f"new{number % 7}": noise(300, number)})
+                    if number % 60 == 59:
+                        site.pack()
+            except Exception as error:  # noqa: BLE001  told below
+                failed.append(error)
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        try:
+            made = [vault.create().manifest for _ in range(3)]
+        finally:
+            stop.set()
+            thread.join()
+        made.append(vault.create().manifest)
+        assert not failed
+        assert {one.status for one in made} == {"complete"}
+        assert all(vault.verify(one.id).ok for one in made)
+        # a root that is in a backup has every object that it refers to
+        for one in made:
+            output = vault.restored(one.id)
+            histories.assert_all_references_resolve(output / "Data.fs", output / "blobs")
+        if history:
+            assert vault.transactions() == site.transactions()
+        else:
+            assert current(site.transactions()).items() <= current(vault.transactions()).items()
+
+
 def test_without_history_superseded_revisions_do_not_gather_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strategy, "FEW_RECORDS", 5)
     with opened(tmp_path, history=False, shared=False) as (site, vault):
@@ -210,10 +257,30 @@ def test_what_the_portable_method_cannot_copy_is_refused(tmp_path: Path) -> None
     assert not vault.root.exists()
 
 
-def test_no_word_of_a_secret_is_in_an_error(tmp_path: Path) -> None:
+def test_no_word_of_a_secret_is_in_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vault = Portable(tmp_path, tmp_path / "zope.conf")
     dsn = "dbname=zodb host=/nowhere user=zodb password=hunter2 hunter3"
     vault.zope_conf.write_text(f"<zodb_db main>\nmount-point /\n<relstorage>\n<postgresql>\ndsn {dsn}\n</postgresql>\n</relstorage>\n</zodb_db>\n")
     with pytest.raises(SourceError, match="cannot be read") as caught:
         vault.create()
     assert "hunter" not in str(caught.value) + caught.value.hint
+
+    def failing(_text: str) -> None:
+        raise ValueError('missing "=" after "hunter3" in connection info string')
+
+    monkeypatch.setattr(ZODB.config, "storageFromString", failing)
+    with pytest.raises(SourceError, match="cannot be read: ValueError$"):
+        vault.create()
+
+
+def test_a_server_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    conf = tmp_path / "zope.conf"
+    dsn = "dbname=zodb host=/nowhere user=zodb password=hunter2"
+    section = f"<relstorage>\n<postgresql>\ndsn {dsn}\n</postgresql>\n</relstorage>"
+    conf.write_text(f"%import relstorage\n<zodb_db main>\nmount-point /\n{section}\n</zodb_db>\n")
+    Repository.create(LocalStore(tmp_path / "repository"))
+    outcome = process("--repository", tmp_path / "repository", "--zope-conf", conf, "create", "--method", "portable", "--mirror", tmp_path / "mirror")
+    assert (outcome.status, outcome.out) == (1, "")
+    message, hint = outcome.err.splitlines()
+    assert "No such file or directory" in message and hint.startswith("  -> ")
+    assert "hunter2" not in outcome.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -30,7 +31,17 @@ from services.zeo import ZeoServer
 from ZODB import DB
 from ZODB.blob import Blob
 
-from zodb_vault.errors import ConfigurationError, InUse, NothingToBackUp, SourceError, TargetRefused, UsageError, VaultError, WrongSource
+from zodb_vault.errors import (
+    ConfigurationError,
+    InUse,
+    NothingToBackUp,
+    SourceChanged,
+    SourceError,
+    TargetRefused,
+    UsageError,
+    VaultError,
+    WrongSource,
+)
 from zodb_vault.operations import mirrors
 from zodb_vault.strategies import mirror, opening, portable
 
@@ -295,14 +306,20 @@ def test_full_copies_everything_again(serve: Serve, tmp_path: Path, asked: dict[
 # what is missing
 
 
-def test_a_blob_that_the_server_lost_is_named_and_looked_for_again(serve: Serve, tmp_path: Path) -> None:
+def test_a_blob_that_the_server_lost_is_named_and_looked_for_again(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = factories.populate(tmp_path / "server")
     server = serve(files)
     site = Portable(tmp_path, server.zope_conf)
     (oid, tid), _digest = sorted(oracle.blob_files(*files).items())[-1]
     lost = oracle.blob_path(files.blob_dir, oid, tid)
     lost.rename(tmp_path / "lost")
-    for _ in range(2):
+    for number in range(3):
+        if number == 1:
+            with monkeypatch.context() as patch:  # the connection is lost just when it is looked for again
+                patch.setattr(opening.Source, "has", lambda *_: (_ for _ in ()).throw(SourceError("lost")))
+                put(server, more=noise(10))
+                with pytest.raises(SourceError, match="lost"):
+                    site.create()
         made = site.create()
         assert made.manifest.status == "incomplete"
         assert [row[:2] for row in made.missing["main"]] == [(f"0x{oid.hex()}", f"0x{tid.hex()}")]
@@ -533,8 +550,9 @@ def test_a_mirror_of_another_storage_is_refused_and_left_as_it_is(serve: Serve, 
     site.create()
     before = tree(site.mirror)
     site.zope_conf = two.zope_conf
-    with pytest.raises(WrongSource, match="does not continue"):
-        site.create()
+    for options in ({}, {"full": True}):
+        with pytest.raises(WrongSource, match="does not continue"):
+            site.create(**options)
     assert tree(site.mirror) == before
     assert site.create(take_over=True).manifest.reason.code == "new-history"
     assert site.transactions() == content(two.files)
@@ -671,17 +689,19 @@ def test_backups_beside_a_client_that_writes_undoes_and_packs(serve: Serve, tmp_
         files = opened.files
     server = serve(files)
     log, stop = tmp_path / "log", tmp_path / "stop"
-    command = [sys.executable, zeowriter.__file__, server.socket, tmp_path / "cache", log, stop, "1.5"]
+    command = [sys.executable, zeowriter.__file__, server.socket, tmp_path / "cache", log, stop, "2.5"]
     process = subprocess.Popen(list(map(str, command)), env=environment())
-    made = []
+    made: list[Any] = []
     site = Portable(tmp_path, server.zope_conf)
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 150
         while not (log.exists() and len(writer.read_log(log)) > 10):
             assert process.poll() is None and time.monotonic() < end
             time.sleep(0.05)
-        for _ in range(6):
-            made.append(site.create().manifest)
+        while len(made) < 4 or made[-1].reason.code != "packed":
+            assert time.monotonic() < end
+            with contextlib.suppress(SourceChanged):  # on a machine with other work, packs may follow each other too fast
+                made.append(site.create().manifest)
             time.sleep(0.5)
         stop.touch()
         assert process.wait(60) == 0

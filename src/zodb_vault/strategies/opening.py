@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import re
 import tempfile
 import time
@@ -22,6 +23,8 @@ from ..policy.halves import place
 TORN: Final = ("_scan_foreward", "Can't find last transaction in large file")
 PAUSES: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 LONGEST: Final = 300
+# What these say on their own is in the errors that they raise; without a handler it would be printed, with whatever words a driver uses.
+LOGGERS: Final = ("ZEO", "ZODB", "relstorage", "zodb_s3blobs")
 # The package that opens a backend or wrapper, and the extra that installs it.
 NEEDED: Final = {"zeo": ("ZEO", "zeo"), "relstorage": ("relstorage", "relstorage"), "s3blobs": ("zodb_s3blobs", "s3blobs")}
 
@@ -55,6 +58,9 @@ class Source:
         self.exact_size = database.backend != "relstorage"
         self._cache = cache.resolve()
         self._hidden = set(_hidden(database))
+        for name in LOGGERS:
+            if not logging.getLogger(name).handlers:
+                logging.getLogger(name).addHandler(logging.NullHandler())
         cache.mkdir(mode=0o700, exist_ok=True)
         with self.translated(), _temporary_files_in(cache):
             self._storage = self._opened(database, configuration)

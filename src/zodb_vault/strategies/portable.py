@@ -44,10 +44,11 @@ Keys = list[tuple[bytes, bytes]]
 
 
 class Standing(NamedTuple):
-    """Whether the source continues a mirror, or else whether a pack is why it does not."""
+    """Whether the source continues a mirror; if not, why, and whether blobs that were copied are right all the same."""
 
     continues: bool
-    packed: bool = False
+    why: str = ""
+    reuse: bool = False
 
 
 class Expected(NamedTuple):
@@ -74,7 +75,7 @@ class Update:
         Raise SourceError, SourceChanged when a pack took blobs away meanwhile, WrongSource for a mirror of something else.
         """
         with written(self.mirror.directory):
-            self._settle(renew, take_over)
+            self._decide(renew, take_over)
             size = self.source.size()
             self._require_room(size)
             if not self.checked.begun:
@@ -89,39 +90,43 @@ class Update:
                 self.mirror.write(self.checked)
         return self.checked
 
-    def _settle(self, renew: Renew, take_over: bool) -> None:
+    def _decide(self, renew: Renew, take_over: bool) -> None:
         """Decide what of the mirror is used again."""
         before = self.mirror.read()
         known = before is not None and (before.source, before.machine) == self._identity
         if before is None or not before.begun:
             self.checked = self.mirror.empty(self.checked, before.kept_until if before and known and renew != "everything" else None)
             return
-        if renew != "everything" and self.mirror.stands(before):
-            found = self._standing(before) if renew is None else Standing(continues=False, packed=True)
-            if not known and not found.continues and not take_over:
-                raise WrongSource(
-                    f"the mirror {self.mirror.directory} is of {before.source} (machine {before.machine}), {self.source.place} does not continue it",
-                    "name another directory with --mirror; `--take-over` says that this is the source from now on",
-                )
-            if found.continues:
-                self.checked = msgspec.structs.replace(before, source=self.source.place, machine=self._identity[1])
-                return
-            what = "was packed" if found.packed else "is not what was copied before"
-            self.progress.note(f"{self.source.place} {what}: the mirror {self.mirror.directory} is made anew")
-            self.checked = self.mirror.empty(self._ours(before), before.last_tid if found.packed else None)
-            return
-        self.checked = self.mirror.empty(self._ours(before), None)
+        found = self._found(before, renew)
+        if not known and not found.continues and not take_over:
+            raise WrongSource(
+                f"the mirror {self.mirror.directory} is of {before.source} (machine {before.machine}), {self.source.place} does not continue it",
+                "name another directory with --mirror; `--take-over` says that this is the source from now on",
+            )
+        self.checked = msgspec.structs.replace(before, source=self.source.place, machine=self._identity[1])
+        if not found.continues:
+            self.progress.note(f"{found.why}: the mirror {self.mirror.directory} is made anew")
+            self.checked = self.mirror.empty(self.checked, before.last_tid if found.reuse else None)
 
-    def _ours(self, checked: Checked) -> Checked:
-        return msgspec.structs.replace(checked, source=self.source.place, machine=self._identity[1])
+    def _found(self, before: Checked, renew: Renew) -> Standing:
+        if renew == "everything":
+            return Standing(continues=False, why="everything is copied again")
+        if not self.mirror.stands(before):
+            return Standing(continues=False, why="its Data.fs is not as it was left")
+        if renew == "records":
+            return Standing(continues=False, why=f"{self.source.place} was packed", reuse=True)
+        return self._standing(before)
 
     # does the source continue the mirror?
 
     def _standing(self, checked: Checked) -> Standing:
-        if not checked.ordered or self._outgrown(checked):
-            return Standing(continues=False)
+        if not checked.ordered:
+            return Standing(continues=False, why=f"the TIDs of {self.source.place} do not ascend")
         compare = self._without_history if self.source.history is False else self._with_history
-        return compare(checked, self._newest(checked))
+        found = compare(checked, self._newest(checked))
+        if found.continues and self._outgrown(checked):
+            return Standing(continues=False, why=f"{self.source.place} has superseded most of what was copied", reuse=True)
+        return found
 
     def _outgrown(self, checked: Checked) -> bool:
         if self.source.history is not False or checked.records < FEW_RECORDS:
@@ -152,7 +157,9 @@ class Update:
         if theirs == ours and not self._packed_since(checked):
             return Standing(continues=True)
         last = ours[-1][0]
-        return Standing(continues=False, packed=any((one.header, one.records) == (last.header, last.records) for one, _keys in theirs))
+        if any((one.header, one.records) == (last.header, last.records) for one, _keys in theirs):
+            return Standing(continues=False, why=f"{self.source.place} was packed", reuse=True)
+        return Standing(continues=False, why=f"{self.source.place} is not what was copied before")
 
     def _packed_since(self, checked: Checked) -> bool:
         """Tell whether a pack has seen the first transaction that none had seen when it was copied, or the first one since."""
@@ -176,7 +183,7 @@ class Update:
         newest = {oid: tid for oid, tid in sorted(known, key=lambda key: key[1])}
         gone = [oid for oid, tid in newest.items() if (oid, tid) not in theirs]
         overtaken = all((current := self.source.current_tid(oid)) is None or current > last for oid in gone)
-        return Standing(continues=theirs <= known and overtaken)
+        return Standing(continues=theirs <= known and overtaken, why=f"{self.source.place} is not what was copied before")
 
     def _require_room(self, size: int) -> None:
         """Raise when what the source has does not fit; only a guess where its size includes what is not copied."""
@@ -309,8 +316,8 @@ class Copy:
 
     def _look_again(self) -> None:
         """Look for blobs that were not there; raise SourceChanged when a pack took them away together with their records."""
-        missing, self._missing = self._missing, []
-        for oid, tid in dict.fromkeys(missing):
+        missing = []
+        for oid, tid in dict.fromkeys(self._missing):
             found = self.source.blob(oid, tid)
             if found is not None:
                 own, target = self._own(found), self.mirror.blob(oid, tid)
@@ -319,9 +326,10 @@ class Copy:
                 own.rename(target)
                 target.chmod(0o444)
             elif self.source.has(oid, tid):
-                self._missing.append((oid, tid))
+                missing.append((oid, tid))
             else:
                 raise SourceChanged(f"{self.source.place} was packed while it was copied, and some of its blobs are gone")
+        self._missing = missing
 
     # checking
 
