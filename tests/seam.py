@@ -9,6 +9,7 @@ system that crashes forgets is another matter: ``Volatile`` knows at any call wh
 from __future__ import annotations
 
 import concurrent.futures
+import io
 import itertools
 import json
 import os
@@ -22,13 +23,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import pytest
 
 from zodb_vault.datafs.index import write_index
 from zodb_vault.model import clock
-from zodb_vault.operations import switch
+from zodb_vault.operations import indexing, switch
 from zodb_vault.strategies import base
 
 Operation = Callable[[], object]
@@ -184,36 +185,43 @@ class Inline(concurrent.futures.Executor):
         return future
 
 
+class Told(io.BytesIO):
+    """A standard input that can be read when it has been closed."""
+
+    def close(self) -> None:
+        """Keep everything."""
+
+
 class IndexProcess:
     """Stands for ``subprocess``: writes the index here, through the seam, as starting a Python takes longer than all the rest."""
 
-    DEVNULL = None
+    DEVNULL = PIPE = None
 
     class Popen:
         def __init__(self, command: list[str], **_options: object) -> None:
-            building, index = Path(command[-2]), Path(command[-1])
-            scratch = index.with_name("index-in-the-making")
-            write_index(building, scratch)
+            self._index, self._killed = Path(command[-1]), False
+            self.stdin, self.returncode = Told(), 0
+
+        def kill(self) -> None:
+            self._killed = True
+
+        def wait(self) -> None:
+            if self._killed:
+                return
+            scratch = self._index.with_name("index-in-the-making")
+            self.stdin.seek(0)
+            write_index(self.stdin, scratch)
             data = scratch.read_bytes()
             scratch.unlink()
-            self.returncode = 0
             try:
-                fd = os.open(index, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+                fd = os.open(self._index, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
                 try:
                     os.write(fd, data)
+                    os.fsync(fd)
                 finally:
                     os.close(fd)
             except OSError:
                 self.returncode = 1
-
-        def __enter__(self) -> Self:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-        def kill(self) -> None:
-            pass
 
 
 class Names:
@@ -229,7 +237,7 @@ class Names:
 def tame(patch: pytest.MonkeyPatch) -> None:
     """Make restores and creates of this process quick: no threads, no other process, nothing waits for a disk."""
     patch.setattr(base, "ThreadPoolExecutor", Inline)
-    patch.setattr(switch, "subprocess", IndexProcess)
+    patch.setattr(indexing, "subprocess", IndexProcess)
     patch.setattr(switch, "sync_file_system", lambda _path: None)
     patch.setattr(os, "fsync", lambda _fd: None)
 

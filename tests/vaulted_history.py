@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import random
 import shutil
@@ -33,7 +34,7 @@ from zodb_vault.model import tid as tids
 from zodb_vault.model.chain import Chain
 from zodb_vault.model.manifest import DatabaseEntry, Manifest, Pack, Segment
 from zodb_vault.model.source import Database, Site
-from zodb_vault.operations import create, restore, switch, verify
+from zodb_vault.operations import create, indexing, restore, switch, verify
 from zodb_vault.operations.catalog import Catalog, stored_size
 from zodb_vault.operations.targets import Target, resolve
 from zodb_vault.policy.recovery import AtMoment, BeforeTid, Request, ToTid
@@ -85,26 +86,34 @@ class Clock:
         return getattr(time, name)
 
 
+class Told(io.BytesIO):
+    """A standard input that can be read when it has been closed."""
+
+    def close(self) -> None:
+        """Keep everything."""
+
+
 class InProcess:
     """Stands for ``subprocess``: writes the index of a Data.fs here, as starting a Python takes longer than all the rest."""
 
-    DEVNULL = None
+    DEVNULL = PIPE = None
 
     class Popen:
-        """The one program that is run."""
+        """The one program that is run, when it has been told everything."""
 
         def __init__(self, command: list[str], **_streams: Any) -> None:
-            write_index(Path(command[-2]), Path(command[-1]))
-            self.returncode = 0
-
-        def __enter__(self) -> Self:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            pass
+            self._index, self._killed = Path(command[-1]), False
+            self.stdin, self.returncode = Told(), 0
 
         def kill(self) -> None:
-            """Do nothing: it has ended."""
+            """Let it end without having done anything."""
+            self._killed = True
+
+        def wait(self) -> None:
+            """Do what it does."""
+            if not self._killed:
+                self.stdin.seek(0)
+                write_index(self.stdin, self._index)
 
 
 class Mortal:
@@ -199,7 +208,7 @@ class Vaulted:
         # what makes durable has tests of its own; here it would only cost time
         self.patch.setattr(os, "fsync", lambda _fd: None)
         self.patch.setattr(switch, "sync_file_system", lambda _path: None)
-        self.patch.setattr(switch, "subprocess", InProcess)
+        self.patch.setattr(indexing, "subprocess", InProcess)
         self.patch.setattr(running, "process_identity", lambda _pid: f"boot/space/{self.process}")
         for module, name, value in SMALL_LIMITS if self.limits != "normal" else []:
             self.patch.setattr(module, name, value // 4 if value > 100 and self.limits == "tiny" else value)

@@ -395,6 +395,18 @@ def test_abort_without_the_blob_directory_on_the_command_line(built: Built) -> N
     assert sites.blob_tree(built.files) == tree
 
 
+def test_abort_takes_the_blobs_out_of_a_directory_that_had_none(built: Built) -> None:
+    """Those of one pack are noted together there, before the first is made."""
+    shutil.rmtree(built.files.blob_dir)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(switch.Switch, "switch", _interrupt)
+        built.target.restore(safety_backup=False)
+    assert sites.blob_tree(built.files)
+    built.target.abort()
+    assert not sites.blob_tree(built.files)
+    assert built.files.data_fs.read_bytes() == built.old.data
+
+
 def test_damaged_pack_never_takes_the_place_of_a_blob(tmp_path: Path) -> None:
     """What is stored is checked at the end of its object, when a long blob has passed by: so the blob itself is checked before it has a name."""
     directory = tmp_path / "work"

@@ -387,7 +387,7 @@ def test_into_a_directory_killed_at_any_moment(tmp_path: Path) -> None:
                 scene.operation(target)()
             except TargetRefused as error:
                 # it was killed behind its last change, and nothing tells that directory from a finished one
-                assert "exists already" in str(error) and found[-1] == "new", error
+                assert "exists already" in str(error) and "it had finished" in error.hint and found[-1] == "new", error
             assert output_of(target, scene) == "new"
             left = {path.name for path in (target.directory / "out").iterdir()}
             assert left - {"Data.fs.lock"} == {"Data.fs", "Data.fs.index", "blobs"}

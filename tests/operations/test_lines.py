@@ -13,7 +13,7 @@ from vault import SITE, Vault
 
 from zodb_vault.errors import TargetMissing, WrongSource
 from zodb_vault.model import clock, manifest
-from zodb_vault.operations import restore, switch
+from zodb_vault.operations import indexing, restore
 from zodb_vault.operations.targets import Target, resolve
 from zodb_vault.policy.recovery import AtMoment, BeforeTid, Request, ToTid
 from zodb_vault.repository.repository import Repository
@@ -63,7 +63,7 @@ class Lines(Vault):
 
 @pytest.fixture
 def lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lines:
-    monkeypatch.setattr(switch, "subprocess", vaulted_history.InProcess)
+    monkeypatch.setattr(indexing, "subprocess", vaulted_history.InProcess)
     site = Lines(tmp_path)
     monkeypatch.setattr(clock, "now", site.now)
     return site

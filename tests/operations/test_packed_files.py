@@ -14,7 +14,7 @@ from factories import SiteFiles
 from vault import Vault
 
 from zodb_vault.errors import TargetMissing
-from zodb_vault.operations import switch
+from zodb_vault.operations import indexing
 from zodb_vault.operations.targets import resolve
 from zodb_vault.policy.recovery import AtMoment, BeforeTid, ToTid
 
@@ -49,7 +49,7 @@ BUILDERS = [factories.packed, factories.populate, factories.undone_into_packed, 
 def test_every_target_of_a_packed_file_restores_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: Callable[[Path], SiteFiles]
 ) -> None:
-    monkeypatch.setattr(switch, "subprocess", vaulted_history.InProcess)
+    monkeypatch.setattr(indexing, "subprocess", vaulted_history.InProcess)
     files = build(tmp_path / "site")
     vault = Vault(tmp_path, files)
     made = vault.create().manifest

@@ -16,7 +16,7 @@ import writer
 from factories import SiteFiles
 
 from zodb_vault.errors import SourceChanged
-from zodb_vault.operations import switch
+from zodb_vault.operations import indexing
 
 SECONDS = 20.0
 PAUSE = 0.05
@@ -64,7 +64,7 @@ def test_every_backup_beside_a_writer_that_packs_is_complete(tmp_path: Path, mon
     assert {"continued", "packed"} <= {manifest.reason.code for manifest in made}
     assert not {"new-history", "diverged"} & {manifest.reason.code for manifest in made}
     assert all(manifest.status == "complete" for manifest in made)
-    monkeypatch.setattr(switch, "subprocess", vaulted_history.InProcess)
+    monkeypatch.setattr(indexing, "subprocess", vaulted_history.InProcess)
     states = writer.read_log(log)
     for manifest in made:
         restored = site.restore(manifest.id)

@@ -44,6 +44,12 @@ class BlobSet:
             self._db.executemany("UPDATE ref SET have = 1 WHERE key = ?", [(key,) for key in keys])
             self._db.execute("COMMIT")
 
+    def among(self, keys: Iterable[bytes]) -> set[bytes]:
+        """Return which of these keys (OID + TID) are asked for."""
+        with self._lock:
+            ask = self._db.cursor().execute
+            return {key for key in keys if ask("SELECT 1 FROM ref WHERE key = ?", (key,)).fetchone() is not None}
+
     def __contains__(self, key: bytes) -> bool:
         with self._lock:
             return self._db.execute("SELECT 1 FROM ref WHERE key = ?", (key,)).fetchone() is not None

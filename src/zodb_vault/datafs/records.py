@@ -25,6 +25,8 @@ RECORD: Final = Struct(">8s8sQQHQ")
 LENGTH: Final = Struct(">Q")
 # Of a data record header only the position of its transaction and the length.
 PLACE: Final = Struct(">24xQ2xQ")
+# What an index knows of a record: OID, position.
+ENTRY: Final = Struct(">8sQ")
 
 # What ZODB 5 and 6 write for every blob; other pickles of the same are possible but not seen from ZODB itself.
 BLOB_RECORD: Final = b"\x80\x03cZODB.blob\nBlob\nq\x00.\x80\x03N."
@@ -138,14 +140,18 @@ class Scanner:
     The range starts at ``start`` (0 for the head of the file, else the start of a transaction) and may be fed in chunks of any size.
     ``on_transaction`` is called for each finished one; ``blobs``, ``pointers`` and ``defects`` grow until ``drain`` takes them.
     With ``read_at`` back-pointers are followed at once, without it they are left in ``pointers``.
+    ``entries`` grows by an ``ENTRY`` for every record, in their order.
     """
 
-    def __init__(self, start: int, on_transaction: Callable[[Transaction], None], read_at: ReadAt | None = None) -> None:
+    def __init__(
+        self, start: int, on_transaction: Callable[[Transaction], None], read_at: ReadAt | None = None, entries: bytearray | None = None
+    ) -> None:
         self.blobs: list[BlobRef] = []
         self.pointers: list[Pointer] = []
         self.defects: list[Defect] = []
         self._emit = on_transaction
         self._read_at = read_at
+        self._entries = entries
         self._rest = b""  # bytes of the last chunk that are not parsed yet, they start at _base
         self._short = False  # a step sets it when it needs more bytes than there are
         self._base = start
@@ -208,7 +214,7 @@ class Scanner:
         # the loop that sees every record of a database: no attributes and no objects for those that cannot be blobs
         base, limit, transaction = self._base, len(data), self._transaction
         place, size, stop = PLACE.unpack_from, RECORD.size, self._end - self._base
-        records = self._records
+        records, entries, entry = self._records, self._entries, ENTRY.pack
         while offset < stop:
             if offset + size > limit:
                 self._records = records
@@ -225,6 +231,8 @@ class Scanner:
                     self._records = records
                     return self._wait(offset)
                 self._may_be_blob(data, offset, after, length)
+            if entries is not None:
+                entries += entry(data[offset : offset + 8], base + offset)
             records += 1
             offset = after
         self._records, self._step = records, Scanner._trailer

@@ -357,7 +357,9 @@ def _refuse(place: Place, cut: Cut, documents: Objects, options: Options) -> Non
 def _require_empty(place: Place) -> None:
     for path in (place.data_fs, place.blob_dir):
         if path is not None and path.exists() and (path.is_file() or any(path.iterdir())):
-            raise TargetRefused(f"{path} exists already", "choose an empty directory with --output")
+            # a restore that was killed behind its last step has left no journal
+            hint = "choose an empty directory with --output; if a restore went here before, it had finished: nothing says that it was interrupted"
+            raise TargetRefused(f"{path} exists already", hint)
 
 
 def _require_same_site(place: Place, cut: Cut, documents: Objects) -> None:

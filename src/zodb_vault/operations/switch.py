@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +19,6 @@ from ..datafs.tail import Hopper
 from ..errors import Damage, SourceDamaged, TargetRefused
 from ..model.blob import MissingRows
 from ..model.chain import Documents, packs_of, segments_of
-from ..model.child import command_of, environment
 from ..model.manifest import DatabaseEntry
 from ..model.source import Database
 from ..stores import durable
@@ -30,6 +28,7 @@ from ..strategies.placing import TEMPORARY as NEW
 from ..strategies.placing import Ownership, Placer, sync_file_system
 from ..strategies.rebuilding import Content, rebuild, refs_of_file, write_file
 from . import journal as journals
+from .indexing import Indexing
 from .journal import Journal
 
 KEPT_PREFIX: Final = ".zodb-vault-kept-"
@@ -122,14 +121,14 @@ class Switch:
 
     def build(self, journal: Journal) -> Journal:
         """Write the new Data.fs beside the old one and the blobs into their directory, all of it checked and durable."""
-        building = self.place.data_fs.with_name(journal.building)
-        inode = self._build_storage(journal, building)
-        with self._index(building, self.place.new_index(journal), wanted=journal.only != "blobs"):
+        with Indexing(self.place.new_index(journal), wanted=journal.only != "blobs") as index:
+            inode = self._build_storage(journal, self.place.data_fs.with_name(journal.building), index)
             if journal.only != "storage" and self.place.blob_dir is not None:
                 self._place_blobs(journal, self.place.blob_dir)
+        self.notes += index.notes
         return journals.write(self.place.data_fs, msgspec.structs.replace(journal, phase="switching", new_inode=inode))
 
-    def _build_storage(self, journal: Journal, building: Path) -> int:
+    def _build_storage(self, journal: Journal, building: Path, index: Indexing) -> int:
         owner = ownership(self.place.data_fs)
         self.progress.begin("storage", journal.end)
         with contextlib.suppress(FileNotFoundError):
@@ -138,10 +137,11 @@ class Switch:
         try:
             content = Content(self.sink, segments_of(self.entry, self.documents), journal.end, self.progress, digests=False)
             with Workers(self.workers, self.beat) as workers:
-                _count, defects = rebuild(content, fd, workers, self.refs)
+                _count, defects = rebuild(content, fd, workers, self.refs, index.add)
             self.notes += [f"a defect of the source, restored as it was: {defect}" for defect in defects]
             if os.fstat(fd).st_size != journal.end:
                 raise Damage(f"the storage of {self.entry.name} has {os.fstat(fd).st_size} bytes, {journal.end} were expected")
+            index.complete(journal.end)
             os.fchmod(fd, owner.directory_mode)
             owner.give(fd)
             os.fsync(fd)
@@ -179,29 +179,6 @@ class Switch:
             )
         if rows:
             self.notes.append(f"{len(rows)} blobs were missing when the backup was made and are missing now")
-
-    @contextlib.contextmanager
-    def _index(self, building: Path, index: Path, *, wanted: bool) -> Iterator[None]:
-        """Write the index meanwhile, in a process of its own: it needs memory for every object of the database."""
-        if not wanted:
-            yield
-            return
-        command, nothing = command_of("zodb_vault.datafs.index", str(building), str(index)), subprocess.DEVNULL
-        try:
-            started = subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, env=environment())
-        except OSError:  # no memory for it, or no right to start it
-            started = None
-        with started or contextlib.nullcontext():
-            try:
-                yield
-            except BaseException:
-                if started:
-                    started.kill()
-                raise
-        if started is None or started.returncode:
-            self.notes.append("the index could not be written, FileStorage will write it when it starts")
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(index)
 
     # switching: one rename
 
@@ -306,9 +283,9 @@ class Kept:
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
 
-    def add(self, relative: str) -> None:
-        """Note a name before there is such a file; one write, so that several threads may do it."""
-        os.write(self._fd, f"{relative}\n".encode("ascii"))
+    def add(self, relatives: Iterable[str]) -> None:
+        """Note names before there are such files; one write, so that several threads may do it."""
+        os.write(self._fd, "".join(f"{relative}\n" for relative in relatives).encode("ascii"))
 
     def keep(self, relative: str) -> None:
         """Link a file that is about to be exchanged to where it is kept."""

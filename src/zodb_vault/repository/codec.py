@@ -52,7 +52,7 @@ class Encoder:
         return self._stream.flush()
 
 
-def decode(chunks: Iterable[bytes], raw: int | None, name: str) -> Iterator[bytes]:
+def decode(chunks: Iterable[bytes | memoryview], raw: int | None, name: str) -> Iterator[bytes]:
     """Yield the content; raise Damage naming ``name`` when the stored bytes do not decode to ``raw`` bytes (None: to any number)."""
     stream = zstandard.ZstdDecompressor(max_window_size=1 << MOST_WINDOW_LOG).decompressobj()
     size = 0
@@ -70,7 +70,7 @@ def decode(chunks: Iterable[bytes], raw: int | None, name: str) -> Iterator[byte
         raise Damage(f"object {name} does not decode to the bytes it was made from")
 
 
-def _after_mark(chunks: Iterator[bytes], name: str) -> Iterator[bytes]:
+def _after_mark(chunks: Iterator[bytes | memoryview], name: str) -> Iterator[bytes | memoryview]:
     head = b""
     for chunk in chunks:
         head += chunk

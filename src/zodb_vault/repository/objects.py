@@ -166,7 +166,8 @@ class Objects:
             raise Damage(f"{key} is damaged: its bytes do not match its name")
 
 
-def _cut(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
+def _cut(chunks: Iterable[bytes], size: int) -> Iterator[memoryview]:
     for chunk in chunks:
-        for start in range(0, len(chunk), size):
-            yield chunk[start : start + size]
+        view = memoryview(chunk)
+        for start in range(0, len(view), size):
+            yield view[start : start + size]

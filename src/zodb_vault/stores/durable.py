@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import secrets
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 TEMPORARY_PREFIX: Final = ".tmp-"
 # Where a file without a name can be reached; not there in a chroot without /proc.
 DESCRIPTORS: Final = "/proc/self/fd"
 # What file systems and kernels without O_TMPFILE answer (open(2)).
 NO_ANONYMOUS_FILES: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
+SYNC_FILE_RANGE_WRITE: Final = 2
+# What is longer is content, which is not read again soon.
+DOCUMENT: Final = 1 << 20
+
+
+def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    found = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if found is None:
+        return None
+    found.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    return cast(Callable[[int, int, int, int], int], found)
+
+
+_SYNC_FILE_RANGE: Final = _sync_file_range()
 
 
 def write(path: Path, chunks: Iterable[bytes], *, exclusive: bool, mode: int = 0o400) -> int:
@@ -65,6 +80,7 @@ class Staged:
     def name(self, path: Path) -> None:
         """Make the content durable under a new name; raise FileExistsError when it is taken."""
         os.fsync(self._fd)
+        let_go(self._fd, DOCUMENT, 0)
         if self._temporary is None:
             # a directory descriptor makes Python call linkat, which follows the link in /proc to the file itself
             os.link(f"{DESCRIPTORS}/{self._fd}", path, src_dir_fd=self._fd, follow_symlinks=True)
@@ -109,6 +125,19 @@ def write_all(fd: int, chunks: Iterable[bytes | memoryview]) -> int:
             written = os.write(fd, view)
             view, size = view[written:], size + written
     return size
+
+
+def begin_writing(fd: int, pos: int, size: int) -> None:
+    """Let the system begin to write a range of a file to the disk, so that making it durable takes less time; may do nothing."""
+    if _SYNC_FILE_RANGE is not None:
+        _SYNC_FILE_RANGE(fd, pos, size, SYNC_FILE_RANGE_WRITE)
+
+
+def let_go(fd: int, pos: int, size: int) -> None:
+    """Tell the system that a range of a file is not read again soon: memory is better used for what others read."""
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):  # advice only
+            os.posix_fadvise(fd, pos, size, os.POSIX_FADV_DONTNEED)
 
 
 def sync_directory(path: Path) -> None:

@@ -109,9 +109,13 @@ class LocalStore:
 
     def stream(self, key: str) -> Iterator[bytes]:
         """Yield what is stored in chunks."""
+        pos = 0
         with self.translated(key), self.path(key).open("rb", buffering=0) as file:
             while chunk := file.read(CHUNK):
                 yield chunk
+                if len(chunk) == CHUNK:  # what is longer is content, which is read once
+                    durable.let_go(file.fileno(), pos, CHUNK)
+                pos += len(chunk)
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """Yield the keys below a directory, in byte order."""

@@ -188,7 +188,7 @@ def members_of(sink: Sink, pack: Pack) -> list[Member]:
 
 def key(member: Member) -> bytes:
     """Return the OID and TID of a member as one key."""
-    return tids.from_hex(member.oid) + tids.from_hex(member.tid)
+    return bytes.fromhex(member.oid[2:] + member.tid[2:])
 
 
 def ref(member: Member) -> BlobRef:

@@ -17,7 +17,6 @@ from ..blobs.layout import LAYOUTS
 from ..blobs.packs import Member, members
 from ..blobs.refs import BlobSet
 from ..errors import Damage, StoreError
-from ..model import tid as tids
 from ..model.manifest import Pack
 from .base import Progress, Sink, Workers
 from .packing import key, members_of
@@ -44,8 +43,8 @@ class Ownership(msgspec.Struct, frozen=True):
 class Record(Protocol):
     """Who remembers, before it happens, what placing does to a directory; told relative paths, by any thread."""
 
-    def add(self, relative: str) -> None:
-        """Tell that there is no such file and that one is going to be made."""
+    def add(self, relatives: Iterable[str]) -> None:
+        """Tell that there are no such files and that they are going to be made."""
         ...
 
     def keep(self, relative: str) -> None:
@@ -70,25 +69,28 @@ class Placer:
         yield from workers.in_order(partial(self._place, pack, refs) for pack in packs)
 
     def _place(self, pack: Pack, refs: BlobSet) -> list[bytes]:
-        rows = [member for member in members_of(self._sink, pack) if key(member) in refs]
-        todo = {member for member in rows if self._fresh or not self._stands(member)}
+        rows = members_of(self._sink, pack)
+        keys = {member.offset: key(member) for member in rows}
+        wanted = refs.among(keys.values())
+        paths = {offset: self._path_of(one[:8], one[8:]) for offset, one in keys.items() if one in wanted}
+        if self._fresh:
+            self._record.add(paths.values())
+        todo = {m.offset for m in rows if m.offset in paths and (self._fresh or not self._stands(m, paths[m.offset]))}
         if todo:
-            for member, chunks in members(rows, self._sink.read(pack.parts), todo.__contains__):
-                self._put(member, self._counted(chunks))
-        return [key(member) for member in rows]
+            for member, chunks in members(rows, self._sink.read(pack.parts), lambda member: member.offset in todo):
+                self._put(member, paths[member.offset], self._counted(chunks))
+        return [keys[offset] for offset in paths]
 
-    def _put(self, member: Member, chunks: Iterator[memoryview]) -> None:
-        relative = self._relative(member)
+    def _put(self, member: Member, relative: str, chunks: Iterator[memoryview]) -> None:
         final = f"{self._root}/{relative}"
         if self._fresh:
             with contextlib.suppress(FileExistsError):
-                self._record.add(relative)
                 self._write_new(final, member, chunks)
                 return
         if os.path.lexists(final):
             self._record.keep(relative)
         else:
-            self._record.add(relative)
+            self._record.add([relative])
         digest = hashlib.sha256()
         self._write_new(final + TEMPORARY, member, _hashed(chunks, digest))
         if digest.hexdigest() != member.sha256:
@@ -97,6 +99,8 @@ class Placer:
 
     def _write_new(self, path: str, member: Member, chunks: Iterator[memoryview]) -> None:
         fresh = not path.endswith(TEMPORARY)
+        if fresh:  # most objects have one blob, and so no directory yet
+            self._make_directories(os.path.dirname(path))
         try:
             size = write_file(path, chunks, BLOB_MODE, self._owner.give, exclusive=fresh)
         except FileNotFoundError:
@@ -110,10 +114,10 @@ class Placer:
             self._progress.advance(len(chunk))
             yield chunk
 
-    def _stands(self, member: Member) -> bool:
+    def _stands(self, member: Member, relative: str) -> bool:
         """Tell whether the file in place has exactly this content."""
         try:
-            fd = os.open(f"{self._root}/{self._relative(member)}", os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(f"{self._root}/{relative}", os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             return False
         digest = hashlib.sha256()
@@ -125,9 +129,6 @@ class Placer:
         finally:
             os.close(fd)
         return digest.hexdigest() == member.sha256
-
-    def _relative(self, member: Member) -> str:
-        return self._path_of(tids.from_hex(member.oid), tids.from_hex(member.tid))
 
     def _make_directories(self, path: str) -> None:
         try:

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import Final
 
 import msgspec
 
@@ -14,12 +15,14 @@ from ..datafs.records import Pointer, ReadAt, Scanner, Transaction, follow
 from ..errors import Damage, SourceDamaged
 from ..model.blob import BlobRef
 from ..model.manifest import Segment
-from ..stores.durable import write_all
+from ..stores.durable import begin_writing, let_go, write_all
 from .base import Progress, Sink, Workers
+
+BEHIND: Final = 16 << 20
 
 
 class Part(msgspec.Struct):
-    """What one segment gave: its blob references, and the back-pointers that lead out of it or into it."""
+    """What one segment gave: its blob references, the back-pointers that lead out of it or into it, and ``entries`` for an index."""
 
     segment: Segment
     blobs: list[BlobRef]
@@ -27,6 +30,7 @@ class Part(msgspec.Struct):
     defects: list[str]
     transactions: int
     tids: list[bytes]
+    entries: bytearray
 
 
 class Content:
@@ -48,8 +52,9 @@ class Content:
         yield from workers.in_order(partial(self._part, segment, fd) for segment in wanted)
 
     def _part(self, segment: Segment, fd: int | None) -> Part:
-        tids: list[bytes] = []
-        scanner = Scanner(segment.start, lambda transaction: _note(tids, transaction))
+        tids, entries = list[bytes](), bytearray()
+        # only who writes the file has it indexed
+        scanner = Scanner(segment.start, lambda transaction: _note(tids, transaction), entries=None if fd is None else entries)
         digest, pos = hashlib.sha256(), segment.start
         try:
             for chunk in self._sink.read(segment.parts):
@@ -67,7 +72,7 @@ class Content:
         except SourceDamaged as error:
             raise Damage(f"the bytes {segment.start} to {segment.end} of Data.fs do not hold: {error.message}") from None
         blobs, pointers, defects = scanner.drain()
-        return Part(segment, blobs, pointers, [f"position {d.pos}: {d.why}" for d in defects], len(tids), tids)
+        return Part(segment, blobs, pointers, [f"position {d.pos}: {d.why}" for d in defects], len(tids), tids, entries)
 
 
 def _note(tids: list[bytes], transaction: Transaction) -> None:
@@ -75,9 +80,13 @@ def _note(tids: list[bytes], transaction: Transaction) -> None:
 
 
 def _write_at(fd: int, data: bytes, pos: int) -> None:
-    while data:
-        written = os.pwrite(fd, data, pos)
-        data, pos = data[written:], pos + written
+    view, start = memoryview(data), pos
+    while view:
+        written = os.pwrite(fd, view, pos)
+        view, pos = view[written:], pos + written
+    begin_writing(fd, start, len(data))
+    # by now what was written a little earlier is on the disk
+    let_go(fd, max(0, start - BEHIND), BEHIND)
 
 
 def resolve(pointers: Iterable[Pointer], read_at: ReadAt, defects: list[str]) -> list[BlobRef]:
@@ -94,13 +103,14 @@ def resolve(pointers: Iterable[Pointer], read_at: ReadAt, defects: list[str]) ->
     return found
 
 
-def rebuild(content: Content, fd: int, workers: Workers, refs: BlobSet) -> tuple[int, list[str]]:
-    """Write a Data.fs and collect the blobs that it asks for; return the number of transactions and the defects of the source."""
+def rebuild(content: Content, fd: int, workers: Workers, refs: BlobSet, index: Callable[[bytearray], None]) -> tuple[int, list[str]]:
+    """Write a Data.fs, collect the blobs that it asks for, tell ``index`` its records; return the number of transactions and the source's defects."""
     count, defects = 0, list[str]()
     for part in content.parts(workers, fd):
         # in order: every back-pointer leads to bytes that are written by now
         refs.add(part.blobs)
         refs.add(resolve(part.pointers, lambda length, pos: os.pread(fd, length, pos), defects))
+        index(part.entries)
         count += part.transactions
         defects += part.defects
     return count, defects

@@ -128,3 +128,13 @@ print(peak() - before)
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
     assert int(done.stdout) < 32_000  # kilobytes; as Python objects they take more than 60 MB
     assert list(tmp_path.iterdir()) == []
+
+
+def test_among_tells_which_keys_are_asked_for() -> None:
+    refs = BlobSet()
+    try:
+        refs.add([BlobRef(bytes(7) + bytes([n]), bytes(8), True) for n in range(0, 10, 2)])
+        keys = [bytes(7) + bytes([n]) + bytes(8) for n in range(10)]
+        assert refs.among(keys) == set(keys[::2]) == {key for key in keys if key in refs}
+    finally:
+        refs.close()

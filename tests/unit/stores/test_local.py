@@ -433,3 +433,49 @@ def no_open_files_left() -> Iterator[None]:
     if len(os.listdir("/proc/self/fd")) > before:
         gc.collect()
         assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_content_leaves_the_cache_and_documents_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is pushed out of the cache otherwise is what the running site reads."""
+    advised: list[tuple[int, int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda _fd, pos, size, advice: advised.append((pos, size, advice)))
+    store, size = LocalStore(tmp_path / "repository"), 3 * durable.DOCUMENT + 7
+    staging = store.stage()
+    staging.write(bytes(size))
+    staging.store(KEY)
+    assert advised == [(durable.DOCUMENT, 0, os.POSIX_FADV_DONTNEED)]
+    advised.clear()
+    assert sum(map(len, store.stream(KEY))) == size
+    assert advised == [(n * durable.DOCUMENT, durable.DOCUMENT, os.POSIX_FADV_DONTNEED) for n in range(3)]
+    advised.clear()
+    store.put("meta/document", [bytes(durable.DOCUMENT - 1)])
+    assert sum(map(len, store.stream("meta/document"))) == durable.DOCUMENT - 1
+    assert advised == []
+
+
+def test_a_file_system_that_takes_no_advice_is_as_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "posix_fadvise", refuse)
+    store, content = LocalStore(tmp_path / "repository"), os.urandom(2 * durable.DOCUMENT)
+    staging = store.stage()
+    staging.write(content)
+    staging.store(KEY)
+    assert b"".join(store.stream(KEY)) == content
+
+
+def test_writing_begins_before_the_file_is_made_durable(tmp_path: Path) -> None:
+    """Refused (here for a pipe) it does nothing: ``fsync`` is what counts."""
+    path = tmp_path / "file"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    pipe = os.pipe()
+    try:
+        os.write(fd, bytes(durable.DOCUMENT))
+        for one in (fd, pipe[1]):
+            durable.begin_writing(one, 0, durable.DOCUMENT)
+            durable.let_go(one, 0, durable.DOCUMENT)
+        assert os.pread(fd, durable.DOCUMENT + 1, 0) == bytes(durable.DOCUMENT)
+    finally:
+        for one in (fd, *pipe):
+            os.close(one)
