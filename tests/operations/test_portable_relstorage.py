@@ -211,6 +211,18 @@ def test_commits_and_packs_meanwhile_in_postgresql(tmp_path: Path, postgres: Clu
             assert current(site.transactions()).items() <= current(vault.transactions()).items()
 
 
+def test_dumps_and_mirrors_follow_each_other(tmp_path: Path, postgres: Cluster) -> None:
+    adapter = f"<postgresql>\ndsn {postgres.database().dsn}\n</postgresql>"
+    with opened(tmp_path, history=True, shared=True, adapter=adapter) as (site, vault):
+        for number, method in enumerate(("native", "portable", "native", "portable", "portable")):
+            site.put(a=f"text {number}", blob=noise(300, number))
+            made = vault.create(method=method).manifest
+            assert (made.status, made.databases[0].method) == ("complete", method)
+            assert vault.verify(made.id).ok
+        assert vault.transactions(made.id) == site.transactions()
+        assert made.reason.code == "continued"
+
+
 def test_without_history_superseded_revisions_do_not_gather_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strategy, "FEW_RECORDS", 5)
     with opened(tmp_path, history=False, shared=False) as (site, vault):
