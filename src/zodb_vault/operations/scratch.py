@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from ..errors import ConfigurationError, VaultError
-from ..model.manifest import DatabaseEntry, PgDump
+from ..model.manifest import DatabaseEntry, PgDump, SqliteCopy
 from ..model.source import Database
 from ..strategies.programs import program_of
 
@@ -88,6 +88,13 @@ def _postgres(directory: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
         shutil.rmtree(sockets, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def _sqlite(directory: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    data = directory / "data"
+    data.mkdir()
+    yield "sqlite3", f"<sqlite3>\n    data-dir {data}\n  </sqlite3>", {"sqlite3.data-dir": str(data)}
+
+
 def _given_to_a_server(directory: Path, *paths: Path) -> dict[str, Any]:
     """Return how a server is started: as another user where we are root, to whom these directories belong then."""
     if os.geteuid() != 0:
@@ -118,4 +125,5 @@ def _run(command: list[str], owner: Mapping[str, Any]) -> None:
 
 SCRATCHES: Final[Mapping[type, Callable[[Path], contextlib.AbstractContextManager[tuple[str, str, dict[str, Any]]]]]] = {
     PgDump: _postgres,
+    SqliteCopy: _sqlite,
 }

@@ -319,7 +319,8 @@ class _Verification:
                     self._damage(entry.name, "restore", error)
                     return
                 loaded = self._loaded(entry, lambda: load_configured(ours.storage))
-        wanted = entry.dump.tables.get(f"public.{'current_object' if entry.history else 'object_state'}") if entry.dump else None
+        table = "current_object" if entry.history else "object_state"
+        wanted = next((rows for name, rows in entry.dump.tables.items() if name.rpartition(".")[2] == table), None) if entry.dump else None
         if wanted is not None and loaded.objects > wanted:
             self._damage(entry.name, "storage", f"{loaded.objects} objects were loaded, the snapshot had {wanted}")
 

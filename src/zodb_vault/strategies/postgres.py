@@ -238,6 +238,7 @@ WORDS: Final = {
     "permission denied": HINTS["42501"],
     "lock timeout": HINTS["55P03"],
     "could not obtain lock": HINTS["55P03"],
+    "Query was: LOCK TABLE": HINTS["55P03"],
     "invalid snapshot identifier": "the connection that held the snapshot was cut; run the command again",
     "server closed the connection": "see the log of the server, and run the command again",
     "terminating connection": "see the log of the server, and run the command again",

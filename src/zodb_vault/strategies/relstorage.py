@@ -349,7 +349,13 @@ def _postgresql(database: Database) -> Rows:
     return PostgresRows(database)
 
 
-ROWS: Final[Mapping[str, Callable[[Database], Rows]]] = {"postgresql": _postgresql}
+def _sqlite3(database: Database) -> Rows:
+    from .sqlite import SqliteRows
+
+    return SqliteRows(database)
+
+
+ROWS: Final[Mapping[str, Callable[[Database], Rows]]] = {"postgresql": _postgresql, "sqlite3": _sqlite3}
 # Where a record can be that of a blob; the head of its pickle tells.
 BLOB_RECORDS: Final = f"state_size BETWEEN 1 AND {BLOB_RECORD_LIMIT} AND {{position}} BETWEEN 1 AND {CLASS_NAME_LIMIT}"
 
@@ -401,6 +407,18 @@ def _check_pg_dump(entry: DatabaseEntry, sink: Sink, verdict: Verdict, progress:
     check_dump(entry, sink, verdict, progress)
 
 
-CHECKS: Final[Mapping[str, Callable[[DatabaseEntry, Sink, Verdict, Progress], None]]] = {"pg_dump": _check_pg_dump}
-LOCATIONS: Final[Mapping[str, Callable[[Database], str]]] = {"postgresql": _postgres_location}
+def _check_sqlite(entry: DatabaseEntry, sink: Sink, verdict: Verdict, progress: Progress) -> None:
+    from .sqlite import check_copy
+
+    check_copy(entry, sink, verdict, progress)
+
+
+def _sqlite_location(database: Database) -> str:
+    from .sqlite import location
+
+    return location(database)
+
+
+CHECKS: Final[Mapping[str, Callable[[DatabaseEntry, Sink, Verdict, Progress], None]]] = {"pg_dump": _check_pg_dump, "sqlite": _check_sqlite}
+LOCATIONS: Final[Mapping[str, Callable[[Database], str]]] = {"postgresql": _postgres_location, "sqlite3": _sqlite_location}
 STRATEGY: Final = RelStorage()

@@ -53,8 +53,15 @@ def _into_postgresql(database: Database, role: str | None) -> Destination:
     return PostgresDestination(database.option("dsn" if database.backend == "pgjsonb" else "postgresql.dsn"), role)
 
 
+def _into_sqlite(database: Database, _role: str | None) -> Destination:
+    from .sqlite import SqliteDestination
+
+    return SqliteDestination(database)
+
+
 DESTINATIONS: Final[Mapping[str, Callable[[Database, str | None], Destination]]] = {
     "postgresql": _into_postgresql,
+    "sqlite3": _into_sqlite,
 }
 
 
