@@ -496,6 +496,27 @@ def test_what_was_written_is_read_back_before_it_counts(serve: Serve, tmp_path: 
     assert site.transactions() == content(files)
 
 
+def test_a_blob_file_is_looked_at_before_it_counts(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ZODB.FileStorage import FileStorage
+
+    files = factories.populate(tmp_path / "server")
+    site = Portable(tmp_path, serve(files).zope_conf)
+    restore = FileStorage.restoreBlob
+
+    def failing(self: Any, oid: bytes, serial: bytes, *rest: Any) -> None:
+        restore(self, oid, serial, *rest)
+        path = Path(self.fshelper.getBlobFilename(oid, serial))
+        path.chmod(0o600)
+        os.truncate(path, 10)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileStorage, "restoreBlob", failing)
+        with pytest.raises(VaultError, match="does not have what was written"):
+            site.create()
+    assert site.create().manifest.status == "complete"
+    assert site.transactions() == content(files)
+
+
 def test_the_directory_is_private_and_one_run_has_it(serve: Serve, tmp_path: Path) -> None:
     site = Portable(tmp_path, serve(factories.populate(tmp_path / "server")).zope_conf)
     old = os.umask(0)
