@@ -14,6 +14,7 @@ import pytest
 import transaction
 import ZODB.config
 from commandline import Outcome, Vault, stored, tree
+from commandline import process as vault_process
 from persistent.mapping import PersistentMapping
 from services.postgres import Cluster
 from ZODB import DB
@@ -255,6 +256,29 @@ def test_a_database_that_cannot_be_reached_is_a_warning_soon_and_without_a_secre
     assert opinion == Opinion(False, [f"the database was not asked where its blobs are: it cannot be reached ({reason})"])
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        "postgresql://zope:hunter2/x@h/db",
+        "host=/nowhere;password=hunter2",
+        "host=/nowhere port=hunter2",
+        "password='hunter2",
+        "password=hunter2 hunter2",
+        "host=/nowhere password=hunter2",
+    ],
+)
+def test_what_a_driver_says_of_a_dsn_shows_no_secret_of_it(tmp_path: Path, vault: Vault, given: str) -> None:
+    conf = Site(tmp_path, "", True).conf(f"<relstorage>\n<postgresql>\ndsn {given}\n</postgresql>\n</relstorage>")
+    for arguments in (["plan"], ["plan", "-v"], ["create", "-v"], ["doctor"], ["plan", "--method", "portable", "--json"]):
+        outcome = vault.bare("--repository", vault.repository, "--zope-conf", conf, *arguments)
+        assert outcome.status == (0 if arguments[0] == "plan" else outcome.status)
+        assert "hunter2" not in outcome.out + outcome.err
+    # in a process of its own: Python prints what packages log when nobody else does
+    printed = vault_process("--repository", vault.repository, "--zope-conf", conf, "create", "--method", "portable", cwd=tmp_path)
+    assert printed.status != 0
+    assert "hunter2" not in printed.out + printed.err
+
+
 def test_without_psycopg2_nobody_is_asked(pg: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "psycopg2", None)
@@ -346,6 +370,13 @@ def test_create_keeps_the_warning(pg: Site, vault: Vault) -> None:
     conf = pg.conf(pg.section(blob_dir=None))
     (database,) = vault.bare("--repository", vault.repository, "--zope-conf", conf, "create", "--json").document["databases"]
     assert any("they are in its dump" in warning for warning in database["warnings"])
+
+
+def test_doctor_looks_for_no_data_fs_where_there_is_none(pg: Site, vault: Vault) -> None:
+    pg.write("off")
+    outcome = vault.bare("--repository", vault.repository, "--zope-conf", pg.conf(pg.section()), "doctor", "--json")
+    assert [check for check in outcome.document["checks"] if not check["ok"]] == []
+    assert outcome.status == 0
 
 
 def test_doctor_asks_the_database(sqlite: Site, vault: Vault) -> None:

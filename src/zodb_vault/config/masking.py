@@ -34,6 +34,9 @@ SECRETS = {"dsn", "key", "passwd", "password", "password-function", "s3-access-k
 HARMLESS = {"host", "hostaddr", "port", "dbname", "user", "application_name", "connect_timeout", "sslmode", "service", "target_session_attrs"}
 # Not the pairs of another notation, such as ``db;password=...``, nor a login within a URL.
 PLAIN = re.compile(r"'?[\w.,:/\\ -]*'?")
+NUMBERS = re.compile(r"'?[\d, ]*'?")
+WORD = re.compile(r"\w+")
+HIDDEN = "***"
 PAIR = re.compile(r"\s*([A-Za-z_]+)\s*=\s*('(?:[^'\\]|\\.)*'|[^\s'\\]*)(?=\s|\Z)")
 
 
@@ -63,6 +66,14 @@ def conceal(key: str, value: str) -> Option:
     return value
 
 
+def scrubbed(text: str, dsn: str) -> str:
+    """Return a text, such as what a driver says of a connection that failed, without the words of a DSN that are not shown."""
+    value = conceal("dsn", dsn)
+    shown = value.shown if isinstance(value, Secret) else value
+    hidden = set(WORD.findall(dsn)) - set(WORD.findall(shown)) - HARMLESS - {"password", "postgres", "postgresql"}
+    return WORD.sub(lambda match: HIDDEN if match[0] in hidden else match[0], text)
+
+
 def _shown_url(text: str) -> str:
     """Return scheme, user, host, port and path; ``***`` when anything else could be part of a password."""
     try:
@@ -83,6 +94,7 @@ def _shown_pairs(text: str) -> str:
         match = PAIR.match(text, at)
         if match is None:
             return "***"
-        shown.append(f"{match[1]}={match[2] if match[1] in HARMLESS and PLAIN.fullmatch(match[2]) else '***'}")
+        plain = NUMBERS if match[1] == "port" else PLAIN
+        shown.append(f"{match[1]}={match[2] if match[1] in HARMLESS and plain.fullmatch(match[2]) else HIDDEN}")
         at = match.end()
     return " ".join(shown)

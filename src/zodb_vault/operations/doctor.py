@@ -259,7 +259,9 @@ def _source(patient: Patient, database: Database) -> Iterator[Check]:
     if refusal := refused(database):
         yield Check(name, False, refusal.message, refusal.hint)
         return
-    data_fs = Path(database.data_fs or "")
+    if database.data_fs is None:  # whether a database in a server answers is a check of its own
+        return
+    data_fs = Path(database.data_fs)
     file = DataFile(data_fs)
     file.close()
     journal = journals.read(journals.path_of(data_fs))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from ..blobs.refs import BlobSet
+from ..config.masking import scrubbed
 from ..errors import ConfigurationError, SourceError, VaultError
 from ..model.blob import BlobRef
 from ..model.manifest import Part
@@ -256,7 +257,7 @@ def connect(dsn: str) -> Connection:
     except ImportError:
         raise ConfigurationError(["psycopg2 is not installed"], "install zodb-vault[relstorage], or psycopg2-binary") from None
     parameters = parameters_of(dsn)
-    with translated():
+    with translated(dsn=dsn):
         return psycopg2.connect(**{"connect_timeout": CONNECT_TIMEOUT, "application_name": APPLICATION} | parameters)
 
 
@@ -295,8 +296,8 @@ def where(dsn: str) -> str:
 
 
 @contextlib.contextmanager
-def translated(failure: type[VaultError] = SourceError) -> Iterator[None]:
-    """Turn an error of psycopg2 into one of ours: its first line and, where it is known, the next step."""
+def translated(failure: type[VaultError] = SourceError, dsn: str = "") -> Iterator[None]:
+    """Turn an error of psycopg2 into one of ours: its first line, no secret of the DSN in it, and, where it is known, the next step."""
     import psycopg2
 
     try:
@@ -305,7 +306,7 @@ def translated(failure: type[VaultError] = SourceError) -> Iterator[None]:
         lines = [line for line in (error.pgerror or str(error)).strip().splitlines() if line.strip()]
         text = lines[0] if lines else type(error).__name__
         hint = HINTS.get(error.pgcode or "", "") or next((hint for word, hint in WORDS.items() if word in text), "")
-        raise failure(f"PostgreSQL: {text.removeprefix('ERROR:').strip()}", hint) from None
+        raise failure(f"PostgreSQL: {scrubbed(text.removeprefix('ERROR:').strip(), dsn)}", hint) from None
 
 
 def quoted(name: str) -> str:

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from zodb_vault.config import storages
+from zodb_vault.config.masking import scrubbed
 from zodb_vault.config.zopeconf import read_site, read_zeo_conf, read_zope_conf
 from zodb_vault.errors import ConfigurationError
 from zodb_vault.model.source import Database, Secret, Site, masked
@@ -202,6 +203,8 @@ def test_a_secret_cannot_be_encoded_by_accident() -> None:
         ("zope/x@XE", "***"),
         ("password='a'host=x", "***"),
         ("host=db;password=x", "host=***"),
+        ("host=db port=x", "host=db port=***"),
+        ("host=a,b port=5432,5433", "host=a,b port=5432,5433"),
         ("host='db password=x'", "host=***"),
         ("dbname=postgresql://u:x@h/db", "***"),
     ],
@@ -211,6 +214,12 @@ def test_what_is_shown_of_a_dsn(tmp_path: Path, dsn: str, shown: str) -> None:
     assert masked(database.options)["dsn"] == shown
     assert database.option("dsn") == dsn
     assert str(database.options["dsn"]) == "***"
+
+
+def test_what_a_driver_says_is_shown_but_for_what_is_hidden_of_the_dsn() -> None:
+    said = 'connection to server at "db", port 5433 failed: password authentication failed for user "zope"'
+    assert scrubbed(said, "host=db port=5433 user=zope password=hunter2") == said
+    assert scrubbed('invalid integer value "hun-ter" for "port"', "postgresql://zope:hun-ter/x@h/db") == 'invalid integer value "***-***" for "port"'
 
 
 def test_only_values_of_known_keys_are_shown(tmp_path: Path) -> None:
