@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from http.client import HTTPMessage as HTTPHeaders
 from typing import Any
 
 import pytest
+from botocore.awsrequest import AWSResponse
+from botocore.exceptions import ConnectionClosedError, ReadTimeoutError
+from urllib3.exceptions import ProtocolError
 
+from zodb_vault.stores.resilient import Patience
 from zodb_vault.stores.s3api import Api
 
 
@@ -26,3 +35,162 @@ def counted() -> Iterator[Counter[str]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Api, "_new_client", client)
         yield counts
+
+
+class Faults:
+    """What happens to each request: ``act`` of a subclass sends it with ``send`` or does something else."""
+
+    def act(self, request: Any, send: Callable[[Any], Any]) -> Any:
+        return send(request)
+
+
+@contextmanager
+def behind(faults: Faults) -> Iterator[None]:
+    """Put faults between all clients made from now on and their service; nobody waits before another attempt."""
+    real = Api._new_client
+
+    def client(api: Api) -> Any:
+        made = real(api)
+        session = made._endpoint.http_session
+        send = session.send
+        session.send = lambda request: faults.act(request, send)
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Api, "_new_client", client)
+        patch.setattr("zodb_vault.stores.s3api.Patience", partial(Patience, sleep=lambda _seconds: None))
+        yield
+
+
+def lost(request: Any) -> Exception:
+    """Return what the client library raises when a connection breaks."""
+    return ConnectionClosedError(endpoint_url=request.url)
+
+
+class EachFailsOnce(Faults):
+    """Every request fails the first time, in one way after the other, without having reached the service."""
+
+    def __init__(self) -> None:
+        self._seen: set[tuple[str, str]] = set()
+        self._ways = itertools.cycle([self._broken, self._late, self._busy, self._slow_down])
+
+    def act(self, request: Any, send: Callable[[Any], Any]) -> Any:
+        which = request.method, request.url
+        if which in self._seen:
+            return send(request)
+        self._seen.add(which)
+        return next(self._ways)(request)
+
+    def _broken(self, request: Any) -> Any:
+        raise lost(request)
+
+    def _late(self, request: Any) -> Any:
+        raise ReadTimeoutError(endpoint_url=request.url)
+
+    def _busy(self, request: Any) -> Any:
+        return _answer(request, 500, "InternalError")
+
+    def _slow_down(self, request: Any) -> Any:
+        return _answer(request, 503, "SlowDown")
+
+
+class EachWriteIsLost(Faults):
+    """Every write is done, and the answer to it is lost the first time."""
+
+    def __init__(self) -> None:
+        self._seen: set[tuple[str, str]] = set()
+
+    def act(self, request: Any, send: Callable[[Any], Any]) -> Any:
+        answer, which = send(request), (request.method, request.url)
+        if request.method in ("PUT", "DELETE") and which not in self._seen:
+            self._seen.add(which)
+            assert answer.content is not None
+            raise lost(request)
+        return answer
+
+
+class EachReadIsCut(Faults):
+    """Every read of content breaks in its middle, again and again as long as there is a middle: by an error, or as if it were the end."""
+
+    def __init__(self) -> None:
+        self._ways = itertools.cycle([True, False])
+
+    def act(self, request: Any, send: Callable[[Any], Any]) -> Any:
+        answer = send(request)
+        if request.method == "GET" and "list-type" not in request.url and answer.status_code in (200, 206):
+            answer.raw = _Cut(answer.raw, (int(answer.headers["Content-Length"]) + 1) // 2, loud=next(self._ways))
+        return answer
+
+
+class _Cut:
+    """A body that ends in its middle; a byte or less is whole."""
+
+    def __init__(self, raw: Any, left: int, *, loud: bool) -> None:
+        self._raw, self._left, self._loud = raw, left, loud
+
+    def read(self, amount: int | None = None) -> Any:
+        if not self._left:
+            if self._loud:
+                raise ProtocolError("Connection broken: IncompleteRead")
+            return b""
+        data = self._raw.read(self._left if amount is None else min(amount, self._left))
+        self._left -= len(data)
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+
+class ListedLate(Faults):
+    """Every list that has changed is answered once as it was before."""
+
+    def __init__(self) -> None:
+        self._before: dict[str, bytes] = {}
+
+    def act(self, request: Any, send: Callable[[Any], Any]) -> Any:
+        answer = send(request)
+        if request.method == "GET" and "list-type" in request.url:
+            content, before = answer.content, self._before.get(request.url)
+            self._before[request.url] = content
+            if before is not None and before != content:
+                answer._content = before
+        return answer
+
+
+class DownFrom(Faults):
+    """From one request on nothing reaches the service, or comes back, any more."""
+
+    def __init__(self, number: int) -> None:
+        self._left = number
+
+    def act(self, request: Any, send: Callable[[Any], Any]) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise lost(request)
+        return send(request)
+
+
+class KilledAt(Faults):
+    """The process is killed at one write: before it, or when it is done and nobody has heard of it. Counts the writes, too."""
+
+    def __init__(self, number: int, *, after: bool) -> None:
+        self._number, self._after = number, after
+        self.writes = 0
+
+    def act(self, request: Any, send: Callable[[Any], Any]) -> Any:
+        if request.method in ("PUT", "DELETE"):
+            self.writes += 1
+        mine = request.method in ("PUT", "DELETE") and self.writes == self._number
+        if mine and not self._after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        answer = send(request)
+        if mine:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return answer
+
+
+def _answer(request: Any, status: int, code: str) -> AWSResponse:
+    body = f"<Error><Code>{code}</Code><Message>hunter2</Message></Error>".encode()
+    answer = AWSResponse(request.url, status, HTTPHeaders(), None)
+    answer._content = body
+    return answer

@@ -25,6 +25,7 @@ DEAD: Final = timedelta(minutes=5)
 # Whoever took longer than this to get its turn has to ask again: others may soon take it for dead.
 FRESH_SECONDS: Final = 60.0
 MOST_SECONDS: Final = 60.0
+MOST_LATE: Final = 5
 FIRST_PAUSE: Final = 0.02
 
 
@@ -66,12 +67,15 @@ class Turns:
 
     def _alone(self, signs: str, mine: str, until: float) -> bool:
         """Tell whether no other sign stands; the first of several by name stays and waits for the others to withdraw."""
+        late = 0
         while True:
             names = sorted({sign.key for sign in self._standing(signs)})
             if time.monotonic() > until:
                 return False
-            if len(names) == 1 or names[:1] != [mine]:
-                return names == [mine]  # a list that does not have what was just written tells nothing either
+            if mine not in names and late < MOST_LATE:
+                late += 1  # a list that does not have what was just written tells nothing
+            elif len(names) == 1 or names[:1] != [mine]:
+                return names == [mine]
             self._sleep(random.uniform(FIRST_PAUSE, 2 * FIRST_PAUSE))
 
     def _standing(self, signs: str) -> list[Listed]:
