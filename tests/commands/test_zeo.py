@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import together
 import zeo_client
 from commandline import Outcome, Vault, on_terminal
 from services.zeo_site import Zeo, free_port
+from several import grown
 from together import state_of
 from ZODB.FileStorage import FileStorage
 
@@ -63,14 +63,6 @@ def client(conf: Path, database: str, *operations: str) -> list[Any]:
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def grown(path: Path) -> None:
-    """Wait until somebody has written to a file."""
-    size, end = path.stat().st_size, time.monotonic() + 30
-    while path.stat().st_size == size:
-        assert time.monotonic() < end, "nobody writes"
-        time.sleep(0.02)
 
 
 @contextlib.contextmanager

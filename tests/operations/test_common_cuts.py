@@ -11,7 +11,7 @@ import oracle
 import pytest
 import vault
 from factories import time_of
-from operations.test_several_databases import Several, agree
+from several import Several, agree
 
 from zodb_vault.errors import TargetMissing, UsageError
 from zodb_vault.operations.targets import Target, resolve

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_args
@@ -21,6 +18,7 @@ import together
 import vault
 from factories import Site as OpenSite
 from factories import SiteFiles, noise
+from several import NAMES, Several, agree, grown
 from together import Together, databases, state_of
 
 from zodb_vault.cli.main import run
@@ -31,81 +29,11 @@ from zodb_vault.model.source import Database, Site
 from zodb_vault.operations import create as creating
 from zodb_vault.operations import restore as restoring
 from zodb_vault.operations import verify as verifying
-from zodb_vault.operations.catalog import Catalog
 from zodb_vault.operations.plan import plan
 from zodb_vault.operations.switch import place_of_database
 from zodb_vault.operations.undo import abort
 from zodb_vault.policy.recovery import ToTid
-from zodb_vault.repository.repository import Repository
-from zodb_vault.stores.local import LocalStore
 from zodb_vault.strategies.filestorage import FileStorageCapture
-
-NAMES = ("main", "catalog")
-
-
-class Several:
-    """A site of a zope.conf with several databases and a temporary one, and a repository."""
-
-    def __init__(self, directory: Path, names: tuple[str, ...] = NAMES) -> None:
-        self.directory, self.names = directory, names
-        self.conf = directory / "zope.conf"
-        self.write_conf(names)
-        self.repository = Repository.create(LocalStore(directory / "repository"))
-        self.progress = vault.Quiet()
-
-    def write_conf(self, names: tuple[str, ...], **elsewhere: str) -> None:
-        """Write a zope.conf with these databases, some of them below another directory."""
-        sections = ["%define INSTANCE " + str(self.directory), "instancehome $INSTANCE"]
-        for name in names:
-            files = self.files(name)
-            place = Path(elsewhere.get(name, files.data_fs.parent))
-            place.mkdir(parents=True, exist_ok=True)
-            sections.append(
-                f"<zodb_db {name}>\n  mount-point /{'' if name == 'main' else name}\n  <filestorage>\n    path {place}/Data.fs\n"
-                f"    blob-dir {place}/blobs\n  </filestorage>\n</zodb_db>"
-            )
-        sections.append("<zodb_db temporary>\n  mount-point /temp_folder\n  <temporarystorage>\n  </temporarystorage>\n</zodb_db>")
-        self.conf.write_text("\n".join(sections) + "\n")
-
-    def files(self, name: str) -> SiteFiles:
-        return SiteFiles(self.directory / name / "Data.fs", self.directory / name / "blobs")
-
-    @property
-    def site(self) -> Site:
-        return read_site(self.conf, vault.SITE, os.environ)
-
-    @contextlib.contextmanager
-    def opened(self, **options: Any) -> Iterator[Together]:
-        dbs = databases(self.conf)
-        writer = Together(dbs, list(self.names), **options)
-        try:
-            yield writer
-        finally:
-            writer.close()
-            for db in dbs.values():
-                db.close()
-
-    def create(self, **options: Any) -> creating.Created:
-        return creating.create(self.repository, self.site, creating.Options(**options), self.progress)
-
-    def catalog(self) -> Catalog:
-        return Catalog(self.repository, vault.SITE)
-
-    def restore(self, site: Site | None = None, **options: Any) -> restoring.Restored:
-        wanted = restoring.Options(**({"safety_backup": False} | options))
-        made = restoring.plan(self.repository, vault.SITE, None if wanted.output else site or self.site, wanted)
-        return restoring.execute(self.repository, made, vault.SITE, self.progress)
-
-    def restored(self, **options: Any) -> dict[str, together.State]:
-        """Restore into a directory and return what the databases hold."""
-        output = self.directory / "out"
-        shutil.rmtree(output, ignore_errors=True)
-        done = self.restore(output=output, **options)
-        places = {step.cut.entry.name: step.place for step in done.plan.steps}
-        return {name: state_of(place.data_fs, place.blob_dir or Path()) for name, place in places.items()}
-
-    def in_place(self) -> dict[str, together.State]:
-        return {name: state_of(*self.files(name)) for name in self.names}
 
 
 @pytest.fixture
@@ -117,13 +45,6 @@ def several(tmp_path: Path) -> Several:
             writer.shared()
         writer.own("catalog")
     return made
-
-
-def agree(states: dict[str, together.State]) -> int:
-    """Require no half of a shared commit; return its number."""
-    (number,) = {state.shared for state in states.values()}
-    assert all(state.blob == together.content(number) for state in states.values())
-    return number
 
 
 # The cut
@@ -162,8 +83,8 @@ def test_backups_of_a_busy_site_never_hold_half_of_a_commit(tmp_path: Path, pack
     made: list[Manifest] = []
     try:
         while len(made) < 7:
+            grown(several.files("catalog").data_fs)
             made.append(several.create().manifest)
-            time.sleep(0.05)
     finally:
         stop.touch()
         assert process.wait(30) == 0
