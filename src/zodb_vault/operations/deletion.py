@@ -25,14 +25,25 @@ def delete(repository: Repository, catalog: Catalog, backup: Backup, *, force: b
 def move_to_trash(repository: Repository, catalog: Catalog, backups: Sequence[Backup], *, force: bool) -> dict[str, VaultError]:
     """Move backups to the trash, and return why some of them stay, by id.
 
-    First the copies there, then the removals, then a look whether anybody relies on them: what comes in between is seen here, or sees
-    that they are gone. What turns out to be needed is put back. That they were in the trash before does not count for the grace period.
+    A marker keeps what is moved, so that it can be put back, and others from moving it. Then come the copies in the trash, the removals, and
+    a look whether anybody relies on them: what comes in between is seen here, or sees that they are gone.
     """
-    site, ids = catalog.site, {backup.manifest.id for backup in backups}
-    refused = _refused(Catalog(repository, site) if len(backups) == 1 else catalog, backups, ids, force=force)
+    run = Run.start(repository.store, catalog.site, "delete", new_id([], repository.store.clock()), [one.manifest.id for one in backups])
+    try:
+        return _moved(repository, Catalog(repository, catalog.site), backups, run, force=force)
+    finally:
+        run.finish()
+
+
+def _moved(repository: Repository, catalog: Catalog, backups: Sequence[Backup], run: Run, *, force: bool) -> dict[str, VaultError]:
+    site, refused = catalog.site, _refused(catalog, backups, run, force=force)
     moved = [backup for backup in backups if backup.manifest.id not in refused]
-    data = {backup.manifest.id: repository.manifest_bytes(site, backup.manifest.id) for backup in moved}
+    data = {}
+    for backup in moved:
+        with contextlib.suppress(BackupMissing):  # somebody else was faster
+            data[backup.manifest.id] = repository.manifest_bytes(site, backup.manifest.id)
     newest = max([*catalog.listing.backups, *catalog.listing.labels], default="")
+    # that they were in the trash before does not count for the grace period
     forget(repository.store, [trash_key(site, backup_id) for backup_id in data])
     for backup_id, content in data.items():
         if backup_id == newest:  # later ids have to go on behind it, and its label is listed with the site
@@ -42,7 +53,10 @@ def move_to_trash(repository: Repository, catalog: Catalog, backups: Sequence[Ba
     try:
         # another delete, or an annotate, may have come in between
         now = Catalog(repository, site)
-        later = _refused(now, [Backup(one.manifest, repository.facts(now.listing, one.manifest.id)) for one in moved], ids, force=force)
+        again = [Backup(one.manifest, repository.facts(now.listing, one.manifest.id)) for one in moved if one.manifest.id in data]
+        later = _refused(now, again, run, force=force)
+        lost = data.keys() - set(repository.trashed(site))
+        later |= {one: InUse(f"backup {one} was being brought back", "look at `zodb-vault list`") for one in lost if one not in later}
     except VaultError as error:
         later = dict.fromkeys(data, error)
     for backup_id in sorted(later, reverse=True):
@@ -51,9 +65,10 @@ def move_to_trash(repository: Repository, catalog: Catalog, backups: Sequence[Ba
     return refused | later
 
 
-def _refused(catalog: Catalog, backups: Sequence[Backup], going: set[str], *, force: bool) -> dict[str, VaultError]:
+def _refused(catalog: Catalog, backups: Sequence[Backup], run: Run, *, force: bool) -> dict[str, VaultError]:
     """Return what must stay of the backups that are going, with the reason."""
-    markers = [marker for marker, _data in catalog.markers.values()]
+    going = {backup.manifest.id for backup in backups}
+    markers = [marker for marker, _data in catalog.markers.values() if marker.run != run.marker.run]
     found: dict[str, VaultError] = {}
     for backup in backups:
         backup_id = backup.manifest.id
@@ -62,7 +77,7 @@ def _refused(catalog: Catalog, backups: Sequence[Backup], going: set[str], *, fo
             found[backup_id] = TargetRefused(f"backup {backup_id} is pinned", "`zodb-vault annotate --unpin` first")
         elif user is not None:
             who = f"the {user.what} {user.run} (host {user.host}, pid {user.pid})"
-            found[backup_id] = InUse(f"backup {backup_id} is in use by {who}", "wait for it to end")
+            found[backup_id] = InUse(f"backup {backup_id} is in use by {who}", "wait for it to end; `repository unlock` if it is dead")
         elif backup.new_history and not force and any(one < backup_id for one in catalog.listing.backups):
             message = f"backup {backup_id} begins a new history; without it nothing would keep the older ones"
             found[backup_id] = TargetRefused(message, f"`zodb-vault annotate {backup_id} --accept-history` first, or use --force")
@@ -74,8 +89,13 @@ def _refused(catalog: Catalog, backups: Sequence[Backup], going: set[str], *, fo
 
 
 def user_of(backup_id: str, markers: Sequence[Marker], repository: Repository) -> Marker | None:
-    """Return who relies on a backup; also a dead run does, as the next run goes on from what it has stored."""
-    return next((one for one in markers if backup_id in one.uses and (running.alive(one, repository.store) or one.stored)), None)
+    """Return who relies on a backup.
+
+    Also a dead create does, as the next one goes on from what it has stored, and an undelete, which may only sleep and would take the
+    copy in the trash away.
+    """
+    using = [marker for marker in markers if backup_id in marker.uses]
+    return next((one for one in using if one.stored or one.what == "undelete" or running.alive(one, repository.store)), None)
 
 
 def undelete(repository: Repository, site: str, backup_id: str) -> None:
@@ -97,6 +117,8 @@ def undelete(repository: Repository, site: str, backup_id: str) -> None:
         repository.store.put(manifest_key(site, backup_id), [data])
         repository.store.delete(gone_key(site, backup_id))
         repository.store.delete(key)
+        if backup_id not in repository.listing(site).backups:  # declared dead, and deleted again by somebody else
+            repository.store.put(manifest_key(site, backup_id), [data])
         with contextlib.suppress(InUse, Damage):  # it is back; and it is taken off the list again when it is deleted
             forget(repository.store, [key])
     finally:

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import msgspec
 
-from ..errors import BackupMissing, UsageError
+from ..errors import BackupMissing, Damage, UsageError
 from ..model import clock
 from ..policy.retention import Decision, Rules, Verdict, decide
 from ..repository.references import add_names
@@ -16,7 +16,7 @@ from ..repository.trash import PendingList
 from .catalog import Backup, Catalog
 from .deletion import move_to_trash, user_of
 from .sweep import Options as SweepOptions
-from .sweep import Swept, sweep, unaccounted
+from .sweep import Swept, sweep, unaccounted, unexplained
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,12 +69,12 @@ def require_accounted(repository: Repository, site: str, backups: Sequence[Backu
         raise BackupMissing(f"there is no backup of the site {site} in {repository.store.location}", "check --site and --repository")
     seen = set(PendingList(repository.store).pending.seen.get(site, []))
     seen |= set(backups[0].manifest.seen) if backups else set()
-    missing = seen - listed - set(trash.backups) - set(trash.gone)
+    missing = unexplained(repository, site, seen - listed - set(trash.backups) - set(trash.gone))
     accepted = missing & set(options.accept_gone)
     if known := set(options.accept_gone) - accepted:
         raise UsageError(f"{', '.join(sorted(known))} is not missed", "`--accept-gone` takes the whole id of a backup that prune says is nowhere")
     if missing - accepted:
-        raise unaccounted(site, sorted(missing - accepted), "the newest backup or the last sweep has seen")
+        raise unaccounted(site, missing - accepted, "the newest backup or the last sweep has seen")
     if not options.dry_run:
         for backup_id in sorted(accepted):
             repository.note_gone(site, backup_id)
@@ -87,9 +87,13 @@ def _frees(repository: Repository, catalog: Catalog, decision: Decision) -> int:
     def needed(verdicts: Iterable[Verdict]) -> dict[str, int]:
         names: dict[str, int] = {}
         for verdict in verdicts:
-            data = repository.manifest_bytes(catalog.site, verdict.id)
-            add_names(msgspec.json.decode(data), names, documents)
-            names[verdict.id] = len(data)
+            try:
+                data = repository.manifest_bytes(catalog.site, verdict.id)
+                add_names(msgspec.json.decode(data), names, documents)
+                names[verdict.id] = len(data)
+            except (BackupMissing, Damage):
+                if verdict.id in repository.listing(catalog.site).backups:
+                    raise  # else it has just been deleted
         return names
 
     if not decision.remove:

@@ -6,7 +6,7 @@ That no backup ever loses an object to it is proved in ``docs/explanation/concur
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -168,8 +168,9 @@ class _Sweep:
     def _require_accounted(self, found: Look) -> None:
         """Raise Damage when a backup of any site that the last sweep knew has disappeared."""
         before = {Ref(site, one) for site, ids in self.list.pending.seen.items() for one in ids}
-        if missing := sorted(before - found.known - set(found.gone)):
-            raise unaccounted(missing[0].site, [ref.id for ref in missing if ref.site == missing[0].site], "the last sweep has seen")
+        for ref in sorted(before - found.known - set(found.gone)):
+            if missing := unexplained(self.repository, ref.site, {ref.id}):
+                raise unaccounted(ref.site, missing, "the last sweep has seen")
 
     def _break_abandoned(self, found: Look) -> None:
         """Declare runs dead that have said nothing for two weeks; what they stored is listed from now on, and protected until it is due."""
@@ -188,8 +189,8 @@ class _Sweep:
         seen: set[Ref] = set()
         for ref in sorted(found.listed):
             seen |= self._add(ref, needed)
-        for marker, _data in found.markers.values():
-            add_names(msgspec.to_builtins(marker.stored), needed, self.documents)
+        for key in found.markers:
+            self._add_stored(found, key, needed)
         used = {Ref(key.split("/")[1], one) for key, (marker, _) in found.markers.items() for one in marker.uses}
         for ref in used - found.known:
             self._add(ref, needed)
@@ -216,8 +217,23 @@ class _Sweep:
     def _add(self, ref: Ref, names: dict[str, int]) -> set[Ref]:
         """Add what a backup needs to ``names``, and return what it has seen."""
         document = self._document(ref)
-        add_names(document, names, self.documents)
+        try:
+            add_names(document, names, self.documents)
+        except Damage:
+            if self._document(ref):
+                raise
+            return set()  # another sweep has deleted it meanwhile
         return {Ref(ref.site, one) for one in document.get("seen", ())}
+
+    def _add_stored(self, found: Look, key: str, names: dict[str, int]) -> None:
+        """Add what the run of a marker has stored."""
+        marker, data = found.markers[key]
+        try:
+            add_names(msgspec.to_builtins(marker.stored), names, self.documents)
+        except Damage:
+            with contextlib.suppress(KeyMissing):
+                if self.store.get(key) == data:
+                    raise
 
     def _document(self, ref: Ref) -> dict[str, Any]:
         """Return a manifest, wherever it is now; nothing when another sweep has just deleted it."""
@@ -308,7 +324,7 @@ class _Sweep:
             return None
         for key, (marker, data) in now.markers.items():
             if self.first.markers.get(key, (marker, b""))[1] != data:
-                add_names(msgspec.to_builtins(marker.stored), needed, self.documents)
+                self._add_stored(now, key, needed)
                 for ref in (Ref(key.split("/")[1], one) for one in marker.uses):
                     needed |= self.ending.get(ref) or {}
                     self._add(ref, needed)
@@ -328,7 +344,18 @@ class _Sweep:
             self.marker.renew()
 
 
-def unaccounted(site: str, missing: list[str], who: str) -> Damage:
+def unexplained(repository: Repository, site: str, ids: set[str]) -> set[str]:
+    """Return those of the ids that are nowhere: neither listed, nor in the trash, nor on their way from one to the other, nor noted as gone."""
+    for _ in range(ATTEMPTS):
+        if not ids:
+            break
+        ids = ids - set(repository.listing(site).backups)
+        trash = repository.trash(site)
+        ids = ids - set(trash.backups) - set(trash.gone) - set(repository.listing(site).backups)
+    return ids
+
+
+def unaccounted(site: str, missing: Iterable[str], who: str) -> Damage:
     """Return the error for backups that have disappeared."""
     ids = sorted(missing)
     more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""

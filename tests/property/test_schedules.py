@@ -1,0 +1,131 @@
+"""Random schedules of operations at once, and the same with a rule of the protocol broken, which has to be found.
+
+``ZODB_VAULT_SCHEDULES=20000 pytest -n 2 tests/property/test_schedules.py`` runs that many; ``ZODB_VAULT_SCHEDULES_FIRST`` says from which seed on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from schedules import Lost, Schedules
+
+from zodb_vault.errors import Damage
+from zodb_vault.operations import deletion, sweep
+from zodb_vault.repository.running import Run
+
+COUNT = int(os.environ.get("ZODB_VAULT_SCHEDULES", "200"))
+FIRST = int(os.environ.get("ZODB_VAULT_SCHEDULES_FIRST", "0"))
+PARTS = 2
+MOST = 500
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_no_backup_ever_loses_an_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
+    schedules, happened = Schedules(tmp_path, monkeypatch), Counter[str]()
+    for seed in range(FIRST + part, FIRST + COUNT, PARTS):
+        happened.update(schedules.run(seed))
+    print(f"seeds {FIRST + part} to {FIRST + COUNT - 1}, every {PARTS}.: {dict(sorted(happened.items()))}")
+    assert {"create: done", "prune: done", "restore: done", "undelete: done", "delete: done"} <= happened.keys()
+
+
+def without_the_second_look(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(sweep._Sweep, "_second_look", lambda _self: set())
+
+
+def test_a_backup_that_is_due_comes_back_at_every_call_of_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedules = Schedules(tmp_path, monkeypatch)
+    outcomes = schedules.undelete_at_every_call_of_a_prune()
+    assert outcomes == {"inner done", "inner BackupMissing", "outer done"}
+    without_the_second_look(monkeypatch)
+    with pytest.raises(Lost):
+        schedules.undelete_at_every_call_of_a_prune()
+
+
+def test_a_backup_is_swept_at_every_call_of_its_restore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedules = Schedules(tmp_path, monkeypatch)
+    outcomes = schedules.prunes_at_every_call_of_a_restore()
+    assert outcomes == {"inner done", "outer done", "outer BackupMissing"}
+    without_uses(monkeypatch)
+    with pytest.raises(Damage):
+        schedules.prunes_at_every_call_of_a_restore()
+
+
+def without_grace(patch: pytest.MonkeyPatch) -> None:
+    def due(self: Any, _since: dict[str, datetime]) -> list[str]:
+        self.ending = self.stale
+        return sorted(self.candidates)
+
+    patch.setattr(sweep._Sweep, "_due", due)
+
+
+def without_uses(patch: pytest.MonkeyPatch) -> None:
+    start = Run.start.__func__  # type: ignore[attr-defined]
+    patch.setattr(Run, "start", classmethod(lambda cls, store, site, what, run, _uses, adopted=None: start(cls, store, site, what, run, [], adopted)))
+
+
+def without_care_for_what_is_not_noted(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(sweep, "WRITING", ())
+
+
+def without_the_trashed_manifest_first(patch: pytest.MonkeyPatch) -> None:
+    """Look, then remove the manifest: who brings it back in between is not seen."""
+    second = sweep._Sweep._second_look
+
+    def delete(self: Any, due: list[str]) -> list[str]:
+        protected = second(self) or set()
+        done = [key for key in due if key.rpartition("/")[2] not in protected]
+        for key in done:
+            self._remove(key)
+        return done
+
+    patch.setattr(sweep._Sweep, "_delete", delete)
+
+
+def without_looking_at_markers(patch: pytest.MonkeyPatch) -> None:
+    look = sweep.look
+
+    def blind(repository: Any) -> Any:
+        return look(repository)._replace(markers={})
+
+    patch.setattr(sweep, "look", blind)
+
+
+def without_an_undelete_marker(patch: pytest.MonkeyPatch) -> None:
+    start = deletion.Run.start.__func__  # type: ignore[attr-defined]
+
+    def started(cls: Any, store: Any, site: str, what: str, run: str, uses: list[str], adopted: Any = None) -> Any:
+        return start(cls, store, site, what, run, [] if what in ("undelete", "delete") else uses, adopted)
+
+    patch.setattr(Run, "start", classmethod(started))
+
+
+MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[str, ...]] = {
+    # with the operations that a rule is between, where few schedules of all would tell
+    without_grace: (),
+    without_care_for_what_is_not_noted: (),
+    without_the_trashed_manifest_first: (),
+    without_looking_at_markers: (),
+    without_an_undelete_marker: ("undelete", "prune", "another prune"),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_a_broken_rule_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mutant: Callable[[pytest.MonkeyPatch], None]) -> None:
+    schedules = Schedules(tmp_path, monkeypatch)
+    mutant(monkeypatch)
+    for seed in range(MOST):
+        try:
+            schedules.run(seed, MUTANTS[mutant])
+        except AssertionError as error:
+            assert "Lost" in str(error) or "Damage" in str(error), error
+            print(f"found with seed {seed}: {error}")
+            return
+    pytest.fail("no schedule has found it")
+
+

@@ -1,0 +1,485 @@
+"""Random schedules: creates, deletes, prunes, restores and undeletes on one repository, each stopped before every call it makes to the store.
+
+A scheduler lets one of them go on, again and again; the clock jumps meanwhile. After every change of the repository it is required that no backup
+that is listed lacks an object. One number, the seed, decides everything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+import secrets
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import factories
+import pytest
+import seam
+import vault
+from memorystore import MemoryStaging, MemoryStore
+
+from zodb_vault.errors import BackupMissing, Damage, InUse, SourceChanged, TargetRefused, VaultError
+from zodb_vault.model import chain, clock
+from zodb_vault.model.source import Database, Site
+from zodb_vault.operations import create as creating
+from zodb_vault.operations import deletion, prune
+from zodb_vault.operations import restore as restoring
+from zodb_vault.operations.catalog import Catalog
+from zodb_vault.policy.retention import OnDemandRetention, Rules, SafetyRetention, ScheduledRetention
+from zodb_vault.repository import running
+from zodb_vault.repository.references import add_names
+from zodb_vault.repository.repository import Repository
+from zodb_vault.stores.base import Entry
+from zodb_vault.strategies import joining, packing, segments
+
+GRACE: Final = timedelta(days=3)
+NIGHT: Final = timedelta(hours=80)
+NAP: Final = timedelta(minutes=20)
+START: Final = datetime(2027, 1, 1, tzinfo=UTC)
+ONE: Final = "one"
+OTHER: Final = "other"
+EXPECTED: Final = (InUse, BackupMissing, SourceChanged, TargetRefused)
+RULES: Final = Rules(
+    scheduled=ScheduledRetention(daily=1, weekly=0, monthly=0), on_demand=OnDemandRetention(newest=0, age=timedelta()),
+    safety=SafetyRetention(), zone=UTC,
+)  # fmt: skip
+
+
+class Lost(AssertionError):
+    """A backup that is listed lacks something."""
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> datetime:
+        self.now += timedelta(milliseconds=1)
+        return self.now
+
+
+class Watched:
+    """What is stored, and the judge: it knows what each listed backup needs, and looks at each change."""
+
+    def __init__(self, content: dict[str, bytes]) -> None:
+        self.store = MemoryStore(dict(content))
+        self.needs: dict[str, set[str]] = {}
+        self.owners: dict[str, object] = {}
+        for key in [key for key in content if "/backups/" in key]:
+            self.listed(key)
+
+    def listed(self, key: str) -> None:
+        """Require that a backup that has begun to exist has all it needs."""
+        objects = Repository.open(self.store).objects("")
+        _, site, _, name = key.split("/")
+        names: dict[str, int] = {}
+        try:
+            add_names(Repository.open(self.store).manifest_document(site, name.removesuffix(".json")), names, objects)
+        except VaultError as error:
+            raise Lost(f"{key}: {error}") from None
+        # a manifest also holds digests of other things
+        wanted = {folder + name for name in names for folder in (f"objects/{name[:2]}/", f"meta/{name[:2]}/")}
+        self.needs[key] = wanted & self.ever
+        if lacking := {key for key in self.needs[key] if key not in self.store.content}:
+            raise Lost(f"{key} lacks {lacking}")
+
+    @property
+    def ever(self) -> set[str]:
+        """Return all objects that ever were."""
+        self._ever = getattr(self, "_ever", set()) | set(self.store.content)
+        return self._ever
+
+    def changed(self, operation: str, key: str) -> None:
+        """Look at what a call has changed."""
+        if "/backups/" in key:
+            if operation == "delete":
+                self.needs.pop(key, None)
+            else:
+                self.listed(key)
+        elif operation == "delete" and key.startswith(("objects/", "meta/")):
+            self._ever = self.ever | {key}
+            if losers := [backup for backup, needed in self.needs.items() if key in needed]:
+                raise Lost(f"{losers} need {key}, which was deleted")
+
+
+class Actor(threading.Thread):
+    """One operation."""
+
+    def __init__(self, schedule: Schedule, name: str, operation: Callable[[Repository], Any]) -> None:
+        super().__init__(name=name, daemon=True)
+        self.schedule, self.operation = schedule, operation
+        self.go, self.pending = threading.Event(), ("begin", "")
+        self.done = False
+        self.calls = 0
+        self.site = ""
+        self.outcome: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.wait("begin", "")
+            self.operation(Repository.open(Stopping(self)))
+        except BaseException as error:  # noqa: BLE001  told by the schedule
+            self.outcome = error
+        finally:
+            self.done = True
+            self.schedule.stopped.release()
+
+    @property
+    def committing(self) -> bool:
+        """Tell whether its next call lets a backup begin to exist."""
+        return "/backups/" in self.pending[1] and self.pending[0] == "put" and not self.done
+
+    def wait(self, operation: str, key: str) -> None:
+        """Stop until the scheduler lets this actor go on."""
+        if self.schedule.ended:
+            raise KeyboardInterrupt
+        self.pending = operation, key
+        self.calls += 1
+        if operation != "begin":
+            self.schedule.stopped.release()
+        self.go.wait()
+        self.go.clear()
+        if self.schedule.ended:
+            raise KeyboardInterrupt
+
+
+class Stopping:
+    """The store as one actor sees it."""
+
+    location = "/memory"
+
+    def __init__(self, actor: Actor) -> None:
+        self._actor, self._watched = actor, actor.schedule.watched
+
+    def _call(self, operation: str, key: str, call: Callable[[], Any]) -> Any:
+        self._actor.wait(operation, key)
+        found = call()
+        if operation in ("put", "replace", "delete"):
+            self._watched.changed(operation, key)
+            self._watched.owners[key] = self._actor
+            self._actor.site = key.split("/")[1] if key.endswith("/running/create.json") else self._actor.site
+        return found
+
+    def put(self, key: str, chunks: Iterable[bytes]) -> int:
+        return int(self._call("put", key, lambda: self._watched.store.put(key, chunks)))
+
+    def stage(self) -> MemoryStaging:
+        return MemoryStaging(self)  # type: ignore[arg-type]
+
+    def replace(self, key: str, data: bytes, expected: bytes) -> None:
+        self._call("replace", key, lambda: self._watched.store.replace(key, data, expected))
+
+    def get(self, key: str) -> bytes:
+        found: bytes = self._call("get", key, lambda: self._watched.store.get(key))
+        return found
+
+    def stream(self, key: str) -> Iterator[bytes]:
+        yield self.get(key)
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        yield from self._call("list", prefix, lambda: [*self._watched.store.list(prefix)])
+
+    def delete(self, key: str, expected: bytes | None = None) -> None:
+        self._call("delete", key, lambda: self._watched.store.delete(key, expected))
+
+    def clock(self) -> datetime:
+        return clock.now()
+
+
+class Between(Stopping):
+    """The store of one operation that runs alone, but for an action before one of its calls."""
+
+    def __init__(self, watched: Watched, at: int, action: Callable[[], Any]) -> None:
+        self._watched, self._at, self._action = watched, at, action
+        self.calls = 0
+
+    def _call(self, operation: str, key: str, call: Callable[[], Any]) -> Any:
+        self.calls += 1
+        if self.calls == self._at:
+            self._action()
+        found = call()
+        if operation in ("put", "replace", "delete"):
+            self._watched.changed(operation, key)
+        return found
+
+
+class World(NamedTuple):
+    """What every schedule starts from."""
+
+    directory: Path
+    content: dict[str, bytes]
+    files: dict[str, factories.SiteFiles]
+    now: datetime
+    digests: dict[str, str]
+
+    def site(self, name: str) -> Site:
+        files = self.files[name]
+        database = Database(
+            name="main", backend="filestorage", data_fs=str(files.data_fs), blob_dir=str(files.blob_dir), blob_mode="directory", history=True
+        )
+        return Site(name=name, config=None, databases=(database,))
+
+
+class Schedule:
+    """One schedule; ``run`` returns what happened."""
+
+    def __init__(self, world: World, seed: int, time: Clock, only: tuple[str, ...] = ()) -> None:
+        self.world, self.seed, self.time, self.only = world, seed, time, only
+        self.random = random.Random(seed)
+        self.watched = Watched(world.content)
+        self.stopped = threading.Semaphore(0)
+        self.ended = False
+        self.output = world.directory / f"restored-{seed}"
+        self.actors = [Actor(self, name, operation) for name, operation in self._operations() if not only or name in only]
+        self.current: Actor | None = None
+        # one may sleep from one of its calls on, until all others are done
+        self.sleeper = self.random.choice([*self.actors, None])
+        self.bedtime = self.random.randint(2, 60)
+        self.begins = {actor: self.random.choice((0, self.random.randint(0, 400 if only else 150))) for actor in self.actors}
+
+    def _awake(self) -> list[Actor]:
+        """Return who can go on; nobody sleeps where a manifest is about to be put, which is what the explanation assumes."""
+        waiting = [actor for actor in self.actors if not actor.done]
+        awake = [one for one in waiting if one is not self.sleeper or one.calls < self.bedtime or one.committing]
+        steps = sum(actor.calls for actor in self.actors)
+        return [one for one in awake if steps >= self.begins[one]] or awake or waiting
+
+    def _operations(self) -> Iterator[tuple[str, Callable[[Repository], Any]]]:
+        ids = sorted(key.rsplit("/", 1)[1][:-5] for key in self.world.content if key.startswith(f"sites/{ONE}/backups/"))
+        trashed = sorted(key.rsplit("/", 1)[1][:-5] for key in self.world.content if key.startswith(f"trash/{ONE}/2"))
+        yield "create", self._create(ONE)
+        yield "create of the same site" if self.random.random() < 0.5 else "create of another site", self._create(self.random.choice((ONE, OTHER)))
+        yield "prune", self._prune(self.random.choice((ONE, OTHER)), self.random.randint(1, 4))
+        yield "restore", self._restore(self.random.choice(ids))
+        if self.random.random() < 0.6 or self.only:
+            # of those in the trash the oldest one is due the soonest
+            yield "undelete", self._undelete(trashed[0] if self.only else self.random.choice(trashed))
+        if self.random.random() < 0.6:
+            yield "delete", self._delete(self.random.choice([ids[-1], ids[-1], self.random.choice(ids)]))
+        if self.random.random() < 0.2:
+            yield "another prune", self._prune(ONE, 2)
+
+    def _create(self, site: str) -> Callable[[Repository], Any]:
+        options = creating.Options(full=self.random.random() < 0.1, trigger="scheduled")
+        return lambda repository: creating.create(repository, self.world.site(site), options, vault.Quiet())
+
+    def _prune(self, site: str, times: int) -> Callable[[Repository], Any]:
+        def operation(repository: Repository) -> None:
+            for _ in range(times):
+                prune.prune(repository, site, prune.Options(rules=RULES, grace=GRACE))
+                self._jump(NIGHT)
+
+        return operation
+
+    def _restore(self, backup: str) -> Callable[[Repository], Any]:
+        def operation(repository: Repository) -> None:
+            options = restoring.Options(backup=backup, request=None, output=self.output)
+            restoring.execute(repository, restoring.plan(repository, ONE, None, options), ONE, vault.Quiet())
+            assert hashlib.sha256((self.output / "Data.fs").read_bytes()).hexdigest() == self.world.digests[backup]
+
+        return operation
+
+    def _undelete(self, backup: str) -> Callable[[Repository], Any]:
+        return lambda repository: deletion.undelete(repository, ONE, backup)
+
+    def _delete(self, backup: str) -> Callable[[Repository], Any]:
+        def operation(repository: Repository) -> None:
+            catalog = Catalog(repository, ONE)
+            deletion.delete(repository, catalog, catalog.backup(backup), force=True)
+
+        return operation
+
+    def _jump(self, length: timedelta) -> None:
+        """Let time pass for all; nobody sleeps so long between the last look at its marker and the commit, or within one removal."""
+        while any(actor.committing for actor in self.actors):
+            actor = threading.current_thread()
+            assert isinstance(actor, Actor)
+            actor.wait("jump", "")
+        self.time.now += length
+
+    def run(self) -> dict[str, int]:
+        staying = self.random.choice((0.0, 0.5, 0.9, 0.97))
+        for actor in self.actors:
+            actor.start()
+        try:
+            while waiting := self._awake():
+                if self.current not in waiting or self.random.random() >= staying:
+                    self.current = self.random.choice(waiting)
+                if self.random.random() < 0.01:
+                    self.time.now += NAP
+                self.current.go.set()
+                self.stopped.acquire()
+                if self.current.done and not isinstance(self.current.outcome, (*EXPECTED, type(None))) and not self._excused(self.current):
+                    raise self.current.outcome
+            self._afterwards()
+        finally:
+            self.ended = True
+            for actor in self.actors:
+                actor.go.set()
+                actor.join(10)
+            shutil.rmtree(self.output, ignore_errors=True)
+        return {f"{actor.name}: {type(actor.outcome).__name__ if actor.outcome else 'done'}": 1 for actor in self.actors}
+
+    def _excused(self, actor: Actor) -> bool:
+        """Tell whether it found damage because it had slept, been declared dead, and nothing was kept for it: it has done no harm."""
+        marker = f"sites/{actor.site}/running/create.json"
+        taken = marker not in self.watched.store.content or self.watched.owners.get(marker) is not actor
+        return isinstance(actor.outcome, Damage) and actor.name.startswith("create") and taken
+
+    def _afterwards(self) -> None:
+        """Sweep all that may go by the rules, alone, and require that everything that is listed can be read."""
+        store = self.watched.store
+        repository = Repository.open(store)
+        for _ in range(4):
+            self.time.now += NIGHT
+            prune.prune(repository, OTHER, prune.Options(rules=RULES, grace=GRACE))
+            for key in [key for key in store.content if "/backups/" in key]:
+                self.watched.listed(key)
+
+
+def small(patch: pytest.MonkeyPatch) -> Clock:
+    """Make operations quick, the clock ours, every run one of another host, and lists and segments short."""
+    time = Clock()
+    seam.tame(patch)
+    patch.setattr(clock, "now", time)
+    patch.setattr(running, "process_identity", lambda _pid: "")
+    patch.setattr(segments, "SEGMENT_LIMIT", 600)
+    patch.setattr(joining, "SEGMENT_LIMIT", 600)
+    patch.setattr(packing, "PACK_LIMIT", 2000)
+    patch.setattr(joining, "NEIGHBOURS", 4)
+    patch.setattr(chain, "TAIL_LIMIT", 3)
+    patch.setattr(chain, "TAIL_KEPT", 1)
+    return time
+
+
+def build(directory: Path, time: Clock, *, interrupted: bool) -> World:
+    """Make a repository with a history: two sites, backups listed, in the trash and due, and perhaps what an interrupted run has left."""
+    files = {name: factories.SiteFiles(directory / name / "Data.fs", directory / name / "blobs") for name in (ONE, OTHER)}
+    world = World(directory, {}, files, START, {})
+    store = MemoryStore(world.content)
+    repository = Repository.create(store)
+
+    def grow(name: str, number: int) -> None:
+        with factories.Site(directory / name) as site:
+            values: dict[str, str | bytes] = {f"text{number % 3}": f"{name} {number} " * 40, f"blob{number % 4}": factories.noise(700, number)}
+            site.put(**values)
+
+    def back_up(name: str, **options: Any) -> str:
+        made = creating.create(repository, world.site(name), creating.Options(trigger="scheduled", **options), vault.Quiet()).manifest.id
+        world.digests[made] = hashlib.sha256(files[name].data_fs.read_bytes()).hexdigest()
+        time.now += timedelta(days=1)
+        return made
+
+    def remove(backup: str) -> None:
+        catalog = Catalog(repository, ONE)
+        deletion.delete(repository, catalog, catalog.backup(backup), force=True)
+
+    def pass_by() -> None:
+        prune.prune(repository, OTHER, prune.Options(rules=RULES, grace=GRACE))
+
+    ids = []
+    for number in range(7):
+        grow(ONE, number)
+        ids.append(back_up(ONE, full=number in (2, 3, 4)))
+        if number % 3 == 0:
+            grow(OTHER, number)
+            back_up(OTHER)
+    # in the trash: one that is due, one that is not yet, one that is fresh; the due ones were full
+    for backup in (ids[2], ids[3]):
+        remove(backup)
+        pass_by()
+        time.now += GRACE
+    pass_by()
+    remove(ids[4])
+    time.now += timedelta(days=1)
+    pass_by()
+    for name in (ONE, OTHER):
+        grow(name, 11)
+    if interrupted:
+        _interrupt(world, repository)
+        grow(ONE, 12)
+    return world._replace(now=time.now)
+
+
+def _interrupt(world: World, repository: Repository) -> None:
+    """Let a create die before its commit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(creating, "NOTE_BYTES", 1)
+        patch.setattr(creating._Creation, "_commit", lambda *_: (_ for _ in ()).throw(RuntimeError("died")))
+        patch.setattr(creating, "_give_up", lambda *_: None)
+        with pytest.raises(RuntimeError, match="died"):
+            creating.create(repository, world.site(ONE), creating.Options(trigger="scheduled"), vault.Quiet())
+
+
+class Schedules:
+    """Runs schedules on the two worlds, which are made once."""
+
+    def __init__(self, directory: Path, patch: pytest.MonkeyPatch) -> None:
+        self.time = small(patch)
+        self.worlds = [build(directory / str(number), self.time, interrupted=bool(number)) for number in range(2)]
+        self._patch = patch
+
+    def run(self, seed: int, only: tuple[str, ...] = ()) -> dict[str, int]:
+        """Run one, of all operations or some; raise AssertionError with the seed."""
+        world = self.worlds[seed % 2]
+        # some find nothing due yet, some the interrupted run forgotten
+        self.time.now = world.now + timedelta(hours=80 if only else random.Random(seed).choice((0, 1, 30, 80, 80, 14 * 24)))
+        numbers = itertools.count(seed * 1000)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(secrets, "token_hex", lambda count=32: f"{next(numbers):0{2 * count}x}")
+            try:
+                return Schedule(world, seed, self.time, only).run()
+            except Exception as error:
+                raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
+
+    def undelete_at_every_call_of_a_prune(self) -> set[str]:
+        """Let a backup that is due come back before each call of the prune that sweeps it; return how that ended."""
+        backup = min(key.rsplit("/", 1)[1][:-5] for key in self.worlds[0].content if key.startswith(f"trash/{ONE}/2"))
+        return self._at_every_call(
+            lambda repository: prune.prune(repository, OTHER, prune.Options(rules=RULES, grace=GRACE)),
+            lambda repository: deletion.undelete(repository, ONE, backup),
+        )
+
+    def prunes_at_every_call_of_a_restore(self) -> set[str]:
+        """Let a backup be pruned and swept before each call of its restore; return how that ended."""
+        world = self.worlds[0]
+        backup = min(key.rsplit("/", 1)[1][:-5] for key in world.content if key.startswith(f"sites/{ONE}/backups/"))
+
+        def restore(repository: Repository) -> None:
+            shutil.rmtree(world.directory / "restored", ignore_errors=True)
+            options = restoring.Options(backup=backup, request=None, output=world.directory / "restored")
+            restoring.execute(repository, restoring.plan(repository, ONE, None, options), ONE, vault.Quiet())
+
+        def prunes(repository: Repository) -> None:
+            for _ in range(3):
+                prune.prune(repository, ONE, prune.Options(rules=RULES, grace=GRACE))
+                self.time.now += NIGHT
+
+        return self._at_every_call(restore, prunes)
+
+    def _at_every_call(self, outer: Callable[[Repository], Any], inner: Callable[[Repository], Any]) -> set[str]:
+        """Let one operation run before each call of another one."""
+        outcomes = set[str]()
+
+        def tried(who: str, operation: Callable[[Repository], Any], store: Between) -> None:
+            try:
+                operation(Repository.open(store))
+                outcomes.add(f"{who} done")
+            except EXPECTED as error:
+                outcomes.add(f"{who} {type(error).__name__}")
+
+        for at in itertools.count(1):
+            self.time.now = self.worlds[0].now + NIGHT
+            watched = Watched(self.worlds[0].content)
+            store = Between(watched, at, lambda watched=watched: tried("inner", inner, Between(watched, 0, lambda: None)))  # type: ignore[misc]
+            tried("outer", outer, store)
+            for key in [key for key in watched.store.content if "/backups/" in key]:
+                watched.listed(key)
+            if store.calls < at:
+                break
+        return outcomes
