@@ -308,17 +308,23 @@ def test_clients_can_be_configured(cached: Cached, tmp_path: Path) -> None:
 
 
 def test_a_client_that_still_runs_is_in_use(cached: Cached, tmp_path: Path) -> None:
+    command = [sys.executable, zeo_client.__file__, str(cached.conf), "main", f"hold:{tmp_path}/go"]
     with cached.zeo.running():
-        command = [sys.executable, zeo_client.__file__, str(cached.conf), "main", f"hold:{tmp_path}/go"]
         running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        assert running.stdout is not None and running.stdout.readline() == b"held\n"
-    refused = cached("restore", cached.backup, "--client-conf", cached.conf, "--yes")
-    assert refused.status == 11 and "is running: it holds" in refused.err
-    assert cached.zec() == CACHES
-    (tmp_path / "go").touch()
-    running.stdout.close()
-    running.kill()  # without its server it would wait for it
-    running.wait(30)
+        assert running.stdout is not None
+        try:
+            assert running.stdout.readline() == b"held\n"
+        except AssertionError:
+            running.kill()
+            raise
+    try:
+        refused = cached("restore", cached.backup, "--client-conf", cached.conf, "--yes")
+        assert refused.status == 11 and "is running: it holds" in refused.err
+        assert cached.zec() == CACHES
+    finally:
+        running.kill()  # told to end, it would wait for its server
+        running.wait(30)
+        running.stdout.close()
     assert cached("restore", cached.backup, "--client-conf", cached.conf, "--yes").status == 0
     assert cached.zec() == []
 
