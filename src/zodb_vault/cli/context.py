@@ -132,6 +132,7 @@ class Context:
 
         repository = Repository.open(self.store)
         repository.configure(self.settings.repository.encryption.recipients, self._identities)
+        repository.sign_with(self.settings.repository.signing.key, self.settings.repository.signing.signers)
         return repository
 
     def _identities(self) -> list[str]:

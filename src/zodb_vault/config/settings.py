@@ -29,6 +29,7 @@ SYSTEM_DIRECTORY = Path("/etc/zodb-vault")
 PREFIX = "ZODB_VAULT_"
 SECRET_IDENTITY = "AGE-SECRET-KEY-"
 CHOICES = {"addressing_style": ("auto", "path", "virtual"), "object_lock": ("governance", "compliance")}
+SIGNER = re.compile(r"(ssh-|ecdsa-|sk-)[a-z0-9@.-]+ [A-Za-z0-9+/=]+( .*)?\Z")
 SITE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 SITE_NAME_RULE = "has to begin with a small letter or digit, then up to 62 of these, dots, dashes and underscores"
 
@@ -39,12 +40,20 @@ class EncryptionSettings(msgspec.Struct, frozen=True, kw_only=True):
     recipients: tuple[str, ...] = ()
 
 
+class SigningSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The private key of SSH that manifests are signed with, and the public keys of those whose backups are restored; none: of anybody."""
+
+    key: Path | None = None
+    signers: tuple[str, ...] = ()
+
+
 class RepositorySettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the backups live: an absolute directory or ``s3://bucket/prefix``; None when nothing says it."""
 
     location: Location | None = None
     s3: S3Settings = S3Settings()
     encryption: EncryptionSettings = EncryptionSettings()
+    signing: SigningSettings = SigningSettings()
 
 
 class IdentitySettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -257,6 +266,9 @@ def _check(values: dict[str, Any], reading: Reading, source: str) -> None:
     recipients = values.get("repository", {}).get("encryption", {}).get("recipients") or ()
     if any(recipient.strip().upper().startswith(SECRET_IDENTITY) for recipient in recipients):
         told.problem("repository.encryption.recipients", "holds a private key, only public ones belong here; take it out and replace that key")
+    signers = values.get("repository", {}).get("signing", {}).get("signers") or ()
+    if not all(SIGNER.match(signer) for signer in signers):
+        told.problem("repository.signing.signers", "has to hold public keys of SSH, such as ssh-ed25519 AAAA...")
     zone = values.get("schedule", {}).get("timezone")
     if zone and not _is_zone(zone):
         told.problem("schedule.timezone", "is not a zone of the time zone database, such as Europe/Vienna")
@@ -303,9 +315,10 @@ def _settings(file: Path | None, values: dict[str, Any]) -> Settings:
     repository = dict(values.get("repository", {}))
     encryption = EncryptionSettings(**repository.pop("encryption", {}))
     s3 = S3Settings(**repository.pop("s3", {}))
+    signing = SigningSettings(**repository.pop("signing", {}))
     return Settings(
         file=file,
-        repository=RepositorySettings(encryption=encryption, s3=s3, **repository),
+        repository=RepositorySettings(encryption=encryption, s3=s3, signing=signing, **repository),
         identity=IdentitySettings(**values.get("identity", {})),
         sites={name: SiteSettings(**site) for name, site in values.get("site", {}).items()},
         retention=RetentionSettings(**_policy(values.get("retention", {}))),

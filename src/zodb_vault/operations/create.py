@@ -214,6 +214,8 @@ class _Creation:
             # the newest one is the last: what the line goes on from
             uses = sorted({one.id for capture in captures for one in capture.uses})
             self._check_source(_starting(captures))
+            for used in uses if not self.options.full else ():  # signing this backup will vouch for what it goes on from
+                self.repository.require_signature(self.catalog.backup(used).manifest)
             if self.options.skip_unchanged and uses and all(d.reason.code == "unchanged" for d in decisions) and not self._taken_out():
                 return Created(manifest=self.catalog.backup(uses[-1]).manifest, skipped=True, missing={}, findings=[])
             return self._copy(captures, cuts, uses, stale)

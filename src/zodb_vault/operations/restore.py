@@ -132,6 +132,7 @@ def plan(repository: Repository, site_name: str, site: Site | None, options: Opt
             "`zodb-vault show` names them; `--allow-incomplete` restores what there is",
         )
     documents = repository.objects("")
+    repository.require_signature(target.backup.manifest)
     _require_key(target, documents)
     if any(_is_dump(cut) for cut in target.cuts):
         return _plan_dumps(target, site, options)

@@ -105,6 +105,7 @@ class _Verification:
 
     def run(self) -> None:
         level = self.options.level
+        self._signature()
         if level == "objects":
             self._listed()
         elif level == "bytes":
@@ -116,6 +117,12 @@ class _Verification:
                 self._records(entry)
             if level == "restore" and self.report.ok:
                 self._restore()
+
+    def _signature(self) -> None:
+        try:
+            self.repository.require_signature(self.backup.manifest)
+        except Damage as error:
+            self._damage(None, "signature", error)
 
     def _damage(self, database: str | None, what: str, error: VaultError | str, **where: str) -> None:
         self.report.damage.append(Finding(database, what, error if isinstance(error, str) else error.message, **where))

@@ -8,6 +8,7 @@ import importlib.resources
 import re
 import secrets
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -21,6 +22,7 @@ from .labels import Facts, fold
 from .names import is_ours, new_id
 from .objects import Objects
 from .sealing import FEATURE, Keys, checked_recipients, require_installed
+from .signing import is_signed, sign
 
 T = TypeVar("T")
 
@@ -57,6 +59,8 @@ class Repository:
     def __init__(self, store: Store, info: RepositoryInfo) -> None:
         self.store, self.info, self.keys = store, info, Keys(info.recipients)
         self._configured: Sequence[str] = ()
+        self._signing_key: Path | None = None
+        self._signers: Sequence[str] = ()
         self._cache: Cache | None = None
 
     def remember(self, cache: Cache) -> None:
@@ -102,6 +106,24 @@ class Repository:
     def configure(self, recipients: Sequence[str], identities: Callable[[], Sequence[str]]) -> None:
         """Say what the configuration knows: the recipients, and where the private keys come from, which are asked for when they are needed."""
         self._configured, self.keys = recipients, Keys(self.info.recipients, identities)
+
+    def sign_with(self, key: Path | None, signers: Sequence[str]) -> None:
+        """Say which key manifests are signed with, and whose signature a backup has to bear to be relied on."""
+        self._signing_key, self._signers = key, signers
+
+    def require_signature(self, manifest: Manifest) -> None:
+        """Raise Damage unless one of the signers, if there are any, has signed this very manifest."""
+        if not self._signers:
+            return
+        site, backup = manifest.site, manifest.id
+        data = self.manifest_bytes(site, backup)
+        hint = "use another backup, or make one with `create --full`; [repository.signing] signers says who has to sign"
+        try:
+            signature = self.store.get(signature_key(site, backup))
+        except KeyMissing:
+            raise Damage(f"the backup {backup} is not signed", hint) from None
+        if not is_signed(data, signature, self._signers) or _decode(data, Manifest, manifest_key(site, backup)) != manifest:
+            raise Damage(f"the backup {backup} is not as one of the configured signers has signed it", hint)
 
     def require_recipients(self) -> None:
         """Raise ConfigurationError unless content is encrypted for exactly the recipients that the configuration names."""
@@ -196,6 +218,8 @@ class Repository:
 
     def commit(self, manifest: Manifest) -> None:
         """Make a backup exist; everything that it names has to be durable before."""
+        if self._signing_key:
+            self.store.put(signature_key(manifest.site, manifest.id), [sign(canonical.seal(manifest), self._signing_key)])
         self._write(manifest_key(manifest.site, manifest.id), manifest)
 
     def add_label(self, site: str, backup: str, fact: str, value: Any, listing: Listing) -> None:
@@ -235,6 +259,11 @@ class Repository:
 def manifest_key(site: str, backup: str) -> str:
     """Return the key of a manifest."""
     return f"sites/{site}/backups/{backup}.json"
+
+
+def signature_key(site: str, backup: str) -> str:
+    """Return the key of the signature of a manifest."""
+    return f"sites/{site}/backups/{backup}.sig"
 
 
 def trash_key(site: str, backup: str) -> str:

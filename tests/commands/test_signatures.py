@@ -1,0 +1,113 @@
+"""Signed manifests: made on the host of the backups, required where the signer is named."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import factories
+import keys
+import pytest
+from commandline import Vault, stored
+
+KEY, SIGNERS = "ZODB_VAULT_REPOSITORY_SIGNING_KEY", "ZODB_VAULT_REPOSITORY_SIGNING_SIGNERS"
+
+
+@pytest.fixture
+def signer(tmp_path: Path) -> tuple[str, Path]:
+    return keys.ssh(tmp_path / "signer")
+
+
+@pytest.fixture
+def signed(vault: Vault, monkeypatch: pytest.MonkeyPatch, signer: tuple[str, Path]) -> Vault:
+    """A repository with one signed backup, and the signer in the configuration."""
+    monkeypatch.setenv(KEY, str(signer[1]))
+    monkeypatch.setenv(SIGNERS, signer[0])
+    vault.make()
+    return vault
+
+
+def signature(vault: Vault) -> Path:
+    (found,) = (vault.repository / "sites" / "default" / "backups").glob("*.sig")
+    return found
+
+
+def refused(vault: Vault, out: Path) -> None:
+    for command in (*(("verify", "--level", level) for level in ("objects", "bytes", "records")), ("restore", "--output", out, "--yes")):
+        outcome = vault(*command)
+        assert outcome.status == 4, (command, outcome)
+        assert "sign" in outcome.out + outcome.err
+    assert not out.exists()
+
+
+def test_a_signed_backup_is_proven_and_restored(signed: Vault, tmp_path: Path) -> None:
+    for level in ("objects", "bytes", "records", "restore"):
+        signed.done("verify", "--level", level)
+    signed.done("restore", "--output", tmp_path / "out", "--yes")
+    with factories.Site(signed.files.data_fs.parent) as site:
+        site.put(news="Third news")
+    assert signed.done("create", "--json").document["how"] == "incremental"
+
+
+def test_the_signature_is_one_of_ssh_keygen_over_the_manifest_as_it_lies_there(signed: Vault, signer: tuple[str, Path], tmp_path: Path) -> None:
+    allowed = tmp_path / "allowed"
+    allowed.write_text(f"host {signer[0]}\n")
+    command = ["ssh-keygen", "-Y", "verify", "-f", str(allowed), "-I", "host", "-n", "zodb-vault", "-s", str(signature(signed))]
+    with signature(signed).with_suffix(".json").open("rb") as manifest:
+        assert subprocess.run(command, stdin=manifest, check=False, capture_output=True).returncode == 0
+
+
+def test_a_backup_that_nobody_signed_is_refused(signed: Vault, tmp_path: Path) -> None:
+    signature(signed).unlink()
+    refused(signed, tmp_path / "out")
+
+
+def test_a_backup_that_somebody_else_signed_is_refused(signed: Vault, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(SIGNERS, keys.ssh(tmp_path / "other")[0])
+    refused(signed, tmp_path / "out")
+
+
+def test_a_manifest_that_was_changed_after_it_was_signed_is_refused(signed: Vault, tmp_path: Path) -> None:
+    import hashlib
+
+    manifest = signature(signed).with_suffix(".json")
+    body = b"".join(manifest.read_bytes().replace(b'"cuts":"still"', b'"cuts":"moving"').splitlines(keepends=True)[:-1])
+    manifest.chmod(0o600)
+    manifest.write_bytes(body + b'"self_sha256":"%s"}\n' % hashlib.sha256(body).hexdigest().encode())
+    refused(signed, tmp_path / "out")
+
+
+def test_an_incremental_backup_vouches_for_nothing_that_was_not_signed(signed: Vault) -> None:
+    signature(signed).unlink()
+    outcome = signed("create")
+    assert (outcome.status, "not signed" in outcome.err) == (4, True)
+    signed.done("create", "--full")
+    signed.done("create")
+    signed.done("verify")
+
+
+def test_any_of_several_signers_will_do_and_without_any_named_nothing_is_required(
+    signed: Vault, monkeypatch: pytest.MonkeyPatch, signer: tuple[str, Path], tmp_path: Path
+) -> None:
+    monkeypatch.setenv(SIGNERS, f"{keys.ssh(tmp_path / 'other')[0]},{signer[0]}")
+    signed.done("verify")
+    signature(signed).unlink()
+    monkeypatch.delenv(SIGNERS)
+    signed.done("verify")
+
+
+def test_a_key_that_cannot_sign_ends_the_run_and_no_backup_is_made(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for file in (tmp_path / "nowhere", keys.ssh(tmp_path / "locked", "a passphrase")[1]):
+        monkeypatch.setenv(KEY, str(file))
+        outcome = vault("create")
+        assert (outcome.status, "cannot be signed" in outcome.err) == (2, True), outcome
+    assert vault.done("list", "--json").document["backups"][0]["status"] == "failed"
+    monkeypatch.setenv(SIGNERS, "no key")
+    assert "public keys of SSH" in vault("list").err
+
+
+def test_without_a_key_there_is_no_signature(vault: Vault) -> None:
+    vault.make()
+    assert not [path for path in stored(vault.repository) if path.endswith(".sig")]
