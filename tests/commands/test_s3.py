@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import stat
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import factories
 import keys
 import oracle
 import pytest
+from botocore.exceptions import ClientError
 from commandline import Outcome, Vault
-from services.requests import counted
+from services.requests import Denied, behind, counted
 from services.s3 import Service
 
 from zodb_vault.model import clock
@@ -20,8 +23,10 @@ from zodb_vault.model import clock
 class Remote:
     """A site of nine transactions and a repository in a bucket of its own."""
 
-    def __init__(self, service: Service, directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.service, self.bucket = service, service.bucket()
+    def __init__(
+        self, service: Service, directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], **bucket: Any
+    ) -> None:
+        self.service, self.bucket = service, service.bucket(**bucket)
         self.files = factories.populate(directory / "site")
         self.location = f"s3://{self.bucket}/some/place"
         for name, value in service.variables(self.location).items():
@@ -253,3 +258,66 @@ def test_a_service_that_does_less_than_it_did_is_a_finding(remote: Remote) -> No
     outcome = remote("repository", "check")
     assert outcome.status == (0 if remote.service.conditional else 1)
     assert ("worked when the repository was made" in outcome.out) is not remote.service.conditional
+
+
+# append only, and object lock
+
+
+def test_create_needs_to_read_what_describes_to_write_and_to_remove_its_marker_and_nothing_else(
+    moto: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remote = Remote(moto, tmp_path / "work", monkeypatch, capsys)
+    monkeypatch.setenv("ZODB_VAULT_REPOSITORY_ENCRYPTION_RECIPIENTS", keys.x25519(tmp_path / "identity")[0])
+    remote.done("repository", "init")
+    place = "some/place/"
+    policy = Denied(remote.bucket, [
+        ("GET", place + r"(repository\.json|sites/|meta/)"), ("LIST", place + "sites/"), ("PUT", place), ("DELETE", place + "sites/[^/]+/running/"),
+    ])  # fmt: skip
+    with behind(policy):
+        for number in range(3):
+            remote.done("create", "--name", f"number {number}")
+            with factories.Site(remote.files.data_fs.parent) as site:
+                site.put(news=f"News {number}", photo=factories.noise(4000, number))
+        remote.done("create", "--full")
+        remote.done("list")
+        assert not policy.denied
+        assert remote("delete", "--yes", "number 0").status == 1
+        assert remote("restore", "--output", tmp_path / "out", "--yes").status in (1, 12)
+    assert policy.denied
+    assert len(remote.done("list", "--json").document["backups"]) == 4
+
+
+@pytest.mark.parametrize("mode", ["governance", "compliance"])
+def test_what_is_stored_is_locked_and_markers_are_not(
+    moto: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mode: str
+) -> None:
+    remote = Remote(moto, tmp_path / "work", monkeypatch, capsys, ObjectLockEnabledForBucket=True)
+    monkeypatch.setenv("ZODB_VAULT_REPOSITORY_S3_OBJECT_LOCK", mode)
+    monkeypatch.setenv("ZODB_VAULT_REPOSITORY_S3_OBJECT_LOCK_FOR", "30d")
+    remote.done("repository", "check")
+    remote.done("repository", "init")
+    remote.done("create", "--name", "one")
+    first = remote.done("create", "--json").document["id"]
+    client, until = moto.client(), clock.now() + timedelta(days=30)
+    assert not [key for key in remote.stored() if "/running/" in key or "_doctor" in key]
+    for key in remote.stored():
+        kept = client.head_object(Bucket=remote.bucket, Key=key)
+        assert kept.get("ObjectLockMode") == mode.upper(), key
+        assert abs(kept["ObjectLockRetainUntilDate"] - until) < timedelta(minutes=5)
+        version = kept["VersionId"]
+        with pytest.raises(ClientError):
+            client.delete_object(Bucket=remote.bucket, Key=key, VersionId=version)
+    remote.done("delete", "--yes", first)
+    remote.done("undelete", first)
+    remote.done("verify", first)
+
+
+def test_object_lock_on_a_bucket_without_it_is_said(
+    moto: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remote = Remote(moto, tmp_path / "work", monkeypatch, capsys)
+    monkeypatch.setenv("ZODB_VAULT_REPOSITORY_S3_OBJECT_LOCK", "governance")
+    monkeypatch.setenv("ZODB_VAULT_REPOSITORY_S3_OBJECT_LOCK_FOR", "30d")
+    outcome = remote("repository", "init")
+    assert outcome.status == 1, outcome
+    assert "a bucket that was made with it" in outcome.err

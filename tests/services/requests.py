@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from http.client import HTTPMessage as HTTPHeaders
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 from botocore.awsrequest import AWSResponse
@@ -194,3 +196,21 @@ def _answer(request: Any, status: int, code: str) -> AWSResponse:
     answer = AWSResponse(request.url, status, HTTPHeaders(), None)
     answer._content = body
     return answer
+
+
+class Denied(Faults):
+    """A service with a policy: everything but what matches (method, key pattern) is denied."""
+
+    def __init__(self, bucket: str, allowed: Sequence[tuple[str, str]]) -> None:
+        self._bucket, self._allowed = bucket, allowed
+        self.denied: list[tuple[str, str]] = []
+
+    def act(self, request: Any, send: Callable[[Any], Any]) -> Any:
+        parts = urlsplit(request.url)
+        asked = parse_qs(parts.query)
+        key = unquote(parts.path).removeprefix(f"/{self._bucket}").lstrip("/")
+        which = ("LIST", asked.get("prefix", [""])[0]) if "list-type" in asked else (request.method, key)
+        if any(which[0] == method and re.match(pattern, which[1]) for method, pattern in self._allowed):
+            return send(request)
+        self.denied.append(which)
+        return _answer(request, 403, "AccessDenied")

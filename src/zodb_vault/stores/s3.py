@@ -26,7 +26,7 @@ CHUNK: Final = 1 << 20
 IN_MEMORY: Final = 1 << 20
 PROBE_FOLDER: Final = ".probe/"
 # The rest changes or goes in the ordinary course of things.
-LOCKED: Final = re.compile(r"objects/|meta/|sites/[^/]+/(backups|labels)/")
+LOCKED: Final = re.compile(r"objects/|meta/|sites/[^/]+/(backups|labels)/|repository\.json\Z|RECOVERY\.md\Z")
 PUT, REPLACE, DELETE, RANGE = "conditional_put", "conditional_replace", "conditional_delete", "ranges"
 
 

@@ -101,7 +101,7 @@ class Api:
         if self._settings.storage_class:
             condition["StorageClass"] = self._settings.storage_class
         if locked or self._is_amazon:
-            condition["ChecksumSHA256"] = base64.b64encode(digest).decode()
+            condition |= {"ChecksumAlgorithm": "SHA256", "ChecksumSHA256": base64.b64encode(digest).decode()}
         if locked:
             assert self._settings.object_lock and self._settings.object_lock_for
             condition["ObjectLockMode"] = self._settings.object_lock.upper()
