@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import factories
 import pytest
 from commandline import Vault, keys_of, process, stored, words
 from ZODB.FileStorage import FileStorage
+
+from zodb_vault.repository.running import Run
+from zodb_vault.stores.local import LocalStore
 
 DOCUMENT = words("id site status how reason created_at finished_at added raw stored databases")
 DATABASE = words("name last_tid transactions transactions_added blobs missing warnings")
@@ -283,3 +287,15 @@ def test_help_says_what_the_options_do_and_what_the_status_3_means(vault: Vault)
         assert outcome.err == ""
         assert "--skip-unchanged" in outcome.out
         assert "Exit status 3" in outcome.out
+
+
+def test_with_wait_the_second_one_begins_when_the_first_has_ended(vault: Vault) -> None:
+    store = LocalStore(vault.repository)
+    run = Run.start(store, "default", "create", "20260101T000000Z-aaaaaa", [])
+    assert vault("create").status == 11
+    ending = threading.Timer(1.5, run.finish)
+    ending.start()
+    outcome = vault.done("create", "--wait")
+    ending.join()
+    assert "waiting for the create 20260101T000000Z-aaaaaa (host" in outcome.err
+    assert len(vault.done("list", "--json").document["backups"]) == 1

@@ -135,6 +135,13 @@ class Context:
         repository.sign_with(self.settings.repository.signing.key, self.settings.repository.signing.signers)
         return repository
 
+    def repository_at(self, location: str) -> Repository:
+        """Open another repository, in a place that the same settings hold for; raise RepositoryMissing, UsageError."""
+        from ..repository.repository import Repository
+        from ..stores.registry import open_store
+
+        return Repository.open(open_store(location, self.settings.repository.s3) if location.startswith("s3://") else open_store(location))
+
     def _identities(self) -> list[str]:
         from ..operations.identity import identities
 

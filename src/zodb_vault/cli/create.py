@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from ..errors import Damage, UsageError
+from ..errors import Damage, UsageError, VaultError
 from .context import A_PATH, Context, Text, json_option, pass_context, site_options, somebody_there
 from .output import count, print_json, printable, size
 
@@ -30,6 +30,7 @@ NAMED = 20
 @click.option("--database", "databases", multiple=True, metavar="NAME", help="Only this database (repeatable).")
 @click.option("--skip-unchanged", is_flag=True, help="Make no backup when nothing is new since the last one.")
 @click.option("--allow-missing", type=click.IntRange(0), metavar="N", help="Go on although up to N blobs are missing.")
+@click.option("--wait", is_flag=True, help="Wait for another create of the site to end, instead of ending with status 11.")
 @click.option("--take-over", is_flag=True, help="This source, from another place, is the site from now on.")
 @json_option
 @site_options
@@ -51,7 +52,7 @@ def command(
         name=name, note=note, trigger=trigger or ("on-demand" if somebody_there() else "scheduled"), only=only, databases=databases,
         method=method, mirror=mirror,
         full=flags["full"], cold=flags["cold"], skip_unchanged=flags["skip_unchanged"], allow_missing=flags["allow_missing"],
-        take_over=flags["take_over"],
+        take_over=flags["take_over"], wait=flags["wait"],
     )  # fmt: skip
     repository, site = context.remembering.repository, context.site
     with context.progress() as progress:
@@ -60,9 +61,27 @@ def command(
         print_json(_document(done))
     else:
         _print(context, done)
+    if not all([_copied(context, location, done) for location in context.settings.repository.copies]):
+        return VaultError.exit_code
     if done.damaged:
         return Damage.exit_code
     return INCOMPLETE if done.manifest.status == "incomplete" or done.findings else 0
+
+
+def _copied(context: Context, location: str, done: Created) -> bool:
+    """Copy the backups of the site to another repository; False when that failed, which takes nothing from the backup that was made."""
+    from ..operations.copy import copy
+
+    try:
+        with context.progress() as progress:
+            copied = copy(context.repository_at(context.location), context.repository_at(location), context.site_name, progress)
+    except VaultError as error:
+        made = f"backup {done.manifest.id} was made, but it was not copied to {printable(location)}"
+        click.echo(f"zodb-vault: {made}: {printable(error.message)}", err=True)
+        click.echo(f"  -> {printable(error.hint)}; the next run copies it too", err=True)
+        return False
+    context.say(f"{count(len(copied.copied), 'backup')} copied to {copied.location}")
+    return True
 
 
 def _print(context: Context, done: Created) -> None:

@@ -9,7 +9,7 @@ import click
 from ..errors import UsageError
 from .context import Context, json_option, pass_context, site_options
 from .group import Group
-from .output import count, print_checks, print_json
+from .output import count, print_checks, print_json, size
 
 
 @click.group("repository", cls=Group)
@@ -73,6 +73,51 @@ def check(context: Context, as_json: bool) -> int:
     from ..operations.exercise import exercise
 
     return print_checks(exercise(context.store), as_json=as_json, quiet=context.quiet)
+
+
+@command.command("unlock")
+@click.option("--yes", is_flag=True, help="Do not ask; runs that seem alive stay.")
+@site_options
+@pass_context
+def unlock(context: Context, yes: bool) -> None:
+    """Show which runs hold the repository, and take away what dead ones have left.
+
+    What a dead create has stored is then not used by the next one any more.
+    """
+    from ..operations.unlock import standing, unlock
+
+    repository = context.repository
+    found = standing(repository)
+    if not found:
+        context.say("no run holds the repository")
+    for one in found:
+        marker = one.marker
+        state = "seems alive" if one.alive else "ended, its work is kept for the next run" if marker.ended else "dead"
+        who = f"host {marker.host}, pid {marker.pid}, since {marker.started}, last heard of at {marker.heartbeat}"
+        click.echo(f"{marker.what} {marker.run} of the site {one.site}: {who}: {state}", err=True)
+        if (yes and not one.alive) or (not yes and context.confirm("Take its marker away?")):
+            unlock(repository, one)
+            context.say(f"the marker of {marker.what} {marker.run} is gone")
+
+
+@command.command("copy")
+@click.argument("target")
+@json_option
+@site_options
+@pass_context
+def copy(context: Context, target: str, as_json: bool) -> None:
+    """Copy the backups of the site that another repository does not have to it (TARGET: where it is, as for `--repository`).
+
+    They keep their ids. Every object is checked while it is copied. Run again after an interruption, it goes on.
+    """
+    from ..operations.copy import copy
+
+    with context.progress() as progress:
+        done = copy(context.repository, context.repository_at(target), context.site_name, progress)
+    if as_json:
+        print_json(done)
+    else:
+        context.say(f"{count(len(done.copied), 'backup')} copied to {done.location}, {done.present:,} there already, {size(done.bytes)} stored")
 
 
 @command.group("recipients", cls=Group)

@@ -208,6 +208,10 @@ def _location(given: object, source: Source) -> Location:
     return Location(text.rstrip("/"))
 
 
+def _locations(given: object, source: Source) -> tuple[Location, ...]:
+    return tuple(_location(text, source) for text in _texts(given, source))
+
+
 def _secret(given: object, source: Source) -> Secret:
     return Secret(_text(given, source))
 
@@ -220,5 +224,6 @@ CONVERSIONS: Mapping[Any, Callable[[object, Source], Any]] = {
     Location: _location,
     timedelta: _duration,
     tuple[str, ...]: _texts,
+    tuple[Location, ...]: _locations,
     tuple[Path, ...]: _paths_of,
 }

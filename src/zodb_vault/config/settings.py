@@ -51,6 +51,7 @@ class RepositorySettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the backups live: an absolute directory or ``s3://bucket/prefix``; None when nothing says it."""
 
     location: Location | None = None
+    copies: tuple[Location, ...] = ()
     s3: S3Settings = S3Settings()
     encryption: EncryptionSettings = EncryptionSettings()
     signing: SigningSettings = SigningSettings()

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from .. import __version__
-from ..errors import ConfigurationError, InUse, NothingToBackUp, SourceChanged, UsageError, VaultError, WrongSource
+from ..errors import ConfigurationError, InUse, KeyMissing, NothingToBackUp, SourceChanged, UsageError, VaultError, WrongSource
 from ..model import clock
 from ..model.blob import MissingRows
 from ..model.manifest import DatabaseEntry, Line, Manifest, Marker, Origin, Reason, Stored, Trigger
@@ -34,6 +34,7 @@ from .catalog import Backup, Catalog, raw_size, stored_size
 from .mirrors import Mirrored, Wanted, is_mirrored, mirrored, unportable
 
 ATTEMPTS: Final = 4
+WAIT_SECONDS: Final = 1.0
 # Commits that go on all the time leave gaps between them: the site is looked at again after these seconds.
 STILL_PAUSES: Final = (0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.13, 0.21, 0.34, 0.55)
 # What a backup is then that uses nothing of an earlier one.
@@ -56,6 +57,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     skip_unchanged: bool = False
     allow_missing: int | None = None
     take_over: bool = False
+    wait: bool = False
     workers: int = 2
 
 
@@ -92,15 +94,50 @@ def create(repository: Repository, site: Site, options: Options, progress: Progr
     refuse_overlap(repository, databases)
     repository.require_recipients()
     wanted = Wanted(directory=options.mirror, afresh=options.full, take_over=options.take_over, machine=machine())
-    with mirrored(repository, site, databases, options.method, wanted, progress) as sources, _exclusive_storages(sources.databases, options.cold):
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return _Creation(repository, site, sources, options, progress, begun).run()
-            except SourceChanged as error:
-                if attempt == ATTEMPTS:
-                    raise
-                progress.note(f"{error.message}; starting over ({attempt} of {ATTEMPTS - 1})")
+    while True:
+        if options.wait:
+            _wait_for_others(repository, site.name, progress)
+        try:
+            with (
+                mirrored(repository, site, databases, options.method, wanted, progress) as sources,
+                _exclusive_storages(sources.databases, options.cold),
+            ):
+                return _attempts(repository, site, sources, options, progress, begun)
+        except InUse:
+            # of several that waited one was faster
+            if not options.wait or _other(repository, site.name) is None:
+                raise
+
+
+def _attempts(
+    repository: Repository, site: Site, sources: Mirrored, options: Options, progress: Progress, begun: Callable[[str], None]
+) -> Created:
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return _Creation(repository, site, sources, options, progress, begun).run()
+        except SourceChanged as error:
+            if attempt == ATTEMPTS:
+                raise
+            progress.note(f"{error.message}; starting over ({attempt} of {ATTEMPTS - 1})")
     raise AssertionError("unreachable")
+
+
+def _other(repository: Repository, site: str) -> Marker | None:
+    """Return the marker of a create of the site that is going on."""
+    try:
+        marker, _data = running.read(repository.store, running.marker_key(site, "create", ""))
+    except KeyMissing:
+        return None
+    return marker if running.alive(marker, repository.store) else None
+
+
+def _wait_for_others(repository: Repository, site: str, progress: Progress) -> None:
+    said = None
+    while (other := _other(repository, site)) is not None:
+        if other.run != said:
+            progress.note(f"waiting for the create {other.run} (host {other.host}, pid {other.pid}, since {other.started})")
+            said = other.run
+        time.sleep(WAIT_SECONDS)
 
 
 def _chosen(site: Site, options: Options) -> list[Database]:

@@ -1,0 +1,93 @@
+"""``repository copy`` is killed, or a call of it fails, at every moment: what is listed in the target is whole, and it goes on."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+
+import pytest
+import seam
+import vault
+from factories import Site, SiteFiles, noise
+
+from zodb_vault.model import chain
+from zodb_vault.operations import copy as copying
+from zodb_vault.operations import verify as verifying
+from zodb_vault.operations.catalog import Catalog
+from zodb_vault.repository.repository import Repository
+from zodb_vault.stores.local import LocalStore
+
+
+def copying_in(directory: Path) -> seam.Operation:
+    def operation() -> None:
+        source, target = (Repository.open(LocalStore(directory / name)) for name in ("repository", "target"))
+        copying.copy(source, target, vault.SITE, vault.Quiet())
+
+    return operation
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three backups, of which the target has one."""
+    monkeypatch.setattr(chain, "TAIL_LIMIT", 1)
+    monkeypatch.setattr(chain, "TAIL_KEPT", 1)
+    directory = tmp_path / "base"
+    made = vault.Vault(directory, SiteFiles(directory / "site" / "Data.fs", directory / "site" / "blobs"))
+    Repository.create(LocalStore(directory / "target"))
+    for number in range(3):
+        with Site(directory / "site") as site:
+            site.put(text=f"number {number}", blob=noise(900, number))
+        made.create(name=f"number {number}")
+        if number == 0:
+            copying_in(directory)()
+    return directory
+
+
+def judge(directory: Path) -> int:
+    """Require what is listed to be whole, and return how many that are."""
+    target = Repository.open(LocalStore(directory / "target"))
+    catalog = Catalog(target, vault.SITE)
+    for backup in catalog.listing.backups:
+        report = verifying.verify(target, vault.SITE, catalog.backup(backup), verifying.Options(level="records"), vault.Quiet())
+        assert report.ok, (backup, report.damage)
+    return len(catalog.listing.backups)
+
+
+def go_on(directory: Path) -> None:
+    copying_in(directory)()
+    assert judge(directory) == 3
+    source, target = LocalStore(directory / "repository"), LocalStore(directory / "target")
+    for prefix in ("objects/", "meta/"):
+        assert [*source.list(prefix)] == [*target.list(prefix)]
+    assert not [*target.list(f"sites/{vault.SITE}/running/")]
+
+
+def test_killed_at_any_moment(scene: Path, tmp_path: Path) -> None:
+    points = list(seam.points(seam.calls_of(copying_in(Path(shutil.copytree(scene, tmp_path / "trace"))), tmp_path)))
+    assert len(points) > 30
+    found = set()
+    for point in points:
+        case = Path(shutil.copytree(scene, tmp_path / "case"))
+        try:
+            seam.kill(copying_in(case), point)
+            found.add(judge(case))
+            go_on(case)
+        except Exception as error:
+            raise AssertionError(f"killed {point}") from error
+        shutil.rmtree(case)
+    assert found == {1, 2, 3}
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO], ids=["ENOSPC", "EIO"])
+def test_any_call_fails(scene: Path, tmp_path: Path, error: int) -> None:
+    calls = seam.calls_of(copying_in(Path(shutil.copytree(scene, tmp_path / "trace"))), tmp_path)
+    for number in seam.some(calls, seam.ALLOCATING):
+        case = Path(shutil.copytree(scene, tmp_path / "case"))
+        try:
+            seam.through(seam.Failing(number, error, lasting=error == errno.ENOSPC), copying_in(case))
+            judge(case)
+            go_on(case)
+        except Exception as failure:
+            raise AssertionError(f"{errno.errorcode[error]} at call {number}: {calls[number - 1]}") from failure
+        shutil.rmtree(case)
