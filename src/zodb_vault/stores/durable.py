@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
+import functools
 import os
 import secrets
 import weakref
@@ -22,15 +22,15 @@ SYNC_FILE_RANGE_WRITE: Final = 2
 DOCUMENT: Final = 1 << 20
 
 
+@functools.cache
 def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    import ctypes  # nothing but a restore needs it
+
     found = getattr(ctypes.CDLL(None), "sync_file_range", None)
     if found is None:
         return None
     found.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
     return cast(Callable[[int, int, int, int], int], found)
-
-
-_SYNC_FILE_RANGE: Final = _sync_file_range()
 
 
 def write(path: Path, chunks: Iterable[bytes], *, exclusive: bool, mode: int = 0o400) -> int:
@@ -129,8 +129,8 @@ def write_all(fd: int, chunks: Iterable[bytes | memoryview]) -> int:
 
 def begin_writing(fd: int, pos: int, size: int) -> None:
     """Let the system begin to write a range of a file to the disk, so that making it durable takes less time; may do nothing."""
-    if _SYNC_FILE_RANGE is not None:
-        _SYNC_FILE_RANGE(fd, pos, size, SYNC_FILE_RANGE_WRITE)
+    if (call := _sync_file_range()) is not None:
+        call(fd, pos, size, SYNC_FILE_RANGE_WRITE)
 
 
 def let_go(fd: int, pos: int, size: int) -> None:
