@@ -53,7 +53,10 @@ def scratch_database(entry: DatabaseEntry, directory: Path) -> Iterator[Scratch]
     """Give an empty database for what a backup holds; raise ConfigurationError when no server can be started here."""
     kind = type(entry.dump)
     if kind not in SCRATCHES:
-        raise ConfigurationError([f"the level restore is not there yet for {entry.name}, a dump of another server"], "use the level records")
+        raise ConfigurationError(
+            [f"the level restore needs a MySQL 8 of its own for {entry.name}, and this version cannot make one"],
+            "use the level records, or restore into an empty database of a server of yours",
+        )
     with SCRATCHES[kind](directory) as (adapter, section, options):
         blobs, shared = directory / "blobs", entry.blob_mode == "directory"
         database = Database(

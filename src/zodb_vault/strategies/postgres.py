@@ -29,6 +29,7 @@ STATEMENT_TIMEOUT_MS: Final = 6 * 3_600_000
 FETCH: Final = 10_000
 # Several are under way at once, in memory: with more the budget of 200 MB would not hold.
 PART_RAW: Final = 16 << 20
+PIECE: Final = 1 << 20
 LARGE_OBJECT: Final = re.compile(rb"lo_create\('(\d+)'\)")
 NO_TID: Final = bytes(8)
 TABLES: Final = """
@@ -206,12 +207,14 @@ def _jobs(dumping: Program, contents: Contents, sink: Sink, to: str, progress: P
     for block in dumping.blocks(PART_RAW):
         contents.feed(block)
         progress.advance(len(block))
-        yield lambda block=block: _store(sink, to, block)  # type: ignore[misc]
+        yield lambda block=block: store_part(sink, to, block)  # type: ignore[misc]
 
 
-def _store(sink: Sink, to: str, block: memoryview) -> Part:
+def store_part(sink: Sink, to: str, block: memoryview) -> Part:
+    """Store a block as one object."""
     writer = sink.content(to)
-    writer.write(block)
+    for start in range(0, len(block), PIECE):
+        writer.write(block[start : start + PIECE])
     (part,) = writer.close()
     return part
 

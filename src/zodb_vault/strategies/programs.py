@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import re
 import select
@@ -60,14 +61,16 @@ class Program:
             self._process.wait()
         self._errors.close()
 
-    def blocks(self, size: int) -> Iterator[memoryview]:
-        """Yield the output in blocks of ``size`` bytes, the last one shorter; each has memory of its own."""
+    def blocks(self, size: int, begun: Callable[[], None] = lambda: None) -> Iterator[memoryview]:
+        """Yield the output in blocks of ``size`` bytes, the last one shorter; each has memory of its own. ``begun`` is told of the first byte."""
         assert self._process.stdout is not None
         output = self._process.stdout
         while True:
-            block, filled = memoryview(bytearray(size)), 0
+            # mapped, not from the heap, which would keep what is freed
+            block, filled = memoryview(mmap.mmap(-1, size)), 0
             while filled < size and (count := self._read(output, block[filled:])):
                 filled += count
+                begun()
             if filled:
                 yield block[:filled]
             if filled < size:

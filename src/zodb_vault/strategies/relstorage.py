@@ -74,6 +74,10 @@ class Rows(Protocol):
         """Return the rows of a query as of now."""
         ...
 
+    def hold(self) -> bool:
+        """See to it that a dump is of the same moment as the snapshot; tell whether that had to be taken again."""
+        ...
+
     def dump(self, sink: Sink, folder: str, workers: Workers, keeper: Keeper, progress: Progress) -> Dumped:
         """Dump the snapshot into objects; raise SourceError."""
         ...
@@ -216,6 +220,9 @@ class RelStorageCapture:
 
     def copy_storage(self) -> None:
         """Dump the database, and list the blobs that the same snapshot asks for."""
+        if self.rows.hold():
+            self._look()
+            self.decide()
         self.first_tid = _hex(self.rows.ask("SELECT min(tid) FROM object_state")[0][0])
         self.transactions, self.transactions_added = self._count_transactions()
         self.dumped: Dumped | None = None
@@ -355,7 +362,13 @@ def _sqlite3(database: Database) -> Rows:
     return SqliteRows(database)
 
 
-ROWS: Final[Mapping[str, Callable[[Database], Rows]]] = {"postgresql": _postgresql, "sqlite3": _sqlite3}
+def _mysql(database: Database) -> Rows:
+    from .mysql import MysqlRows
+
+    return MysqlRows(database)
+
+
+ROWS: Final[Mapping[str, Callable[[Database], Rows]]] = {"postgresql": _postgresql, "sqlite3": _sqlite3, "mysql": _mysql}
 # Where a record can be that of a blob; the head of its pickle tells.
 BLOB_RECORDS: Final = f"state_size BETWEEN 1 AND {BLOB_RECORD_LIMIT} AND {{position}} BETWEEN 1 AND {CLASS_NAME_LIMIT}"
 
@@ -419,6 +432,22 @@ def _sqlite_location(database: Database) -> str:
     return location(database)
 
 
-CHECKS: Final[Mapping[str, Callable[[DatabaseEntry, Sink, Verdict, Progress], None]]] = {"pg_dump": _check_pg_dump, "sqlite": _check_sqlite}
-LOCATIONS: Final[Mapping[str, Callable[[Database], str]]] = {"postgresql": _postgres_location, "sqlite3": _sqlite_location}
+def _check_mysql(entry: DatabaseEntry, sink: Sink, verdict: Verdict, progress: Progress) -> None:
+    from .mysql import check_script
+
+    check_script(entry, sink, verdict, progress)
+
+
+def _mysql_location(database: Database) -> str:
+    from .mysql import location
+
+    return location(database)
+
+
+CHECKS: Final[Mapping[str, Callable[[DatabaseEntry, Sink, Verdict, Progress], None]]] = {
+    "pg_dump": _check_pg_dump, "sqlite": _check_sqlite, "mysqldump": _check_mysql,
+}  # fmt: skip
+LOCATIONS: Final[Mapping[str, Callable[[Database], str]]] = {
+    "postgresql": _postgres_location, "sqlite3": _sqlite_location, "mysql": _mysql_location,
+}  # fmt: skip
 STRATEGY: Final = RelStorage()

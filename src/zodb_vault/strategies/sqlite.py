@@ -86,6 +86,10 @@ class SqliteRows:
         with _translated(self.directory / MAIN), contextlib.closing(_opened(self.directory / MAIN)) as connection:
             return connection.execute(query.replace("%s", "?"), parameters).fetchall()
 
+    def hold(self) -> bool:
+        """Do nothing: the dump is made of this very snapshot."""
+        return False
+
     def dump(self, sink: Sink, folder: str, workers: Workers, keeper: Keeper, progress: Progress) -> Dumped:
         """Copy both files, the objects first, each through a temporary file."""
         tables = _tables(self._connection)

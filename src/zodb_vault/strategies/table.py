@@ -59,9 +59,16 @@ def _into_sqlite(database: Database, _role: str | None) -> Destination:
     return SqliteDestination(database)
 
 
+def _into_mysql(database: Database, _role: str | None) -> Destination:
+    from .mysql import MysqlDestination
+
+    return MysqlDestination(database)
+
+
 DESTINATIONS: Final[Mapping[str, Callable[[Database, str | None], Destination]]] = {
     "postgresql": _into_postgresql,
     "sqlite3": _into_sqlite,
+    "mysql": _into_mysql,
 }
 
 
