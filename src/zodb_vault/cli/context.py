@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..model.source import Site
     from ..operations.catalog import Catalog
     from ..policy.retention import Rules
+    from ..repository.pace import Pace
     from ..repository.repository import Repository
     from ..stores.base import Store
     from ..strategies.base import Progress
@@ -133,14 +134,32 @@ class Context:
         repository = Repository.open(self.store)
         repository.configure(self.settings.repository.encryption.recipients, self._identities)
         repository.sign_with(self.settings.repository.signing.key, self.settings.repository.signing.signers)
+        repository.pace = self.pace
         return repository
+
+    @cached_property
+    def pace(self) -> Pace:
+        """Return how fast content passes to and from all repositories of the command; from here on the process is as nice as it is to be."""
+        from ..repository.pace import Pace
+
+        limits = self.settings.limits
+        if nice := self.given.get("nice", limits.nice):
+            os.nice(nice)
+        return Pace(self.given.get("bandwidth", limits.bandwidth))
+
+    @property
+    def workers(self) -> int:
+        """Return how many threads work."""
+        return int(self.given.get("workers", self.settings.limits.workers))
 
     def repository_at(self, location: str) -> Repository:
         """Open another repository, in a place that the same settings hold for; raise RepositoryMissing, UsageError."""
         from ..repository.repository import Repository
         from ..stores.registry import open_store
 
-        return Repository.open(open_store(location, self.settings.repository.s3) if location.startswith("s3://") else open_store(location))
+        repository = Repository.open(open_store(location, self.settings.repository.s3) if location.startswith("s3://") else open_store(location))
+        repository.pace = self.pace
+        return repository
 
     def _identities(self) -> list[str]:
         from ..operations.identity import identities
@@ -269,3 +288,24 @@ def _with_memory(option: Callable[[F], F]) -> Callable[[F], F]:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+
+
+def _rate(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
+    from ..config.keys import parse_rate
+
+    try:
+        return parse_rate(value) if value is not None else None
+    except ValueError as error:
+        raise UsageError(f"{value!r} {error}", "give bytes a second") from None
+
+
+def limit_options(function: F) -> F:
+    """Add the options that say how much of the machine a command may use; without them `[limits]` holds."""
+    options = [
+        click.option("--workers", type=click.IntRange(1, 64), metavar="N", help="How many threads work; default 2."),
+        click.option("--nice", type=click.IntRange(0, 19), metavar="N", help="How nice to be to other processes."),
+        click.option("--bandwidth", metavar="RATE", callback=_rate, help="At most so many bytes a second to and from the repository: 500k, 10M."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from ..errors import Damage, UsageError, VaultError
-from .context import A_PATH, Context, Text, json_option, pass_context, site_options, somebody_there
+from .context import A_PATH, Context, Text, json_option, limit_options, pass_context, site_options, somebody_there
 from .output import count, print_json, printable, size
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ NAMED = 20
 @click.option("--allow-missing", type=click.IntRange(0), metavar="N", help="Go on although up to N blobs are missing.")
 @click.option("--wait", is_flag=True, help="Wait for another create of the site to end, instead of ending with status 11.")
 @click.option("--take-over", is_flag=True, help="This source, from another place, is the site from now on.")
+@limit_options
 @json_option
 @site_options
 @pass_context
@@ -46,13 +47,14 @@ def command(
     """
     from ..operations.create import Options, create
 
+    context.given |= {limit: flags[limit] for limit in ("workers", "nice", "bandwidth") if flags[limit] is not None}
     if name == "latest":
         raise UsageError("a backup cannot be named 'latest': the word means the newest one", "choose another name")
     options = Options(
         name=name, note=note, trigger=trigger or ("on-demand" if somebody_there() else "scheduled"), only=only, databases=databases,
         method=method, mirror=mirror,
         full=flags["full"], cold=flags["cold"], skip_unchanged=flags["skip_unchanged"], allow_missing=flags["allow_missing"],
-        take_over=flags["take_over"], wait=flags["wait"],
+        take_over=flags["take_over"], wait=flags["wait"], workers=context.workers,
     )  # fmt: skip
     repository, site = context.remembering.repository, context.site
     with context.progress() as progress:

@@ -15,6 +15,7 @@ import click
 
 from .. import __version__
 from ..errors import ConfigurationError, UsageError, VaultError
+from ..repository.pace import end_soon
 from .context import site_options
 from .group import Group
 from .output import print_error
@@ -144,6 +145,7 @@ def main() -> NoReturn:
 
 
 def _interrupted(_number: int, _frame: object) -> NoReturn:
+    end_soon()
     raise KeyboardInterrupt
 
 

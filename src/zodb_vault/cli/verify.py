@@ -67,7 +67,7 @@ def command(context: Context, id: str | None, level: str, every: bool, sample: f
     ids = list(reversed(catalog.listing.backups)) if every else [catalog.select(id or "latest").manifest.id]
     if not ids:
         raise BackupMissing("there are no backups yet", "make the first one with: zodb-vault create")
-    options = Options(level=level, sample=sample, scratch=scratch)  # type: ignore[arg-type]
+    options = Options(level=level, sample=sample, scratch=scratch, workers=context.workers)  # type: ignore[arg-type]
     with context.progress() as progress:
         reports = [report for one in ids if (report := _verified(context, one, options, progress, every=every))]
     if as_json:

@@ -6,6 +6,7 @@ Kinds are the types of struct fields. A value never appears in a problem, it may
 from __future__ import annotations
 
 import os
+import re
 import types
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
@@ -23,6 +24,8 @@ from .durations import parse_duration
 from .paths import absolute, at_home
 
 Location = NewType("Location", str)
+Rate = NewType("Rate", int)
+RATE = re.compile(r"\s*([0-9]{1,9})\s*([kMG]?)(?:B(?:/s)?)?\s*")
 
 
 class Reading:
@@ -212,6 +215,14 @@ def _locations(given: object, source: Source) -> tuple[Location, ...]:
     return tuple(_location(text, source) for text in _texts(given, source))
 
 
+def parse_rate(text: str) -> Rate:
+    """Return the bytes a second of ``500k``, ``10M`` or ``1G``; raise ValueError."""
+    match = RATE.fullmatch(text)
+    if match is None or not int(match[1]):
+        raise ValueError("is not a rate, such as 500k or 10M bytes a second")
+    return Rate(int(match[1]) * 1000 ** " kMG".index(match[2] or " "))
+
+
 def _secret(given: object, source: Source) -> Secret:
     return Secret(_text(given, source))
 
@@ -223,6 +234,7 @@ CONVERSIONS: Mapping[Any, Callable[[object, Source], Any]] = {
     Secret: _secret,
     Location: _location,
     timedelta: _duration,
+    Rate: lambda given, source: parse_rate(_text(given, source)),
     tuple[str, ...]: _texts,
     tuple[Location, ...]: _locations,
     tuple[Path, ...]: _paths_of,

@@ -21,10 +21,12 @@ from ..errors import ConfigurationError, UsageError
 from ..model.place import S3Settings
 from ..model.source import Secret
 from ..policy.retention import OnDemandRetention, SafetyRetention, ScheduledRetention
-from .keys import Location, Reading, Source, kinds, read_struct, suggestion, variables
+from .keys import Location, Rate, Reading, Source, kinds, read_struct, suggestion, variables
 from .paths import absolute
 
 FILE = "zodb-vault.toml"
+MOST_WORKERS = 64
+MOST_NICE = 19
 SYSTEM_DIRECTORY = Path("/etc/zodb-vault")
 PREFIX = "ZODB_VAULT_"
 SECRET_IDENTITY = "AGE-SECRET-KEY-"
@@ -101,6 +103,14 @@ class ScheduleSettings(msgspec.Struct, frozen=True, kw_only=True):
     timezone: str = "UTC"
 
 
+class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of the machine and its connection a command may use: threads, niceness, bytes a second to and from the repository."""
+
+    workers: int = 2
+    nice: int = 0
+    bandwidth: Rate | None = None
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is configured; ``file`` is where it was read from, None without one."""
 
@@ -111,6 +121,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     retention: RetentionSettings = RetentionSettings()
     policies: dict[str, PolicySettings] = {}
     schedule: ScheduleSettings = ScheduleSettings()
+    limits: LimitSettings = LimitSettings()
 
     def policy(self, name: str | None) -> PolicySettings:
         """Return a policy by its name, or the one of ``[retention]``; raise UsageError for a name that is not configured."""
@@ -127,6 +138,7 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "identity": IdentitySettings,
     "retention": RetentionSettings,
     "schedule": ScheduleSettings,
+    "limits": LimitSettings,
 }
 # Tables with names that are chosen by whoever writes the file.
 NAMED_TABLES: dict[str, tuple[type[msgspec.Struct], str]] = {"site": (SiteSettings, "plone"), "policy": (PolicySettings, "long")}
@@ -270,9 +282,17 @@ def _check(values: dict[str, Any], reading: Reading, source: str) -> None:
     signers = values.get("repository", {}).get("signing", {}).get("signers") or ()
     if not all(SIGNER.match(signer) for signer in signers):
         told.problem("repository.signing.signers", "has to hold public keys of SSH, such as ssh-ed25519 AAAA...")
+    _check_limits(values.get("limits", {}), told)
     zone = values.get("schedule", {}).get("timezone")
     if zone and not _is_zone(zone):
         told.problem("schedule.timezone", "is not a zone of the time zone database, such as Europe/Vienna")
+
+
+def _check_limits(limits: Mapping[str, Any], told: Source) -> None:
+    if not 1 <= limits.get("workers", 1) <= MOST_WORKERS:
+        told.problem("limits.workers", f"has to be from 1 to {MOST_WORKERS}")
+    if limits.get("nice", 0) > MOST_NICE:
+        told.problem("limits.nice", f"has to be at most {MOST_NICE}")
 
 
 def zone_of(name: str) -> tzinfo:
@@ -325,6 +345,7 @@ def _settings(file: Path | None, values: dict[str, Any]) -> Settings:
         retention=RetentionSettings(**_policy(values.get("retention", {}))),
         policies={name: PolicySettings(**_policy(policy)) for name, policy in values.get("policy", {}).items()},
         schedule=ScheduleSettings(**values.get("schedule", {})),
+        limits=LimitSettings(**values.get("limits", {})),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
@@ -13,7 +14,7 @@ from ..model import canonical
 from ..repository.names import new_id
 from ..repository.objects import meta_key, object_key
 from ..repository.references import add_names
-from ..repository.repository import Repository, manifest_key
+from ..repository.repository import Repository, manifest_key, signature_key
 from ..repository.running import Run
 from ..strategies.base import Progress
 from .unlock import standing
@@ -103,12 +104,21 @@ class _Copy:
             return False
         self._labels(backup)
         self._note_gone(document.get("seen", ()))
-        document |= {"copied_from": document["repository"], "repository": self.target.info.id}
-        del document["self_sha256"]
+        data = self._manifest(backup, document)
         self.marker.require()
-        self.target.store.put(manifest_key(self.site, backup), [canonical.seal(document)])
+        self.target.store.put(manifest_key(self.site, backup), [data])
         self.progress.note(f"copied {backup}")
         return True
+
+    def _manifest(self, backup: str, document: dict[str, Any]) -> bytes:
+        """Return the manifest for the target, which says where it came from; one that is signed stays as it is, and its signature goes first."""
+        try:
+            signature = self.source.store.get(signature_key(self.site, backup))
+        except KeyMissing:
+            origin = {"copied_from": document["repository"], "repository": self.target.info.id}
+            return canonical.seal({key: value for key, value in document.items() if key != "self_sha256"} | origin)
+        self.target.store.put(signature_key(self.site, backup), [signature])
+        return self.source.manifest_bytes(self.site, backup)
 
     def _has(self, name: str) -> bool:
         return meta_key(name) in self.there or object_key(name) in self.there
@@ -128,6 +138,7 @@ class _Copy:
                 digest.update(chunk)
                 staging.write(chunk)
                 size += len(chunk)
+                self.target.pace.passed(len(chunk))
                 self.progress.advance(len(chunk))
             if digest.hexdigest() != name:
                 raise Damage(f"{key} in {self.source.store.location} is damaged: its bytes do not match its name")

@@ -21,7 +21,7 @@ from ..repository import running
 from ..repository.labels import superseded
 from ..repository.names import is_ours, new_id
 from ..repository.references import add_names
-from ..repository.repository import MARKER, Repository, gone_key, trash_key
+from ..repository.repository import MARKER, Repository, gone_key, signature_key, trash_key
 from ..repository.running import Run
 from ..repository.trash import PendingList, broken_at, note_broken
 from ..stores.base import Littering
@@ -67,6 +67,7 @@ class Look(NamedTuple):
     labels: dict[str, int]
     gone: dict[Ref, int]
     broken: dict[str, int]
+    signatures: dict[str, int]
 
     @property
     def known(self) -> set[Ref]:
@@ -102,7 +103,7 @@ def look(repository: Repository) -> Look:
     """Look once; a backup that moves between backups and trash meanwhile is seen in one of them, or the marker of who moves it is."""
     store = repository.store
     markers: dict[str, tuple[Marker, bytes]] = {}
-    found = Look(markers, set(), {}, {}, {}, {})
+    found = Look(markers, set(), {}, {}, {}, {}, {})
     for key, _size in store.list("sites/"):
         match key.split("/")[1:]:
             case [_, "running", name] if MARKER.match(name):
@@ -114,6 +115,8 @@ def look(repository: Repository) -> Look:
         match key.split("/")[1:]:
             case [site, "backups", name] if is_ours(name):
                 found.listed.add(Ref(site, name.removesuffix(".json")))
+            case [_, "backups", name] if name.endswith(".sig"):
+                found.signatures[key] = size
             case [_, "labels", _, name] if is_ours(name):
                 found.labels[key] = size
     _look_into_trash(repository, found)
@@ -209,6 +212,8 @@ class _Sweep:
                 stale[ref] = names
         self._collect_objects(needed)
         self._collect_labels()
+        known_signatures = {signature_key(*ref) for ref in found.known}
+        self.candidates |= {key: size for key, size in found.signatures.items() if key not in known_signatures}
         self.candidates |= {gone_key(*ref): size for ref, size in found.gone.items() if ref not in seen}
         if isinstance(self.store, Littering):
             self.candidates |= {name: size for name, size in self.store.leftovers()}
@@ -331,7 +336,7 @@ class _Sweep:
         for ref in now.known - (self.first.known - set(self.ending)):
             self._add(ref, needed)
         labelled = {key.rpartition("/")[2] for key in now.labels if Ref(key.split("/")[1], key.split("/")[3]) in now.known - self.first.known}
-        return set(needed) | labelled
+        return set(needed) | labelled | {f"{ref.id}.sig" for ref in now.known}
 
     def _remove(self, key: str) -> None:
         if isinstance(self.store, Littering) and "/.tmp-" in f"/{key}":

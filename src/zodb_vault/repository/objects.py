@@ -11,6 +11,7 @@ from ..errors import Damage, KeyMissing
 from ..model.manifest import Codec, Meta, Part
 from ..stores.base import Store
 from .codec import Encoder, decode
+from .pace import Pace
 from .sealing import Keys, Sealer
 
 PART_RAW: Final = 64 << 20
@@ -30,8 +31,8 @@ def meta_key(name: str) -> str:
 class _Object:
     """One object while it is encoded; its name is known at its end."""
 
-    def __init__(self, store: Store, run: str, far: bool, sealer: Sealer | None = None) -> None:
-        self._encoder, self._sealer = Encoder(run, far), sealer
+    def __init__(self, store: Store, run: str, far: bool, pace: Pace, sealer: Sealer | None = None) -> None:
+        self._encoder, self._sealer, self._pace = Encoder(run, far), sealer, pace
         self._digest = hashlib.sha256()
         self._staging = store.stage()
         self.raw = self.stored = 0
@@ -57,6 +58,7 @@ class _Object:
             self._digest.update(data)
             self._staging.write(data)
             self.stored += len(data)
+            self._pace.passed(len(data))
 
 
 class ContentWriter:
@@ -97,8 +99,8 @@ class ContentWriter:
 class Objects:
     """The objects of a repository, written in the name of one ``run``."""
 
-    def __init__(self, store: Store, run: str, keys: Keys | None = None) -> None:
-        self._store, self.run, self._keys = store, run, keys or Keys()
+    def __init__(self, store: Store, run: str, keys: Keys | None = None, pace: Pace | None = None) -> None:
+        self._store, self.run, self._keys, self._pace = store, run, keys or Keys(), pace or Pace()
         self._lock = threading.Lock()
         self._names: set[str] = set()
         self.written = 0
@@ -114,7 +116,7 @@ class Objects:
 
     def begin(self, far: bool, *, sealed: bool) -> _Object:
         """Return an empty object; a ``sealed`` one is encrypted if there are recipients."""
-        return _Object(self._store, self.run, far, self._keys.seal() if sealed and self._keys.recipients else None)
+        return _Object(self._store, self.run, far, self._pace, self._keys.seal() if sealed and self._keys.recipients else None)
 
     def put_document(self, data: bytes) -> Meta:
         """Store a document and return its name."""
@@ -159,6 +161,7 @@ class Objects:
         try:
             for chunk in self._store.stream(key):
                 digest.update(chunk)
+                self._pace.passed(len(chunk))
                 yield chunk
         except KeyMissing:
             raise Damage(f"{key} is missing") from None
