@@ -95,7 +95,8 @@ class OpenRelSite:
                     stream.write(value)
         self.manager.get().note(f"put {', '.join(values)}")
         self.manager.commit()
-        tid: bytes = self.storage.lastTransaction()
+        changed = next((key for key, value in values.items() if value is not None), None)
+        tid: bytes = self.root[changed]._p_serial if changed else self.storage.lastTransaction()
         return tid
 
     def pack(self) -> None:

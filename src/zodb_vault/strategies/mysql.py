@@ -84,6 +84,11 @@ class MysqlRows:
             while rows := cursor.fetchmany(FETCH):
                 yield from rows
 
+    def let_go(self) -> None:
+        """Give the snapshot up."""
+        with translated():
+            self._connection.rollback()
+
     def ask_now(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query as of now."""
         with contextlib.closing(self._login.connect()) as connection, translated(), connection.cursor() as cursor:

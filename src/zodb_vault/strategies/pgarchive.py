@@ -10,7 +10,9 @@ from typing import Final
 import msgspec
 
 from ..blobs.refs import BlobSet
+from ..datafs.records import BLOB_RECORD_LIMIT, is_blob
 from ..errors import Damage, VaultError
+from ..model.blob import BlobRef
 from .postgres import FETCH, LARGE_OBJECT, large_object
 from .programs import Program, program_of
 
@@ -18,6 +20,9 @@ COPY: Final = re.compile(rb"COPY (\S+) \(([^)]*)\) FROM stdin;\Z")
 OPEN: Final = re.compile(rb"SELECT pg_catalog\.lo_open\('(\d+)', \d+\);")
 WRITE: Final = b"SELECT pg_catalog.lowrite(0, '\\x"
 END: Final = b"\\."
+# What a row of a blob record may have: its state in hexadecimal, and numbers.
+BLOB_ROW: Final = 2 * BLOB_RECORD_LIMIT + 200
+NAME: Final = b"ZODB.blob".hex().encode()
 
 
 class Read(msgspec.Struct):
@@ -39,14 +44,14 @@ class ArchiveReader:
         self.read = Read({}, BlobSet(), 0, 0)
         self._named = -1
 
-    def run(self, chunks: Iterable[bytes], named: BlobSet) -> Read:
-        """Return what is in the archive, and note the large objects that its rows name; raise Damage."""
+    def run(self, chunks: Iterable[bytes], named: BlobSet, refs: BlobSet) -> Read:
+        """Return what is in the archive, and note the large objects that its rows name, and the blobs that its records ask for; raise Damage."""
         problem: list[BaseException] = []
         feeder = threading.Thread(target=self._feed, args=(chunks, problem), name="vault-feed")
         with self._program as program:
             feeder.start()
             try:
-                self._consume(program, named)
+                self._consume(program, named, refs)
             finally:
                 if problem:
                     program.kill()
@@ -66,14 +71,16 @@ class ArchiveReader:
         finally:
             self._program.close_input()
 
-    def _consume(self, program: Program, named: BlobSet) -> None:
-        table, rows, found = "", 0, list[int]()
+    def _consume(self, program: Program, named: BlobSet, refs: BlobSet) -> None:
+        table, rows, found, columns = "", 0, list[int](), list[str]()
         for line in program.lines():
             if table:
                 if line == END:
                     self.read.tables[table], table, rows = rows, "", 0
                     continue
                 rows += 1
+                if len(line) < BLOB_ROW and NAME in line and "state" in columns:
+                    refs.add(_blob_of(line, columns))
                 if self._named >= 0:
                     found.append(int(line.split(b"\t")[self._named]))
                     if len(found) >= FETCH:
@@ -94,3 +101,12 @@ class ArchiveReader:
             self.read.filled += 1
         elif found := LARGE_OBJECT.findall(line):
             self.read.created.add(large_object(int(oid)) for oid in found)
+
+
+def _blob_of(line: bytes, columns: list[str]) -> list[BlobRef]:
+    """Return the blob that a row of ``object_state`` asks for, if its record is that of one."""
+    values = dict(zip(columns, line.split(b"\t"), strict=False))
+    state = values.get("state", b"")
+    if not state.startswith(b"\\\\x") or not is_blob(bytes.fromhex(state[3:].decode("ascii"))):
+        return []
+    return [BlobRef(int(values["zoid"]).to_bytes(8), int(values["tid"]).to_bytes(8), True)]

@@ -107,6 +107,11 @@ class Postgres:
             while rows := cursor.fetchmany(FETCH):
                 yield from rows
 
+    def let_go(self) -> None:
+        """Give the snapshot and its locks up."""
+        with translated():
+            self._connection.rollback()
+
     def ask_now(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query as of now, outside of the snapshot."""
         if self._now is None:

@@ -74,6 +74,10 @@ class Rows(Protocol):
         """Return the rows of a query as of now."""
         ...
 
+    def let_go(self) -> None:
+        """Give the snapshot up, and with it all locks: a pack must not wait until all blobs are copied."""
+        ...
+
     def hold(self) -> bool:
         """See to it that a dump is of the same moment as the snapshot; tell whether that had to be taken again."""
         ...
@@ -99,6 +103,7 @@ class RelStorageCapture:
         self.earlier: Earlier | None = None
         self.resumed: Resumed | None = None
         self.files: BlobFiles | None = None
+        self.versions: dict[str, str] = {}
         self.layout = detect(Path(database.blob_dir)) if database.blob_mode == "directory" and database.blob_dir else None
         self.rows = ROWS[database.adapter or ""](database)
 
@@ -163,18 +168,23 @@ class RelStorageCapture:
         if marks is None:
             return None, False, False
         before = dict(msgspec.json.decode(self.documents.document(marks), type=MarkRows).rows)
-        now = self._tids_of(before)
-        common = max((tid for oid, tid in before.items() if now.get(oid) == tid), default=None)
+        if not before:
+            return None, False, True
+        now = dict(self._pairs(f"SELECT zoid, tid FROM {self._current} WHERE zoid IN ({{}})", before))
+        stands = {oid for oid, tid in now.items() if before[oid] == tid}
+        if self.history:  # a revision that is no longer the current one is there all the same, unless it was packed
+            query = "SELECT zoid, tid FROM object_state WHERE zoid IN ({}) AND tid IN ({})"
+            stands |= {oid for oid, tid in self._pairs(query, before, set(before.values())) if before[oid] == tid}
+        common = max((before[oid] for oid in stands), default=None)
         backwards = any(tid < before[oid] for oid, tid in now.items())
-        return common, backwards, bool(now) and common is None and not backwards
+        # where no history is kept, a small database may have changed all over
+        superseded = not self.history and bool(now) and common is None and len(before) < 2 * MARKS
+        return common, backwards, superseded and not backwards
 
-    def _tids_of(self, oids: Iterable[str]) -> dict[str, str]:
-        numbers = [int(oid, 16) for oid in oids]
-        if not numbers:
-            return {}
-        marks = ", ".join(["%s"] * len(numbers))
-        rows = self.rows.ask(f"SELECT zoid, tid FROM {self._current} WHERE zoid IN ({marks})", *numbers)
-        return {_hex_of(zoid): _hex_of(tid) for zoid, tid in rows}
+    def _pairs(self, query: str, *values: Iterable[str]) -> Iterator[tuple[str, str]]:
+        numbers = [[int(text, 16) for text in some] for some in values]
+        rows = self.rows.ask(query.format(*(", ".join(["%s"] * len(some)) for some in numbers)), *(number for some in numbers for number in some))
+        return ((_hex_of(zoid), _hex_of(tid)) for zoid, tid in rows)
 
     @property
     def _current(self) -> str:
@@ -192,6 +202,8 @@ class RelStorageCapture:
         """Return the versions of server, tool and RelStorage."""
         from importlib import metadata
 
+        if self.versions:
+            return self.versions
         try:
             return self.rows.versions | {"RelStorage": metadata.version("RelStorage")}
         except metadata.PackageNotFoundError:
@@ -235,6 +247,9 @@ class RelStorageCapture:
         elif self.wishes.blobs and self.database.blob_mode == "database":
             self.missing = [(blob, "blob_chunk") for blob in self._not_in_database()] + (self.dumped.missing if self.dumped else [])
             limit_missing([blob for blob, _where in self.missing], 0, self.wishes.allow_missing, "the table blob_chunk")
+        self.marks = self._marks()
+        self.versions = self.software
+        self.rows.let_go()
 
     def _count_transactions(self) -> tuple[int | None, int]:
         before = self.earlier.entry.last_tid if self.earlier and self.facts.continues else None
@@ -306,7 +321,8 @@ class RelStorageCapture:
         chain = Chain(Part, self.sink, (), self.dumped.parts).sealed()
         return self.dumped.storage(
             size=sum(part.raw for part in self.dumped.parts), lists=chain.lists, tail=chain.tail, tables=self.dumped.tables,
-            versions=self.rows.versions, transactions=self.transactions, marks=self._marks(),
+            versions={name: version for name, version in self.versions.items() if name != "RelStorage"},
+            transactions=self.transactions, marks=self.marks,
         )  # fmt: skip
 
     def _marks(self) -> str:
@@ -405,7 +421,7 @@ class RelStorage:
         dump = entry.dump
         if dump is not None:
             progress.begin("storage", dump.size)
-            CHECKS[type(dump).__struct_config__.tag](entry, sink, verdict, progress)  # type: ignore[index]
+            CHECKS[type(dump).__struct_config__.tag](entry, sink, refs, verdict, progress)  # type: ignore[index]
 
 
 def _postgres_location(database: Database) -> str:
@@ -414,16 +430,16 @@ def _postgres_location(database: Database) -> str:
     return where(database.option("postgresql.dsn"))
 
 
-def _check_pg_dump(entry: DatabaseEntry, sink: Sink, verdict: Verdict, progress: Progress) -> None:
+def _check_pg_dump(entry: DatabaseEntry, sink: Sink, refs: BlobSet, verdict: Verdict, progress: Progress) -> None:
     from .relstorage_postgres import check_dump
 
-    check_dump(entry, sink, verdict, progress)
+    check_dump(entry, sink, refs, verdict, progress)
 
 
-def _check_sqlite(entry: DatabaseEntry, sink: Sink, verdict: Verdict, progress: Progress) -> None:
+def _check_sqlite(entry: DatabaseEntry, sink: Sink, refs: BlobSet, verdict: Verdict, progress: Progress) -> None:
     from .sqlite import check_copy
 
-    check_copy(entry, sink, verdict, progress)
+    check_copy(entry, sink, refs, verdict, progress)
 
 
 def _sqlite_location(database: Database) -> str:
@@ -432,7 +448,7 @@ def _sqlite_location(database: Database) -> str:
     return location(database)
 
 
-def _check_mysql(entry: DatabaseEntry, sink: Sink, verdict: Verdict, progress: Progress) -> None:
+def _check_mysql(entry: DatabaseEntry, sink: Sink, _refs: BlobSet, verdict: Verdict, progress: Progress) -> None:
     from .mysql import check_script
 
     check_script(entry, sink, verdict, progress)
@@ -444,7 +460,7 @@ def _mysql_location(database: Database) -> str:
     return location(database)
 
 
-CHECKS: Final[Mapping[str, Callable[[DatabaseEntry, Sink, Verdict, Progress], None]]] = {
+CHECKS: Final[Mapping[str, Callable[[DatabaseEntry, Sink, BlobSet, Verdict, Progress], None]]] = {
     "pg_dump": _check_pg_dump, "sqlite": _check_sqlite, "mysqldump": _check_mysql,
 }  # fmt: skip
 LOCATIONS: Final[Mapping[str, Callable[[Database], str]]] = {

@@ -71,13 +71,14 @@ class PostgresRows(Postgres):
                 yield BlobRef(int(zoid).to_bytes(8), int(tid).to_bytes(8), True), f"{LOST}{oid}"
 
 
-def check_dump(entry: DatabaseEntry, sink: Sink, verdict: Verdict, progress: Progress) -> None:
+def check_dump(entry: DatabaseEntry, sink: Sink, refs: BlobSet, verdict: Verdict, progress: Progress) -> None:
     """Read a dump to its end and compare it with what its snapshot held; raise Damage when it cannot be read."""
     dump = entry.dump
     assert isinstance(dump, PgDump)
     made_by = int(dump.versions.get("pg_dump", "0").partition(".")[0] or 0)
     with contextlib.closing(BlobSet()) as named:
-        read = ArchiveReader("blob_chunk", "chunk", made_by).run(advancing(sink.read(dump_of(entry, sink)), progress), named)
+        chunks = advancing(sink.read(dump_of(entry, sink)), progress)
+        read = ArchiveReader("blob_chunk", "chunk", made_by).run(chunks, named, refs)
         with contextlib.closing(read.created):
             lost = _known_as_lost(entry, sink)
             named.have(one.oid + one.tid for one in read.created.everything())
@@ -85,6 +86,8 @@ def check_dump(entry: DatabaseEntry, sink: Sink, verdict: Verdict, progress: Pro
                 if int.from_bytes(one.oid) not in lost:
                     verdict.damage("blob", f"the dump lacks the large object {int.from_bytes(one.oid)}, which blob_chunk refers to")
         verdict.count("large objects", len(named))
+    if entry.blob_mode != "directory":
+        refs.have(one.oid + one.tid for one in list(refs.everything()))  # in the dump itself
     for table in sorted(dump.tables.keys() | read.tables.keys()):
         rows, wanted = read.tables.get(table), dump.tables.get(table)
         verdict.count("rows", rows or 0)

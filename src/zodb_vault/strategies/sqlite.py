@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from ..blobs.refs import BlobSet
+from ..datafs.records import is_blob
 from ..errors import Damage, InUse, SourceError, TargetRefused
 from ..model import clock
 from ..model import tid as tids
+from ..model.blob import BlobRef
 from ..model.chain import dump_of
 from ..model.manifest import DatabaseEntry, Part, SqliteCopy
 from ..model.source import Database
@@ -81,6 +84,11 @@ class SqliteRows:
             while rows := cursor.fetchmany(FETCH):
                 yield from rows
 
+    def let_go(self) -> None:
+        """End the read transaction: the log can be brought into the file again."""
+        with _translated(self.directory / MAIN):
+            self._connection.rollback()
+
     def ask_now(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query as of now."""
         with _translated(self.directory / MAIN), contextlib.closing(_opened(self.directory / MAIN)) as connection:
@@ -126,7 +134,7 @@ def location(database: Database) -> str:
     return str(data_dir(database) / MAIN)
 
 
-def check_copy(entry: DatabaseEntry, sink: Sink, verdict: Verdict, progress: Progress) -> None:
+def check_copy(entry: DatabaseEntry, sink: Sink, refs: BlobSet, verdict: Verdict, progress: Progress) -> None:
     """Write both files to a scratch directory and let SQLite check them; compare rows with the snapshot. Raise Damage."""
     dump = entry.dump
     assert isinstance(dump, SqliteCopy)
@@ -137,6 +145,10 @@ def check_copy(entry: DatabaseEntry, sink: Sink, verdict: Verdict, progress: Pro
                 verdict.damage("file", f"{name}: {why}")
         with contextlib.closing(sqlite3.connect(Path(scratch) / MAIN)) as connection, _damaged(MAIN):
             tables = _tables(connection)
+            if entry.blob_mode == "directory":
+                query = f"SELECT zoid, tid, state FROM object_state WHERE {SqliteRows.blob_records}"
+                found = ((zoid, tid) for zoid, tid, state in connection.execute(query) if is_blob(bytes(state)))
+                refs.add(BlobRef(int(zoid).to_bytes(8), int(tid).to_bytes(8), True) for zoid, tid in found)
     for table in sorted(tables.keys() | dump.tables.keys()):
         verdict.count("rows", tables.get(table, 0))
         if tables.get(table) != dump.tables.get(table):
