@@ -321,3 +321,27 @@ def test_object_lock_on_a_bucket_without_it_is_said(
     outcome = remote("repository", "init")
     assert outcome.status == 1, outcome
     assert "a bucket that was made with it" in outcome.err
+
+
+def test_prune_frees_space_and_a_copy_goes_there(remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZODB_VAULT_RETENTION_GRACE", "0s")
+    remote.done("repository", "init")
+    ids = [remote.done("create", "--full", "--json").document["id"] for _ in range(2)]
+    before = set(remote.stored("some/place/objects/"))
+    remote.done("delete", "--yes", ids[0])
+    remote.done("undelete", ids[0])
+    remote.done("delete", "--yes", ids[0])
+    swept = [remote.done("prune", "--json").document["swept"]["objects"] for _ in range(3)]
+    assert swept[0] == swept[1] == 0
+    gone = before - set(remote.stored("some/place/objects/"))
+    assert swept[2] > len(gone) > 0
+    remote.done("verify", "--all")
+    local = tmp_path / "local"
+    remote.done("--repository", local, "repository", "init")
+    remote.done("repository", "copy", local)
+    remote.done("--repository", local, "verify", ids[1])
+    remote.done("--repository", local, "create")
+    copied = remote.done("--repository", local, "repository", "copy", remote.location, "--json").document
+    assert (len(copied["copied"]), copied["present"]) == (1, 1)
+    remote.done("verify", "--all")
+    assert remote.done("prune", "--json").document["keep"]
