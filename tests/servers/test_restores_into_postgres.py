@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import keys
 import psycopg2
 import pytest
 import relstorages
+from commandline import environment
 from relstorages import RelSite, on
 from relvault import NOISE, RelVault, pg_restore
 from services.postgres import PASSWORD, Cluster, Login, execute
@@ -163,3 +167,34 @@ def test_local_caches_of_the_old_state_are_removed(make: Make) -> None:
     vault.conf.write_text(vault.site.conf.replace("keep-history", f"cache-local-dir {cache}\n    keep-history"))
     done = vault.done("restore", "--replace", "--yes", "--json").document
     assert done["caches"] == [str(cache / "relstorage-cache2-plone.sqlite3")] and not any(cache.iterdir())
+
+
+def test_a_restore_that_was_killed_changed_nothing_and_the_next_one_cleans_up(make: Make, postgres: Cluster) -> None:
+    vault = make(True, False, "CREATEDB")
+    wanted, names = relstorages.state(vault.site), postgres.names()
+    script = "import os, signal, sys; from zodb_vault.strategies import pgrestore; from zodb_vault.cli.main import run\n"
+    script += "pgrestore.PostgresDestination._rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\nrun(sys.argv[1:])"
+    command = [sys.executable, "-c", script, *vault.options, "restore", "--replace", "--no-safety-backup", "--yes"]
+    assert subprocess.run(command, check=False, capture_output=True, env=environment()).returncode == -9
+    (left,) = postgres.names() - names
+    assert "_restoring_" in left and relstorages.state(vault.site) == wanted
+    vault.done("restore", "--replace", "--no-safety-backup", "--yes")
+    (kept,) = postgres.names() - names
+    assert "_replaced_" in kept and relstorages.state(vault.site) == wanted
+
+
+def test_an_encrypted_dump_comes_back_with_the_key_only(
+    postgres: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipient, identity = keys.x25519(tmp_path / "identity")
+    monkeypatch.setenv("ZODB_VAULT_REPOSITORY_ENCRYPTION_RECIPIENTS", recipient)
+    vault = RelVault(tmp_path, capsys, RelSite(on(postgres.database()), True, tmp_path / "blobs", False))
+    vault.fill()
+    vault.created()
+    elsewhere = other(vault, postgres.database())
+    conf = elsewhere.write_conf(vault.directory / "other.conf")
+    assert vault("restore", "--target", conf, "--yes").status == 12
+    monkeypatch.setenv("ZODB_VAULT_IDENTITY_FILE", str(identity))
+    assert vault.done("verify", "--json").document["damage"] == []
+    vault.done("restore", "--target", conf, "--yes")
+    assert relstorages.state(elsewhere) == relstorages.state(vault.site)

@@ -119,7 +119,8 @@ class MysqlRows:
             "--no-tablespaces", "--skip-lock-tables", "--skip-dump-date", "--max-allowed-packet=1G", *self._of_mysql(), self._login.name,
         ]  # fmt: skip
         with Program(command, self._login.environment, _failed, tick=keeper.beat) as dumping:
-            parts = list(workers.in_order(self._jobs(dumping, sink, f"{folder}/database.sql", progress, tail)))
+            jobs = self._jobs(dumping, sink, f"{folder}/database.sql", progress, tail)
+            parts = [part for stored in workers.in_order(jobs) for part in stored]
             dumping.finish()
             warnings = [f"mariadb-dump: {line}" for line in dumping.words().splitlines()[:20]]
         if COMPLETED not in tail.bytes:
@@ -130,7 +131,7 @@ class MysqlRows:
         """Return what only the tool of MySQL itself knows: it would write a state of replication that no restore wants."""
         return [] if "mariadb" in program_of(DUMP, "mariadb-client") else ["--set-gtid-purged=OFF"]
 
-    def _jobs(self, dumping: Program, sink: Sink, to: str, progress: Progress, tail: Tail) -> Iterator[Callable[[], Part]]:
+    def _jobs(self, dumping: Program, sink: Sink, to: str, progress: Progress, tail: Tail) -> Iterator[Callable[[], list[Part]]]:
         for block in dumping.blocks(PART_RAW, self._release):
             tail.add(block)
             progress.advance(len(block))

@@ -135,8 +135,12 @@ class PostgresDestination:
 
     def _exchange(self, entry: DatabaseEntry, sink: Sink, progress: Progress, beat: Callable[[], None]) -> list[str]:
         stamp = f"{clock.now():%Y%m%dt%H%M%S}_{secrets.token_hex(2)}"
-        new, old = (f"{self.name[: NAME_LIMIT - len(stamp) - 11]}_{what}_{stamp}" for what in ("restoring", "replaced"))
+        room = NAME_LIMIT - len(stamp) - 11
+        new, old = (f"{self.name[:room]}_{what}_{stamp}" for what in ("restoring", "replaced"))
         with contextlib.closing(self._maintenance()) as server:
+            for (left,) in self._ask("SELECT datname FROM pg_database WHERE starts_with(datname, %s)", f"{self.name[:room]}_restoring_"):
+                with contextlib.suppress(VaultError):  # of a restore that was interrupted; one that is going on has it open
+                    _do(server, f"DROP DATABASE {quoted(left)}")
             _do(server, self._create(new))
             try:
                 self._run(self._dsn_of(new), entry, sink, progress, beat, [])

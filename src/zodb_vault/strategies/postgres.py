@@ -165,7 +165,7 @@ class Postgres:
         ]  # fmt: skip
         dumping = Program(command, secrets_of(self.dsn), _failed, tick=keeper.beat)
         with _aside(self.tables) as tables, dumping, Contents(version_of(program)) as contents:
-            parts = list(workers.in_order(_jobs(dumping, contents, sink, to, progress)))
+            parts = [part for stored in workers.in_order(_jobs(dumping, contents, sink, to, progress)) for part in stored]
             dumping.finish()
             contents.finish()
             return Dumped(parts=parts, tables=tables(), large_objects=contents.large_objects, words=dumping.words())
@@ -228,20 +228,19 @@ def large_object(oid: int) -> BlobRef:
     return BlobRef(oid.to_bytes(8), NO_TID, True)
 
 
-def _jobs(dumping: Program, contents: Contents, sink: Sink, to: str, progress: Progress) -> Iterator[Callable[[], Part]]:
+def _jobs(dumping: Program, contents: Contents, sink: Sink, to: str, progress: Progress) -> Iterator[Callable[[], list[Part]]]:
     for block in dumping.blocks(PART_RAW):
         contents.feed(block)
         progress.advance(len(block))
         yield lambda block=block: store_part(sink, to, block)  # type: ignore[misc]
 
 
-def store_part(sink: Sink, to: str, block: memoryview) -> Part:
-    """Store a block as one object."""
+def store_part(sink: Sink, to: str, block: memoryview) -> list[Part]:
+    """Store a block, as one object unless objects are shorter."""
     writer = sink.content(to)
     for start in range(0, len(block), PIECE):
         writer.write(block[start : start + PIECE])
-    (part,) = writer.close()
-    return part
+    return writer.close()
 
 
 @contextlib.contextmanager
