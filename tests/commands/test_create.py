@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
 import threading
-import time
 from pathlib import Path
 
 import factories
 import pytest
-from commandline import Vault, command, environment, keys_of, process, stored, words
+from commandline import Vault, keys_of, process, stored, words
 from ZODB.FileStorage import FileStorage
 
 from zodb_vault.repository.running import Run
@@ -302,36 +299,3 @@ def test_with_wait_the_second_one_begins_when_the_first_has_ended(vault: Vault) 
     ending.join()
     assert "waiting for the create 20260101T000000Z-aaaaaa (host" in outcome.err
     assert len(vault.done("list", "--json").document["backups"]) == 1
-
-
-def test_limits_by_options_and_by_the_configuration(vault: Vault) -> None:
-    # content that takes a second at this rate, in a process that may be made nice
-    add(vault, blob=factories.noise(100_000, 3))
-    begin = time.monotonic()
-    outcome = process(*vault.options, "create", "--bandwidth", "60k", "--workers", "1", "--nice", "3")
-    assert outcome.status == 0, outcome
-    assert time.monotonic() - begin > 1.6
-    for option, value in (("--bandwidth", "fast"), ("--workers", "0"), ("--nice", "20")):
-        assert vault("create", option, value).status == 2
-    outcome = process(*vault.options, "create", env={"ZODB_VAULT_LIMITS_WORKERS": "100", "ZODB_VAULT_LIMITS_NICE": "40"})
-    assert outcome.status == 2
-    assert "limits.workers has to be from 1 to 64" in outcome.err
-    assert "limits.nice has to be at most 19" in outcome.err
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_slow_run_ends_soon_when_it_is_told_to(vault: Vault, number: signal.Signals) -> None:
-    add(vault, blob=factories.noise(3_000_000, 3))
-    child = subprocess.Popen(command(*vault.options, "create", "--bandwidth", "50k"), stderr=subprocess.PIPE, env=environment())
-    assert child.stderr is not None
-    assert child.stderr.readline().startswith(b"backup ")
-    time.sleep(0.5)
-    begin = time.monotonic()
-    child.send_signal(number)
-    _out, error = child.communicate(timeout=30)
-    assert child.returncode == 130
-    assert b"interrupted" in error
-    assert time.monotonic() - begin < 10, "a minute's worth of content was left"
-    assert [row["status"] for row in vault.done("list", "--json").document["backups"]] in ([], ["failed"])
-    vault.done("create")
-    vault.done("verify")

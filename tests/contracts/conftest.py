@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NoReturn, Protocol
 
 import pytest
 from memorystore import MemoryStore
-from services.requests import AllOfThem, behind
 from services.s3 import Service
 
 from zodb_vault.errors import StoreError
 from zodb_vault.model.place import S3Settings
 from zodb_vault.stores.base import Store
 from zodb_vault.stores.local import LocalStore
+from zodb_vault.stores.pace import Pace, paced
 from zodb_vault.stores.resilient import Patience
 from zodb_vault.stores.s3 import S3Store
 from zodb_vault.stores.turns import FOLDER, KEPT
@@ -45,6 +44,16 @@ class LocalPlace:
 
     def broken(self) -> Store:
         return LocalStore(self._file / "store")
+
+
+class PacedPlace(LocalPlace):
+    """The same at a pace that no test notices."""
+
+    def open(self) -> Store:
+        return paced(super().open(), Pace(1 << 40))
+
+    def broken(self) -> Store:
+        return paced(super().broken(), Pace(1 << 40))
 
 
 class BrokenMemory(dict[str, bytes]):
@@ -99,17 +108,16 @@ class S3Place:
         assert signs <= {f"plone/{FOLDER}{KEPT}"}
 
 
-PLACES: Final[dict[str, Callable[[Path], StorePlace]]] = {"local": LocalPlace, "memory": MemoryPlace}
+PLACES: Final[dict[str, Callable[[Path], StorePlace]]] = {"local": LocalPlace, "memory": MemoryPlace, "paced": PacedPlace}
 
 
-@pytest.fixture(params=[*sorted(PLACES), "moto", "rclone", "faulty moto"])
+@pytest.fixture(params=[*sorted(PLACES), "moto", "rclone"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StorePlace]:
     if request.param in PLACES:
         yield PLACES[request.param](tmp_path)
         return
-    found = S3Place(request.getfixturevalue(request.param.rpartition(" ")[2]))
-    with behind(AllOfThem()) if "faulty" in request.param else contextlib.nullcontext():
-        yield found
+    found = S3Place(request.getfixturevalue(request.param))
+    yield found
     found.check()
 
 

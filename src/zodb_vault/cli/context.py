@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from ..errors import NoTerminal, UsageError
+from ..policy.parallelism import MOST_TOLD
+from .limits import RATE
 
 if TYPE_CHECKING:
     from ..config.settings import Settings
     from ..model.source import Site
     from ..operations.catalog import Catalog
     from ..policy.retention import Rules
-    from ..repository.pace import Pace
     from ..repository.repository import Repository
     from ..stores.base import Store
     from ..strategies.base import Progress
@@ -123,8 +124,23 @@ class Context:
         """Return the place where the repository is, or is to be."""
         from ..stores.registry import open_store
 
-        location = self.location
-        return open_store(location, self.settings.repository.s3) if location.startswith("s3://") else open_store(location)
+        return open_store(self.location, self.settings.repository.s3, self.given.get("limit_rate") or self.settings.limits.rate)
+
+    @property
+    def workers(self) -> int:
+        """Return how many things are done at once."""
+        from ..policy.parallelism import workers
+        from .limits import processors
+
+        told = self.given.get("workers") or self.settings.limits.workers
+        return int(told or workers(processors(), service=self.location.startswith("s3://")))
+
+    def give_way(self) -> None:
+        """Let everybody else go first, if that is asked for."""
+        from .limits import give_way
+
+        if self.given.get("nice") or self.settings.limits.nice:
+            give_way()
 
     @cached_property
     def repository(self) -> Repository:
@@ -134,32 +150,14 @@ class Context:
         repository = Repository.open(self.store)
         repository.configure(self.settings.repository.encryption.recipients, self._identities)
         repository.sign_with(self.settings.repository.signing.key, self.settings.repository.signing.signers)
-        repository.pace = self.pace
         return repository
-
-    @cached_property
-    def pace(self) -> Pace:
-        """Return how fast content passes to and from all repositories of the command; from here on the process is as nice as it is to be."""
-        from ..repository.pace import Pace
-
-        limits = self.settings.limits
-        if nice := self.given.get("nice", limits.nice):
-            os.nice(nice)
-        return Pace(self.given.get("bandwidth", limits.bandwidth))
-
-    @property
-    def workers(self) -> int:
-        """Return how many threads work."""
-        return int(self.given.get("workers", self.settings.limits.workers))
 
     def repository_at(self, location: str) -> Repository:
         """Open another repository, in a place that the same settings hold for; raise RepositoryMissing, UsageError."""
         from ..repository.repository import Repository
         from ..stores.registry import open_store
 
-        repository = Repository.open(open_store(location, self.settings.repository.s3) if location.startswith("s3://") else open_store(location))
-        repository.pace = self.pace
-        return repository
+        return Repository.open(open_store(location, self.settings.repository.s3, self.given.get("limit_rate") or self.settings.limits.rate))
 
     def _identities(self) -> list[str]:
         from ..operations.identity import identities
@@ -276,6 +274,13 @@ def site_options(function: F) -> F:
     return function
 
 
+def limit_options(function: F) -> F:
+    """Add the options that say how much of the line and of the machine the command takes."""
+    for option in (NICE_OPTION, WORKERS_OPTION, RATE_OPTION):
+        function = _with_memory(option)(function)
+    return function
+
+
 def _with_memory(option: Callable[[F], F]) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         decorated = option(function)
@@ -287,25 +292,11 @@ def _with_memory(option: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
+RATE_OPTION: Final = click.option(
+    "--limit-rate", type=RATE, metavar="RATE", help="Transfer at most this much a second to and from the repository, such as 10M."
+)
+WORKERS_OPTION: Final = click.option(
+    "--workers", type=click.IntRange(1, MOST_TOLD), metavar="N", help="Do this many things at once; each takes memory. Default: by the processors."
+)
+NICE_OPTION: Final = click.option("--nice", is_flag=True, default=None, help="Let everybody else go first, at the processors and at the disk.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
-
-
-def _rate(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
-    from ..config.keys import parse_rate
-
-    try:
-        return parse_rate(value) if value is not None else None
-    except ValueError as error:
-        raise UsageError(f"{value!r} {error}", "give bytes a second") from None
-
-
-def limit_options(function: F) -> F:
-    """Add the options that say how much of the machine a command may use; without them `[limits]` holds."""
-    options = [
-        click.option("--workers", type=click.IntRange(1, 64), metavar="N", help="How many threads work; default 2."),
-        click.option("--nice", type=click.IntRange(0, 19), metavar="N", help="How nice to be to other processes."),
-        click.option("--bandwidth", metavar="RATE", callback=_rate, help="At most so many bytes a second to and from the repository: 500k, 10M."),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function

@@ -47,7 +47,6 @@ def command(
     """
     from ..operations.create import Options, create
 
-    context.given |= {limit: flags[limit] for limit in ("workers", "nice", "bandwidth") if flags[limit] is not None}
     if name == "latest":
         raise UsageError("a backup cannot be named 'latest': the word means the newest one", "choose another name")
     options = Options(
@@ -56,6 +55,7 @@ def command(
         full=flags["full"], cold=flags["cold"], skip_unchanged=flags["skip_unchanged"], allow_missing=flags["allow_missing"],
         take_over=flags["take_over"], wait=flags["wait"], workers=context.workers,
     )  # fmt: skip
+    context.give_way()
     repository, site = context.remembering.repository, context.site
     with context.progress() as progress:
         done = create(repository, site, options, progress, lambda new: progress.note(f"backup {new}"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -15,10 +14,11 @@ import click
 
 from .. import __version__
 from ..errors import ConfigurationError, UsageError, VaultError
-from ..repository.pace import end_soon
+from ..model import ending
 from .context import site_options
 from .group import Group
 from .output import print_error
+from .signals import INTERRUPTED, let_go, take_over
 from .streams import prepare
 
 COMMANDS: Final = {
@@ -26,8 +26,9 @@ COMMANDS: Final = {
     "list": "list_", "log": "log", "plan": "plan", "prune": "prune", "repository": "repository", "restore": "restore", "show": "show",
     "undelete": "undelete", "verify": "verify",
 }  # fmt: skip
-INTERRUPTED: Final = 130
-ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+# Bytes; under no other limit, not even 0, does Linux leave out a collector.
+NO_CORE: Final = 1
 
 EPILOG = """\b
 Exit statuses:
@@ -106,6 +107,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
+def _write_no_core() -> None:
+    """Keep the memory, which holds keys and passwords, from a file or a collector when this process or one of its children crashes."""
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    limit = NO_CORE if hard == resource.RLIM_INFINITY else min(NO_CORE, hard)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
+
+
 def _drop_output() -> None:
     """Let go of what cannot be written to standard output: the interpreter would try again at its end, and complain."""
     try:
@@ -125,27 +136,22 @@ def _translated(error: click.ClickException) -> VaultError:
 def _failed(error: VaultError, as_json: bool) -> int:
     lines = error.issues if isinstance(error, ConfigurationError) else [error.message]
     print_error(error.kind, lines, error.hint, error.exit_code, as_json=as_json)
-    return error.exit_code
+    # a run that was told to end is interrupted, whatever failed because of that
+    return INTERRUPTED if ending.told() else error.exit_code
 
 
 def main() -> NoReturn:
     """Run the command line and leave the process; SIGTERM, and a terminal that is closed, end it as Ctrl-C does."""
     prepare()
-    for number in ENDING:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-            signal.signal(number, _interrupted)
-    status = run()
-    for number in ENDING:
-        signal.signal(number, signal.SIG_IGN)  # all is done: what the exit status says is true
+    _write_no_core()
+    try:
+        take_over()
+        status = run()
+    except KeyboardInterrupt:  # before the command, or behind it
+        status = INTERRUPTED
+    let_go()  # all is done: what the exit status says is true
     if status == INTERRUPTED:
         # all is put in order by now; the interpreter would wait for threads, and one that was interrupted at its start never ends
         _drop_output()
         os._exit(status)
     sys.exit(status)
-
-
-def _interrupted(_number: int, _frame: object) -> NoReturn:
-    end_soon()
-    raise KeyboardInterrupt
-
-

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ..errors import UsageError
-from .context import Context, json_option, pass_context, site_options
+from .context import Context, json_option, limit_options, pass_context, site_options
 from .group import Group
 from .output import count, print_checks, print_json, size
 
@@ -102,6 +102,7 @@ def unlock(context: Context, yes: bool) -> None:
 
 @command.command("copy")
 @click.argument("target")
+@limit_options
 @json_option
 @site_options
 @pass_context
@@ -112,6 +113,7 @@ def copy(context: Context, target: str, as_json: bool) -> None:
     """
     from ..operations.copy import copy
 
+    context.give_way()
     with context.progress() as progress:
         done = copy(context.repository, context.repository_at(target), context.site_name, progress)
     if as_json:

@@ -16,7 +16,7 @@ import click
 from ..errors import ConfigurationError, Declined, UsageError, VaultError
 from ..policy.moments import in_utc, parse_moment
 from ..policy.recovery import AtMoment
-from .context import A_PATH, APath, Context, Text, json_option, pass_context, site_options
+from .context import A_PATH, APath, Context, Text, json_option, limit_options, pass_context, site_options
 from .output import count, print_json, printable, size
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ INSTANTS: Final = ("--tid", "--before-tid", "--at")
 @click.option("--discard-kept", type=Text(needed=True), metavar="RESTORE", help="Free what the restore of this id kept of the state it replaced.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@limit_options
 @json_option
 @site_options
 @pass_context
@@ -79,8 +80,9 @@ def command(
         backup=id, request=request_of(tid, before_tid, _moment(context, at)), databases=databases, output=output,
         elsewhere=target is not None, only=only, clients=() if output is not None else _clients(context, target, client_confs),
         allow_incomplete=flags["allow_incomplete"], safety_backup=not flags["no_safety_backup"], replace_blobs=flags["replace_blobs"],
-        replace=flags["replace"], role=flags["role"],
+        replace=flags["replace"], role=flags["role"], workers=context.workers,
     )  # fmt: skip
+    context.give_way()
     wanted = plan(context.repository, context.site_name, site, options)
     if dry_run:
         print_json(_document(wanted)) if as_json else click.echo("\n".join(_plan_lines(wanted)))

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from ..errors import BackupMissing, Damage, UsageError
-from .context import APath, Context, Text, json_option, pass_context, site_options
+from .context import APath, Context, Text, json_option, limit_options, pass_context, site_options
 from .output import print_json, printable
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Share(NumberType):
 @click.option("--sample", type=Share(), default=1.0, metavar="N%", help="With --level bytes: this share of the objects, another one every day.")
 @click.option("--scratch", type=APath(exists=True, file_okay=False, writable=True), metavar="DIR",
               help="Where --level restore restores to; default: the temporary directory.")  # fmt: skip
+@limit_options
 @json_option
 @site_options
 @pass_context
@@ -63,6 +64,7 @@ def command(context: Context, id: str | None, level: str, every: bool, sample: f
 
     if every and id is not None:
         raise UsageError("an ID and --all exclude each other", "give one of them")
+    context.give_way()
     catalog = context.catalog
     ids = list(reversed(catalog.listing.backups)) if every else [catalog.select(id or "latest").manifest.id]
     if not ids:

@@ -6,7 +6,6 @@ Kinds are the types of struct fields. A value never appears in a problem, it may
 from __future__ import annotations
 
 import os
-import re
 import types
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
@@ -22,10 +21,10 @@ from ..errors import ConfigurationError
 from ..model.source import Secret
 from .durations import parse_duration
 from .paths import absolute, at_home
+from .rates import Rate, parse_rate
 
 Location = NewType("Location", str)
-Rate = NewType("Rate", int)
-RATE = re.compile(r"\s*([0-9]{1,9})\s*([kMG]?)(?:B(?:/s)?)?\s*")
+FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 class Reading:
@@ -183,6 +182,22 @@ def _duration(given: object, source: Source) -> timedelta:
         raise ValueError(f"is not a length of time: {error}") from None
 
 
+def _rate(given: object, source: Source) -> Rate:
+    try:
+        return parse_rate(_text(given, source))
+    except ValueError as error:
+        raise ValueError(f"is not a rate: {error}") from None
+
+
+def _flag(given: object, source: Source) -> bool:
+    if isinstance(given, str):
+        # A variable.
+        given = FLAGS.get(given.strip().lower())
+    if not isinstance(given, bool):
+        raise ValueError("has to be true or false")
+    return given
+
+
 def _path(given: object, source: Source) -> Path:
     return Path(absolute(at_home(_text(given, source), source.reading.environment), source.directory))
 
@@ -215,14 +230,6 @@ def _locations(given: object, source: Source) -> tuple[Location, ...]:
     return tuple(_location(text, source) for text in _texts(given, source))
 
 
-def parse_rate(text: str) -> Rate:
-    """Return the bytes a second of ``500k``, ``10M`` or ``1G``; raise ValueError."""
-    match = RATE.fullmatch(text)
-    if match is None or not int(match[1]):
-        raise ValueError("is not a rate, such as 500k or 10M bytes a second")
-    return Rate(int(match[1]) * 1000 ** " kMG".index(match[2] or " "))
-
-
 def _secret(given: object, source: Source) -> Secret:
     return Secret(_text(given, source))
 
@@ -230,11 +237,12 @@ def _secret(given: object, source: Source) -> Secret:
 CONVERSIONS: Mapping[Any, Callable[[object, Source], Any]] = {
     str: _text,
     int: _count,
+    bool: _flag,
+    Rate: _rate,
     Path: _path,
     Secret: _secret,
     Location: _location,
     timedelta: _duration,
-    Rate: lambda given, source: parse_rate(_text(given, source)),
     tuple[str, ...]: _texts,
     tuple[Location, ...]: _locations,
     tuple[Path, ...]: _paths_of,

@@ -20,13 +20,13 @@ import msgspec
 from ..errors import ConfigurationError, UsageError
 from ..model.place import S3Settings
 from ..model.source import Secret
+from ..policy.parallelism import MOST_TOLD
 from ..policy.retention import OnDemandRetention, SafetyRetention, ScheduledRetention
-from .keys import Location, Rate, Reading, Source, kinds, read_struct, suggestion, variables
+from .keys import Location, Reading, Source, kinds, read_struct, suggestion, variables
 from .paths import absolute
+from .rates import Rate
 
 FILE = "zodb-vault.toml"
-MOST_WORKERS = 64
-MOST_NICE = 19
 SYSTEM_DIRECTORY = Path("/etc/zodb-vault")
 PREFIX = "ZODB_VAULT_"
 SECRET_IDENTITY = "AGE-SECRET-KEY-"
@@ -71,7 +71,6 @@ class SiteSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     ``retention`` names the policy of its backups; without one ``[retention]`` holds. ``mirror`` is where the portable method keeps its copies.
     ``client_confs`` are the configurations of clients of its ZEO server, whose caches a restore removes.
-    ``dsn_backup`` is a replica of its PostgreSQL database that is dumped instead, unless it lags by more than ``replica_lag``.
     """
 
     zope_conf: Path | None = None
@@ -81,8 +80,6 @@ class SiteSettings(msgspec.Struct, frozen=True, kw_only=True):
     client_confs: tuple[Path, ...] = ()
     retention: str | None = None
     mirror: Path | None = None
-    dsn_backup: Secret | None = None
-    replica_lag: timedelta = timedelta(minutes=1)
 
 
 class PolicySettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,11 +104,11 @@ class ScheduleSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of the machine and its connection a command may use: threads, niceness, bytes a second to and from the repository."""
+    """How much of the line and of the machine a run takes: bytes a second, how many things at once, and whether all others go first."""
 
-    workers: int = 2
-    nice: int = 0
-    bandwidth: Rate | None = None
+    rate: Rate | None = None
+    workers: int | None = None
+    nice: bool = False
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -279,23 +276,12 @@ def _check(values: dict[str, Any], reading: Reading, source: str) -> None:
     if identity.get("file") and identity.get("command"):
         told.problem("identity", "has to say file or command, not both")
     _check_s3(values.get("repository", {}).get("s3", {}), told)
-    recipients = values.get("repository", {}).get("encryption", {}).get("recipients") or ()
-    if any(recipient.strip().upper().startswith(SECRET_IDENTITY) for recipient in recipients):
-        told.problem("repository.encryption.recipients", "holds a private key, only public ones belong here; take it out and replace that key")
-    signers = values.get("repository", {}).get("signing", {}).get("signers") or ()
-    if not all(SIGNER.match(signer) for signer in signers):
-        told.problem("repository.signing.signers", "has to hold public keys of SSH, such as ssh-ed25519 AAAA...")
-    _check_limits(values.get("limits", {}), told)
+    _check_keys(values.get("repository", {}), told)
+    if not 1 <= values.get("limits", {}).get("workers", 1) <= MOST_TOLD:
+        told.problem("limits.workers", f"has to be 1 to {MOST_TOLD}")
     zone = values.get("schedule", {}).get("timezone")
     if zone and not _is_zone(zone):
         told.problem("schedule.timezone", "is not a zone of the time zone database, such as Europe/Vienna")
-
-
-def _check_limits(limits: Mapping[str, Any], told: Source) -> None:
-    if not 1 <= limits.get("workers", 1) <= MOST_WORKERS:
-        told.problem("limits.workers", f"has to be from 1 to {MOST_WORKERS}")
-    if limits.get("nice", 0) > MOST_NICE:
-        told.problem("limits.nice", f"has to be at most {MOST_NICE}")
 
 
 def zone_of(name: str) -> tzinfo:
@@ -305,6 +291,15 @@ def zone_of(name: str) -> tzinfo:
     from zoneinfo import ZoneInfo
 
     return ZoneInfo(name)
+
+
+def _check_keys(repository: Mapping[str, Any], told: Source) -> None:
+    recipients = repository.get("encryption", {}).get("recipients") or ()
+    if any(recipient.strip().upper().startswith(SECRET_IDENTITY) for recipient in recipients):
+        told.problem("repository.encryption.recipients", "holds a private key, only public ones belong here; take it out and replace that key")
+    signers = repository.get("signing", {}).get("signers") or ()
+    if not all(SIGNER.match(signer) for signer in signers):
+        told.problem("repository.signing.signers", "has to hold public keys of SSH, such as ssh-ed25519 AAAA...")
 
 
 def _check_s3(s3: Mapping[str, Any], told: Source) -> None:

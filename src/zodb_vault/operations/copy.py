@@ -138,7 +138,6 @@ class _Copy:
                 digest.update(chunk)
                 staging.write(chunk)
                 size += len(chunk)
-                self.target.pace.passed(len(chunk))
                 self.progress.advance(len(chunk))
             if digest.hexdigest() != name:
                 raise Damage(f"{key} in {self.source.store.location} is damaged: its bytes do not match its name")

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from ..errors import Damage, KeyMissing
+from ..model import ending
 from ..model.manifest import Codec, Meta, Part
 from ..stores.base import Store
 from .codec import Encoder, decode
-from .pace import Pace
 from .sealing import Keys, Sealer
 
 PART_RAW: Final = 64 << 20
@@ -31,8 +31,8 @@ def meta_key(name: str) -> str:
 class _Object:
     """One object while it is encoded; its name is known at its end."""
 
-    def __init__(self, store: Store, run: str, far: bool, pace: Pace, sealer: Sealer | None = None) -> None:
-        self._encoder, self._sealer, self._pace = Encoder(run, far), sealer, pace
+    def __init__(self, store: Store, run: str, far: bool, sealer: Sealer | None = None) -> None:
+        self._encoder, self._sealer = Encoder(run, far), sealer
         self._digest = hashlib.sha256()
         self._staging = store.stage()
         self.raw = self.stored = 0
@@ -58,7 +58,6 @@ class _Object:
             self._digest.update(data)
             self._staging.write(data)
             self.stored += len(data)
-            self._pace.passed(len(data))
 
 
 class ContentWriter:
@@ -71,6 +70,7 @@ class ContentWriter:
 
     def write(self, data: bytes | memoryview) -> None:
         """Append; an object that is full becomes durable before this returns."""
+        ending.check()
         view = memoryview(data)
         while len(view):
             self._object = self._object or self._objects.begin(self._far, sealed=True)
@@ -99,8 +99,8 @@ class ContentWriter:
 class Objects:
     """The objects of a repository, written in the name of one ``run``."""
 
-    def __init__(self, store: Store, run: str, keys: Keys | None = None, pace: Pace | None = None) -> None:
-        self._store, self.run, self._keys, self._pace = store, run, keys or Keys(), pace or Pace()
+    def __init__(self, store: Store, run: str, keys: Keys | None = None) -> None:
+        self._store, self.run, self._keys = store, run, keys or Keys()
         self._lock = threading.Lock()
         self._names: set[str] = set()
         self.written = 0
@@ -116,7 +116,7 @@ class Objects:
 
     def begin(self, far: bool, *, sealed: bool) -> _Object:
         """Return an empty object; a ``sealed`` one is encrypted if there are recipients."""
-        return _Object(self._store, self.run, far, self._pace, self._keys.seal() if sealed and self._keys.recipients else None)
+        return _Object(self._store, self.run, far, self._keys.seal() if sealed and self._keys.recipients else None)
 
     def put_document(self, data: bytes) -> Meta:
         """Store a document and return its name."""
@@ -160,8 +160,8 @@ class Objects:
         digest = hashlib.sha256()
         try:
             for chunk in self._store.stream(key):
+                ending.check()
                 digest.update(chunk)
-                self._pace.passed(len(chunk))
                 yield chunk
         except KeyMissing:
             raise Damage(f"{key} is missing") from None

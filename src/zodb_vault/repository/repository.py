@@ -21,7 +21,6 @@ from .cache import Cache
 from .labels import Facts, fold
 from .names import is_ours, new_id
 from .objects import Objects
-from .pace import Pace
 from .sealing import FEATURE, Keys, checked_recipients, require_installed
 from .signing import is_signed, sign
 
@@ -63,7 +62,6 @@ class Repository:
         self._signing_key: Path | None = None
         self._signers: Sequence[str] = ()
         self._cache: Cache | None = None
-        self.pace = Pace()
 
     def remember(self, cache: Cache) -> None:
         """Take manifests and labels that were read before from a cache: for whoever neither proves nor relies on what is stored."""
@@ -103,7 +101,7 @@ class Repository:
 
     def objects(self, run: str) -> Objects:
         """Return the objects, to be written in the name of ``run``."""
-        return Objects(self.store, run, self.keys, self.pace)
+        return Objects(self.store, run, self.keys)
 
     def configure(self, recipients: Sequence[str], identities: Callable[[], Sequence[str]]) -> None:
         """Say what the configuration knows: the recipients, and where the private keys come from, which are asked for when they are needed."""

@@ -8,17 +8,23 @@ from urllib.parse import urlsplit
 from ..errors import UsageError
 from ..model.place import S3Settings
 from .base import Store
+from .pace import Pace, paced
 
 
-def open_store(location: str, s3: S3Settings | None = None) -> Store:
-    """Return the store of a location, a directory or ``s3://bucket/prefix``; raise UsageError for a kind that this version does not have."""
+def open_store(location: str, s3: S3Settings | None = None, rate: int | None = None) -> Store:
+    """Return the store of a location, a directory or ``s3://bucket/prefix``, that transfers at most ``rate`` bytes a second.
+
+    Raise UsageError for a kind that this version does not have.
+    """
+    pace = Pace(rate) if rate else None
     scheme = urlsplit(location).scheme
     if scheme == "s3":
         from .s3 import S3Store
 
-        return S3Store(location, s3)
+        return S3Store(location, s3, pace=pace)  # it keeps its own pace: what is staged is sent later
     if len(scheme) > 1 and "://" in location:
         raise UsageError(f"repositories on {scheme}:// are not supported by this version", "name a directory or s3://bucket/prefix")
     from .local import LocalStore
 
-    return LocalStore(Path(location).expanduser().absolute())
+    store = LocalStore(Path(location).expanduser().absolute())
+    return paced(store, pace) if pace else store

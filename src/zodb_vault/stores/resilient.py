@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
 from ..errors import StoreError
+from ..model import ending
 
 R = TypeVar("R")
 
 ATTEMPTS: Final = 8
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 20.0
+# Of a run that was told to end: the note of what it stored is worth a second try, and whoever waits is not kept for minutes.
+ATTEMPTS_AT_END: Final = 2
 
 
 class Passing(Exception):
@@ -30,7 +32,7 @@ class Patience:
     With the values above an outage of about a minute is sat out. Progress (``renew``) makes it as patient as at the beginning.
     """
 
-    def __init__(self, attempts: int = ATTEMPTS, first: float = FIRST_PAUSE, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, attempts: int = ATTEMPTS, first: float = FIRST_PAUSE, sleep: Callable[[float], None] = ending.pause) -> None:
         self._attempts, self._first, self._sleep = attempts, first, sleep
         self._failures = 0
 
@@ -43,9 +45,10 @@ class Patience:
         self._failures = 0
 
     def wait(self, failure: Passing) -> None:
-        """Wait before the next attempt; raise the failure when there have been enough."""
+        """Wait before the next attempt; raise the failure when there have been enough, KeyboardInterrupt in a thread that is to end."""
+        ending.check()
         self._failures += 1
-        if self._failures >= self._attempts:
+        if self._failures >= (min(self._attempts, ATTEMPTS_AT_END) if ending.told() else self._attempts):
             raise StoreError(failure.message, failure.hint) from failure
         longest = min(LONGEST_PAUSE, self._first * 2.0 ** (self._failures - 1))
         self._sleep(random.uniform(longest / 2, longest))

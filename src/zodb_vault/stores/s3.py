@@ -15,8 +15,10 @@ from typing import IO, Any, Final
 from urllib.parse import urlsplit
 
 from ..errors import KeyChanged, KeyExists, KeyMissing, StoreError, UsageError
+from ..model import ending
 from ..model.place import S3Settings
 from .base import KEY, Entry, require_key, require_prefix
+from .pace import Pace
 from .resilient import Passing, Patience
 from .s3api import Answer, Api
 from .turns import Turns
@@ -61,12 +63,12 @@ class S3Staging:
 class S3Store:
     """Keys are objects below a prefix that ends with a slash; exclusive writes are conditional requests, or turns where there are none."""
 
-    def __init__(self, location: str, settings: S3Settings | None = None, patience: Patience | None = None) -> None:
+    def __init__(self, location: str, settings: S3Settings | None = None, patience: Patience | None = None, pace: Pace | None = None) -> None:
         bucket, prefix = _bucket_and_prefix(location)
         self.location = f"s3://{bucket}/{prefix}".rstrip("/")
         self._prefix = f"{prefix}/" if prefix else ""
         self._settings = settings or S3Settings()
-        self.api = Api(bucket, self._settings, patience)
+        self.api = Api(bucket, self._settings, patience, pace)
         self._turns = Turns(self.api, self._prefix)
         self._found: dict[str, str | bool] = {}
         self._lock = threading.Lock()
@@ -239,12 +241,8 @@ class S3Store:
 
     def _fetch(self, key: str) -> tuple[Answer, bytes]:
         require_key(key)
-        while True:
-            try:
-                found = list(self._chunks(key))
-            except KeyChanged:  # exchanged while the connection was broken: what was read before is of no use
-                continue
-            return found[0][0], b"".join(chunk for _answer, chunk in found)
+        found = list(self._chunks(key))
+        return found[0][0], b"".join(chunk for _answer, chunk in found)
 
     def _chunks(self, key: str) -> Iterator[tuple[Answer, bytes]]:
         """Yield the content in chunks, at least one, each with the answer that brought it."""
@@ -269,6 +267,7 @@ class S3Store:
     def _rest(self, key: str, answer: Answer) -> Iterator[bytes]:
         with contextlib.closing(answer.body), self.api.translated(key):
             while chunk := answer.body.read(CHUNK):
+                ending.check()
                 yield chunk
 
     def list(self, prefix: str) -> Iterator[Entry]:

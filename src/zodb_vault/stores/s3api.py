@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import importlib
+import io
 import queue
 import threading
 import time
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 from ..errors import KeyChanged, KeyMissing, StoreError, UsageError
 from ..model import clock
 from ..model.place import S3Settings
+from .pace import Pace, Paced
 from .resilient import Passing, Patience
 
 CONNECT_SECONDS: Final = 10
@@ -77,8 +79,8 @@ class Listed(NamedTuple):
 class Api:
     """One bucket. Keys are those of the bucket; any thread may call, each call has a client of its own for as long as it lasts."""
 
-    def __init__(self, bucket: str, settings: S3Settings, patience: Patience | None = None) -> None:
-        self._bucket, self._settings = bucket, settings
+    def __init__(self, bucket: str, settings: S3Settings, patience: Patience | None = None, pace: Pace | None = None) -> None:
+        self._bucket, self._settings, self._pace = bucket, settings, pace
         self.patience = patience or Patience()
         self._clients: queue.LifoQueue[Any] = queue.LifoQueue()
         self._date: tuple[str, float] | None = None
@@ -123,7 +125,8 @@ class Api:
         # a server that does not know ranges answers with everything
         span = str(found.get("ContentRange") or "")
         begins = int(span.partition(" ")[2].partition("-")[0]) if span else 0
-        return Answer(found["Body"], begins, begins + int(found["ContentLength"]), str(found.get("ETag", "")))
+        body = Paced(found["Body"], self._pace) if self._pace else found["Body"]
+        return Answer(body, begins, begins + int(found["ContentLength"]), str(found.get("ETag", "")))
 
     def delete(self, key: str, *, only: str | None = None) -> None:
         """Remove a key; nothing there is success. With ``only`` this ETag alone: raise KeyChanged for another one."""
@@ -189,7 +192,16 @@ class Api:
             user_agent_extra="zodb-vault",
         )  # fmt: skip
         with SESSION_LOCK:  # a session is not safe for threads, its clients are
-            return _session(self._settings.profile, self._settings.region).client("s3", endpoint_url=self._settings.endpoint, config=config)
+            client = _session(self._settings.profile, self._settings.region).client("s3", endpoint_url=self._settings.endpoint, config=config)
+        if self._pace:
+            # behind the signature, for which the body is read as well
+            client.meta.events.register("before-send.s3.PutObject", self._slow_down)
+        return client
+
+    def _slow_down(self, request: Any, **_: Any) -> None:
+        """Let the body of a request be sent at the pace."""
+        if self._pace and request.body:
+            request.body = Paced(io.BytesIO(request.body) if isinstance(request.body, bytes | bytearray) else request.body, self._pace)
 
     @contextlib.contextmanager
     def translated(self, key: str) -> Iterator[None]:

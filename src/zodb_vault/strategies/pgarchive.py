@@ -66,7 +66,7 @@ class ArchiveReader:
             for chunk in chunks:
                 if not self._program.feed(chunk):
                     break
-        except VaultError as error:
+        except (VaultError, KeyboardInterrupt) as error:
             problem.append(error)
         finally:
             self._program.close_input()
