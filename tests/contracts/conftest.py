@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NoReturn, Protocol
 
 import pytest
 from memorystore import MemoryStore
+from services.requests import AllOfThem, behind
 from services.s3 import Service
 
 from zodb_vault.errors import StoreError
@@ -111,13 +113,14 @@ class S3Place:
 PLACES: Final[dict[str, Callable[[Path], StorePlace]]] = {"local": LocalPlace, "memory": MemoryPlace, "paced": PacedPlace}
 
 
-@pytest.fixture(params=[*sorted(PLACES), "moto", "rclone"])
+@pytest.fixture(params=[*sorted(PLACES), "moto", "rclone", "faulty moto"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StorePlace]:
     if request.param in PLACES:
         yield PLACES[request.param](tmp_path)
         return
-    found = S3Place(request.getfixturevalue(request.param))
-    yield found
+    found = S3Place(request.getfixturevalue(request.param.rpartition(" ")[2]))
+    with behind(AllOfThem()) if "faulty" in request.param else contextlib.nullcontext():
+        yield found
     found.check()
 
 

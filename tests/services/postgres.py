@@ -93,6 +93,20 @@ class Cluster:
         execute(self.login(), f"CREATE DATABASE {name} OWNER {owner} TEMPLATE template0")
         return self.login(name, owner, PASSWORD)
 
+    @contextlib.contextmanager
+    def replica(self) -> Iterator[int]:
+        """Start a streaming replica beside it; give its port."""
+        data = self.directory / f"replica-{uuid.uuid4().hex[:6]}"
+        self.run("pg_basebackup", f"--host={self.directory}", "--username=postgres", "--checkpoint=fast", "--write-recovery-conf", "-D", str(data))
+        port = 5433
+        try:
+            self.run("pg_ctl", "start", "-w", "-t", "60", "-D", str(data), "-l", str(self.directory / "replica.log"), "-o", f"-p {port}")
+            yield port
+        finally:
+            with contextlib.suppress(RuntimeError):
+                self.run("pg_ctl", "stop", "-w", "-m", "immediate", "-D", str(data))
+            shutil.rmtree(data)
+
     def names(self) -> set[str]:
         """Return the names of all databases and roles."""
         return {str(row[0]) for row in execute(self.login(), "SELECT datname FROM pg_database UNION ALL SELECT rolname FROM pg_roles")}

@@ -73,11 +73,11 @@ class EachFailsOnce(Faults):
     """Every request fails the first time, in one way after the other, without having reached the service."""
 
     def __init__(self) -> None:
-        self._seen: set[tuple[str, str]] = set()
-        self._ways = itertools.cycle([self._broken, self._late, self._busy, self._slow_down])
+        self._seen: set[tuple[str, str, object]] = set()
+        self._ways = itertools.cycle([self._broken, self._late, self._busy, self._slow_down, self._conflict])
 
     def act(self, request: Any, send: Callable[[Any], Any]) -> Any:
-        which = request.method, request.url
+        which = _which(request)
         if which in self._seen:
             return send(request)
         self._seen.add(which)
@@ -95,15 +95,18 @@ class EachFailsOnce(Faults):
     def _slow_down(self, request: Any) -> Any:
         return _answer(request, 503, "SlowDown")
 
+    def _conflict(self, request: Any) -> Any:
+        return _answer(request, 409, "ConditionalRequestConflict")
+
 
 class EachWriteIsLost(Faults):
     """Every write is done, and the answer to it is lost the first time."""
 
     def __init__(self) -> None:
-        self._seen: set[tuple[str, str]] = set()
+        self._seen: set[tuple[str, str, object]] = set()
 
     def act(self, request: Any, send: Callable[[Any], Any]) -> Any:
-        answer, which = send(request), (request.method, request.url)
+        answer, which = send(request), _which(request)
         if request.method in ("PUT", "DELETE") and which not in self._seen:
             self._seen.add(which)
             assert answer.content is not None
@@ -141,6 +144,16 @@ class _Cut:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._raw, name)
+
+
+class AllOfThem(Faults):
+    """Every request fails the first time, the answer to every write is lost once, every read is cut."""
+
+    def __init__(self) -> None:
+        self._fails, self._loses, self._cuts = EachFailsOnce(), EachWriteIsLost(), EachReadIsCut()
+
+    def act(self, request: Any, send: Callable[[Any], Any]) -> Any:
+        return self._fails.act(request, lambda one: self._loses.act(one, lambda two: self._cuts.act(two, send)))
 
 
 class ListedLate(Faults):
@@ -189,6 +202,10 @@ class KilledAt(Faults):
         if mine:
             os.kill(os.getpid(), signal.SIGKILL)
         return answer
+
+
+def _which(request: Any) -> tuple[str, str, object]:
+    return request.method, request.url, request.headers.get("If-Match")
 
 
 def _answer(request: Any, status: int, code: str) -> AWSResponse:

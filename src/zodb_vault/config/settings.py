@@ -71,6 +71,7 @@ class SiteSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     ``retention`` names the policy of its backups; without one ``[retention]`` holds. ``mirror`` is where the portable method keeps its copies.
     ``client_confs`` are the configurations of clients of its ZEO server, whose caches a restore removes.
+    ``dsn_backup`` is a replica of its PostgreSQL database that is dumped instead, unless it lags by more than ``replica_lag``.
     """
 
     zope_conf: Path | None = None
@@ -80,6 +81,8 @@ class SiteSettings(msgspec.Struct, frozen=True, kw_only=True):
     client_confs: tuple[Path, ...] = ()
     retention: str | None = None
     mirror: Path | None = None
+    dsn_backup: Secret | None = None
+    replica_lag: timedelta = timedelta(minutes=1)
 
 
 class PolicySettings(msgspec.Struct, frozen=True, kw_only=True):

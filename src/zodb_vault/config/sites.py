@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from ..errors import UsageError
-from ..model.source import Database, Site
+from ..errors import ConfigurationError, UsageError
+from ..model.source import REPLICA_DSN, REPLICA_LAG, Database, Site
 from .blobmodes import directory_mode
 from .keys import suggestion
 from .paths import absolute
@@ -96,7 +96,7 @@ def _configured(settings: Settings, name: str) -> SiteSettings:
 
 def _read(name: str, source: SiteSettings, environment: Mapping[str, str], cwd: Path) -> Site:
     if source.zope_conf is not None:
-        return read_zope_conf(source.zope_conf, name, environment, cwd)
+        return _dumped_elsewhere(read_zope_conf(source.zope_conf, name, environment, cwd), source)
     if source.zeo_conf is not None:
         return read_zeo_conf(source.zeo_conf, name, environment, cwd)
     blob_dir = None if source.blob_dir is None else str(source.blob_dir)
@@ -111,3 +111,15 @@ def _read(name: str, source: SiteSettings, environment: Mapping[str, str], cwd: 
         warnings=tuple(warnings),
     )
     return Site(name=name, config=None, databases=(database,))
+
+
+def _dumped_elsewhere(site: Site, source: SiteSettings) -> Site:
+    """Return the site with the replica of its PostgreSQL database noted; raise ConfigurationError unless it has exactly one."""
+    if source.dsn_backup is None:
+        return site
+    known = [database.name for database in site.databases if database.adapter == "postgresql"]
+    if len(known) != 1:
+        raise ConfigurationError([f"site.{site.name}.dsn_backup goes with one database in PostgreSQL, {site.config} has {len(known)}"])
+    more = {REPLICA_DSN: source.dsn_backup, REPLICA_LAG: str(source.replica_lag.total_seconds())}
+    databases = [msgspec.structs.replace(one, options=one.options | more) if one.name in known else one for one in site.databases]
+    return msgspec.structs.replace(site, databases=tuple(databases))

@@ -12,6 +12,10 @@ Backend = Literal["filestorage", "zeo", "relstorage", "pgjsonb"]
 BlobMode = Literal["directory", "database", "server", "s3", "database+s3", "none"]
 
 
+# Options that no storage section has: a replica that is dumped instead, and by how many seconds it may lag.
+REPLICA_DSN, REPLICA_LAG = "replica.dsn", "replica.lag"
+
+
 class Secret:
     """A text that prints as ``***``; ``shown`` is what of it may be seen, such as a DSN without its password.
 

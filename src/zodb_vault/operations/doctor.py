@@ -60,8 +60,8 @@ ALWAYS: Final = (
     Package("msgspec", ("msgspec",), "0.18"), Package("zstandard", ("zstandard",), "0.22"),
 )  # fmt: skip
 PSYCOPG2: Final = Package("psycopg2", ("psycopg2", "psycopg2-binary"), "2.8", "relstorage")
-BOTO3: Final = Package("boto3", ("boto3",), "1.28", "s3")
-PYRAGE: Final = Package("pyrage", ("pyrage",), "1.1", "encryption")
+BOTO3: Final = Package("boto3", ("boto3",), "1.36", "s3")
+PYRAGE: Final = Package("pyrage", ("pyrage",), "1.2", "encryption")
 BACKENDS: Final[Mapping[str, tuple[Package, ...]]] = {
     "filestorage": (),
     "zeo": (Package("ZEO", ("ZEO",), "5.2", "zeo"),),

@@ -241,8 +241,12 @@ class S3Store:
 
     def _fetch(self, key: str) -> tuple[Answer, bytes]:
         require_key(key)
-        found = list(self._chunks(key))
-        return found[0][0], b"".join(chunk for _answer, chunk in found)
+        while True:
+            try:
+                found = list(self._chunks(key))
+            except KeyChanged:  # exchanged while the connection was broken: what was read before is of no use
+                continue
+            return found[0][0], b"".join(chunk for _answer, chunk in found)
 
     def _chunks(self, key: str) -> Iterator[tuple[Answer, bytes]]:
         """Yield the content in chunks, at least one, each with the answer that brought it."""

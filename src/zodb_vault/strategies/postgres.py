@@ -38,6 +38,13 @@ WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.
 AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
 ORDER BY 1, 2
 """
+# A replica that has replayed all it received does not lag, however long nobody has committed.
+LAG: Final = """
+SELECT CASE WHEN NOT pg_is_in_recovery() THEN 0 WHEN NOT EXISTS (SELECT 1 FROM pg_stat_wal_receiver) THEN
+  extract(epoch FROM now() - coalesce(pg_last_xact_replay_timestamp(), 'epoch'))::float8
+WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0
+ELSE extract(epoch FROM now() - pg_last_xact_replay_timestamp())::float8 END
+"""
 HINTS: Final = {
     "42501": "the backup needs the rights of the role that owns the tables and large objects: GRANT that role TO the one that backs up",
     "55P03": "another session holds a lock on this table, such as an ALTER TABLE or an interrupted upgrade; end it and run the command again",
@@ -50,12 +57,14 @@ HINTS: Final = {
 class Postgres:
     """One connection that holds a snapshot; ``ask`` answers from it, ``dump`` is taken of it, ``ask_now`` looks at what is there now."""
 
-    def __init__(self, dsn: str) -> None:
-        self.dsn = dsn
+    def __init__(self, dsn: str, replica: str = "", lag: float = 0.0) -> None:
+        self.dsn, self._primary = replica or dsn, dsn
         self._now: Connection | None = None
-        self._connection = connect(dsn)
+        self._connection = connect(self.dsn)
         self.snapshot_name = ""
         try:
+            if replica:
+                self._require_fresh(lag)
             with translated():
                 self._connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
             self.snapshot()
@@ -69,6 +78,16 @@ class Postgres:
         for connection in (self._connection, self._now):
             if connection is not None:
                 connection.close()
+
+    def _require_fresh(self, limit: float) -> None:
+        """Raise SourceError when a replica lags too much: a backup of it would leave out what was committed since."""
+        ((lag,),) = self.ask(LAG)
+        if lag is not None and lag > limit:
+            raise SourceError(
+                f"the replica {where(self.dsn)} lags by {lag:.0f} seconds, {limit:.0f} are allowed",
+                "see why it does not follow, or back up the primary: without dsn_backup",
+            )
+        self.let_go()
 
     @property
     def versions(self) -> dict[str, str]:
@@ -115,7 +134,8 @@ class Postgres:
     def ask_now(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query as of now, outside of the snapshot."""
         if self._now is None:
-            self._now = connect(self.dsn)
+            # not a replica: what it still has may be gone already
+            self._now = connect(self._primary)
             self._now.autocommit = True
         with translated(), self._now.cursor() as cursor:
             cursor.execute(query, parameters or None)
@@ -247,6 +267,8 @@ WORDS: Final = {
     "lock timeout": HINTS["55P03"],
     "could not obtain lock": HINTS["55P03"],
     "Query was: LOCK TABLE": HINTS["55P03"],
+    "connection in wrong state": "the connection was cut; see the log of the server, and run the command again",
+    "conflict with recovery": "the replica needed what the dump was reading: set hot_standby_feedback or max_standby_streaming_delay there",
     "invalid snapshot identifier": "the connection that held the snapshot was cut; run the command again",
     "server closed the connection": "see the log of the server, and run the command again",
     "terminating connection": "see the log of the server, and run the command again",

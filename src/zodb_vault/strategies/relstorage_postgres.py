@@ -15,7 +15,7 @@ from ..errors import SourceError
 from ..model.blob import BlobRef, MissingRows
 from ..model.chain import dump_of
 from ..model.manifest import DatabaseEntry, PgDump
-from ..model.source import Database
+from ..model.source import REPLICA_DSN, REPLICA_LAG, Database
 from .base import Keeper, Progress, Sink, Verdict, Workers
 from .pgarchive import ArchiveReader
 from .postgres import Postgres, large_object
@@ -34,7 +34,7 @@ class PostgresRows(Postgres):
     blob_records = BLOB_RECORDS.format(position=f"position('\\x{b'ZODB.blob'.hex()}'::bytea in state)")
 
     def __init__(self, database: Database) -> None:
-        super().__init__(database.option("postgresql.dsn"))
+        super().__init__(database.option("postgresql.dsn"), database.option(REPLICA_DSN), float(database.option(REPLICA_LAG, "0")))
 
     def has_table(self, name: str) -> bool:
         """Tell whether a table exists."""

@@ -147,7 +147,7 @@ timezone = "Mars/Base"
         f"{file}schedule.timezone is not a zone of the time zone database, such as Europe/Vienna",
         "ZODB_VAULT_RETENTION_SCHEDULED_DALY is not known, did you mean ZODB_VAULT_RETENTION_SCHEDULED_DAILY?",
         "ZODB_VAULT_SITE_X has to be named ZODB_VAULT_SITE_<SITE>_<KEY>, the key one of ZOPE_CONF, ZEO_CONF, DATA_FS, BLOB_DIR, "
-        "CLIENT_CONFS, RETENTION, MIRROR",
+        "CLIENT_CONFS, RETENTION, MIRROR, DSN_BACKUP, REPLICA_LAG",
     }
     assert set(found) == expected
 
