@@ -230,7 +230,7 @@ def test_one_of_two_names_of_a_tool_is_enough(vault: Vault, tmp_path: Path, monk
     (tmp_path / "mysqldump").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     conf = vault.directory / "zope.conf"
-    conf.write_text(RELSTORAGE.replace("postgresql", "mysql").replace("dsn", "db"))
+    conf.write_text(RELSTORAGE.replace("postgresql", "oracle"))
     check = found(vault.bare("--repository", vault.repository, "--zope-conf", conf, "doctor", "--json"))["tool mariadb-dump"]
     assert check["ok"]
     assert "mysqldump 8" in check["message"]
@@ -295,9 +295,9 @@ def test_a_restore_that_did_not_end_is_a_finding(stocked: Vault) -> None:
 
 def test_a_backend_that_cannot_be_backed_up_yet_is_a_finding_and_a_site_without_any_database_too(vault: Vault) -> None:
     conf = vault.directory / "zope.conf"
-    conf.write_text(RELSTORAGE.replace("postgresql", "mysql").replace("dsn", "db"))
+    conf.write_text(RELSTORAGE.replace("postgresql", "oracle"))
     outcome = vault.bare("--repository", vault.repository, "--zope-conf", conf, "doctor", "--json")
-    assert wrong(outcome)["source main"].startswith("RelStorage on mysql has no dump")
+    assert wrong(outcome)["source main"].startswith("RelStorage on oracle has no dump")
     conf.write_text("<zodb_db main>\nmount-point /\n<mappingstorage/>\n</zodb_db>\n")
     outcome = vault.bare("--repository", vault.repository, "--zope-conf", conf, "doctor", "--json")
     assert list(wrong(outcome)) == ["site"]

@@ -7,6 +7,7 @@ until that of the dump has begun: for a moment nobody commits, and both see the 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -175,6 +176,9 @@ class Login:
         known: dict[str, Any] = {key: value for key, value in self._given.items() if key != "port"}
         if "port" in self._given:
             known["port"] = int(self._given["port"])
+        if not os.path.exists(known.get("unix_socket", "/")):
+            # PyMySQL would leave its end of it open
+            raise SourceError(f"{self.where} does not answer: there is no such socket", "start the server, or correct unix_socket")
         with translated():
             return pymysql.connect(database=self.name, password=self._password, connect_timeout=CONNECT_TIMEOUT, charset="utf8mb4", **known)
 
