@@ -82,13 +82,14 @@ def test_backups_of_a_busy_site_never_hold_half_of_a_commit(tmp_path: Path, pack
     process = subprocess.Popen([sys.executable, together.__file__, *map(str, arguments)])
     made: list[Manifest] = []
     try:
-        while len(made) < 7:
+        # how often there is a still moment depends on the machine: that there is none at all would be wrong
+        while [manifest.cuts for manifest in made].count("still") < 5 and len(made) < 40:
             grown(several.files("catalog").data_fs)
             made.append(several.create().manifest)
     finally:
         stop.touch()
         assert process.wait(30) == 0
-    assert [manifest.cuts for manifest in made].count("still") >= 5
+    assert [manifest.cuts for manifest in made].count("still") == 5
     numbers = [agree(several.restored(backup=manifest.id)) for manifest in made if manifest.cuts == "still"]
     assert numbers == sorted(numbers) and numbers[-1] > numbers[0]
     several.create()
