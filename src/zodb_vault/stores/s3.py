@@ -254,6 +254,8 @@ class S3Store:
         while pos != size:
             try:
                 answer = self.api.open(self._prefix + key, pos, etag)
+                if etag not in (None, answer.etag):  # a service that does not know conditions answers with another object
+                    raise KeyChanged(f"{key} in {self.location} was changed by another run")
                 size, etag, known = answer.size, answer.etag, pos - answer.start
                 for chunk in self._rest(key, answer):
                     known, new = max(0, known - len(chunk)), chunk[known:]

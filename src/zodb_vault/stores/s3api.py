@@ -26,7 +26,8 @@ CONNECT_SECONDS: Final = 10
 READ_SECONDS: Final = 60
 AMAZON: Final = (".amazonaws.com", ".amazonaws.com.cn")
 MISSING: Final = ("NoSuchKey", "404", "NotFound")
-REFUSED: Final = ("PreconditionFailed", "412")
+# a range that begins behind the end: the object has become shorter
+REFUSED: Final = ("PreconditionFailed", "412", "InvalidRange", "416")
 # ConditionalRequestConflict and OperationAborted: somebody else writes the same key this moment
 PASSING: Final = (
     "SlowDown", "SlowDownRead", "SlowDownWrite", "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled", "TooManyRequests",
