@@ -731,7 +731,7 @@ def test_backups_beside_a_client_that_writes_undoes_and_packs(serve: Serve, tmp_
         process.wait()
     made.append(site.create().manifest)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    assert sum("packed" in line for line in lines) > 1
+    assert any("packed" in line for line in lines)
     assert sum(line.get("undone", 0) for line in lines) > 0
     states = writer.read_log(log)
     assert {one.status for one in made} == {"complete"}

@@ -76,6 +76,8 @@ def scrubbed(text: str, dsn: str) -> str:
 
 def _shown_url(text: str) -> str:
     """Return scheme, user, host, port and path; ``***`` when anything else could be part of a password."""
+    if len(text.split()) != 1:
+        return "***"  # several values of one key, which urlsplit would join
     try:
         parts = urlsplit(text)
         host, port, user = parts.hostname or "", parts.port, parts.username

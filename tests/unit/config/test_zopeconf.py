@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from zodb_vault.config import storages
-from zodb_vault.config.masking import scrubbed
+from zodb_vault.config.masking import conceal, scrubbed
 from zodb_vault.config.zopeconf import read_site, read_zeo_conf, read_zope_conf
 from zodb_vault.errors import ConfigurationError
 from zodb_vault.model.source import Database, Secret, Site, masked
@@ -214,6 +214,13 @@ def test_what_is_shown_of_a_dsn(tmp_path: Path, dsn: str, shown: str) -> None:
     assert masked(database.options)["dsn"] == shown
     assert database.option("dsn") == dsn
     assert str(database.options["dsn"]) == "***"
+
+
+def test_nothing_is_shown_of_several_dsns_in_one_place(tmp_path: Path) -> None:
+    options = storage(tmp_path, "<pgjsonb>\ndsn postgresql://u:x@h/db\n<zodb_db>\ndsn host=h password=hunter2\n</zodb_db>\n</pgjsonb>").options
+    assert "hunter2" not in repr([masked({key: value}) for key, value in options.items()])
+    shown = conceal("dsn", "postgresql://u:x@h/db\nhost=h password=hunter2")
+    assert isinstance(shown, Secret) and shown.shown == "***"
 
 
 def test_what_a_driver_says_is_shown_but_for_what_is_hidden_of_the_dsn() -> None:
