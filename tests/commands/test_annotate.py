@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from commandline import Vault, stored
 
+from zodb_vault.cli.context import A_NAME
+
 
 def row(vault: Vault, number: int = 0) -> dict[str, object]:
     found: dict[str, object] = vault.done("list", "--json").document["backups"][number]
@@ -60,6 +62,8 @@ def test_it_says_what_it_did_beside_the_data_and_nothing_when_quiet(stocked: Vau
         (["nope", "--name", "x"], 13),
         (["2", "--name", "x"], 2),
         (["two", "--nmae", "x"], 2),
+        (["two", "--name", "x" * 201], 2),
+        (["two", "--note", "x" * 4001], 2),
     ],
 )
 def test_what_cannot_be_changes_nothing(stocked: Vault, arguments: list[str], status: int) -> None:
@@ -68,3 +72,20 @@ def test_what_cannot_be_changes_nothing(stocked: Vault, arguments: list[str], st
     assert outcome.status == status
     assert "-> " in outcome.err
     assert stored(stocked.repository) == before
+
+
+@pytest.mark.parametrize("command", [["annotate", "two"], ["create"]])
+@pytest.mark.parametrize(("option", "longest"), [("--name", 200), ("--note", 4000)])
+def test_names_and_notes_have_a_longest_length(stocked: Vault, command: list[str], option: str, longest: int) -> None:
+    outcome = stocked(*command, option, "ü" * (longest + 1))
+    assert outcome.status == 2
+    assert f"{longest + 1:,} characters, and {longest:,} are the most" in outcome.err
+    stocked.done(*command, option, "ü" * longest)
+
+
+def test_a_longer_name_of_an_older_version_is_cut_in_the_table_only(stocked: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(A_NAME, "_longest", None)
+        stocked.done("annotate", "two", "--name", "x" * 100_000)
+    assert max(map(len, stocked.done("list").out.splitlines())) < 500
+    assert row(stocked)["name"] == "x" * 100_000

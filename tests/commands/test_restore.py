@@ -432,3 +432,38 @@ def test_the_repository_is_the_same_after_a_restore_into_a_directory(stocked: Va
     before = stored(stocked.repository)
     stocked.done("restore", "--output", out(stocked), "--yes")
     assert stored(stocked.repository) == before
+
+
+# Halves
+
+
+def refused(vault: Vault, said: str, hint: str, *arguments: object) -> None:
+    """Require a restore to be refused, and nothing to be made."""
+    outcome = vault("restore", *arguments, "--output", out(vault), "--yes")
+    assert outcome.status == 1, outcome
+    assert said in outcome.err
+    assert hint in outcome.err
+    assert not out(vault).exists()
+
+
+def test_a_backup_of_the_storage_is_restored_as_that_only(stocked: Vault) -> None:
+    stocked.done("create", "--only", "storage", "--name", "half")
+    refused(stocked, "the backup holds no blobs of main", "--only storage", "half")
+    stocked.done("restore", "half", "--only", "storage", "--output", out(stocked), "--yes")
+    assert not (out(stocked) / "blobs").exists()
+
+
+def test_a_backup_of_the_blobs_is_no_site(stocked: Vault) -> None:
+    stocked.done("create", "--only", "blobs", "--name", "half")
+    refused(stocked, "the backup holds no storage of main, only blobs", "choose a whole backup", "half")
+
+
+def test_blobs_need_a_directory_in_the_site(stocked: Vault) -> None:
+    before = stocked.files.data_fs.read_bytes()
+    bare = ["--repository", stocked.repository, "--data-fs", stocked.files.data_fs]
+    outcome = stocked.bare(*bare, "restore", "one", "--yes", "--no-safety-backup")
+    assert outcome.status == 1, outcome
+    assert "the site has no blob directory for main" in outcome.err
+    assert "name it with --blob-dir" in outcome.err
+    assert stocked.files.data_fs.read_bytes() == before
+    stocked.done("restore", "one", "--only", "storage", "--yes", "--no-safety-backup")

@@ -7,13 +7,13 @@ from typing import Any
 import click
 
 from ..errors import UsageError
-from .context import Context, Text, pass_context, site_options
+from .context import A_NAME, A_NOTE, Context, Text, pass_context, site_options
 
 
 @click.command("annotate")
 @click.argument("id", type=Text())
-@click.option("--name", type=Text(), help="A new name; an empty one removes it.")
-@click.option("--note", type=Text(), help="A new note; an empty one removes it.")
+@click.option("--name", type=A_NAME, help="A new name; an empty one removes it.")
+@click.option("--note", type=A_NOTE, help="A new note; an empty one removes it.")
 @click.option("--pin/--unpin", default=None, help="Never remove it, or no longer so.")
 @click.option("--accept-missing", is_flag=True, help="What is missing is lost: backups that lack only that count as complete.")
 @click.option("--accept-history", is_flag=True, help="The new history is the site's: older backups may be removed again.")

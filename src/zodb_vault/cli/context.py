@@ -49,12 +49,12 @@ class APath(click.Path):
 
 
 class Text(TextType):
-    """A text that can be stored: valid in UTF-8; ``needed``: and not empty."""
+    """A text that can be stored: valid in UTF-8; ``needed``: and not empty; ``longest``: of so many characters at most."""
 
     name = "text"
 
-    def __init__(self, *, needed: bool = False) -> None:
-        self._needed = needed
+    def __init__(self, *, needed: bool = False, longest: int | None = None) -> None:
+        self._needed, self._longest = needed, longest
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the text."""
@@ -65,10 +65,14 @@ class Text(TextType):
             self.fail("the value is not a text in UTF-8", param, ctx)
         if self._needed and not text.strip():
             self.fail("the value is empty", param, ctx)
+        if self._longest and len(text) > self._longest:
+            self.fail(f"it has {len(text):,} characters, and {self._longest:,} are the most; make it shorter", param, ctx)
         return text
 
 
 A_PATH: Final = APath()
+A_NAME: Final = Text(longest=200)
+A_NOTE: Final = Text(longest=4000)
 
 
 class Context:

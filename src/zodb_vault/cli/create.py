@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from ..errors import Damage, UsageError, VaultError
-from .context import A_PATH, Context, Text, json_option, limit_options, pass_context, site_options, somebody_there
+from .context import A_NAME, A_NOTE, A_PATH, Context, json_option, limit_options, pass_context, site_options, somebody_there
 from .output import count, print_json, printable, size
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ NAMED = 20
 
 
 @click.command("create")
-@click.option("--name", type=Text(), help="A name for people; `restore NAME` finds it.")
-@click.option("--note", type=Text(), help="Anything worth remembering.")
+@click.option("--name", type=A_NAME, help="A name for people; `restore NAME` finds it.")
+@click.option("--note", type=A_NOTE, help="Anything worth remembering.")
 @click.option("--trigger", type=click.Choice(["scheduled", "on-demand"]), help="Default: on-demand with a terminal, scheduled without.")
 @click.option("--full", is_flag=True, help="Store everything again instead of what is new.")
 @click.option("--cold", is_flag=True, help="Take the exclusive lock of the storage first; fails while the site runs.")

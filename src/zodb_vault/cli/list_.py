@@ -13,6 +13,8 @@ from ..operations.catalog import Backup, raw_size, stored_size
 from .context import Context, json_option, pass_context, site_options
 from .output import ago, print_json, printable, size, table
 
+SHOWN = 200
+
 
 @click.command("list")
 @json_option
@@ -98,11 +100,16 @@ def _cells(row: dict[str, Any], now: Any) -> list[str]:
     created = row["created_at"]
     verified = row["verified"][-1] if row["verified"] else None
     return [
-        row["id"], (row["name"] or "-") + (" (pinned)" if row["pinned"] else ""),
+        row["id"], _shortened(row["name"] or "-") + (" (pinned)" if row["pinned"] else ""),
         ago(clock.parse(created), now) if created and sys.stdout is not None and sys.stdout.isatty() else created or "-", size(row["raw"]),
         row["status"] if row["contents"] in ("all", None) else f"{row['status']} ({_contents(row['contents'])})", row["how"] or "-",
         row["trigger"] or "-", row["tier"] or "-", f"{verified.level}{'' if verified.ok else ': damaged'}" if verified else "-",
     ]  # fmt: skip
+
+
+def _shortened(name: str) -> str:
+    """Return what a table shows of a name; another version may have taken a longer one."""
+    return name if len(name) <= SHOWN else f"{name[: SHOWN - 3]}..."
 
 
 def _contents(contents: str | list[str]) -> str:

@@ -174,6 +174,9 @@ def clocks(store: Store, newest: datetime | None) -> Iterator[Check]:
     if abs(there - now) > APART:
         yield Check("clock", False, f"it is {clock.iso(now)} here and {clock.iso(there)} where the repository is", hint)
     elif newest is not None and newest > now + FAST:
-        yield Check("clock", False, f"it is {clock.iso(now)}, and the newest backup is of {clock.iso(newest)}, in the future", hint)
+        message = f"it is {clock.iso(now)}, and the newest backup is of {clock.iso(newest)}, in the future: "
+        message += "the clock is wrong, or it was when that was made"
+        hint = "set the clock if it is wrong (NTP); if it is right, this passes when that time has come, or with that backup"
+        yield Check("clock", False, message, hint)
     else:
         yield Check("clock", True, f"it is {clock.iso(now)}; no backup is newer")
