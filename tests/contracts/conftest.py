@@ -23,7 +23,9 @@ from zodb_vault.stores.turns import FOLDER, KEPT
 
 
 class StorePlace(Protocol):
-    """One empty place for a store."""
+    """One empty place for a store; ``atomic`` is False where the service overwrites an object where it lies."""
+
+    atomic: bool
 
     def open(self) -> Store:
         """Return the store of this place as another process would open it: nothing is shared but what is stored."""
@@ -36,6 +38,8 @@ class StorePlace(Protocol):
 
 class LocalPlace:
     """A directory; the broken one would have to be inside a file."""
+
+    atomic = True
 
     def __init__(self, directory: Path) -> None:
         self._root, self._file = directory / "store", directory / "file"
@@ -70,6 +74,8 @@ class BrokenMemory(dict[str, bytes]):
 class MemoryPlace:
     """The store that other tests break: its ways have to be those of real ones."""
 
+    atomic = True
+
     def __init__(self, _directory: Path) -> None:
         self._content: dict[str, bytes] = {}
         self._store = MemoryStore(self._content)
@@ -90,6 +96,8 @@ class S3Place:
         for key, data in self._neighbour.items():
             service.client().put_object(Bucket=self._bucket, Key=key, Body=data)
         self._found = service.store(self._bucket, "plone").probe()
+        # of the services here only the one without conditions writes a file in place
+        self.atomic = bool(self._found["conditional_put"])
 
     def open(self) -> Store:
         store = self._service.store(self._bucket, "plone")

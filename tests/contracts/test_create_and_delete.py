@@ -103,7 +103,7 @@ class World(NamedTuple):
     def run(self, *arguments: object, store: object | None = None) -> Outcome:
         """Run a command on the repository, or on a store in front of it."""
         with self.monkeypatch.context() as patched:
-            patched.setattr(registry, "open_store", lambda _location: store or self.store)
+            patched.setattr(registry, "open_store", lambda *_: store or self.store)
             status = run(["-q", *self.options, *map(str, arguments)])
         printed = self.capsys.readouterr()
         assert "internal error" not in printed.err, printed.err
@@ -290,7 +290,7 @@ class Started:
 def test_create_and_delete_that_both_stop_anywhere(world: World, first: str) -> None:
     """One goes to a call of its, then the other to one of its, then the first to its end, what may go is swept, then the other to its end."""
     stores, ends = dict[int, Paused](), set()
-    world.monkeypatch.setattr(registry, "open_store", lambda _location: stores[threading.get_ident()])
+    world.monkeypatch.setattr(registry, "open_store", lambda *_: stores[threading.get_ident()])
     commands: dict[str, tuple[object, ...]] = {"create": ("create",), "delete": ("delete", "--yes", world.ids[-1])}
     second = "delete" if first == "create" else "create"
     for at in itertools.count(1):
@@ -313,7 +313,7 @@ def test_create_and_delete_that_both_stop_anywhere(world: World, first: str) -> 
                 relied_on = msgspec.json.decode(newest)["parent"] == world.ids[-1]
                 assert relied_on is (status["delete"] == IN_USE), (at, other_at, "refused if and only if the create relied on it")
             with world.monkeypatch.context() as patched:
-                patched.setattr(registry, "open_store", lambda _location: world.store)
+                patched.setattr(registry, "open_store", lambda *_: world.store)
                 world.assert_sound((at, other_at))
             if not paused[1]:
                 break

@@ -82,7 +82,7 @@ def broken(
 ) -> Broken:
     whole, source, ids = built
     store = MemoryStore(dict(whole))
-    monkeypatch.setattr(registry, "open_store", lambda _location: store)
+    monkeypatch.setattr(registry, "open_store", lambda *_: store)
     capsys.readouterr()
     return Broken(store, whole, source, ids, capsys)
 

