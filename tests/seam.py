@@ -332,6 +332,11 @@ def some(calls: list[Call], names: tuple[str, ...]) -> list[int]:
     return sorted({chosen for numbers in kinds.values() for chosen in (numbers[0], numbers[-1])})
 
 
+def each(calls: list[Call], names: tuple[str, ...]) -> list[int]:
+    """Return the numbers of all such calls."""
+    return [number for number, call in enumerate(calls, 1) if call.name in names]
+
+
 def telling(points: list[Point]) -> list[Point]:
     """Return the points around names that change, and of the rest the first and the last of each kind."""
     kinds: dict[tuple[str, str, str], list[Point]] = {}

@@ -198,7 +198,7 @@ def test_killed_at_any_moment(scene: Scene, tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO], ids=["ENOSPC", "EIO"])
 def test_any_call_fails(scene: Scene, tmp_path: Path, error: int) -> None:
     calls = traced(scene, tmp_path)
-    for number in seam.some(calls, seam.ALLOCATING):
+    for number in seam.each(calls, seam.ALLOCATING):
         case, said = scene.copy(tmp_path / "case"), tmp_path / "said"
         try:
             failing = seam.Failing(number, error, lasting=error == errno.ENOSPC)

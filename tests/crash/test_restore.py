@@ -411,7 +411,7 @@ def options(target: Target) -> list[str]:
 def test_any_call_fails(tmp_path: Path, error: int, then: Check) -> None:
     scene, said = in_place(tmp_path / "base"), tmp_path / "said"
     calls = traced(scene, tmp_path)
-    for number in seam.some(calls, (*seam.ALLOCATING, "unlink", "symlink")):
+    for number in seam.each(calls, (*seam.ALLOCATING, "unlink", "symlink")):
         target = scene.copy(tmp_path / "case")
         try:
             failing = seam.Failing(number, error, lasting=error == errno.ENOSPC)
@@ -426,6 +426,31 @@ def test_any_call_fails(tmp_path: Path, error: int, then: Check) -> None:
                 assert_finished(target, scene)
             else:
                 then(target, scene)
+        except Exception as failure:
+            raise AssertionError(f"{errno.errorcode[error]} at call {number}: {calls[number - 1]}") from failure
+        shutil.rmtree(target.directory)
+        said.unlink()
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO], ids=["ENOSPC", "EIO"])
+def test_any_call_fails_into_a_directory(tmp_path: Path, error: int) -> None:
+    scene, said = into_a_directory(tmp_path / "base"), tmp_path / "said"
+    calls = traced(scene, tmp_path)
+    for number in seam.each(calls, (*seam.ALLOCATING, "unlink", "symlink")):
+        target = scene.copy(tmp_path / "case")
+        try:
+            failing = seam.Failing(number, error, lasting=error == errno.ENOSPC)
+            place = target.directory
+            command = ["--site", vault.SITE, "--repository", str(place / "repository"), "restore", "--yes", "--output", str(place / "out")]
+            status = seam.through(failing, lambda: main.run(command), output=said)  # noqa: B023
+            text, code = said.read_text(), os.waitstatus_to_exitcode(status)
+            state = output_of(target, scene)
+            assert "internal error" not in text and "Traceback" not in text, text
+            assert code == 1 or (code == 0 and state == "new"), (code, text)
+            assert code == 0 or os.strerror(error) in text, text
+            if state == "nothing":
+                scene.operation(target)()
+                assert output_of(target, scene) == "new"
         except Exception as failure:
             raise AssertionError(f"{errno.errorcode[error]} at call {number}: {calls[number - 1]}") from failure
         shutil.rmtree(target.directory)
