@@ -14,8 +14,9 @@ import relstorages
 from commandline import flip
 from relstorages import RelSite, on
 from relvault import NOISE, RelVault, by_hand, pg_restore
-from services.postgres import Cluster, execute
+from services.postgres import PASSWORD, Cluster, execute
 
+from zodb_vault.operations import scratch
 from zodb_vault.strategies import postgres as postgres_strategy
 from zodb_vault.strategies.blobfiles import BlobFiles
 from zodb_vault.strategies.relstorage import RelStorageCapture
@@ -167,6 +168,22 @@ def test_the_level_restore_loads_every_object_and_opens_every_blob(make: Make, h
         objects = sum(1 for _oid in iterate(opened.storage))
     checked = done.document["checked"]
     assert (checked["objects loaded"], checked["blobs opened"]) == (objects, 3)
+
+
+def test_the_level_restore_in_a_server_that_is_given_leaves_nothing_there(make: Make, postgres: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    vault = make(shared=False)
+    vault.created()
+    role = postgres.role("prover", "CREATEDB")
+    monkeypatch.setenv("ZODB_VAULT_SCRATCH_DSN", postgres.login("postgres", role, PASSWORD).dsn)
+    monkeypatch.setattr(scratch, "program_of", None)  # no server of our own is started
+    done = vault("verify", "--level", "restore", "--json")
+    assert (done.status, done.document["damage"], done.document["checked"]["blobs opened"]) == (0, [], 3), done
+    assert not [name for name in postgres.names() if name.startswith(scratch.DATABASE_PREFIX)]
+    refused = vault("verify", "--level", "restore", "--scratch-dsn", vault.login.dsn)
+    assert refused.status == 2
+    assert "permission denied to create database" in refused.err
+    assert "its role needs CREATEDB" in refused.err
+    assert PASSWORD not in refused.err
 
 
 def iterate(storage: Any) -> Iterator[bytes]:

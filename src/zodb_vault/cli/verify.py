@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from ..errors import BackupMissing, Damage, UsageError
-from .context import APath, Context, Text, json_option, limit_options, pass_context, site_options
+from .context import VARIABLE, APath, Context, Text, json_option, limit_options, pass_context, site_options
 from .output import print_json, printable
 
 if TYPE_CHECKING:
@@ -51,11 +51,15 @@ class Share(NumberType):
 @click.option("--sample", type=Share(), default=1.0, metavar="N%", help="With --level bytes: this share of the objects, another one every day.")
 @click.option("--scratch", type=APath(exists=True, file_okay=False, writable=True), metavar="DIR",
               help="Where --level restore restores to; default: the temporary directory.")  # fmt: skip
+@click.option("--scratch-dsn", type=Text(needed=True), envvar=f"{VARIABLE}SCRATCH_DSN", metavar="DSN",
+              help="The PostgreSQL in which --level restore makes a database for a while; default: a server of its own, from the installed programs.")
 @limit_options
 @json_option
 @site_options
 @pass_context
-def command(context: Context, id: str | None, level: str, every: bool, sample: float, scratch: Path | None, as_json: bool) -> int:
+def command(
+    context: Context, id: str | None, level: str, every: bool, sample: float, scratch: Path | None, scratch_dsn: str | None, as_json: bool
+) -> int:
     """Prove that a backup is what it should be (ID: id, unique prefix, name, or `latest`, which it is when none is given).
 
     Exit status 4: damage was found. What the source had lost when it was backed up is told and is no damage.
@@ -69,7 +73,7 @@ def command(context: Context, id: str | None, level: str, every: bool, sample: f
     ids = list(reversed(catalog.listing.backups)) if every else [catalog.select(id or "latest").manifest.id]
     if not ids:
         raise BackupMissing("there are no backups yet", "make the first one with: zodb-vault create")
-    options = Options(level=level, sample=sample, scratch=scratch, workers=context.workers)  # type: ignore[arg-type]
+    options = Options(level=level, sample=sample, scratch=scratch, scratch_dsn=scratch_dsn, workers=context.workers)  # type: ignore[arg-type]
     with context.progress() as progress:
         reports = [report for one in ids if (report := _verified(context, one, options, progress, every=every))]
     if as_json:

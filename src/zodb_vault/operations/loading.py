@@ -28,10 +28,12 @@ CONFIGURED = "-"
 class Loaded(msgspec.Struct, kw_only=True):
     """What was loaded; ``broken`` objects need classes that are not installed here, their records were decoded all the same.
 
+    ``undone`` is how many objects stand there with a creation that was undone.
     ``opaque`` records were read and can be decoded by nobody but the wrapper that wrote them, an encrypting one.
     """
 
     objects: int = 0
+    undone: int = 0
     broken: int = 0
     opaque: int = 0
     blobs: int = 0
@@ -77,7 +79,9 @@ def _load_configured(configuration: str) -> Loaded:
     after = None
     while True:
         oid, tid, record, after = connection.db().storage.record_iternext(after)
-        if record is not None:
+        if record is None:
+            loaded.undone += 1
+        else:
             _load_object(connection, oid, tid, record, loaded)
         if loaded.objects % BATCH == 0:
             connection.cacheMinimize()

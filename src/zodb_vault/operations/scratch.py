@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -37,6 +38,7 @@ STORAGE: Final = """
   {adapter}
 </relstorage>
 """
+DATABASE_PREFIX: Final = "zodb_vault_scratch_"
 # What a server that may not run as root is started as.
 SERVER_USERS: Final = ("postgres", "mysql", "nobody")
 
@@ -49,15 +51,19 @@ class Scratch(NamedTuple):
 
 
 @contextlib.contextmanager
-def scratch_database(entry: DatabaseEntry, directory: Path) -> Iterator[Scratch]:
-    """Give an empty database for what a backup holds; raise ConfigurationError when no server can be started here."""
+def scratch_database(entry: DatabaseEntry, directory: Path, server: str | None, note: Callable[[str], None]) -> Iterator[Scratch]:
+    """Give an empty database for what a backup holds, gone afterwards; raise ConfigurationError when no server can be started here.
+
+    ``server`` is the DSN of a PostgreSQL to make it in, instead of a server of our own; what stays behind is told to ``note``.
+    """
     kind = type(entry.dump)
     if kind not in SCRATCHES:
         raise ConfigurationError(
             [f"the level restore needs a MySQL 8 of its own for {entry.name}, and this version cannot make one"],
             "use the level records, or restore into an empty database of a server of yours",
         )
-    with SCRATCHES[kind](directory) as (adapter, section, options):
+    given = server if kind is PgDump else None
+    with _in_a_server(given, note) if given else SCRATCHES[kind](directory) as (adapter, section, options):
         blobs, shared = directory / "blobs", entry.blob_mode == "directory"
         database = Database(
             name=entry.name, backend="relstorage", adapter=adapter, blob_dir=str(blobs), blob_mode="directory" if shared else "database",
@@ -81,14 +87,42 @@ def _postgres(directory: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
             file.write(SETTINGS.format(sockets=sockets))
         _run([str(programs / "pg_ctl"), "start", "-w", "-t", "120", "-D", str(data), "-l", str(data / "log")], owner)
         try:
-            dsn = f"dbname=restored user=vault host={sockets}"
             _run([str(programs / "createdb"), f"--host={sockets}", "--username=vault", "restored"], owner)
-            yield "postgresql", f"<postgresql>\n    dsn {dsn}\n  </postgresql>", {"postgresql.dsn": dsn}
+            yield _postgres_at(f"dbname=restored user=vault host={sockets}")
         finally:
             with contextlib.suppress(VaultError):
                 _run([str(programs / "pg_ctl"), "stop", "-w", "-m", "immediate", "-D", str(data)], owner)
     finally:
         shutil.rmtree(sockets, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _in_a_server(dsn: str, note: Callable[[str], None]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Make a database in a server that was given, for as long as it is needed."""
+    from psycopg2.extensions import make_dsn
+
+    from ..strategies.pgrestore import execute
+    from ..strategies.postgres import parameters_of
+
+    name = f"{DATABASE_PREFIX}{secrets.token_hex(6)}"
+    try:
+        execute(dsn, f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'")
+    except VaultError as error:
+        raise ConfigurationError(
+            [f"no scratch database could be made: {error.message}"], "its role needs CREATEDB; without a DSN a server of our own is started"
+        ) from None
+    try:
+        yield _postgres_at(str(make_dsn(**(parameters_of(dsn) | {"dbname": name}))))
+    finally:
+        try:
+            execute(dsn, f"DROP DATABASE {name}")
+        except VaultError as error:
+            note(f"the scratch database {name} could not be removed: {error.message}; drop it yourself")
+
+
+def _postgres_at(dsn: str) -> tuple[str, str, dict[str, Any]]:
+    # ZConfig takes a $ for the beginning of a name
+    return "postgresql", f"<postgresql>\n    dsn {dsn.replace('$', '$$')}\n  </postgresql>", {"postgresql.dsn": dsn}
 
 
 @contextlib.contextmanager

@@ -75,11 +75,15 @@ class _Verdict:
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How to verify; ``sample`` is the share of objects whose bytes are read, another one every day."""
+    """How to verify; ``sample`` is the share of objects whose bytes are read, another one every day.
+
+    The level restore needs room: ``scratch`` is the directory for it, ``scratch_dsn`` the PostgreSQL that dumps of one are restored into.
+    """
 
     level: Level = "records"
     sample: float = 1.0
     scratch: Path | None = None
+    scratch_dsn: str | None = None
     workers: int = 2
 
 
@@ -309,7 +313,7 @@ class _Verification:
                 self._load(step.cut.entry, step.place.data_fs, step.place.blob_dir)
 
     def _restore_dump(self, entry: DatabaseEntry) -> None:
-        """Restore a dump into a server of our own, and open it with the real storage."""
+        """Restore a dump into a scratch database, and open it with the real storage."""
         from .dumps import Dumps, How, plan_dump
         from .scratch import scratch_database
         from .targets import Cut
@@ -318,7 +322,7 @@ class _Verification:
         with tempfile.TemporaryDirectory(prefix="zodb-vault-verify-", dir=self.options.scratch) as scratch:
             directory = Path(scratch) / "site"
             directory.mkdir()
-            with scratch_database(entry, directory) as ours:
+            with scratch_database(entry, directory, self.options.scratch_dsn, self.progress.note) as ours:
                 try:
                     step = plan_dump(Cut(entry, 0, entry.last_tid, 0), ours.database, None, how)
                     Dumps(self.objects, [step], how, self.backup.manifest.id, self.progress, _nothing).run()
@@ -328,8 +332,8 @@ class _Verification:
                 loaded = self._loaded(entry, lambda: load_configured(ours.storage))
         table = "current_object" if entry.history else "object_state"
         wanted = next((rows for name, rows in entry.dump.tables.items() if name.rpartition(".")[2] == table), None) if entry.dump else None
-        if wanted is not None and loaded.objects > wanted:
-            self._damage(entry.name, "storage", f"{loaded.objects} objects were loaded, the snapshot had {wanted}")
+        if wanted is not None and not loaded.failure and (found := loaded.objects + loaded.undone) != wanted:
+            self._damage(entry.name, "storage", f"{found} objects were found by the storage, the snapshot had {wanted}")
 
     def _load(self, entry: DatabaseEntry, data_fs: Path, blob_dir: Path | None) -> None:
         self._loaded(entry, lambda: load_everything(data_fs, blob_dir))

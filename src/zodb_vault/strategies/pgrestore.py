@@ -221,6 +221,13 @@ class PostgresDestination:
                 raise TargetRefused(f"{others} large objects do not belong to {self.role or self.user}", "remove them first: `vacuumlo`")
 
 
+def execute(dsn: str, statement: str) -> None:
+    """Log in and execute one statement outside of any transaction; raise TargetRefused."""
+    with contextlib.closing(connect(dsn)) as connection:
+        connection.autocommit = True
+        _do(connection, statement)
+
+
 def _do(connection: Connection, statement: str) -> None:
     with translated(TargetRefused), connection.cursor() as cursor:
         cursor.execute(statement)
