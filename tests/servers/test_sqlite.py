@@ -11,11 +11,15 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import keys
 import pytest
 import relstorages
 from commandline import environment, flip
 from relstorages import RelSite
 from relvault import NOISE, RelVault, by_hand
+
+from zodb_vault.model import chain
+from zodb_vault.operations import restore, verify
 
 EACH = pytest.mark.parametrize(("history", "shared"), [(False, False), (False, True), (True, False), (True, True)])
 Make = Callable[..., RelVault]
@@ -58,6 +62,34 @@ def test_a_backup_is_all_there_is(make: Make, tmp_path: Path, history: bool, sha
     for name in ("by hand", "out"):
         found = elsewhere(vault, tmp_path / name)
         assert (relstorages.state(found), relstorages.history(found)) == wanted
+
+
+def test_without_the_right_key_nothing_of_an_encrypted_dump_is_begun(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the manifest holds the newest parts only, and these are none of the older ones' recipients."""
+    monkeypatch.setattr(chain, "TAIL_LIMIT", 1)
+    monkeypatch.setattr(chain, "TAIL_KEPT", 1)
+    (one, old), (two, new) = keys.x25519(tmp_path / "old"), keys.x25519(tmp_path / "new")
+    monkeypatch.setenv("ZODB_VAULT_REPOSITORY_ENCRYPTION_RECIPIENTS", one)
+    vault = make(True, True)
+    vault.created()
+    monkeypatch.setenv("ZODB_VAULT_REPOSITORY_ENCRYPTION_RECIPIENTS", two)
+    vault.done("repository", "recipients", "set")
+    with vault.site.opened() as opened:
+        opened.put(logo=NOISE[4])
+    vault.created()
+    with monkeypatch.context() as patched:
+        patched.setattr(verify, "strategy_of_entry", lambda _entry: pytest.fail("a check has begun"))
+        patched.setattr(restore, "plan_dump", lambda *_: pytest.fail("a target was looked at"))
+        for identity in ("", str(new)):
+            patched.setenv("ZODB_VAULT_IDENTITY_FILE", identity)
+            for command in (("verify",), ("verify", "--level", "restore"), ("restore", "--output", tmp_path / "out", "--yes")):
+                assert vault(*command).status == 12, (identity, command)
+    assert not (tmp_path / "out").exists()
+    (both := tmp_path / "both").write_text(old.read_text() + new.read_text())
+    monkeypatch.setenv("ZODB_VAULT_IDENTITY_FILE", str(both))
+    vault.done("verify", "--level", "restore")
 
 
 def test_oids_that_are_given_after_a_restore_are_new(make: Make, tmp_path: Path) -> None:

@@ -149,19 +149,22 @@ class Context:
     @cached_property
     def repository(self) -> Repository:
         """Open the repository; raise RepositoryMissing."""
-        from ..repository.repository import Repository
-
-        repository = Repository.open(self.store)
-        repository.configure(self.settings.repository.encryption.recipients, self._identities)
-        repository.sign_with(self.settings.repository.signing.key, self.settings.repository.signing.signers)
-        return repository
+        return self._opened(self.store, self.location)
 
     def repository_at(self, location: str) -> Repository:
         """Open another repository, in a place that the same settings hold for; raise RepositoryMissing, UsageError."""
-        from ..repository.repository import Repository
         from ..stores.registry import open_store
 
-        return Repository.open(open_store(location, self.settings.repository.s3, self.given.get("limit_rate") or self.settings.limits.rate))
+        store = open_store(location, self.settings.repository.s3, self.given.get("limit_rate") or self.settings.limits.rate)
+        return self._opened(store, location)
+
+    def _opened(self, store: Store, location: str) -> Repository:
+        from ..repository.repository import Repository
+
+        repository = Repository.open(store)
+        repository.configure(self.settings.repository.recipients_at(location), self._identities)
+        repository.sign_with(self.settings.repository.signing.key, self.settings.repository.signing.signers)
+        return repository
 
     def _identities(self) -> list[str]:
         from ..operations.identity import identities

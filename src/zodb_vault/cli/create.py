@@ -72,11 +72,12 @@ def command(
 
 def _copied(context: Context, location: str, done: Created) -> bool:
     """Copy the backups of the site to another repository; False when that failed, which takes nothing from the backup that was made."""
-    from ..operations.copy import copy
+    from ..operations.copy import Options, copy
 
+    options = Options(workers=context.workers)
     try:
         with context.progress() as progress:
-            copied = copy(context.repository_at(context.location), context.repository_at(location), context.site_name, progress)
+            copied = copy(context.repository_at(context.location), context.repository_at(location), context.site_name, progress, options)
     except VaultError as error:
         made = f"backup {done.manifest.id} was made, but it was not copied to {printable(location)}"
         click.echo(f"zodb-vault: {made}: {printable(error.message)}", err=True)

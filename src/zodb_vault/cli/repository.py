@@ -102,20 +102,24 @@ def unlock(context: Context, yes: bool) -> None:
 
 @command.command("copy")
 @click.argument("target")
+@click.option("--decrypt", is_flag=True, help="TARGET is not encrypted: whoever can read it can read the backups.")
 @limit_options
 @json_option
 @site_options
 @pass_context
-def copy(context: Context, target: str, as_json: bool) -> None:
+def copy(context: Context, target: str, decrypt: bool, as_json: bool) -> None:
     """Copy the backups of the site that another repository does not have to it (TARGET: where it is, as for `--repository`).
 
     They keep their ids. Every object is checked while it is copied. Run again after an interruption, it goes on.
+
+    A target for other recipients gets content that is encrypted for them; that needs the private key of what is encrypted already.
     """
-    from ..operations.copy import copy
+    from ..operations.copy import Options, copy
 
     context.give_way()
+    options = Options(decrypt=decrypt, workers=context.workers)
     with context.progress() as progress:
-        done = copy(context.repository, context.repository_at(target), context.site_name, progress)
+        done = copy(context.repository, context.repository_at(target), context.site_name, progress, options)
     if as_json:
         print_json(done)
     else:

@@ -58,6 +58,10 @@ class RepositorySettings(msgspec.Struct, frozen=True, kw_only=True):
     encryption: EncryptionSettings = EncryptionSettings()
     signing: SigningSettings = SigningSettings()
 
+    def recipients_at(self, location: str) -> tuple[str, ...]:
+        """Return for whom the content of a repository is encrypted by this configuration."""
+        return self.encryption.recipients
+
 
 class IdentitySettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the private key comes from on hosts that restore: a file, or the output of a command."""

@@ -267,6 +267,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 class Marker(msgspec.Struct, frozen=True, kw_only=True):
     """A run in progress: what it relies on (``uses``), and what it has stored so far, per database.
 
+    ``copied`` are lists of what a copy has encoded anew: what it is here, and the name ``of`` what it was made from.
     ``ended``: it gave up and left what it stored to the next run.
     """
 
@@ -279,6 +280,7 @@ class Marker(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat: str
     uses: list[str] = []
     stored: list[Stored] = []
+    copied: list[ListRef] = []
     ended: bool = False
 
 
@@ -322,12 +324,16 @@ class Broken(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RepositoryInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The file ``repository.json``; ``recovery`` is the SHA-256 of RECOVERY.md, ``store`` what was found of the service it lives in."""
+    """The file ``repository.json``; ``recovery`` is the SHA-256 of RECOVERY.md, ``store`` what was found of the service it lives in.
+
+    ``former`` are those that content was encrypted for before the ``recipients`` were set, each time; nobody, where it was not.
+    """
 
     id: str
     created: str
     recovery: str
     requires: list[str] = []
     recipients: list[str] = []
+    former: list[list[str]] = []
     store: dict[str, str | bool] = {}
     format: int = FORMAT

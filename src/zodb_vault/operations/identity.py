@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from ..config.settings import IdentitySettings
 from ..errors import KeyNeeded, VaultError
+from ..model.manifest import DatabaseEntry
 from ..repository.ageworker import identity_of
+from ..repository.objects import Objects
+from ..repository.references import part_of, read_list, references
 from ..repository.sealing import MAGIC, require_installed
 
 CREDENTIAL: Final = "zodb-vault-identity"
@@ -32,6 +37,20 @@ def identities(settings: IdentitySettings, ask: Callable[[str], str]) -> list[st
     if "CREDENTIALS_DIRECTORY" in os.environ and credential.exists():
         return _keys(_file(credential), str(credential), ask)
     return []
+
+
+def require_key(entries: Iterable[DatabaseEntry], documents: Objects) -> None:
+    """Find out whether the private key fits before anything starts: by the oldest and the newest object of each half of a database.
+
+    Raise KeyNeeded, and Damage where a list cannot be read.
+    """
+    for half in (half for entry in entries for half in (entry.storage, entry.blobs)):
+        found = [*references(msgspec.to_builtins(half))]
+        content = [one for one in found if one.kind == "content"]
+        for oldest in [one for one in found if one.kind == "list"][:1]:
+            content[:0] = [one for one in references(read_list(oldest.name, documents)) if one.kind == "content"][:1]
+        for one in dict.fromkeys(part_of(one) for one in (*content[:1], *content[-1:])):
+            documents.require_key(one)
 
 
 def _file(path: Path) -> bytes:

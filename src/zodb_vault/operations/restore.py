@@ -37,6 +37,7 @@ from .catalog import Catalog
 from .create import Options as CreateOptions
 from .create import create, machine, parents
 from .dumps import Dumps, DumpStep, How, plan_dump
+from .identity import require_key
 from .journal import Journal
 from .switch import KEPT_PREFIX, Place, Switch, make_directories_like_parent, place_of, replaced_name, require_owner
 from .targets import Cut, Target, resolve
@@ -133,7 +134,7 @@ def plan(repository: Repository, site_name: str, site: Site | None, options: Opt
         )
     documents = repository.objects("")
     repository.require_signature(target.backup.manifest)
-    _require_key(target, documents)
+    require_key((cut.entry for cut in target.cuts), documents)
     if any(_is_dump(cut) for cut in target.cuts):
         return _plan_dumps(target, site, options)
     places = [_place(cut, site, options, target) for cut in target.cuts]
@@ -167,16 +168,6 @@ def _left_after(step: Step, documents: Objects) -> str | None:
         common = None  # a damaged file is what restores are for
     last = step.cut.last_tid
     return min(tids.to_hex(common), last) if common and last else last
-
-
-def _require_key(target: Target, documents: Objects) -> None:
-    """Read the smallest encrypted object of the backup: whether the key fits is found out before anything changes."""
-    halves = [half for cut in target.cuts for half in (cut.entry.data_fs, cut.entry.blobs) if half]
-    parts = [part for half in halves for one in half.tail for part in one.parts if part.codec != "zstd"]
-    parts += [part for cut in target.cuts for part in (cut.entry.dump.tail if cut.entry.dump else []) if part.codec != "zstd"]
-    for part in sorted(parts, key=lambda part: part.stored)[:1]:
-        for _chunk in documents.read([part]):
-            pass
 
 
 def _is_dump(cut: Cut) -> bool:

@@ -234,7 +234,7 @@ class _Sweep:
         """Add what the run of a marker has stored."""
         marker, data = found.markers[key]
         try:
-            add_names(msgspec.to_builtins(marker.stored), names, self.documents)
+            add_names(msgspec.to_builtins([marker.stored, marker.copied]), names, self.documents)
         except Damage:
             with contextlib.suppress(KeyMissing):
                 if self.store.get(key) == data:
@@ -299,8 +299,8 @@ class _Sweep:
         return any(self.now - moment < self.options.grace for moment in moments)
 
     def _copying(self, found: Look) -> bool:
-        """Tell whether a copy into this repository is under way, which relies on objects that are here already."""
-        return any(marker.what == "copy" for marker, _data in found.markers.values())
+        """Tell whether a copy into this repository is under way, which relies on objects that are here already; one that ended has named its own."""
+        return any(marker.what == "copy" and not marker.ended for marker, _data in found.markers.values())
 
     # deleting
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from ..strategies.base import Progress, Workers
 from ..strategies.packing import key, members_of
 from ..strategies.table import strategy_of_entry
 from .catalog import Backup
+from .identity import require_key
 from .loading import Loaded, load_configured, load_everything
 
 
@@ -116,6 +118,8 @@ class _Verification:
             self._own_files()
             self._bytes()
         else:
+            with contextlib.suppress(Damage):  # which is told below
+                require_key(self.backup.manifest.databases, self.objects)
             self._own_files()
             for entry in self.backup.manifest.databases:
                 self._records(entry)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
@@ -28,36 +30,54 @@ def meta_key(name: str) -> str:
     return f"meta/{name[:2]}/{name}"
 
 
-class _Object:
-    """One object while it is encoded; its name is known at its end."""
+class Sealed:
+    """One object while its zstd file is encrypted, if it is; its name is known at its end."""
 
-    def __init__(self, store: Store, run: str, far: bool, sealer: Sealer | None = None) -> None:
-        self._encoder, self._sealer = Encoder(run, far), sealer
+    def __init__(self, store: Store, sealer: Sealer | None = None) -> None:
+        self._sealer = sealer
         self._digest = hashlib.sha256()
         self._staging = store.stage()
-        self.raw = self.stored = 0
-        self._keep(self._encoder.head)
+        self.stored = 0
 
-    def write(self, data: bytes | memoryview) -> None:
-        self.raw += len(data)
-        self._keep(self._encoder.encode(data))
+    def keep(self, encoded: bytes) -> None:
+        """Append to the zstd file."""
+        self._store(self._sealer.encode(encoded) if self._sealer else encoded)
 
-    def finish(self, key_of: Callable[[str], str]) -> str:
-        self._keep(self._encoder.finish())
+    def close(self, key_of: Callable[[str], str]) -> str:
+        """Store the object and return its name."""
         if self._sealer:
             self._store(self._sealer.finish())
         name = self._digest.hexdigest()
         self._staging.store(key_of(name))
         return name
 
-    def _keep(self, encoded: bytes) -> None:
-        self._store(self._sealer.encode(encoded) if self._sealer else encoded)
+    def discard(self) -> None:
+        """Forget it."""
+        self._staging.discard()
 
     def _store(self, data: bytes) -> None:
         if data:
             self._digest.update(data)
             self._staging.write(data)
             self.stored += len(data)
+
+
+class _Object(Sealed):
+    """One object while it is encoded."""
+
+    def __init__(self, store: Store, run: str, far: bool, sealer: Sealer | None = None) -> None:
+        super().__init__(store, sealer)
+        self._encoder = Encoder(run, far)
+        self.raw = 0
+        self.keep(self._encoder.head)
+
+    def write(self, data: bytes | memoryview) -> None:
+        self.raw += len(data)
+        self.keep(self._encoder.encode(data))
+
+    def finish(self, key_of: Callable[[str], str]) -> str:
+        self.keep(self._encoder.finish())
+        return self.close(key_of)
 
 
 class ContentWriter:
@@ -118,6 +138,10 @@ class Objects:
         """Return an empty object; a ``sealed`` one is encrypted if there are recipients."""
         return _Object(self._store, self.run, far, self._keys.seal() if sealed and self._keys.recipients else None)
 
+    def seal(self) -> Sealed:
+        """Return an object to be, for a zstd file that was encoded before."""
+        return Sealed(self._store, self._keys.seal() if self._keys.recipients else None)
+
     def put_document(self, data: bytes) -> Meta:
         """Store a document and return its name."""
         document = self.begin(far=False, sealed=False)
@@ -143,10 +167,24 @@ class Objects:
         yielded before that are not to be trusted.
         """
         for part in parts:
-            stored = self._checked(object_key(part.object), part.object)
-            if part.codec == "zstd+age":
-                stored = self._keys.open(stored, part.object)
-            yield from decode(_cut(stored, DECODE_CHUNK), part.raw, part.object)
+            yield from self.decoded(part, self.opened(part))
+
+    def opened(self, part: Part) -> Iterator[bytes]:
+        """Yield the zstd file that an object is, as ``read`` does its content."""
+        stored = self._checked(object_key(part.object), part.object)
+        return self._keys.open(stored, part.object) if part.codec == "zstd+age" else stored
+
+    def decoded(self, part: Part, opened: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the content of an object that was opened."""
+        return decode(_cut(opened, DECODE_CHUNK), part.raw, part.object)
+
+    def require_key(self, part: Part) -> None:
+        """Raise KeyNeeded unless the private key opens an object, of which only the beginning is read: that says nothing about damage."""
+        if part.codec != "zstd+age":
+            return
+        with contextlib.suppress(Damage, KeyMissing):
+            for _chunk in self._keys.open(itertools.islice(self._store.stream(object_key(part.object)), 1), part.object):
+                pass
 
     def concealed(self, parts: Iterable[Part]) -> bool:
         """Tell whether parts are encrypted and nothing says where the key is."""

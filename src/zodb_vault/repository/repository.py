@@ -111,6 +111,34 @@ class Repository:
         """Say which key manifests are signed with, and whose signature a backup has to bear to be relied on."""
         self._signing_key, self._signers = key, signers
 
+    @property
+    def signers(self) -> Sequence[str]:
+        """Return those of whom one has to have signed a backup; none: nobody has to."""
+        return self._signers
+
+    @property
+    def signs(self) -> bool:
+        """Tell whether manifests are signed here."""
+        return self._signing_key is not None
+
+    def signature(self, site: str, backup: str) -> bytes | None:
+        """Return the signature of a backup, None where it has none."""
+        with contextlib.suppress(KeyMissing):
+            return self.store.get(signature_key(site, backup))
+        return None
+
+    def put_signature(self, site: str, backup: str, data: bytes, signature: bytes | None = None) -> None:
+        """Store the signature of a manifest that is about to be written, ours unless one is given; what an interrupted run has left there goes."""
+        if signature is None and self._signing_key:
+            signature = sign(data, self._signing_key)
+        if signature is None:
+            return
+        key = signature_key(site, backup)
+        try:
+            self.store.put(key, [signature])
+        except KeyExists:
+            self.store.replace(key, signature, self.store.get(key))
+
     def require_signature(self, manifest: Manifest) -> None:
         """Raise Damage unless one of the signers, if there are any, has signed this very manifest."""
         if not self._signers:
@@ -118,10 +146,9 @@ class Repository:
         site, backup = manifest.site, manifest.id
         data = self.manifest_bytes(site, backup)
         hint = "use another backup, or make one with `create --full`; [repository.signing] signers says who has to sign"
-        try:
-            signature = self.store.get(signature_key(site, backup))
-        except KeyMissing:
-            raise Damage(f"the backup {backup} is not signed", hint) from None
+        signature = self.signature(site, backup)
+        if signature is None:
+            raise Damage(f"the backup {backup} is not signed", hint)
         if not is_signed(data, signature, self._signers) or _decode(data, Manifest, manifest_key(site, backup)) != manifest:
             raise Damage(f"the backup {backup} is not as one of the configured signers has signed it", hint)
 
@@ -143,10 +170,14 @@ class Repository:
         if there != text:  # the instructions first: those that are there may not know of encryption
             self.store.replace(RECOVERY_KEY, text, there)
         requires = sorted({*self.info.requires, FEATURE})
-        document = _document(old, INFO_KEY) | {"recipients": recipients, "requires": requires, "recovery": digest}
+        document = _document(old, INFO_KEY)
+        before, former = document.get("recipients", []), document.get("former", [])
+        former = [*former, before] if recipients != before else former
+        changed = {"recipients": recipients, "former": former, "requires": requires, "recovery": digest}
+        document |= changed
         del document["self_sha256"]
         self.store.replace(INFO_KEY, canonical.seal(document), old)
-        self.info = msgspec.structs.replace(self.info, recipients=recipients, requires=requires, recovery=digest)
+        self.info = msgspec.structs.replace(self.info, **changed)
 
     def sites(self) -> list[str]:
         """Return the names of all sites that ever had a run."""
@@ -218,8 +249,7 @@ class Repository:
 
     def commit(self, manifest: Manifest) -> None:
         """Make a backup exist; everything that it names has to be durable before."""
-        if self._signing_key:
-            self.store.put(signature_key(manifest.site, manifest.id), [sign(canonical.seal(manifest), self._signing_key)])
+        self.put_signature(manifest.site, manifest.id, canonical.seal(manifest))
         self._write(manifest_key(manifest.site, manifest.id), manifest)
 
     def add_label(self, site: str, backup: str, fact: str, value: Any, listing: Listing) -> None:

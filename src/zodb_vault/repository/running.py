@@ -13,7 +13,7 @@ import msgspec
 
 from ..errors import Damage, InUse, KeyChanged, KeyExists, KeyMissing
 from ..model import canonical, clock
-from ..model.manifest import Marker, Stored
+from ..model.manifest import ListRef, Marker, Stored
 from ..stores.base import Store
 from .trash import note_broken
 
@@ -109,7 +109,9 @@ class Run:
         """Tell whether the heartbeat should be renewed."""
         return self._store.clock() - clock.parse(self.marker.heartbeat) >= RENEW
 
-    def renew(self, *, stored: list[Stored] | None = None, uses: list[str] | None = None, ended: bool = False) -> None:
+    def renew(
+        self, *, stored: list[Stored] | None = None, copied: list[ListRef] | None = None, uses: list[str] | None = None, ended: bool = False
+    ) -> None:
         """Refresh the heartbeat, and what the run has stored or relies on; raise InUse when the marker was taken away.
 
         ``ended``: this run gives up, the next one may use what is stored.
@@ -118,6 +120,7 @@ class Run:
             self.marker,
             heartbeat=clock.iso(self._store.clock()),
             stored=self.marker.stored if stored is None else stored,
+            copied=self.marker.copied if copied is None else copied,
             uses=self.marker.uses if uses is None else uses,
             ended=ended,
         )

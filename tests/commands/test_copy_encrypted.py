@@ -1,0 +1,421 @@
+"""Copies for other recipients: from plain to encrypted, from encrypted to plain and to other keys, with and without the private key, signed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import factories
+import keys
+import oracle
+import pytest
+from commandline import Outcome, Vault, flip, stored
+
+from zodb_vault.model import canonical, chain
+from zodb_vault.repository import sealing
+from zodb_vault.repository.objects import Objects
+from zodb_vault.stores.local import LocalStore
+
+RECIPIENTS, FILE = "ZODB_VAULT_REPOSITORY_ENCRYPTION_RECIPIENTS", "ZODB_VAULT_IDENTITY_FILE"
+KEY, SIGNERS = "ZODB_VAULT_REPOSITORY_SIGNING_KEY", "ZODB_VAULT_REPOSITORY_SIGNING_SIGNERS"
+NO_KEY = 12
+
+
+class Keyring:
+    """Key pairs by name, and the configuration of the one command that is run next."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.directory, self._monkeypatch = directory, monkeypatch
+        self._pairs: dict[str, tuple[str, Path]] = {}
+
+    def pair(self, name: str) -> tuple[str, Path]:
+        if name not in self._pairs:
+            self._pairs[name] = keys.x25519(self.directory / f"{name}.key")
+        return self._pairs[name]
+
+    def configure(self, recipients: str = "", identity: str = "") -> None:
+        """Configure recipients and the private key by their names, separated by blanks."""
+        self._monkeypatch.setenv(RECIPIENTS, ",".join(self.pair(name)[0] for name in recipients.split()))
+        (file := self.directory / "identity").write_text("".join(self.pair(name)[1].read_text() for name in identity.split()))
+        self._monkeypatch.setenv(FILE, str(file) if identity else "")
+
+
+@pytest.fixture
+def keyring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keyring:
+    # lists of lists, although there are few segments and packs
+    monkeypatch.setattr(chain, "TAIL_LIMIT", 2)
+    monkeypatch.setattr(chain, "TAIL_KEPT", 1)
+    return Keyring(tmp_path, monkeypatch)
+
+
+def another(vault: Vault, name: str) -> Vault:
+    other = Vault(vault.directory, vault.capsys)
+    other.files, other.repository = vault.files, vault.directory / name
+    other.done("repository", "init")
+    return other
+
+
+@pytest.fixture
+def source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Vault]:
+    vault = Vault(tmp_path / "work", capsys)
+    factories.populate(vault.files.data_fs.parent)
+    yield vault
+
+
+def grow(vault: Vault, *numbers: int) -> None:
+    for number in numbers:
+        with factories.Site(vault.files.data_fs.parent) as site:
+            site.put(text=f"number {number} " * 50, blob=factories.noise(3000, number))
+        vault.make("--name", f"number {number}")
+
+
+def objects(vault: Vault) -> list[Path]:
+    return [path for path in (vault.repository / "objects").rglob("*") if path.is_file()]
+
+
+def ids(vault: Vault) -> list[str]:
+    return [row["id"] for row in vault.done("list", "--json").document["backups"]]
+
+
+def copied(vault: Vault, other: Vault, *arguments: object) -> int:
+    """Copy, and return how many objects and documents were stored for it."""
+    return int(vault.done("repository", "copy", other.repository, "--json", *arguments).document["objects"])
+
+
+def rewrite(path: Path, data: bytes) -> None:
+    path.unlink()
+    path.write_bytes(data)
+
+
+def assert_holds(vault: Vault, out: Path) -> None:
+    """Require every backup of a repository to be whole, and the newest one to give back the site."""
+    vault.done("verify", "--all", "--level", "bytes")
+    vault.done("verify", "--all", "--level", "restore")
+    vault.done("restore", "--output", out, "--yes")
+    assert (out / "Data.fs").read_bytes() == vault.files.data_fs.read_bytes()
+    wanted = oracle.blob_files(vault.files.data_fs, vault.files.blob_dir)
+    assert oracle.blob_files(out / "Data.fs", out / "blobs") == wanted
+    shutil.rmtree(out)
+
+
+def readers(path: Path, *pairs: tuple[str, Path]) -> list[bool]:
+    """Tell which private keys open an object."""
+    import pyrage
+
+    found = []
+    for _recipient, file in pairs:
+        identity = pyrage.x25519.Identity.from_str(file.read_text().splitlines()[1])
+        try:
+            found.append(bool(pyrage.decrypt(path.read_bytes(), [identity])))
+        except pyrage.DecryptError:
+            found.append(False)
+    return found
+
+
+WAYS = [("", "b"), ("a", "b"), ("a", "a b"), ("a", "")]
+
+
+@pytest.mark.parametrize(("before", "after"), WAYS, ids=["plain to encrypted", "to another key", "to one key more", "to plain"])
+def test_a_copy_is_encrypted_for_those_of_the_target_only_and_the_next_one_stores_what_is_new(
+    source: Vault, keyring: Keyring, tmp_path: Path, before: str, after: str
+) -> None:
+    keyring.configure(before)
+    source.done("repository", "init")
+    grow(source, *range(4))
+    keyring.configure(after, before)
+    other = another(source, "other")
+    decrypt = [] if after else ["--decrypt"]
+    first = copied(source, other, *decrypt)
+    assert ids(other) == ids(source)
+    assert len(objects(other)) == len(objects(source)), "nothing is stored twice"
+    assert other.done("show", "latest", "--json").document["manifest"]["copied_from"] == source.done("repository", "info", "--json").document["id"]
+    for path in objects(other):
+        assert path.read_bytes().startswith(sealing.MAGIC) == bool(after)
+        if after:
+            assert readers(path, keyring.pair("a"), keyring.pair("b")) == ["a" in after, "b" in after]
+            assert path.read_bytes().count(b"\n-> X25519 ") == len(after.split())
+    keyring.configure(before)
+    grow(source, 4)
+    keyring.configure(after, before)
+    assert 0 < copied(source, other, *decrypt) <= 6 < first
+    assert len(objects(other)) == len(objects(source))
+    assert copied(source, other, *decrypt) == 0
+    shutil.rmtree(source.repository)
+    keyring.configure(after, after)
+    assert_holds(other, tmp_path / "out")
+    rows = other.done("log", "--json").document["transactions"]
+    assert any(row["user"] for row in rows)
+    other.done("prune")
+    document = other.done("show", "latest", "--json").document["manifest"]
+    assert document["requires"] == (["age"] if after else [])
+    # what continues a copy is a backup like any other
+    grow(other, 5)
+    assert other.done("show", "latest", "--json").document["manifest"]["how"] == "incremental"
+    assert_holds(other, tmp_path / "out")
+
+
+def test_the_sizes_in_the_manifest_are_those_of_the_copy(source: Vault, keyring: Keyring) -> None:
+    keyring.configure("a")
+    source.done("repository", "init")
+    grow(source, *range(4))
+    keyring.configure("b", "a")
+    other = another(source, "other")
+    copied(source, other)
+    for backup in ids(other):
+        other.done("verify", backup, "--level", "objects")
+    rows = other.done("list", "--json").document["backups"]
+    total = sum(path.stat().st_size for folder in ("objects", "meta") for path in (other.repository / folder).rglob("*") if path.is_file())
+    assert rows[0]["stored"] <= total
+    assert rows[0]["stored"] > 0.9 * sum(path.stat().st_size for path in objects(other))
+
+
+def test_names_notes_and_pins_come_along_and_prune_keeps_what_a_copy_needs(
+    source: Vault, keyring: Keyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyring.configure("a")
+    source.done("repository", "init")
+    grow(source, 1, 2, 3)
+    source.done("annotate", "number 1", "--pin", "--note", "before the upgrade")
+    keyring.configure("b", "a")
+    other = another(source, "other")
+    copied(source, other)
+    monkeypatch.setenv("ZODB_VAULT_RETENTION_GRACE", "0s")
+    row = next(row for row in other.done("list", "--json").document["backups"] if row["pinned"])
+    assert (row["name"], row["note"]) == ("number 1", "before the upgrade")
+    other.done("delete", "--yes", "number 2")
+    for _ in range(3):
+        other.done("prune")
+    keyring.configure("b", "b")
+    assert_holds(other, tmp_path / "out")
+
+
+# Keys
+
+
+def refused(outcome: Outcome, status: int, *said: str) -> None:
+    assert outcome.status == status, outcome
+    for text in said:
+        assert text in outcome.err
+    assert "->" in outcome.err
+
+
+def test_without_the_private_key_nothing_is_stored(source: Vault, keyring: Keyring, tmp_path: Path) -> None:
+    keyring.configure("a")
+    source.done("repository", "init")
+    grow(source, 1)
+    keyring.configure("b")
+    other = another(source, "other")
+    before = stored(other.repository)
+    refused(source("repository", "copy", other.repository), NO_KEY, "nothing says where the private key is")
+    keyring.configure("b", "stranger")
+    refused(source("repository", "copy", other.repository), NO_KEY, "encrypted for another key")
+    assert stored(other.repository) == before
+
+
+def test_an_unencrypted_target_has_to_be_meant(source: Vault, keyring: Keyring) -> None:
+    keyring.configure("a")
+    source.done("repository", "init")
+    grow(source, 1)
+    keyring.configure("", "a")
+    other = another(source, "other")
+    refused(source("repository", "copy", other.repository), 2, "is not encrypted", "--decrypt")
+    keyring.configure("b", "a")
+    third = another(source, "third")
+    refused(source("repository", "copy", third.repository, "--decrypt"), 2, "is encrypted, and --decrypt")
+    assert not objects(other) + objects(third)
+
+
+def test_who_can_write_to_the_target_does_not_decide_for_whom_it_is_encrypted(source: Vault, keyring: Keyring) -> None:
+    keyring.configure("")
+    source.done("repository", "init")
+    grow(source, 1)
+    keyring.configure("stranger")
+    other = another(source, "other")
+    keyring.configure("b")
+    refused(source("repository", "copy", other.repository), 2, "recipients")
+    keyring.configure("")
+    refused(source("repository", "copy", other.repository), 2, "recipients")
+    assert not objects(other)
+
+
+def test_after_a_change_of_keys_a_new_repository_holds_nothing_for_the_old_ones(source: Vault, keyring: Keyring, tmp_path: Path) -> None:
+    """The recipients of both are the same then; what is stored in the source is not."""
+    keyring.configure("a")
+    source.done("repository", "init")
+    grow(source, 1, 2)
+    keyring.configure("b")
+    source.done("repository", "recipients", "set")
+    grow(source, 3)
+    other = another(source, "other")
+    refused(source("repository", "copy", other.repository), NO_KEY, "nothing says where")
+    keyring.configure("b", "a b")
+    copied(source, other)
+    assert {tuple(readers(path, keyring.pair("a"), keyring.pair("b"))) for path in objects(other)} == {(False, True)}
+    # from now on the public keys alone will do: what is new was encrypted for them
+    keyring.configure("b")
+    grow(source, 4)
+    assert copied(source, other) > 0
+    assert {tuple(readers(path, keyring.pair("a"), keyring.pair("b"))) for path in objects(other)} == {(False, True)}
+    keyring.configure("b", "b")
+    assert_holds(other, tmp_path / "out")
+
+
+def test_two_repositories_whose_keys_are_changed_alike_need_no_private_one(source: Vault, keyring: Keyring) -> None:
+    keyring.configure("a")
+    source.done("repository", "init")
+    other = another(source, "other")
+    grow(source, 1)
+    copied(source, other)
+    keyring.configure("b")
+    for vault in (source, other):
+        vault.done("repository", "recipients", "set")
+    grow(source, 2)
+    copied(source, other)
+    assert {path.name for path in objects(other)} == {path.name for path in objects(source)}
+    keyring.configure("b", "a b")
+    other.done("verify", "--all")
+
+
+# Damage, and what is not known
+
+
+@pytest.mark.parametrize("after", ["a", "b"], ids=["as it is", "anew"])
+def test_damage_is_not_copied_and_a_repaired_source_is(source: Vault, keyring: Keyring, tmp_path: Path, after: str) -> None:
+    keyring.configure("a")
+    source.done("repository", "init")
+    grow(source, 1)
+    keyring.configure(after, "a")
+    other = another(source, "other")
+    needed = [path for folder in ("objects", "meta") for path in (source.repository / folder).rglob("*") if path.is_file()]
+    for number, path in enumerate(needed):
+        damaged = another(source, f"other{number}")
+        flip(path)
+        refused(source("repository", "copy", damaged.repository), 4, "damaged: its bytes do not match its name")
+        flip(path)
+        path.rename(path.with_name("away"))
+        refused(source("repository", "copy", damaged.repository), 4, f"{path.name} is missing")
+        path.with_name("away").rename(path)
+        assert ids(damaged) == []
+    copied(source, other)
+    keyring.configure(after, after)
+    assert_holds(other, tmp_path / "out")
+
+
+def test_content_that_does_not_hold_what_was_read_from_the_source_is_damage(source: Vault, keyring: Keyring) -> None:
+    """Whole objects of another backup, under names that a manifest of somebody's making gives them."""
+    keyring.configure("")
+    source.done("repository", "init")
+    grow(source, 1)
+    keyring.configure("b")
+    (manifest,) = (source.repository / "sites" / "default" / "backups").glob("*.json")
+    document = json.loads(manifest.read_bytes())
+    entry = document["databases"][0]
+    for changed in ("segment", "blob"):
+        broken = json.loads(json.dumps(document))
+        if changed == "segment":
+            broken["databases"][0]["storage"]["tail"][0]["sha256"] = "00" * 32
+        else:
+            index = Objects(LocalStore(source.repository), "x")
+            rows = json.loads(index.document(entry["blobs"]["tail"][0]["index"]["meta"]))["rows"]
+            rows[0][4] = "00" * 32
+            broken["databases"][0]["blobs"]["tail"][0]["index"]["meta"] = index.put_document(canonical.encode({"kind": "blobs", "rows": rows})).meta
+        del broken["self_sha256"]
+        rewrite(manifest, canonical.seal(broken))
+        outcome = source("repository", "copy", another(source, changed).repository)
+        refused(outcome, 4, changed, "does not hold the bytes that were read from the source")
+
+
+@pytest.mark.parametrize("after", ["", "b"], ids=["as it is", "anew"])
+def test_what_this_version_does_not_know_is_refused_and_never_left_out(source: Vault, keyring: Keyring, after: str) -> None:
+    keyring.configure("")
+    source.done("repository", "init")
+    grow(source, 1)
+    keyring.configure(after)
+    (manifest,) = (source.repository / "sites" / "default" / "backups").glob("*.json")
+    document = json.loads(manifest.read_bytes())
+    del document["self_sha256"]
+    document["databases"][0]["storage"]["overlay"] = {"page": "ab" * 32}
+    rewrite(manifest, canonical.seal(document))
+    other = another(source, "other")
+    refused(source("repository", "copy", other.repository), 1, "what page refers to is not known", "newer zodb-vault")
+    assert ids(other) == []
+
+
+# Signatures
+
+
+@pytest.fixture
+def signed(source: Vault, keyring: Keyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Path]:
+    """A signer whose signature is on the two backups of the source, which are encrypted for a."""
+    public, file = keys.ssh(tmp_path / "signer")
+    monkeypatch.setenv(KEY, str(file))
+    monkeypatch.setenv(SIGNERS, public)
+    keyring.configure("a")
+    source.done("repository", "init")
+    grow(source, 1, 2)
+    return public, file
+
+
+def test_a_signed_backup_that_does_not_change_keeps_its_signature(source: Vault, keyring: Keyring, signed: tuple[str, Path], tmp_path: Path) -> None:
+    other = another(source, "other")
+    copied(source, other)
+    backups = other.repository / "sites" / "default" / "backups"
+    for path in (source.repository / "sites" / "default" / "backups").iterdir():
+        assert (backups / path.name).read_bytes() == path.read_bytes()
+    keyring.configure("a", "a")
+    assert_holds(other, tmp_path / "out")
+    (signature := sorted(backups.glob("*.sig"))[-1]).unlink()
+    assert other("verify").status == 4
+    assert copied(source, other) == 0, signature
+
+
+def test_a_copy_that_changes_is_signed_again_when_the_signature_is_right(
+    source: Vault, keyring: Keyring, signed: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyring.configure("b", "a")
+    other = another(source, "other")
+    with monkeypatch.context() as patched:
+        patched.setenv(SIGNERS, "")
+        refused(source("repository", "copy", other.repository), 2, "is signed, and its copy needs another signature")
+    with monkeypatch.context() as patched:
+        patched.setenv(KEY, "")
+        refused(source("repository", "copy", other.repository), 2, "is signed, and its copy needs another signature")
+    with monkeypatch.context() as patched:
+        patched.setenv(SIGNERS, keys.ssh(tmp_path / "somebody")[0])
+        refused(source("repository", "copy", other.repository), 4, "is not as one of the configured signers has signed it")
+    assert not objects(other)
+    # what a run that died just before the manifest has left
+    oldest = ids(source)[-1]
+    (backups := other.repository / "sites" / "default" / "backups").mkdir(parents=True)
+    (backups / f"{oldest}.sig").write_bytes(b"a signature of other bytes")
+    copied(source, other)
+    keyring.configure("b", "b")
+    assert_holds(other, tmp_path / "out")
+    before = len(objects(other))
+    keyring.configure("a")
+    grow(source, 3)
+    keyring.configure("b", "a")
+    copied(source, other)
+    assert len(objects(other)) - before == 3, "a segment, its log and a pack"
+
+
+def test_a_signature_without_a_manifest_goes_and_that_of_a_backup_stays(
+    source: Vault, signed: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZODB_VAULT_RETENTION_GRACE", "0s")
+    backups = source.repository / "sites" / "default" / "backups"
+    left = backups / "20260101T000000Z-abcdef.sig"
+    left.write_bytes(b"a signature")
+    before = set(backups.iterdir())
+    source.done("prune")
+    source.done("prune")
+    assert set(backups.iterdir()) == before - {left}
+    source.done("delete", "--yes", "number 1")
+    gone = set(backups.glob("*.sig")) - {path.with_suffix(".sig") for path in backups.glob("*.json")}
+    assert len(gone) == 1, "as long as it is in the trash it keeps its signature"
+    for _ in range(5):
+        source.done("prune")
+    assert not gone & set(backups.iterdir())
+    assert len(list(backups.glob("*.sig"))) == 1
