@@ -1,7 +1,8 @@
 """Random schedules: creates, deletes, prunes, restores and undeletes on one repository, each stopped before every call it makes to the store.
 
-A scheduler lets one of them go on, again and again; the clock jumps meanwhile. After every change of the repository it is required that no backup
-that is listed lacks an object. One number, the seed, decides everything.
+Also copies, from and to a second repository in which the same goes on. A scheduler lets one of them go on, again and again; the clock jumps
+meanwhile. After every change of a repository it is required that no backup that is listed there lacks an object. One number, the seed, decides
+everything.
 """
 
 from __future__ import annotations
@@ -23,15 +24,17 @@ import seam
 import vault
 from memorystore import MemoryStaging, MemoryStore
 
-from zodb_vault.errors import BackupMissing, Damage, InUse, SourceChanged, TargetRefused, VaultError
+from zodb_vault.errors import BackupMissing, InUse, SourceChanged, TargetRefused, VaultError
 from zodb_vault.model import chain, clock
 from zodb_vault.model.source import Database, Site
+from zodb_vault.operations import copy as copying
 from zodb_vault.operations import create as creating
 from zodb_vault.operations import deletion, prune
 from zodb_vault.operations import restore as restoring
 from zodb_vault.operations.catalog import Catalog
 from zodb_vault.policy.retention import OnDemandRetention, Rules, SafetyRetention, ScheduledRetention
 from zodb_vault.repository import running
+from zodb_vault.repository.objects import meta_key, object_key
 from zodb_vault.repository.references import add_names
 from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.base import Entry
@@ -43,6 +46,7 @@ NAP: Final = timedelta(minutes=20)
 START: Final = datetime(2027, 1, 1, tzinfo=UTC)
 ONE: Final = "one"
 OTHER: Final = "other"
+Operation = Callable[..., Any]
 EXPECTED: Final = (InUse, BackupMissing, SourceChanged, TargetRefused)
 RULES: Final = Rules(
     scheduled=ScheduledRetention(daily=1, weekly=0, monthly=0), on_demand=OnDemandRetention(newest=0, age=timedelta()),
@@ -69,7 +73,6 @@ class Watched:
     def __init__(self, content: dict[str, bytes]) -> None:
         self.store = MemoryStore(dict(content))
         self.needs: dict[str, set[str]] = {}
-        self.owners: dict[str, object] = {}
         for key in [key for key in content if "/backups/" in key]:
             self.listed(key)
 
@@ -85,7 +88,10 @@ class Watched:
         # a manifest also holds digests of other things
         wanted = {folder + name for name in names for folder in (f"objects/{name[:2]}/", f"meta/{name[:2]}/")}
         self.needs[key] = wanted & self.ever
-        if lacking := {key for key in self.needs[key] if key not in self.store.content}:
+        lacking = {one for one in self.needs[key] if one not in self.store.content}
+        # what has a size is no digest of something else; a copy may never have brought it
+        lacking |= {name for name, size in names.items() if size and not {object_key(name), meta_key(name)} & self.store.content.keys()}
+        if lacking:
             raise Lost(f"{key} lacks {lacking}")
 
     @property
@@ -108,21 +114,20 @@ class Watched:
 
 
 class Actor(threading.Thread):
-    """One operation."""
+    """One operation, on the repositories at one or two places."""
 
-    def __init__(self, schedule: Schedule, name: str, operation: Callable[[Repository], Any]) -> None:
+    def __init__(self, schedule: Schedule, name: str, operation: Operation, *places: Watched) -> None:
         super().__init__(name=name, daemon=True)
-        self.schedule, self.operation = schedule, operation
+        self.schedule, self.operation, self.places = schedule, operation, places
         self.go, self.pending = threading.Event(), ("begin", "")
         self.done = False
         self.calls = 0
-        self.site = ""
         self.outcome: BaseException | None = None
 
     def run(self) -> None:
         try:
             self.wait("begin", "")
-            self.operation(Repository.open(Stopping(self)))
+            self.operation(*[Repository.open(Stopping(self, place)) for place in self.places])
         except BaseException as error:  # noqa: BLE001  told by the schedule
             self.outcome = error
         finally:
@@ -153,16 +158,14 @@ class Stopping:
 
     location = "/memory"
 
-    def __init__(self, actor: Actor) -> None:
-        self._actor, self._watched = actor, actor.schedule.watched
+    def __init__(self, actor: Actor, place: Watched) -> None:
+        self._actor, self._watched = actor, place
 
     def _call(self, operation: str, key: str, call: Callable[[], Any]) -> Any:
         self._actor.wait(operation, key)
         found = call()
         if operation in ("put", "replace", "delete"):
             self._watched.changed(operation, key)
-            self._watched.owners[key] = self._actor
-            self._actor.site = key.split("/")[1] if key.endswith("/running/create.json") else self._actor.site
         return found
 
     def put(self, key: str, chunks: Iterable[bytes]) -> int:
@@ -200,7 +203,8 @@ class Between(Stopping):
 
     def _call(self, operation: str, key: str, call: Callable[[], Any]) -> Any:
         self.calls += 1
-        if self.calls == self._at:
+        # nobody sleeps there, see Schedule._awake
+        if self.calls == self._at and not (operation == "put" and "/backups/" in key):
             self._action()
         found = call()
         if operation in ("put", "replace", "delete"):
@@ -213,6 +217,7 @@ class World(NamedTuple):
 
     directory: Path
     content: dict[str, bytes]
+    second: dict[str, bytes]
     files: dict[str, factories.SiteFiles]
     now: datetime
     digests: dict[str, str]
@@ -228,14 +233,18 @@ class World(NamedTuple):
 class Schedule:
     """One schedule; ``run`` returns what happened."""
 
-    def __init__(self, world: World, seed: int, time: Clock, only: tuple[str, ...] = ()) -> None:
+    def __init__(self, world: World, seed: int, time: Clock, only: tuple[str, ...] = (), *, copies: bool = False) -> None:
         self.world, self.seed, self.time, self.only = world, seed, time, only
         self.random = random.Random(seed)
-        self.watched = Watched(world.content)
+        self.watched, self.second = Watched(world.content), Watched(world.second)
         self.stopped = threading.Semaphore(0)
         self.ended = False
         self.output = world.directory / f"restored-{seed}"
-        self.actors = [Actor(self, name, operation) for name, operation in self._operations() if not only or name in only]
+        self.actors = [Actor(self, name, operation, self.watched) for name, operation in self._operations() if not only or name in only]
+        if copies:
+            # some of the rest, beside the copy: in the repository that it reads, and in the one that it writes to
+            beside = [*self.actors, *self._beside()]
+            self.actors = [*self._copies(), *self.random.sample(beside, self.random.randint(2, 5))]
         self.current: Actor | None = None
         # one may sleep from one of its calls on, until all others are done
         self.sleeper = self.random.choice([*self.actors, None])
@@ -249,13 +258,12 @@ class Schedule:
         steps = sum(actor.calls for actor in self.actors)
         return [one for one in awake if steps >= self.begins[one]] or awake or waiting
 
-    def _operations(self) -> Iterator[tuple[str, Callable[[Repository], Any]]]:
-        ids = sorted(key.rsplit("/", 1)[1][:-5] for key in self.world.content if key.startswith(f"sites/{ONE}/backups/"))
-        trashed = sorted(key.rsplit("/", 1)[1][:-5] for key in self.world.content if key.startswith(f"trash/{ONE}/2"))
+    def _operations(self) -> Iterator[tuple[str, Operation]]:
+        ids, trashed = listed(self.world.content), in_trash(self.world.content)
         yield "create", self._create(ONE)
         yield "create of the same site" if self.random.random() < 0.5 else "create of another site", self._create(self.random.choice((ONE, OTHER)))
         yield "prune", self._prune(self.random.choice((ONE, OTHER)), self.random.randint(1, 4))
-        yield "restore", self._restore(self.random.choice(ids))
+        yield "restore", self._restore(self.random.choice(ids), self.output)
         if self.random.random() < 0.6 or self.only:
             # of those in the trash the oldest one is due the soonest
             yield "undelete", self._undelete(trashed[0] if self.only else self.random.choice(trashed))
@@ -264,11 +272,27 @@ class Schedule:
         if self.random.random() < 0.2:
             yield "another prune", self._prune(ONE, 2)
 
-    def _create(self, site: str) -> Callable[[Repository], Any]:
+    def _beside(self) -> Iterator[Actor]:
+        """Yield what goes on in the second repository."""
+        ids, trashed = listed(self.world.second), in_trash(self.world.second)
+        yield Actor(self, "create there", self._create(self.random.choice((ONE, OTHER))), self.second)
+        yield Actor(self, "prune there", self._prune(self.random.choice((ONE, OTHER)), self.random.randint(1, 4)), self.second)
+        yield Actor(self, "restore there", self._restore(self.random.choice(ids), Path(f"{self.output}-there")), self.second)
+        yield Actor(self, "undelete there", self._undelete(self.random.choice(trashed)), self.second)
+        yield Actor(self, "delete there", self._delete(self.random.choice(ids)), self.second)
+
+    def _copies(self) -> Iterator[Actor]:
+        there, back = (self.watched, self.second), (self.second, self.watched)
+        ways = [(ONE, *there), (ONE, *there), (OTHER, *there), (OTHER, *back)]
+        for name in ("copy", "another copy")[: self.random.choice((1, 1, 2))]:
+            site, *places = self.random.choice(ways)
+            yield Actor(self, name, lambda source, target, site=site: copying.copy(source, target, site, vault.Quiet()), *places)
+
+    def _create(self, site: str) -> Operation:
         options = creating.Options(full=self.random.random() < 0.1, trigger="scheduled")
         return lambda repository: creating.create(repository, self.world.site(site), options, vault.Quiet())
 
-    def _prune(self, site: str, times: int) -> Callable[[Repository], Any]:
+    def _prune(self, site: str, times: int) -> Operation:
         def operation(repository: Repository) -> None:
             for _ in range(times):
                 prune.prune(repository, site, prune.Options(rules=RULES, grace=GRACE))
@@ -276,18 +300,18 @@ class Schedule:
 
         return operation
 
-    def _restore(self, backup: str) -> Callable[[Repository], Any]:
+    def _restore(self, backup: str, output: Path) -> Operation:
         def operation(repository: Repository) -> None:
-            options = restoring.Options(backup=backup, request=None, output=self.output)
+            options = restoring.Options(backup=backup, request=None, output=output)
             restoring.execute(repository, restoring.plan(repository, ONE, None, options), ONE, vault.Quiet())
-            assert hashlib.sha256((self.output / "Data.fs").read_bytes()).hexdigest() == self.world.digests[backup]
+            assert hashlib.sha256((output / "Data.fs").read_bytes()).hexdigest() == self.world.digests[backup]
 
         return operation
 
-    def _undelete(self, backup: str) -> Callable[[Repository], Any]:
+    def _undelete(self, backup: str) -> Operation:
         return lambda repository: deletion.undelete(repository, ONE, backup)
 
-    def _delete(self, backup: str) -> Callable[[Repository], Any]:
+    def _delete(self, backup: str) -> Operation:
         def operation(repository: Repository) -> None:
             catalog = Catalog(repository, ONE)
             deletion.delete(repository, catalog, catalog.backup(backup), force=True)
@@ -314,7 +338,7 @@ class Schedule:
                     self.time.now += NAP
                 self.current.go.set()
                 self.stopped.acquire()
-                if self.current.done and not isinstance(self.current.outcome, (*EXPECTED, type(None))) and not self._excused(self.current):
+                if self.current.done and not isinstance(self.current.outcome, (*EXPECTED, type(None))):
                     raise self.current.outcome
             self._afterwards()
         finally:
@@ -322,24 +346,28 @@ class Schedule:
             for actor in self.actors:
                 actor.go.set()
                 actor.join(10)
-            shutil.rmtree(self.output, ignore_errors=True)
+            for output in (self.output, f"{self.output}-there"):
+                shutil.rmtree(output, ignore_errors=True)
         return {f"{actor.name}: {type(actor.outcome).__name__ if actor.outcome else 'done'}": 1 for actor in self.actors}
-
-    def _excused(self, actor: Actor) -> bool:
-        """Tell whether it found damage because it had slept, been declared dead, and nothing was kept for it: it has done no harm."""
-        marker = f"sites/{actor.site}/running/create.json"
-        taken = marker not in self.watched.store.content or self.watched.owners.get(marker) is not actor
-        return isinstance(actor.outcome, Damage) and actor.name.startswith("create") and taken
 
     def _afterwards(self) -> None:
         """Sweep all that may go by the rules, alone, and require that everything that is listed can be read."""
-        store = self.watched.store
-        repository = Repository.open(store)
         for _ in range(4):
             self.time.now += NIGHT
-            prune.prune(repository, OTHER, prune.Options(rules=RULES, grace=GRACE))
-            for key in [key for key in store.content if "/backups/" in key]:
-                self.watched.listed(key)
+            for place in {place: None for actor in self.actors for place in actor.places}:
+                prune.prune(Repository.open(place.store), OTHER, prune.Options(rules=RULES, grace=GRACE))
+                for key in [key for key in place.store.content if "/backups/" in key]:
+                    place.listed(key)
+
+
+def listed(content: dict[str, bytes]) -> list[str]:
+    """Return the ids of the backups of the first site."""
+    return sorted(key.rsplit("/", 1)[1][:-5] for key in content if key.startswith(f"sites/{ONE}/backups/"))
+
+
+def in_trash(content: dict[str, bytes]) -> list[str]:
+    """Return the ids of those in the trash."""
+    return sorted(key.rsplit("/", 1)[1][:-5] for key in content if key.startswith(f"trash/{ONE}/2"))
 
 
 def small(patch: pytest.MonkeyPatch) -> Clock:
@@ -360,27 +388,26 @@ def small(patch: pytest.MonkeyPatch) -> Clock:
 def build(directory: Path, time: Clock, *, interrupted: bool) -> World:
     """Make a repository with a history: two sites, backups listed, in the trash and due, and perhaps what an interrupted run has left."""
     files = {name: factories.SiteFiles(directory / name / "Data.fs", directory / name / "blobs") for name in (ONE, OTHER)}
-    world = World(directory, {}, files, START, {})
-    store = MemoryStore(world.content)
-    repository = Repository.create(store)
+    world = World(directory, {}, {}, files, START, {})
+    repository, second = (Repository.create(MemoryStore(content)) for content in (world.content, world.second))
 
     def grow(name: str, number: int) -> None:
         with factories.Site(directory / name) as site:
             values: dict[str, str | bytes] = {f"text{number % 3}": f"{name} {number} " * 40, f"blob{number % 4}": factories.noise(700, number)}
             site.put(**values)
 
-    def back_up(name: str, **options: Any) -> str:
-        made = creating.create(repository, world.site(name), creating.Options(trigger="scheduled", **options), vault.Quiet()).manifest.id
+    def back_up(name: str, where: Repository = repository, **options: Any) -> str:
+        made = creating.create(where, world.site(name), creating.Options(trigger="scheduled", **options), vault.Quiet()).manifest.id
         world.digests[made] = hashlib.sha256(files[name].data_fs.read_bytes()).hexdigest()
         time.now += timedelta(days=1)
         return made
 
-    def remove(backup: str) -> None:
-        catalog = Catalog(repository, ONE)
-        deletion.delete(repository, catalog, catalog.backup(backup), force=True)
+    def remove(backup: str, where: Repository = repository) -> None:
+        catalog = Catalog(where, ONE)
+        deletion.delete(where, catalog, catalog.backup(backup), force=True)
 
-    def pass_by() -> None:
-        prune.prune(repository, OTHER, prune.Options(rules=RULES, grace=GRACE))
+    def pass_by(where: Repository = repository) -> None:
+        prune.prune(where, OTHER, prune.Options(rules=RULES, grace=GRACE))
 
     ids = []
     for number in range(7):
@@ -389,6 +416,12 @@ def build(directory: Path, time: Clock, *, interrupted: bool) -> World:
         if number % 3 == 0:
             grow(OTHER, number)
             back_up(OTHER)
+        if number in (2, 4):
+            copying.copy(repository, second, ONE, vault.Quiet())
+    # in the second repository, in which the newest ones are not yet: one that is due, one that is fresh, and one of its own
+    back_up(OTHER, second)
+    remove(ids[3], second)
+    pass_by(second)
     # in the trash: one that is due, one that is not yet, one that is fresh; the due ones were full
     for backup in (ids[2], ids[3]):
         remove(backup)
@@ -400,6 +433,8 @@ def build(directory: Path, time: Clock, *, interrupted: bool) -> World:
     pass_by()
     for name in (ONE, OTHER):
         grow(name, 11)
+    pass_by(second)
+    remove(ids[4], second)
     if interrupted:
         _interrupt(world, repository)
         grow(ONE, 12)
@@ -424,8 +459,8 @@ class Schedules:
         self.worlds = [build(directory / str(number), self.time, interrupted=bool(number)) for number in range(2)]
         self._patch = patch
 
-    def run(self, seed: int, only: tuple[str, ...] = ()) -> dict[str, int]:
-        """Run one, of all operations or some; raise AssertionError with the seed."""
+    def run(self, seed: int, only: tuple[str, ...] = (), *, copies: bool = False) -> dict[str, int]:
+        """Run one, of all operations or some, perhaps with copies; raise AssertionError with the seed."""
         world = self.worlds[seed % 2]
         # some find nothing due yet, some the interrupted run forgotten
         self.time.now = world.now + timedelta(hours=80 if only else random.Random(seed).choice((0, 1, 30, 80, 80, 14 * 24)))
@@ -433,7 +468,7 @@ class Schedules:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(secrets, "token_hex", lambda count=32: f"{next(numbers):0{2 * count}x}")
             try:
-                return Schedule(world, seed, self.time, only).run()
+                return Schedule(world, seed, self.time, only, copies=copies).run()
             except Exception as error:
                 raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
 
@@ -462,9 +497,22 @@ class Schedules:
 
         return self._at_every_call(restore, prunes)
 
-    def _at_every_call(self, outer: Callable[[Repository], Any], inner: Callable[[Repository], Any]) -> set[str]:
+    def forgotten_at_every_call_of_a_create(self) -> set[str]:
+        """Let two weeks go by and all be swept before each call of a create that goes on from an interrupted run; return how that ended."""
+        world = self.worlds[1]
+
+        def prunes(repository: Repository) -> None:
+            self.time.now += timedelta(days=15)
+            for _ in range(3):
+                prune.prune(repository, OTHER, prune.Options(rules=RULES, grace=GRACE))
+                self.time.now += NIGHT
+
+        options = creating.Options(trigger="scheduled")
+        return self._at_every_call(lambda repository: creating.create(repository, world.site(ONE), options, vault.Quiet()), prunes, world)
+
+    def _at_every_call(self, outer: Operation, inner: Operation, world: World | None = None) -> set[str]:
         """Let one operation run before each call of another one."""
-        outcomes = set[str]()
+        outcomes, world = set[str](), world or self.worlds[0]
 
         def tried(who: str, operation: Callable[[Repository], Any], store: Between) -> None:
             try:
@@ -474,8 +522,8 @@ class Schedules:
                 outcomes.add(f"{who} {type(error).__name__}")
 
         for at in itertools.count(1):
-            self.time.now = self.worlds[0].now + NIGHT
-            watched = Watched(self.worlds[0].content)
+            self.time.now = world.now + NIGHT
+            watched = Watched(world.content)
             store = Between(watched, at, lambda watched=watched: tried("inner", inner, Between(watched, 0, lambda: None)))  # type: ignore[misc]
             tried("outer", outer, store)
             for key in [key for key in watched.store.content if "/backups/" in key]:

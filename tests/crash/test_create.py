@@ -10,6 +10,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,9 +23,10 @@ from factories import Site, SiteFiles, noise
 from zodb_vault.cli import main
 from zodb_vault.errors import KeyMissing
 from zodb_vault.model import chain
-from zodb_vault.model.manifest import Segment
+from zodb_vault.model.manifest import Pack, Segment
 from zodb_vault.operations import create as creating
 from zodb_vault.repository import running
+from zodb_vault.repository.objects import meta_key
 from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
 from zodb_vault.strategies import joining, packing, segments
@@ -211,6 +213,37 @@ def test_any_call_fails(scene: Scene, tmp_path: Path, error: int) -> None:
             go_on(Opened(case), scene)
         except Exception as failure:
             raise AssertionError(f"{errno.errorcode[error]} at call {number}: {calls[number - 1]}") from failure
+        shutil.rmtree(case)
+        said.unlink()
+
+
+def documents_noted(opened: Opened) -> set[str]:
+    """Return the lists and indexes by which the next run goes on from an interrupted one."""
+    marker, _data = running.read(opened.repository.store, MARKER)
+    objects = opened.repository.objects("")
+    packs = [ref for stored in marker.stored for ref in stored.packs]
+    indexes = {pack.index.meta for ref in packs for pack in chain.load(Pack, objects, ref)}
+    return {ref.list for stored in marker.stored for ref in stored.segments} | {ref.list for ref in packs} | indexes
+
+
+def test_notes_of_an_interrupted_run_that_are_lost_fail_no_later_one(scene: Scene, tmp_path: Path) -> None:
+    """A backup is made without them, what is wrong is said, and neither the next create nor a sweep stumbles over them."""
+    interrupted = scene.copy(tmp_path / "interrupted")
+    commit = next(number for number, call in enumerate(traced(scene, tmp_path), 1) if call.name == "link" and "/backups/" in call.path)
+    seam.kill(creating_in(interrupted), seam.Point(commit, "before", seam.Call("link", "", visible=True)))
+    names = sorted(documents_noted(Opened(interrupted)))
+    assert len(names) >= 3
+    said = tmp_path / "said"
+    for name in names:
+        case = Path(shutil.copytree(interrupted, tmp_path / "case"))
+        LocalStore(case / "repository").delete(meta_key(name))
+        create, prune = (partial(main.run, [*options(case), command]) for command in ("create", "prune"))
+        status = seam.fork(create, said)
+        assert os.waitstatus_to_exitcode(status) == 4, said.read_text()
+        assert name in said.read_text() and "it was interrupted" in said.read_text()
+        assert judge(Opened(case), scene)
+        assert os.waitstatus_to_exitcode(seam.fork(prune, said)) == 0, said.read_text()
+        go_on(Opened(case), scene)
         shutil.rmtree(case)
         said.unlink()
 

@@ -34,6 +34,15 @@ def test_no_backup_ever_loses_an_object(tmp_path: Path, monkeypatch: pytest.Monk
     assert {"create: done", "prune: done", "restore: done", "undelete: done", "delete: done"} <= happened.keys()
 
 
+@pytest.mark.parametrize("part", range(PARTS))
+def test_no_backup_lacks_an_object_where_others_are_copied_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
+    schedules, happened = Schedules(tmp_path, monkeypatch), Counter[str]()
+    for seed in range(FIRST + part, FIRST + COUNT, PARTS):
+        happened.update(schedules.run(seed, copies=True))
+    print(f"seeds {FIRST + part} to {FIRST + COUNT - 1}, every {PARTS}.: {dict(sorted(happened.items()))}")
+    assert {"copy: done", "copy: InUse", "another copy: done", "prune there: done", "restore there: done", "create there: done"} <= happened.keys()
+
+
 def without_the_second_look(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sweep._Sweep, "_second_look", lambda _self: set())
 
@@ -54,6 +63,12 @@ def test_a_backup_is_swept_at_every_call_of_its_restore(tmp_path: Path, monkeypa
     without_uses(monkeypatch)
     with pytest.raises(Damage):
         schedules.prunes_at_every_call_of_a_restore()
+
+
+def test_an_interrupted_run_is_forgotten_at_every_call_of_the_create_that_goes_on_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It starts over without it, or learns that it was taken for dead; what was swept by the rules is no damage. Once seeds 13, 1207 and 1636."""
+    outcomes = Schedules(tmp_path, monkeypatch).forgotten_at_every_call_of_a_create()
+    assert outcomes == {"inner done", "outer done", "outer InUse"}
 
 
 def without_grace(patch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,10 @@ from typing import Any, Final, Literal
 import msgspec
 
 from .. import __version__
-from ..errors import ConfigurationError, InUse, KeyMissing, NothingToBackUp, SourceChanged, UsageError, VaultError, WrongSource
-from ..model import clock
+from ..errors import ConfigurationError, Damage, InUse, KeyMissing, NothingToBackUp, SourceChanged, UsageError, VaultError, WrongSource
+from ..model import chain, clock
 from ..model.blob import MissingRows
-from ..model.manifest import DatabaseEntry, Line, Manifest, Marker, Origin, Reason, Stored, Trigger
+from ..model.manifest import DatabaseEntry, Line, Manifest, Marker, Origin, Pack, Reason, Segment, Stored, Trigger
 from ..model.source import Database, Method, Site
 from ..policy.continuity import Decision, next_line
 from ..policy.halves import halves
@@ -244,7 +244,7 @@ class _Creation:
                 restored = msgspec.structs.replace(wishes, restored=self._restored(database.name))
                 capture = strategy_of(database).capture(database, self.objects, restored, self.now)
                 stack.callback(capture.close)
-                capture.find_base(self._earlier(database.name), self._resumed(database.name, stale))
+                self._find_base(capture, database.name, stale)
                 captures.append(capture)
             cuts = self._still(captures)
             decisions = [capture.decide() for capture in captures]
@@ -270,7 +270,42 @@ class _Creation:
         if found and found[0].run in self.catalog.listing.backups:
             # it died behind its commit: its backup is to be continued, not what it had stored until then
             return msgspec.structs.replace(found[0], stored=[]), found[1]
-        return found
+        return self._usable(*found) if found else None
+
+    def _usable(self, marker: Marker, data: bytes) -> tuple[Marker, bytes]:
+        """Return a dead run's marker with what it has stored as far as its notes can be read: what cannot must not fail every run to come."""
+        stored = []
+        for one in marker.stored:
+            try:
+                self._read_notes(one)
+                stored.append(one)
+            except Damage as error:
+                self._require_standing(marker, data)
+                what = f"its notes of what it had stored of {one.database} are lost"
+                self.catalog.damaged[marker.run] = f"it was interrupted, and {what}: {error.message}"
+        return msgspec.structs.replace(marker, stored=stored), data
+
+    def _read_notes(self, stored: Stored) -> None:
+        """Raise Damage when a document is lost by which the next run goes on."""
+        for ref in stored.segments:
+            chain.load(Segment, self.objects, ref)
+        for pack in (pack for ref in stored.packs for pack in chain.load(Pack, self.objects, ref)):
+            self.objects.document(pack.index.meta)
+
+    def _require_standing(self, marker: Marker, data: bytes) -> None:
+        """Raise SourceChanged when the marker of a dead run has been removed since it was read: then nothing keeps what it names."""
+        with contextlib.suppress(KeyMissing):
+            if self.repository.store.get(running.marker_key(self.site.name, "create", "")) == data:
+                return
+        raise SourceChanged(f"what the interrupted run {marker.run} had stored has just been given up")
+
+    def _find_base(self, capture: Capture, database: str, stale: tuple[Marker, bytes] | None) -> None:
+        try:
+            capture.find_base(self._earlier(database), self._resumed(database, stale))
+        except Damage:
+            if stale:
+                self._require_standing(*stale)
+            raise
 
     def _parents(self) -> Iterator[Backup]:
         return parents(self.catalog)
@@ -362,8 +397,11 @@ class _Creation:
             self._require(uses)
             self._capture(captures, cuts, _Keeper(run))
             created = self._commit(captures, cuts, uses, run)
-        except BaseException:
+        except BaseException as error:
+            overtaken = _overtaken(run) if isinstance(error, Damage) else None
             _give_up(run, captures)
+            if overtaken:
+                raise overtaken from error
             raise
         run.finish()
         return created
@@ -454,6 +492,14 @@ def earlier_of(catalog: Catalog, database: str) -> Iterator[Earlier]:
         for entry in backup.manifest.databases:
             if entry.name == database and entry.storage is not None:
                 yield Earlier(id=backup.manifest.id, captured=clock.parse(backup.manifest.created_at), entry=entry)
+
+
+def _overtaken(run: Run) -> InUse | None:
+    """Return why something is not there that this run has stored: it slept, was taken for dead, and nothing was kept for it. Else None."""
+    with contextlib.suppress(VaultError):
+        if not run.stands():
+            return run.lost()
+    return None
 
 
 def _give_up(run: Run, captures: list[Capture]) -> None:

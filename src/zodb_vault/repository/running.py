@@ -128,26 +128,28 @@ class Run:
         try:
             self._store.replace(self._key, data, self._data)
         except (KeyChanged, KeyMissing):
-            raise self._lost() from None
+            raise self.lost() from None
         self.marker, self._data = marker, data
 
     def require(self) -> None:
         """Raise InUse unless the marker still stands; a run that is younger than the stale limit need not look."""
-        if self._store.clock() - clock.parse(self.marker.heartbeat) < STALE:
-            return
+        if self._store.clock() - clock.parse(self.marker.heartbeat) >= STALE and not self.stands():
+            raise self.lost()
+
+    def stands(self) -> bool:
+        """Look whether the marker is there as this run wrote it."""
         try:
-            if self._store.get(self._key) == self._data:
-                return
+            return self._store.get(self._key) == self._data
         except KeyMissing:
-            pass
-        raise self._lost()
+            return False
 
     def finish(self) -> None:
         """Remove the marker, unless another run took its place."""
         with contextlib.suppress(KeyChanged, KeyMissing):
             self._store.delete(self._key, expected=self._data)
 
-    def _lost(self) -> InUse:
+    def lost(self) -> InUse:
+        """Return the error of a run whose marker was taken away."""
         return InUse(
             "this run was taken for dead and another one took its place", "run it again; what it stored is used by the next run"
         )
