@@ -22,7 +22,8 @@ from .output import count, print_json, printable, size
 if TYPE_CHECKING:
     from ..model.source import Site
     from ..operations.dumps import DumpStep
-    from ..operations.restore import Plan, Restored, Step
+    from ..operations.restore import Restored
+    from ..operations.restoreplan import Plan, Step
 
 AGAIN: Final = "correct the cause (free space, permissions, the disk), then run the restore again: the old state is whole until its end"
 GO_ON: Final = "correct the cause (free space, permissions, the disk), then run the same restore again: it goes on from there"

@@ -1,0 +1,168 @@
+"""The plan of a restore: everything is resolved, looked at and refused here, and nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from ..errors import TargetRefused, VaultError
+from ..model import tid as tids
+from ..model.source import Site
+from ..repository.objects import Objects
+from ..repository.repository import Repository
+from .caches import Cache, Left, stale_caches
+from .catalog import Catalog
+from .dumps import DumpStep, How, plan_dump
+from .identity import require_key
+from .journal import Journal
+from .places import Options, database_for, newest_common_of, place_for, present_of, refuse, refuse_within, unfinished_of
+from .switch import Place
+from .targets import Cut, Target, resolve
+from .undo import require_together
+
+# What is restored as a dump, or as the blobs that belong to one.
+DUMPED: Final = ("relstorage", "pgjsonb")
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One database of a plan: what goes where, what it replaces, and the journal (or record) of an interrupted restore of the same.
+
+    Of the ``needed`` bytes ``needed_blobs`` are for the blob directory.
+    """
+
+    cut: Cut
+    place: Place
+    present_last_tid: str | None
+    dropped: int
+    needed: int
+    needed_blobs: int
+    resumed: Journal | None
+
+    @property
+    def replaces(self) -> bool:
+        """Tell whether there is a Data.fs in place."""
+        return self.place.data_fs.exists()
+
+    @property
+    def unsaved(self) -> bool:
+        """Tell whether the file in place holds what no safety backup has; an interrupted restore may have made one, and the site gone on since."""
+        journal = self.resumed
+        if not self.replaces or (journal is not None and (journal.phase in ("switched", "done") or self.place.is_new(journal))):
+            return False
+        return journal is None or journal.saved != self.place.data_fs.stat().st_size
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What a restore is going to do; nothing has been changed yet. ``notes`` are what to know before it is agreed to, ``caches`` what goes."""
+
+    target: Target
+    steps: list[Step]
+    options: Options
+    site: Site | None
+    notes: list[str]
+    caches: list[Cache]
+    dumps: list[DumpStep] = []
+
+    @property
+    def in_place(self) -> bool:
+        """Tell whether the site itself is the target."""
+        return self.options.output is None
+
+
+def plan(repository: Repository, site_name: str, site: Site | None, options: Options) -> Plan:
+    """Resolve what is to be restored and where it goes; raise whatever stands against it, change nothing."""
+    catalog = Catalog(repository, site_name)
+    target = resolve(catalog, options.backup, options.request, options.databases)
+    if not target.backup.complete and not options.allow_incomplete:
+        raise TargetRefused(
+            f"the backup {target.backup.manifest.id} is incomplete: blobs were missing when it was made",
+            "`zodb-vault show` names them; `--allow-incomplete` restores what there is",
+        )
+    documents = repository.objects("")
+    repository.require_signature(target.backup.manifest)
+    require_key((cut.entry for cut in target.cuts), documents)
+    if any(_is_dump(cut) for cut in target.cuts):
+        return _plan_dumps(target, site, options)
+    places = [place_for(cut, site, options, target) for cut in target.cuts]
+    for place in places:
+        refuse_within(repository, place)
+    if site is not None and options.output is None:
+        into = {database_for(cut.entry, site, target).name for cut in target.cuts}
+        require_together(places, [one for one in site.databases if one.name not in into], done=False)
+    unfinished = unfinished_of(places, target, options)
+    steps = [_step(cut, place, journal, documents, options) for cut, place, journal in zip(target.cuts, places, unfinished, strict=True)]
+    caches = caches_of(target, steps, site, options, documents)
+    notes = [*_notes(target, site, options), *(note for cache in caches for note in cache.notes)]
+    return Plan(target, steps, options, site, notes, caches)
+
+
+def _step(cut: Cut, place: Place, resumed: Journal | None, documents: Objects, options: Options) -> Step:
+    present, dropped = present_of(place, cut)
+    if resumed is None:
+        refuse(place, cut, documents, options)
+    blob_dir = place.blob_dir
+    blobs = cut.entry.blobs.size if cut.entry.blobs and blob_dir and not blob_dir.exists() else 0
+    return Step(cut, place, present, resumed.dropped if resumed else dropped, cut.end + blobs, blobs, resumed)
+
+
+def needs_of(step: Step) -> list[tuple[Path, int]]:
+    """Return the directories that are there now and what a database needs below them."""
+    blob_dir = step.place.blob_dir or step.place.data_fs
+    existing = next(parent for parent in (blob_dir, *blob_dir.parents) if parent.is_dir())
+    return [(step.place.data_fs.parent, step.needed - step.needed_blobs), (existing, step.needed_blobs)]
+
+
+def caches_of(target: Target, steps: list[Step], site: Site | None, options: Options, documents: Objects) -> list[Cache]:
+    """Return what clients keep of the state that is replaced."""
+    if not options.clients or options.output is not None or options.only == "blobs":
+        return []
+    left = [Left(database_for(step.cut.entry, site, target), _left_after(step, documents)) for step in steps]
+    return stale_caches(options.clients, left)
+
+
+def _left_after(step: Step, documents: Objects) -> str | None:
+    """Return the TID up to which clients may have seen what is restored: behind it the replaced file and the backup may differ."""
+    place, journal = step.place, step.resumed
+    replaced = place.data_fs.with_name(journal.replaced) if journal and journal.replaced and place.is_new(journal) else place.data_fs
+    try:
+        common = newest_common_of(replaced, step.cut, documents) if replaced.exists() else None
+    except VaultError:
+        common = None  # a damaged file is what restores are for
+    last = step.cut.last_tid
+    return min(tids.to_hex(common), last) if common and last else last
+
+
+def _is_dump(cut: Cut) -> bool:
+    return cut.entry.dump is not None or (cut.entry.storage is None and cut.entry.backend in DUMPED)
+
+
+def _plan_dumps(target: Target, site: Site | None, options: Options) -> Plan:
+    """Plan databases that are dumps; a Data.fs and a dump have no step in common that would make both valid."""
+    if not all(_is_dump(cut) for cut in target.cuts):
+        names = ", ".join(cut.entry.name for cut in target.cuts)
+        raise TargetRefused(f"the databases {names} are of different kinds", "restore them one after the other, with --database NAME")
+    steps = []
+    for cut in target.cuts:
+        directory = options.output.absolute() / (cut.entry.folder if len(target.cuts) > 1 else "") if options.output else None
+        database = None if directory else database_for(cut.entry, site, target)
+        steps.append(plan_dump(cut, database, directory, how_of(options)))
+    notes = [note for step in steps if step.seen for note in step.seen.notes]
+    return Plan(target, [], options, site, [*_notes(target, site, options), *notes], [], dumps=steps)
+
+
+def how_of(options: Options) -> How:
+    """Return what of the options is a matter of dumps."""
+    return How(replace=options.replace, role=options.role, only=options.only, workers=options.workers)
+
+
+def _notes(target: Target, site: Site | None, options: Options) -> Iterator[str]:
+    manifest = target.backup.manifest
+    into = {database_for(cut.entry, site, target).name for cut in target.cuts} if site is not None and options.output is None else set()
+    for database in site.databases if into and site and not options.databases else ():
+        if database.name not in into:
+            yield f"{database.name} is not in this backup and stays as it is: it may not fit to the others"
+    if manifest.cuts == "moving" and len(target.cuts) > 1:
+        yield "the databases were never still together when this backup was made: a commit to several of them may be in one of them only"
