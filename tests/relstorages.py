@@ -117,10 +117,11 @@ def on(login: Login) -> str:
 def state(site: RelSite) -> dict[str, str]:
     """Return the text or the digest of every key under the root, read by a real RelStorage with an empty cache."""
     with site.opened() as opened:
-        return {key: _content(value) for key, value in opened.root.items()}
+        return {key: content(value) for key, value in opened.root.items()}
 
 
-def _content(value: Any) -> str:
+def content(value: Any) -> str:
+    """Return a text, or the digest of a blob."""
     if isinstance(value, Blob):
         with value.open("r") as stream:
             return hashlib.sha256(stream.read()).hexdigest()

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import relstorages
 from commandline import Vault
 from services.postgres import Login
 
@@ -18,9 +17,9 @@ NOISE = [os.urandom(5000) for _ in range(8)]
 
 
 class RelVault(Vault):
-    """A site on RelStorage with its repository."""
+    """A site on RelStorage (see ``RelSite``), or on zodb-pgjsonb, with its repository."""
 
-    def __init__(self, directory: Path, capsys: pytest.CaptureFixture[str], site: relstorages.RelSite) -> None:
+    def __init__(self, directory: Path, capsys: pytest.CaptureFixture[str], site: Any) -> None:
         super().__init__(directory, capsys)
         self.site = site
         self.login = Login("", "", "", None)

@@ -196,9 +196,9 @@ def iterate(storage: Any) -> Iterator[bytes]:
 
 
 def test_a_blob_that_no_pack_has_is_damage(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    vault, records = make(), RelStorageCapture._blob_records
+    vault, records = make(), RelStorageCapture.blobs_outside
     with monkeypatch.context() as patch:
-        patch.setattr(RelStorageCapture, "_blob_records", lambda capture, after: list(records(capture, after))[1:])
+        patch.setattr(RelStorageCapture, "blobs_outside", lambda capture, after: list(records(capture, after))[1:])
         vault.created()
     done = vault("verify", "--json")
     assert (done.status, [one["what"] for one in done.document["damage"]]) == (4, ["blob"])

@@ -201,7 +201,7 @@ def test_a_blob_that_is_given_back_after_the_end_was_seen_is_packed(tmp_path: Pa
             ends.release()
             raise
 
-    def slow(directory: packing.BlobDirectory, ref: Any) -> int | None:
+    def slow(directory: packing.BlobDirectory, ref: Any) -> packing.OpenFile | None:
         if ref.tid == first:
             holding.wait(10)  # until the other thread has taken both that are left
         if ref.tid == last and not holding.is_set():

@@ -70,6 +70,8 @@ def plan_dump(cut: Cut, database: Database | None, directory: Path | None, how: 
         return DumpStep(cut, None, directory, directory / "blobs" if files else None, None)
     assert database is not None
     blob_dir = Path(database.blob_dir) if files and database.blob_mode == "directory" and database.blob_dir else None
+    if files and database.blob_mode == "database+s3":
+        raise TargetRefused(f"this version cannot put the blobs of {entry.name} back into S3", "restore with --output DIR, or use --only storage")
     if files and blob_dir is None:
         raise TargetRefused(
             f"the site has no shared blob directory for the blobs of {entry.name}", "configure shared-blob-dir, or use --only storage"

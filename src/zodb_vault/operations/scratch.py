@@ -62,6 +62,8 @@ def scratch_database(entry: DatabaseEntry, directory: Path, server: str | None, 
             [f"the level restore needs a MySQL 8 of its own for {entry.name}, and this version cannot make one"],
             "use the level records, or restore into an empty database of a server of yours",
         )
+    if entry.backend != "relstorage":
+        raise ConfigurationError([f"the level restore is not there yet for {entry.name} of {entry.backend}"], "use the level records")
     given = server if kind is PgDump else None
     with _in_a_server(given, note) if given else SCRATCHES[kind](directory) as (adapter, section, options):
         blobs, shared = directory / "blobs", entry.blob_mode == "directory"

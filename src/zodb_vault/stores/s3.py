@@ -15,7 +15,6 @@ from typing import IO, Any, Final
 from urllib.parse import urlsplit
 
 from ..errors import KeyChanged, KeyExists, KeyMissing, StoreError, UsageError
-from ..model import ending
 from ..model.place import S3Settings
 from .base import KEY, Entry, require_key, require_prefix
 from .pace import Pace
@@ -23,7 +22,6 @@ from .resilient import Passing, Patience
 from .s3api import Answer, Api
 from .turns import Turns
 
-CHUNK: Final = 1 << 20
 # What is larger than this waits in a file without a name for its key: a few at a time are within the memory budget.
 IN_MEMORY: Final = 1 << 20
 PROBE_FOLDER: Final = ".probe/"
@@ -250,31 +248,10 @@ class S3Store:
 
     def _chunks(self, key: str) -> Iterator[tuple[Answer, bytes]]:
         """Yield the content in chunks, at least one, each with the answer that brought it."""
-        patience, pos, size, etag = self.api.patience.fresh(), 0, -1, None
-        while pos != size:
-            try:
-                answer = self.api.open(self._prefix + key, pos, etag)
-                if etag not in (None, answer.etag):  # a service that does not know conditions answers with another object
-                    raise KeyChanged(f"{key} in {self.location} was changed by another run")
-                size, etag, known = answer.size, answer.etag, pos - answer.start
-                for chunk in self._rest(key, answer):
-                    known, new = max(0, known - len(chunk)), chunk[known:]
-                    pos += len(new)
-                    patience.renew()
-                    if new:
-                        yield answer, new
-                if not size:
-                    yield answer, b""
-            except Passing as failure:
-                patience.wait(failure)
-            except KeyMissing:
-                raise KeyMissing(f"{key} is not in {self.location}") from None
-
-    def _rest(self, key: str, answer: Answer) -> Iterator[bytes]:
-        with contextlib.closing(answer.body), self.api.translated(key):
-            while chunk := answer.body.read(CHUNK):
-                ending.check()
-                yield chunk
+        try:
+            yield from self.api.chunks(self._prefix + key)
+        except KeyMissing:
+            raise KeyMissing(f"{key} is not in {self.location}") from None
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """Yield the keys below a prefix, in byte order."""

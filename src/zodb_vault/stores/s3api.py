@@ -17,11 +17,12 @@ from typing import IO, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from ..errors import KeyChanged, KeyMissing, StoreError, UsageError
-from ..model import clock
+from ..model import clock, ending
 from ..model.place import S3Settings
 from .pace import Pace, Paced
 from .resilient import Passing, Patience
 
+CHUNK: Final = 1 << 20
 CONNECT_SECONDS: Final = 10
 READ_SECONDS: Final = 60
 AMAZON: Final = (".amazonaws.com", ".amazonaws.com.cn")
@@ -77,11 +78,31 @@ class Listed(NamedTuple):
     modified: datetime
 
 
+class Advice(NamedTuple):
+    """What to do next about what a service answers: by its code, else, when it cannot be reached, and where its address stands."""
+
+    hints: Mapping[str, str] = HINTS
+    otherwise: str = ELSE
+    unreachable: str = UNREACHABLE
+    credentials: str = CREDENTIALS
+    correct: str = "correct [repository.s3]"
+
+
+class Login(NamedTuple):
+    """What a client is given beside its settings (credentials, where they are not those of the environment), and every request for an object."""
+
+    client: Mapping[str, Any] = {}
+    request: Mapping[str, Any] = {}
+
+
 class Api:
     """One bucket. Keys are those of the bucket; any thread may call, each call has a client of its own for as long as it lasts."""
 
-    def __init__(self, bucket: str, settings: S3Settings, patience: Patience | None = None, pace: Pace | None = None) -> None:
-        self._bucket, self._settings, self._pace = bucket, settings, pace
+    def __init__(
+        self, bucket: str, settings: S3Settings, patience: Patience | None = None, pace: Pace | None = None, *,
+        advice: Advice | None = None, login: Login | None = None,
+    ) -> None:  # fmt: skip
+        self._bucket, self._settings, self._pace, self._advice, self._login = bucket, settings, pace, advice or Advice(), login or Login()
         self.patience = patience or Patience()
         self._clients: queue.LifoQueue[Any] = queue.LifoQueue()
         self._date: tuple[str, float] | None = None
@@ -113,7 +134,7 @@ class Api:
         def attempt() -> Any:
             if not isinstance(body, bytes):
                 body.seek(0)
-            return self._once(key, "put_object", Key=key, Body=body, **condition)
+            return self._once(key, "put_object", Key=key, Body=body, **condition, **self._login.request)
 
         return str(self.patience.call(attempt).get("ETag", ""))
 
@@ -122,12 +143,38 @@ class Api:
         options: dict[str, Any] = {"IfMatch": etag} if etag else {}
         if start:
             options["Range"] = f"bytes={start}-"
-        found = self._once(key, "get_object", Key=key, **options)
+        found = self._once(key, "get_object", Key=key, **options, **self._login.request)
         # a server that does not know ranges answers with everything
         span = str(found.get("ContentRange") or "")
         begins = int(span.partition(" ")[2].partition("-")[0]) if span else 0
         body = Paced(found["Body"], self._pace) if self._pace else found["Body"]
         return Answer(body, begins, begins + int(found["ContentLength"]), str(found.get("ETag", "")))
+
+    def chunks(self, key: str) -> Iterator[tuple[Answer, bytes]]:
+        """Yield an object in chunks, at least one, each with the answer that brought it; a broken connection is taken up again where it broke."""
+        patience, pos, size, etag = self.patience.fresh(), 0, -1, None
+        while pos != size:
+            try:
+                answer = self.open(key, pos, etag)
+                if etag not in (None, answer.etag):  # a service that does not know conditions answers with another object
+                    raise self._changed(key)
+                size, etag, known = answer.size, answer.etag, pos - answer.start
+                for chunk in self._rest(key, answer):
+                    known, new = max(0, known - len(chunk)), chunk[known:]
+                    pos += len(new)
+                    patience.renew()
+                    if new:
+                        yield answer, new
+                if not size:
+                    yield answer, b""
+            except Passing as failure:
+                patience.wait(failure)
+
+    def _rest(self, key: str, answer: Answer) -> Iterator[bytes]:
+        with contextlib.closing(answer.body), self.translated(key):
+            while chunk := answer.body.read(CHUNK):
+                ending.check()
+                yield chunk
 
     def delete(self, key: str, *, only: str | None = None) -> None:
         """Remove a key; nothing there is success. With ``only`` this ETag alone: raise KeyChanged for another one."""
@@ -178,7 +225,7 @@ class Api:
                 with self.translated(key):
                     client = self._new_client()
             except ValueError:
-                raise StoreError(self._message(key, "the endpoint or the region is none"), "correct [repository.s3]") from None
+                raise StoreError(self._message(key, "the endpoint or the region is none"), self._advice.correct) from None
         try:
             yield client
         finally:
@@ -193,7 +240,8 @@ class Api:
             user_agent_extra="zodb-vault",
         )  # fmt: skip
         with SESSION_LOCK:  # a session is not safe for threads, its clients are
-            client = _session(self._settings.profile, self._settings.region).client("s3", endpoint_url=self._settings.endpoint, config=config)
+            session = _session(self._settings.profile, self._settings.region)
+            client = session.client("s3", endpoint_url=self._settings.endpoint, config=config, **self._login.client)
         if self._pace:
             # behind the signature, for which the body is read as well
             client.meta.events.register("before-send.s3.PutObject", self._slow_down)
@@ -213,11 +261,11 @@ class Api:
         except exceptions.ClientError as error:
             raise self._refused(key, error) from None
         except (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError) as error:
-            raise Passing(self._message(key, f"the connection failed ({type(error).__name__})"), UNREACHABLE) from error
+            raise Passing(self._message(key, f"the connection failed ({type(error).__name__})"), self._advice.unreachable) from error
         except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.CredentialRetrievalError) as error:
-            raise StoreError(self._message(key, f"there are no usable credentials ({type(error).__name__})"), CREDENTIALS) from None
+            raise StoreError(self._message(key, f"there are no usable credentials ({type(error).__name__})"), self._advice.credentials) from None
         except exceptions.BotoCoreError as error:
-            raise StoreError(self._message(key, f"the request could not be made ({type(error).__name__})"), ELSE) from None
+            raise StoreError(self._message(key, f"the request could not be made ({type(error).__name__})"), self._advice.otherwise) from None
 
     def _refused(self, key: str, error: Any) -> StoreError | Passing:
         code = str(error.response.get("Error", {}).get("Code", ""))
@@ -225,11 +273,14 @@ class Api:
         if code in MISSING:
             return KeyMissing(f"{key} is not in the bucket {self._bucket}")
         if code in REFUSED or status == 412:
-            return KeyChanged(f"{key} in the bucket {self._bucket} is not what it was a moment ago")
+            return self._changed(key)
         message = self._message(key, f"the service answers {code or status}")
         if code in PASSING or status in PASSING_STATUS:
             return Passing(message, "the service is overloaded or out of order; run the command again later, what is stored already is used")
-        return StoreError(message, HINTS.get(code, ELSE))
+        return StoreError(message, self._advice.hints.get(code, self._advice.otherwise))
+
+    def _changed(self, key: str) -> KeyChanged:
+        return KeyChanged(f"{key} in the bucket {self._bucket} is not what it was a moment ago")
 
     def _message(self, key: str, what: str) -> str:
         return f"s3://{self._bucket}/{key}: {what}"

@@ -1,15 +1,13 @@
-"""The blob half of a database in a server: files of a shared directory, as far as the rows of a snapshot ask for them."""
+"""The blob half of a database in a server: files of a shared directory or objects of a bucket, as far as the rows of a snapshot ask for them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from ..blobs.layout import detect
 from ..blobs.refs import BlobSet
 from ..errors import SourceChanged
 from ..model import chain
@@ -18,21 +16,21 @@ from ..model.blob import BlobRef
 from ..model.chain import Chain, packs_of
 from ..model.manifest import Blobs, Pack, Stored
 from .base import Earlier, Keeper, Progress, Sink, Wishes, Workers
-from .joining import is_sparse, pack_all, rewrite_packs
+from .joining import is_sparse, pack_all, reading_workers, rewrite_packs
 from .missing import limit_missing, note_missing
-from .packing import BlobDirectory, Packer, reconcile
+from .packing import BlobPlace, Packer, reconcile
 
 NAMED: Final = 20
 HIGHEST: Final = "0x" + 16 * "f"
 
 
 class BlobFiles:
-    """Copies the files that no earlier backup has; ``refs`` are those that the snapshot asks for."""
+    """Copies the blobs of a place that no earlier backup has; ``refs`` are those that the snapshot asks for."""
 
     def __init__(
-        self, directory: Path, sink: Sink, folder: str, captured: datetime, wishes: Wishes, keeper: Keeper, progress: Progress, notes: Stored
+        self, place: BlobPlace, sink: Sink, folder: str, captured: datetime, wishes: Wishes, keeper: Keeper, progress: Progress, notes: Stored
     ) -> None:
-        self.directory = BlobDirectory(directory, detect(directory))
+        self.place = place
         self.sink, self.wishes, self.keeper, self.notes = sink, wishes, keeper, notes
         self.packer, self._captured = Packer(sink, folder, captured, progress), captured
         self.refs = BlobSet()
@@ -71,23 +69,23 @@ class BlobFiles:
 
     def copy(self, still_asked_for: Callable[[BlobRef], bool]) -> None:
         """Pack what is lacking; raise SourceChanged when a pack of the database took some away, BlobsMissing when too many are gone."""
-        with Workers(self.wishes.workers, self.keeper.beat) as workers:
+        with reading_workers(self.place, self.refs, self.wishes, self.keeper) as workers:
             if self._pack(workers):
                 self._pack(workers)  # on NFS a second look may see more
             self.missing = list(self.refs.lacking())
             gone = next((blob for blob in self.missing if not still_asked_for(blob)), None)
             if gone is not None:
-                raise SourceChanged(f"the database was packed while it was backed up, and {self.directory.path(gone)} is gone")
-            limit_missing(self.missing, self.count, self.wishes.allow_missing, str(self.directory.root))
-            done = rewrite_packs(self.packs, self._sparse, self.packer, self.directory, workers, self.findings)
+                raise SourceChanged(f"the database was packed while it was backed up, and {self.place.path(gone)} is gone")
+            limit_missing(self.missing, self.count, self.wishes.allow_missing, str(self.place.root))
+            done = rewrite_packs(self.packs, self._sparse, self.packer, self.place, workers, self.findings)
             self.packs, self._sparse_left = done.chain, done.sparse
 
     def _pack(self, workers: Workers) -> int:
         gone = 0
-        for packed in pack_all(workers, self.packer, self.directory, self.refs.lacking()):
+        for packed in pack_all(workers, self.packer, self.place, self.refs.lacking()):
             gone += packed.gone
             self.refs.have(packed.keys)
-            self.warnings += [f"{self.directory.path(blob)} is an empty file" for blob in packed.empty[:NAMED]]
+            self.warnings += [f"{self.place.path(blob)} is empty" for blob in packed.empty[:NAMED]]
             for pack in packed.packs:
                 self.packs = self.packs.plus([pack])
                 self.count, self.size, self.added = self.count + pack.count, self.size + pack.size, self.added + pack.count
@@ -103,10 +101,10 @@ class BlobFiles:
             self._unnoted = []
         return self.notes
 
-    def blobs(self) -> Blobs:
-        """Return what the manifest says of them."""
+    def blobs(self, others: Iterable[tuple[BlobRef, str]] = ()) -> Blobs:
+        """Return what the manifest says of them, and of ``others`` that are missing elsewhere."""
         sealed = self.packs.sealed()
-        missing = note_missing(self.sink, ((blob, str(self.directory.path(blob))) for blob in self.missing))
+        missing = note_missing(self.sink, (*others, *((blob, str(self.place.path(blob))) for blob in self.missing)))
         return Blobs(count=self.count, size=self.size, lists=sealed.lists, tail=sealed.tail, missing=missing, sparse=self._sparse_left)
 
 

@@ -6,21 +6,26 @@ A piece is given up only after the source gave exactly its digest once more; so 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 import msgspec
 
+from ..blobs.refs import BlobSet
 from ..model.blob import BlobRef
 from ..model.chain import Chain
 from ..model.manifest import Pack, Segment
-from .base import Workers
-from .packing import BlobDirectory, Packed, Packer, Shared, members_of, ref, require_unchanged, still_holds
+from .base import Keeper, Wishes, Workers
+from .packing import BlobPlace, Packed, Packer, Shared, members_of, ref, require_unchanged, still_holds
 from .segments import SEGMENT_LIMIT, TRANSACTIONS_LIMIT, Copier, Range
 
 SMALL: Final = 16 << 20
 NEIGHBOURS: Final = 32
 REWRITE_BYTES: Final = 1 << 30
 REWRITE_SHARE: Final = 0.05
+# So many blobs for each thread, and so many threads at most, that wait for a service.
+FAR_BLOBS: Final = 16
+FAR_THREADS: Final = 12
 
 
 def small_neighbours(sizes: Iterable[float]) -> tuple[int, int]:
@@ -74,7 +79,7 @@ class Rewrite(msgspec.Struct):
 
 
 def rewrite_packs(
-    chain: Chain[Pack], sparse: bool, packer: Packer, directory: BlobDirectory, workers: Workers, findings: list[str]
+    chain: Chain[Pack], sparse: bool, packer: Packer, place: BlobPlace, workers: Workers, findings: list[str]
 ) -> Rewrite:
     """Return the chain with small neighbours of its tail joined and, when there are ``sparse`` ones, these rewritten within the budget."""
     start, end = small_neighbours(pack.raw for pack in chain.tail)
@@ -89,7 +94,7 @@ def rewrite_packs(
                 chosen.append(pack)
             else:
                 left += 1
-    done, written = _rewritten(chosen, packer, directory, workers, findings)
+    done, written = _rewritten(chosen, packer, place, workers, findings)
     if not done:
         return Rewrite(chain, left)
     rest = chain.mapped(lambda pack: None if pack.index.meta in done else pack).plus(written)
@@ -97,33 +102,39 @@ def rewrite_packs(
 
 
 def _rewritten(
-    packs: Sequence[Pack], packer: Packer, directory: BlobDirectory, workers: Workers, findings: list[str]
+    packs: Sequence[Pack], packer: Packer, place: BlobPlace, workers: Workers, findings: list[str]
 ) -> tuple[set[str], list[Pack]]:
     members, done = [], set()
     for pack in packs:
         rows = members_of(packer.sink, pack)
-        changed = next((member for member in rows if not still_holds(directory, member)), None)
+        changed = next((member for member in rows if not still_holds(place, member)), None)
         if changed is None:
             members += rows
             done.add(pack.index.meta)
         else:
-            findings.append(f"{directory.path(ref(changed))} no longer gives the bytes that were backed up; the backup keeps them")
-    written = [pack for packed in pack_all(workers, packer, directory, map(ref, members)) for pack in packed.packs]
+            findings.append(f"{place.path(ref(changed))} no longer gives the bytes that were backed up; the backup keeps them")
+    written = [pack for packed in pack_all(workers, packer, place, map(ref, members)) for pack in packed.packs]
     for pack in written:
-        require_unchanged(directory, members, members_of(packer.sink, pack))
+        require_unchanged(place, members, members_of(packer.sink, pack))
     if sum(pack.count for pack in written) != len(members):
         return set(), []  # a blob went away in between: the old packs keep their places
     return done, written
 
 
-def pack_all(workers: Workers, packer: Packer, directory: BlobDirectory, refs: Iterable[BlobRef]) -> Iterator[Packed]:
+def reading_workers(place: BlobPlace, refs: BlobSet, wishes: Wishes, keeper: Keeper) -> Workers:
+    """Return the threads that read what is lacking: more than there are processors where each blob is waited for, fewer for a few blobs."""
+    far = sum(1 for _blob in islice(refs.lacking(), FAR_THREADS * FAR_BLOBS)) // FAR_BLOBS if place.far else 0
+    return Workers(max(wishes.workers, far), keeper.beat)
+
+
+def pack_all(workers: Workers, packer: Packer, place: BlobPlace, refs: Iterable[BlobRef]) -> Iterator[Packed]:
     """Write packs until nothing is left."""
     shared = Shared(refs)
     while not shared.exhausted:
         # asked again when all jobs have ended: one may have given a blob back after another one saw the end
-        yield from workers.in_order(_pack_jobs(packer, directory, shared))
+        yield from workers.in_order(_pack_jobs(packer, place, shared))
 
 
-def _pack_jobs(packer: Packer, directory: BlobDirectory, shared: Shared) -> Iterator[Callable[[], Packed]]:
+def _pack_jobs(packer: Packer, place: BlobPlace, shared: Shared) -> Iterator[Callable[[], Packed]]:
     while not shared.exhausted:
-        yield lambda: packer.pack(directory, shared)
+        yield lambda: packer.pack(place, shared)

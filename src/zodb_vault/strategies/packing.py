@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -9,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -29,8 +30,68 @@ CHUNK: Final = 1 << 20
 GONE: Final = (errno.ENOENT, errno.ENOTDIR)
 
 
+class Opened(Protocol):
+    """A blob that is being read: its length, and when it was written."""
+
+    @property
+    def size(self) -> int:
+        """Return how many bytes it has."""
+        ...
+
+    @property
+    def mtime(self) -> int:
+        """Return when it was written, in seconds since 1970."""
+        ...
+
+    def read(self, length: int) -> bytes:
+        """Return at most so many bytes more, none at the end; raise SourceError."""
+        ...
+
+    def close(self) -> None:
+        """End reading."""
+        ...
+
+
+class BlobPlace(Protocol):
+    """Where the blobs of a source lie; ``far``: each one is waited for, so that many should be on their way at once."""
+
+    far: bool
+
+    @property
+    def root(self) -> Path | str:
+        """Return the place as a whole, as messages name it."""
+        ...
+
+    def path(self, ref: BlobRef) -> Path | str:
+        """Return where a blob should be, as messages name it."""
+        ...
+
+    def open(self, ref: BlobRef) -> Opened | None:
+        """Return a blob, None when it is not there; raise SourceError when it cannot be opened."""
+        ...
+
+
+class OpenFile:
+    """A blob that is a file."""
+
+    def __init__(self, directory: BlobDirectory, ref: BlobRef, fd: int) -> None:
+        self._directory, self._ref, self._fd = directory, ref, fd
+        info = os.fstat(fd)
+        self.size, self.mtime = info.st_size, int(info.st_mtime)
+
+    def read(self, length: int) -> bytes:
+        """Return the next bytes."""
+        return self._directory.read(self._ref, self._fd, length)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+
 class BlobDirectory:
     """Opens blobs of a directory; with ``kept`` also those that a pack moved to ``<blob-dir>.old``."""
+
+    far = False
 
     def __init__(self, root: Path, layout: str) -> None:
         self.root, self.layout = root, layout
@@ -40,11 +101,11 @@ class BlobDirectory:
         """Return where the blob should be."""
         return self.root / self._path_of(ref.oid, ref.tid)
 
-    def open(self, ref: BlobRef) -> int | None:
-        """Return a descriptor, or None when there is no such file; raise SourceError when it cannot be opened."""
+    def open(self, ref: BlobRef) -> OpenFile | None:
+        """Return the open file, or None when there is no such file; raise SourceError when it cannot be opened."""
         path = f"{self.root}/{self._path_of(ref.oid, ref.tid)}"
         try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return OpenFile(self, ref, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         except OSError as error:
             if error.errno in GONE:
                 return None
@@ -111,26 +172,23 @@ class Packer:
         self.sink, self.to = sink, f"{folder}/blobs"
         self._now, self._progress = now, progress
 
-    def pack(self, directory: BlobDirectory, refs: Shared) -> Packed:
+    def pack(self, place: BlobPlace, refs: Shared) -> Packed:
         """Take blobs from ``refs`` until one pack is full or there are no more."""
         done = Packed([], [], 0, [])
         writer = _Writer(self)
         for ref in refs:
-            fd = directory.open(ref)
-            if fd is None:
+            blob = place.open(ref)
+            if blob is None:
                 done.gone += 1
                 continue
-            try:
-                info = os.fstat(fd)
-                if not writer.fits(info.st_size):
+            with contextlib.closing(blob):
+                if not writer.fits(blob.size):
                     refs.give_back(ref)
                     break
-                if not info.st_size:
+                if not blob.size:
                     done.empty.append(ref)
-                writer.members.add(ref.oid, ref.tid, info.st_size, int(info.st_mtime), self._chunks(directory, ref, fd, info.st_size))
+                writer.members.add(ref.oid, ref.tid, blob.size, blob.mtime, self._chunks(blob))
                 done.keys.append(ref.oid + ref.tid)
-            finally:
-                os.close(fd)
         if writer.members.members:
             done.packs.append(writer.close())
         return done
@@ -155,9 +213,10 @@ class Packer:
             return None
         return msgspec.structs.replace(self.index(keep), parts=pack.parts, future=pack.future)
 
-    def _chunks(self, directory: BlobDirectory, ref: BlobRef, fd: int, size: int) -> Iterator[bytes]:
+    def _chunks(self, blob: Opened) -> Iterator[bytes]:
         # a byte more is asked for than there should be: a short answer says that the file ends there
-        while chunk := directory.read(ref, fd, min(CHUNK, size + 1)):
+        size = blob.size
+        while chunk := blob.read(min(CHUNK, size + 1)):
             self._progress.advance(len(chunk))
             yield chunk
             size -= len(chunk)
@@ -196,17 +255,15 @@ def ref(member: Member) -> BlobRef:
     return BlobRef(tids.from_hex(member.oid), tids.from_hex(member.tid), True)
 
 
-def still_holds(directory: BlobDirectory, member: Member) -> bool:
-    """Tell whether the directory gives exactly the bytes that a member was made from."""
-    fd = directory.open(ref(member))
-    if fd is None:
+def still_holds(place: BlobPlace, member: Member) -> bool:
+    """Tell whether the source gives exactly the bytes that a member was made from."""
+    blob = place.open(ref(member))
+    if blob is None:
         return False
     digest = hashlib.sha256()
-    try:
-        while chunk := directory.read(ref(member), fd, CHUNK):
+    with contextlib.closing(blob):
+        while chunk := blob.read(CHUNK):
             digest.update(chunk)
-    finally:
-        os.close(fd)
     return digest.hexdigest() == member.sha256
 
 
@@ -228,9 +285,9 @@ def reconcile(packer: Packer, refs: BlobSet, sure_until: str, known_until: str, 
     return kept
 
 
-def require_unchanged(directory: BlobDirectory, members: Iterable[Member], written: Iterable[Member]) -> None:
+def require_unchanged(place: BlobPlace, members: Iterable[Member], written: Iterable[Member]) -> None:
     """Raise SourceChanged when a blob that was compared a moment ago was written with another digest."""
     digests = {(member.oid, member.tid): member.sha256 for member in members}
     for member in written:
         if digests.get((member.oid, member.tid), member.sha256) != member.sha256:
-            raise SourceChanged(f"a blob in {directory.root} changed while it was read: {member.oid} {member.tid}")
+            raise SourceChanged(f"a blob in {place.root} changed while it was read: {member.oid} {member.tid}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -35,17 +35,17 @@ class Read(msgspec.Struct):
 
 
 class ArchiveReader:
-    """Feeds an archive to ``pg_restore`` and reads the script that it makes of it; ``column`` of ``table`` names large objects."""
+    """Reads the script that ``pg_restore`` makes of an archive; ``name_of`` tells from ``columns`` of ``table`` what a row asks for."""
 
-    def __init__(self, table: str, column: str, made_by: int) -> None:
-        self._table, self._column = table, column
+    def __init__(self, table: str, columns: Sequence[str], name_of: Callable[[list[bytes]], BlobRef | None], made_by: int) -> None:
+        self._table, self._columns, self._name_of = table, columns, name_of
         command = [program_of(["pg_restore"], "postgresql-client", made_by), "--file=-"]
         self._program = Program(command, {}, lambda text: Damage(f"the dump cannot be read: {text}"), fed=True)
         self.read = Read({}, BlobSet(), 0, 0)
-        self._named = -1
+        self._places: list[int] = []
 
     def run(self, chunks: Iterable[bytes], named: BlobSet, refs: BlobSet) -> Read:
-        """Return what is in the archive, and note the large objects that its rows name, and the blobs that its records ask for; raise Damage."""
+        """Return what is in the archive, and note what the rows of the table name, and the blobs that records ask for; raise Damage."""
         problem: list[BaseException] = []
         feeder = threading.Thread(target=self._feed, args=(chunks, problem), name="vault-feed")
         with self._program as program:
@@ -72,7 +72,7 @@ class ArchiveReader:
             self._program.close_input()
 
     def _consume(self, program: Program, named: BlobSet, refs: BlobSet) -> None:
-        table, rows, found, columns = "", 0, list[int](), list[str]()
+        table, rows, found, columns = "", 0, list[BlobRef](), list[str]()
         for line in program.lines():
             if table:
                 if line == END:
@@ -81,18 +81,24 @@ class ArchiveReader:
                 rows += 1
                 if len(line) < BLOB_ROW and NAME in line and "state" in columns:
                     refs.add(_blob_of(line, columns))
-                if self._named >= 0:
-                    found.append(int(line.split(b"\t")[self._named]))
+                if self._places:
+                    found += self._named(line)
                     if len(found) >= FETCH:
-                        named.add(map(large_object, found))
+                        named.add(found)
                         found = []
             elif match := COPY.match(line):
                 table = match[1].decode("utf-8", "replace").replace('"', "")
                 columns = [column.strip() for column in match[2].decode().split(",")]
-                self._named = columns.index(self._column) if table.endswith(f".{self._table}") and self._column in columns else -1
+                ours = table.endswith(f".{self._table}") and set(self._columns) <= set(columns)
+                self._places = [columns.index(column) for column in self._columns] if ours else []
             else:
                 self._large_objects(line)
-        named.add(map(large_object, found))
+        named.add(found)
+
+    def _named(self, line: bytes) -> list[BlobRef]:
+        fields = line.split(b"\t")
+        name = self._name_of([fields[place] for place in self._places])
+        return [name] if name is not None else []
 
     def _large_objects(self, line: bytes) -> None:
         if line.startswith(WRITE):

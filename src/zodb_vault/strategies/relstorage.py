@@ -27,6 +27,7 @@ from ..policy.continuity import Decision, DumpFacts, decide_dump
 from .base import Earlier, Keeper, Progress, Resumed, Sink, Verdict, Wishes, Workers, folder_of, unsupported
 from .blobfiles import BlobFiles, reusable_until
 from .missing import limit_missing, note_missing
+from .packing import BlobDirectory
 
 # So many objects are remembered, as many of the newest as of the oldest ones.
 MARKS: Final = 128
@@ -94,6 +95,8 @@ class Rows(Protocol):
 class RelStorageCapture:
     """Looks at a database, decides, and copies it; see ``Capture``."""
 
+    package, blob_table = "RelStorage", "blob_chunk"
+
     def __init__(self, database: Database, documents: Documents, wishes: Wishes, now: datetime) -> None:
         self.database, self.documents, self.wishes, self.now = database, documents, wishes, now
         self.folder = folder_of(database.name)
@@ -105,13 +108,22 @@ class RelStorageCapture:
         self.files: BlobFiles | None = None
         self.versions: dict[str, str] = {}
         self.layout = detect(Path(database.blob_dir)) if database.blob_mode == "directory" and database.blob_dir else None
-        self.rows = ROWS[database.adapter or ""](database)
+        self.rows = self.open_rows()
+
+    def open_rows(self) -> Rows:
+        """Log in."""
+        return ROWS[self.database.adapter or ""](self.database)
 
     def close(self) -> None:
         """Close the connections."""
         self.rows.close()
         if self.files is not None:
             self.files.close()
+
+    @property
+    def copies_blobs(self) -> bool:
+        """Tell whether blobs are outside of the database."""
+        return self.layout is not None
 
     # deciding
 
@@ -131,7 +143,7 @@ class RelStorageCapture:
         self.history = self.rows.has_table("current_object")
         newest = self.rows.transactions if self.history else "object_state"
         ((last,),) = self.rows.ask(f"SELECT max(tid) FROM {newest}")
-        self.last_tid = _hex(last)
+        self.last_tid = hex_or_none(last)
 
     def extend(self) -> bool:
         """Take the snapshot again; tell whether there was a commit in between."""
@@ -157,7 +169,7 @@ class RelStorageCapture:
         self.facts = DumpFacts(
             parent=self.earlier.id if self.earlier else None, last_tid=self.last_tid, parent_last_tid=entry.last_tid if entry else None,
             common_tid=common, backwards=backwards, superseded=superseded, restored=self.wishes.restored, forced=self.wishes.forced,
-            reuses_blobs=bool(self.layout and entry and entry.blobs),
+            reuses_blobs=bool(self.copies_blobs and entry and entry.blobs),
         )  # fmt: skip
         self.decision = decide_dump(self.facts)
         return self.decision
@@ -199,13 +211,13 @@ class RelStorageCapture:
 
     @property
     def software(self) -> dict[str, str]:
-        """Return the versions of server, tool and RelStorage."""
+        """Return the versions of server, tool and, if it is installed, of the package of the storage."""
         from importlib import metadata
 
         if self.versions:
             return self.versions
         try:
-            return self.rows.versions | {"RelStorage": metadata.version("RelStorage")}
+            return self.rows.versions | {self.package: metadata.version(self.package)}
         except metadata.PackageNotFoundError:
             return self.rows.versions
 
@@ -218,7 +230,7 @@ class RelStorageCapture:
         if self.wishes.blobs and self.layout is not None and self.database.blob_dir is not None:
             notes = Stored(database=self.database.name, parent=self.earlier.id if self.earlier else None, keep=0)
             # the newest commit of a busy site is younger than the start of the run
-            directory = Path(self.database.blob_dir)
+            directory = BlobDirectory(Path(self.database.blob_dir), self.layout)
             self.files = BlobFiles(directory, sink, self.folder, clock.now(), self.wishes, keeper, progress, notes)
         elif self.wishes.blobs and self.database.blob_mode == "none":
             self._require_no_files()
@@ -235,7 +247,7 @@ class RelStorageCapture:
         if self.rows.hold():
             self._look()
             self.decide()
-        self.first_tid = _hex(self.rows.ask("SELECT min(tid) FROM object_state")[0][0])
+        self.first_tid = self._first_tid()
         self.transactions, self.transactions_added = self._count_transactions()
         self.dumped: Dumped | None = None
         if self.wishes.storage:
@@ -244,12 +256,15 @@ class RelStorageCapture:
             self.warnings += self.dumped.warnings
         if self.files is not None:
             self._ask_for_files(self.files)
-        elif self.wishes.blobs and self.database.blob_mode == "database":
-            self.missing = [(blob, "blob_chunk") for blob in self._not_in_database()] + (self.dumped.missing if self.dumped else [])
-            limit_missing([blob for blob, _where in self.missing], 0, self.wishes.allow_missing, "the table blob_chunk")
+        if self.wishes.blobs and self.database.blob_mode in ("database", "database+s3"):
+            self.missing = [(blob, self.blob_table) for blob in self._not_in_database()] + (self.dumped.missing if self.dumped else [])
+            limit_missing([blob for blob, _where in self.missing], 0, self.wishes.allow_missing, f"the table {self.blob_table}")
         self.marks = self._marks()
         self.versions = self.software
         self.rows.let_go()
+
+    def _first_tid(self) -> str | None:
+        return hex_or_none(self.rows.ask("SELECT min(tid) FROM object_state")[0][0])
 
     def _count_transactions(self) -> tuple[int | None, int]:
         before = self.earlier.entry.last_tid if self.earlier and self.facts.continues else None
@@ -262,20 +277,24 @@ class RelStorageCapture:
         """List what the snapshot asks for: only what is new when it is known that everything else is in the packs of the backup before."""
         earlier, blobs = self.earlier, self.earlier.entry.blobs if self.earlier else None
         if earlier and blobs and self.facts.continues and not self.facts.forced and not blobs.missing.count:
-            new = list(self._blob_records(earlier.entry.last_tid))
-            total = sum(1 for _blob in self._blob_records(None))
+            new = list(self.blobs_outside(earlier.entry.last_tid))
+            total = self.count_outside()
             if blobs.count + len(new) == total and not any(pack.future for pack in packs_of(earlier.entry, self.documents)):
                 files.take_whole(earlier)
                 files.refs.add(new)
                 return
-        files.refs.add(self._blob_records(None))
+        files.refs.add(self.blobs_outside(None))
         if earlier and blobs and not self.facts.forced:
             files.take_wanted(packs_of(earlier.entry, self.documents), reusable_until(earlier, self.facts.common_tid, continues=self.facts.continues))
         if self.resumed is not None:
             files.adopt(self.resumed.stored)
 
-    def _blob_records(self, after: str | None) -> Iterator[BlobRef]:
-        """Yield the blob revisions of the snapshot that are later than a TID."""
+    def count_outside(self) -> int:
+        """Return how many blob revisions of the snapshot are outside of the database."""
+        return sum(1 for _blob in self.blobs_outside(None))
+
+    def blobs_outside(self, after: str | None) -> Iterator[BlobRef]:
+        """Yield the blob revisions of the snapshot that are outside of the database and later than a TID."""
         query = f"SELECT zoid, tid, state FROM object_state WHERE tid > %s AND {self.rows.blob_records}"
         for zoid, tid, state in self.rows.stream(query, _number(after)):
             if is_blob(bytes(state)):
@@ -321,7 +340,7 @@ class RelStorageCapture:
         chain = Chain(Part, self.sink, (), self.dumped.parts).sealed()
         return self.dumped.storage(
             size=sum(part.raw for part in self.dumped.parts), lists=chain.lists, tail=chain.tail, tables=self.dumped.tables,
-            versions={name: version for name, version in self.versions.items() if name != "RelStorage"},
+            versions={name: version for name, version in self.versions.items() if name != self.package},
             transactions=self.transactions, marks=self.marks,
         )  # fmt: skip
 
@@ -335,7 +354,7 @@ class RelStorageCapture:
 
     def _blobs(self) -> Blobs | None:
         if self.files is not None:
-            return self.files.blobs()
+            return self.files.blobs(self.missing)
         if not self.missing:
             return None
         return Blobs(count=0, size=0, lists=[], tail=[], missing=note_missing(self.sink, self.missing))
@@ -351,7 +370,8 @@ def _number(tid: str | None) -> int:
     return int(tid, 16) if tid else -1
 
 
-def _hex(number: int | None) -> str | None:
+def hex_or_none(number: int | None) -> str | None:
+    """Return a number of a row as a TID is written."""
     return None if number is None else _hex_of(number)
 
 

@@ -17,7 +17,7 @@ from ..model.chain import dump_of
 from ..model.manifest import DatabaseEntry, PgDump
 from ..model.source import REPLICA_DSN, REPLICA_LAG, Database
 from .base import Keeper, Progress, Sink, Verdict, Workers
-from .pgarchive import ArchiveReader
+from .pgarchive import ArchiveReader, Read
 from .postgres import Postgres, large_object
 from .relstorage import BLOB_RECORDS, Dumped
 
@@ -77,8 +77,8 @@ def check_dump(entry: DatabaseEntry, sink: Sink, refs: BlobSet, verdict: Verdict
     assert isinstance(dump, PgDump)
     made_by = int(dump.versions.get("pg_dump", "0").partition(".")[0] or 0)
     with contextlib.closing(BlobSet()) as named:
-        chunks = advancing(sink.read(dump_of(entry, sink)), progress)
-        read = ArchiveReader("blob_chunk", "chunk", made_by).run(chunks, named, refs)
+        reader = ArchiveReader("blob_chunk", ["chunk"], lambda fields: large_object(int(fields[0])), made_by)
+        read = reader.run(advancing(sink.read(dump_of(entry, sink)), progress), named, refs)
         with contextlib.closing(read.created):
             lost = _known_as_lost(entry, sink)
             named.have(one.oid + one.tid for one in read.created.everything())
@@ -88,12 +88,17 @@ def check_dump(entry: DatabaseEntry, sink: Sink, refs: BlobSet, verdict: Verdict
         verdict.count("large objects", len(named))
     if entry.blob_mode != "directory":
         refs.have(one.oid + one.tid for one in list(refs.everything()))  # in the dump itself
+    compare_tables(dump, read, verdict)
+    verdict.count("bytes of large objects", read.size)
+
+
+def compare_tables(dump: PgDump, read: Read, verdict: Verdict) -> None:
+    """Compare the rows of a dump with those of the snapshot that it was made of."""
     for table in sorted(dump.tables.keys() | read.tables.keys()):
         rows, wanted = read.tables.get(table), dump.tables.get(table)
         verdict.count("rows", rows or 0)
         if rows != wanted:
             verdict.damage("table", f"{table} has {rows} rows in the dump, {wanted} in the snapshot that it was made of")
-    verdict.count("bytes of large objects", read.size)
 
 
 def _known_as_lost(entry: DatabaseEntry, sink: Sink) -> set[int]:

@@ -23,9 +23,16 @@ def _relstorage() -> Strategy:
     return STRATEGY
 
 
+def _pgjsonb() -> Strategy:
+    from .pgjsonb import STRATEGY
+
+    return STRATEGY
+
+
 STRATEGIES: Final[Mapping[str, Callable[[], Strategy]]] = {
     "filestorage": _filestorage,
     "relstorage": _relstorage,
+    "pgjsonb": _pgjsonb,
 }
 
 

@@ -1,0 +1,258 @@
+"""The strategy for zodb-pgjsonb: a dump of one snapshot of its database, and the objects in S3 that the rows of the same snapshot name.
+
+No storage of zodb-pgjsonb is ever opened here: it alters its tables whenever it is opened, and would wait for the dump with everybody behind it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from datetime import datetime
+from functools import partial
+from itertools import islice
+from typing import Any, Final
+
+from ..blobs.refs import BlobSet
+from ..errors import SourceError, UsageError
+from ..model import clock
+from ..model import tid as tids
+from ..model.blob import BlobRef
+from ..model.chain import Documents, dump_of
+from ..model.manifest import DatabaseEntry, PgDump, Stored
+from ..model.source import Database
+from .base import Keeper, Progress, Sink, Verdict, Wishes, Workers, unsupported
+from .blobfiles import BlobFiles
+from .bucket import Bucket, require_client
+from .pgarchive import ArchiveReader
+from .postgres import FETCH, Postgres, where
+from .relstorage import Dumped, RelStorageCapture, hex_or_none
+from .relstorage_postgres import advancing, compare_tables
+
+NAMED: Final = 20
+NULL: Final = rb"\N"
+HEX_PREFIX: Final = len(rb"\\x")
+# How zodb-pgjsonb names what it puts into a bucket; the rows have the last word.
+KEY: Final = "blobs/{:016x}/{:016x}.blob"
+ONE: Final = "zoid = %s AND tid = %s"
+LOST: Final = """
+SELECT b.zoid, b.tid FROM blob_state b WHERE b.data IS NULL AND b.s3_key IS NULL
+UNION SELECT o.zoid, o.tid FROM {objects} o WHERE o.class_mod = 'ZODB.blob' AND o.class_name = 'Blob'
+AND NOT EXISTS (SELECT 1 FROM blob_state b WHERE b.zoid = o.zoid AND b.tid = o.tid) ORDER BY 1, 2
+"""
+
+
+class PgjsonbRows(Postgres):
+    """The tables of zodb-pgjsonb; see ``Rows``."""
+
+    transactions = "transaction_log"
+    blob_records = "class_mod = 'ZODB.blob' AND class_name = 'Blob'"
+
+    def has_table(self, name: str) -> bool:
+        """Tell whether a table exists."""
+        return self.ask("SELECT to_regclass(%s)", name)[0][0] is not None
+
+    def hold(self) -> bool:
+        """Do nothing: the dump is made of this very snapshot."""
+        return False
+
+    def dump(self, sink: Sink, folder: str, workers: Workers, keeper: Keeper, progress: Progress) -> Dumped:
+        """Dump; there are no large objects."""
+        sequences = self.sequences()
+        done = self.dump_into(sink, f"{folder}/database.dump", workers, keeper, progress)
+        done.large_objects.close()
+        warnings = [f"pg_dump: {line}" for line in done.words.splitlines()[:NAMED]]
+        return Dumped(storage=partial(PgDump, sequences=sequences), parts=done.parts, tables=done.tables, warnings=warnings)
+
+
+class S3Rows:
+    """What the snapshot says of objects in S3, for when it is gone already: the length of each, and its key where that is not the usual one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        # the empty name: a temporary file that SQLite itself removes
+        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._db.execute("CREATE TABLE object (key BLOB PRIMARY KEY, size INTEGER, s3_key TEXT) WITHOUT ROWID")
+
+    def close(self) -> None:
+        """Free everything."""
+        self._db.close()
+
+    def add(self, rows: Iterable[tuple[BlobRef, int, str]]) -> None:
+        """Note some rows."""
+        with self._lock:
+            self._db.execute("BEGIN")
+            values = [(ref.oid + ref.tid, size, key if key != usual_key(ref) else None) for ref, size, key in rows]
+            self._db.executemany("INSERT OR REPLACE INTO object VALUES (?, ?, ?)", values)
+            self._db.execute("COMMIT")
+
+    def find(self, ref: BlobRef) -> tuple[int, str] | None:
+        """Return the length and the key of an object, None when it was not noted."""
+        with self._lock:
+            row = self._db.execute("SELECT size, s3_key FROM object WHERE key = ?", (ref.oid + ref.tid,)).fetchone()
+        return (row[0], row[1] or usual_key(ref)) if row else None
+
+
+def usual_key(ref: BlobRef) -> str:
+    """Return the key that zodb-pgjsonb gives an object."""
+    return KEY.format(int.from_bytes(ref.oid), int.from_bytes(ref.tid))
+
+
+class PgjsonbCapture(RelStorageCapture):
+    """Looks at a database, decides, and copies it; see ``Capture``."""
+
+    package, blob_table = "zodb-pgjsonb", "blob_state"
+    rows: PgjsonbRows
+
+    def __init__(self, database: Database, documents: Documents, wishes: Wishes, now: datetime) -> None:
+        self.objects = S3Rows()
+        self._lock = threading.Lock()
+        super().__init__(database, documents, wishes, now)
+
+    def open_rows(self) -> PgjsonbRows:
+        """Log in."""
+        return PgjsonbRows(self.database.option("dsn"))
+
+    def close(self) -> None:
+        """Close the connections."""
+        super().close()
+        self.objects.close()
+
+    @property
+    def copies_blobs(self) -> bool:
+        """Tell whether blobs are in a bucket."""
+        return self.database.blob_mode == "database+s3"
+
+    def _look(self) -> None:
+        if not self.rows.has_table("transaction_log") or not self.rows.has_table("blob_state"):
+            raise SourceError(
+                f"the database {self.database.name} has no tables transaction_log and blob_state: nothing of zodb-pgjsonb is in it",
+                "check the name of the database in zope.conf",
+            )
+        self.history = self.rows.has_table("object_history")
+        self.last_tid = hex_or_none(self.rows.ask("SELECT max(tid) FROM transaction_log")[0][0])
+
+    @property
+    def _current(self) -> str:
+        return "object_state"
+
+    # copying
+
+    def begin(self, sink: Sink, keeper: Keeper, progress: Progress) -> None:
+        """Look at what says where the bucket is; raise ConfigurationError."""
+        self.sink, self.keeper, self.progress = sink, keeper, progress
+        if self.database.history is not None and self.database.history != self.history:
+            self.warnings.append(f"history-preserving is {self.database.history} in the configuration, {self.history} in the database")
+        if self.wishes.blobs and self.copies_blobs:
+            notes = Stored(database=self.database.name, parent=self.earlier.id if self.earlier else None, keep=0)
+            bucket = Bucket(self.database, lambda ref: self._object(ref)[1], lambda ref: self._object(ref)[0])
+            self.files = BlobFiles(bucket, sink, self.folder, clock.now(), self.wishes, keeper, progress, notes)
+
+    def _first_tid(self) -> str | None:
+        tables = ["object_state", *(["object_history"] if self.history else [])]
+        rows = [self.rows.ask(f"SELECT min(tid) FROM {table}")[0][0] for table in tables]
+        return hex_or_none(min((one for one in rows if one is not None), default=None))
+
+    def _count_transactions(self) -> tuple[int | None, int]:
+        before = self.earlier.entry.last_tid if self.earlier and self.facts.continues else None
+        ((added, total),) = self.rows.ask("SELECT count(*) FILTER (WHERE tid > %s), count(*) FROM transaction_log", int(before or "-1", 16))
+        return int(total), int(added)
+
+    def count_outside(self) -> int:
+        """Return how many rows name an object in S3."""
+        return int(self.rows.ask("SELECT count(*) FROM blob_state WHERE s3_key IS NOT NULL")[0][0])
+
+    def blobs_outside(self, after: str | None) -> Iterator[BlobRef]:
+        """Yield what rows later than a TID name in S3, of all revisions."""
+        query = "SELECT zoid, tid, blob_size, s3_key FROM blob_state WHERE s3_key IS NOT NULL AND tid > %s"
+        rows = self.rows.stream(query, int(after or "-1", 16))
+        while some := list(islice(rows, FETCH)):
+            noted = [(_ref(zoid, tid), int(size), str(key)) for zoid, tid, size, key in some]
+            self.objects.add(noted)
+            yield from (ref for ref, _size, _key in noted)
+
+    def _not_in_database(self) -> Iterator[BlobRef]:
+        """Yield blobs that are in no place at all."""
+        columns = "SELECT zoid, tid, class_mod, class_name FROM"
+        objects = f"({columns} object_state{f' UNION ALL {columns} object_history' if self.history else ''})"
+        for zoid, tid in self.rows.stream(LOST.format(objects=objects)):
+            yield _ref(zoid, tid)
+
+    def _object(self, ref: BlobRef) -> tuple[int | None, str]:
+        """Return the length and the key of an object; of one that an earlier backup has, what the row says now."""
+        found = self.objects.find(ref)
+        if found is None:
+            with self._lock:  # the connection is made by the first one who asks
+                rows = self.rows.ask_now(f"SELECT blob_size, s3_key FROM blob_state WHERE s3_key IS NOT NULL AND {ONE}", *_numbers(ref))
+            found = rows[0] if rows else None
+        return found or (None, usual_key(ref))
+
+    def _still_asked_for(self, blob: BlobRef) -> bool:
+        with self._lock:
+            return bool(self.rows.ask_now(f"SELECT 1 FROM blob_state WHERE {ONE}", *_numbers(blob)))
+
+
+def _ref(zoid: Any, tid: Any) -> BlobRef:
+    return BlobRef(int(zoid).to_bytes(8), int(tid).to_bytes(8), True)
+
+
+def _numbers(ref: BlobRef) -> tuple[int, int]:
+    return int.from_bytes(ref.oid), int.from_bytes(ref.tid)
+
+
+class Pgjsonb:
+    """The strategy for zodb-pgjsonb; see ``Strategy``."""
+
+    def require(self, database: Database) -> None:
+        """Raise NothingToBackUp where another wrapper keeps the blobs, ConfigurationError where their bucket cannot be read."""
+        if database.blob_mode not in ("database", "database+s3"):
+            raise unsupported(database)
+        if database.blob_mode == "database+s3":
+            require_client(database)
+
+    def exclusive(self, database: Database) -> AbstractContextManager[None]:
+        """Refuse: a snapshot needs nobody to stop."""
+        raise UsageError(f"--cold is about Data.fs: the dump of {database.name} shows one moment while the site runs", "leave it out")
+
+    def location(self, database: Database) -> str:
+        """Return which database it is."""
+        return where(database.option("dsn"))
+
+    def survey(self, database: Database, documents: Documents, wishes: Wishes, now: datetime) -> PgjsonbCapture:
+        """Log in and look."""
+        return PgjsonbCapture(database, documents, wishes, now)
+
+    capture = survey
+
+    def check(self, entry: DatabaseEntry, sink: Sink, refs: BlobSet, verdict: Verdict, progress: Progress, workers: int) -> None:
+        """Read the dump to its end; note what its rows name in S3, and look whether the blobs in it are as long as they say."""
+        dump = entry.dump
+        if not isinstance(dump, PgDump):
+            return
+        progress.begin("storage", dump.size)
+        made_by = int(dump.versions.get("pg_dump", "0").partition(".")[0] or 0)
+        columns = ["zoid", "tid", "blob_size", "data", "s3_key"]
+        reader = ArchiveReader("blob_state", columns, partial(_blob_row, verdict), made_by)
+        read = reader.run(advancing(sink.read(dump_of(entry, sink)), progress), refs, refs)
+        with contextlib.closing(read.created):
+            compare_tables(dump, read, verdict)
+
+
+def _blob_row(verdict: Verdict, fields: list[bytes]) -> BlobRef | None:
+    """Return what a row of ``blob_state`` names in S3; what is in the row itself has to be as long as it says."""
+    zoid, tid, size, data, s3_key = fields
+    ref = _ref(zoid, tid)
+    if s3_key != NULL:
+        return ref
+    if data != NULL:
+        verdict.count("blobs in the dump")
+        length = (len(data) - HEX_PREFIX) // 2
+        if length != int(size):
+            why = f"it has {length} bytes in the database, which says {int(size)}"
+            verdict.source("blob", why, oid=tids.to_hex(ref.oid), tid=tids.to_hex(ref.tid))
+    return None
+
+
+STRATEGY: Final = Pgjsonb()

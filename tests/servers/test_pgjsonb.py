@@ -1,0 +1,302 @@
+"""Backups of zodb-pgjsonb in a real PostgreSQL with large blobs in a real service of S3: exactly what the rows of the snapshot name."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pgjsonbs
+import pytest
+from pgjsonbs import PgjsonbSite, Place
+from relvault import NOISE, RelVault, by_hand, pg_restore
+from services.postgres import PASSWORD, Cluster, execute
+from services.s3 import SECRET_KEY, Service
+
+from zodb_vault.stores.resilient import Patience
+from zodb_vault.strategies import bucket as buckets
+from zodb_vault.strategies import pgjsonb as strategy
+
+pytestmark = pytest.mark.skipif(sys.version_info < (3, 12), reason="zodb-pgjsonb needs Python 3.12")
+EACH = pytest.mark.parametrize(("history", "tiered"), [(False, False), (False, True), (True, False), (True, True)])
+SMALL = b"a small one"
+Make = Callable[..., RelVault]
+
+
+@pytest.fixture
+def make(postgres: Cluster, moto: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Make:
+    """Make a site with some content."""
+
+    def make(history: bool = False, tiered: bool = True, prefix: str = "plone") -> RelVault:
+        login, place = postgres.database(), Place(moto, moto.bucket(), prefix) if tiered else None
+        vault = RelVault(tmp_path, capsys, PgjsonbSite(login, history, tmp_path / "cache", place))
+        vault.login = login
+        vault.fill()
+        with vault.site.opened() as opened:
+            opened.put(small=SMALL)
+        return vault
+
+    return make
+
+
+def place_of(vault: RelVault) -> Place:
+    place = vault.site.place
+    assert isinstance(place, Place)
+    return place
+
+
+def elsewhere(vault: RelVault, postgres: Cluster, backup: str, directory: Path, prefix: str = "other") -> PgjsonbSite:
+    """Get a backup back by hand, into another database of another role, another bucket and another prefix."""
+    site: PgjsonbSite = vault.site
+    by_hand(vault.repository, backup, directory)
+    login, place = postgres.database(), site.place and Place(site.place.service, site.place.service.bucket(), prefix)
+    pg_restore(directory / "database.dump", login)
+    for path in sorted((directory / "blobs").rglob("*.blob")):
+        assert place is not None
+        oid, tid = int("".join(part[2:] for part in path.parts[-9:-1]), 16), int(path.stem, 16)
+        place.put(f"blobs/{oid:016x}/{tid:016x}.blob", path.read_bytes())
+    return PgjsonbSite(login, site.history, directory / "cache", place)
+
+
+@contextlib.contextmanager
+def asked(patch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Give the addresses of the objects that are read."""
+    found: list[str] = []
+    open_ = buckets.Bucket.open
+
+    def watched(bucket: buckets.Bucket, ref: Any) -> Any:
+        found.append(bucket.path(ref))
+        return open_(bucket, ref)
+
+    with patch.context() as inner:
+        inner.setattr(buckets.Bucket, "open", watched)
+        yield found
+
+
+@EACH
+def test_a_backup_is_all_there_is(make: Make, postgres: Cluster, tmp_path: Path, history: bool, tiered: bool) -> None:
+    vault = make(history, tiered)
+    made = vault.created()
+    assert (made["status"], made["reason"]["code"], made["how"]) == ("complete", "first", "full")
+    named = pgjsonbs.keys(vault.login)
+    assert made["databases"][0]["blobs"] == ({"added": 4, "count": 4} if tiered else None) and len(named) == (4 if tiered else 0)
+    report = vault.done("verify", "--json").document
+    assert (report["damage"], report["source"]) == ([], [])
+    assert report["checked"]["blobs in the dump"] == (1 if tiered else 5)
+    found = elsewhere(vault, postgres, made["id"], tmp_path / "by hand")
+    assert pgjsonbs.rows(found.login) == pgjsonbs.rows(vault.login)
+    assert pgjsonbs.revisions(found) == pgjsonbs.revisions(vault.site)
+    assert pgjsonbs.state(found) == pgjsonbs.state(vault.site)
+    if tiered:
+        assert found.place is not None and found.place.objects() == place_of(vault).objects()
+    with found.opened() as opened:
+        opened.put(more="and goes on", another=NOISE[4])
+
+
+@EACH
+def test_what_is_committed_while_it_runs_is_there_or_not(make: Make, postgres: Cluster, tmp_path: Path, history: bool, tiered: bool) -> None:
+    vault, ready, stop = make(history, tiered), threading.Event(), threading.Event()
+
+    def write() -> None:
+        with vault.site.opened() as opened:  # before the dump: it alters the tables when it is opened
+            number = 0
+            while not stop.is_set():
+                number += 1
+                opened.put(number=str(number), **{f"blob-{number % 5}": b"%d " % number + NOISE[number % 8]})
+                ready.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        ready.wait(20)
+        backups = [vault.created() for _ in range(3)]
+    finally:
+        stop.set()
+        writer.join()
+    assert [one["reason"]["code"] for one in backups] == ["first", "continued", "continued"]
+    assert vault.done("verify", "--all", "--json").document
+    for made in backups[1:]:
+        found = elsewhere(vault, postgres, made["id"], tmp_path / made["id"])
+        named = pgjsonbs.keys(found.login)
+        assert len(named) == (made["databases"][0]["blobs"]["count"] if tiered else 0)
+        assert set(pgjsonbs.state(found)) >= {"title", "number"}
+        assert len(pgjsonbs.revisions(found)) >= len(named)
+
+
+def test_an_object_that_a_backup_has_is_not_read_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    vault = make()
+    first = vault.created()["databases"][0]["blobs"]
+    with asked(monkeypatch) as read:
+        again = vault.created()
+        assert (read, again["how"], again["databases"][0]["blobs"]) == ([], "incremental", {"added": 0, "count": first["count"]})
+        with vault.site.opened() as opened:
+            opened.put(logo=NOISE[5])
+        assert vault.created()["databases"][0]["blobs"] == {"added": 1, "count": first["count"] + 1}
+        newest = pgjsonbs.keys(vault.login)[-1]
+        assert read == [f"s3://{place_of(vault).bucket}/plone/{newest}"]
+
+
+def test_a_key_that_is_gone_is_missing_and_found_when_it_is_back(make: Make) -> None:
+    vault = make()
+    place, key = place_of(vault), pgjsonbs.keys(vault.login)[1]
+    content = place.objects()[key]
+    place.delete(key)
+    done = vault("create", "--json")
+    assert (done.status, done.document["status"]) == (3, "incomplete")
+    (row,) = done.document["databases"][0]["missing"]
+    assert row["path"] == f"s3://{place.bucket}/plone/{key}"
+    assert (f"{int(row['oid'], 16):016x}", f"{int(row['tid'], 16):016x}.blob") == tuple(key.split("/")[1:])
+    assert vault.done("verify", done.document["id"], "--json").document["damage"] == []
+    place.put(key, content)
+    made = vault.created()
+    assert (made["status"], made["databases"][0]["blobs"]["added"]) == ("complete", 1)
+
+
+def test_an_object_of_another_length_is_not_the_blob(make: Make) -> None:
+    vault = make()
+    place, key = place_of(vault), pgjsonbs.keys(vault.login)[0]
+    place.put(key, b"x" * 4999)
+    done = vault("create", "--json")
+    assert (done.status, done.document["status"]) == (3, "incomplete")
+    (row,) = done.document["databases"][0]["missing"]
+    assert row["path"] == f"s3://{place.bucket}/plone/{key} (4999 bytes, the database says 5000)"
+
+
+def test_what_no_row_names_is_not_copied(make: Make) -> None:
+    vault = make(prefix="plone")
+    place = place_of(vault)
+    place.put("blobs/00000000000000ff/03ffffffffffffff.blob", b"left by a transaction that was aborted")
+    other = place._replace(prefix="plone2")
+    for key, data in place.objects().items():
+        other.put(key, data[::-1])
+    count = len(pgjsonbs.keys(vault.login))
+    assert vault.created()["databases"][0]["blobs"]["count"] == count
+    kept = blobs_of(vault)
+    assert kept == {data for key, data in place.objects().items() if "00ff" not in key}
+
+
+def test_a_blob_that_is_in_no_place_at_all_is_missing(make: Make) -> None:
+    vault = make()
+    execute(vault.login, "DELETE FROM blob_state WHERE s3_key IS NULL")
+    done = vault("create", "--json")
+    assert (done.status, [row["path"] for row in done.document["databases"][0]["missing"]]) == (3, ["blob_state"])
+    execute(vault.login, "UPDATE blob_state SET s3_key = NULL WHERE s3_key = %s", (pgjsonbs.keys(vault.login)[-1],))
+    done = vault("create", "--json")
+    assert (done.status, [row["path"] for row in done.document["databases"][0]["missing"]]) == (3, ["blob_state", "blob_state"])
+
+
+def test_a_pack_between_dump_and_copy_starts_over(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    vault = make()
+    with vault.site.opened() as opened:
+        opened.put(logo=None)
+        copy = strategy.PgjsonbCapture.copy_blobs
+        packed: list[bool] = []
+
+        def pack_first(capture: strategy.PgjsonbCapture) -> None:
+            if not packed:
+                packed.append(True)
+                opened.pack()  # deletes rows, then objects
+            copy(capture)
+
+        monkeypatch.setattr(strategy.PgjsonbCapture, "copy_blobs", pack_first)
+        made = vault.created()
+    assert packed and made["status"] == "complete"
+    assert made["databases"][0]["blobs"]["count"] == len(pgjsonbs.keys(vault.login)) == len(place_of(vault).objects())
+
+
+def test_the_snapshot_is_let_go_before_objects_are_read(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server whose oldest snapshot is that of a first backup of terabytes could not clean up for hours."""
+    vault = make()
+    ages: list[Any] = []
+    open_ = buckets.Bucket.open
+
+    def watched(bucket: buckets.Bucket, ref: Any) -> Any:
+        ours = "application_name = 'zodb-vault' AND datname = current_database()"
+        ages.extend(execute(vault.login, f"SELECT backend_xmin FROM pg_stat_activity WHERE {ours}"))
+        return open_(bucket, ref)
+
+    monkeypatch.setattr(buckets.Bucket, "open", watched)
+    vault.created()
+    assert ages and all(xmin is None for (xmin,) in ages)
+
+
+def test_keys_are_those_of_the_rows(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    vault = make()
+    place, key = place_of(vault), pgjsonbs.keys(vault.login)[0]
+    place.put("blobs/moved/by/somebody", place.objects()[key])
+    place.delete(key)
+    execute(vault.login, "UPDATE blob_state SET s3_key = 'blobs/moved/by/somebody' WHERE s3_key = %s", (key,))
+    made = vault.created()
+    assert made["status"] == "complete"
+
+
+@pytest.mark.parametrize("wrong", ["bucket", "endpoint", "secret"])
+def test_a_bucket_that_cannot_be_read_is_an_error_that_shows_no_secret(make: Make, moto: Service, wrong: str, rclone: Service) -> None:
+    vault = make()
+    place, conf = place_of(vault), vault.conf.read_text()
+    if wrong == "bucket":
+        conf = conf.replace(place.bucket, "nobodys-bucket")
+    elif wrong == "endpoint":
+        conf = conf.replace(moto.endpoint, "http://127.0.0.1:9")
+    else:
+        conf = conf.replace(moto.endpoint, rclone.endpoint).replace(SECRET_KEY, "another-secret-of-s3")
+    vault.conf.write_text(conf)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Patience.__init__, "__defaults__", (2, 0.0, lambda _seconds: None))
+        done = vault("create", "--json")
+    assert (done.status, done.error["kind"]) == (1, "source") and "zope.conf" in done.error["hint"]
+    for secret in (SECRET_KEY, "another-secret-of-s3", PASSWORD):
+        assert secret not in done.err + done.out
+    assert vault.backups() == []
+
+
+def test_secrets_are_in_nothing_that_is_stored_or_said(make: Make) -> None:
+    vault = make()
+    done = vault.done("create", "-v")
+    shown = vault.done("show", "latest").out + vault.done("plan").out + done.out + done.err
+    files = b"".join(path.read_bytes() for path in vault.repository.rglob("*.json"))
+    for secret in (SECRET_KEY, PASSWORD):
+        assert secret not in shown and secret.encode() not in files
+
+
+def test_a_blob_in_the_database_that_is_shorter_than_it_says_is_told(make: Make) -> None:
+    vault = make()
+    execute(vault.login, "UPDATE blob_state SET blob_size = blob_size + 1 WHERE data IS NOT NULL")
+    vault.created()
+    report = vault.done("verify", "--json").document
+    assert report["damage"] == [] and [one["why"] for one in report["source"]] == [
+        f"it has {len(SMALL)} bytes in the database, which says {len(SMALL) + 1}"
+    ]
+
+
+def test_a_pack_of_blobs_that_is_damaged_is_found(make: Make) -> None:
+    from commandline import flip
+
+    vault = make()
+    made = vault.created()
+    manifest = vault.done("show", made["id"], "--json").document["manifest"]
+    (part,) = manifest["databases"][0]["blobs"]["tail"][0]["parts"]
+    flip(vault.repository / "objects" / part["object"][:2] / part["object"])
+    done = vault("verify", "--json")
+    assert (done.status, done.document["ok"]) == (4, False)
+
+
+def blobs_of(vault: RelVault) -> set[bytes]:
+    """Return the content of all blobs in the packs of the newest backup, taken out with tar."""
+    import zstandard
+
+    manifest = vault.done("show", "latest", "--json").document["manifest"]
+    found = set()
+    for pack in manifest["databases"][0]["blobs"]["tail"]:
+        stored = [vault.repository / "objects" / part["object"][:2] / part["object"] for part in pack["parts"]]
+        tar = b"".join(zstandard.ZstdDecompressor().stream_reader(path.read_bytes(), read_across_frames=True).read() for path in stored)
+        with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+            found |= {archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
+    return found
+
+
