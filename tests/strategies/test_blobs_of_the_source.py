@@ -297,7 +297,7 @@ def test_an_empty_blob_is_a_warning_with_its_path(tmp_path: Path) -> None:
     emptied.chmod(0o644)
     emptied.write_bytes(b"")
     created = vault.create()
-    assert entry_of(created.manifest).warnings == [f"{emptied} is an empty file"]
+    assert entry_of(created.manifest).warnings == [f"{emptied} is empty"]
     assert created.manifest.status == "complete"
     vault.assert_restores(vault.files)
 
@@ -309,7 +309,7 @@ def test_of_many_empty_blobs_some_are_named_and_the_others_counted(tmp_path: Pat
         path.write_bytes(b"")
     warnings = entry_of(vault.create().manifest).warnings
     assert len(warnings) == 21
-    assert warnings[-1] == "10 more blobs are empty files"
+    assert warnings[-1] == "10 more blobs are empty"
     vault.assert_restores(vault.files)
 
 

@@ -50,6 +50,14 @@ class BlobSet:
             ask = self._db.cursor().execute
             return {key for key in keys if ask("SELECT 1 FROM ref WHERE key = ?", (key,)).fetchone() is not None}
 
+    def take(self, keys: Iterable[bytes]) -> set[bytes]:
+        """Return which of these keys (OID + TID) are lacking, and note that they no longer are."""
+        with self._lock:
+            ask = self._db.cursor().execute
+            found = {key for key in keys if ask("SELECT 1 FROM ref WHERE key = ? AND have = 0", (key,)).fetchone() is not None}
+        self.have(found)
+        return found
+
     def __contains__(self, key: bytes) -> bool:
         with self._lock:
             return self._db.execute("SELECT 1 FROM ref WHERE key = ?", (key,)).fetchone() is not None

@@ -207,8 +207,8 @@ def _dump_lines(step: DumpStep) -> list[str]:
     lines = [f"{what}: the state of transaction {step.cut.last_tid}, {size(dump.size) if dump else 'blobs only'}, to {printable(step.where)}"]
     if step.seen:
         lines.append(f"  {step.seen.way}" + (f" (last transaction {step.seen.last_tid})" if step.replaces else ""))
-    if step.blob_dir:
-        lines.append(f"  blobs to {printable(str(step.blob_dir))}")
+    if step.blobs:
+        lines.append(f"  blobs to {printable(step.blobs)}")
     return lines
 
 
@@ -226,6 +226,8 @@ def _step_lines(step: Step, *, in_place: bool) -> list[str]:
         lines.append(f"  replaces the file in place (last transaction {step.present_last_tid}), {dropped}")
     elif step.dropped:
         lines.append(f"  leaves out {count(step.dropped, 'later transaction')} of the backup")
+    if step.place.bucket:
+        lines.append(f"  blobs to {printable(step.place.bucket.root)}, where nothing is deleted")
     if not step.resumed:
         rest = ", and room for blobs that are not there any more" if _blobs_in_place(step) else ""
         lines.append(f"  needs {size(step.needed)} of free space{rest}")
@@ -267,7 +269,7 @@ def _old_state(context: Context, site: Site | None, discard: str | None, databas
 
 def _print(context: Context, done: Restored) -> None:
     for step in done.plan.steps:
-        blobs_only = f"{step.place.blob_dir}, blobs only" if done.plan.options.only == "blobs" else None
+        blobs_only = f"{step.place.blobs}, blobs only" if done.plan.options.only == "blobs" else None
         what = blobs_only or f"{step.place.data_fs}, last transaction {step.cut.last_tid}"
         context.say(f"{printable(step.cut.entry.name)}: restored to {printable(what)}")
     for one in done.plan.dumps:

@@ -14,6 +14,7 @@ import msgspec
 
 from ..errors import ConfigurationError
 from ..model.source import Database, Option, Site, Skipped
+from ..policy.halves import bucket
 from .paths import absolute
 from .sections import Section, Tree
 from .storages import Surroundings, is_storage, misspelled, only_storage, read_storage, unknown_blobs
@@ -154,20 +155,22 @@ def _site(file: Path, site_name: str, tree: Tree, found: list[Found], environmen
             databases.append(_finished(result, one, around, _server(tree.root, around)))
     if shared := _shared(databases, {one.name: one.section.where for one in found}):
         issues += shared
-        hints.append("give every database a Data.fs and a blob directory of its own: a pack of one removes the blobs of the other")
+        hints.append("give every database a Data.fs and a place for blobs of its own: a pack of one removes the blobs of the other")
     if issues:
         raise ConfigurationError(issues, "\n".join(dict.fromkeys(filter(None, hints))))
     return Site(name=site_name, config=str(file), databases=tuple(databases), skipped=tuple(skipped))
 
 
 def _shared(databases: list[Database], places: Mapping[str, str]) -> list[str]:
-    """Return what two databases share by mistake: a Data.fs, or a directory that holds all blobs of both, by whatever path."""
+    """Return what two databases share by mistake: a Data.fs, or a directory (by whatever path) or bucket that holds all blobs of both."""
     issues: list[str] = []
     first: dict[str, str] = {}
     for one in databases:
         blobs = one.blob_dir if one.blob_mode == "directory" else None
-        for what, path in (("Data.fs", one.data_fs), ("blob directory", blobs)):
-            if path and (other := first.setdefault(os.path.realpath(path), one.name)) != one.name:
+        objects = bucket(one) if "s3" in one.blob_mode else None
+        for what, path in (("Data.fs", one.data_fs), ("blob directory", blobs), ("bucket and prefix", objects)):
+            known = path and (path.rstrip("/") if path is objects else os.path.realpath(path))
+            if known and (other := first.setdefault(known, one.name)) != one.name:
                 issues.append(f"{places[one.name]}: the databases {other} and {one.name} have the same {what} {path}")
     return issues
 

@@ -23,7 +23,7 @@ import msgspec
 
 from ..blobs.layout import TEMPORARY, detect
 from ..config.settings import Settings
-from ..errors import KeyMissing, VaultError
+from ..errors import KeyMissing, StoreError, VaultError
 from ..model.manifest import Manifest
 from ..model.source import Database, Site
 from ..repository import running
@@ -31,6 +31,7 @@ from ..repository.names import id_time
 from ..repository.repository import Repository
 from ..stores.base import Store
 from ..strategies.blobrows import second_opinion
+from ..strategies.bucket import Bucket, wrapper_key
 from ..strategies.datafile import DataFile
 from . import journal as journals
 from .catalog import Catalog, stored_size
@@ -282,6 +283,8 @@ def _database(_patient: Patient, database: Database) -> Iterator[Check]:
 
 
 def _blobs(patient: Patient, database: Database) -> Iterator[Check]:
+    if "s3" in database.blob_mode:
+        yield _bucket(database)
     if database.blob_mode != "directory" or database.blob_dir is None:
         return
     name, path = f"blobs {database.name}", Path(database.blob_dir)
@@ -293,6 +296,15 @@ def _blobs(patient: Patient, database: Database) -> Iterator[Check]:
     with sample.open("rb") as file:
         file.read(1)
     yield Check(name, True, f"{path}: layout {layout}, can be read")
+
+
+def _bucket(database: Database) -> Check:
+    name, bucket = f"blobs {database.name}", Bucket(database, wrapper_key)
+    try:
+        used = bucket.is_used()
+    except StoreError as error:
+        return Check(name, False, error.message, error.hint)
+    return Check(name, True, f"{bucket.root}: {'there are objects of blobs' if used else 'no blobs'}")
 
 
 def _blob_files(path: Path) -> Iterator[Path]:

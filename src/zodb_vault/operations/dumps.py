@@ -20,6 +20,8 @@ from ..model.source import Database
 from ..repository.objects import Objects
 from ..stores import durable
 from ..strategies.base import Progress, Seen, Workers
+from ..strategies.bucket import Bucket, wrapper_key
+from ..strategies.bucketrestore import BucketFiller
 from ..strategies.packing import members_of, ref
 from ..strategies.placing import Placer, sync_file_system
 from ..strategies.table import destination_of
@@ -30,18 +32,24 @@ CACHES: Final = "relstorage-cache*"
 
 
 class DumpStep(msgspec.Struct, frozen=True):
-    """One dump of a plan: the database that it goes into, or the directory; where its blobs go; and what is there now."""
+    """One dump of a plan: the database that it goes into, or the directory; where its blobs go, if not into it; and what is there now."""
 
     cut: Cut
     database: Database | None
     directory: Path | None
     blob_dir: Path | None
     seen: Seen | None
+    bucket: Bucket | None = None
+
+    @property
+    def blobs(self) -> str | None:
+        """Return where the blobs go, None when they are in the dump."""
+        return self.bucket.root if self.bucket else str(self.blob_dir) if self.blob_dir else None
 
     @property
     def where(self) -> str:
         """Return where it goes."""
-        return str(self.directory) if self.directory else self.seen.where if self.seen else str(self.blob_dir)
+        return str(self.directory) if self.directory else self.seen.where if self.seen else str(self.blobs)
 
     @property
     def replaces(self) -> bool:
@@ -50,9 +58,10 @@ class DumpStep(msgspec.Struct, frozen=True):
 
 
 class How(msgspec.Struct, frozen=True, kw_only=True):
-    """What of a restore is a matter of dumps: ``replace`` what is there, load as another ``role``, only one half."""
+    """What of a restore is a matter of dumps: ``replace`` what is there, load as another ``role``, only one half, ``exchange`` objects in S3."""
 
     replace: bool = False
+    exchange: bool = False
     role: str | None = None
     only: str | None = None
     workers: int = 2
@@ -72,14 +81,15 @@ def plan_dump(cut: Cut, database: Database | None, directory: Path | None, how: 
     blob_dir = Path(database.blob_dir) if files and database.blob_mode == "directory" and database.blob_dir else None
     if files and database.blob_mode == "database+s3":
         raise TargetRefused(f"this version cannot put the blobs of {entry.name} back into S3", "restore with --output DIR, or use --only storage")
-    if files and blob_dir is None:
+    bucket = Bucket(database, wrapper_key) if files and database.blob_mode == "s3" else None
+    if files and blob_dir is None and bucket is None:
         raise TargetRefused(
-            f"the site has no shared blob directory for the blobs of {entry.name}", "configure shared-blob-dir, or use --only storage"
+            f"the site has no shared blob directory for the blobs of {entry.name}, and no bucket", "configure shared-blob-dir, or use --only storage"
         )
     if how.only == "blobs":
-        return DumpStep(cut, database, None, blob_dir, None)
+        return DumpStep(cut, database, None, blob_dir, None, bucket)
     with contextlib.closing(destination_of(database, how.role)) as destination:
-        return DumpStep(cut, database, None, blob_dir, destination.look(entry, replace=how.replace))
+        return DumpStep(cut, database, None, blob_dir, destination.look(entry, replace=how.replace), bucket)
 
 
 class Dumps:
@@ -97,6 +107,8 @@ class Dumps:
         for step in self.steps:
             if step.blob_dir is not None:
                 self._place(step, step.blob_dir)
+            elif step.bucket is not None:
+                self._fill(step, step.bucket)
         for step in self.steps if self.how.only != "blobs" else []:
             if step.directory is not None:
                 self._write(step.cut.entry, step.directory)
@@ -123,6 +135,17 @@ class Dumps:
                 raise Damage(f"blobs of {entry.name} are in no pack of the backup", "restore another backup")
         sync_file_system(blob_dir)
         self._tidy_kept(blob_dir, in_place=step.directory is None)
+
+    def _fill(self, step: DumpStep, bucket: Bucket) -> None:
+        entry = step.cut.entry
+        self.progress.begin("blobs", entry.blobs.size if entry.blobs else 0)
+        filler = BucketFiller(self.objects, bucket, KEPT_PREFIX + self.restore_id if self.how.exchange else None, self.progress)
+        with contextlib.closing(BlobSet()) as refs:
+            refs.add(ref(member) for pack in packs_of(entry, self.objects) for member in members_of(self.objects, pack))
+            filler.fill(entry, self.objects, refs, self.how.workers, self.beat)
+        self.notes += filler.notes
+        if step.replaces:
+            self.notes.append(f"objects in {bucket.root} that only the replaced state needs stay there until the site is packed, which deletes them")
 
     def _tidy_kept(self, blob_dir: Path, *, in_place: bool) -> None:
         kept = blob_dir / (KEPT_PREFIX + self.restore_id)

@@ -42,6 +42,7 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     new_inode: int = 0
     dropped: int = 0
     saved: int | None = None
+    bucket: str | None = None
 
 
 def path_of(data_fs: Path) -> Path:

@@ -23,7 +23,7 @@ from ..strategies.datafile import DataFile
 from ..strategies.standing import newest_common
 from . import journal as journals
 from .journal import Journal
-from .switch import Place, place_of, require_owner
+from .switch import Place, place_of, place_of_database, require_owner
 from .targets import Cut, Target
 
 
@@ -62,17 +62,19 @@ def refuse_within(repository: Repository, place: Place) -> None:
 
 def place_for(cut: Cut, site: Site | None, options: Options, target: Target) -> Place:
     """Return where a Data.fs and its blobs go; raise UsageError, or TargetRefused when the backup or the site lacks a half that is wanted."""
-    data_fs, blob_dir = _destination(cut.entry, site, options, target)
-    _require_content(cut, blob_dir, options)
-    return place_of(data_fs, blob_dir, cut.entry.layout)
+    place = _destination(cut.entry, site, options, target)
+    _require_content(cut, place.blobs, options)
+    return place
 
 
-def _destination(entry: DatabaseEntry, site: Site | None, options: Options, target: Target) -> tuple[Path, Path | None]:
+def _destination(entry: DatabaseEntry, site: Site | None, options: Options, target: Target) -> Place:
     if options.output is not None:
         root = options.output.absolute() / (entry.folder if len(target.cuts) > 1 else "")
-        return root / "Data.fs", root / "blobs" if entry.blobs and options.only != "storage" else None
+        return place_of(root / "Data.fs", root / "blobs" if entry.blobs and options.only != "storage" else None, entry.layout)
     database = database_for(entry, site, target)
-    return Path(_data_fs(database)), Path(database.blob_dir) if database.blob_dir else None
+    if database.backend != "filestorage" or database.data_fs is None:
+        raise UsageError(f"this version cannot restore into {database.backend}", "restore into a directory with --output DIR")
+    return place_of_database(database, entry.layout)
 
 
 def database_for(entry: DatabaseEntry, site: Site | None, target: Target) -> Database:
@@ -89,18 +91,12 @@ def database_for(entry: DatabaseEntry, site: Site | None, target: Target) -> Dat
     return database
 
 
-def _data_fs(database: Database) -> str:
-    if database.backend != "filestorage" or database.data_fs is None:
-        raise UsageError(f"this version cannot restore into {database.backend}", "restore into a directory with --output DIR")
-    return database.data_fs
-
-
-def _require_content(cut: Cut, blob_dir: Path | None, options: Options) -> None:
+def _require_content(cut: Cut, blobs: Path | str | None, options: Options) -> None:
     if cut.entry.storage is None:
         raise TargetRefused(f"the backup holds no storage of {cut.entry.name}, only blobs", "choose a whole backup")
     if options.only != "storage" and cut.entry.blobs is None:
         raise TargetRefused(f"the backup holds no blobs of {cut.entry.name}", "`--only storage` restores the rest")
-    if options.only != "storage" and blob_dir is None and cut.entry.blobs and cut.entry.blobs.count:
+    if options.only != "storage" and blobs is None and cut.entry.blobs and cut.entry.blobs.count:
         raise TargetRefused(f"the site has no blob directory for {cut.entry.name}", "name it with --blob-dir, or use --only storage")
 
 
@@ -126,8 +122,8 @@ def _stands(place: Place, cut: Cut, record: Journal, target: Target, options: Op
 
 
 def _same(place: Place, cut: Cut, journal: Journal, target: Target, options: Options) -> bool:
-    ours = (target.backup.manifest.id, cut.end, cut.last_tid, options.only, str(place.blob_dir) if place.blob_dir else None)
-    return ours == (journal.backup, journal.end, journal.last_tid, journal.only, journal.blob_dir)
+    ours = (target.backup.manifest.id, cut.end, cut.last_tid, options.only, str(place.blobs) if place.blobs else None)
+    return ours == (journal.backup, journal.end, journal.last_tid, journal.only, journal.bucket or journal.blob_dir)
 
 
 def _require_same(place: Place, cut: Cut, journal: Journal, target: Target, options: Options) -> None:
@@ -184,7 +180,7 @@ def require_empty(place: Place) -> None:
 
 def _require_same_site(place: Place, cut: Cut, documents: Objects) -> None:
     """Blobs of two sites must not be mixed: files of one would be taken for leftovers of the other."""
-    if place.blob_dir is None or not place.blob_dir.exists():
+    if place.bucket is None and (place.blob_dir is None or not place.blob_dir.exists()):
         return
     try:
         if newest_common_of(place.data_fs, cut, documents) is not None:
@@ -192,7 +188,7 @@ def _require_same_site(place: Place, cut: Cut, documents: Objects) -> None:
     except VaultError:
         return
     raise TargetRefused(
-        f"{place.data_fs} shares no transaction with the backup: {place.blob_dir} belongs to another site",
+        f"{place.data_fs} shares no transaction with the backup: {place.blobs} belongs to another site",
         "check --site and the paths; `--replace-blobs` puts the backup in its place all the same",
     )
 

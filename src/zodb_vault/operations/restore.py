@@ -107,7 +107,7 @@ def _begin(
 ) -> tuple[Switch, Journal]:  # fmt: skip
     """Write the journal of a database, or take up the one that is there."""
     objects = repository.objects(restore_id)
-    switch = Switch(objects, objects, step.cut.entry, step.place, progress, plan.options.workers, beat)
+    switch = Switch(objects, objects, step.cut.entry, step.place, progress, plan.options.workers, beat, exchange=plan.options.replace_blobs)
     stack.callback(switch.close)
     if step.resumed is None:
         return switch, journals.write(step.place.data_fs, _journal(plan, step, restore_id, site_name))
@@ -155,7 +155,8 @@ def _journal(plan: Plan, step: Step, restore_id: str, site_name: str) -> Journal
     return Journal(
         restore=restore_id, backup=plan.target.backup.manifest.id, site=site_name, database=step.cut.entry.name, phase="building",
         end=step.cut.end, last_tid=step.cut.last_tid, only=plan.options.only, data_fs=str(data_fs),
-        blob_dir=str(step.place.blob_dir) if step.place.blob_dir else None, building=f"{data_fs.name}.restoring-{restore_id}",
+        blob_dir=str(step.place.blob_dir) if step.place.blob_dir else None,
+        bucket=step.place.bucket.root if step.place.bucket else None, building=f"{data_fs.name}.restoring-{restore_id}",
         replaced=replaced_name(data_fs, restore_id) if step.replaces and plan.options.only != "blobs" else None,
         kept_dir=KEPT_PREFIX + restore_id, dropped=step.dropped, saved=_saved(plan, step),
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +13,7 @@ from ..model import tid as tids
 from ..model.source import Site
 from ..repository.objects import Objects
 from ..repository.repository import Repository
+from ..strategies.bucketrestore import shared_by
 from .caches import Cache, Left, stale_caches
 from .catalog import Catalog
 from .dumps import DumpStep, How, plan_dump
@@ -95,7 +96,7 @@ def plan(repository: Repository, site_name: str, site: Site | None, options: Opt
     unfinished = unfinished_of(places, target, options)
     steps = [_step(cut, place, journal, documents, options) for cut, place, journal in zip(target.cuts, places, unfinished, strict=True)]
     caches = caches_of(target, steps, site, options, documents)
-    notes = [*_notes(target, site, options), *(note for cache in caches for note in cache.notes)]
+    notes = [*_notes(target, site, options), *_shared(places, options), *(note for cache in caches for note in cache.notes)]
     return Plan(target, steps, options, site, notes, caches)
 
 
@@ -149,13 +150,20 @@ def _plan_dumps(target: Target, site: Site | None, options: Options) -> Plan:
         directory = options.output.absolute() / (cut.entry.folder if len(target.cuts) > 1 else "") if options.output else None
         database = None if directory else database_for(cut.entry, site, target)
         steps.append(plan_dump(cut, database, directory, how_of(options)))
-    notes = [note for step in steps if step.seen for note in step.seen.notes]
+    notes = [*_shared(steps, options), *(note for step in steps if step.seen for note in step.seen.notes)]
     return Plan(target, [], options, site, [*_notes(target, site, options), *notes], [], dumps=steps)
 
 
 def how_of(options: Options) -> How:
     """Return what of the options is a matter of dumps."""
-    return How(replace=options.replace, role=options.role, only=options.only, workers=options.workers)
+    return How(replace=options.replace, exchange=options.replace_blobs, role=options.role, only=options.only, workers=options.workers)
+
+
+def _shared(places: Sequence[Place | DumpStep], options: Options) -> Iterator[str]:
+    """Yield warnings about buckets that a copy of the site would share with somebody."""
+    for bucket in (place.bucket for place in places if place.bucket and options.elsewhere):
+        if warning := shared_by(bucket):
+            yield warning
 
 
 def _notes(target: Target, site: Site | None, options: Options) -> Iterator[str]:

@@ -66,7 +66,7 @@ def scratch_database(entry: DatabaseEntry, directory: Path, server: str | None, 
         raise ConfigurationError([f"the level restore is not there yet for {entry.name} of {entry.backend}"], "use the level records")
     given = server if kind is PgDump else None
     with _in_a_server(given, note) if given else SCRATCHES[kind](directory) as (adapter, section, options):
-        blobs, shared = directory / "blobs", entry.blob_mode == "directory"
+        blobs, shared = directory / "blobs", entry.blob_mode in ("directory", "s3")
         database = Database(
             name=entry.name, backend="relstorage", adapter=adapter, blob_dir=str(blobs), blob_mode="directory" if shared else "database",
             history=entry.history, options=options,

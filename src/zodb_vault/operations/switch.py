@@ -23,6 +23,8 @@ from ..model.manifest import DatabaseEntry
 from ..model.source import Database
 from ..stores import durable
 from ..strategies.base import Progress, Sink, Workers
+from ..strategies.bucket import Bucket, wrapper_key
+from ..strategies.bucketrestore import BucketFiller
 from ..strategies.packing import BlobDirectory
 from ..strategies.placing import TEMPORARY as NEW
 from ..strategies.placing import Ownership, Placer, sync_file_system
@@ -37,12 +39,18 @@ ADDED: Final = "added"
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a database goes: the resolved Data.fs, the configured name that its index belongs to, the blob directory."""
+    """Where a database goes: the resolved Data.fs, the configured name that its index belongs to, the blob directory or the bucket of its blobs."""
 
     data_fs: Path
     index: Path
     blob_dir: Path | None
     layout: str | None
+    bucket: Bucket | None = None
+
+    @property
+    def blobs(self) -> Path | str | None:
+        """Return where the blobs go, as messages name it."""
+        return self.bucket.root if self.bucket else self.blob_dir
 
     @property
     def locked(self) -> Path:
@@ -60,33 +68,34 @@ class Place(msgspec.Struct, frozen=True):
         return self.data_fs.stat().st_ino == journal.new_inode
 
 
-def place_of(data_fs: Path, blob_dir: Path | None, layout: str | None) -> Place:
+def place_of(data_fs: Path, blob_dir: Path | None, layout: str | None, bucket: Bucket | None = None) -> Place:
     """Look at where a database is to go; raise TargetRefused or ConfigurationError, change nothing."""
     if blob_dir is not None and blob_dir.exists():
         layout = detect(blob_dir)
     real = data_fs.resolve()
     if real.exists() and not real.is_file():
         raise TargetRefused(f"{real} is not a file", "name the Data.fs itself")
-    return Place(real, Path(f"{data_fs}.index"), blob_dir, layout or "bushy")
+    return Place(real, Path(f"{data_fs}.index"), blob_dir, layout or "bushy", bucket)
 
 
-def place_of_database(database: Database) -> Place:
+def place_of_database(database: Database, layout: str | None = None) -> Place:
     """Return where a database of the site lies."""
-    return place_of(Path(database.data_fs or ""), Path(database.blob_dir) if database.blob_dir else None, None)
+    bucket = Bucket(database, wrapper_key) if database.blob_mode == "s3" else None
+    return place_of(Path(database.data_fs or ""), Path(database.blob_dir) if database.blob_dir and not bucket else None, layout, bucket)
 
 
 class Switch:
     """The restore of one database in three steps, each from one phase of its journal to the next; the caller holds the lock.
 
-    ``beat`` is called every few seconds of a long step.
+    ``beat`` is called every few seconds of a long step; ``exchange``: objects in a bucket may give way to those of the backup.
     """
 
     def __init__(
         self, sink: Sink, documents: Documents, entry: DatabaseEntry, place: Place, progress: Progress, workers: int,
-        beat: Callable[[], None] = lambda: None,
+        beat: Callable[[], None] = lambda: None, *, exchange: bool = False,
     ) -> None:  # fmt: skip
         self.sink, self.documents, self.entry, self.place = sink, documents, entry, place
-        self.progress, self.workers, self.beat = progress, workers, beat
+        self.progress, self.workers, self.beat, self.exchange = progress, workers, beat, exchange
         self.refs = BlobSet()
         self.notes: list[str] = []
 
@@ -123,7 +132,9 @@ class Switch:
         """Write the new Data.fs beside the old one and the blobs into their directory, all of it checked and durable."""
         with Indexing(self.place.new_index(journal), wanted=journal.only != "blobs") as index:
             inode = self._build_storage(journal, self.place.data_fs.with_name(journal.building), index)
-            if journal.only != "storage" and self.place.blob_dir is not None:
+            if journal.only != "storage" and self.place.bucket is not None:
+                self._fill_bucket(journal, self.place.bucket)
+            elif journal.only != "storage" and self.place.blob_dir is not None:
                 self._place_blobs(journal, self.place.blob_dir)
         self.notes += index.notes
         return journals.write(self.place.data_fs, msgspec.structs.replace(journal, phase="switching", new_inode=inode))
@@ -159,6 +170,13 @@ class Switch:
                 self.refs.have(keys)
         self._require_all()
         sync_file_system(blob_dir)
+
+    def _fill_bucket(self, journal: Journal, bucket: Bucket) -> None:
+        self.progress.begin("blobs", self.entry.blobs.size if self.entry.blobs else 0)
+        filler = BucketFiller(self.sink, bucket, journal.kept_dir if self.exchange else None, self.progress)
+        filler.fill(self.entry, self.documents, self.refs, self.workers, self.beat)
+        self._require_all()
+        self.notes += filler.notes
 
     def _prepare_blob_dir(self, blob_dir: Path) -> Ownership:
         make_directories_like_parent(blob_dir)
@@ -221,6 +239,8 @@ class Switch:
         if self.place.blob_dir is not None and journal.replaced is not None and journal.only is None:
             self._put_blobs_aside(self.place.blob_dir, journal)
             sync_file_system(self.place.blob_dir)
+        if self.place.bucket is not None and journal.replaced is not None and journal.only is None:
+            self._count_left(self.place.bucket, journal)
         for leftover in leftovers(self.place, ""):
             os.rename(leftover, leftover.with_name(f"{leftover.name}.kept-{journal.restore}"))
         for directory in {data_fs.parent, self.place.index.parent}:
@@ -248,6 +268,21 @@ class Switch:
             os.rename(index, self.place.index)
         else:
             os.unlink(index)
+
+    def _count_left(self, bucket: Bucket, journal: Journal) -> None:
+        """Say how many objects only the replaced state needs: they stay, until the site itself deletes them."""
+        with contextlib.closing(BlobSet()) as old, contextlib.closing(BlobSet()) as present:
+            try:
+                collect_refs(self.place.data_fs.with_name(journal.replaced or ""), old)
+                collect_refs(self.place.data_fs, present)
+            except SourceDamaged as error:
+                self.notes.append(f"which objects in {bucket.root} only the replaced file needs is not known: {error.message}")
+                return
+            if left := sum(ref.oid + ref.tid not in present for ref in old.everything()):
+                self.notes.append(
+                    f"{left} objects in {bucket.root} belong to the replaced state only; they stay there until the site is packed, which deletes "
+                    "them: from then on the replaced Data.fs lacks them, a safety backup does not"
+                )
 
     def _put_blobs_aside(self, blob_dir: Path, journal: Journal) -> None:
         replaced = self.place.data_fs.with_name(journal.replaced or "")

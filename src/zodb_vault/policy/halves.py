@@ -91,10 +91,10 @@ def _zeo(database: Database) -> Halves:
     servers = " or ".join(_lines(database, "server")) or "the server"
     left = tuple(f"{path}: the persistent cache of this client" for path in client_caches(database))
     here = "only a half of it" if database.blob_mode in ("directory", "s3") else "nothing authoritative"
+    there = WRAPPED_SERVER if database.blob_mode == "s3" else "with --zeo-conf and the zeo.conf it runs with, or with --data-fs and --blob-dir"
     elsewhere = (
         f"{here} is here: this is a client of the ZEO server {servers}, which keeps the storage. "
-        "Run zodb-vault on that server, with --zeo-conf and the zeo.conf it runs with, or with --data-fs and --blob-dir; "
-        "or copy the database through the connection, with --method portable"
+        f"Run zodb-vault on that server, {there}; or copy the database through the connection, with --method portable"
     )
     return Halves((), left, elsewhere)
 
@@ -111,6 +111,7 @@ def _unknown(database: Database) -> Halves:
     return Halves((), (f"the storage: nothing here knows how {database.backend} is copied",))
 
 
+WRAPPED_SERVER = "with --zope-conf and a file that has this <s3blobstorage> around the <filestorage> of the server's zeo.conf, for zodb-vault alone"
 SNAPSHOT = "a dump shows it as it is at one moment, while the site runs"
 STORAGES = {"filestorage": _filestorage, "relstorage": _relstorage, "pgjsonb": _pgjsonb, "zeo": _zeo}
 DUMPS = {"postgresql": "pg_dump", "sqlite3": "sqlite3", "mysql": "mariadb-dump", "oracle": "zodb-convert"}

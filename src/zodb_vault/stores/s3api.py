@@ -9,7 +9,7 @@ import io
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cache
@@ -137,6 +137,25 @@ class Api:
             return self._once(key, "put_object", Key=key, Body=body, **condition, **self._login.request)
 
         return str(self.patience.call(attempt).get("ETag", ""))
+
+    def put_parts(self, key: str, parts: Iterable[bytes]) -> None:
+        """Store an object of any length; nothing of it is there before the last part is, nor when ``parts`` raises."""
+        upload = self._call(key, "create_multipart_upload", Key=key, **self._login.request)["UploadId"]
+        try:
+            done = []
+            for number, part in enumerate(parts, 1):
+                answer = self._call(key, "upload_part", Key=key, UploadId=upload, PartNumber=number, Body=part, **self._login.request)
+                done.append({"PartNumber": number, "ETag": answer["ETag"]})
+            self._call(key, "complete_multipart_upload", Key=key, UploadId=upload, MultipartUpload={"Parts": done})
+        except BaseException:
+            with contextlib.suppress(StoreError):
+                self._call(key, "abort_multipart_upload", Key=key, UploadId=upload)
+            raise
+
+    def copy(self, key: str, to: str) -> None:
+        """Copy an object within its bucket, at the service; its length may be 5 GiB."""
+        secret = {f"CopySource{name}": value for name, value in self._login.request.items()}
+        self._call(key, "copy_object", Key=to, CopySource={"Bucket": self._bucket, "Key": key}, **self._login.request, **secret)
 
     def open(self, key: str, start: int = 0, etag: str | None = None) -> Answer:
         """Begin to read an object; with ``etag`` exactly that one, else raise KeyChanged. One attempt: whoever reads goes on where it broke."""

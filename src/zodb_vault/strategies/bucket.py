@@ -1,10 +1,11 @@
-"""Blobs that a site keeps in a bucket of S3, read one by one; nothing is ever listed there: what is asked for is known, all else is not ours."""
+"""Blobs that a site keeps in a bucket of S3, one by one; nothing is ever listed for them: what is asked for is known, all else is not ours."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import contextlib
+import hashlib
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
@@ -20,10 +21,14 @@ from ..stores.s3api import Advice, Api, Login
 
 CREDENTIALS: Final = "check s3-access-key and s3-secret-key of the section in zope.conf; without them, what S3 clients read from the environment"
 CORRECT: Final = "correct bucket, endpoint and region in zope.conf"
+REFUSED: Final = (
+    "grant s3:GetObject on the blobs, for a restore into the bucket s3:PutObject too; "
+    "for a key that does not exist some services say so as well, unless s3:ListBucket is granted"
+)
 ADVICE: Final = Advice(
     hints={
-        "AccessDenied": "grant s3:GetObject on the blobs; for a key that does not exist some services say so too, unless s3:ListBucket is granted",
-        "403": "grant s3:GetObject on the blobs; for a key that does not exist some services say so too, unless s3:ListBucket is granted",
+        "AccessDenied": REFUSED,
+        "403": REFUSED,
         "InvalidAccessKeyId": CREDENTIALS,
         "SignatureDoesNotMatch": CREDENTIALS,
         "ExpiredToken": "get new credentials, then run the command again; what is stored already is used",
@@ -103,6 +108,42 @@ class Bucket:
             chunks.close()  # type: ignore[attr-defined]
             return None
         return OpenObject(ref, _translated(first, chunks), answer.size)
+
+
+    # for a restore
+
+    def holds(self, ref: BlobRef, size: int, sha256: str) -> bool | None:
+        """Tell whether the object of a blob has exactly this content; None when there is no such object. Raise StoreError."""
+        chunks, digest = self._api.chunks(self.key(ref)), hashlib.sha256()
+        with contextlib.closing(chunks):  # type: ignore[type-var]
+            try:
+                for answer, chunk in chunks:
+                    if answer.size != size:
+                        return False
+                    digest.update(chunk)
+            except KeyMissing:
+                return None
+        return digest.hexdigest() == sha256
+
+    def put(self, ref: BlobRef, data: bytes) -> None:
+        """Store a blob whole."""
+        self._api.put(self.key(ref), data, hashlib.sha256(data).digest())
+
+    def put_parts(self, ref: BlobRef, parts: Iterator[bytes]) -> None:
+        """Store a long blob; there is none when ``parts`` raises."""
+        self._api.put_parts(self.key(ref), parts)
+
+    def keep(self, ref: BlobRef, folder: str) -> None:
+        """Copy the object of a blob into a folder beside those of all blobs."""
+        self._api.copy(self.key(ref), f"{self._prefix}{folder}/{self._key_of(ref)}")
+
+    def folder(self, name: str) -> str:
+        """Return the address of a folder."""
+        return f"s3://{self._bucket}/{self._prefix}{name}/"
+
+    def is_used(self) -> bool:
+        """Tell whether there is any object of a blob; raise StoreError."""
+        return any(page for page in self._api.pages(f"{self._prefix}blobs/"))
 
 
 def _translated(first: bytes, chunks: Iterator[tuple[Any, bytes]]) -> Iterator[bytes]:

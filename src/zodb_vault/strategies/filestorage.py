@@ -1,8 +1,8 @@
-"""The FileStorage strategy: the committed prefix of ``Data.fs``, then the blobs that it asks for."""
+"""The FileStorage strategy: the committed prefix of ``Data.fs``, then the blobs that it asks for, of a directory or of a bucket."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
@@ -23,12 +23,13 @@ from ..model.source import Database
 from ..policy.continuity import Decision, Facts, decide
 from ..policy.halves import place
 from .base import Earlier, Keeper, Progress, Resumed, Sink, Strategy, Verdict, Wishes, Workers, folder_of, unsupported
+from .bucket import Bucket, require_client, wrapper_key
 from .checking import DataFsCheck
 from .datafile import DataFile
-from .joining import is_sparse, join_segments, pack_all, rewrite_packs
+from .joining import is_sparse, join_segments, pack_all, reading_workers, rewrite_packs
 from .locking import is_barred, storage_locks
 from .missing import limit_missing, note_missing
-from .packing import BlobDirectory, Packer, reconcile
+from .packing import BlobDirectory, BlobPlace, Packer, reconcile
 from .segments import Copier, Cut, Range, Scanned
 from .standing import Standing, newest_common
 
@@ -77,7 +78,7 @@ class Survey:
         if database.data_fs is None:
             raise SourceError(f"the database {database.name} has no Data.fs")
         self.database, self.documents, self.wishes, self.now = database, documents, wishes, now
-        self.layout = detect(Path(database.blob_dir)) if database.blob_dir else None
+        self.place = _place_of_blobs(database)
         self.file = DataFile(Path(database.data_fs))
         self.problem: str | None = None
         self.base = Base(None, Chain(Segment, documents), stands=False, known=0)
@@ -264,7 +265,7 @@ class FileStorageCapture(Survey):
         """Copy the storage half, and learn which blobs it asks for."""
         ranges = self.cut.ranges
         with Workers(self.wishes.workers, self.keeper.beat) as workers:
-            if self.wishes.blobs and self.layout is None:
+            if self.wishes.blobs and self.place is None:
                 self._require_no_blobs(workers, ranges)
             for scanned in workers.in_order(self.copier.jobs(ranges, self.refs.add, store=self.wishes.storage)):
                 self._take(scanned)
@@ -303,9 +304,9 @@ class FileStorageCapture(Survey):
             self._take(scanned)
 
     def _look_for_first_blobs(self, workers: Workers) -> None:
-        """Ask for the blobs of what earlier backups stored when no blob directory was known: only its files tell which records are blobs."""
+        """Ask for the blobs of what earlier backups stored when no place of them was known: only that tells which records are blobs."""
         earlier = self.base.earlier
-        if earlier is None or earlier.entry.layout is not None or self.layout is None or not self.wishes.blobs:
+        if earlier is None or earlier.entry.blob_mode != "none" or self.place is None or not self.wishes.blobs:
             return
         known = [Range(one.start, one.end, one.tail_start) for one in self.base.segments if one.end <= self.base.known]
         for _scanned in workers.in_order(self.copier.jobs(known, self.refs.add, store=False)):
@@ -334,14 +335,13 @@ class FileStorageCapture(Survey):
     def copy_blobs(self) -> None:
         """Copy the blobs that no pack has; raise SourceChanged when a pack took some of them away, BlobsMissing when too many are gone."""
         self.packs = self._known_packs()
-        if self.layout is None or self.database.blob_dir is None or not self.wishes.blobs:
+        if self.place is None or not self.wishes.blobs:
             return
-        directory = BlobDirectory(Path(self.database.blob_dir), self.layout)
-        with Workers(self.wishes.workers, self.keeper.beat) as workers:
-            if self._pack(workers, directory):
-                self._find(workers, directory)
-            limit_missing(self.missing, self.count, self.wishes.allow_missing, self.database.blob_dir)
-            self.packs = self._rewritten(workers, directory)
+        with reading_workers(self.place, self.refs, self.wishes, self.keeper) as workers:
+            if self._pack(workers, self.place):
+                self._find(workers, self.place)
+            limit_missing(self.missing, self.count, self.wishes.allow_missing, str(self.place.root))
+            self.packs = self._rewritten(workers, self.place)
 
     def _known_packs(self) -> Chain[Pack]:
         """Return what is live of the packs of the parent and of an interrupted run."""
@@ -404,13 +404,13 @@ class FileStorageCapture(Survey):
         rows = msgspec.json.decode(self.documents.document(entry.blobs.missing.list), type=MissingRows).rows
         self.refs.add(BlobRef(tids.from_hex(oid), tids.from_hex(tid), True) for oid, tid, _path in rows if tid <= until)
 
-    def _pack(self, workers: Workers, directory: BlobDirectory) -> int:
-        """Pack the blobs that no pack has; return how many are not in the directory."""
+    def _pack(self, workers: Workers, place: BlobPlace) -> int:
+        """Pack the blobs that no pack has; return how many are not in their place."""
         gone = 0
-        for packed in pack_all(workers, self.packer, directory, self.refs.lacking()):
+        for packed in pack_all(workers, self.packer, place, self.refs.lacking()):
             gone += packed.gone
             self.refs.have(packed.keys)
-            self.warnings += [f"{directory.path(blob)} is an empty file" for blob in packed.empty[: max(0, NAMED - self._empty)]]
+            self.warnings += [f"{place.path(blob)} is empty" for blob in packed.empty[: max(0, NAMED - self._empty)]]
             self._empty += len(packed.empty)
             for pack in packed.packs:
                 self.packs = self.packs.plus([pack])
@@ -420,22 +420,23 @@ class FileStorageCapture(Survey):
                 self._note(pack.stored)
         return gone
 
-    def _find(self, workers: Workers, directory: BlobDirectory) -> None:
+    def _find(self, workers: Workers, place: BlobPlace) -> None:
         """Look for blobs that were not in their place: taken away by a pack, or lost by the source."""
-        replaced, kept = self.file.replaced(), directory.kept()
+        directory = place if isinstance(place, BlobDirectory) else None
+        replaced, kept = self.file.replaced(), directory.kept() if directory else None
         if replaced and kept is not None:
             self._pack(workers, kept)
-        gone = self._pack(workers, directory)  # on NFS a second look may see more
+        gone = self._pack(workers, place)  # on NFS a second look may see more
         # a record of unknown encoding whose file the pack took away looks as one that never had a file: only starting over can tell
         if gone and (replaced or self.file.replaced()):
             raise SourceChanged(f"{self.file.path} was packed while it was backed up, and some of its blobs are gone")
-        if gone and detect(directory.root) != self.layout:  # raises when there is no such directory any more
+        if gone and directory and detect(directory.root) != directory.layout:  # raises when there is no such directory any more
             raise SourceError(f"{directory.root} is not the blob directory any more that it was when the backup began", "check that it is mounted")
         self.missing = [blob for blob in self.refs.lacking() if blob.sure]
 
-    def _rewritten(self, workers: Workers, directory: BlobDirectory) -> Chain[Pack]:
+    def _rewritten(self, workers: Workers, place: BlobPlace) -> Chain[Pack]:
         findings: list[str] = []
-        done = rewrite_packs(self.packs, self.sparse, self.packer, directory, workers, findings)
+        done = rewrite_packs(self.packs, self.sparse, self.packer, place, workers, findings)
         self.sparse_left = done.sparse
         # a pack of this moment has taken blobs away that the backup has: no loss, and the next run sees which packs are half dead then
         self.findings += [] if self.file.replaced() else findings
@@ -453,7 +454,7 @@ class FileStorageCapture(Survey):
         return DatabaseEntry(
             name=self.database.name, folder=self.folder, mount_point=self.database.mount_point, backend=self.database.backend,
             method=self.database.method, history=self.database.history is not False,
-            blob_mode=self.database.blob_mode if self.layout else "none", layout=self.layout,
+            blob_mode=self.database.blob_mode if self.place else "none", layout=self.place.layout if isinstance(self.place, BlobDirectory) else None,
             first_tid=first, pack_tid=pack_tid, last_tid=last, last_time=tids.iso(tids.from_hex(last)) if last else None,
             storage=self._storage() if self.wishes.storage else None, blobs=self._blobs() if self.wishes.blobs else None,
             ordered=ordered, transactions_added=self.cut.transactions, blobs_added=self.blobs_added, warnings=self.warnings,
@@ -475,7 +476,7 @@ class FileStorageCapture(Survey):
         if not ordered:
             self.warnings.append("the TIDs of Data.fs do not ascend: restoring to a moment is refused")
         if self._empty > NAMED:
-            self.warnings.append(f"{self._empty - NAMED} more blobs are empty files")
+            self.warnings.append(f"{self._empty - NAMED} more blobs are empty")
         if self._defects > NAMED:
             self.findings.append(f"Data.fs has {self._defects - NAMED} more defects inside transactions")
         if self.cut.state == "torn":
@@ -498,12 +499,20 @@ class FileStorageCapture(Survey):
         sealed = self.packs.sealed()
         return Blobs(
             count=self.count, size=self.size, lists=sealed.lists, tail=sealed.tail,
-            missing=note_missing(self.sink, ((blob, self._path(blob)) for blob in self.missing)), sparse=getattr(self, "sparse_left", 0),
+            missing=note_missing(self.sink, self._lost()), sparse=getattr(self, "sparse_left", 0),
         )  # fmt: skip
 
-    def _path(self, blob: BlobRef) -> str:
-        assert self.database.blob_dir is not None and self.layout is not None
-        return str(BlobDirectory(Path(self.database.blob_dir), self.layout).path(blob))
+    def _lost(self) -> Iterator[tuple[BlobRef, str]]:
+        for blob in self.missing:
+            assert self.place is not None
+            yield blob, str(self.place.path(blob))
+
+
+def _place_of_blobs(database: Database) -> BlobPlace | None:
+    """Return where the blobs are, None when nobody has said it; those of a mirror are files, wherever those of its source are."""
+    if database.blob_mode == "s3" and database.method == "native":
+        return Bucket(database, wrapper_key)
+    return BlobDirectory(Path(database.blob_dir), detect(Path(database.blob_dir))) if database.blob_dir else None
 
 
 def _hex(raw: bytes | None) -> str | None:
@@ -514,9 +523,11 @@ class FileStorage:
     """The strategy for a Data.fs with or without a blob directory; see ``strategies/base.py``."""
 
     def require(self, database: Database) -> None:
-        """Raise NothingToBackUp where the blobs are somewhere else."""
-        if database.blob_mode not in ("directory", "none"):
+        """Raise NothingToBackUp where the blobs are somewhere else, ConfigurationError where their bucket cannot be read."""
+        if database.blob_mode not in ("directory", "none", "s3"):
             raise unsupported(database)
+        if database.blob_mode == "s3":
+            require_client(database)
 
     def exclusive(self, database: Database) -> AbstractContextManager[None]:
         """Hold the locks of the storage."""

@@ -26,8 +26,9 @@ from ..model.source import Database
 from ..policy.continuity import Decision, DumpFacts, decide_dump
 from .base import Earlier, Keeper, Progress, Resumed, Sink, Verdict, Wishes, Workers, folder_of, unsupported
 from .blobfiles import BlobFiles, reusable_until
+from .bucket import Bucket, require_client, wrapper_key
 from .missing import limit_missing, note_missing
-from .packing import BlobDirectory
+from .packing import BlobDirectory, BlobPlace
 
 # So many objects are remembered, as many of the newest as of the oldest ones.
 MARKS: Final = 128
@@ -123,7 +124,7 @@ class RelStorageCapture:
     @property
     def copies_blobs(self) -> bool:
         """Tell whether blobs are outside of the database."""
-        return self.layout is not None
+        return self.layout is not None or self.database.blob_mode == "s3"
 
     # deciding
 
@@ -222,18 +223,22 @@ class RelStorageCapture:
             return self.rows.versions
 
     def begin(self, sink: Sink, keeper: Keeper, progress: Progress) -> None:
-        """Look at the blob directory; raise ConfigurationError when blobs are asked for and nobody knows where they are."""
+        """Look at where the blobs are; raise ConfigurationError when they are asked for and nobody knows it."""
         self.sink, self.keeper, self.progress = sink, keeper, progress
         if self.database.history is not None and self.database.history != self.history:
             said = f"keep-history is {self.database.history} in the configuration, {self.history} in the database"
             self.warnings.append(f"{said}: RelStorage refuses that")
-        if self.wishes.blobs and self.layout is not None and self.database.blob_dir is not None:
+        if self.wishes.blobs and self.copies_blobs:
             notes = Stored(database=self.database.name, parent=self.earlier.id if self.earlier else None, keep=0)
             # the newest commit of a busy site is younger than the start of the run
-            directory = BlobDirectory(Path(self.database.blob_dir), self.layout)
-            self.files = BlobFiles(directory, sink, self.folder, clock.now(), self.wishes, keeper, progress, notes)
+            self.files = BlobFiles(self._place(), sink, self.folder, clock.now(), self.wishes, keeper, progress, notes)
         elif self.wishes.blobs and self.database.blob_mode == "none":
             self._require_no_files()
+
+    def _place(self) -> BlobPlace:
+        if self.layout is None:
+            return Bucket(self.database, wrapper_key)
+        return BlobDirectory(Path(self.database.blob_dir or ""), self.layout)
 
     def _require_no_files(self) -> None:
         for blob in self._not_in_database():
@@ -413,14 +418,16 @@ class RelStorage:
     """The strategy for RelStorage; see ``Strategy``."""
 
     def require(self, database: Database) -> None:
-        """Raise NothingToBackUp for Oracle, and for blobs in a bucket."""
+        """Raise NothingToBackUp for Oracle and for blobs somewhere else, ConfigurationError where their bucket cannot be read."""
         if database.adapter not in ROWS:
             raise NothingToBackUp(
                 f"RelStorage on {database.adapter} has no dump that could be restored: the database {database.name}",
                 "copy it into a FileStorage with the configuration of `zodb-vault convert config --export`, and back that up",
             )
-        if database.blob_mode not in ("database", "directory", "none"):
+        if database.blob_mode not in ("database", "directory", "none", "s3"):
             raise unsupported(database)
+        if database.blob_mode == "s3":
+            require_client(database)
 
     def exclusive(self, database: Database) -> AbstractContextManager[None]:
         """Refuse: a snapshot needs nobody to stop."""

@@ -145,7 +145,7 @@ def check_copy(entry: DatabaseEntry, sink: Sink, refs: BlobSet, verdict: Verdict
                 verdict.damage("file", f"{name}: {why}")
         with contextlib.closing(sqlite3.connect(Path(scratch) / MAIN)) as connection, _damaged(MAIN):
             tables = _tables(connection)
-            if entry.blob_mode == "directory":
+            if entry.blob_mode in ("directory", "s3"):
                 query = f"SELECT zoid, tid, state FROM object_state WHERE {SqliteRows.blob_records}"
                 found = ((zoid, tid) for zoid, tid, state in connection.execute(query) if is_blob(bytes(state)))
                 refs.add(BlobRef(int(zoid).to_bytes(8), int(tid).to_bytes(8), True) for zoid, tid in found)

@@ -137,6 +137,19 @@ def test_what_two_databases_share_by_mistake_is_an_error_that_names_both(tmp_pat
     ]  # fmt: skip
 
 
+def test_databases_that_share_a_prefix_would_delete_each_others_blobs(tmp_path: Path) -> None:
+    text = "".join(
+        f"<zodb_db {name}>\n<s3blobstorage>\nbucket-name b\ns3-prefix {prefix}\ncache-dir c\n<filestorage>\npath {name}.fs\n</filestorage>\n"
+        "</s3blobstorage>\n</zodb_db>\n"
+        for name, prefix in (("main", "plone"), ("catalog", "plone/catalog"), ("users", "plone/"))
+    )
+    with pytest.raises(ConfigurationError) as caught:
+        read_site(write(tmp_path / "zope.conf", text), "plone", {}, tmp_path)
+    assert [issue.partition(": ")[2] for issue in caught.value.issues] == [
+        "the databases main and users have the same bucket and prefix s3://b/plone/"
+    ]
+
+
 def test_unnamed_storages_on_their_own_are_told_apart() -> None:
     site = read("zodbpack.conf")
     assert [d.name for d in site.databases] == ["main", "main-2"]
