@@ -128,6 +128,13 @@ def content(value: Any) -> str:
     return str(value["text"])
 
 
+def last_tid(site: RelSite) -> bytes:
+    """Return the TID of the last transaction."""
+    with site.opened() as opened:
+        tid: bytes = opened.storage.lastTransaction()
+        return tid
+
+
 def history(site: RelSite) -> list[Any]:
     """Return every transaction with every record, as the iterator of RelStorage shows it, and the digest of each blob revision."""
     with site.opened() as opened:

@@ -71,6 +71,7 @@ class Text(TextType):
 
 
 A_PATH: Final = APath()
+A_METHOD: Final = click.Choice(["native", "portable", "transactions"])
 A_NAME: Final = Text(longest=200)
 A_NOTE: Final = Text(longest=4000)
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from ..errors import Damage, UsageError, VaultError
-from .context import A_NAME, A_NOTE, A_PATH, Context, json_option, limit_options, pass_context, site_options, somebody_there
+from .context import A_METHOD, A_NAME, A_NOTE, A_PATH, Context, json_option, limit_options, pass_context, site_options, somebody_there
 from .output import count, print_json, printable, size
 
 if TYPE_CHECKING:
+    from ..model.source import Method
     from ..operations.create import Created
 
 INCOMPLETE = 3
@@ -24,7 +25,7 @@ NAMED = 20
 @click.option("--trigger", type=click.Choice(["scheduled", "on-demand"]), help="Default: on-demand with a terminal, scheduled without.")
 @click.option("--full", is_flag=True, help="Store everything again instead of what is new.")
 @click.option("--cold", is_flag=True, help="Take the exclusive lock of the storage first; fails while the site runs.")
-@click.option("--method", type=click.Choice(["native", "portable"]), default="native", show_default=True, help="How storages are copied.")
+@click.option("--method", type=A_METHOD, default="native", show_default=True, help="How storages are copied.")
 @click.option("--mirror", type=A_PATH, metavar="DIR", help="Where the portable method keeps its copies.")
 @click.option("--only", type=click.Choice(["storage", "blobs"]), help="Half a backup; it is never `latest`.")
 @click.option("--database", "databases", multiple=True, metavar="NAME", help="Only this database (repeatable).")
@@ -37,7 +38,7 @@ NAMED = 20
 @site_options
 @pass_context
 def command(
-    context: Context, /, name: str | None, note: str | None, trigger: Literal["scheduled", "on-demand"] | None, method: Literal["native", "portable"],
+    context: Context, /, name: str | None, note: str | None, trigger: Literal["scheduled", "on-demand"] | None, method: Method,
     mirror: Path | None, only: Literal["storage", "blobs"] | None, databases: tuple[str, ...], as_json: bool, **flags: Any,
 ) -> int:  # fmt: skip
     """Back up the site as one unit: storage and blobs.

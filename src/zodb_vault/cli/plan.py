@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import VaultError
-from .context import A_PATH, Context, json_option, pass_context, site_options
+from .context import A_METHOD, A_PATH, Context, json_option, pass_context, site_options
 from .output import count, print_json, printable
 
 if TYPE_CHECKING:
+    from ..model.source import Method
     from ..operations.plan import Planned, Step
 
 
 @click.command("plan")
 @click.option("--full", is_flag=True, help="As for `create --full`.")
-@click.option("--method", type=click.Choice(["native", "portable"]), default="native", show_default=True, help="As for `create`.")
+@click.option("--method", type=A_METHOD, default="native", show_default=True, help="As for `create`.")
 @click.option("--mirror", type=A_PATH, metavar="DIR", help="As for `create`.")
 @json_option
 @site_options
 @pass_context
-def command(context: Context, full: bool, method: Literal["native", "portable"], mirror: Path | None, as_json: bool) -> None:
+def command(context: Context, full: bool, method: Method, mirror: Path | None, as_json: bool) -> None:
     """Say what would be backed up, from where, how, in which order, and why; changes nothing."""
     from ..operations.plan import Wanted, plan
 

@@ -8,13 +8,13 @@ from typing import Final, Generic, Protocol, TypeVar
 import msgspec
 
 from . import canonical
-from .manifest import DatabaseEntry, ListRef, Meta, Pack, Part, Segment
+from .manifest import DatabaseEntry, ListRef, Meta, Overlay, Pack, Part, PgTransactions, Segment
 
 TAIL_LIMIT: Final = 64
 TAIL_KEPT: Final = 32
 LIST_LIMIT: Final = 512
 
-E = TypeVar("E", bound=Segment | Pack | Part)
+E = TypeVar("E", bound=Segment | Pack | Part | Overlay)
 
 
 class Documents(Protocol):
@@ -39,7 +39,7 @@ def load(kind: type[E], documents: Documents, ref: ListRef) -> list[E]:
     return found.entries
 
 
-def store(documents: Documents, entries: Sequence[Segment | Pack | Part]) -> ListRef:
+def store(documents: Documents, entries: Sequence[Segment | Pack | Part | Overlay]) -> ListRef:
     """Store entries as one list."""
     meta = documents.put_document(canonical.encode({"entries": entries}))
     return ListRef(
@@ -134,6 +134,20 @@ def segments_of(entry: DatabaseEntry, documents: Documents) -> Chain[Segment]:
 def dump_of(entry: DatabaseEntry, documents: Documents) -> Chain[Part]:
     """Return the parts of the dump of a database in a backup."""
     return Chain(Part, documents, entry.dump.lists, entry.dump.tail) if entry.dump else Chain(Part, documents)
+
+
+def overlays_of(entry: DatabaseEntry, documents: Documents) -> Chain[Overlay]:
+    """Return what is laid over the dump of a database in a backup."""
+    dump = entry.dump
+    return Chain(Overlay, documents, dump.overlay_lists, dump.overlays) if isinstance(dump, PgTransactions) else Chain(Overlay, documents)
+
+
+def files_of(entry: DatabaseEntry, documents: Documents) -> Iterator[Part]:
+    """Yield the parts of everything that belongs to the dump of a database."""
+    yield from dump_of(entry, documents)
+    for overlay in overlays_of(entry, documents):
+        yield from overlay.parts
+    yield from entry.dump.files if entry.dump else []
 
 
 def packs_of(entry: DatabaseEntry, documents: Documents) -> Chain[Pack]:

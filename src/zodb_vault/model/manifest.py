@@ -132,12 +132,104 @@ class _Dump(msgspec.Struct, frozen=True, kw_only=True):
     transactions: int | None = None
     marks: str | None = None
 
+    @property
+    def documents(self) -> list[str]:
+        """Return the names of its documents, without lists."""
+        return [self.marks] if self.marks else []
+
+    @property
+    def files(self) -> list[Part]:
+        """Return the parts of what is stored beside the dump itself."""
+        return []
+
 
 class PgDump(_Dump, frozen=True, kw_only=True, tag="pg_dump", tag_field="kind"):
-    """A custom format archive of ``pg_dump``; ``large_objects`` as the snapshot counts them, ``sequences`` their last values."""
+    """A custom format archive of ``pg_dump``; ``large_objects`` as the snapshot counts them, ``sequences`` their last values.
+
+    ``state`` is a document of what the next run compares with, if the method is ``transactions``.
+    """
 
     large_objects: int = 0
     sequences: dict[str, int] = {}
+    state: str | None = None
+
+    @property
+    def documents(self) -> list[str]:
+        """Return the names of its documents, without lists."""
+        return [name for name in (self.marks, self.state) if name]
+
+
+class RowFile(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows of some columns of a table, a file as ``COPY`` writes it, whose raw bytes have the digest ``sha256``.
+
+    ``until``: of keys, up to which TID they are all that is there.
+    """
+
+    table: str
+    columns: list[str]
+    rows: int
+    sha256: str
+    parts: list[Part]
+    format: Literal["binary", "text"] = "binary"
+    until: str | None = None
+
+
+class Overlay(msgspec.Struct, frozen=True, kw_only=True):
+    """The rows that were committed behind the TID ``after``, up to ``until``, and the large objects that they brought."""
+
+    after: str | None
+    until: str | None
+    rows: list[RowFile]
+    large_objects: RowFile | None = None
+
+    @property
+    def parts(self) -> list[Part]:
+        """Return all parts."""
+        return [part for file in (*self.rows, *([self.large_objects] if self.large_objects else [])) for part in file.parts]
+
+    @property
+    def raw(self) -> int:
+        """Return the bytes of content."""
+        return sum(part.raw for part in self.parts)
+
+    @property
+    def stored(self) -> int:
+        """Return the bytes of everything stored for it."""
+        return sum(part.stored for part in self.parts)
+
+
+class Base(msgspec.Struct, frozen=True, kw_only=True):
+    """The dump that overlays are laid over: the backup it was made for and when, and what its own snapshot held."""
+
+    id: str
+    created_at: str
+    last_tid: str | None
+    stored: int
+    tables: dict[str, int]
+    large_objects: int
+    versions: dict[str, str]
+
+
+class PgTransactions(PgDump, frozen=True, kw_only=True, tag="pg_transactions", tag_field="kind"):
+    """An archive of ``pg_dump``, the ``base``, and what was committed since: ``overlay_lists``, then ``overlays``.
+
+    ``live`` are the keys of what is there, all else is gone; ``whole`` tables are stored each time; ``derived`` ones, which a pack fills, are empty.
+    ``keys``: number and sums of the keys of each table in the snapshot. ``script`` puts all of it together by hand.
+    """
+
+    base: Base
+    overlay_lists: list[ListRef]
+    overlays: list[Overlay]
+    live: list[RowFile]
+    whole: list[RowFile]
+    derived: list[str]
+    keys: dict[str, dict[str, str]]
+    script: list[Part]
+
+    @property
+    def files(self) -> list[Part]:
+        """Return the parts of what is stored beside the dump and the overlays."""
+        return [*(part for file in (*self.live, *self.whole) for part in file.parts), *self.script]
 
 
 class SqliteCopy(_Dump, frozen=True, kw_only=True, tag="sqlite", tag_field="kind"):
@@ -148,7 +240,7 @@ class MysqlDump(_Dump, frozen=True, kw_only=True, tag="mysqldump", tag_field="ki
     """A script of SQL as ``mariadb-dump`` writes it."""
 
 
-Dump = PgDump | SqliteCopy | MysqlDump
+Dump = PgDump | PgTransactions | SqliteCopy | MysqlDump
 
 
 class Missing(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,6 +268,7 @@ class DatabaseEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One database in a backup; targets of a restore are its transactions from ``pack_tid`` (else ``first_tid``) on.
 
     ``ordered`` is False when the TIDs of the source do not ascend: no moment tells then what was there.
+    ``experimental``: the method that made it has not been in use for long.
     """
 
     name: str
@@ -190,12 +283,13 @@ class DatabaseEntry(msgspec.Struct, frozen=True, kw_only=True):
     pack_tid: str | None
     last_tid: str | None
     last_time: str | None
-    storage: DataFs | PgDump | SqliteCopy | MysqlDump | None
+    storage: DataFs | PgDump | PgTransactions | SqliteCopy | MysqlDump | None
     blobs: Blobs | None
     ordered: bool = True
     transactions_added: int = 0
     blobs_added: int = 0
     warnings: list[str] = []
+    experimental: bool = False
 
     @property
     def data_fs(self) -> DataFs | None:

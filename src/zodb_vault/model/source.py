@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-Method = Literal["native", "portable"]
+Method = Literal["native", "portable", "transactions"]
 Backend = Literal["filestorage", "zeo", "relstorage", "pgjsonb"]
 BlobMode = Literal["directory", "database", "server", "s3", "database+s3", "none"]
 

@@ -9,7 +9,7 @@ import msgspec
 
 from ..errors import BackupMissing, Damage, KeyMissing
 from ..model import clock
-from ..model.manifest import DatabaseEntry, Label, Line, Manifest, Marker
+from ..model.manifest import DatabaseEntry, Label, Line, Manifest, Marker, PgTransactions
 from ..policy import retention
 from ..policy.recovery import Reach, Span
 from ..policy.selection import Candidate, select
@@ -150,4 +150,8 @@ def raw_size(entry: DatabaseEntry) -> int:
 def stored_size(entry: DatabaseEntry) -> int:
     """Return the bytes of all objects and documents that a database of a backup needs."""
     halves = [half for half in (entry.storage, entry.blobs) if half is not None]
-    return sum(ref.stored for half in halves for ref in half.lists) + sum(one.stored for half in halves for one in half.tail)
+    dump = entry.dump
+    beside = sum(part.stored for part in dump.files) if dump else 0
+    if isinstance(dump, PgTransactions):
+        beside += sum(ref.stored for ref in dump.overlay_lists) + sum(overlay.stored for overlay in dump.overlays)
+    return beside + sum(ref.stored for half in halves for ref in half.lists) + sum(one.stored for half in halves for one in half.tail)

@@ -18,7 +18,7 @@ from .. import __version__
 from ..errors import ConfigurationError, Damage, InUse, KeyMissing, NothingToBackUp, SourceChanged, UsageError, VaultError, WrongSource
 from ..model import chain, clock
 from ..model.blob import MissingRows
-from ..model.manifest import DatabaseEntry, Line, Manifest, Marker, Origin, Pack, Reason, Segment, Stored, Trigger
+from ..model.manifest import DatabaseEntry, Line, Manifest, Marker, Origin, Pack, PgTransactions, Reason, Segment, Stored, Trigger
 from ..model.source import Database, Method, Site
 from ..policy.continuity import Decision, next_line
 from ..policy.halves import halves
@@ -153,7 +153,13 @@ def _chosen(site: Site, options: Options) -> list[Database]:
             raise refusal
         if options.cold and is_mirrored(database, options.method):
             raise UsageError(f"--cold locks a Data.fs, and the database {database.name} is copied while it runs", "leave out --cold")
-    return chosen
+    return [by_method(database, options.method) for database in chosen]
+
+
+def by_method(database: Database, method: Method) -> Database:
+    """Return a database as the method has it copied: a Data.fs is copied by transactions natively."""
+    wanted = method == "transactions" and database.backend != "filestorage"
+    return msgspec.structs.replace(database, method="transactions") if wanted else database
 
 
 def _advised(databases: list[Database], options: Options) -> list[Database]:
@@ -175,6 +181,12 @@ def refused(database: Database, method: Method = "native") -> NothingToBackUp | 
         strategy_of(database).require(database)
     except NothingToBackUp as error:
         return error
+    if method == "transactions" and database.backend != "filestorage" and (database.backend, database.adapter) != ("relstorage", "postgresql"):
+        kind = f"{database.backend} ({database.adapter})" if database.adapter else database.backend
+        return NothingToBackUp(
+            f"--method transactions is for RelStorage in PostgreSQL, and {database.name} is {kind}",
+            "leave it out: the native method dumps the database, and copies only the blob files that are new",
+        )
     return None
 
 
@@ -463,7 +475,7 @@ class _Creation:
             parent=parent, line=self._line(_starting(captures), uses), status="complete" if complete else "incomplete", cuts=cuts,
             source=self._origin(), software=_software_of(captures), seen=self.catalog.listing.backups, databases=entries,
             added=self.objects.written, recovery=self.repository.info.recovery, recipients=self.repository.info.recipients,
-            requires=[*(["dump"] if any(entry.dump for entry in entries) else []), *self.repository.info.requires],
+            requires=[*_required(entries), *self.repository.info.requires],
         )  # fmt: skip
 
     def _contents(self) -> str | list[str]:
@@ -500,6 +512,12 @@ def _overtaken(run: Run) -> InUse | None:
         if not run.stands():
             return run.lost()
     return None
+
+
+def _required(entries: list[DatabaseEntry]) -> list[str]:
+    """Return what a reader has to know of: who did not would restore a base without what is laid over it."""
+    dumps = [entry.dump for entry in entries if entry.dump]
+    return [*(["dump"] if dumps else []), *(["overlays"] if any(isinstance(dump, PgTransactions) for dump in dumps) else [])]
 
 
 def _give_up(run: Run, captures: list[Capture]) -> None:

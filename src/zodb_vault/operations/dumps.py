@@ -14,7 +14,7 @@ import msgspec
 from ..blobs.layout import MARKER, detect
 from ..blobs.refs import BlobSet
 from ..errors import Damage, TargetRefused
-from ..model.chain import dump_of, packs_of
+from ..model.chain import files_of, packs_of
 from ..model.manifest import DatabaseEntry
 from ..model.source import Database
 from ..repository.objects import Objects
@@ -162,7 +162,7 @@ class Dumps:
         self.progress.begin("storage", entry.dump.size if entry.dump else 0)
         make_directories_like_parent(directory)
         by_file: dict[str, list[int]] = {}
-        parts = list(dump_of(entry, self.objects))
+        parts = list(files_of(entry, self.objects))
         for number, part in enumerate(parts):
             by_file.setdefault(part.to.rpartition("/")[2], []).append(number)
         for name, numbers in by_file.items():

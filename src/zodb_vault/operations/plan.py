@@ -21,7 +21,7 @@ from ..strategies.blobrows import opinions
 from ..strategies.mirror import Mirror
 from ..strategies.table import strategy_of
 from .catalog import Catalog
-from .create import earlier_of, refuse_overlap, refused
+from .create import by_method, earlier_of, refuse_overlap, refused
 from .mirrors import as_mirrored, is_mirrored, mirror_of, refuse_place
 
 
@@ -151,7 +151,7 @@ def _database(
             warnings += [error.message if isinstance(error, VaultError) else str(error)]
             warnings += [f"{database.data_fs} does not exist"] if database.data_fs and not os.path.lexists(database.data_fs) else []
     return Planned(
-        database=database, method="portable" if consists.portable else "native", copies_blobs=consists.copies_blobs,
+        database=database, method="portable" if consists.portable else by_method(database, wanted.method).method, copies_blobs=consists.copies_blobs,
         blob_location=bucket(database) if "s3" in database.blob_mode else database.blob_dir,
         steps=[step for step in steps if step.database == database.name], left=consists.left, elsewhere=consists.elsewhere,
         how=how, reason=reason, warnings=list(dict.fromkeys(warnings)),
@@ -161,7 +161,7 @@ def _database(
 def _seen(site: Site, database: Database, repository: Repository | None, wanted: Wanted) -> Database | None:
     """Return the database as a backup sees it: its mirror, as far as that goes, by the portable method; None when there is no mirror yet."""
     if not is_mirrored(database, wanted.method):
-        return database
+        return by_method(database, wanted.method)
     directory = mirror_of(site, database, wanted.mirror)
     if repository:
         refuse_place(directory, repository, site)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from ..errors import ConfigurationError, VaultError
-from ..model.manifest import DatabaseEntry, PgDump, SqliteCopy
+from ..model.manifest import DatabaseEntry, PgDump, PgTransactions, SqliteCopy
 from ..model.source import Database
 from ..strategies.programs import program_of
 
@@ -64,7 +64,7 @@ def scratch_database(entry: DatabaseEntry, directory: Path, server: str | None, 
         )
     if entry.backend != "relstorage":
         raise ConfigurationError([f"the level restore is not there yet for {entry.name} of {entry.backend}"], "use the level records")
-    given = server if kind is PgDump else None
+    given = server if issubclass(kind, PgDump) else None
     with _in_a_server(given, note) if given else SCRATCHES[kind](directory) as (adapter, section, options):
         blobs, shared = directory / "blobs", entry.blob_mode in ("directory", "s3")
         database = Database(
@@ -164,5 +164,6 @@ def _run(command: list[str], owner: Mapping[str, Any]) -> None:
 
 SCRATCHES: Final[Mapping[type, Callable[[Path], contextlib.AbstractContextManager[tuple[str, str, dict[str, Any]]]]]] = {
     PgDump: _postgres,
+    PgTransactions: _postgres,
     SqliteCopy: _sqlite,
 }

@@ -17,7 +17,7 @@ from ..blobs.refs import BlobSet
 from ..errors import BackupMissing, Damage, KeyMissing, TargetRefused, UsageError, VaultError
 from ..model import chain, clock
 from ..model.blob import MissingRows
-from ..model.chain import Chain, E, dump_of, packs_of, segments_of
+from ..model.chain import Chain, E, dump_of, overlays_of, packs_of, segments_of
 from ..model.manifest import DatabaseEntry, Meta, Pack, Part
 from ..repository.labels import Level
 from ..repository.objects import Objects, meta_key, object_key
@@ -153,11 +153,16 @@ class _Verification:
         for half in (entry.storage, entry.blobs):
             for ref in half.lists if half else []:
                 yield ref.list
+        for ref in overlays_of(entry, self.objects).lists:
+            yield ref.list
         if entry.blobs and entry.blobs.missing.list:
             yield entry.blobs.missing.list
-        if entry.dump and entry.dump.marks:
-            yield entry.dump.marks
         yield from self._entries(entry, dump_of(entry, self.objects))
+        if entry.dump:
+            yield from entry.dump.documents
+            yield from entry.dump.files
+        for overlay in self._entries(entry, overlays_of(entry, self.objects)):
+            yield from overlay.parts
         for segment in self._entries(entry, segments_of(entry, self.objects)):
             yield from segment.parts
             yield from segment.log

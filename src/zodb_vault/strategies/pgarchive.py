@@ -35,10 +35,16 @@ class Read(msgspec.Struct):
 
 
 class ArchiveReader:
-    """Reads the script that ``pg_restore`` makes of an archive; ``name_of`` tells from ``columns`` of ``table`` what a row asks for."""
+    """Reads the script that ``pg_restore`` makes of an archive; ``name_of`` tells from ``columns`` of ``table`` what a row asks for.
 
-    def __init__(self, table: str, columns: Sequence[str], name_of: Callable[[list[bytes]], BlobRef | None], made_by: int) -> None:
-        self._table, self._columns, self._name_of = table, columns, name_of
+    ``row`` is told table, columns and text of every row.
+    """
+
+    def __init__(
+        self, table: str, columns: Sequence[str], name_of: Callable[[list[bytes]], BlobRef | None], made_by: int,
+        row: Callable[[str, list[str], bytes], None] | None = None,
+    ) -> None:  # fmt: skip
+        self._table, self._columns, self._name_of, self._row = table, columns, name_of, row
         command = [program_of(["pg_restore"], "postgresql-client", made_by), "--file=-"]
         self._program = Program(command, {}, lambda text: Damage(f"the dump cannot be read: {text}"), fed=True)
         self.read = Read({}, BlobSet(), 0, 0)
@@ -79,8 +85,10 @@ class ArchiveReader:
                     self.read.tables[table], table, rows = rows, "", 0
                     continue
                 rows += 1
+                if self._row is not None:
+                    self._row(table, columns, line)
                 if len(line) < BLOB_ROW and NAME in line and "state" in columns:
-                    refs.add(_blob_of(line, columns))
+                    refs.add(blob_of(line, columns))
                 if self._places:
                     found += self._named(line)
                     if len(found) >= FETCH:
@@ -109,8 +117,10 @@ class ArchiveReader:
             self.read.created.add(large_object(int(oid)) for oid in found)
 
 
-def _blob_of(line: bytes, columns: list[str]) -> list[BlobRef]:
+def blob_of(line: bytes, columns: list[str]) -> list[BlobRef]:
     """Return the blob that a row of ``object_state`` asks for, if its record is that of one."""
+    if len(line) >= BLOB_ROW or NAME not in line:
+        return []
     values = dict(zip(columns, line.split(b"\t"), strict=False))
     state = values.get("state", b"")
     if not state.startswith(b"\\\\x") or not is_blob(bytes.fromhex(state[3:].decode("ascii"))):

@@ -12,8 +12,9 @@ from ..errors import Damage, InUse, TargetRefused, VaultError
 from ..model import clock
 from ..model import tid as tids
 from ..model.chain import dump_of
-from ..model.manifest import DatabaseEntry, PgDump
+from ..model.manifest import DatabaseEntry, PgDump, PgTransactions
 from .base import Progress, Seen, Sink
+from .pgapply import Assembly, require_keys
 from .postgres import TABLES, connect, parameters_of, quoted, secrets_of, shown_dsn, translated, where
 from .programs import Program, program_of
 
@@ -186,10 +187,15 @@ class PostgresDestination:
         dump = entry.dump
         assert isinstance(dump, PgDump)
         progress.begin("storage", dump.size)
+        versions = dump.base.versions if isinstance(dump, PgTransactions) else dump.versions
         command = [
-            program_of(["pg_restore"], "postgresql-client", _major(dump.versions.get("pg_dump", ""))), "--no-owner", "--no-acl", "--exit-on-error",
-            "--single-transaction", "--no-password", f"--dbname={shown_dsn(dsn)}", *([f"--role={self.role}"] if self.role else []), *more,
+            program_of(["pg_restore"], "postgresql-client", _major(versions.get("pg_dump", ""))), "--no-owner", "--no-acl",
+            *([f"--role={self.role}"] if self.role else []),
         ]  # fmt: skip
+        if isinstance(dump, PgTransactions):
+            self._assemble(dsn, command, entry, dump, sink, progress, beat, more)
+            return
+        command += ["--exit-on-error", "--single-transaction", "--no-password", f"--dbname={shown_dsn(dsn)}", *more]
         with Program(command, secrets_of(dsn), _failed, fed=True) as program:
             for part in dump_of(entry, sink):
                 # whole before a byte of it is handed over: behind the last one everything would be committed
@@ -200,6 +206,18 @@ class PostgresDestination:
                 beat()
             program.close_input()
             program.finish()
+
+    def _assemble(
+        self, dsn: str, command: list[str], entry: DatabaseEntry, dump: PgTransactions, sink: Sink, progress: Progress, beat: Callable[[], None],
+        more: list[str],
+    ) -> None:  # fmt: skip
+        """Load a dump and what is laid over it, and commit when everything is as it was in the snapshot."""
+        with contextlib.closing(connect(dsn)) as connection:
+            Assembly(connection, command, _failed, sink, progress, beat).run(entry, dump, more)
+            require_keys(connection, entry, dump)
+            self._require_rows(connection, entry)
+            with translated(TargetRefused):
+                connection.commit()
 
     def _require_rows(self, connection: Connection, entry: DatabaseEntry) -> None:
         """Raise Damage unless the restored tables have the rows, the sequences the values and the large objects the owner that they should have."""

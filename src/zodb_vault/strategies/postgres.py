@@ -153,6 +153,31 @@ class Postgres:
         rows = self.ask("SELECT schemaname, sequencename, last_value FROM pg_sequences ORDER BY 1, 2")
         return {f"{schema}.{name}": int(value) for schema, name, value in rows if value is not None}
 
+    def copy_out(self, query: str, file: Any) -> int:
+        """Write what a COPY of the snapshot gives into a file; return the number of rows."""
+        with translated(), self._connection.cursor() as cursor:
+            cursor.copy_expert(query, file)
+            return int(cursor.rowcount)
+
+    def large_object(self, number: int) -> Iterator[tuple[int, bytes]]:
+        """Yield the pieces of a large object of the snapshot with their positions; of an empty one a piece without a byte."""
+        with translated(), contextlib.closing(self._connection.lobject(number, "rb")) as content:
+            position, data = 0, content.read(PIECE)
+            while data or position == 0:
+                yield position, data
+                position += len(data) or 1
+                data = content.read(PIECE) if data else b""
+
+    def definitions(self) -> Iterator[bytes]:
+        """Yield the lines of a script that defines everything which the snapshot holds, without content."""
+        command = [
+            self.pg_dump(), "--schema-only", "--no-owner", "--no-acl", "--no-password", f"--snapshot={self.snapshot_name}",
+            f"--lock-wait-timeout={LOCK_TIMEOUT_MS}", f"--dbname={shown_dsn(self.dsn)}",
+        ]  # fmt: skip
+        with Program(command, secrets_of(self.dsn), _failed) as program:
+            yield from program.lines()
+            program.finish()
+
     def dump_into(self, sink: Sink, to: str, workers: Workers, keeper: Keeper, progress: Progress) -> Dumped:
         """Dump what the snapshot shows into objects, while this connection counts the rows of its tables.
 

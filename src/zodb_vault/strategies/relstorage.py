@@ -257,7 +257,7 @@ class RelStorageCapture:
         self.dumped: Dumped | None = None
         if self.wishes.storage:
             with Workers(self.wishes.workers, self.keeper.beat) as workers:
-                self.dumped = self.rows.dump(self.sink, self.folder, workers, self.keeper, self.progress)
+                self.dumped = self._dump(workers)
             self.warnings += self.dumped.warnings
         if self.files is not None:
             self._ask_for_files(self.files)
@@ -270,6 +270,9 @@ class RelStorageCapture:
 
     def _first_tid(self) -> str | None:
         return hex_or_none(self.rows.ask("SELECT min(tid) FROM object_state")[0][0])
+
+    def _dump(self, workers: Workers) -> Dumped:
+        return self.rows.dump(self.sink, self.folder, workers, self.keeper, self.progress)
 
     def _count_transactions(self) -> tuple[int | None, int]:
         before = self.earlier.entry.last_tid if self.earlier and self.facts.continues else None
@@ -439,6 +442,10 @@ class RelStorage:
 
     def survey(self, database: Database, documents: Documents, wishes: Wishes, now: datetime) -> RelStorageCapture:
         """Log in and look."""
+        if database.method == "transactions":
+            from .transactions import TransactionsCapture
+
+            return TransactionsCapture(database, documents, wishes, now)
         return RelStorageCapture(database, documents, wishes, now)
 
     capture = survey
@@ -461,6 +468,12 @@ def _check_pg_dump(entry: DatabaseEntry, sink: Sink, refs: BlobSet, verdict: Ver
     from .relstorage_postgres import check_dump
 
     check_dump(entry, sink, refs, verdict, progress)
+
+
+def _check_transactions(entry: DatabaseEntry, sink: Sink, refs: BlobSet, verdict: Verdict, progress: Progress) -> None:
+    from .overlaycheck import check_overlaid
+
+    check_overlaid(entry, sink, refs, verdict, progress)
 
 
 def _check_sqlite(entry: DatabaseEntry, sink: Sink, refs: BlobSet, verdict: Verdict, progress: Progress) -> None:
@@ -488,7 +501,7 @@ def _mysql_location(database: Database) -> str:
 
 
 CHECKS: Final[Mapping[str, Callable[[DatabaseEntry, Sink, BlobSet, Verdict, Progress], None]]] = {
-    "pg_dump": _check_pg_dump, "sqlite": _check_sqlite, "mysqldump": _check_mysql,
+    "pg_dump": _check_pg_dump, "pg_transactions": _check_transactions, "sqlite": _check_sqlite, "mysqldump": _check_mysql,
 }  # fmt: skip
 LOCATIONS: Final[Mapping[str, Callable[[Database], str]]] = {
     "postgresql": _postgres_location, "sqlite3": _sqlite_location, "mysql": _mysql_location,

@@ -62,6 +62,14 @@ class PostgresRows(Postgres):
             missing=list(self._lost(lacking)),
         )  # fmt: skip
 
+    def large_objects_named(self) -> tuple[int, list[tuple[BlobRef, str]]]:
+        """Return how many large objects the rows of blobs name, and the blobs whose large objects the database has lost."""
+        if not self.has_table("blob_chunk"):
+            return 0, []
+        lacking = "SELECT DISTINCT chunk FROM blob_chunk WHERE chunk NOT IN (SELECT oid FROM pg_largeobject_metadata) LIMIT %s"
+        lost = [int(number) for (number,) in self.ask(lacking, MOST_LACKING)]
+        return int(self.ask("SELECT count(DISTINCT chunk) FROM blob_chunk")[0][0]), list(self._lost(lost))
+
     def _lost(self, lacking: list[int]) -> Iterator[tuple[BlobRef, str]]:
         """Yield the blobs whose large objects the database has lost; raise SourceError for one that is there and not in the dump."""
         for oid in lacking:
@@ -80,7 +88,7 @@ def check_dump(entry: DatabaseEntry, sink: Sink, refs: BlobSet, verdict: Verdict
         reader = ArchiveReader("blob_chunk", ["chunk"], lambda fields: large_object(int(fields[0])), made_by)
         read = reader.run(advancing(sink.read(dump_of(entry, sink)), progress), named, refs)
         with contextlib.closing(read.created):
-            lost = _known_as_lost(entry, sink)
+            lost = known_as_lost(entry, sink)
             named.have(one.oid + one.tid for one in read.created.everything())
             for one in named.lacking():
                 if int.from_bytes(one.oid) not in lost:
@@ -101,7 +109,7 @@ def compare_tables(dump: PgDump, read: Read, verdict: Verdict) -> None:
             verdict.damage("table", f"{table} has {rows} rows in the dump, {wanted} in the snapshot that it was made of")
 
 
-def _known_as_lost(entry: DatabaseEntry, sink: Sink) -> set[int]:
+def known_as_lost(entry: DatabaseEntry, sink: Sink) -> set[int]:
     """Return the large objects that the database itself had lost."""
     listed = entry.blobs.missing.list if entry.blobs else None
     rows = msgspec.json.decode(sink.document(listed), type=MissingRows).rows if listed else []

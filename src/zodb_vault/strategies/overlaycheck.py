@@ -1,0 +1,322 @@
+"""Whether a dump and what is laid over it give what the snapshot held: put together in thought, without a server.
+
+Every row passes, the newest overlay first and the dump last; of each that would be left the key is added up, and the large object that it names
+is looked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Final
+
+from ..blobs.refs import BlobSet
+from ..datafs.records import BLOB_RECORD_LIMIT, is_blob
+from ..errors import Damage
+from ..model.blob import BlobRef
+from ..model.chain import dump_of, overlays_of
+from ..model.manifest import DatabaseEntry, PgTransactions, RowFile
+from .base import Progress, Sink, Verdict
+from .pgapply import layout_for
+from .pgarchive import ArchiveReader, blob_of
+from .pgchanges import BITS, HEADER
+from .pgtables import Keyed
+from .postgres import FETCH, large_object
+from .relstorage_postgres import advancing, known_as_lost
+
+Values = dict[str, int]
+Field = bytes | None
+# What stands before the bits of a value of the type bit.
+LENGTH_OF_BITS: Final = 4
+
+
+def check_overlaid(entry: DatabaseEntry, sink: Sink, refs: BlobSet, verdict: Verdict, progress: Progress) -> None:
+    """Read base and overlays to their ends and compare what they give with what the snapshot held; raise Damage when something cannot be read."""
+    dump = entry.dump
+    assert isinstance(dump, PgTransactions)
+    with contextlib.ExitStack() as stack:
+        check = _Check(entry, dump, sink, verdict, progress, lambda: stack.enter_context(contextlib.closing(BlobSet())))
+        check.keys_left()
+        check.overlays()
+        check.base()
+        check.whole()
+        check.compare()
+        refs.add(check.asked_for())
+        if entry.blob_mode not in ("directory", "s3"):
+            refs.have(one.oid + one.tid for one in list(refs.everything()))  # in the database itself
+
+
+class _Check:
+    def __init__(
+        self, entry: DatabaseEntry, dump: PgTransactions, sink: Sink, verdict: Verdict, progress: Progress, new: Callable[[], BlobSet]
+    ) -> None:
+        self.entry, self.dump, self.sink, self.verdict, self.progress = entry, dump, sink, verdict, progress
+        schema = next(iter(dump.keys)).partition(".")[0]
+        self.named, self.there, self.blobs = new(), new(), new()
+        self.tallies: dict[str, _Tally] = {}
+        for one in layout_for(entry.backend, bool(entry.history)).keyed:
+            self.tallies[f"{schema}.{one.name}"] = _Objects(one, self.named) if one.kind == "set" else _Revisions(one, self.named, new)
+        self.states = f"{schema}.object_state"
+
+    def keys_left(self) -> None:
+        """Read which keys are left."""
+        for file in self.dump.live:
+            self.tallies[file.table].left(file, self._rows(file))
+
+    def overlays(self) -> None:
+        """Read what was added, the newest first."""
+        for overlay in reversed(overlays_of(self.entry, self.sink)):
+            for file in overlay.rows:
+                tally, places = self.tallies[file.table], {column: place for place, column in enumerate(file.columns)}
+                state = places.get("state") if file.table == self.states else None
+                for fields in self._rows(file):
+                    values = {column: _number(fields[places[column]]) for column in tally.columns}
+                    if tally.add(values, newer=True) and state is not None and is_record(fields[state]):
+                        self.blobs.add([BlobRef(values["zoid"].to_bytes(8), values["tid"].to_bytes(8), True)])
+            if overlay.large_objects is not None:
+                self.there.add(large_object(_number(fields[0])) for fields in self._rows(overlay.large_objects))
+            self.verdict.count("overlays")
+
+    def base(self) -> None:
+        """Read the dump, and compare the rows of each of its tables with its own snapshot."""
+        base = self.dump.base
+        made_by = int(base.versions.get("pg_dump", "0").partition(".")[0] or 0)
+        chunks = advancing(self.sink.read(dump_of(self.entry, self.sink)), self.progress)
+        with contextlib.closing(BlobSet()) as named, contextlib.closing(BlobSet()) as refs:  # what of these is left is noted by row
+            read = ArchiveReader("blob_chunk", [], lambda _fields: None, made_by, self._of_base).run(chunks, named, refs)
+        with contextlib.closing(read.created):
+            self.there.add(read.created.everything())
+        for table in sorted(base.tables.keys() | read.tables.keys()):
+            if read.tables.get(table) != base.tables.get(table):
+                told = f"{table} has {read.tables.get(table)} rows in the base, {base.tables.get(table)} in the snapshot that it was made of"
+                self.verdict.damage("table", told)
+        self.verdict.count("bytes of large objects", read.size)
+
+    def _of_base(self, table: str, columns: list[str], line: bytes) -> None:
+        tally = self.tallies.get(table)
+        if tally is not None:
+            places = tally.places(columns)
+            fields = line.split(b"\t", max(places.values()) + 1)
+            values = {column: _number_of_text(fields[place]) for column, place in places.items()}
+            if tally.add(values, newer=False) and table == self.states:
+                self.blobs.add(blob_of(line, columns))
+
+    def whole(self) -> None:
+        """Read the tables that are stored whole, and the script."""
+        for file in self.dump.whole:
+            if (lines := sum(chunk.count(b"\n") for chunk in self._content(file))) != file.rows:
+                self.verdict.damage("table", f"{file.table} has {lines} rows, {file.rows} were stored")
+        for _chunk in self.sink.read(self.dump.script):
+            pass
+
+    def compare(self) -> None:
+        """Compare what would be restored with what the snapshot held."""
+        for table, tally in self.tallies.items():
+            wanted = {column: int(value) for column, value in self.dump.keys[table].items() if column in ("rows", *tally.one.sums)}
+            for column, value in tally.result().items():
+                if value != wanted[column]:
+                    what = "has" if column == "rows" else f"has a column {column} that adds up to"
+                    self.verdict.damage("table", f"{table} {what} {value} with everything laid over the base, {wanted[column]} in its snapshot")
+        lost = known_as_lost(self.entry, self.sink)
+        self.named.have(one.oid + one.tid for one in self.there.everything())
+        for one in self.named.lacking():
+            if int.from_bytes(one.oid) not in lost:
+                self.verdict.damage("blob", f"neither base nor overlays have the large object {int.from_bytes(one.oid)}, which blob_chunk refers to")
+        self.verdict.count("large objects", len(self.named))
+        self.verdict.count("rows", sum(self.dump.tables.values()))
+
+    def asked_for(self) -> Iterator[BlobRef]:
+        """Yield the blobs that the records ask for which would be left."""
+        states = self.tallies[self.states]
+        return (blob for blob in self.blobs.everything() if states.is_left(blob))
+
+    def _rows(self, file: RowFile) -> Iterator[list[Field]]:
+        count = 0
+        for fields in rows_of(self._content(file), file.table):
+            count += 1
+            yield fields
+        if count != file.rows:
+            self.verdict.damage("table", f"{count} rows of {file.table} are there, {file.rows} were stored")
+
+    def _content(self, file: RowFile) -> Iterator[bytes]:
+        digest = hashlib.sha256()
+        for chunk in advancing(self.sink.read(file.parts), self.progress):
+            digest.update(chunk)
+            yield chunk
+        if digest.hexdigest() != file.sha256:
+            self.verdict.damage("table", f"the rows of {file.table} are not those that were stored")
+
+
+def rows_of(chunks: Iterable[bytes], table: str) -> Iterator[list[Field]]:
+    """Yield the fields of each row of a binary COPY; raise Damage when it is none, or ends too early."""
+    reader = _Reader(iter(chunks), table)
+    if reader.take(len(HEADER)) != HEADER:
+        raise Damage(f"the rows of {table} do not begin as rows do")
+    while (count := struct.unpack(">h", reader.take(2))[0]) >= 0:
+        fields: list[Field] = []
+        for _ in range(count):
+            length = struct.unpack(">i", reader.take(4))[0]
+            fields.append(reader.take(length) if length >= 0 else None)
+        yield fields
+
+
+class _Reader:
+    def __init__(self, chunks: Iterator[bytes], table: str) -> None:
+        self._chunks, self._table = chunks, table
+        self._buffer, self._place = b"", 0
+
+    def take(self, length: int) -> bytes:
+        """Return the next bytes."""
+        while len(self._buffer) - self._place < length:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                raise Damage(f"the rows of {self._table} end too early")
+            self._buffer, self._place = self._buffer[self._place :] + chunk, 0
+        self._place += length
+        return self._buffer[self._place - length : self._place]
+
+
+def is_record(state: Field) -> bool:
+    """Tell whether a record is that of a blob."""
+    return state is not None and 0 < len(state) <= BLOB_RECORD_LIMIT and bool(is_blob(state))
+
+
+def _number(field: Field) -> int:
+    return int.from_bytes(field or b"")
+
+
+def _number_of_text(field: bytes) -> int:
+    return int(field == b"t") if field in (b"t", b"f") else int(field)
+
+
+class _Tally(ABC):
+    """Adds up the rows of one table that would be left."""
+
+    def __init__(self, one: Keyed, named: BlobSet) -> None:
+        self.one, self._named = one, named
+        self.columns = tuple(dict.fromkeys((*one.key, *one.sums, "tid")))
+        self.sums: Values = dict.fromkeys(("rows", *one.sums), 0)
+        self._places: dict[str, int] = {}
+        self._chunks: list[BlobRef] = []
+
+    @abstractmethod
+    def left(self, file: RowFile, rows: Iterator[list[Field]]) -> None:
+        """Take a file of the keys that are left."""
+
+    @abstractmethod
+    def add(self, values: Values, *, newer: bool) -> bool:
+        """Take a row of an overlay, or of the base; tell whether it may be left."""
+
+    @abstractmethod
+    def is_left(self, blob: BlobRef) -> bool:
+        """Tell whether a record that may be left is."""
+
+    def places(self, columns: list[str]) -> dict[str, int]:
+        """Return where the wanted columns stand."""
+        if not self._places:
+            self._places = {column: columns.index(column) for column in self.columns}
+        return self._places
+
+    def count(self, values: Values, without: Sequence[str] = ()) -> None:
+        """Count a row that is left."""
+        self.sums["rows"] += 1
+        for column in self.one.sums:
+            self.sums[column] += values[column] if column not in without else 0
+        if "chunk" in values:
+            self._chunks.append(large_object(values["chunk"]))
+            if len(self._chunks) >= FETCH:
+                self._name()
+
+    def _name(self) -> None:
+        self._named.add(self._chunks)
+        self._chunks = []
+
+    def result(self) -> Values:
+        """Return the number of rows and the sums."""
+        self._name()
+        return self.sums
+
+
+class _Objects(_Tally):
+    """One row of each object: that of the newest overlay which has one, if the object is left."""
+
+    def __init__(self, one: Keyed, named: BlobSet) -> None:
+        super().__init__(one, named)
+        self._live: dict[int, bytes] = {}
+        self._seen: dict[int, bytearray] = {}
+
+    def left(self, file: RowFile, rows: Iterator[list[Field]]) -> None:
+        for base, bits in rows:
+            self._live[_number(base)] = (bits or b"")[LENGTH_OF_BITS:]
+
+    def add(self, values: Values, *, newer: bool) -> bool:
+        zoid = values["zoid"]
+        if _has(self._seen, zoid):
+            return False
+        if newer:
+            _set(self._seen, zoid)
+        if not _has(self._live, zoid):
+            return False
+        self.count(values)
+        return True
+
+    def is_left(self, blob: BlobRef) -> bool:
+        return True  # others were not added
+
+
+class _Revisions(_Tally):
+    """Rows that stay until a pack removes them; if one has, ``left`` are those up to a TID that it did not."""
+
+    def __init__(self, one: Keyed, named: BlobSet, new: Callable[[], BlobSet]) -> None:
+        super().__init__(one, named)
+        self._new, self._until = new, -1
+        self._live: BlobSet | None = None
+        self._waiting: list[tuple[bytes, Values]] = []
+
+    def left(self, file: RowFile, rows: Iterator[list[Field]]) -> None:
+        live, keys = self._new(), len(self.one.key)
+        self._live, self._until = live, int(file.until, 16) if file.until else -1
+        while some := list(islice(rows, FETCH)):
+            live.add(_as_ref(b"".join(field or b"" for field in fields[:keys])) for fields in some)
+            for place, column in enumerate(self.one.changed, keys):
+                self.sums[column] += sum(_number(fields[place]) for fields in some)
+
+    def add(self, values: Values, *, newer: bool) -> bool:
+        if self._live is None or values["tid"] > self._until:
+            self.count(values)
+        else:
+            self._waiting.append((b"".join(values[column].to_bytes(8) for column in self.one.key), values))
+            if len(self._waiting) >= FETCH:
+                self._settle()
+        return True
+
+    def _settle(self) -> None:
+        there = self._live.among(key for key, _values in self._waiting) if self._live else set()
+        for key, values in self._waiting:
+            if key in there:
+                self.count(values, self.one.changed)
+        self._waiting = []
+
+    def is_left(self, blob: BlobRef) -> bool:
+        return self._live is None or int.from_bytes(blob.tid) > self._until or blob.oid + blob.tid in self._live
+
+    def result(self) -> Values:
+        self._settle()
+        return super().result()
+
+
+def _as_ref(key: bytes) -> BlobRef:
+    return BlobRef(key[:8], key[8:], True)
+
+
+def _has(bits: dict[int, bytes] | dict[int, bytearray], number: int) -> bool:
+    found = bits.get(number // BITS)
+    return found is not None and bool(found[number % BITS // 8] & (128 >> number % 8))
+
+
+def _set(bits: dict[int, bytearray], number: int) -> None:
+    bits.setdefault(number // BITS, bytearray(BITS // 8))[number % BITS // 8] |= 128 >> number % 8

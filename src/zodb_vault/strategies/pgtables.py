@@ -1,0 +1,64 @@
+"""Which rows of a database tell by their TIDs that they are new, which ones a pack removes or changes, and which tables it only works with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Literal, NamedTuple
+
+# ``set``: one row of each object, exchanged for one with a later TID. ``revisions``: rows that stay as they are until a pack removes them.
+Kind = Literal["set", "revisions"]
+
+
+class Keyed(NamedTuple):
+    """A table whose rows have a TID: their key, the small columns that a pack changes, and what is added up to know it again."""
+
+    name: str
+    kind: Kind
+    key: tuple[str, ...]
+    sums: tuple[str, ...]
+    changed: tuple[str, ...] = ()
+
+
+class Layout(NamedTuple):
+    """The tables of a storage: ``derived`` ones hold what a pack found out, and the next one finds out again when they are empty.
+
+    ``columns`` are all that a table has which others could add columns to. All tables that are not named are copied whole.
+    """
+
+    keyed: tuple[Keyed, ...]
+    derived: tuple[str, ...] = ()
+    columns: Mapping[str, frozenset[str]] = {}
+
+
+RELSTORAGE_CURRENT: Final = Layout(
+    keyed=(
+        Keyed("object_state", "set", ("zoid",), ("zoid", "tid")),
+        Keyed("blob_chunk", "set", ("zoid",), ("zoid", "tid", "chunk")),
+    ),
+    derived=("object_ref", "object_refs_added", "pack_object"),
+)
+RELSTORAGE_HISTORY: Final = Layout(
+    keyed=(
+        Keyed("transaction", "revisions", ("tid",), ("tid", "packed", "is_empty"), ("packed", "is_empty")),
+        Keyed("object_state", "revisions", ("zoid", "tid"), ("zoid", "tid", "prev_tid"), ("prev_tid",)),
+        Keyed("blob_chunk", "revisions", ("zoid", "tid", "chunk_num"), ("zoid", "tid", "chunk")),
+        Keyed("current_object", "set", ("zoid",), ("zoid", "tid")),
+    ),
+    derived=("object_ref", "object_refs_added", "pack_object", "pack_state", "pack_state_tid"),
+)
+
+
+def sum_of(column: str) -> str:
+    """Return what a column adds up to, as it stands in SQL."""
+    return f"coalesce(sum({column}::{'integer' if column in ('packed', 'is_empty') else 'bigint'}), 0)"
+
+
+def layout_of(backend: str, history: bool) -> Layout | None:
+    """Return what the tables of a storage are, None where nobody knows."""
+    return LAYOUTS.get((backend, history))
+
+
+LAYOUTS: Final[Mapping[tuple[str, bool], Layout]] = {
+    ("relstorage", False): RELSTORAGE_CURRENT,
+    ("relstorage", True): RELSTORAGE_HISTORY,
+}
