@@ -14,7 +14,7 @@ from ZODB.FileStorage import FileStorage
 from zodb_vault.repository.running import Run
 from zodb_vault.stores.local import LocalStore
 
-DOCUMENT = words("id site status how reason created_at finished_at added raw stored databases")
+DOCUMENT = words("id site status how reason created_at finished_at locked_until added raw stored databases")
 DATABASE = words("name last_tid transactions transactions_added blobs missing warnings")
 
 

@@ -9,11 +9,13 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from functools import partial
 from http.client import HTTPMessage as HTTPHeaders
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import boto3
 import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ConnectionClosedError, ReadTimeoutError
@@ -209,14 +211,38 @@ def _which(request: Any) -> tuple[str, str, object]:
 
 
 def _answer(request: Any, status: int, code: str) -> AWSResponse:
-    body = f"<Error><Code>{code}</Code><Message>hunter2</Message></Error>".encode()
+    return _answered(request, status, f"<Error><Code>{code}</Code><Message>hunter2</Message></Error>")
+
+
+def _answered(request: Any, status: int, body: str) -> AWSResponse:
     answer = AWSResponse(request.url, status, HTTPHeaders(), None)
-    answer._content = body
+    answer._content = body.encode()
     return answer
 
 
+class Unlocking(Faults):
+    """Moto lets a lock be made shorter or weaker and does not answer what it is; services with object lock refuse that and answer this."""
+
+    def act(self, request: Any, send: Callable[[Any], Any]) -> Any:
+        parts = urlsplit(request.url)
+        if "retention" not in parse_qs(parts.query, keep_blank_values=True):
+            return send(request)
+        head = boto3.client("s3", endpoint_url=f"{parts.scheme}://{parts.netloc}", region_name="us-east-1")
+        bucket, _, key = unquote(parts.path).lstrip("/").partition("/")
+        found = head.head_object(Bucket=bucket, Key=key)
+        until, mode = found.get("ObjectLockRetainUntilDate"), found.get("ObjectLockMode")
+        if request.method == "GET":
+            body = f"<Retention><Mode>{mode}</Mode><RetainUntilDate>{until:%Y-%m-%dT%H:%M:%SZ}</RetainUntilDate></Retention>"
+            return _answered(request, 200, body)
+        asked = re.search(rb"<RetainUntilDate>(.*)</RetainUntilDate>", request.body)
+        assert asked
+        if until and (datetime.fromisoformat(asked[1].decode()) < until or (mode == "COMPLIANCE" and mode.encode() not in request.body)):
+            return _answer(request, 403, "AccessDenied")
+        return send(request)
+
+
 class Denied(Faults):
-    """A service with a policy: everything but what matches (method, key pattern) is denied."""
+    """A service with a policy: everything but what matches (method, key pattern) is denied; LIST and RETAIN are methods of their own."""
 
     def __init__(self, bucket: str, allowed: Sequence[tuple[str, str]]) -> None:
         self._bucket, self._allowed = bucket, allowed
@@ -224,9 +250,10 @@ class Denied(Faults):
 
     def act(self, request: Any, send: Callable[[Any], Any]) -> Any:
         parts = urlsplit(request.url)
-        asked = parse_qs(parts.query)
+        asked = parse_qs(parts.query, keep_blank_values=True)
         key = unquote(parts.path).removeprefix(f"/{self._bucket}").lstrip("/")
-        which = ("LIST", asked.get("prefix", [""])[0]) if "list-type" in asked else (request.method, key)
+        method = "RETAIN" if "retention" in asked else request.method
+        which = ("LIST", asked.get("prefix", [""])[0]) if "list-type" in asked else (method, key)
         if any(which[0] == method and re.match(pattern, which[1]) for method, pattern in self._allowed):
             return send(request)
         self.denied.append(which)

@@ -64,7 +64,10 @@ def command(
         print_json(_document(done))
     else:
         _print(context, done)
+    _say_what_is_wrong(done)
     if not all([_copied(context, location, done) for location in context.settings.repository.copies]):
+        return VaultError.exit_code
+    if done.unlocked:
         return VaultError.exit_code
     if done.damaged:
         return Damage.exit_code
@@ -88,12 +91,20 @@ def _copied(context: Context, location: str, done: Created) -> bool:
     return True
 
 
+def _say_what_is_wrong(done: Created) -> None:
+    """Name what is wrong in the repository; it costs the backup nothing that was made."""
+    if done.unlocked:
+        made = f"backup {done.manifest.id} was made, but what it takes from earlier ones is not locked for as long as it has to be"
+        click.echo(f"zodb-vault: {made}: {printable(done.unlocked.message)}", err=True)
+        click.echo(f"  -> {printable(done.unlocked.hint)}; the next run tries it again", err=True)
+    for backup_id, why in done.damaged.items():
+        click.echo(f"zodb-vault: backup {backup_id} cannot be read and was not used: {printable(why)}", err=True)
+
+
 def _print(context: Context, done: Created) -> None:
     manifest = done.manifest
     if not context.quiet:
         click.echo(_skipped(done) if done.skipped else _summary(done))
-    for backup_id, why in done.damaged.items():
-        click.echo(f"zodb-vault: backup {backup_id} cannot be read and was not used: {printable(why)}", err=True)
     context.detail(f"{manifest.how}: {manifest.reason.text}")
     for entry in manifest.databases if not done.skipped else []:
         context.detail(f"{printable(entry.name)}: last transaction {entry.last_tid} at {entry.last_time}")
@@ -126,7 +137,7 @@ def _document(done: Created) -> dict[str, Any]:
     return {
         "id": manifest.id, "site": manifest.site, "status": "skipped" if done.skipped else manifest.status, "how": manifest.how,
         "reason": manifest.reason, "created_at": manifest.created_at, "finished_at": manifest.finished_at,
-        "added": 0 if done.skipped else manifest.added, "raw": done.raw, "stored": done.stored,
+        "locked_until": manifest.locked_until, "added": 0 if done.skipped else manifest.added, "raw": done.raw, "stored": done.stored,
         "databases": [
             {
                 "name": entry.name, "last_tid": entry.last_tid, "transactions": entry.storage.transactions if entry.storage else None,

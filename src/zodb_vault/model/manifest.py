@@ -327,7 +327,7 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """One finished backup."""
+    """One finished backup; all that it needs cannot be changed or removed in its ``repository`` before ``locked_until``, as far as that is known."""
 
     id: str
     site: str
@@ -350,6 +350,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     recovery: str
     requires: list[str] = []
     recipients: list[str] = []
+    locked_until: str | None = None
     format: int = FORMAT
 
     @property

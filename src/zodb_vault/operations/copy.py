@@ -12,14 +12,16 @@ from typing import Any, Final
 import msgspec
 
 from ..errors import BackupMissing, ConfigurationError, Damage, InUse, KeyChanged, KeyMissing, StoreError, TargetRefused, UsageError, VaultError
-from ..model import canonical
+from ..model import canonical, clock
 from ..repository.names import new_id
+from ..repository.objects import meta_key, object_key
 from ..repository.repository import Listing, Repository, manifest_key
 from ..repository.running import Run
 from ..repository.sealing import FEATURE
 from ..repository.trash import note_broken
 from ..strategies.base import Progress, Workers
 from .carrying import Carried, Carrier, Job, Stock, Unchanged
+from .locks import Locks, needed_keys, trial_key
 from .recoding import Notes, Recoder
 from .unlock import Standing, standing
 
@@ -124,6 +126,9 @@ class _Copy:
         self.notes = Notes(target.objects(marker.marker.run))
         self.recoder: Recoder | None = None
         self.known: set[str] = set()
+        self.stored: set[str] = set()
+        self.locks = Locks(target, trial_key(site, marker.marker.run), clock.now(), progress)
+        self.unlocked: VaultError | None = None
         self.objects = self.bytes = self.unnoted = 0
 
     def run(self, wanted: list[str], others: list[Standing]) -> Copied:
@@ -151,6 +156,9 @@ class _Copy:
             raise
         for one in sorted(present & set(wanted)):
             self._labels(one, ours, theirs)
+        if self.unlocked:
+            what = f"everything was copied to {self.target.store.location}, but what was there already is not locked for as long as it has to be"
+            raise StoreError(f"{what}: {self.unlocked.message}", self.unlocked.hint)
         return Copied(
             site=self.site, location=self.target.store.location, copied=copied, present=len(wanted) - len(new), objects=self.objects, bytes=self.bytes
         )
@@ -240,8 +248,9 @@ class _Copy:
             return False
         self._labels(backup, self.source.listing(self.site), self.target.listing(self.site))
         self._note_gone(document.get("seen", ()))
+        locked_until = self._locked(content)
         self.marker.require()
-        self._commit(backup, content, signed)
+        self._commit(backup, content, signed, locked_until)
         self.known.add(backup)
         self.notes.forget()
         self.progress.note(f"copied {backup}")
@@ -272,6 +281,7 @@ class _Copy:
             for one in (one for carried in workers.in_order(jobs) for one in carried):
                 self.objects, self.bytes, self.unnoted = self.objects + 1, self.bytes + one.stored, self.unnoted + one.stored
                 took(one)
+                self.stored |= {meta_key(one.name), object_key(one.name)}
                 if self.recoder and one.codec:
                     self.notes.add(one)
                 if self.unnoted >= NOTE_BYTES:
@@ -299,11 +309,29 @@ class _Copy:
             self.source.require_signature(self.source.manifest(self.site, backup))
         return signature
 
-    def _commit(self, backup: str, document: dict[str, Any], signature: bytes | None) -> None:
+    def _locked(self, document: dict[str, Any]) -> str | None:
+        """Renew what locks have to be, and return until when all of them last in the target; a failure costs no copy, and is raised at the end."""
+        if self.locks.until is None:
+            return None
+        parent = document.get("parent")
+        before = self.target.manifest(self.site, parent) if parent in self.target.listing(self.site).backups else None
+        until = self.locks.lasting([before])
+        try:
+            needed = needed_keys(document, self.target.objects("")) - self.stored
+            if until is not None:
+                needed -= needed_keys(msgspec.to_builtins(before), self.target.objects(""))
+            if needed:
+                self.locks.renew(needed, self._beat)
+        except (StoreError, Damage) as error:
+            self.unlocked = error
+            return None
+        return clock.iso(min(self.locks.until, until or self.locks.until))
+
+    def _commit(self, backup: str, document: dict[str, Any], signature: bytes | None, locked_until: str | None) -> None:
         """Write the manifest, which says where it came from; one that is signed and of which nothing changes stays as it is."""
         data = self.source.manifest_bytes(self.site, backup)
         if signature is None or self.recoder:
-            origin = {"copied_from": self.source.info.id, "repository": self.target.info.id}
+            origin = {"copied_from": self.source.info.id, "repository": self.target.info.id, "locked_until": locked_until}
             data = canonical.seal({key: value for key, value in document.items() if key != "self_sha256"} | origin)
         if signature:
             self.target.put_signature(self.site, backup, data, None if self.recoder else signature)

@@ -7,6 +7,7 @@ import platform
 import socket
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from .. import __version__
-from ..errors import ConfigurationError, Damage, InUse, KeyMissing, NothingToBackUp, SourceChanged, UsageError, VaultError, WrongSource
+from ..errors import ConfigurationError, Damage, InUse, KeyMissing, NothingToBackUp, SourceChanged, StoreError, UsageError, VaultError, WrongSource
 from ..model import chain, clock
 from ..model.blob import MissingRows
 from ..model.manifest import DatabaseEntry, Line, Manifest, Marker, Origin, Pack, PgTransactions, Reason, Segment, Stored, Trigger
@@ -31,6 +32,7 @@ from ..strategies.base import Capture, Earlier, Progress, Resumed, Wishes
 from ..strategies.blobrows import opinions
 from ..strategies.table import strategy_of
 from .catalog import Backup, Catalog, raw_size, stored_size
+from .locks import Locks, needed_keys, trial_key
 from .mirrors import Mirrored, Wanted, is_mirrored, mirrored, unportable
 
 ATTEMPTS: Final = 4
@@ -64,7 +66,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 class Created(msgspec.Struct, frozen=True, kw_only=True):
     """What a create did; ``manifest`` is that of the parent when nothing was new and that was to be skipped.
 
-    ``findings`` are changes of the source under what was stored, ``damaged`` earlier backups that could not be read and were not used.
+    ``findings`` are changes of the source under what was stored, ``damaged`` earlier backups that could not be read and were not used,
+    ``unlocked`` says why what it takes from earlier ones is not locked for as long as it has to be.
     """
 
     manifest: Manifest
@@ -72,6 +75,7 @@ class Created(msgspec.Struct, frozen=True, kw_only=True):
     missing: dict[str, list[tuple[str, str, str]]]
     findings: list[str]
     damaged: dict[str, str] = {}
+    unlocked: VaultError | None = None
 
     @property
     def raw(self) -> int:
@@ -243,6 +247,7 @@ class _Creation:
         # the newest one may have been deleted, which its labels outlive
         self.id = new_id([*self.catalog.listing.backups, *self.catalog.listing.labels], self.now)
         self.objects: Objects = repository.objects(self.id)
+        self.locks = Locks(repository, trial_key(site.name, self.id), self.now, progress)
 
     def run(self) -> Created:
         stale = self._stale_marker()
@@ -265,7 +270,7 @@ class _Creation:
             self._check_source(_starting(captures))
             for used in uses if not self.options.full else ():  # signing this backup will vouch for what it goes on from
                 self.repository.require_signature(self.catalog.backup(used).manifest)
-            if self.options.skip_unchanged and uses and all(d.reason.code == "unchanged" for d in decisions) and not self._taken_out():
+            if self.options.skip_unchanged and uses and all(d.reason.code == "unchanged" for d in decisions) and self._enough(uses):
                 return Created(manifest=self.catalog.backup(uses[-1]).manifest, skipped=True, missing={}, findings=[])
             return self._copy(captures, cuts, uses, stale)
 
@@ -346,6 +351,10 @@ class _Creation:
         labels = self.catalog.labels_since(newest.manifest.created_at) if newest else ()
         return [label.value for label in labels if label.fact == "restored"]
 
+    def _enough(self, uses: list[str]) -> bool:
+        """Tell whether a backup of which nothing has changed since does as well as a new one."""
+        return not self._taken_out() and (self.locks.until is None or self._locked_until(uses) is not None)
+
     def _taken_out(self) -> list[str]:
         """Return what to say of databases that the newest backup holds and the site does not have any more."""
         newest = next(self._parents(), None)
@@ -404,6 +413,7 @@ class _Creation:
         self, captures: list[Capture], cuts: Literal["still", "moving"], uses: list[str], stale: tuple[Marker, bytes] | None
     ) -> Created:
         run = Run.start(self.repository.store, self.site.name, "create", self.id, uses, stale)
+        self._resumes = bool(run.marker.stored)
         try:
             self.begun(self.id)
             self._require(uses)
@@ -444,10 +454,34 @@ class _Creation:
         for fact in ("name", "note"):
             if value := getattr(self.options, fact):
                 self.repository.add_label(self.site.name, self.id, fact, value, self.catalog.listing)
+        manifest, unlocked = self._locked(manifest, uses, run)
         run.require()
         self.repository.commit(manifest)
         findings = [finding for capture in captures for finding in capture.findings]
-        return Created(manifest=manifest, skipped=False, missing=missing, findings=findings, damaged=self.catalog.damaged)
+        return Created(
+            manifest=manifest, skipped=False, missing=missing, findings=findings, damaged=self.catalog.damaged, unlocked=unlocked
+        )  # fmt: skip
+
+    def _locked_until(self, uses: list[str]) -> datetime | None:
+        return self.locks.lasting(self.catalog.backup(one).manifest for one in uses)
+
+    def _locked(self, manifest: Manifest, uses: list[str], run: Run) -> tuple[Manifest, VaultError | None]:
+        """Renew what locks have to be, and say in the manifest until when all of them last; a failure costs no backup, and is returned."""
+
+        def beat() -> None:
+            if run.due():
+                run.renew()
+
+        # of what an interrupted run has stored it is not known when that was
+        until = None if self._resumes else self._locked_until(uses)
+        if self.locks.until is not None and until is None:
+            try:
+                needed = needed_keys(msgspec.to_builtins(manifest), self.objects)
+                self.locks.renew((key for key in needed if not self.objects.wrote(key)), beat)
+                until = self.locks.until
+            except (StoreError, Damage) as error:
+                return manifest, error
+        return msgspec.structs.replace(manifest, locked_until=clock.iso(until) if until else None), None
 
     def _missing(self, entry: DatabaseEntry) -> list[tuple[str, str, str]]:
         if entry.blobs is None or entry.blobs.missing.list is None:

@@ -36,7 +36,7 @@ from ..strategies.datafile import DataFile
 from . import journal as journals
 from .catalog import Catalog, stored_size
 from .create import refuse_overlap, refused
-from .exercise import Check, abilities, access, clocks, guarded
+from .exercise import Check, abilities, access, clocks, guarded, locks
 from .plan import plan
 
 T = TypeVar("T")
@@ -452,6 +452,7 @@ def _access(patient: Patient) -> Iterator[Check]:
     repository = patient.repository
     yield from access(repository.store)
     yield from abilities(repository.store, repository.info)
+    yield from locks(repository.store)
 
 
 CHECKS: Final[tuple[tuple[str, Callable[[Patient], Iterable[Check]]], ...]] = (

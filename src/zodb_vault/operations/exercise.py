@@ -19,6 +19,7 @@ from ..repository import running
 from ..repository.names import ID_TIME
 from ..repository.repository import Repository
 from ..stores.base import Adapting, Store
+from .locks import attempt, retaining
 
 PROBE_PREFIX: Final = "_doctor-"
 PROBE_SIZE: Final = 100_000
@@ -53,6 +54,7 @@ def exercise(store: Store) -> list[Check]:
         ("repository", repository),
         ("repository access", partial(access, store)),
         ("repository service", lambda: abilities(store, found[0] if found else None)),
+        ("object lock", partial(locks, store)),
         ("clock", partial(clocks, store, None)),
     )
     return [check for name, step in steps for check in guarded(name, step)]
@@ -165,6 +167,18 @@ def abilities(store: Store, info: RepositoryInfo | None) -> Iterator[Check]:
         yield Check(name, True, f"it lacks {missing}; {'; '.join(store.limits())}")
     else:
         yield Check(name, True, "it has everything: conditional writes, exchanges and deletions, and ranges")
+
+
+def locks(store: Store) -> Iterator[Check]:
+    """Tell whether the time for which something is locked can be made longer; what this leaves of a probe is locked for a minute."""
+    if (found := retaining(store)) is None:
+        return
+    try:
+        attempt(store, found[0], f"{PROBE_PREFIX}{clock.now().strftime(ID_TIME)}-{secrets.token_hex(8)}")
+    except StoreError as error:
+        yield Check("object lock", False, f"locks cannot be renewed: {error.message}", error.hint)
+        return
+    yield Check("object lock", True, f"locks can be renewed; what a backup needs is kept for {found[1]} after it")
 
 
 def clocks(store: Store, newest: datetime | None) -> Iterator[Check]:

@@ -150,6 +150,10 @@ class Objects:
         self.count(name, document.stored)
         return Meta(meta=name, stored=document.stored)
 
+    def wrote(self, key: str) -> bool:
+        """Tell whether this run has stored what is under a key."""
+        return key.rpartition("/")[2] in self._names
+
     def count(self, name: str, size: int) -> None:
         """Add to the bytes ``written`` by this run, once for the same content stored twice."""
         with self._lock:

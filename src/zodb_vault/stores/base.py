@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*\Z")
@@ -108,6 +108,20 @@ class Adapting(Protocol):
 
     def limits(self) -> list[str]:
         """Return what this store cannot promise, a sentence each; empty when it keeps the contract without reserve."""
+        ...
+
+
+@runtime_checkable
+class Retaining(Protocol):
+    """A store that can keep what is stored from being changed or removed, by whomever, until its time is over."""
+
+    @property
+    def retention(self) -> timedelta | None:
+        """Return for how long everything that a backup needs has to be kept after the backup, None when it need not."""
+        ...
+
+    def retain(self, key: str, until: datetime) -> None:
+        """Let what is stored under a key be kept until a moment; what is kept longer stays so. Raise KeyMissing."""
         ...
 
 

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import IO, Any, Final
 from urllib.parse import urlsplit
 
@@ -223,6 +223,18 @@ class S3Store:
             raise KeyChanged(f"{key} in {self.location} was changed by another run")
         self._written[key] = _digest(data), answer.etag
         return answer.etag
+
+    # keeping
+
+    @property
+    def retention(self) -> timedelta | None:
+        """Return for how long what a backup needs is locked after it."""
+        return self._settings.object_lock_for if self._settings.object_lock else None
+
+    def retain(self, key: str, until: datetime) -> None:
+        """Let what is stored under a key be locked until a moment at least; see the contract."""
+        require_key(key)
+        self.api.retain(self._prefix + key, until)
 
     # reading
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from ..errors import KeyChanged, KeyMissing, StoreError, UsageError
 from ..model import clock, ending
 from ..model.place import S3Settings
+from ..policy.horizons import horizon
 from .pace import Pace, Paced
 from .resilient import Passing, Patience
 
@@ -129,7 +130,7 @@ class Api:
         if locked:
             assert self._settings.object_lock and self._settings.object_lock_for
             condition["ObjectLockMode"] = self._settings.object_lock.upper()
-            condition["ObjectLockRetainUntilDate"] = clock.now() + self._settings.object_lock_for
+            condition["ObjectLockRetainUntilDate"] = horizon(clock.now(), self._settings.object_lock_for)
 
         def attempt() -> Any:
             if not isinstance(body, bytes):
@@ -194,6 +195,31 @@ class Api:
             while chunk := answer.body.read(CHUNK):
                 ending.check()
                 yield chunk
+
+    def retain(self, key: str, until: datetime) -> None:
+        """Let an object be locked until a moment at least. No request can make a lock shorter without a right that is never used here."""
+        assert self._settings.object_lock
+        mode = self._settings.object_lock.upper()
+        try:
+            self._retain(key, mode, until)
+        except KeyMissing:
+            raise
+        except StoreError:
+            # refused, because it is locked for longer already, or more strictly?
+            found = self._retained(key)
+            if found is None or (found["Mode"] == mode and found["RetainUntilDate"] < until):
+                raise
+            if found["RetainUntilDate"] < until:
+                self._retain(key, str(found["Mode"]), until)
+
+    def _retain(self, key: str, mode: str, until: datetime) -> None:
+        self._call(key, "put_object_retention", Key=key, Retention={"Mode": mode, "RetainUntilDate": until})
+
+    def _retained(self, key: str) -> Any:
+        """Return the lock of an object, None when it has none or that may not be asked."""
+        with contextlib.suppress(StoreError):
+            return self._call(key, "get_object_retention", Key=key).get("Retention")
+        return None
 
     def delete(self, key: str, *, only: str | None = None) -> None:
         """Remove a key; nothing there is success. With ``only`` this ETag alone: raise KeyChanged for another one."""
