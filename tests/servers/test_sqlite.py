@@ -19,7 +19,7 @@ from relstorages import RelSite
 from relvault import NOISE, RelVault, by_hand
 
 from zodb_vault.model import chain
-from zodb_vault.operations import restore, verify
+from zodb_vault.operations import restoreplan, verify
 
 EACH = pytest.mark.parametrize(("history", "shared"), [(False, False), (False, True), (True, False), (True, True)])
 Make = Callable[..., RelVault]
@@ -81,7 +81,7 @@ def test_without_the_right_key_nothing_of_an_encrypted_dump_is_begun(
     vault.created()
     with monkeypatch.context() as patched:
         patched.setattr(verify, "strategy_of_entry", lambda _entry: pytest.fail("a check has begun"))
-        patched.setattr(restore, "plan_dump", lambda *_: pytest.fail("a target was looked at"))
+        patched.setattr(restoreplan, "plan_dump", lambda *_: pytest.fail("a target was looked at"))
         for identity in ("", str(new)):
             patched.setenv("ZODB_VAULT_IDENTITY_FILE", identity)
             for command in (("verify",), ("verify", "--level", "restore"), ("restore", "--output", tmp_path / "out", "--yes")):
