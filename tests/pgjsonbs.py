@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 import ZODB.config
 from relstorages import OpenRelSite, content
+from relvault import RelVault
 from services.postgres import Login, execute
 from services.s3 import KEY_ID, SECRET_KEY, Service
 
+SMALL = b"a small one"
 CONF = """
 %import zodb_pgjsonb
 <zodb_db main>
@@ -51,13 +54,13 @@ class Place(NamedTuple):
 
     def objects(self) -> dict[str, bytes]:
         """Return everything below the prefix by its key without that."""
-        client, start = self.service.client(), f"{self.prefix}/" if self.prefix else ""
+        client, start = self.service.client(), self.key("")
         found = client.list_objects_v2(Bucket=self.bucket, Prefix=start).get("Contents", [])
         return {one["Key"].removeprefix(start): client.get_object(Bucket=self.bucket, Key=one["Key"])["Body"].read() for one in found}
 
     def key(self, name: str) -> str:
         """Return the whole key."""
-        return f"{self.prefix}/{name}" if self.prefix else name
+        return f"{self.prefix.rstrip('/')}/{name}" if self.prefix else name
 
     def put(self, name: str, data: bytes) -> None:
         """Store an object."""
@@ -96,6 +99,16 @@ class PgjsonbSite(NamedTuple):
             yield site
         finally:
             site.close()
+
+
+def filled(directory: Path, capsys: pytest.CaptureFixture[str], site: PgjsonbSite) -> RelVault:
+    """Return a site with some content, four of its blob revisions being in S3, if it has a place there."""
+    vault = RelVault(directory, capsys, site)
+    vault.login = site.login
+    vault.fill()
+    with site.opened() as opened:
+        opened.put(small=SMALL)
+    return vault
 
 
 def rows(login: Login) -> dict[str, list[Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pgjsonbs
 import pytest
-from pgjsonbs import PgjsonbSite, Place
+from pgjsonbs import SMALL, PgjsonbSite, Place
 from relvault import NOISE, RelVault, by_hand, pg_restore
 from services.postgres import PASSWORD, Cluster, execute
 from services.s3 import SECRET_KEY, Service
@@ -24,7 +24,6 @@ from zodb_vault.strategies import pgjsonb as strategy
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 12), reason="zodb-pgjsonb needs Python 3.12")
 EACH = pytest.mark.parametrize(("history", "tiered"), [(False, False), (False, True), (True, False), (True, True)])
-SMALL = b"a small one"
 Make = Callable[..., RelVault]
 
 
@@ -33,13 +32,8 @@ def make(postgres: Cluster, moto: Service, tmp_path: Path, capsys: pytest.Captur
     """Make a site with some content."""
 
     def make(history: bool = False, tiered: bool = True, prefix: str = "plone") -> RelVault:
-        login, place = postgres.database(), Place(moto, moto.bucket(), prefix) if tiered else None
-        vault = RelVault(tmp_path, capsys, PgjsonbSite(login, history, tmp_path / "cache", place))
-        vault.login = login
-        vault.fill()
-        with vault.site.opened() as opened:
-            opened.put(small=SMALL)
-        return vault
+        place = Place(moto, moto.bucket(), prefix) if tiered else None
+        return pgjsonbs.filled(tmp_path, capsys, PgjsonbSite(postgres.database(), history, tmp_path / "cache", place))
 
     return make
 

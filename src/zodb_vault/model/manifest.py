@@ -253,7 +253,8 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True):
 class Blobs(msgspec.Struct, frozen=True, kw_only=True):
     """The blob half: ``count`` blobs with ``size`` bytes in packs; of one (OID, TID) the last pack's holds.
 
-    ``sparse`` packs are less than half alive and wait for a later run to rewrite them.
+    ``sparse`` packs are less than half alive and wait for a later run to rewrite them. ``keys`` is the document of those objects in S3 that were
+    not under the key that their storage would give them: OID, TID, key.
     """
 
     count: int
@@ -262,6 +263,7 @@ class Blobs(msgspec.Struct, frozen=True, kw_only=True):
     tail: list[Pack]
     missing: Missing
     sparse: int = 0
+    keys: str | None = None
 
 
 class DatabaseEntry(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,21 +14,22 @@ import msgspec
 from ..blobs.layout import MARKER, detect
 from ..blobs.refs import BlobSet
 from ..errors import Damage, TargetRefused
-from ..model.chain import files_of, packs_of
+from ..model.chain import Documents, files_of, packs_of
 from ..model.manifest import DatabaseEntry
 from ..model.source import Database
 from ..repository.objects import Objects
 from ..stores import durable
 from ..strategies.base import Progress, Seen, Workers
-from ..strategies.bucket import Bucket, wrapper_key
+from ..strategies.bucket import Bucket
 from ..strategies.bucketrestore import BucketFiller
 from ..strategies.packing import members_of, ref
 from ..strategies.placing import Placer, sync_file_system
-from ..strategies.table import destination_of
+from ..strategies.table import bucket_to_fill, destination_of
 from .switch import KEPT_PREFIX, Kept, make_directories_like_parent, owner_of, write_marker
 from .targets import Cut
 
 CACHES: Final = "relstorage-cache*"
+CACHED_BLOBS: Final = "[0-9a-f]*/[0-9a-f]*.blob"
 
 
 class DumpStep(msgspec.Struct, frozen=True):
@@ -67,7 +68,7 @@ class How(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 2
 
 
-def plan_dump(cut: Cut, database: Database | None, directory: Path | None, how: How) -> DumpStep:
+def plan_dump(cut: Cut, database: Database | None, directory: Path | None, documents: Documents, how: How) -> DumpStep:
     """Look at where a dump is to go; raise whatever stands against it, change nothing."""
     entry = cut.entry
     if how.only != "blobs" and entry.dump is None:
@@ -78,14 +79,13 @@ def plan_dump(cut: Cut, database: Database | None, directory: Path | None, how: 
             raise TargetRefused(f"{directory} is not empty", "choose an empty directory with --output")
         return DumpStep(cut, None, directory, directory / "blobs" if files else None, None)
     assert database is not None
+    if database.backend != entry.backend:
+        raise TargetRefused(f"the backup of {entry.name} is one of {entry.backend}, the site has {database.backend}", "restore with --output DIR")
     blob_dir = Path(database.blob_dir) if files and database.blob_mode == "directory" and database.blob_dir else None
-    if files and database.blob_mode == "database+s3":
-        raise TargetRefused(f"this version cannot put the blobs of {entry.name} back into S3", "restore with --output DIR, or use --only storage")
-    bucket = Bucket(database, wrapper_key) if files and database.blob_mode == "s3" else None
+    bucket = bucket_to_fill(database, entry, documents) if files and "s3" in database.blob_mode else None
     if files and blob_dir is None and bucket is None:
-        raise TargetRefused(
-            f"the site has no shared blob directory for the blobs of {entry.name}, and no bucket", "configure shared-blob-dir, or use --only storage"
-        )
+        wanted = "s3-bucket-name" if entry.blob_mode == "database+s3" else "shared-blob-dir"
+        raise TargetRefused(f"the site has no place for the blobs of {entry.name}", f"configure {wanted}, or use --only storage")
     if how.only == "blobs":
         return DumpStep(cut, database, None, blob_dir, None, bucket)
     with contextlib.closing(destination_of(database, how.role)) as destination:
@@ -183,6 +183,7 @@ class Dumps:
 
     def _remove_caches(self, database: Database) -> None:
         """Remove the persistent caches of this machine: they are of another state."""
+        self._remove_cached_blobs(database.option("blob-cache-dir") if database.backend == "pgjsonb" else "")
         directory = database.option("cache-local-dir")
         for path in glob.glob(f"{glob.escape(directory)}/{CACHES}") if directory else ():
             try:
@@ -193,4 +194,14 @@ class Dumps:
         if directory and not os.path.isdir(directory):
             self.notes.append(f"cache-local-dir {directory} is not on this machine: remove it where the application runs")
 
-
+    def _remove_cached_blobs(self, directory: str) -> None:
+        """Remove the blobs that zodb-pgjsonb keeps of its bucket: they are taken by OID and TID, whatever is in the bucket now."""
+        found = glob.glob(f"{glob.escape(directory)}/{CACHED_BLOBS}") if directory else []
+        try:
+            for path in found:
+                os.unlink(path)
+            self.caches += [directory] if found else []
+        except OSError as error:
+            self.notes.append(f"the cache {directory} could not be removed ({error.strerror}): remove it before the application starts")
+        if directory and not os.path.isdir(directory):
+            self.notes.append(f"blob-cache-dir {directory} is not on this machine: remove it where the application runs")

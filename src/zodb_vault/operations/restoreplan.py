@@ -86,7 +86,7 @@ def plan(repository: Repository, site_name: str, site: Site | None, options: Opt
     repository.require_signature(target.backup.manifest)
     require_key((cut.entry for cut in target.cuts), documents)
     if any(_is_dump(cut) for cut in target.cuts):
-        return _plan_dumps(target, site, options)
+        return _plan_dumps(target, site, options, documents)
     places = [place_for(cut, site, options, target) for cut in target.cuts]
     for place in places:
         refuse_within(repository, place)
@@ -140,7 +140,7 @@ def _is_dump(cut: Cut) -> bool:
     return cut.entry.dump is not None or (cut.entry.storage is None and cut.entry.backend in DUMPED)
 
 
-def _plan_dumps(target: Target, site: Site | None, options: Options) -> Plan:
+def _plan_dumps(target: Target, site: Site | None, options: Options, documents: Objects) -> Plan:
     """Plan databases that are dumps; a Data.fs and a dump have no step in common that would make both valid."""
     if not all(_is_dump(cut) for cut in target.cuts):
         names = ", ".join(cut.entry.name for cut in target.cuts)
@@ -149,7 +149,7 @@ def _plan_dumps(target: Target, site: Site | None, options: Options) -> Plan:
     for cut in target.cuts:
         directory = options.output.absolute() / (cut.entry.folder if len(target.cuts) > 1 else "") if options.output else None
         database = None if directory else database_for(cut.entry, site, target)
-        steps.append(plan_dump(cut, database, directory, how_of(options)))
+        steps.append(plan_dump(cut, database, directory, documents, how_of(options)))
     notes = [*_shared(steps, options), *(note for step in steps if step.seen for note in step.seen.notes)]
     return Plan(target, [], options, site, [*_notes(target, site, options), *notes], [], dumps=steps)
 

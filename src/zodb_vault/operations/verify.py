@@ -157,6 +157,8 @@ class _Verification:
             yield ref.list
         if entry.blobs and entry.blobs.missing.list:
             yield entry.blobs.missing.list
+        if entry.blobs and entry.blobs.keys:
+            yield entry.blobs.keys
         yield from self._entries(entry, dump_of(entry, self.objects))
         if entry.dump:
             yield from entry.dump.documents
@@ -333,7 +335,7 @@ class _Verification:
             directory.mkdir()
             with scratch_database(entry, directory, self.options.scratch_dsn, self.progress.note) as ours:
                 try:
-                    step = plan_dump(Cut(entry, 0, entry.last_tid, 0), ours.database, None, how)
+                    step = plan_dump(Cut(entry, 0, entry.last_tid, 0), ours.database, None, self.objects, how)
                     Dumps(self.objects, [step], how, self.backup.manifest.id, self.progress, _nothing).run()
                 except (Damage, TargetRefused) as error:
                     self._damage(entry.name, "restore", error)

@@ -18,7 +18,9 @@ from ..model.manifest import Part
 
 NAME: Final = re.compile(r"[0-9a-f]{64}\Z")
 Kind = Literal["content", "document", "list"]
-KINDS: Final[Mapping[str, Kind]] = {"object": "content", "meta": "document", "marks": "document", "state": "document", "list": "list"}
+KINDS: Final[Mapping[str, Kind]] = {
+    "object": "content", "meta": "document", "marks": "document", "state": "document", "keys": "document", "list": "list",
+}  # fmt: skip
 # Digests of something else, and words of people that may look like one.
 NO_NAMES: Final = frozenset({"sha256", "tail_digest", "recovery", "self_sha256", "machine", "name", "folder"})
 

@@ -15,13 +15,15 @@ from functools import partial
 from itertools import islice
 from typing import Any, Final
 
+import msgspec
+
 from ..blobs.refs import BlobSet
 from ..errors import SourceError, UsageError
-from ..model import clock
+from ..model import canonical, clock
 from ..model import tid as tids
 from ..model.blob import BlobRef
 from ..model.chain import Documents, dump_of
-from ..model.manifest import DatabaseEntry, PgDump, Stored
+from ..model.manifest import Blobs, DatabaseEntry, PgDump, Stored
 from ..model.source import Database
 from .base import Keeper, Progress, Sink, Verdict, Wishes, Workers, unsupported
 from .blobfiles import BlobFiles
@@ -37,6 +39,10 @@ HEX_PREFIX: Final = len(rb"\\x")
 # How zodb-pgjsonb names what it puts into a bucket; the rows have the last word.
 KEY: Final = "blobs/{:016x}/{:016x}.blob"
 ONE: Final = "zoid = %s AND tid = %s"
+MOVED: Final = """
+SELECT zoid, tid, s3_key FROM blob_state
+WHERE s3_key <> 'blobs/' || lpad(to_hex(zoid), 16, '0') || '/' || lpad(to_hex(tid), 16, '0') || '.blob' ORDER BY zoid, tid
+"""
 LOST: Final = """
 SELECT b.zoid, b.tid FROM blob_state b WHERE b.data IS NULL AND b.s3_key IS NULL
 UNION SELECT o.zoid, o.tid FROM {objects} o WHERE o.class_mod = 'ZODB.blob' AND o.class_name = 'Blob'
@@ -100,6 +106,21 @@ def usual_key(ref: BlobRef) -> str:
     return KEY.format(int.from_bytes(ref.oid), int.from_bytes(ref.tid))
 
 
+class Moved(msgspec.Struct):
+    """The document of objects that are under other keys than the usual ones: OID, TID, key."""
+
+    rows: list[tuple[str, str, str]]
+
+
+def bucket_to_fill(database: Database, entry: DatabaseEntry, documents: Documents) -> Bucket:
+    """Return the bucket of a site as the place for the blobs of a backup: each under the key that its row names."""
+    listed = entry.blobs.keys if entry.blobs else None
+    rows = msgspec.json.decode(documents.document(listed), type=Moved).rows if listed else []
+    moved = {tids.from_hex(oid) + tids.from_hex(tid): key for oid, tid, key in rows}
+    require_client(database)
+    return Bucket(database, lambda ref: moved.get(ref.oid + ref.tid) or usual_key(ref))
+
+
 class PgjsonbCapture(RelStorageCapture):
     """Looks at a database, decides, and copies it; see ``Capture``."""
 
@@ -154,6 +175,16 @@ class PgjsonbCapture(RelStorageCapture):
         tables = ["object_state", *(["object_history"] if self.history else [])]
         rows = [self.rows.ask(f"SELECT min(tid) FROM {table}")[0][0] for table in tables]
         return hex_or_none(min((one for one in rows if one is not None), default=None))
+
+    def _ask_for_files(self, files: BlobFiles) -> None:
+        super()._ask_for_files(files)
+        refs = ((_ref(zoid, tid), key) for zoid, tid, key in self.rows.stream(MOVED))
+        moved = [msgspec.json.encode((tids.to_hex(ref.oid), tids.to_hex(ref.tid), key)) for ref, key in refs]
+        self.keys = self.sink.put_document(canonical.rows("keys", moved)).meta if moved else None
+
+    def _blobs(self) -> Blobs | None:
+        blobs = super()._blobs()
+        return msgspec.structs.replace(blobs, keys=self.keys) if blobs is not None and self.files is not None else blobs
 
     def _count_transactions(self) -> tuple[int | None, int]:
         before = self.earlier.entry.last_tid if self.earlier and self.facts.continues else None

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ..errors import UnsupportedRepository, UsageError
+from ..model.chain import Documents
 from ..model.manifest import DatabaseEntry
 from ..model.source import Database
 from .base import Destination, Strategy, unsupported
+
+if TYPE_CHECKING:
+    from .bucket import Bucket
 
 
 def _filestorage() -> Strategy:
@@ -52,6 +56,17 @@ def strategy_of_entry(entry: DatabaseEntry) -> Strategy:
             f"the backup holds the database {entry.name} of {entry.backend}, which this version does not know", "install a newer zodb-vault"
         )
     return found()
+
+
+def bucket_to_fill(database: Database, entry: DatabaseEntry, documents: Documents) -> Bucket:
+    """Return the bucket of a site that the blobs of a backup are put into: that of the wrapper, or that of zodb-pgjsonb."""
+    if database.blob_mode == "s3":
+        from .bucket import Bucket, wrapper_key
+
+        return Bucket(database, wrapper_key)
+    from .pgjsonb import bucket_to_fill as of_pgjsonb
+
+    return of_pgjsonb(database, entry, documents)
 
 
 def _into_postgresql(database: Database, role: str | None) -> Destination:
