@@ -209,6 +209,21 @@ def test_what_no_record_names_is_not_copied(make: Make) -> None:
     assert vault.reads(vault.restored()) == vault.site.transactions()
 
 
+def test_changes_are_laid_over_a_dump(make: Make) -> None:
+    vault = make("postgresql")
+    vault.created("--method", "transactions")
+    with vault.site.opened() as opened:
+        opened.put(logo=NOISE[5], photo=None, later=NOISE[6])
+    made = vault.created("--method", "transactions")
+    assert (made["status"], made["databases"][0]["blobs"]) == ("complete", {"added": 2, "count": 6})
+    assert vault.done("verify", "--json").document["damage"] == []
+    before, state = vault.site.transactions(), vault.site.state()
+    for key in vault.place.objects():
+        vault.place.delete(key)
+    vault.done("restore", "--yes", "--replace", "--no-safety-backup")
+    assert (vault.site.transactions(), vault.site.state()) == (before, state)
+
+
 @CHEAP
 def test_halves(make: Make, base: str) -> None:
     vault = make(base)
@@ -478,8 +493,10 @@ class Encrypting(Faults):
 
     def act(self, request: Any, send: Callable[[Any], Any]) -> Any:
         self.operations.append(request.method)
-        given = request.headers.get("x-amz-server-side-encryption-customer-key", b"")
-        assert given == self.key.encode() or request.method == "GET" and b"list-type" in request.url.encode(), request.headers
+        given = [request.headers.get("x-amz-server-side-encryption-customer-key")]
+        if "x-amz-copy-source" in request.headers:
+            given.append(request.headers.get("x-amz-copy-source-server-side-encryption-customer-key"))
+        assert set(given) == {self.key.encode()} or "list-type" in request.url, request.headers
         return send(request)
 
 
@@ -489,9 +506,13 @@ def test_the_key_of_a_customer_goes_with_every_request(make: Make, moto: Service
     with behind(service := Encrypting(key)):
         vault.created()
         copy = vault.copy(tmp_path / "copy", Place(moto, moto.bucket(), ""))
-        done = vault.done("restore", "--target", tmp_path / "copy" / "zope.conf", "--yes")
+        arguments = ("restore", "--target", tmp_path / "copy" / "zope.conf", "--yes", "--no-safety-backup")
+        done = vault.done(*arguments)
+        assert service.operations.count("PUT") == 4 and service.operations.count("GET") >= 4
+        copy.place.put(next(iter(copy.place.objects())), b"another object")
+        vault.done(*arguments, "--replace-blobs")
+        assert service.operations.count("PUT") == 6
     assert copy.transactions() == vault.site.transactions()
-    assert service.operations.count("PUT") == 4 and service.operations.count("GET") >= 4
     stored = b"".join(path.read_bytes() for path in vault.repository.rglob("*.json"))
     assert key not in done.out + done.err + vault.done("plan", "-v").out and key.encode() not in stored
 

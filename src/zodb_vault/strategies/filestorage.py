@@ -510,7 +510,7 @@ class FileStorageCapture(Survey):
 
 def _place_of_blobs(database: Database) -> BlobPlace | None:
     """Return where the blobs are, None when nobody has said it; those of a mirror are files, wherever those of its source are."""
-    if database.blob_mode == "s3" and database.method == "native":
+    if database.blob_mode == "s3" and database.method != "portable":
         return Bucket(database, wrapper_key)
     return BlobDirectory(Path(database.blob_dir), detect(Path(database.blob_dir))) if database.blob_dir else None
 
