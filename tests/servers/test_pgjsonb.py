@@ -18,6 +18,7 @@ from relvault import NOISE, RelVault, by_hand, pg_restore
 from services.postgres import PASSWORD, Cluster, execute
 from services.s3 import SECRET_KEY, Service
 
+from zodb_vault.operations import scratch
 from zodb_vault.stores.resilient import Patience
 from zodb_vault.strategies import bucket as buckets
 from zodb_vault.strategies import pgjsonb as strategy
@@ -278,6 +279,50 @@ def test_a_pack_of_blobs_that_is_damaged_is_found(make: Make) -> None:
     flip(vault.repository / "objects" / part["object"][:2] / part["object"])
     done = vault("verify", "--json")
     assert (done.status, done.document["ok"]) == (4, False)
+
+
+@EACH
+def test_the_level_restore_loads_every_object_and_opens_every_blob(make: Make, history: bool, tiered: bool) -> None:
+    vault = make(history, tiered)
+    with vault.site.opened() as opened:
+        opened.pack()
+        opened.put(logo=NOISE[5])  # history or not, an earlier revision stays
+    vault.created()
+    before = place_of(vault).objects() if tiered else {}
+    report = vault.done("verify", "--level", "restore", "--json").document
+    ((objects,),), ((blobs,),) = (execute(vault.login, f"SELECT count(*) FROM {table}") for table in ("object_state", "blob_state"))
+    assert (report["damage"], report["source"]) == ([], [])
+    assert (report["checked"]["objects loaded"], report["checked"]["blobs opened"]) == (objects, blobs) and blobs >= 4
+    if tiered:
+        assert place_of(vault).objects() == before
+
+
+def test_the_level_restore_misses_what_the_storage_does_not_find(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    vault = make()
+    vault.created()
+    fill, current = scratch.fill_cache, pgjsonbs.keys(vault.login)[-1]
+
+    def lose(entry: Any, objects: Any, cache: Path) -> None:
+        fill(entry, objects, cache)
+        oid, tid = current.removesuffix(".blob").split("/")[1:]
+        (cache / oid.lstrip("0") / f"{tid.lstrip('0')}.blob").unlink()
+
+    monkeypatch.setattr(scratch, "fill_cache", lose)
+    done = vault("verify", "--level", "restore", "--json")
+    assert (done.status, [one["what"] for one in done.document["damage"]]) == (4, ["blob"])
+    assert done.document["damage"][0]["tid"] == f"0x{Path(current).stem}"
+
+
+def test_the_level_restore_knows_what_the_source_had_lost(make: Make, postgres: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    vault, names = make(), postgres.names()
+    key = pgjsonbs.keys(vault.login)[-1]
+    place_of(vault).delete(key)
+    made = vault("create", "--json").document
+    monkeypatch.setenv("ZODB_VAULT_SCRATCH_DSN", postgres.login("postgres").dsn)
+    monkeypatch.setattr(scratch, "program_of", None)  # no server of our own is started
+    report = vault.done("verify", made["id"], "--level", "restore", "--json").document
+    assert report["damage"] == [] and [one["tid"] for one in report["source"]] == [f"0x{Path(key).stem}"]
+    assert postgres.names() == names
 
 
 def blobs_of(vault: RelVault) -> set[bytes]:

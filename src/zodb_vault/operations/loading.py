@@ -5,11 +5,13 @@ Loading needs memory for what ZODB keeps, and it imports the classes of the appl
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import subprocess
 import sys
 import zlib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,14 +52,21 @@ def load_everything(data_fs: Path, blob_dir: Path | None) -> Loaded:
     return _in_a_child(str(data_fs), *([str(blob_dir)] if blob_dir else []))
 
 
-def load_configured(configuration: str) -> Loaded:
+class Described(msgspec.Struct):
+    """A storage by its configuration; the ``dsn`` says where its objects are listed if it is one of zodb-pgjsonb, which does not do that itself."""
+
+    configuration: str
+    dsn: str
+
+
+def load_configured(configuration: str, dsn: str) -> Loaded:
     """Load every object and open every blob of the storage that a configuration describes, as ``load_everything`` does."""
-    return _in_a_child(CONFIGURED, said=configuration)
+    return _in_a_child(CONFIGURED, said=msgspec.json.encode(Described(configuration, dsn)))
 
 
-def _in_a_child(*arguments: str, said: str = "") -> Loaded:
+def _in_a_child(*arguments: str, said: bytes = b"") -> Loaded:
     command = command_of("zodb_vault.operations.loading", *arguments)
-    done = subprocess.run(command, capture_output=True, check=False, input=said.encode(), env=environment())
+    done = subprocess.run(command, capture_output=True, check=False, input=said, env=environment())
     if done.returncode:
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
         why = lines[-1] if lines else f"exit status {done.returncode}"
@@ -65,31 +74,62 @@ def _in_a_child(*arguments: str, said: str = "") -> Loaded:
     return msgspec.json.decode(done.stdout.splitlines()[-1], type=Loaded)
 
 
-def _load_configured(configuration: str) -> Loaded:
+def _load_configured(described: Described) -> Loaded:
     from ZODB.config import storageFromString
     from ZODB.DB import DB
 
     loaded = Loaded(undecodable=[], unreadable_blobs=[])
     try:
-        storage = storageFromString(configuration)
+        storage = storageFromString(described.configuration)
         connection = DB(storage).open()
     except Exception as error:  # noqa: BLE001  whatever it raises is the finding
         loaded.failure = f"it cannot be opened: {type(error).__name__}: {error}"
         return loaded
-    after = None
-    while True:
-        oid, tid, record, after = connection.db().storage.record_iternext(after)
+    for oid, tid, record in _of_rows(connection, described.dsn) if described.dsn else _of_storage(connection):
         if record is None:
             loaded.undone += 1
         else:
             _load_object(connection, oid, tid, record, loaded)
         if loaded.objects % BATCH == 0:
             connection.cacheMinimize()
-        if after is None:
-            break
+    for oid, tid in _earlier_blobs(described.dsn) if described.dsn else ():
+        _open_blob(connection.db().storage, oid, tid, loaded, known=True)
     connection.close()
     storage.close()
     return loaded
+
+
+def _of_storage(connection: Any) -> Iterator[tuple[bytes, bytes, bytes | None]]:
+    after = None
+    while True:
+        oid, tid, record, after = connection.db().storage.record_iternext(after)
+        yield oid, tid, record
+        if after is None:
+            return
+
+
+def _of_rows(connection: Any, dsn: str) -> Iterator[tuple[bytes, bytes, bytes | None]]:
+    """Yield what the rows of zodb-pgjsonb list, as its storage loads it."""
+    from ZODB.POSException import POSKeyError
+
+    for oid, tid in _listed(dsn, "SELECT zoid, tid FROM object_state"):
+        try:
+            yield oid, tid, connection.db().storage.load(oid)[0]
+        except POSKeyError:
+            yield oid, tid, None
+
+
+def _earlier_blobs(dsn: str) -> Iterator[tuple[bytes, bytes]]:
+    current = "SELECT 1 FROM object_state o WHERE (o.zoid, o.tid) = (b.zoid, b.tid)"
+    return _listed(dsn, f"SELECT zoid, tid FROM blob_state b WHERE NOT EXISTS ({current})")
+
+
+def _listed(dsn: str, query: str) -> Iterator[tuple[bytes, bytes]]:
+    from ..strategies.postgres import Postgres
+
+    with contextlib.closing(Postgres(dsn)) as rows:
+        for zoid, tid in rows.stream(query):
+            yield int(zoid).to_bytes(8), int(tid).to_bytes(8)
 
 
 def _load(data_fs: str, blob_dir: str | None) -> Loaded:
@@ -165,7 +205,7 @@ def _load_object(connection: Any, oid: bytes, tid: bytes, record: bytes, loaded:
         found = connection.get(oid)
         found._p_activate()
     except Exception as error:  # noqa: BLE001  whatever a class of the application raises is about that object only
-        if is_blob(record) and isinstance(error, KeyError):  # a blob asks for its file
+        if is_blob(record):  # it asks for its file
             _open_blob(connection.db().storage, oid, tid, loaded, known=True)
         elif _lacks_classes(record):
             # what is installed may choke on what stands for a missing class: zope.interface does on a missing interface
@@ -248,5 +288,8 @@ def _open_blob(storage: Any, oid: bytes, tid: bytes, loaded: Loaded, *, known: b
 
 
 if __name__ == "__main__":
-    found = _load_configured(sys.stdin.read()) if sys.argv[1] == CONFIGURED else _load(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None)
+    if sys.argv[1] == CONFIGURED:
+        found = _load_configured(msgspec.json.decode(sys.stdin.buffer.read(), type=Described))
+    else:
+        found = _load(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None)
     sys.stdout.buffer.write(b"\n" + msgspec.json.encode(found) + b"\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import pwd
 import secrets
@@ -13,9 +14,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from ..blobs.packs import members
 from ..errors import ConfigurationError, VaultError
+from ..model.chain import packs_of
 from ..model.manifest import DatabaseEntry, PgDump, PgTransactions, SqliteCopy
 from ..model.source import Database
+from ..repository.objects import Objects
+from ..strategies.bucket import wrapper_key
+from ..strategies.packing import members_of, ref
 from ..strategies.programs import program_of
 
 SETTINGS: Final = """
@@ -38,16 +44,43 @@ STORAGE: Final = """
   {adapter}
 </relstorage>
 """
+# The cache holds all blobs of the bucket, so nobody is asked at this address.
+PGJSONB: Final = """
+%import zodb_pgjsonb
+<pgjsonb>
+  dsn {dsn}
+  history-preserving {history}
+  cache-shared-mb 20
+  cache-warm-pct 0
+  blob-temp-dir {directory}/temporary
+  {bucket}
+</pgjsonb>
+"""
+BUCKET: Final = """
+  s3-bucket-name nowhere
+  s3-endpoint-url http://127.0.0.1:1
+  s3-region nowhere
+  s3-access-key none
+  s3-secret-key none
+  blob-cache-dir {cache}
+  blob-cache-size 1048576GB
+"""
 DATABASE_PREFIX: Final = "zodb_vault_scratch_"
 # What a server that may not run as root is started as.
 SERVER_USERS: Final = ("postgres", "mysql", "nobody")
 
 
 class Scratch(NamedTuple):
-    """An empty database: what a dump is restored into, and what opens it then."""
+    """An empty database: what a dump is restored into, and what opens it then; ``cache`` is where that looks for blobs before it asks a bucket."""
 
     database: Database
     storage: str
+    cache: Path | None = None
+
+    @property
+    def dsn(self) -> str:
+        """Return where the objects are listed if the storage itself does not do that."""
+        return self.database.option("dsn")
 
 
 @contextlib.contextmanager
@@ -62,10 +95,15 @@ def scratch_database(entry: DatabaseEntry, directory: Path, server: str | None, 
             [f"the level restore needs a MySQL 8 of its own for {entry.name}, and this version cannot make one"],
             "use the level records, or restore into an empty database of a server of yours",
         )
-    if entry.backend != "relstorage":
-        raise ConfigurationError([f"the level restore is not there yet for {entry.name} of {entry.backend}"], "use the level records")
+    if entry.backend == "pgjsonb" and importlib.util.find_spec("zodb_pgjsonb") is None:
+        raise ConfigurationError(
+            [f"the level restore opens {entry.name} with zodb-pgjsonb, which is not installed here"], "pip install 'zodb-vault[pgjsonb]', Python 3.12"
+        )
     given = server if issubclass(kind, PgDump) else None
     with _in_a_server(given, note) if given else SCRATCHES[kind](directory) as (adapter, section, options):
+        if entry.backend == "pgjsonb":
+            yield _pgjsonb(entry, directory, str(options["postgresql.dsn"]))
+            return
         blobs, shared = directory / "blobs", entry.blob_mode in ("directory", "s3")
         database = Database(
             name=entry.name, backend="relstorage", adapter=adapter, blob_dir=str(blobs), blob_mode="directory" if shared else "database",
@@ -73,6 +111,27 @@ def scratch_database(entry: DatabaseEntry, directory: Path, server: str | None, 
         )  # fmt: skip
         shown = STORAGE.format(history=str(entry.history).lower(), blobs=blobs, shared=str(shared).lower(), adapter=section)
         yield Scratch(database, shown)
+
+
+def _pgjsonb(entry: DatabaseEntry, directory: Path, dsn: str) -> Scratch:
+    database = Database(
+        name=entry.name, backend="pgjsonb", adapter="postgresql", blob_mode="database", history=entry.history, options={"dsn": dsn},
+    )  # fmt: skip
+    cache = directory / "blobs" if entry.blob_mode == "database+s3" else None
+    bucket = BUCKET.format(cache=cache) if cache else ""
+    shown = PGJSONB.format(dsn=dsn.replace("$", "$$"), history=str(entry.history).lower(), directory=directory, bucket=bucket)
+    return Scratch(database, shown, cache)
+
+
+def fill_cache(entry: DatabaseEntry, objects: Objects, cache: Path) -> None:
+    """Put all blobs of a backup into a cache, where zodb-s3blobs and zodb-pgjsonb name them alike; raise Damage."""
+    for pack in packs_of(entry, objects):
+        for member, chunks in members(members_of(objects, pack), objects.read(pack.parts), lambda _member: True):
+            path = cache.parent / wrapper_key(ref(member))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                for chunk in chunks:
+                    file.write(chunk)
 
 
 @contextlib.contextmanager

@@ -326,10 +326,11 @@ class _Verification:
     def _restore_dump(self, entry: DatabaseEntry) -> None:
         """Restore a dump into a scratch database, and open it with the real storage."""
         from .dumps import Dumps, How, plan_dump
-        from .scratch import scratch_database
+        from .scratch import fill_cache, scratch_database
         from .targets import Cut
 
-        how = How(workers=self.options.workers)
+        # blobs of a bucket go into a cache: there is no other bucket, and nobody may write to that of the site
+        how = How(workers=self.options.workers, only="storage" if entry.blob_mode == "database+s3" else None)
         with tempfile.TemporaryDirectory(prefix="zodb-vault-verify-", dir=self.options.scratch) as scratch:
             directory = Path(scratch) / "site"
             directory.mkdir()
@@ -337,11 +338,13 @@ class _Verification:
                 try:
                     step = plan_dump(Cut(entry, 0, entry.last_tid, 0), ours.database, None, self.objects, how)
                     Dumps(self.objects, [step], how, self.backup.manifest.id, self.progress, _nothing).run()
+                    if ours.cache:
+                        fill_cache(entry, self.objects, ours.cache)
                 except (Damage, TargetRefused) as error:
                     self._damage(entry.name, "restore", error)
                     return
-                loaded = self._loaded(entry, lambda: load_configured(ours.storage))
-        table = "current_object" if entry.history else "object_state"
+                loaded = self._loaded(entry, lambda: load_configured(ours.storage, ours.dsn))
+        table = "current_object" if entry.history and entry.backend == "relstorage" else "object_state"
         wanted = next((rows for name, rows in entry.dump.tables.items() if name.rpartition(".")[2] == table), None) if entry.dump else None
         if wanted is not None and not loaded.failure and (found := loaded.objects + loaded.undone) != wanted:
             self._damage(entry.name, "storage", f"{found} objects were found by the storage, the snapshot had {wanted}")
