@@ -69,7 +69,9 @@ def _row(backup: Backup) -> dict[str, Any]:
         "created_at": manifest.created_at, "finished_at": manifest.finished_at,
         "raw": sum(raw_size(entry) for entry in manifest.databases), "stored": sum(stored_size(entry) for entry in manifest.databases),
         "added": manifest.added, "last_tid": manifest.databases[0].last_tid if manifest.databases else None,
-        "databases": [{"name": entry.name, "last_tid": entry.last_tid} for entry in manifest.databases],
+        "databases": [
+            {"name": entry.name, "last_tid": entry.last_tid, "restorable_from": entry.pack_tid or entry.first_tid} for entry in manifest.databases
+        ],
         "missing": sum(entry.blobs.missing.count for entry in manifest.databases if entry.blobs), "verified": facts.verified,
     }  # fmt: skip
 

@@ -30,7 +30,8 @@ def command(context: Context, id: str, databases: tuple[str, ...], limit: int | 
     if unknown := sorted(set(databases) - set(names)):
         raise UsageError(f"backup {backup.manifest.id} has no database {', '.join(unknown)}", f"it has {', '.join(names)}")
     entries = [entry for entry in backup.manifest.databases if not databases or entry.name in databases]
-    if any(documents.concealed(part for one in entry.data_fs.tail for part in one.log) for entry in entries if entry.data_fs):
+    newest = [one for entry in entries for one in (entry.data_fs.tail if entry.data_fs else entry.dump.log if entry.dump else [])]
+    if any(documents.concealed(one.log) for one in newest):
         context.say("users and descriptions are encrypted, and nothing says where the private key is")
     # of several databases the parts of one commit stand together
     rows = list(islice(merge(*(log(documents, entry) for entry in entries), key=lambda row: row.tid, reverse=True), limit))

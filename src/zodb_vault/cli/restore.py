@@ -205,6 +205,8 @@ def _plan_lines(wanted: Plan) -> list[str]:
 def _dump_lines(step: DumpStep) -> list[str]:
     dump, what = step.cut.entry.dump, printable(step.cut.entry.name)
     lines = [f"{what}: the state of transaction {step.cut.last_tid}, {size(dump.size) if dump else 'blobs only'}, to {printable(step.where)}"]
+    if step.point:
+        lines.append(f"  leaves out {count(step.cut.dropped, 'later transaction')} of the backup, before the database is valid")
     if step.seen:
         lines.append(f"  {step.seen.way}" + (f" (last transaction {step.seen.last_tid})" if step.replaces else ""))
     if step.blobs:
@@ -308,7 +310,10 @@ def _document(wanted: Plan, done: Restored | None = None) -> dict[str, Any]:
         "id": wanted.target.backup.manifest.id, "target": _target(wanted),
         "databases": [
             {"name": step.cut.entry.name, "last_tid": step.cut.last_tid, "dropped_transactions": step.dropped} for step in wanted.steps
-        ] + [{"name": step.cut.entry.name, "last_tid": step.cut.last_tid, "dropped_transactions": None} for step in wanted.dumps],
+        ] + [
+            {"name": dump.cut.entry.name, "last_tid": dump.cut.last_tid, "dropped_transactions": dump.cut.dropped if dump.point else None}
+            for dump in wanted.dumps
+        ],
         "kept": done.kept if done else [], "caches": done.caches if done else [str(path) for cache in wanted.caches for path in cache.paths],
         "safety_backup": done.safety_backup if done else None,
         "notes": wanted.notes + (done.notes if done else []),

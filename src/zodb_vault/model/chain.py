@@ -8,13 +8,13 @@ from typing import Final, Generic, Protocol, TypeVar
 import msgspec
 
 from . import canonical
-from .manifest import DatabaseEntry, ListRef, Meta, Overlay, Pack, Part, PgTransactions, Segment
+from .manifest import DatabaseEntry, ListRef, Meta, Overlay, Pack, Part, PgTransactions, Segment, Transactions
 
 TAIL_LIMIT: Final = 64
 TAIL_KEPT: Final = 32
 LIST_LIMIT: Final = 512
 
-E = TypeVar("E", bound=Segment | Pack | Part | Overlay)
+E = TypeVar("E", bound=Segment | Pack | Part | Overlay | Transactions)
 
 
 class Documents(Protocol):
@@ -39,7 +39,7 @@ def load(kind: type[E], documents: Documents, ref: ListRef) -> list[E]:
     return found.entries
 
 
-def store(documents: Documents, entries: Sequence[Segment | Pack | Part | Overlay]) -> ListRef:
+def store(documents: Documents, entries: Sequence[Segment | Pack | Part | Overlay | Transactions]) -> ListRef:
     """Store entries as one list."""
     meta = documents.put_document(canonical.encode({"entries": entries}))
     return ListRef(
@@ -148,6 +148,11 @@ def files_of(entry: DatabaseEntry, documents: Documents) -> Iterator[Part]:
     for overlay in overlays_of(entry, documents):
         yield from overlay.parts
     yield from entry.dump.files if entry.dump else []
+
+
+def log_of(entry: DatabaseEntry, documents: Documents) -> Chain[Transactions]:
+    """Return what the dump of a database knows of its transactions."""
+    return Chain(Transactions, documents, entry.dump.log_lists, entry.dump.log) if entry.dump else Chain(Transactions, documents)
 
 
 def packs_of(entry: DatabaseEntry, documents: Documents) -> Chain[Pack]:

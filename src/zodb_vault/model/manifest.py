@@ -94,6 +94,26 @@ class Pack(msgspec.Struct, frozen=True, kw_only=True):
         return sum(p.stored for p in self.parts) + self.index.stored
 
 
+class Transactions(msgspec.Struct, frozen=True, kw_only=True):
+    """Some transactions of a database that is dumped, in ascending order: rows like those of a segment, in which positions are 0."""
+
+    count: int
+    first_tid: str
+    last_tid: str
+    tids: Meta
+    log: list[Part]
+
+    @property
+    def raw(self) -> int:
+        """Return nothing: a restore writes nothing of it."""
+        return 0
+
+    @property
+    def stored(self) -> int:
+        """Return the bytes of everything stored for it."""
+        return self.tids.stored + sum(part.stored for part in self.log)
+
+
 class ListRef(msgspec.Struct, frozen=True, kw_only=True):
     """An immutable list document under ``meta/`` with ``count`` entries, shared by all manifests that contain it whole."""
 
@@ -122,6 +142,7 @@ class _Dump(msgspec.Struct, frozen=True, kw_only=True):
 
     ``tables`` are the rows that each table has in the snapshot that was dumped, ``versions`` those of the server and its tool,
     ``marks`` a document with some objects and their TIDs, by which a later run knows whether the database is still the same one.
+    Of a database that can be restored to one of its transactions, ``log_lists``, then ``log``, have all of them.
     """
 
     size: int
@@ -131,6 +152,8 @@ class _Dump(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str] = {}
     transactions: int | None = None
     marks: str | None = None
+    log_lists: list[ListRef] = []
+    log: list[Transactions] = []
 
     @property
     def documents(self) -> list[str]:

@@ -151,7 +151,9 @@ def stored_size(entry: DatabaseEntry) -> int:
     """Return the bytes of all objects and documents that a database of a backup needs."""
     halves = [half for half in (entry.storage, entry.blobs) if half is not None]
     dump = entry.dump
-    beside = sum(part.stored for part in dump.files) if dump else 0
+    beside = 0
+    if dump is not None:
+        beside += sum(part.stored for part in dump.files) + sum(ref.stored for ref in dump.log_lists) + sum(one.stored for one in dump.log)
     if isinstance(dump, PgTransactions):
         beside += sum(ref.stored for ref in dump.overlay_lists) + sum(overlay.stored for overlay in dump.overlays)
     return beside + sum(ref.stored for half in halves for ref in half.lists) + sum(one.stored for half in halves for one in half.tail)

@@ -14,16 +14,18 @@ import msgspec
 from ..blobs.layout import MARKER, detect
 from ..blobs.refs import BlobSet
 from ..errors import Damage, TargetRefused
-from ..model.chain import Documents, files_of, packs_of
+from ..model.blob import BlobRef
+from ..model.chain import files_of, log_of, packs_of
 from ..model.manifest import DatabaseEntry
 from ..model.source import Database
 from ..repository.objects import Objects
 from ..stores import durable
-from ..strategies.base import Progress, Seen, Workers
+from ..strategies.base import Point, Progress, Seen, Workers
 from ..strategies.bucket import Bucket
 from ..strategies.bucketrestore import BucketFiller
 from ..strategies.packing import members_of, ref
 from ..strategies.placing import Placer, sync_file_system
+from ..strategies.revisions import point_at
 from ..strategies.table import bucket_to_fill, destination_of
 from .switch import KEPT_PREFIX, Kept, make_directories_like_parent, owner_of, write_marker
 from .targets import Cut
@@ -33,7 +35,7 @@ CACHED_BLOBS: Final = "[0-9a-f]*/[0-9a-f]*.blob"
 
 
 class DumpStep(msgspec.Struct, frozen=True):
-    """One dump of a plan: the database that it goes into, or the directory; where its blobs go, if not into it; and what is there now."""
+    """One dump of a plan: where it goes, database or directory, and its blobs, if not into it; what is there now; where it is cut."""
 
     cut: Cut
     database: Database | None
@@ -41,6 +43,7 @@ class DumpStep(msgspec.Struct, frozen=True):
     blob_dir: Path | None
     seen: Seen | None
     bucket: Bucket | None = None
+    point: Point | None = None
 
     @property
     def blobs(self) -> str | None:
@@ -68,16 +71,22 @@ class How(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 2
 
 
-def plan_dump(cut: Cut, database: Database | None, directory: Path | None, documents: Documents, how: How) -> DumpStep:
+def plan_dump(cut: Cut, database: Database | None, directory: Path | None, documents: Objects, how: How) -> DumpStep:
     """Look at where a dump is to go; raise whatever stands against it, change nothing."""
     entry = cut.entry
+    point = point_at(log_of(entry, documents), documents, cut.last_tid) if cut.within and cut.last_tid else None
     if how.only != "blobs" and entry.dump is None:
         raise TargetRefused(f"the backup holds no storage of {entry.name}, only blobs", "`--only blobs` restores these")
     files = how.only != "storage" and entry.blobs is not None and entry.blobs.count > 0
     if directory is not None:
+        if point is not None and how.only != "blobs":
+            raise TargetRefused(
+                f"the files of a dump are of its last transaction, {entry.last_tid}: nothing of {entry.name} can be taken away in a directory",
+                "restore into a database: an empty one that another zope.conf names, with --target FILE",
+            )
         if directory.exists() and any(directory.iterdir()):
             raise TargetRefused(f"{directory} is not empty", "choose an empty directory with --output")
-        return DumpStep(cut, None, directory, directory / "blobs" if files else None, None)
+        return DumpStep(cut, None, directory, directory / "blobs" if files else None, None, point=point)
     assert database is not None
     if database.backend != entry.backend:
         raise TargetRefused(f"the backup of {entry.name} is one of {entry.backend}, the site has {database.backend}", "restore with --output DIR")
@@ -87,9 +96,9 @@ def plan_dump(cut: Cut, database: Database | None, directory: Path | None, docum
         wanted = "s3-bucket-name" if entry.blob_mode == "database+s3" else "shared-blob-dir"
         raise TargetRefused(f"the site has no place for the blobs of {entry.name}", f"configure {wanted}, or use --only storage")
     if how.only == "blobs":
-        return DumpStep(cut, database, None, blob_dir, None, bucket)
+        return DumpStep(cut, database, None, blob_dir, None, bucket, point)
     with contextlib.closing(destination_of(database, how.role)) as destination:
-        return DumpStep(cut, database, None, blob_dir, destination.look(entry, replace=how.replace), bucket)
+        return DumpStep(cut, database, None, blob_dir, destination.look(entry, replace=how.replace, point=point), bucket, point)
 
 
 class Dumps:
@@ -126,7 +135,7 @@ class Dumps:
         if not (blob_dir / MARKER).exists():
             write_marker(blob_dir / MARKER, entry.layout or "bushy" if fresh else detect(blob_dir), owner)
         with contextlib.closing(BlobSet()) as refs, Workers(self.how.workers, self.beat) as workers:
-            refs.add(ref(member) for pack in packs_of(entry, self.objects) for member in members_of(self.objects, pack))
+            refs.add(self._wanted(step))
             with Kept(blob_dir, KEPT_PREFIX + self.restore_id, owner) as kept:
                 placer = Placer(self.objects, blob_dir, detect(blob_dir), owner, kept, self.progress, fresh=fresh)
                 for keys in placer.place(workers, packs_of(entry, self.objects), refs):
@@ -136,12 +145,18 @@ class Dumps:
         sync_file_system(blob_dir)
         self._tidy_kept(blob_dir, in_place=step.directory is None)
 
+    def _wanted(self, step: DumpStep) -> Iterator[BlobRef]:
+        """Yield the blobs in packs that the restored storage asks for."""
+        for member in (member for pack in packs_of(step.cut.entry, self.objects) for member in members_of(self.objects, pack)):
+            if step.point is None or member.tid <= step.point.tid:
+                yield ref(member)
+
     def _fill(self, step: DumpStep, bucket: Bucket) -> None:
         entry = step.cut.entry
         self.progress.begin("blobs", entry.blobs.size if entry.blobs else 0)
         filler = BucketFiller(self.objects, bucket, KEPT_PREFIX + self.restore_id if self.how.exchange else None, self.progress)
         with contextlib.closing(BlobSet()) as refs:
-            refs.add(ref(member) for pack in packs_of(entry, self.objects) for member in members_of(self.objects, pack))
+            refs.add(self._wanted(step))
             filler.fill(entry, self.objects, refs, self.how.workers, self.beat)
         self.notes += filler.notes
         if step.replaces:
@@ -177,7 +192,7 @@ class Dumps:
 
     def _load(self, step: DumpStep, database: Database, seen: Seen) -> None:
         with contextlib.closing(destination_of(database, self.how.role)) as destination:
-            self.kept += destination.load(step.cut.entry, self.objects, seen, self.progress, self.beat)
+            self.kept += destination.load(step.cut.entry, self.objects, seen, self.progress, self.beat, step.point)
         self.notes.append(f"restart every process that had {seen.where} open: one that keeps running shows the old state without an error")
         self._remove_caches(database)
 

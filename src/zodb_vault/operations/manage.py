@@ -9,8 +9,8 @@ import msgspec
 
 from ..errors import UsageError
 from ..model import tid as tids
-from ..model.chain import segments_of
-from ..model.manifest import DatabaseEntry
+from ..model.chain import log_of, segments_of
+from ..model.manifest import DatabaseEntry, Segment, Transactions
 from ..repository.objects import Objects
 from ..repository.repository import Repository
 from ..strategies.standing import segment_tids
@@ -44,7 +44,8 @@ class LogRow(msgspec.Struct, frozen=True):
 def log(documents: Objects, entry: DatabaseEntry) -> Iterator[LogRow]:
     """Yield the transactions of a database in a backup, newest first; without the key of encrypted content those without user and description."""
     start = entry.pack_tid or entry.first_tid or ""
-    for segment in reversed(segments_of(entry, documents)):
+    blocks: Iterator[Segment | Transactions] = reversed(log_of(entry, documents) if entry.dump else segments_of(entry, documents))
+    for segment in blocks:
         rows = segment_tids(documents, segment)
         known = segment.log and not documents.concealed(segment.log)
         texts = msgspec.json.decode(b"".join(documents.read(segment.log)))["rows"] if known else [[None] * 4] * len(rows)

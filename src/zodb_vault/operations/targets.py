@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from ..errors import TargetMissing, UsageError
-from ..model.chain import Documents, segments_of
-from ..model.manifest import DatabaseEntry, DataFs, Segment
+from ..model.chain import Chain, Documents, log_of, segments_of
+from ..model.manifest import DatabaseEntry, DataFs, Segment, Transactions
 from ..model.tid import from_datetime, from_hex, to_datetime, to_hex
 from ..policy.commits import SPAN, Part, whole_cuts
 from ..policy.recovery import AtMoment, BeforeTid, Request, Search, ToTid, cut_within, search, settle
@@ -18,14 +18,24 @@ from ..repository.objects import Objects
 from ..strategies.standing import segment_tids
 from .catalog import Backup, Catalog
 
+B = TypeVar("B", Segment, Transactions)
+
 
 class Cut(msgspec.Struct, frozen=True):
-    """One database of a backup, kept up to the transaction ``last_tid``, which ends at ``end``; ``dropped`` follow it in the backup."""
+    """One database of a backup, kept up to the transaction ``last_tid``, which ends at ``end``; ``dropped`` follow it in the backup.
+
+    A dump has no position for a transaction, ``end`` is always its whole.
+    """
 
     entry: DatabaseEntry
     end: int
     last_tid: str | None
     dropped: int
+
+    @property
+    def within(self) -> bool:
+        """Tell whether it is a dump of which a part is left out."""
+        return self.entry.dump is not None and self.last_tid != self.entry.last_tid
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -72,7 +82,10 @@ class _Resolving:
 
     def alone(self, name: str) -> Target:
         """Return the backup and the cut of a request about one database."""
-        found = settle(self._search(name, self._request), lambda one: self._read(one, name, self._request))
+        try:
+            found = settle(self._search(name, self._request), lambda one: self._read(one, name, self._request))
+        except TargetMissing as error:
+            raise self._without_history(name, error) from None
         chosen = self._catalog.backup(found.backup_id)
         entry = next(entry for entry in chosen.manifest.databases if entry.name == name)
         return Target(chosen, [self._cut(entry, found.cut) if found.cut else _whole(entry)])
@@ -87,6 +100,16 @@ class _Resolving:
                 refusals.append(refusal)
         raise refusals[0] if refusals else self._missing()
 
+    def _without_history(self, name: str, error: TargetMissing) -> TargetMissing:
+        """Say of dumps that have one state only that this is why the wanted one is not there."""
+        entries = [entry for backup in self._catalog.newest_first() for entry in backup.manifest.databases if entry.name == name]
+        newest = entries[0] if entries else None
+        if newest is None or newest.dump is None or len(log_of(newest, self._documents)):
+            return error
+        why = "keeps no history" if newest.history is False else "is backed up without the list of its transactions"
+        hint = "restore one of its backups as a whole: `zodb-vault list` shows them, with the last transaction of each in its --json"
+        return TargetMissing(f"{error.message}; {name} {why}: what can be restored is the last state of each of its backups", hint)
+
     def _search(self, name: str, request: Request) -> Search:
         return search(self._reaches, name, request, self._explicit)
 
@@ -94,6 +117,8 @@ class _Resolving:
         return _transactions(self._catalog.backup(backup_id), name, self._documents, request)
 
     def _cut(self, entry: DatabaseEntry, cut: FoundCut) -> Cut:
+        if entry.dump is not None:
+            return Cut(entry, entry.dump.size, cut.tid, _later_in_dump(entry, self._documents, cut.tid))
         return Cut(entry, cut.end, cut.tid, _later(entry, self._documents, cut.end))
 
     def _candidates(self) -> Iterator[tuple[str, str | None]]:
@@ -191,14 +216,19 @@ def _kept(backup_id: str, entry: DatabaseEntry, rows: list[_Row], count: int) ->
 
 
 def _data_fs(backup_id: str, entry: DatabaseEntry) -> DataFs:
-    """Return the storage half of which parts can be restored; raise TargetMissing when it is none of that kind."""
-    if entry.storage is None:
-        raise TargetMissing(f"backup {backup_id} does not hold the storage of {entry.name}", "choose another backup")
+    """Return the Data.fs that is cut together with others; raise TargetMissing when it is none."""
+    _require_storage(backup_id, entry)
     if entry.data_fs is None:
         raise TargetMissing(
-            f"backup {backup_id} holds {entry.name} as a dump, which can be restored as a whole only", f"restore it by its id: {backup_id}"
+            f"backup {backup_id} holds {entry.name} as a dump, and only databases that are a Data.fs can be cut together",
+            f"restore one database at a time, with --database NAME, or all of them by the id of the backup: {backup_id}",
         )
     return entry.data_fs
+
+
+def _require_storage(backup_id: str, entry: DatabaseEntry) -> None:
+    if entry.storage is None:
+        raise TargetMissing(f"backup {backup_id} does not hold the storage of {entry.name}", "choose another backup")
 
 
 def _before(request: Request) -> BeforeTid:
@@ -227,16 +257,20 @@ def _transactions(backup: Backup, database: str, documents: Documents, request: 
     entry = next((entry for entry in backup.manifest.databases if entry.name == database), None)
     if entry is None:
         raise TargetMissing(f"backup {backup.manifest.id} does not hold {database}", "choose another backup")
-    _data_fs(backup.manifest.id, entry)
-    for segment in _near(entry, documents, request):
-        for tid, pos, size, *_ in segment_tids(documents, segment):
+    _require_storage(backup.manifest.id, entry)
+    log = log_of(entry, documents)
+    if entry.dump is not None and not len(log) and entry.last_tid is not None:
+        yield entry.last_tid, entry.dump.size
+    blocks = _near(entry, log, request) if entry.dump is not None else _near(entry, segments_of(entry, documents), request)
+    for block in blocks:
+        for tid, pos, size, *_ in segment_tids(documents, block):
             yield tid, pos + size
 
 
-def _near(entry: DatabaseEntry, documents: Documents, request: Request) -> Iterator[Segment]:
+def _near(entry: DatabaseEntry, blocks: Chain[B], request: Request) -> Iterator[B]:
     bound = to_hex(from_datetime(request.moment)) if isinstance(request, AtMoment) else to_hex(from_hex(request.tid))
-    before: Segment | None = None
-    for segment in segments_of(entry, documents):
+    before: B | None = None
+    for segment in blocks:
         if not entry.ordered or (segment.last_tid or "") >= bound:
             if before is not None:
                 yield before
@@ -256,6 +290,11 @@ def _later(entry: DatabaseEntry, documents: Documents, end: int) -> int:
             break
         count += sum(1 for row in segment_tids(documents, segment) if row[1] + row[2] > end)
     return count
+
+
+def _later_in_dump(entry: DatabaseEntry, documents: Documents, tid: str) -> int:
+    blocks = [block for block in log_of(entry, documents) if block.last_tid > tid]
+    return sum(block.count for block in blocks[1:]) + sum(1 for block in blocks[:1] for row in segment_tids(documents, block) if row[0] > tid)
 
 
 def request_of(tid: str | None, before_tid: str | None, moment: AtMoment | None) -> Request | None:

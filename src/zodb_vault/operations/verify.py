@@ -17,8 +17,8 @@ from ..blobs.refs import BlobSet
 from ..errors import BackupMissing, Damage, KeyMissing, TargetRefused, UsageError, VaultError
 from ..model import chain, clock
 from ..model.blob import MissingRows
-from ..model.chain import Chain, E, dump_of, overlays_of, packs_of, segments_of
-from ..model.manifest import DatabaseEntry, Meta, Pack, Part
+from ..model.chain import Chain, E, dump_of, log_of, overlays_of, packs_of, segments_of
+from ..model.manifest import DatabaseEntry, Dump, Meta, Pack, Part
 from ..repository.labels import Level
 from ..repository.objects import Objects, meta_key, object_key
 from ..repository.repository import INFO_KEY, RECOVERY_KEY, Repository
@@ -153,18 +153,12 @@ class _Verification:
         for half in (entry.storage, entry.blobs):
             for ref in half.lists if half else []:
                 yield ref.list
-        for ref in overlays_of(entry, self.objects).lists:
-            yield ref.list
         if entry.blobs and entry.blobs.missing.list:
             yield entry.blobs.missing.list
         if entry.blobs and entry.blobs.keys:
             yield entry.blobs.keys
-        yield from self._entries(entry, dump_of(entry, self.objects))
         if entry.dump:
-            yield from entry.dump.documents
-            yield from entry.dump.files
-        for overlay in self._entries(entry, overlays_of(entry, self.objects)):
-            yield from overlay.parts
+            yield from self._of_dump(entry, entry.dump)
         for segment in self._entries(entry, segments_of(entry, self.objects)):
             yield from segment.parts
             yield from segment.log
@@ -172,6 +166,17 @@ class _Verification:
         for pack in self._entries(entry, packs_of(entry, self.objects)):
             yield from pack.parts
             yield pack.index
+
+    def _of_dump(self, entry: DatabaseEntry, dump: Dump) -> Iterator[Part | Meta | str]:
+        yield from (ref.list for ref in (*overlays_of(entry, self.objects).lists, *dump.log_lists))
+        yield from self._entries(entry, dump_of(entry, self.objects))
+        yield from dump.documents
+        yield from dump.files
+        for overlay in self._entries(entry, overlays_of(entry, self.objects)):
+            yield from overlay.parts
+        for block in self._entries(entry, log_of(entry, self.objects)):
+            yield from block.log
+            yield block.tids
 
     def _entries(self, entry: DatabaseEntry, entries: Chain[E]) -> Iterator[E]:
         for ref in entries.lists:

@@ -252,14 +252,27 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
 
 
+class Point(msgspec.Struct, frozen=True, kw_only=True):
+    """A transaction that is to be the last one of a restored database, and how many transactions and revisions there are up to it."""
+
+    tid: str
+    transactions: int
+    states: int
+
+
 class Destination(Protocol):
     """A database of a server that a dump can be loaded into."""
 
-    def look(self, entry: DatabaseEntry, *, replace: bool) -> Seen:
-        """Return what is there; raise InUse while somebody has it open, TargetRefused when it is not empty and not to be replaced."""
+    def look(self, entry: DatabaseEntry, *, replace: bool, point: Point | None = None) -> Seen:
+        """Return what is there; raise InUse while somebody has it open, TargetRefused when it is not empty and not to be replaced.
+
+        With a ``point`` the dump is cut there before it is valid; raise TargetRefused where that is impossible.
+        """
         ...
 
-    def load(self, entry: DatabaseEntry, sink: Sink, seen: Seen, progress: Progress, beat: Callable[[], None]) -> list[str]:
+    def load(
+        self, entry: DatabaseEntry, sink: Sink, seen: Seen, progress: Progress, beat: Callable[[], None], point: Point | None = None
+    ) -> list[str]:  # fmt: skip
         """Load the dump and make it valid in one step; return what was kept. Raise Damage, InUse, TargetRefused: the old state is whole then."""
         ...
 

@@ -16,7 +16,7 @@ from ..errors import ConfigurationError, Damage, InUse, SourceError, TargetRefus
 from ..model.chain import dump_of
 from ..model.manifest import DatabaseEntry, MysqlDump, Part
 from ..model.source import Database
-from .base import Keeper, Progress, Seen, Sink, Verdict, Workers
+from .base import Keeper, Point, Progress, Seen, Sink, Verdict, Workers
 from .postgres import PART_RAW, store_part
 from .programs import Program, program_of, version_of
 from .relstorage import BLOB_RECORDS, Dumped
@@ -37,6 +37,8 @@ class MysqlRows:
 
     transactions = "transaction"
     blob_records = BLOB_RECORDS.format(position=f"LOCATE(x'{b'ZODB.blob'.hex()}', state)")
+    # a script cannot be loaded beside what is there and exchanged
+    revisions = None
 
     def __init__(self, database: Database) -> None:
         self._login = Login(database)
@@ -244,7 +246,7 @@ class MysqlDestination:
             cursor.execute(query, parameters or None)
             return list(cursor.fetchall())
 
-    def look(self, entry: DatabaseEntry, *, replace: bool) -> Seen:
+    def look(self, entry: DatabaseEntry, *, replace: bool, point: Point | None = None) -> Seen:
         """Return what is there; raise InUse while somebody has it open, TargetRefused when it is not empty."""
         if not isinstance(entry.dump, MysqlDump):
             raise TargetRefused(f"the backup of {entry.name} is no script of MySQL", "restore it with --output DIR")
@@ -262,7 +264,9 @@ class MysqlDestination:
     def _tables(self) -> list[str]:
         return [row[0] for row in self._ask("SELECT table_name FROM information_schema.tables WHERE table_schema = database()")]
 
-    def load(self, entry: DatabaseEntry, sink: Sink, seen: Seen, progress: Progress, beat: Callable[[], None]) -> list[str]:
+    def load(
+        self, entry: DatabaseEntry, sink: Sink, seen: Seen, progress: Progress, beat: Callable[[], None], point: Point | None = None
+    ) -> list[str]:  # fmt: skip
         """Load the script; whatever fails, the database is empty again then. Raise Damage, TargetRefused."""
         dump = entry.dump
         assert isinstance(dump, MysqlDump)

@@ -55,6 +55,7 @@ class PgjsonbRows(Postgres):
 
     transactions = "transaction_log"
     blob_records = "class_mod = 'ZODB.blob' AND class_name = 'Blob'"
+    revisions = None
 
     def has_table(self, name: str) -> bool:
         """Tell whether a table exists."""

@@ -13,8 +13,9 @@ from ..model import clock
 from ..model import tid as tids
 from ..model.chain import dump_of
 from ..model.manifest import DatabaseEntry, PgDump, PgTransactions
-from .base import Progress, Seen, Sink
+from .base import Point, Progress, Seen, Sink
 from .pgapply import Assembly, require_keys
+from .pgcut import cut_database
 from .postgres import TABLES, connect, parameters_of, quoted, secrets_of, shown_dsn, translated, where
 from .programs import Program, program_of
 
@@ -73,7 +74,7 @@ class PostgresDestination:
             cursor.execute(query, parameters or None)
             return list(cursor.fetchall()) if cursor.description else []
 
-    def look(self, entry: DatabaseEntry, *, replace: bool) -> Seen:
+    def look(self, entry: DatabaseEntry, *, replace: bool, point: Point | None = None) -> Seen:
         """Return what is there and how the dump will take its place; raise InUse, or TargetRefused when it is not empty and not to be replaced."""
         dump = entry.dump
         if not isinstance(dump, PgDump):
@@ -85,10 +86,24 @@ class PostgresDestination:
                 f"the database {where(self.dsn)} is not empty",
                 "restore into an empty database, or give --replace: what is there is kept under another name, or saved first",
             )
-        way = EMPTY if empty else BESIDE if self._creates else OVER
+        way = self._way(empty, point)
         if way == OVER:
             self._require_same_tables(dump)
-        return Seen(where=where(self.dsn), empty=empty, last_tid=self._last_tid() if not empty else None, way=way, notes=list(self._notes(dump, way)))
+        notes = list(self._notes(dump, way, point))
+        return Seen(where=where(self.dsn), empty=empty, last_tid=self._last_tid() if not empty else None, way=way, notes=notes)
+
+    def _way(self, empty: bool, point: Point | None) -> str:
+        """Return how a dump gets there: cut to a point it has to be, wherever that is possible, before anybody can see it."""
+        if empty and (point is None or not self._creates):
+            return EMPTY
+        if self._creates:
+            return BESIDE
+        if point is not None:
+            raise TargetRefused(
+                f"the role {self.user} may not create databases, so what is later than {point.tid} cannot be taken away before it is valid",
+                f"ALTER ROLE {self.user} CREATEDB for the time of the restore, or restore into an empty database",
+            )
+        return OVER
 
     def _refuse_others(self) -> None:
         """Raise InUse while there are other sessions; one that has just been closed needs a moment to go."""
@@ -115,26 +130,41 @@ class PostgresDestination:
         ((last,),) = self._ask("SELECT max(tid) FROM object_state")
         return tids.to_hex(int(last).to_bytes(8)) if last is not None else None
 
-    def _notes(self, dump: PgDump, way: str) -> Iterator[str]:
+    def _notes(self, dump: PgDump, way: str, point: Point | None) -> Iterator[str]:
         if _major(dump.versions.get("PostgreSQL server", "")) > self.version // 10_000:
             yield f"the dump was made of a newer server ({dump.versions['PostgreSQL server']}): it may hold what this one does not know"
+        if way == EMPTY and point is not None:
+            yield (
+                f"the role {self.user} may not create databases: the whole backup is loaded first, and cut then; "
+                "nobody may use the database before the restore has ended well"
+            )
         if way == OVER and dump.large_objects:
             yield "large objects that only the replaced state has stay behind; `vacuumlo` removes them"
 
     # loading
 
-    def load(self, entry: DatabaseEntry, sink: Sink, seen: Seen, progress: Progress, beat: Callable[[], None]) -> list[str]:
+    def load(
+        self, entry: DatabaseEntry, sink: Sink, seen: Seen, progress: Progress, beat: Callable[[], None], point: Point | None = None
+    ) -> list[str]:  # fmt: skip
         """Load the dump and make it valid in one step; return what was kept. Raise Damage, TargetRefused: the old state is whole then."""
         self._refuse_others()
         if seen.way == BESIDE:
-            return self._exchange(entry, sink, progress, beat)
+            return self._exchange(entry, sink, seen, progress, beat, point)
         if seen.way == EMPTY and self._ask(ANYTHING)[0][0]:
             raise TargetRefused(f"the database {where(self.dsn)} is not empty any more", "look at the plan again")
         self._run(self.dsn, entry, sink, progress, beat, ["--clean", "--if-exists"] if seen.way == OVER else [])
-        self._require_rows(self._connection, entry)
+        self._finish(self._connection, entry, point, beat)
         return []
 
-    def _exchange(self, entry: DatabaseEntry, sink: Sink, progress: Progress, beat: Callable[[], None]) -> list[str]:
+    def _finish(self, connection: Connection, entry: DatabaseEntry, point: Point | None, beat: Callable[[], None]) -> None:
+        """Compare what was loaded with what was dumped, and cut it."""
+        self._require_rows(connection, entry)
+        if point is not None:
+            cut_database(connection, entry, point, beat)
+
+    def _exchange(
+        self, entry: DatabaseEntry, sink: Sink, seen: Seen, progress: Progress, beat: Callable[[], None], point: Point | None
+    ) -> list[str]:  # fmt: skip
         stamp = f"{clock.now():%Y%m%dt%H%M%S}_{secrets.token_hex(2)}"
         room = NAME_LIMIT - len(stamp) - 11
         new, old = (f"{self.name[:room]}_{what}_{stamp}" for what in ("restoring", "replaced"))
@@ -147,7 +177,7 @@ class PostgresDestination:
                 self._run(self._dsn_of(new), entry, sink, progress, beat, [])
                 with contextlib.closing(connect(self._dsn_of(new))) as connection:
                     connection.autocommit = True
-                    self._require_rows(connection, entry)
+                    self._finish(connection, entry, point, beat)
                     _do(connection, "ANALYZE")
                 self._refuse_others()
                 self.close()
@@ -156,6 +186,10 @@ class PostgresDestination:
                 with contextlib.suppress(VaultError):
                     _do(server, f"DROP DATABASE IF EXISTS {quoted(new)}")
                 raise
+            if seen.empty:  # nothing is in it that would have to be kept
+                with contextlib.suppress(VaultError):
+                    _do(server, f"DROP DATABASE {quoted(old)}")
+                    return []
         return [f"the database {old}"]
 
     def _create(self, name: str) -> str:

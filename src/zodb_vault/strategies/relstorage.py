@@ -21,7 +21,7 @@ from ..model import canonical, clock
 from ..model import tid as tids
 from ..model.blob import BlobRef
 from ..model.chain import Chain, Documents, packs_of
-from ..model.manifest import Blobs, DatabaseEntry, Dump, Part, Stored
+from ..model.manifest import Blobs, DatabaseEntry, Dump, Part, Stored, Transactions
 from ..model.source import Database
 from ..policy.continuity import Decision, DumpFacts, decide_dump
 from .base import Earlier, Keeper, Progress, Resumed, Sink, Verdict, Wishes, Workers, folder_of, unsupported
@@ -29,6 +29,7 @@ from .blobfiles import BlobFiles, reusable_until
 from .bucket import Bucket, require_client, wrapper_key
 from .missing import limit_missing, note_missing
 from .packing import BlobDirectory, BlobPlace
+from .revisions import Revisions, check_log, log_since
 
 # So many objects are remembered, as many of the newest as of the oldest ones.
 MARKS: Final = 128
@@ -50,6 +51,11 @@ class Rows(Protocol):
 
     transactions: str
     blob_records: str
+
+    @property
+    def revisions(self) -> Revisions | None:
+        """Return how it keeps revisions, None where nothing can be restored but the last one."""
+        ...
 
     @property
     def versions(self) -> dict[str, str]:
@@ -264,9 +270,18 @@ class RelStorageCapture:
         if self.wishes.blobs and self.database.blob_mode in ("database", "database+s3"):
             self.missing = [(blob, self.blob_table) for blob in self._not_in_database()] + (self.dumped.missing if self.dumped else [])
             limit_missing([blob for blob, _where in self.missing], 0, self.wishes.allow_missing, f"the table {self.blob_table}")
+        self._list_transactions()
         self.marks = self._marks()
         self.versions = self.software
         self.rows.let_go()
+
+    def _list_transactions(self) -> None:
+        """List the transactions to which the dump can be cut, and find out from which one on; without history there is only the last."""
+        self.log, self.pack_tid, revisions = Chain(Transactions, self.sink), self.last_tid, self.rows.revisions
+        if self.history and revisions is not None and self.last_tid is not None:
+            self.pack_tid = revisions.start(self.rows)
+            known = self.earlier.entry if self.earlier and self.facts.continues and not self.facts.forced else None
+            self.log = log_since(revisions, self.rows, self.sink, self.folder, known, self.keeper.beat)
 
     def _first_tid(self) -> str | None:
         return hex_or_none(self.rows.ask("SELECT min(tid) FROM object_state")[0][0])
@@ -337,8 +352,8 @@ class RelStorageCapture:
         last = self.last_tid
         return DatabaseEntry(
             name=self.database.name, folder=self.folder, mount_point=self.database.mount_point, backend=self.database.backend, method="native",
-            history=self.history, blob_mode=self.database.blob_mode, layout=self.layout, first_tid=self.first_tid, pack_tid=last, last_tid=last,
-            last_time=tids.iso(tids.from_hex(last)) if last else None, storage=self._storage(), blobs=self._blobs(),
+            history=self.history, blob_mode=self.database.blob_mode, layout=self.layout, first_tid=self.first_tid, pack_tid=self.pack_tid,
+            last_tid=last, last_time=tids.iso(tids.from_hex(last)) if last else None, storage=self._storage(), blobs=self._blobs(),
             transactions_added=self.transactions_added, blobs_added=self.files.added if self.files else 0, warnings=self.warnings + self.findings,
         )  # fmt: skip
 
@@ -350,6 +365,7 @@ class RelStorageCapture:
             size=sum(part.raw for part in self.dumped.parts), lists=chain.lists, tail=chain.tail, tables=self.dumped.tables,
             versions={name: version for name, version in self.versions.items() if name != self.package},
             transactions=self.transactions, marks=self.marks,
+            log_lists=self.log.lists, log=self.log.tail,
         )  # fmt: skip
 
     def _marks(self) -> str:
@@ -456,6 +472,7 @@ class RelStorage:
         if dump is not None:
             progress.begin("storage", dump.size)
             CHECKS[type(dump).__struct_config__.tag](entry, sink, refs, verdict, progress)  # type: ignore[index]
+            check_log(entry, sink, verdict)
 
 
 def _postgres_location(database: Database) -> str:

@@ -20,6 +20,7 @@ from .base import Keeper, Progress, Sink, Verdict, Workers
 from .pgarchive import ArchiveReader, Read
 from .postgres import Postgres, large_object
 from .relstorage import BLOB_RECORDS, Dumped
+from .revisions import relstorage
 
 NAMED: Final = 20
 LOST: Final = "large object "
@@ -32,6 +33,7 @@ class PostgresRows(Postgres):
 
     transactions = "transaction"
     blob_records = BLOB_RECORDS.format(position=f"position('\\x{b'ZODB.blob'.hex()}'::bytea in state)")
+    revisions = relstorage(blob_records)
 
     def __init__(self, database: Database) -> None:
         super().__init__(database.option("postgresql.dsn"), database.option(REPLICA_DSN), float(database.option(REPLICA_LAG, "0")))

@@ -23,9 +23,10 @@ from ..model.chain import dump_of
 from ..model.manifest import DatabaseEntry, Part, SqliteCopy
 from ..model.source import Database
 from ..stores.durable import sync_directory
-from .base import Keeper, Progress, Seen, Sink, Verdict, Workers
+from .base import Keeper, Point, Progress, Seen, Sink, Verdict, Workers
 from .relstorage import BLOB_RECORDS, Dumped
 from .relstorage_postgres import advancing
+from .revisions import cut, relstorage
 
 MAIN, OIDS = "main.sqlite3", "oids.sqlite3"
 FILES: Final = (MAIN, OIDS)
@@ -40,6 +41,7 @@ class SqliteRows:
 
     transactions = '"transaction"'
     blob_records = BLOB_RECORDS.format(position=f"instr(state, x'{b'ZODB.blob'.hex()}')")
+    revisions = relstorage(blob_records)
 
     def __init__(self, database: Database) -> None:
         self.directory = data_dir(database)
@@ -180,7 +182,7 @@ class SqliteDestination:
     def close(self) -> None:
         """Do nothing: no file is held open."""
 
-    def look(self, entry: DatabaseEntry, *, replace: bool) -> Seen:
+    def look(self, entry: DatabaseEntry, *, replace: bool, point: Point | None = None) -> Seen:
         """Return what is there; raise InUse while somebody has it open, TargetRefused when it is not to be replaced."""
         if not isinstance(entry.dump, SqliteCopy):
             raise TargetRefused(f"the backup of {entry.name} is no copy of SQLite files", "restore it with --output DIR")
@@ -218,7 +220,9 @@ class SqliteDestination:
                 if mode != "delete":
                     raise InUse(f"{path} is in use: another process has it open", "stop every process of the application first")
 
-    def load(self, entry: DatabaseEntry, sink: Sink, seen: Seen, progress: Progress, beat: Callable[[], None]) -> list[str]:
+    def load(
+        self, entry: DatabaseEntry, sink: Sink, seen: Seen, progress: Progress, beat: Callable[[], None], point: Point | None = None
+    ) -> list[str]:  # fmt: skip
         """Write both files beside the old ones, check them, and exchange them, the objects first."""
         self.directory.mkdir(parents=True, exist_ok=True)
         progress.begin("storage", entry.dump.size if entry.dump else 0)
@@ -229,6 +233,8 @@ class SqliteDestination:
             for name in FILES:
                 if defects := list(_defects(Path(scratch) / name)):
                     raise Damage(f"{name} of the backup does not hold: {defects[0]}")
+            if point is not None:
+                _cut(Path(scratch) / MAIN, point)
             self._settle()
             if seen.empty and any((self.directory / name).exists() for name in FILES):
                 raise TargetRefused(f"there is a database in {self.directory} by now", "look at the plan again")
@@ -251,6 +257,23 @@ class SqliteDestination:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{path}{leftover}")
         return [str(kept)] if existed else []
+
+
+def _cut(path: Path, point: Point) -> None:
+    """Leave what there was up to a transaction; raise Damage."""
+    with _damaged(MAIN), contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+
+        def do(statement: str) -> None:
+            connection.execute(statement)
+
+        def ask(query: str) -> int:
+            return int(connection.execute(query).fetchall()[0][0])
+
+        # durable when the transaction has ended
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("BEGIN")
+        cut(SqliteRows.revisions, do, ask, point)
+        connection.execute("COMMIT")
 
 
 def _opened(path: Path) -> sqlite3.Connection:

@@ -12,7 +12,7 @@ import msgspec
 from ..datafs.tail import backwards, tail_digest
 from ..model import tid as tids
 from ..model.chain import Chain, Documents
-from ..model.manifest import Segment
+from ..model.manifest import Segment, Transactions
 from .datafile import DataFile
 
 
@@ -77,8 +77,8 @@ def _backwards_tids(chain: Chain[Segment], floor: int) -> Iterator[bytes]:
             yield tids.from_hex(row[0])
 
 
-def segment_tids(documents: Documents, segment: Segment) -> list[tuple[str, int, int, str, int, int]]:
-    """Return the rows (TID, position, size, status, records, blobs) of a segment's transactions."""
+def segment_tids(documents: Documents, segment: Segment | Transactions) -> list[tuple[str, int, int, str, int, int]]:
+    """Return the rows (TID, position, size, status, records, blobs) of the transactions of a segment, or of those that a dump knows."""
     if segment.tids is None:
         return []
     return msgspec.json.decode(documents.document(segment.tids.meta), type=_TidRows).rows
