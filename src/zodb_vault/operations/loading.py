@@ -205,7 +205,7 @@ def _load_object(connection: Any, oid: bytes, tid: bytes, record: bytes, loaded:
         found = connection.get(oid)
         found._p_activate()
     except Exception as error:  # noqa: BLE001  whatever a class of the application raises is about that object only
-        if is_blob(record):  # it asks for its file
+        if is_blob(record) and _blob_failure(connection.db().storage, oid, tid):  # it asks for its file
             _open_blob(connection.db().storage, oid, tid, loaded, known=True)
         elif _lacks_classes(record):
             # what is installed may choke on what stands for a missing class: zope.interface does on a missing interface
@@ -277,14 +277,22 @@ def _open_blob(storage: Any, oid: bytes, tid: bytes, loaded: Loaded, *, known: b
     """Read a blob; what is not ``known`` to be one is if it has a file."""
     from ZODB.POSException import POSKeyError
 
+    error = _blob_failure(storage, oid, tid)
+    if error is None:
+        loaded.blobs += 1
+    elif known or not isinstance(error, POSKeyError):
+        loaded.unreadable_blobs.append(("0x" + oid.hex(), "0x" + tid.hex(), f"{type(error).__name__}: {error}"))
+
+
+def _blob_failure(storage: Any, oid: bytes, tid: bytes) -> Exception | None:
+    """Read a blob to its end and return what was raised: POSKeyError, OSError and what a wrapper may raise."""
     try:
         with storage.openCommittedBlobFile(oid, tid) as file:
             while file.read(1 << 20):
                 pass
-        loaded.blobs += 1
-    except Exception as error:  # noqa: BLE001  POSKeyError, OSError and what a wrapper may raise
-        if known or not isinstance(error, POSKeyError):
-            loaded.unreadable_blobs.append(("0x" + oid.hex(), "0x" + tid.hex(), f"{type(error).__name__}: {error}"))
+    except Exception as error:  # noqa: BLE001
+        return error
+    return None
 
 
 if __name__ == "__main__":
