@@ -41,11 +41,11 @@ def rows(data_fs: Path) -> Iterator[tuple[int, Any]]:
     yield from enumerate(FileIterator(str(data_fs)))
 
 
-def make(work: Path, transactions: int) -> None:
+def make(work: Path, transactions: int, blobs: int = 50) -> None:
     """Make the data."""
     import generate  # type: ignore[import-not-found]
 
-    generate.CFG["P"] = {"seed": 44, "txns": transactions, "blobs": 50, "bmed": 1000, "bsig": 1.0, "bcap": 10_000}
+    generate.CFG["P"] = {"seed": 44, "txns": transactions, "blobs": blobs, "bmed": 1000, "bsig": 1.0, "bcap": 10_000}
     data = generate.Gen("P", str(work))
     data.doclist = []
     data.make()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import psycopg2
 from relvault import pg_restore
 from services.postgres import Cluster, Login
 
+from zodb_vault.strategies.postgres import Postgres
 from zodb_vault.strategies.transactions import TransactionsCapture
 
 # What a pack finds out, and finds out again when it is not there.
@@ -39,8 +41,13 @@ def held_by(login: Login, owner: str) -> Held:
         return Held(
             rows={name: sorted(row for (row,) in ask(f'SELECT t::text FROM "{name}" t')) for name in tables},
             large_objects=ask("SELECT oid, md5(lo_get(oid)), pg_get_userbyid(lomowner) FROM pg_largeobject_metadata ORDER BY oid"),
-            sequences=dict(ask("SELECT sequencename::text, last_value FROM pg_sequences")), definitions=_definitions(login),
+            sequences={name: _next(ask, name) for (name,) in ask("SELECT sequencename::text FROM pg_sequences")}, definitions=_definitions(login),
         )  # fmt: skip
+
+
+def _next(ask: Callable[[str], list[tuple[Any, ...]]], name: str) -> int:
+    """Return what a sequence gives next."""
+    return int(ask(f"SELECT last_value + is_called::int FROM \"{name}\"")[0][0])
 
 
 def _definitions(login: Login) -> str:
@@ -58,6 +65,7 @@ class Dumping:
         decide = TransactionsCapture.decide
 
         def deciding(capture: TransactionsCapture) -> Any:
+            assert isinstance(capture.rows, Postgres)
             self._dump(capture.rows.snapshot_name, capture.rows.dsn)
             return decide(capture)
 

@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -16,9 +17,11 @@ import keys
 import pytest
 import relstorages
 from overlaid import DERIVED, Dumping, Held, held_by, require_same
+from pgjsonbs import PgjsonbSite, Place
 from relstorages import RelSite, on
 from relvault import NOISE, RelVault, by_hand
 from services.postgres import Cluster, Login, execute
+from services.s3 import Service
 from ZODB.Connection import TransactionMetaData
 from ZODB.POSException import POSKeyError, UndoError
 
@@ -29,6 +32,7 @@ from zodb_vault.strategies.pgchanges import Changes
 SEEDS = int(os.environ.get("ZODB_VAULT_OVERLAYS", "1"))
 EACH = pytest.mark.parametrize(("history", "shared"), [(False, False), (False, True), (True, False), (True, True)])
 Make = Callable[..., RelVault]
+needs_pgjsonb = pytest.mark.skipif(sys.version_info < (3, 12), reason="zodb-pgjsonb needs Python 3.12")
 
 
 @pytest.fixture
@@ -221,6 +225,36 @@ def wanted_of(found: Held, wanted: Held) -> list[tuple[Any, ...]]:
     return [one for one in found.large_objects if one[:2] in {other[:2] for other in wanted.large_objects}]
 
 
+def test_as_a_superuser_everything_belongs_to_the_owner(make: Make, postgres: Cluster, dumping: Dumping) -> None:
+    vault = make()
+    backed_up(vault)
+    with vault.site.opened() as opened:
+        opened.put(title="changed", logo=NOISE[4])
+    backed_up(vault)
+    login = postgres.database()
+    admin = vault.site._replace(adapter=on(postgres.login(login.name)), blob_dir=vault.directory / "other")
+    vault.done("restore", "--target", admin.write_conf(vault.directory / "other.conf"), "--yes")
+    found = held_by(login, login.user)
+    require_same(found, dumping.held(postgres))
+    assert {owner for _number, _digest, owner in found.large_objects} == {login.user}
+
+
+def test_to_any_transaction(make: Make, postgres: Cluster) -> None:
+    vault = make()
+    backed_up(vault)
+    known = []
+    with vault.site.opened() as opened:
+        for number in range(4):
+            known.append((opened.put(title=str(number), logo=NOISE[number]), {"title": str(number)}))
+    backed_up(vault)
+    login = postgres.database(postgres.role("zodb", "CREATEDB"))
+    site = vault.site._replace(adapter=on(login), blob_dir=vault.directory / "other")
+    tid, wanted = known[1]
+    vault.done("restore", "--target", site.write_conf(vault.directory / "other.conf"), "--tid", "0x" + tid.hex(), "--yes")
+    assert relstorages.state(site).items() >= wanted.items()
+    assert relstorages.last_tid(site) == tid
+
+
 @pytest.mark.parametrize("history", [False, True])
 def test_by_hand(make: Make, postgres: Cluster, dumping: Dumping, tmp_path: Path, history: bool) -> None:
     vault = make(history)
@@ -309,6 +343,10 @@ def test_other_methods_and_other_pasts_make_a_new_base(make: Make, monkeypatch: 
     made = backed_up(vault)
     assert made["how"] == "full" and "none that overlays go on from" in made["reason"]["text"]
     assert backed_up(vault, "--full")["reason"]["code"] == "forced"
+    assert backed_up(vault)["how"] == "incremental"
+    with monkeypatch.context() as patch:
+        patch.setenv("PGCLIENTENCODING", "LATIN1")
+        assert "copied as LATIN1" in backed_up(vault)["reason"]["text"]
     assert backed_up(vault)["how"] == "incremental"
     monkeypatch.setattr(Changes, "_server", lambda _changes: "another/2")
     made = backed_up(vault)
@@ -415,6 +453,7 @@ def test_the_manifest_says_what_a_reader_has_to_know(make: Make, capsys: pytest.
     backed_up(vault)
     second = vault.done("show", "--json").document["manifest"]
     assert (first["requires"], second["requires"]) == (["dump"], ["dump", "overlays"])
+    assert "0 overlays over the dump of 20" in vault.done("show").out
     for manifest in (first, second):
         (entry,) = manifest["databases"]
         assert (entry["method"], entry["experimental"]) == ("transactions", True)
@@ -453,3 +492,76 @@ def test_many_overlays_are_lists_and_are_copied_for_other_recipients(
         assert vault.done("verify", "--level", level, "--json").document["damage"] == []
     _site, login = restored(vault, postgres)
     require_same(held_by(login, login.user), dumping.held(postgres))
+
+
+# zodb-pgjsonb
+
+
+@pytest.fixture
+def make_pgjsonb(postgres: Cluster, moto: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Make:
+    """Make a site on zodb-pgjsonb with some content."""
+
+    def make(history: bool, tiered: bool) -> RelVault:
+        login = postgres.database()
+        vault = RelVault(tmp_path, capsys, PgjsonbSite(login, history, tmp_path / "cache", Place(moto, moto.bucket(), "plone") if tiered else None))
+        vault.login = login
+        vault.fill()
+        return vault
+
+    return make
+
+
+@needs_pgjsonb
+@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize(("history", "tiered"), [(False, True), (True, False)])
+def test_random_histories_of_pgjsonb(make_pgjsonb: Make, postgres: Cluster, dumping: Dumping, history: bool, tiered: bool, seed: int) -> None:
+    vault, choose = make_pgjsonb(history, tiered), random.Random(seed)
+    backups: list[tuple[str, Held]] = []
+    hows: list[str] = []
+    for number in range(5):
+        done = vault("create", "--method", "transactions", "--json")
+        assert done.status in (0, 3), done  # an undo gives a blob back without its content
+        made = done.document
+        backups.append((made["id"], dumping.held(postgres)))
+        hows.append(made["how"])
+        with vault.site.opened() as opened:
+            if number == 2:
+                opened.pack()
+            working = Working(opened, seed + number, history=history)
+            for _ in range(choose.randint(1, 10)):
+                choose.choice([working.text, working.blob, working.remove, *([working.undo] if history else [])])()
+    # where history is kept, a pack makes a new base
+    assert hows == ["full", "incremental", "incremental", "full" if history else "incremental", "incremental"]
+    for backup, wanted in (backups[2], backups[-1]):
+        report = vault.done("verify", backup, "--json").document
+        assert report["damage"] == []
+        login = postgres.database()
+        vault.done("restore", backup, "--output", vault.directory / login.name, "--yes", "--allow-incomplete")
+        laid_over_by_hand(vault.directory / login.name, login)
+        require_same(held_by(login, login.user), wanted)
+
+
+@needs_pgjsonb
+def test_a_sequence_that_was_set_gives_no_number_twice(make_pgjsonb: Make, postgres: Cluster, dumping: Dumping) -> None:
+    vault = make_pgjsonb(False, False)
+    backed_up(vault)
+    execute(vault.login, "SELECT setval('zoid_seq', 5000, false)")
+    assert backed_up(vault)["how"] == "incremental"
+    login = postgres.database()
+    vault.done("restore", "--output", vault.directory / "out", "--yes")
+    laid_over_by_hand(vault.directory / "out", login)
+    assert execute(login, "SELECT nextval('zoid_seq')") == [(5000,)]
+
+
+@needs_pgjsonb
+def test_tids_of_the_past_and_columns_of_others(make_pgjsonb: Make) -> None:
+    """Every process of zodb-pgjsonb chooses TIDs by its own clock: one whose clock is behind commits into the past."""
+    vault = make_pgjsonb(False, False)
+    backed_up(vault)
+    execute(vault.login, "INSERT INTO transaction_log (tid) SELECT max(tid) - 1000 FROM transaction_log")
+    made = backed_up(vault)
+    assert made["how"] == "full" and "rows came into public.transaction_log with TIDs of the past" in made["reason"]["text"]
+    execute(vault.login, "ALTER TABLE object_state ADD COLUMN idx jsonb")
+    assert "definitions" in backed_up(vault)["reason"]["text"]
+    made = backed_up(vault)
+    assert made["how"] == "full" and "columns that may change without a transaction: idx" in made["reason"]["text"]

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from ..model.manifest import PgTransactions
 from ..operations.catalog import raw_size, stored_size
 from .context import Context, Text, json_option, pass_context, site_options
 from .output import count, print_json, printable, size
@@ -44,6 +45,9 @@ def command(context: Context, id: str, as_json: bool) -> None:
         if entry.dump:
             made = ", ".join(f"{name} {version}" for name, version in sorted(entry.dump.versions.items()))
             rows.append(("", f"dump: {size(entry.dump.size)}, {count(sum(entry.dump.tables.values()), 'row')} ({made})"))
+        if isinstance(entry.dump, PgTransactions):
+            laid = sum(ref.count for ref in entry.dump.overlay_lists) + len(entry.dump.overlays)
+            rows.append(("", f"{count(laid, 'overlay')} over the dump of {entry.dump.base.created_at}, experimental"))
         if entry.blobs:
             rows.append(("", f"blobs: {count(entry.blobs.count, 'blob')}, {size(entry.blobs.size)}, {entry.blobs.missing.count} missing"))
         rows += [("warning", warning) for warning in entry.warnings]

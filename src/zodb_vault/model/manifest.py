@@ -237,7 +237,7 @@ class PgTransactions(PgDump, frozen=True, kw_only=True, tag="pg_transactions", t
     """An archive of ``pg_dump``, the ``base``, and what was committed since: ``overlay_lists``, then ``overlays``.
 
     ``live`` are the keys of what is there, all else is gone; ``whole`` tables are stored each time; ``derived`` ones, which a pack fills, are empty.
-    ``keys``: number and sums of the keys of each table in the snapshot. ``script`` puts all of it together by hand.
+    ``keys``: number and sums of the keys of each table in the snapshot. ``encoding`` is that of texts. ``script`` puts all of it together by hand.
     """
 
     base: Base
@@ -247,6 +247,7 @@ class PgTransactions(PgDump, frozen=True, kw_only=True, tag="pg_transactions", t
     whole: list[RowFile]
     derived: list[str]
     keys: dict[str, dict[str, str]]
+    encoding: str
     script: list[Part]
 
     @property

@@ -185,10 +185,10 @@ def refused(database: Database, method: Method = "native") -> NothingToBackUp | 
         strategy_of(database).require(database)
     except NothingToBackUp as error:
         return error
-    if method == "transactions" and database.backend != "filestorage" and (database.backend, database.adapter) != ("relstorage", "postgresql"):
+    if method == "transactions" and database.backend != "filestorage" and database.adapter != "postgresql":
         kind = f"{database.backend} ({database.adapter})" if database.adapter else database.backend
         return NothingToBackUp(
-            f"--method transactions is for RelStorage in PostgreSQL, and {database.name} is {kind}",
+            f"--method transactions is for databases in PostgreSQL, and {database.name} is {kind}",
             "leave it out: the native method dumps the database, and copies only the blob files that are new",
         )
     return None

@@ -11,6 +11,7 @@ import hashlib
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Final
 
@@ -24,6 +25,7 @@ from .base import Progress, Sink, Verdict
 from .pgapply import layout_for
 from .pgarchive import ArchiveReader, blob_of
 from .pgchanges import BITS, HEADER
+from .pgjsonb import BLOB_COLUMNS, blob_row
 from .pgtables import Keyed
 from .postgres import FETCH, large_object
 from .relstorage_postgres import advancing, known_as_lost
@@ -59,8 +61,9 @@ class _Check:
         self.named, self.there, self.blobs = new(), new(), new()
         self.tallies: dict[str, _Tally] = {}
         for one in layout_for(entry.backend, bool(entry.history)).keyed:
-            self.tallies[f"{schema}.{one.name}"] = _Objects(one, self.named) if one.kind == "set" else _Revisions(one, self.named, new)
-        self.states = f"{schema}.object_state"
+            self.tallies[f"{schema}.{one.name}"] = _tally_of(one, self.named, new)
+        # of which table the rows ask for blobs outside of the database
+        self.states, self.asking = f"{schema}.object_state", f"{schema}.{'blob_state' if entry.backend == 'pgjsonb' else 'object_state'}"
 
     def keys_left(self) -> None:
         """Read which keys are left."""
@@ -72,22 +75,34 @@ class _Check:
         for overlay in reversed(overlays_of(self.entry, self.sink)):
             for file in overlay.rows:
                 tally, places = self.tallies[file.table], {column: place for place, column in enumerate(file.columns)}
-                state = places.get("state") if file.table == self.states else None
+                asks = self._asks(file.table, places)
                 for fields in self._rows(file):
                     values = {column: _number(fields[places[column]]) for column in tally.columns}
-                    if tally.add(values, newer=True) and state is not None and is_record(fields[state]):
+                    if tally.add(values, newer=True) and asks(fields):
                         self.blobs.add([BlobRef(values["zoid"].to_bytes(8), values["tid"].to_bytes(8), True)])
             if overlay.large_objects is not None:
                 self.there.add(large_object(_number(fields[0])) for fields in self._rows(overlay.large_objects))
             self.verdict.count("overlays")
+
+    def _asks(self, table: str, places: dict[str, int]) -> Callable[[list[Field]], bool]:
+        """Return what tells whether a row asks for a blob outside of the database."""
+        if table != self.asking:
+            return lambda _fields: False
+        if table == self.states:
+            return lambda fields: is_record(fields[places["state"]])
+        return lambda fields: fields[places["s3_key"]] is not None
 
     def base(self) -> None:
         """Read the dump, and compare the rows of each of its tables with its own snapshot."""
         base = self.dump.base
         made_by = int(base.versions.get("pg_dump", "0").partition(".")[0] or 0)
         chunks = advancing(self.sink.read(dump_of(self.entry, self.sink)), self.progress)
-        with contextlib.closing(BlobSet()) as named, contextlib.closing(BlobSet()) as refs:  # what of these is left is noted by row
-            read = ArchiveReader("blob_chunk", [], lambda _fields: None, made_by, self._of_base).run(chunks, named, refs)
+        with contextlib.closing(BlobSet()) as unused:  # of records it is noted row by row what is left
+            if self.asking == self.states:
+                read = ArchiveReader("blob_chunk", [], lambda _fields: None, made_by, self._of_base).run(chunks, unused, unused)
+            else:
+                reader = ArchiveReader("blob_state", BLOB_COLUMNS, partial(blob_row, self.verdict), made_by, self._of_base)
+                read = reader.run(chunks, self.blobs, unused)
         with contextlib.closing(read.created):
             self.there.add(read.created.everything())
         for table in sorted(base.tables.keys() | read.tables.keys()):
@@ -102,7 +117,7 @@ class _Check:
             places = tally.places(columns)
             fields = line.split(b"\t", max(places.values()) + 1)
             values = {column: _number_of_text(fields[place]) for column, place in places.items()}
-            if tally.add(values, newer=False) and table == self.states:
+            if tally.add(values, newer=False) and table == self.asking == self.states:
                 self.blobs.add(blob_of(line, columns))
 
     def whole(self) -> None:
@@ -131,8 +146,8 @@ class _Check:
 
     def asked_for(self) -> Iterator[BlobRef]:
         """Yield the blobs that the records ask for which would be left."""
-        states = self.tallies[self.states]
-        return (blob for blob in self.blobs.everything() if states.is_left(blob))
+        asking = self.tallies[self.asking]
+        return (blob for blob in self.blobs.everything() if asking.is_left(blob))
 
     def _rows(self, file: RowFile) -> Iterator[list[Field]]:
         count = 0
@@ -307,6 +322,52 @@ class _Revisions(_Tally):
     def result(self) -> Values:
         self._settle()
         return super().result()
+
+
+class _Former(_Tally):
+    """Revisions that may come more than once; each counts once, and none is ever taken away."""
+
+    def __init__(self, one: Keyed, named: BlobSet, new: Callable[[], BlobSet]) -> None:
+        super().__init__(one, named)
+        self._known = new()
+        self._waiting: dict[bytes, Values] = {}
+        self._newer = True
+
+    def left(self, file: RowFile, rows: Iterator[list[Field]]) -> None:
+        raise Damage(f"of {file.table} no keys can be left")
+
+    def add(self, values: Values, *, newer: bool) -> bool:
+        if newer != self._newer or len(self._waiting) >= FETCH:
+            self._settle()
+            self._newer = newer
+        self._waiting[values["zoid"].to_bytes(8) + values["tid"].to_bytes(8)] = values
+        return False
+
+    def _settle(self) -> None:
+        known = self._known.among(self._waiting)
+        for key, values in self._waiting.items():
+            if key not in known:
+                self.count(values)
+        if self._newer:  # the base has each once
+            self._known.add(map(_as_ref, self._waiting))
+        self._waiting = {}
+
+    def is_left(self, blob: BlobRef) -> bool:
+        return True
+
+    def result(self) -> Values:
+        self._settle()
+        return super().result()
+
+
+def _tally_of(one: Keyed, named: BlobSet, new: Callable[[], BlobSet]) -> _Tally:
+    match one.kind:
+        case "set":
+            return _Objects(one, named)
+        case "revisions":
+            return _Revisions(one, named, new)
+        case "history":
+            return _Former(one, named, new)
 
 
 def _as_ref(key: bytes) -> BlobRef:

@@ -32,6 +32,7 @@ LARGE_OBJECT: Final = re.compile(rb"SELECT pg_catalog\.(lo_create|lo_open|lowrit
 LEFT_OUT: Final = re.compile(rb"\\(un)?restrict .*|BEGIN;|COMMIT;|SET transaction_timeout = 0;")
 CONTENT: Final = "vault_large_objects"
 CHUNKS: Final = "vault_chunks"
+FORMER: Final = "vault_former"
 
 
 class Sql(NamedTuple):
@@ -54,7 +55,8 @@ Step = Sql | Load
 def steps_of(layout: Layout, dump: PgTransactions, overlays: Iterable[Overlay]) -> Iterator[Step]:
     """Yield what is to be done, behind the rows of the dump and before its indexes."""
     schema = next(iter(dump.keys)).partition(".")[0]
-    yield from _added(overlays)
+    yield Sql(f"SET client_encoding = {_text(dump.encoding)}")
+    yield from _added(overlays, [f"{schema}.{one.name}" for one in layout.keyed if one.kind == "history"])
     for file in dump.whole:
         yield Sql(f"TRUNCATE ONLY {_full(file.table)}")
         yield Load(_full(file.table), file.columns, file)
@@ -73,18 +75,34 @@ def steps_of(layout: Layout, dump: PgTransactions, overlays: Iterable[Overlay]) 
         yield Sql(f"SELECT setval({_text(_full(name))}, {value})")
 
 
-def _added(overlays: Iterable[Overlay]) -> Iterator[Step]:
-    """Yield what brings all rows that were ever added, and the content of large objects; a number can have been used again."""
+def _added(overlays: Iterable[Overlay], history: Sequence[str]) -> Iterator[Step]:
+    """Yield what brings all rows that were ever added, and the content of large objects; a number can have been used again.
+
+    What an overlay has of ``history`` may be there already.
+    """
+    for table in history:
+        yield Sql(f"CREATE TEMPORARY TABLE {FORMER} AS SELECT * FROM ONLY {_full(table)} LIMIT 0")
     yield Sql(f"CREATE TEMPORARY TABLE {CONTENT} (chunk oid, place bigint, data bytea)")
     for overlay in overlays:
         for file in overlay.rows:
-            yield Load(_full(file.table), file.columns, file)
+            if file.table in history:
+                yield from _former(file)
+            else:
+                yield Load(_full(file.table), file.columns, file)
         if overlay.large_objects is not None:
             yield Load(CONTENT, overlay.large_objects.columns, overlay.large_objects)
             yield Sql(f"SELECT count(lo_unlink(oid)) FROM pg_largeobject_metadata WHERE oid IN (SELECT chunk FROM {CONTENT})")
             yield Sql(f"SELECT count(lo_create(chunk)) FROM (SELECT DISTINCT chunk FROM {CONTENT}) one")
             yield Sql(f"SELECT lo_put(chunk, place, data) FROM {CONTENT}")
             yield Sql(f"TRUNCATE {CONTENT}")
+
+
+def _former(file: RowFile) -> Iterator[Step]:
+    columns, table = ", ".join(map(quoted, file.columns)), _full(file.table)
+    there = f"SELECT FROM ONLY {table} o WHERE (o.zoid, o.tid) = (f.zoid, f.tid)"
+    yield Load(FORMER, file.columns, file)
+    yield Sql(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {FORMER} f WHERE NOT EXISTS ({there})")
+    yield Sql(f"TRUNCATE {FORMER}")
 
 
 def _only_current(one: Keyed, files: list[RowFile], dump: PgTransactions) -> Iterator[Step]:

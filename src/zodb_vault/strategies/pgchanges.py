@@ -40,9 +40,16 @@ BITS: Final = 1024
 SET_ROW: Final = struct.Struct(f">hiqii{BITS // 8}s")
 SET_COLUMNS: Final = ("base", "bits")
 ROWS_OF_FILE: Final = 4096
+# Of objects with later revisions, the one that was current before.
+SUPERSEDED: Final = """
+SELECT {{columns}} FROM ONLY {{table}} WHERE tid > {after} UNION ALL
+SELECT h.* FROM (SELECT zoid FROM ONLY {objects} WHERE tid > {after} UNION SELECT zoid FROM ONLY {{table}} WHERE tid > {after}) n
+CROSS JOIN LATERAL (SELECT {{columns}} FROM ONLY {{table}} m WHERE m.zoid = n.zoid AND m.tid <= {after} ORDER BY m.tid DESC LIMIT 1) h
+"""
 COLUMNS: Final = """
 SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum
 """
+SEQUENCES: Final = "SELECT schemaname, sequencename, last_value, min_value, increment_by FROM pg_sequences ORDER BY 1, 2"
 SCHEMA_OF: Final = "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass('object_state')"
 NEW_LARGE_OBJECTS: Final = """
 SELECT DISTINCT n.chunk, m.oid IS NOT NULL FROM {table} n LEFT JOIN pg_largeobject_metadata m ON m.oid = n.chunk
@@ -82,6 +89,11 @@ class Changes:
     def schema(self) -> str:
         """Return the schema that the tables are in."""
         return str(self.server.ask(SCHEMA_OF)[0][0])
+
+    @cached_property
+    def encoding(self) -> str:
+        """Return how the database encodes texts."""
+        return str(self.server.ask("SHOW server_encoding")[0][0])
 
     def name(self, table: str) -> str:
         """Return how counts call a table of the storage."""
@@ -124,7 +136,7 @@ class Changes:
         """Return a digest of everything that defines the database, as its own tool writes it; comments name versions and moments."""
         digest = hashlib.sha256()
         for line in self.server.definitions():
-            if not line.startswith((b"--", b"\\")):
+            if not line.startswith((b"--", b"\\", b"SET client_encoding")):
                 digest.update(line + b"\n")
         return digest.hexdigest()
 
@@ -141,6 +153,18 @@ class Changes:
     def _quoted(self, table: str) -> str:
         return f"{quoted(self.schema)}.{quoted(table)}"
 
+    def sequences(self) -> dict[str, int]:
+        """Return the last value that each sequence has given; of one that was set to a value which it has not given yet, the one before."""
+        found = {}
+        for schema, name, last, least, step in self.server.ask(SEQUENCES):
+            value = last
+            if value is None:  # set, or not to be read, which is an error here
+                ((value, given),) = self.server.ask(f"SELECT last_value, is_called FROM {quoted(schema)}.{quoted(name)}")
+                value -= 0 if given else step
+            if value >= least:
+                found[f"{schema}.{name}"] = int(value)
+        return found
+
     # compared with an earlier state
 
     def unsuited(self, earlier: State) -> str | None:
@@ -148,12 +172,24 @@ class Changes:
         chunks = self.name("blob_chunk")
         if any(state.keys.get(chunks, {}).get("split", "0") != "0" for state in (self.state, earlier)):
             return "blobs are in several large objects each, as an old RelStorage left them, and those are joined without a sign of it"
+        client = self.server.ask("SHOW client_encoding")[0][0]
+        if client != self.encoding:
+            return f"texts would be copied as {client}, not as {self.encoding} like the database: see PGCLIENTENCODING and the settings of the role"
+        there = {str(column) for (column,) in self.server.ask(COLUMNS, self._quoted("object_state"))}
+        if self.layout.columns and (more := sorted(there - self.layout.columns)):
+            return f"object_state has columns that may change without a transaction: {', '.join(more)}"
+        if self._history and any(self.packed(one, earlier) for one in self.layout.keyed if one.kind != "set"):
+            return "its history was packed"
         return None
+
+    @property
+    def _history(self) -> bool:
+        return any(one.kind == "history" for one in self.layout.keyed)
 
     def added(self, earlier: State) -> str | None:
         """Return a table that has more rows with the TIDs of an earlier state than it had then."""
         for one in self.layout.keyed:
-            now, then = self._older(one, earlier), earlier.keys[self.name(one.name)]
+            now, then = self._older(one), self._then(one, earlier)
             differs = any(now[column] != then[column] for column in ("zoid", "tid") if column in now)
             if int(now["rows"]) > int(then["rows"]) or (now["rows"] == then["rows"] and differs):
                 return self.name(one.name)
@@ -161,12 +197,22 @@ class Changes:
 
     def packed(self, one: Keyed, earlier: State) -> bool:
         """Tell whether rows of revisions are gone or changed since."""
-        then = earlier.keys[self.name(one.name)]
-        return any(value != then.get(column) for column, value in self._older(one, earlier).items())
+        then = self._then(one, earlier)
+        return any(value != then.get(column) for column, value in self._older(one).items())
 
-    def _older(self, one: Keyed, earlier: State) -> dict[str, str]:
+    def _older(self, one: Keyed) -> dict[str, str]:
+        """Return the sums over what has TIDs of the earlier state; current and former revisions are one, a commit brings them from here to there."""
         now, newer = self.state.keys[self.name(one.name)], self._newer[one.name]
-        return {column: str(int(value) - int(newer[column])) for column, value in now.items() if column != "split"}
+        older = {column: str(int(value) - int(newer[column])) for column, value in now.items() if column != "split"}
+        return _added_up(older, self._older(self._current)) if one.kind == "history" else older
+
+    def _then(self, one: Keyed, earlier: State) -> dict[str, str]:
+        then = earlier.keys[self.name(one.name)]
+        return _added_up(then, self._then(self._current, earlier)) if one.kind == "history" else then
+
+    @property
+    def _current(self) -> Keyed:
+        return next(one for one in self.layout.keyed if one.name == "object_state")
 
     @cached_property
     def _newer(self) -> dict[str, dict[str, str]]:
@@ -186,9 +232,12 @@ class Changes:
         until, after = self.last_tid or "none", int(self._after, 16) if self._after else -1
         files = []
         for one in self.layout.keyed:
-            if self._newer[one.name]["rows"] != "0":
-                to = f"{folder}/rows.{until}.{one.name}"
-                files.append(self._rows(self.name(one.name), f"SELECT {{columns}} FROM ONLY {{table}} WHERE tid > {after}", sink, to))
+            came = [one.name, *(["object_state"] if one.kind == "history" else [])]
+            if any(self._newer[name]["rows"] != "0" for name in came):
+                query = f"SELECT {{columns}} FROM ONLY {{table}} WHERE tid > {after}"
+                if one.kind == "history":
+                    query = SUPERSEDED.format(after=after, objects=self._quoted("object_state"))
+                files.append(self._rows(self.name(one.name), query, sink, f"{folder}/rows.{until}.{one.name}"))
         return Overlay(after=self._after, until=self.last_tid, rows=files, large_objects=self._large_objects(sink, folder, until, after))
 
     def keys_left(self, one: Keyed, sink: Sink, folder: str) -> list[RowFile]:
@@ -262,6 +311,10 @@ class Changes:
         receiver.write(TRAILER)
         digest = receiver.digest_of_all()
         return RowFile(table=LARGE_OBJECTS, columns=["chunk", "place", "data"], rows=rows, sha256=digest, parts=receiver.close())
+
+
+def _added_up(one: dict[str, str], other: dict[str, str]) -> dict[str, str]:
+    return {column: str(int(value) + int(other[column])) for column, value in one.items()}
 
 
 class _Receiver:

@@ -23,7 +23,7 @@ from ..model import canonical, clock
 from ..model import tid as tids
 from ..model.blob import BlobRef
 from ..model.chain import Documents, dump_of
-from ..model.manifest import Blobs, DatabaseEntry, PgDump, Stored
+from ..model.manifest import Blobs, DatabaseEntry, PgDump, PgTransactions, Stored
 from ..model.source import Database
 from .base import Keeper, Progress, Sink, Verdict, Wishes, Workers, unsupported
 from .blobfiles import BlobFiles
@@ -35,6 +35,7 @@ from .relstorage_postgres import advancing, compare_tables
 
 NAMED: Final = 20
 NULL: Final = rb"\N"
+BLOB_COLUMNS: Final = ["zoid", "tid", "blob_size", "data", "s3_key"]
 HEX_PREFIX: Final = len(rb"\\x")
 # How zodb-pgjsonb names what it puts into a bucket; the rows have the last word.
 KEY: Final = "blobs/{:016x}/{:016x}.blob"
@@ -254,6 +255,10 @@ class Pgjsonb:
 
     def survey(self, database: Database, documents: Documents, wishes: Wishes, now: datetime) -> PgjsonbCapture:
         """Log in and look."""
+        if database.method == "transactions":
+            from .transactions import PgjsonbTransactionsCapture
+
+            return PgjsonbTransactionsCapture(database, documents, wishes, now)
         return PgjsonbCapture(database, documents, wishes, now)
 
     capture = survey
@@ -264,15 +269,19 @@ class Pgjsonb:
         if not isinstance(dump, PgDump):
             return
         progress.begin("storage", dump.size)
+        if isinstance(dump, PgTransactions):
+            from .overlaycheck import check_overlaid
+
+            check_overlaid(entry, sink, refs, verdict, progress)
+            return
         made_by = int(dump.versions.get("pg_dump", "0").partition(".")[0] or 0)
-        columns = ["zoid", "tid", "blob_size", "data", "s3_key"]
-        reader = ArchiveReader("blob_state", columns, partial(_blob_row, verdict), made_by)
+        reader = ArchiveReader("blob_state", BLOB_COLUMNS, partial(blob_row, verdict), made_by)
         read = reader.run(advancing(sink.read(dump_of(entry, sink)), progress), refs, refs)
         with contextlib.closing(read.created):
             compare_tables(dump, read, verdict)
 
 
-def _blob_row(verdict: Verdict, fields: list[bytes]) -> BlobRef | None:
+def blob_row(verdict: Verdict, fields: list[bytes]) -> BlobRef | None:
     """Return what a row of ``blob_state`` names in S3; what is in the row itself has to be as long as it says."""
     zoid, tid, size, data, s3_key = fields
     ref = _ref(zoid, tid)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
 # ``set``: one row of each object, exchanged for one with a later TID. ``revisions``: rows that stay as they are until a pack removes them.
-Kind = Literal["set", "revisions"]
+# ``history``: revisions that come here from ``object_state``, with their old TIDs, when a later one takes their place there.
+Kind = Literal["set", "revisions", "history"]
 
 
 class Keyed(NamedTuple):
@@ -22,12 +23,13 @@ class Keyed(NamedTuple):
 class Layout(NamedTuple):
     """The tables of a storage: ``derived`` ones hold what a pack found out, and the next one finds out again when they are empty.
 
-    ``columns`` are all that a table has which others could add columns to. All tables that are not named are copied whole.
+    ``columns`` are all that ``object_state`` has, where others can add columns and change them without a TID. All tables that are not named are
+    copied whole.
     """
 
     keyed: tuple[Keyed, ...]
     derived: tuple[str, ...] = ()
-    columns: Mapping[str, frozenset[str]] = {}
+    columns: frozenset[str] = frozenset()
 
 
 RELSTORAGE_CURRENT: Final = Layout(
@@ -58,7 +60,23 @@ def layout_of(backend: str, history: bool) -> Layout | None:
     return LAYOUTS.get((backend, history))
 
 
+PGJSONB_CURRENT: Final = Layout(
+    keyed=(
+        Keyed("transaction_log", "revisions", ("tid",), ("tid",)),
+        Keyed("object_state", "set", ("zoid",), ("zoid", "tid")),
+        Keyed("blob_state", "revisions", ("zoid", "tid"), ("zoid", "tid")),
+    ),
+    columns=frozenset({"zoid", "tid", "class_mod", "class_name", "state", "state_size", "refs"}),
+)
+PGJSONB_HISTORY: Final = PGJSONB_CURRENT._replace(
+    keyed=(*PGJSONB_CURRENT.keyed, Keyed("object_history", "history", ("zoid", "tid"), ("zoid", "tid"))),
+    derived=("pack_state",),
+)
+
+
 LAYOUTS: Final[Mapping[tuple[str, bool], Layout]] = {
     ("relstorage", False): RELSTORAGE_CURRENT,
     ("relstorage", True): RELSTORAGE_HISTORY,
+    ("pgjsonb", False): PGJSONB_CURRENT,
+    ("pgjsonb", True): PGJSONB_HISTORY,
 }

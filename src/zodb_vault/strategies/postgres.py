@@ -156,6 +156,9 @@ class Postgres:
     def copy_out(self, query: str, file: Any) -> int:
         """Write what a COPY of the snapshot gives into a file; return the number of rows."""
         with translated(), self._connection.cursor() as cursor:
+            # as text that is read back the same under any settings, in the order in which rows stand
+            cursor.execute("SET LOCAL datestyle = ISO; SET LOCAL intervalstyle = postgres; SET LOCAL extra_float_digits = 1")
+            cursor.execute("SET LOCAL synchronize_seqscans = off")
             cursor.copy_expert(query, file)
             return int(cursor.rowcount)
 

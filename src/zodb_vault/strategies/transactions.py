@@ -17,7 +17,9 @@ from ..policy.overlays import OverlayFacts, decide_overlay
 from .base import Earlier, Workers
 from .pgapply import script_of
 from .pgchanges import Changes, State
+from .pgjsonb import PgjsonbCapture
 from .pgtables import layout_of
+from .postgres import Postgres
 from .relstorage import Dumped, RelStorageCapture
 from .relstorage_postgres import PostgresRows
 
@@ -27,12 +29,11 @@ SCRIPT = "overlays.sql"
 class TransactionsCapture(RelStorageCapture):
     """Copies a database as an overlay over an earlier dump where that is possible, else as a new dump."""
 
-    rows: PostgresRows
-
     def decide(self) -> Decision:
         """Return how this backup is made, and why."""
         dumped = super().decide()
         layout = layout_of(self.database.backend, self.history)
+        assert isinstance(self.rows, Postgres)
         self.changes = Changes(self.rows, layout, self.last_tid, self._tick) if layout else None
         self.decision = decide_overlay(self._facts(dumped))
         return self.decision
@@ -69,8 +70,8 @@ class TransactionsCapture(RelStorageCapture):
         entry = self.earlier.entry if self.earlier else None
         if entry is None or not isinstance(entry.dump, PgDump) or entry.dump.state is None:
             return None
-        if entry.blobs is not None and entry.blobs.missing.count and self.database.blob_mode not in ("directory", "s3"):
-            return None
+        if entry.blobs is not None and entry.blobs.missing.count and isinstance(self.rows, PostgresRows) and not self.copies_blobs:
+            return None  # of large objects that come back no overlay would know
         return msgspec.json.decode(self.documents.document(entry.dump.state), type=State)
 
     # copying
@@ -90,11 +91,11 @@ class TransactionsCapture(RelStorageCapture):
     def _overlay(self, changes: Changes, earlier: Earlier, before: State) -> Dumped:
         entry = earlier.entry
         known = entry.dump if isinstance(entry.dump, PgTransactions) else None
-        sequences = self.rows.sequences()
+        sequences = changes.sequences()
         new = changes.overlay(self.sink, self.folder)
         live = list(self._live(changes, before, known))
         whole = changes.copied_whole(self.sink, self.folder, known.whole if known else [])
-        count, lost = self.rows.large_objects_named()
+        count, lost = self.rows.large_objects_named() if isinstance(self.rows, PostgresRows) else (0, [])
         build = partial(
             self._built, changes=changes, earlier=earlier, chain=overlays_of(entry, self.sink).plus([new] if new.parts else []),
             live=live, whole=whole, large_objects=count, sequences=sequences,
@@ -120,7 +121,7 @@ class TransactionsCapture(RelStorageCapture):
         given |= {"lists": dump.lists, "tail": dump.tail, "size": Chain(Part, self.sink, dump.lists, dump.tail).raw + chain.raw}
         built = PgTransactions(
             **given, base=base, overlay_lists=sealed.lists, overlays=sealed.tail, derived=changes.derived, keys=changes.state.keys,
-            state=self._stored_state(changes), script=[],
+            encoding=changes.encoding, state=self._stored_state(changes), script=[],
         )  # fmt: skip
         writer = self.sink.content(f"{self.folder}/{SCRIPT}")
         writer.write(script_of(self.database.backend, self.history, built, chain))
@@ -129,6 +130,10 @@ class TransactionsCapture(RelStorageCapture):
     def entry(self) -> DatabaseEntry:
         """Return what the manifest says of this database."""
         return msgspec.structs.replace(super().entry(), method="transactions", experimental=True)
+
+
+class PgjsonbTransactionsCapture(TransactionsCapture, PgjsonbCapture):
+    """The same of zodb-pgjsonb."""
 
 
 def _rows(changes: Changes, whole: list[RowFile]) -> dict[str, int]:
