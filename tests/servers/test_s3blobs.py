@@ -22,6 +22,7 @@ from services.s3 import SECRET_KEY, Service
 from wrapped import WrappedVault
 
 from zodb_vault.errors import StoreError
+from zodb_vault.model import clock
 from zodb_vault.model.manifest import Missing
 from zodb_vault.operations import switch
 from zodb_vault.repository.repository import Repository
@@ -554,3 +555,11 @@ def test_a_service_that_stumbles_changes_nothing(make: Make, moto: Service, tmp_
             vault.done("restore", "--target", tmp_path / "copy" / "zope.conf", "--yes", "--no-safety-backup")
     assert vault.reads(vault.restored()) == vault.site.transactions() == copy.transactions()
     assert copy.place.objects() == vault.place.objects()
+
+
+def test_two_restores_within_a_second_keep_what_each_replaced(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    vault, now = make("sqlite"), clock.now()
+    vault.created()
+    monkeypatch.setattr(clock, "now", lambda: now)
+    kept = [vault.done("restore", "--yes", "--replace", "--no-safety-backup", "--json").document["kept"] for _ in range(2)]
+    assert all(Path(path).exists() for some in kept for path in some) and not set(kept[0]) & set(kept[1])

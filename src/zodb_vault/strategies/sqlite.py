@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
@@ -226,7 +227,8 @@ class SqliteDestination:
         """Write both files beside the old ones, check them, and exchange them, the objects first."""
         self.directory.mkdir(parents=True, exist_ok=True)
         progress.begin("storage", entry.dump.size if entry.dump else 0)
-        stamp = f"{clock.now():%Y%m%dT%H%M%SZ}"
+        # two restores within a second keep what each replaced
+        stamp = f"{clock.now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
         kept = []
         with tempfile.TemporaryDirectory(prefix=".restoring-", dir=self.directory) as scratch:
             write_files(entry, sink, Path(scratch), progress, beat)
