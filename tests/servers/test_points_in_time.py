@@ -17,8 +17,9 @@ from persistent.TimeStamp import TimeStamp
 from relstorages import OpenRelSite, RelSite, on
 from relvault import NOISE, RelVault
 from services.postgres import Cluster, execute
+from walks import STEPS, Walk
 from ZODB.blob import is_blob_record
-from ZODB.POSException import POSKeyError, UndoError
+from ZODB.POSException import POSKeyError
 from ZODB.serialize import referencesf
 from ZODB.utils import p64, u64
 
@@ -26,58 +27,6 @@ from zodb_vault.model.tid import to_hex
 
 Make = Callable[..., RelVault]
 SQLITE = "<sqlite3>\n      data-dir {path}\n    </sqlite3>"
-STEPS = ("text", "text", "blob", "blob", "remove", "undo", "undo", "pack")
-
-
-class Walk:
-    """A random walk of a site; ``packed`` is when it was packed last, ``tids`` are its commits."""
-
-    def __init__(self, opened: OpenRelSite, seed: int) -> None:
-        self.opened, self.random = opened, random.Random(seed)
-        self.tids: list[bytes] = []
-        self.packed = bytes(8)
-
-    def step(self, what: str) -> None:
-        key = f"k{self.random.randrange(4)}"
-        if what == "pack":
-            self.pack()
-        elif what == "undo":
-            self.undo()
-        elif what == "remove":
-            self.put(**({key: None} if key in self.opened.root else {key: "made to be removed"}))
-        elif what == "text":
-            self.put(**{f"t{key}": f"text {self.random.random()}"})
-        else:
-            self.put(**{f"b{key}": self.random.choice(NOISE) + bytes([self.random.randrange(256)])})
-
-    def put(self, **values: str | bytes | None) -> None:
-        self.opened.put(**values)
-        self.note()
-
-    def note(self) -> None:
-        self.opened.manager.begin()
-        self.tids.append(self.opened.storage.lastTransaction())
-
-    def undo(self) -> None:
-        for one in self.opened.db.undoLog(0, 3):
-            if "put" in str(one["description"]) or "undo" in str(one["description"]):
-                try:
-                    self.opened.db.undo(one["id"], self.opened.manager.get())
-                    self.opened.manager.get().note("undo")
-                    self.opened.manager.commit()
-                    self.note()
-                except UndoError:
-                    self.opened.manager.abort()
-                return
-
-    def pack(self) -> None:
-        if len(self.tids) > 2:
-            tid = self.random.choice(self.tids[:-1])
-            self.opened.storage.pack(TimeStamp(tid).timeTime(), referencesf)
-            self.packed = max(self.packed, tid)
-            self.opened.manager.begin()
-
-
 def objects_at(opened: OpenRelSite, zoids: list[int], tid: bytes | None) -> dict[int, Any]:
     """Return the record, its TID and its blob of every object, as of a transaction or now, as the storage finds them."""
     found: dict[int, Any] = {}

@@ -9,15 +9,14 @@ from ..errors import TargetRefused
 from ..model.manifest import DatabaseEntry
 from .base import Point
 from .postgres import translated
-from .relstorage_postgres import PostgresRows
-from .revisions import Revisions, cut
+from .revisions import PGJSONB, Revisions, cut, relstorage
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
 # Each large object that is removed takes a lock until its transaction ends.
 LARGE_OBJECTS: Final = 1000
-REVISIONS: Final = {"relstorage": PostgresRows.revisions}
+REVISIONS: Final = {"relstorage": relstorage(""), "pgjsonb": PGJSONB}
 
 
 def cut_database(connection: Connection, entry: DatabaseEntry, point: Point, beat: Callable[[], None]) -> None:

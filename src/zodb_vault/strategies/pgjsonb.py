@@ -32,6 +32,7 @@ from .pgarchive import ArchiveReader
 from .postgres import FETCH, Postgres, where
 from .relstorage import Dumped, RelStorageCapture, hex_or_none
 from .relstorage_postgres import advancing, compare_tables
+from .revisions import PGJSONB, check_log
 
 NAMED: Final = 20
 NULL: Final = rb"\N"
@@ -55,8 +56,8 @@ class PgjsonbRows(Postgres):
     """The tables of zodb-pgjsonb; see ``Rows``."""
 
     transactions = "transaction_log"
-    blob_records = "class_mod = 'ZODB.blob' AND class_name = 'Blob'"
-    revisions = None
+    blob_records = PGJSONB.blob_records
+    revisions = PGJSONB
 
     def has_table(self, name: str) -> bool:
         """Tell whether a table exists."""
@@ -279,6 +280,7 @@ class Pgjsonb:
         read = reader.run(advancing(sink.read(dump_of(entry, sink)), progress), refs, refs)
         with contextlib.closing(read.created):
             compare_tables(dump, read, verdict)
+        check_log(entry, sink, verdict)
 
 
 def blob_row(verdict: Verdict, fields: list[bytes]) -> BlobRef | None:

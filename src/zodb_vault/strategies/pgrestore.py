@@ -89,7 +89,7 @@ class PostgresDestination:
         way = self._way(empty, point)
         if way == OVER:
             self._require_same_tables(dump)
-        notes = list(self._notes(dump, way, point))
+        notes = list(self._notes(entry.backend, dump, way, point))
         return Seen(where=where(self.dsn), empty=empty, last_tid=self._last_tid() if not empty else None, way=way, notes=notes)
 
     def _way(self, empty: bool, point: Point | None) -> str:
@@ -130,7 +130,7 @@ class PostgresDestination:
         ((last,),) = self._ask("SELECT max(tid) FROM object_state")
         return tids.to_hex(int(last).to_bytes(8)) if last is not None else None
 
-    def _notes(self, dump: PgDump, way: str, point: Point | None) -> Iterator[str]:
+    def _notes(self, backend: str, dump: PgDump, way: str, point: Point | None) -> Iterator[str]:
         if _major(dump.versions.get("PostgreSQL server", "")) > self.version // 10_000:
             yield f"the dump was made of a newer server ({dump.versions['PostgreSQL server']}): it may hold what this one does not know"
         if way == EMPTY and point is not None:
@@ -138,6 +138,8 @@ class PostgresDestination:
                 f"the role {self.user} may not create databases: the whole backup is loaded first, and cut then; "
                 "nobody may use the database before the restore has ended well"
             )
+        if backend == "pgjsonb" and point is not None:
+            yield "columns that other packages keep in object_state, as a catalog does, have no history: have them computed again after the restore"
         if way == OVER and dump.large_objects:
             yield "large objects that only the replaced state has stay behind; `vacuumlo` removes them"
 

@@ -29,7 +29,7 @@ from .blobfiles import BlobFiles, reusable_until
 from .bucket import Bucket, require_client, wrapper_key
 from .missing import limit_missing, note_missing
 from .packing import BlobDirectory, BlobPlace
-from .revisions import Revisions, check_log, log_since
+from .revisions import Revisions, check_log, log_since, start_of
 
 # So many objects are remembered, as many of the newest as of the oldest ones.
 MARKS: Final = 128
@@ -278,10 +278,11 @@ class RelStorageCapture:
     def _list_transactions(self) -> None:
         """List the transactions to which the dump can be cut, and find out from which one on; without history there is only the last."""
         self.log, self.pack_tid, revisions = Chain(Transactions, self.sink), self.last_tid, self.rows.revisions
-        if self.history and revisions is not None and self.last_tid is not None:
-            self.pack_tid = revisions.start(self.rows)
-            known = self.earlier.entry if self.earlier and self.facts.continues and not self.facts.forced else None
-            self.log = log_since(revisions, self.rows, self.sink, self.folder, known, self.keeper.beat)
+        # who writes without keeping history leaves none, whatever tables there are
+        if self.history and self.database.history is not False and revisions is not None and self.last_tid is not None:
+            known = self.earlier.entry if self.earlier and self.facts.continues else None
+            self.pack_tid = start_of(revisions, self.rows, self.sink, known, self.last_tid)
+            self.log = log_since(revisions, self.rows, self.sink, self.folder, None if self.facts.forced else known, self.keeper.beat)
 
     def _first_tid(self) -> str | None:
         return hex_or_none(self.rows.ask("SELECT min(tid) FROM object_state")[0][0])

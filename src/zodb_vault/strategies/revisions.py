@@ -41,6 +41,7 @@ class Revisions(msgspec.Struct, frozen=True, kw_only=True):
 
     ``packed`` are queries for the TIDs up to which a pack has taken revisions away. ``cut`` leaves what there was up to a TID, ``check`` counts
     what does not belong to that state. ``states`` are all revisions: ``tid``, ``state_size``, and what ``blob_records`` asks for.
+    ``marks_packs``: after a pack ``packed`` tells it, whatever it took away.
     """
 
     transactions: str
@@ -49,6 +50,7 @@ class Revisions(msgspec.Struct, frozen=True, kw_only=True):
     packed: tuple[str, ...]
     cut: tuple[str, ...]
     check: tuple[tuple[str, str], ...]
+    marks_packs: bool = True
 
     def start(self, rows: Asked) -> str | None:
         """Return the TID up to which a pack has taken revisions away, None when there was none."""
@@ -58,7 +60,7 @@ class Revisions(msgspec.Struct, frozen=True, kw_only=True):
     def count(self, rows: Asked, until: str) -> tuple[int, int]:
         """Return how many transactions and how many revisions there are up to a TID."""
         number = int(until, 16)
-        ((transactions,),) = rows.ask(f"SELECT count(*) FROM {self.transactions} WHERE tid > 0 AND tid <= %s", number)
+        ((transactions,),) = rows.ask(f"SELECT count(*) FROM {self.transactions} t WHERE tid > 0 AND tid <= %s", number)
         ((states,),) = rows.ask(f"SELECT count(*) FROM {self.states} s WHERE tid <= %s", number)
         return int(transactions), int(states)
 
@@ -102,20 +104,35 @@ def _text(value: Any) -> str:
     return "" if value is None else value if isinstance(value, str) else bytes(value).decode("utf-8", "backslashreplace")
 
 
+def stands(revisions: Revisions, rows: Asked, sink: Sink, earlier: DatabaseEntry) -> bool:
+    """Tell whether everything is there that an earlier backup of the same database lists: no pack has taken anything of it away."""
+    log = log_of(earlier, sink)
+    if not len(log) or earlier.last_tid is None:
+        return False
+    point = point_at(log, sink, earlier.last_tid)
+    return revisions.count(rows, earlier.last_tid) == (point.transactions, point.states)
+
+
+def start_of(revisions: Revisions, rows: Asked, sink: Sink, earlier: DatabaseEntry | None, last_tid: str) -> str | None:
+    """Return the oldest transaction that can be restored, None for the first one.
+
+    Where packs leave no mark, one is noticed by what an earlier backup lists and is gone: what is older than now is left to that backup.
+    """
+    found = revisions.start(rows)
+    if revisions.marks_packs or earlier is None or not len(log_of(earlier, sink)):
+        return found
+    noticed = earlier.pack_tid if stands(revisions, rows, sink, earlier) else last_tid
+    return max((one for one in (found, noticed) if one is not None), default=None)
+
+
 def log_since(
     revisions: Revisions, rows: Asked, sink: Sink, folder: str, earlier: DatabaseEntry | None, beat: Callable[[], None]
 ) -> Chain[Transactions]:  # fmt: skip
-    """Return the list of all transactions, that of an earlier backup with the new ones behind it where no pack has taken anything of it away."""
-    known = log_of(earlier, sink) if earlier else Chain(Transactions, sink)
-    until = earlier.last_tid if earlier and len(known) else None
-    if earlier is None or until is None or revisions.count(rows, until) != _counted(known, sink, until):
-        known, until = Chain(Transactions, sink), None
+    """Return the list of all transactions: that of an earlier backup with the new ones behind it, as long as it stands."""
+    goes_on = earlier is not None and stands(revisions, rows, sink, earlier)
+    known = log_of(earlier, sink) if earlier is not None and goes_on else Chain(Transactions, sink)
+    until = earlier.last_tid if earlier is not None and goes_on else None
     return known.plus(list(revisions.log(rows, sink, folder, until, beat))).sealed()
-
-
-def _counted(log: Chain[Transactions], sink: Sink, until: str) -> tuple[int, int]:
-    point = point_at(log, sink, until)
-    return point.transactions, point.states
 
 
 def point_at(log: Chain[Transactions], sink: Sink, until: str) -> Point:
@@ -150,7 +167,7 @@ def cut(revisions: Revisions, do: Callable[[str], None], ask: Callable[[str], in
     for statement in revisions.cut:
         do(statement.replace("%s", str(number)))
     left = (
-        ("transactions", f"SELECT count(*) FROM {revisions.transactions} WHERE tid > 0", point.transactions),
+        ("transactions", f"SELECT count(*) FROM {revisions.transactions} t WHERE tid > 0", point.transactions),
         ("revisions", f"SELECT count(*) FROM {revisions.states} s", point.states),
         *((what, query.replace("%s", str(number)), 0) for what, query in revisions.check),
     )
@@ -193,3 +210,45 @@ def relstorage(blob_records: str) -> Revisions:
         ),
         check=(("objects whose newest revision is not the current one", _NO_CURRENT),),
     )
+
+
+_COLUMNS: Final = "zoid, tid, class_mod, class_name, state, state_size, refs"
+# What has no current revision any more: the newest of the others, unless that says the object is gone.
+_BACK: Final = f"""
+SELECT {_COLUMNS} FROM (
+  SELECT DISTINCT ON (zoid) {_COLUMNS} FROM object_history h WHERE NOT EXISTS (SELECT 1 FROM object_state o WHERE o.zoid = h.zoid)
+  ORDER BY zoid, tid DESC
+) n WHERE n.state IS NOT NULL
+"""
+_UNLOGGED: Final = "NOT EXISTS (SELECT 1 FROM transaction_log l WHERE l.tid = h.tid)"
+_LOST: Final = """
+WITH RECURSIVE reached AS (
+  SELECT 0::bigint AS zoid UNION SELECT unnest(o.refs) FROM object_state o JOIN reached r ON o.zoid = r.zoid
+) SELECT count(*) FROM reached r WHERE NOT EXISTS (SELECT 1 FROM object_state o WHERE o.zoid = r.zoid)
+"""
+# A pack removes transactions of which older revisions are left, and what is not reachable now, but may have been then.
+PGJSONB: Final = Revisions(
+    transactions=f"""(
+      SELECT tid, username, description, extension FROM transaction_log
+      UNION ALL SELECT DISTINCT h.tid, '', '', ''::bytea FROM object_history h WHERE {_UNLOGGED}
+    )""",
+    states="""(
+      SELECT zoid, tid, class_mod, class_name, state_size FROM object_state
+      UNION ALL SELECT zoid, tid, class_mod, class_name, state_size FROM object_history h
+      WHERE NOT EXISTS (SELECT 1 FROM object_state o WHERE o.zoid = h.zoid AND o.tid = h.tid)
+    )""",
+    blob_records="class_mod = 'ZODB.blob' AND class_name = 'Blob'",
+    packed=(f"SELECT max(tid) FROM object_history h WHERE {_UNLOGGED}",),
+    cut=(
+        "DELETE FROM pack_state",
+        "DELETE FROM blob_state WHERE tid > %s",
+        "DELETE FROM object_history WHERE tid > %s",
+        "DELETE FROM object_state WHERE tid > %s",
+        f"INSERT INTO transaction_log (tid) SELECT DISTINCT h.tid FROM ({_BACK}) h WHERE {_UNLOGGED}",
+        f"INSERT INTO object_state ({_COLUMNS}) {_BACK}",
+        "DELETE FROM object_history h USING object_state o WHERE o.zoid = h.zoid AND o.tid = h.tid",
+        "DELETE FROM transaction_log WHERE tid > %s",
+    ),
+    check=(("objects that are referred to and that a pack has removed", _LOST),),
+    marks_packs=False,
+)
