@@ -82,7 +82,7 @@ def test_killed_at_any_moment(scene: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO], ids=["ENOSPC", "EIO"])
 def test_any_call_fails(scene: Path, tmp_path: Path, error: int) -> None:
     calls = seam.calls_of(copying_in(Path(shutil.copytree(scene, tmp_path / "trace"))), tmp_path)
-    for number in seam.some(calls, seam.ALLOCATING):
+    for number in seam.each(calls, seam.ALLOCATING):
         case = Path(shutil.copytree(scene, tmp_path / "case"))
         try:
             seam.through(seam.Failing(number, error, lasting=error == errno.ENOSPC), copying_in(case))

@@ -160,7 +160,7 @@ def test_any_call_fails(scene: Path, tmp_path: Path, days: Days, error: int) -> 
     cases = copies(scene, tmp_path)
     expected = ends(Opened(next(cases)), days)
     calls = seam.calls_of(pruning_in(next(cases)), tmp_path)
-    for number in seam.some(calls, (*seam.ALLOCATING, "unlink")):
+    for number in seam.each(calls, (*seam.ALLOCATING, "unlink")):
         case = next(cases)
         days.set(0)
         try:

@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -156,6 +157,29 @@ class AllOfThem(Faults):
 
     def act(self, request: Any, send: Callable[[Any], Any]) -> Any:
         return self._fails.act(request, lambda one: self._loses.act(one, lambda two: self._cuts.act(two, send)))
+
+
+class Slow(Faults):
+    """Every answer takes its time, and its content comes a few bytes at once."""
+
+    def act(self, request: Any, send: Callable[[Any], Any]) -> Any:
+        time.sleep(0.005)
+        answer = send(request)
+        answer.raw = _Trickling(answer.raw)
+        return answer
+
+
+class _Trickling:
+    """A body of which a read brings a hundred bytes at most."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+
+    def read(self, amount: int | None = None) -> Any:
+        return self._raw.read(amount if amount is None else min(amount, 100))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
 
 
 class ListedLate(Faults):

