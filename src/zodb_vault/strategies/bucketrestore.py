@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
@@ -18,14 +19,16 @@ from .bucket import Bucket
 from .packing import key as key_of
 from .packing import members_of, ref
 
-# What is longer goes there in parts as it is read, a few at a time, so that neither memory nor a disk has to hold it.
-WHOLE: Final = 8 << 20
-PART: Final = 16 << 20
+# What is longer goes there in parts (the shortest that S3 takes) as it is read, so that neither memory nor a disk has to hold it.
+WHOLE: Final = 5 << 20
+PART: Final = 5 << 20
 MOST_PARTS: Final = 10_000
+# A client holds several copies of what it sends: what is longer than this goes a few at a time.
+LONG: Final = 1 << 20
 LONG_AT_ONCE: Final = 2
 # So many blobs for each thread, and so many threads at most, that wait for a service.
 FAR_BLOBS: Final = 16
-FAR_THREADS: Final = 12
+FAR_THREADS: Final = 8
 
 
 class BucketFiller:
@@ -95,10 +98,10 @@ class BucketFiller:
 
     def _put(self, member: Member, chunks: Iterator[memoryview]) -> None:
         checked = self._checked(member, chunks)
-        if member.size <= WHOLE:
-            self._bucket.put(ref(member), b"".join(checked))
-        else:
-            with self._long:
+        with self._long if member.size > LONG else contextlib.nullcontext():
+            if member.size <= WHOLE:
+                self._bucket.put(ref(member), b"".join(checked))
+            else:
                 self._bucket.put_parts(ref(member), _in_parts(checked, max(PART, -(-member.size // MOST_PARTS))))
 
     def _checked(self, member: Member, chunks: Iterator[memoryview]) -> Iterator[memoryview]:
