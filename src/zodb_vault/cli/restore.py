@@ -101,7 +101,7 @@ def command(
 def _place_and_way(wanted: Plan) -> tuple[str, str]:
     """Return where a restore may be stopped, and how to go on then."""
     if wanted.dumps:
-        return wanted.dumps[0].where, AGAIN
+        return wanted.dumps[0].where, GO_ON if wanted.options.output is not None else AGAIN
     return str(wanted.steps[0].place.data_fs), GO_ON if wanted.options.output is not None else GO_ON_OR_BACK
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,8 @@ from ..strategies.packing import members_of, ref
 from ..strategies.placing import Placer, sync_file_system
 from ..strategies.revisions import point_at
 from ..strategies.table import bucket_to_fill, destination_of
+from . import outputs
+from .outputs import Begun
 from .switch import KEPT_PREFIX, Kept, make_directories_like_parent, owner_of, write_marker
 from .targets import Cut
 
@@ -62,8 +65,9 @@ class DumpStep(msgspec.Struct, frozen=True):
 
 
 class How(msgspec.Struct, frozen=True, kw_only=True):
-    """What of a restore is a matter of dumps: ``replace`` what is there, load as another ``role``, only one half, ``exchange`` objects in S3."""
+    """What of a restore of a backup is a matter of dumps: ``replace`` what is there, load as another ``role``, ``exchange`` objects in S3."""
 
+    backup: str = ""
     replace: bool = False
     exchange: bool = False
     role: str | None = None
@@ -84,8 +88,7 @@ def plan_dump(cut: Cut, database: Database | None, directory: Path | None, docum
                 f"the files of a dump are of its last transaction, {entry.last_tid}: nothing of {entry.name} can be taken away in a directory",
                 "restore into a database: an empty one that another zope.conf names, with --target FILE",
             )
-        if directory.exists() and any(directory.iterdir()):
-            raise TargetRefused(f"{directory} is not empty", "choose an empty directory with --output")
+        outputs.is_begun(directory, begun_by(cut, how))
         return DumpStep(cut, None, directory, directory / "blobs" if files else None, None, point=point)
     assert database is not None
     if database.backend != entry.backend:
@@ -101,6 +104,11 @@ def plan_dump(cut: Cut, database: Database | None, directory: Path | None, docum
         return DumpStep(cut, database, None, blob_dir, destination.look(entry, replace=how.replace, point=point), bucket, point)
 
 
+def begun_by(cut: Cut, how: How) -> Begun:
+    """Return what tells a restore into a directory from others."""
+    return Begun(backup=how.backup, database=cut.entry.name, last_tid=cut.last_tid, only=how.only)
+
+
 class Dumps:
     """Carries the steps out; ``kept`` is what was replaced, ``caches`` what was removed."""
 
@@ -111,8 +119,16 @@ class Dumps:
         self.caches: list[str] = []
         self.notes: list[str] = []
 
+    def begin(self) -> None:
+        """Note in each directory what is restored there."""
+        for step in self.steps:
+            if step.directory is not None:
+                make_directories_like_parent(step.directory)
+                outputs.begin(step.directory, begun_by(step.cut, self.how))
+
     def run(self) -> None:
         """Put the blobs of all databases in place, then one database after the other."""
+        self.begin()
         for step in self.steps:
             if step.blob_dir is not None:
                 self._place(step, step.blob_dir)
@@ -123,6 +139,9 @@ class Dumps:
                 self._write(step.cut.entry, step.directory)
             elif step.database is not None and step.seen is not None:
                 self._load(step, step.database, step.seen)
+        for step in self.steps:
+            if step.directory is not None:
+                outputs.finish(step.directory)
 
     # blobs
 
@@ -143,7 +162,11 @@ class Dumps:
             if any(True for _lacking in refs.lacking()):
                 raise Damage(f"blobs of {entry.name} are in no pack of the backup", "restore another backup")
         sync_file_system(blob_dir)
-        self._tidy_kept(blob_dir, in_place=step.directory is None)
+        if step.directory is None:
+            self._tidy_kept(blob_dir)
+            return
+        for begun in blob_dir.glob(f"{KEPT_PREFIX}*"):  # also what interrupted runs had begun to write
+            shutil.rmtree(begun)
 
     def _wanted(self, step: DumpStep) -> Iterator[BlobRef]:
         """Yield the blobs in packs that the restored storage asks for."""
@@ -162,12 +185,12 @@ class Dumps:
         if step.replaces:
             self.notes.append(f"objects in {bucket.root} that only the replaced state needs stay there until the site is packed, which deletes them")
 
-    def _tidy_kept(self, blob_dir: Path, *, in_place: bool) -> None:
+    def _tidy_kept(self, blob_dir: Path) -> None:
         kept = blob_dir / (KEPT_PREFIX + self.restore_id)
         (kept / "added").unlink()
         with contextlib.suppress(OSError):
             kept.rmdir()
-        if in_place and kept.exists():
+        if kept.exists():
             self.kept.append(str(kept))
 
     # the storage
@@ -175,14 +198,13 @@ class Dumps:
     def _write(self, entry: DatabaseEntry, directory: Path) -> None:
         """Write the files of a dump, each under another name until it is whole."""
         self.progress.begin("storage", entry.dump.size if entry.dump else 0)
-        make_directories_like_parent(directory)
         by_file: dict[str, list[int]] = {}
         parts = list(files_of(entry, self.objects))
         for number, part in enumerate(parts):
             by_file.setdefault(part.to.rpartition("/")[2], []).append(number)
         for name, numbers in by_file.items():
             content = (chunk for number in numbers for chunk in self._counted(self.objects.read([parts[number]])))
-            durable.write(directory / name, content, exclusive=True, mode=0o600)
+            durable.write(directory / name, content, exclusive=False, mode=0o600)
 
     def _counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         for chunk in chunks:

@@ -45,7 +45,7 @@ def _execute_dumps(repository: Repository, plan: Plan, site_name: str, progress:
         replaced = tuple(step.database.name for step in plan.dumps if step.database and step.replaces)
         wanted = replaced and plan.options.safety_backup and not plan.options.elsewhere
         safety = saved_first(repository, plan, replaced, progress) if wanted else None
-        dumps = Dumps(repository.objects(restore_id), plan.dumps, how_of(plan.options), restore_id, progress, beat)
+        dumps = Dumps(repository.objects(restore_id), plan.dumps, how_of(plan.options, plan.target), restore_id, progress, beat)
         dumps.run()
         notes = note_restored(repository, site_name, plan, restore_id) if plan.options.only != "blobs" else []
     return Restored(plan=plan, safety_backup=safety, kept=dumps.kept, notes=notes + dumps.notes, caches=dumps.caches)
@@ -57,8 +57,19 @@ def execute(repository: Repository, plan: Plan, site_name: str, progress: Progre
     Raise InUse when a storage is open, SafetyBackupFailed, Damage, StoreError, OSError; the old state is whole then, or the
     journal says how to go on.
     """
-    if plan.dumps:
+    if not plan.dumps:
+        return _execute_files(repository, plan, site_name, progress)
+    if not plan.steps:
         return _execute_dumps(repository, plan, site_name, progress)
+    # a directory is done when nothing says any more that a dump is being written to it
+    how = how_of(plan.options, plan.target)
+    Dumps(repository.objects(""), plan.dumps, how, "", progress, lambda: None).begin()
+    files = _execute_files(repository, msgspec.structs.replace(plan, dumps=[]), site_name, progress)
+    dumps = _execute_dumps(repository, plan, site_name, progress)
+    return msgspec.structs.replace(dumps, notes=files.notes + dumps.notes)
+
+
+def _execute_files(repository: Repository, plan: Plan, site_name: str, progress: Progress) -> Restored:
     restore_id = next((step.resumed.restore for step in plan.steps if step.resumed), None) or new_id([], clock.now())
     with contextlib.ExitStack() as stack:
         if plan.in_place:

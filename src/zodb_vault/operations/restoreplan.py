@@ -14,11 +14,13 @@ from ..model.source import Site
 from ..repository.objects import Objects
 from ..repository.repository import Repository
 from ..strategies.bucketrestore import shared_by
+from . import journal as journals
 from .caches import Cache, Left, stale_caches
 from .catalog import Catalog
-from .dumps import DumpStep, How, plan_dump
+from .dumps import DumpStep, How, begun_by, plan_dump
 from .identity import require_key
 from .journal import Journal
+from .outputs import is_begun
 from .places import Options, database_for, newest_common_of, place_for, present_of, refuse, refuse_within, unfinished_of
 from .switch import Place
 from .targets import Cut, Target, resolve
@@ -85,8 +87,15 @@ def plan(repository: Repository, site_name: str, site: Site | None, options: Opt
     documents = repository.objects("")
     repository.require_signature(target.backup.manifest)
     require_key((cut.entry for cut in target.cuts), documents)
-    if any(_is_dump(cut) for cut in target.cuts):
+    dumped = [cut for cut in target.cuts if _is_dump(cut)]
+    if len(dumped) == len(target.cuts):
         return _plan_dumps(target, site, options, documents)
+    return _plan_both(target, dumped, options, documents) if dumped else _plan_files(repository, target, site, options)
+
+
+def _plan_files(repository: Repository, target: Target, site: Site | None, options: Options) -> Plan:
+    """Plan databases that are all a Data.fs."""
+    documents = repository.objects("")
     places = [place_for(cut, site, options, target) for cut in target.cuts]
     for place in places:
         refuse_within(repository, place)
@@ -140,23 +149,47 @@ def _is_dump(cut: Cut) -> bool:
     return cut.entry.dump is not None or (cut.entry.storage is None and cut.entry.backend in DUMPED)
 
 
-def _plan_dumps(target: Target, site: Site | None, options: Options, documents: Objects) -> Plan:
-    """Plan databases that are dumps; a Data.fs and a dump have no step in common that would make both valid."""
-    if not all(_is_dump(cut) for cut in target.cuts):
+def _plan_both(target: Target, dumped: list[Cut], options: Options, documents: Objects) -> Plan:
+    """Plan a directory for databases of which some are a Data.fs; in place they have no step in common that would make all valid."""
+    if options.output is None:
         names = ", ".join(cut.entry.name for cut in target.cuts)
-        raise TargetRefused(f"the databases {names} are of different kinds", "restore them one after the other, with --database NAME")
-    steps = []
-    for cut in target.cuts:
-        directory = options.output.absolute() / (cut.entry.folder if len(target.cuts) > 1 else "") if options.output else None
-        database = None if directory else database_for(cut.entry, site, target)
-        steps.append(plan_dump(cut, database, directory, documents, how_of(options)))
+        hint = "restore them one after the other, with --database NAME, or all of them into a directory, with --output DIR"
+        raise TargetRefused(f"the databases {names} are of different kinds, and no one step would make all of them valid", hint)
+    dumps = [_dump_step(cut, target, None, options, documents) for cut in dumped]
+    begun = all(dump.directory and is_begun(dump.directory, begun_by(dump.cut, how_of(options, target))) for dump in dumps)
+    left = [cut for cut in target.cuts if cut not in dumped and not (begun and _stands(cut, place_for(cut, None, options, target)))]
+    places = [place_for(cut, None, options, target) for cut in left]
+    unfinished = unfinished_of(places, msgspec.structs.replace(target, cuts=left), options)
+    steps = [_step(cut, place, journal, documents, options) for cut, place, journal in zip(left, places, unfinished, strict=True)]
+    return Plan(target, steps, options, None, list(_notes(target, None, options)), [], dumps=dumps)
+
+
+def _stands(cut: Cut, place: Place) -> bool:
+    """Tell whether a Data.fs is there as it was restored, with nothing that says it was interrupted."""
+    if not place.data_fs.exists() or journals.read(journals.path_of(place.data_fs)) or any(True for _record in journals.records(place.data_fs)):
+        return False
+    return place.data_fs.stat().st_size == cut.end and present_of(place, cut) == (cut.last_tid, 0)
+
+
+def _dump_step(cut: Cut, target: Target, site: Site | None, options: Options, documents: Objects) -> DumpStep:
+    directory = options.output.absolute() / (cut.entry.folder if len(target.cuts) > 1 else "") if options.output else None
+    database = None if directory else database_for(cut.entry, site, target)
+    return plan_dump(cut, database, directory, documents, how_of(options, target))
+
+
+def _plan_dumps(target: Target, site: Site | None, options: Options, documents: Objects) -> Plan:
+    """Plan databases that are all dumps."""
+    steps = [_dump_step(cut, target, site, options, documents) for cut in target.cuts]
     notes = [*_shared(steps, options), *(note for step in steps if step.seen for note in step.seen.notes)]
     return Plan(target, [], options, site, [*_notes(target, site, options), *notes], [], dumps=steps)
 
 
-def how_of(options: Options) -> How:
+def how_of(options: Options, target: Target) -> How:
     """Return what of the options is a matter of dumps."""
-    return How(replace=options.replace, exchange=options.replace_blobs, role=options.role, only=options.only, workers=options.workers)
+    return How(
+        backup=target.backup.manifest.id, replace=options.replace, exchange=options.replace_blobs, role=options.role, only=options.only,
+        workers=options.workers,
+    )  # fmt: skip
 
 
 def _shared(places: Sequence[Place | DumpStep], options: Options) -> Iterator[str]:
