@@ -1,18 +1,14 @@
 """The failures that bit users of other tools, case by case: each test bears the id of its case and shows what zodb-vault does instead.
 
-Cases that are not here, and why:
+Cases that need a server or a scene of their own are shown elsewhere: ``ELSEWHERE`` names the tests. Not at all, and why:
 
-====================  ==========================================================================================================
-F3                    no other program copies blobs, so none can be missing
-F18                   takes a ZEO server: tests/commands/test_zeo.py
-F20 to F28, F62-F65   about RelStorage, zodb-pgjsonb, zodb-convert and S3, which come with their own strategies
-F31                   an index is not stored but made at the restore
-F32, F49, F50 (half)  nothing is pruned yet; that nothing is left behind is F33
-F37                   the reference of the options is generated from the options
-F38                   nothing is restored to standard output
-F45, F46, F47, F57    there is one kind of backup and one format, and no state is encoded in file names
-F53                   there are no commands that run before a backup
-====================  ==========================================================================================================
+==================  ==========================================================================================================
+F31                 an index is not stored but made at the restore
+F37                 the reference of the options is generated from the options
+F38                 nothing is restored to standard output
+F45, F46, F47, F57  there is one kind of backup and one format, and no state is encoded in file names
+F53                 there are no commands that run before a backup
+==================  ==========================================================================================================
 """
 
 from __future__ import annotations
@@ -42,6 +38,33 @@ from zodb_vault.model import clock
 from zodb_vault.repository.objects import object_key
 
 ROOT = os.geteuid() == 0
+
+# What is lost by a program that fails, by a restore, a copy or a pack of a database, and what is left behind by a prune.
+ELSEWHERE = {
+    "F3": "servers/test_postgres_failures.py::test_pg_dump_is_killed_half_way",
+    "F18": "commands/test_zeo.py::test_F18_a_client_that_keeps_its_cache_reads_the_lost_future_and_one_that_lost_it_does_not",
+    "F20": "operations/test_portable_zeo.py::test_a_run_that_was_killed_is_continued_and_what_was_not_checked_is_not_trusted",
+    "F21": "operations/test_portable_relstorage.py::test_commits_and_packs_meanwhile_in_postgresql",
+    "F22": "operations/test_portable_zeo.py::test_a_mirror_that_is_not_what_it_was_is_made_anew",
+    "F23": "operations/test_portable_zeo.py::test_what_was_written_is_read_back_before_it_counts",
+    "F24": "operations/test_portable_zeo.py::test_a_blob_file_is_looked_at_before_it_counts",
+    "F25": "strategies/test_blobs_of_the_source.py::test_a_cache_or_an_unknown_layout_is_refused",
+    "F26": "servers/test_backups_of_postgres.py::test_a_large_object_that_is_lost_is_missing_and_one_too_many_is_told",
+    "F27": "servers/test_backups_of_postgres.py::test_the_level_restore_loads_every_object_and_opens_every_blob",
+    "F28": "servers/test_sqlite.py::test_oids_that_are_given_after_a_restore_are_new",
+    "F32": "commands/test_sweep.py::test_what_is_deleted_goes_after_two_grace_periods_and_not_before",
+    "F49": "crash/test_s3.py::test_what_passes_keeps_a_prune_and_a_copy_from_nothing",
+    "F62": "servers/test_backups_of_postgres.py::test_orphans_in_the_directory_are_not_copied",
+    "F63": "commands/test_signals.py::test_a_create_into_s3_is_stopped_soon_in_the_middle_of_an_upload",
+    "F64": "crash/test_copy.py::test_killed_at_any_moment",
+    "F65": "servers/test_restores_of_pgjsonb.py::test_into_an_empty_database_of_another_owner_and_another_bucket",
+}
+
+
+@pytest.mark.parametrize("case", ELSEWHERE)
+def test_what_shows_a_case_elsewhere_is_there(case: str) -> None:
+    file, _, name = ELSEWHERE[case].partition("::")
+    assert f"\ndef {name}(" in (Path(__file__).parent / file).read_text(encoding="utf-8")
 
 
 @pytest.fixture

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import factories
 import keys
 import pytest
 from commandline import Vault, stored
+
+from zodb_vault.model import clock
+from zodb_vault.stores.local import LocalStore
 
 KEY, SIGNERS = "ZODB_VAULT_REPOSITORY_SIGNING_KEY", "ZODB_VAULT_REPOSITORY_SIGNING_SIGNERS"
 
@@ -84,6 +88,29 @@ def test_an_incremental_backup_vouches_for_nothing_that_was_not_signed(signed: V
     signed.done("create", "--full")
     signed.done("create")
     signed.done("verify")
+
+
+def test_what_nobody_signed_does_not_let_prune_take_what_is_signed(
+    signed: Vault, monkeypatch: pytest.MonkeyPatch, signer: tuple[str, Path], tmp_path: Path
+) -> None:
+    """Whoever can write to the repository could else make room for backups of their own."""
+    (ours,) = [row["id"] for row in signed.done("list", "--json").document["backups"]]
+    configuration = tmp_path / "zodb-vault.toml"
+    configuration.write_text("[retention.on_demand]\nnewest = 1\nage = \"0s\"\n[retention.scheduled]\ndaily = 1\nweekly = 0\nmonthly = 0\n")
+    later = datetime.now(UTC) + timedelta(days=2)
+    with monkeypatch.context() as theirs:
+        theirs.delenv(KEY)
+        theirs.delenv(SIGNERS)
+        theirs.setattr(clock, "now", lambda: later)
+        theirs.setattr(LocalStore, "clock", lambda _self: later)
+        foreign = [signed.done("create", "--full", "--trigger", trigger, "--json").document["id"] for trigger in ("scheduled", "on-demand")]
+        without = signed.done("--config", configuration, "prune", "--dry-run", "--json").document
+        assert ours in [one["id"] for one in without["remove"]], "nothing would be to be seen here"
+        theirs.setenv(SIGNERS, signer[0])
+        kept = signed.done("--config", configuration, "prune", "--json").document["keep"]
+    reasons = {one["id"]: one["reasons"] for one in kept}
+    assert {ours, *foreign} == reasons.keys()
+    assert all("of those that are signed" in reason for reason in reasons[ours])
 
 
 def test_any_of_several_signers_will_do_and_without_any_named_nothing_is_required(

@@ -9,7 +9,7 @@ import msgspec
 
 from ..errors import BackupMissing, Damage, UsageError
 from ..model import clock
-from ..policy.retention import Decision, Rules, Verdict, decide
+from ..policy.retention import Decision, Rules, Verdict, also_keeping, decide
 from ..repository.references import add_names
 from ..repository.repository import Repository
 from ..repository.trash import PendingList
@@ -52,13 +52,24 @@ def prune(repository: Repository, site: str, options: Options) -> Pruned:
 
 
 def judge(catalog: Catalog, backups: Sequence[Backup], rules: Rules) -> Decision:
-    """Return what becomes of the backups of a site."""
+    """Return what becomes of the backups of a site; none that is not signed, where signers are named, takes the place of one that is."""
     markers = [marker for marker, _data in catalog.markers.values()]
     candidates = []
     for backup in backups:
         user = user_of(backup.manifest.id, markers, catalog.repository)
         candidates.append(backup.retained(f"the {user.what} {user.run}" if user else None))
-    return decide(candidates, rules, clock.now(), catalog.repository.store.clock())
+    now, there = clock.now(), catalog.repository.store.clock()
+    decision = decide(candidates, rules, now, there)
+    signed = [candidate for candidate, backup in zip(candidates, backups, strict=True) if _is_signed(catalog.repository, backup)]
+    return also_keeping(decision, decide(signed, rules, now, there), "of those that are signed") if len(signed) < len(backups) else decision
+
+
+def _is_signed(repository: Repository, backup: Backup) -> bool:
+    try:
+        repository.require_signature(backup.manifest)
+    except (BackupMissing, Damage):
+        return False
+    return True
 
 
 def require_accounted(repository: Repository, site: str, backups: Sequence[Backup], options: Options) -> None:

@@ -107,6 +107,14 @@ def decide(backups: Sequence[Candidate], rules: Rules, now: datetime, store_now:
     return Decision(keep[::-1], remove[::-1], withheld)
 
 
+def also_keeping(decision: Decision, other: Decision, why: str) -> Decision:
+    """Return a decision in which also those stay that another decision, over some of the backups, keeps."""
+    kept = {verdict.id: verdict for verdict in other.keep}
+    saved = [Verdict(one.id, [f"{reason} ({why})" for reason in kept[one.id].reasons]) for one in decision.remove if one.id in kept]
+    keep = sorted([*decision.keep, *saved], key=lambda verdict: verdict.id, reverse=True)
+    return Decision(keep, [one for one in decision.remove if one.id not in kept], decision.withheld)
+
+
 def tiers_of(backups: Sequence[Candidate], rules: Rules) -> dict[str, Tier]:
     """Return the tier of each backup that has one."""
     return {backup_id: tier for backup_id, (tier, _) in _tiers(sorted(backups, key=lambda backup: backup.id), rules)[0].items()}
