@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import factories
+import keys
 import pytest
 import seam
 import vault
 from memorystore import MemoryStaging, MemoryStore
+from pyrage import x25519
 
 from zodb_vault.errors import BackupMissing, InUse, SourceChanged, TargetRefused, VaultError
 from zodb_vault.model import chain, clock
@@ -54,8 +56,24 @@ RULES: Final = Rules(
 )  # fmt: skip
 
 
+KEY: Final = str(x25519.Identity.generate())
+
+
 class Lost(AssertionError):
     """A backup that is listed lacks something."""
+
+
+def opened(store: Any) -> Repository:
+    """Open a repository with the key that all are encrypted for, if they are."""
+    repository = Repository.open(store)
+    repository.configure(repository.info.recipients, lambda: [KEY])
+    return repository
+
+
+def copied(source: Repository, target: Repository, site: str) -> None:
+    """Copy; where only one of both is encrypted, everything gets other names."""
+    decrypt = bool(source.info.recipients) and not target.info.recipients
+    copying.copy(source, target, site, vault.Quiet(), copying.Options(decrypt=decrypt))
 
 
 class Clock:
@@ -127,7 +145,7 @@ class Actor(threading.Thread):
     def run(self) -> None:
         try:
             self.wait("begin", "")
-            self.operation(*[Repository.open(Stopping(self, place)) for place in self.places])
+            self.operation(*[opened(Stopping(self, place)) for place in self.places])
         except BaseException as error:  # noqa: BLE001  told by the schedule
             self.outcome = error
         finally:
@@ -286,7 +304,7 @@ class Schedule:
         ways = [(ONE, *there), (ONE, *there), (OTHER, *there), (OTHER, *back)]
         for name in ("copy", "another copy")[: self.random.choice((1, 1, 2))]:
             site, *places = self.random.choice(ways)
-            yield Actor(self, name, lambda source, target, site=site: copying.copy(source, target, site, vault.Quiet()), *places)
+            yield Actor(self, name, lambda source, target, site=site: copied(source, target, site), *places)
 
     def _create(self, site: str) -> Operation:
         options = creating.Options(full=self.random.random() < 0.1, trigger="scheduled")
@@ -385,11 +403,16 @@ def small(patch: pytest.MonkeyPatch) -> Clock:
     return time
 
 
-def build(directory: Path, time: Clock, *, interrupted: bool) -> World:
-    """Make a repository with a history: two sites, backups listed, in the trash and due, and perhaps what an interrupted run has left."""
+def build(directory: Path, time: Clock, *, interrupted: bool, anew: bool) -> World:
+    """Make a repository with a history: two sites, backups listed, in the trash and due, and perhaps what an interrupted run has left.
+
+    And a second one that has some of it, ``anew`` encrypted.
+    """
     files = {name: factories.SiteFiles(directory / name / "Data.fs", directory / name / "blobs") for name in (ONE, OTHER)}
     world = World(directory, {}, {}, files, START, {})
-    repository, second = (Repository.create(MemoryStore(content)) for content in (world.content, world.second))
+    repository = Repository.create(MemoryStore(world.content))
+    second = Repository.create(MemoryStore(world.second), [str(x25519.Identity.from_str(KEY).to_public())] if anew else [])
+    second.configure(second.info.recipients, lambda: [KEY])
 
     def grow(name: str, number: int) -> None:
         with factories.Site(directory / name) as site:
@@ -417,7 +440,7 @@ def build(directory: Path, time: Clock, *, interrupted: bool) -> World:
             grow(OTHER, number)
             back_up(OTHER)
         if number in (2, 4):
-            copying.copy(repository, second, ONE, vault.Quiet())
+            copied(repository, second, ONE)
     # in the second repository, in which the newest ones are not yet: one that is due, one that is fresh, and one of its own
     back_up(OTHER, second)
     remove(ids[3], second)
@@ -435,7 +458,13 @@ def build(directory: Path, time: Clock, *, interrupted: bool) -> World:
         grow(name, 11)
     pass_by(second)
     remove(ids[4], second)
+    if anew:  # listed before a copy begins that needs what it shares with later ones, first the backup, then what it names
+        pass_by(second)
+        time.now += NIGHT
+        pass_by(second)
     if interrupted:
+        if anew:
+            _interrupt_copy(repository, second)
         _interrupt(world, repository)
         grow(ONE, 12)
     return world._replace(now=time.now)
@@ -451,12 +480,22 @@ def _interrupt(world: World, repository: Repository) -> None:
             creating.create(repository, world.site(ONE), creating.Options(trigger="scheduled"), vault.Quiet())
 
 
+def _interrupt_copy(repository: Repository, second: Repository) -> None:
+    """Let a copy give up before its first commit, with something noted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(copying, "NOTE_BYTES", 1)
+        patch.setattr(copying._Copy, "_commit", lambda *_: (_ for _ in ()).throw(RuntimeError("died")))
+        with pytest.raises(RuntimeError, match="died"):
+            copied(repository, second, ONE)
+
+
 class Schedules:
     """Runs schedules on the two worlds, which are made once."""
 
-    def __init__(self, directory: Path, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, directory: Path, patch: pytest.MonkeyPatch, *, anew: bool = False) -> None:
         self.time = small(patch)
-        self.worlds = [build(directory / str(number), self.time, interrupted=bool(number)) for number in range(2)]
+        keys.inside(patch)
+        self.worlds = [build(directory / str(number), self.time, interrupted=bool(number), anew=anew) for number in range(2)]
         self._patch = patch
 
     def run(self, seed: int, only: tuple[str, ...] = (), *, copies: bool = False) -> dict[str, int]:
@@ -510,8 +549,22 @@ class Schedules:
         options = creating.Options(trigger="scheduled")
         return self._at_every_call(lambda repository: creating.create(repository, world.site(ONE), options, vault.Quiet()), prunes, world)
 
-    def _at_every_call(self, outer: Operation, inner: Operation, world: World | None = None) -> set[str]:
-        """Let one operation run before each call of another one."""
+    def copies_and_prunes_at_every_call_of_the_other(self, world: World, *, copying: bool) -> set[str]:
+        """Let all be swept where a copy is made to, before each call of it; or let it be made before each call of a prune that sweeps."""
+
+        def copy(target: Repository) -> None:
+            target.configure(target.info.recipients, lambda: [KEY])
+            copied(opened(MemoryStore(dict(world.content))), target, ONE)
+
+        def prunes(repository: Repository) -> None:
+            for _ in range(3):
+                prune.prune(repository, OTHER, prune.Options(rules=RULES, grace=GRACE))
+                self.time.now += NIGHT
+
+        return self._at_every_call(copy if copying else prunes, prunes if copying else copy, world, world.second)
+
+    def _at_every_call(self, outer: Operation, inner: Operation, world: World | None = None, content: dict[str, bytes] | None = None) -> set[str]:
+        """Let one operation run before each call of another one, in the first repository of a world or in the one that is given."""
         outcomes, world = set[str](), world or self.worlds[0]
 
         def tried(who: str, operation: Callable[[Repository], Any], store: Between) -> None:
@@ -523,7 +576,7 @@ class Schedules:
 
         for at in itertools.count(1):
             self.time.now = world.now + NIGHT
-            watched = Watched(world.content)
+            watched = Watched(world.content if content is None else content)
             store = Between(watched, at, lambda watched=watched: tried("inner", inner, Between(watched, 0, lambda: None)))  # type: ignore[misc]
             tried("outer", outer, store)
             for key in [key for key in watched.store.content if "/backups/" in key]:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import factories
 import keys
 import oracle
 import pytest
-from commandline import Outcome, Vault, flip, stored
+from commandline import Outcome, Vault, flip, process, stored
 
+from zodb_vault.errors import StoreError
 from zodb_vault.model import canonical, chain
+from zodb_vault.operations import copy as copying
 from zodb_vault.repository import sealing
 from zodb_vault.repository.objects import Objects
+from zodb_vault.repository.running import Run
 from zodb_vault.stores.local import LocalStore
 
 RECIPIENTS, FILE = "ZODB_VAULT_REPOSITORY_ENCRYPTION_RECIPIENTS", "ZODB_VAULT_IDENTITY_FILE"
@@ -92,7 +96,7 @@ def rewrite(path: Path, data: bytes) -> None:
 def assert_holds(vault: Vault, out: Path) -> None:
     """Require every backup of a repository to be whole, and the newest one to give back the site."""
     vault.done("verify", "--all", "--level", "bytes")
-    vault.done("verify", "--all", "--level", "restore")
+    vault.done("verify", "--all", "--level", "records")
     vault.done("restore", "--output", out, "--yes")
     assert (out / "Data.fs").read_bytes() == vault.files.data_fs.read_bytes()
     wanted = oracle.blob_files(vault.files.data_fs, vault.files.blob_dir)
@@ -419,3 +423,166 @@ def test_a_signature_without_a_manifest_goes_and_that_of_a_backup_stays(
         source.done("prune")
     assert not gone & set(backups.iterdir())
     assert len(list(backups.glob("*.sig"))) == 1
+
+
+# Interrupted
+
+
+def test_what_an_interrupted_copy_has_stored_survives_sweeps_and_is_used(
+    source: Vault, keyring: Keyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyring.configure("")
+    source.done("repository", "init")
+    grow(source, 1)
+    keyring.configure("b")
+    other = another(source, "other")
+    copied(source, other)
+    keyring.configure("")
+    grow(source, 2)
+    keyring.configure("b")
+    with monkeypatch.context() as patched:
+        patched.setattr(copying._Copy, "_commit", lambda *_: (_ for _ in ()).throw(StoreError("the disk is full")))
+        refused(source("repository", "copy", other.repository), 1, "the disk is full")
+    before = {path.name for path in objects(other)}
+    assert before
+    monkeypatch.setenv("ZODB_VAULT_RETENTION_GRACE", "0s")
+    orphan = other.repository / "objects" / "aa" / ("aa" * 32)
+    orphan.parent.mkdir(exist_ok=True)
+    orphan.write_bytes(b"of nobody")
+    for _ in range(3):
+        other.done("prune")
+    assert not orphan.exists(), "a copy that has ended does not hold up a sweep"
+    assert {path.name for path in objects(other)} == before
+    assert copied(source, other) <= 2, "documents, which nobody has noted"
+    assert len(objects(other)) == len(objects(source))
+    keyring.configure("b", "b")
+    for _ in range(3):
+        other.done("prune")
+    assert_holds(other, tmp_path / "out")
+
+
+def test_lost_notes_of_an_interrupted_copy_cost_time_and_nothing_else(
+    source: Vault, keyring: Keyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyring.configure("")
+    source.done("repository", "init")
+    grow(source, 1)
+    keyring.configure("b")
+    other = another(source, "other")
+    with monkeypatch.context() as patched:
+        patched.setattr(copying._Copy, "_commit", lambda *_: (_ for _ in ()).throw(StoreError("the disk is full")))
+        source("repository", "copy", other.repository)
+    (marker,) = (other.repository / "sites" / "default" / "running").glob("copy-*.json")
+    name = json.loads(marker.read_bytes())["copied"][0]["list"]
+    (other.repository / "meta" / name[:2] / name).unlink()
+    copied(source, other)
+    keyring.configure("b", "b")
+    assert_holds(other, tmp_path / "out")
+
+
+def test_a_copy_beside_another_one_that_encodes_anew_is_refused(source: Vault, keyring: Keyring) -> None:
+    keyring.configure("")
+    source.done("repository", "init")
+    grow(source, 1)
+    keyring.configure("b")
+    other = another(source, "other")
+    run = Run.start(LocalStore(other.repository), "default", "copy", "20260101T000000Z-aaaaaa", [])
+    refused(source("repository", "copy", other.repository), 11, "another copy of the site default")
+    run.finish()
+    assert copied(source, other) > 0
+
+
+def test_backups_stay_while_they_are_copied_and_a_source_that_is_read_only_can_be_copied(
+    source: Vault, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyring.configure("")
+    source.done("repository", "init")
+    grow(source, 1, 2)
+    keyring.configure("b")
+    other = another(source, "other")
+    outcomes: list[Outcome] = []
+    commit = copying._Copy._commit
+
+    def then_delete(one: copying._Copy, backup: str, *rest: object) -> None:
+        outcomes.append(process(*source.options, "delete", "--yes", backup))
+        commit(one, backup, *rest)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(copying._Copy, "_commit", then_delete)
+        copied(source, other)
+    assert [(one.status, "in use by the export" in one.err) for one in outcomes] == [(11, True)] * 2
+    third = another(source, "third")
+    with monkeypatch.context() as patched:
+        patched.setattr(copying.Run, "start", classmethod(refusing(copying.Run.start, str(source.repository))))
+        outcome = source.done("repository", "copy", third.repository)
+    assert "no marker can be written" in outcome.err
+    assert ids(third) == ids(source)
+
+
+def refusing(start: Any, location: str) -> Callable[..., Any]:
+    """Let no marker be written in one place."""
+
+    def started(_cls: Any, store: Any, *arguments: Any) -> Any:
+        if store.location == location:
+            raise StoreError(f"{location}: Read-only file system")
+        return start(store, *arguments)
+
+    return started
+
+
+# After each create
+
+
+def configured(vault: Vault, repository: str) -> Path:
+    config = vault.directory / "zodb-vault.toml"
+    site = f'[site.default]\ndata_fs = "{vault.files.data_fs}"\nblob_dir = "{vault.files.blob_dir}"\n'
+    config.write_text(f'[repository]\nlocation = "{vault.repository}"\n{repository}\n{site}')
+    return config
+
+
+def test_each_create_copies_what_is_plain_here_to_where_it_is_encrypted(source: Vault, keyring: Keyring, tmp_path: Path) -> None:
+    other = Vault(source.directory, source.capsys)
+    other.files, other.repository = source.files, source.directory / "other"
+    config = configured(source, f'copies = [{{location = "{other.repository}", recipients = ["{keyring.pair("b")[0]}"]}}]')
+    for place in (source.repository, other.repository):
+        made = source.bare("--config", config, "--repository", place, "repository", "init")
+        assert ("encrypted for 1 recipient" in made.err) == (place == other.repository)
+    for _ in range(2):
+        done = source.bare("--config", config, "create")
+        assert (done.status, "1 backup copied" in done.err) == (0, True), done
+    assert not [path for path in objects(source) if path.read_bytes().startswith(sealing.MAGIC)]
+    assert {tuple(readers(path, keyring.pair("b"))) for path in objects(other)} == {(True,)}
+    keyring.configure("b", "b")
+    assert_holds(other, tmp_path / "out")
+
+
+def test_a_copy_for_others_that_can_never_be_made_here_is_refused_before_the_backup(source: Vault, keyring: Keyring) -> None:
+    keyring.configure("a")
+    source.done("repository", "init")
+    (ours, _), (theirs, identity) = keyring.pair("a"), keyring.pair("b")
+    assert theirs
+    for recipients, said in ((f'["{theirs}"]', "nothing says where the private key is"), ("[]", "is not encrypted, and the repository is")):
+        config = configured(source, f'copies = [{{location = "/srv/offsite", recipients = {recipients}}}]')
+        refused(outcome := source.bare("--config", config, "create"), 2, said, "repository copy /srv/offsite")
+        assert str(identity) not in outcome.err
+    assert ids(source) == []
+    # for the same ones, named once more, no private key is needed
+    other = another(source, "other")
+    config = configured(source, f'copies = [{{location = "{other.repository}", recipients = ["{ours}"]}}]')
+    assert source.bare("--config", config, "create").status == 0
+    assert ids(other) == ids(source)
+
+
+@pytest.mark.parametrize(
+    ("copies", "said"),
+    [
+        ("[]", "has to be a list of locations"), ('["s3://"]', "is not a location"), ('[{recipients = ["age1"]}]', "has to be a text"),
+        ('[{location = "/x", recipient = "y"}]', "did you mean recipients?"), ('[{location = "/x", recipients = 3}]', "has to be a list of texts"),
+        ('[{location = "/x", recipients = ["AGE-SECRET-KEY-1HUNTER2"]}]', "holds a private key"), ("[3]", "has to be a text"),
+    ],
+)  # fmt: skip
+def test_what_is_no_copy_is_refused(source: Vault, keyring: Keyring, copies: str, said: str) -> None:
+    keyring.configure("")
+    source.done("repository", "init")
+    outcome = source.bare("--config", configured(source, f"copies = {copies}"), "list")
+    assert (outcome.status, said in outcome.err, "repository.copies" in outcome.err, "HUNTER2" in outcome.err) == (2, True, True, False), outcome.err

@@ -1,4 +1,7 @@
-"""``repository copy`` is killed, or a call of it fails, at every moment: what is listed in the target is whole, and it goes on."""
+"""``repository copy`` is killed, or a call of it fails, at every moment: what is listed in the target is whole, and it goes on.
+
+Once as it is stored, once encoded anew: then nothing is stored twice but what was in the making, although it would get another name.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import errno
 import shutil
 from pathlib import Path
 
+import keys
 import pytest
 import seam
 import vault
@@ -19,22 +23,32 @@ from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
 
 
+def opened(directory: Path) -> Repository:
+    """Open a repository of which the private key lies beside it, if it is encrypted."""
+    repository = Repository.open(LocalStore(directory))
+    identity = directory.with_name("identity")
+    repository.configure(repository.info.recipients, lambda: [identity.read_text().splitlines()[1]] if identity.exists() else [])
+    return repository
+
+
 def copying_in(directory: Path) -> seam.Operation:
     def operation() -> None:
-        source, target = (Repository.open(LocalStore(directory / name)) for name in ("repository", "target"))
-        copying.copy(source, target, vault.SITE, vault.Quiet())
+        source, target = (opened(directory / name) for name in ("repository", "target"))
+        copying.copy(source, target, vault.SITE, vault.Quiet(), copying.Options(workers=1))
 
     return operation
 
 
-@pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(params=["as it is", "anew"])
+def scene(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three backups, of which the target has one."""
     monkeypatch.setattr(chain, "TAIL_LIMIT", 1)
     monkeypatch.setattr(chain, "TAIL_KEPT", 1)
+    monkeypatch.setattr(copying, "NOTE_BYTES", 1)
+    keys.inside(monkeypatch)
     directory = tmp_path / "base"
     made = vault.Vault(directory, SiteFiles(directory / "site" / "Data.fs", directory / "site" / "blobs"))
-    Repository.create(LocalStore(directory / "target"))
+    Repository.create(LocalStore(directory / "target"), [keys.x25519(directory / "identity")[0]] if request.param == "anew" else [])
     for number in range(3):
         with Site(directory / "site") as site:
             site.put(text=f"number {number}", blob=noise(900, number))
@@ -46,7 +60,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def judge(directory: Path) -> int:
     """Require what is listed to be whole, and return how many that are."""
-    target = Repository.open(LocalStore(directory / "target"))
+    target = opened(directory / "target")
     catalog = Catalog(target, vault.SITE)
     for backup in catalog.listing.backups:
         report = verifying.verify(target, vault.SITE, catalog.backup(backup), verifying.Options(level="records"), vault.Quiet())
@@ -55,19 +69,26 @@ def judge(directory: Path) -> int:
 
 
 def go_on(directory: Path) -> None:
+    """Copy again, and require that nothing was stored twice but what one worker has in the making, and the one it goes on with."""
     copying_in(directory)()
     assert judge(directory) == 3
     source, target = LocalStore(directory / "repository"), LocalStore(directory / "target")
-    for prefix in ("objects/", "meta/"):
-        assert [*source.list(prefix)] == [*target.list(prefix)]
-    assert not [*target.list(f"sites/{vault.SITE}/running/")]
+    if opened(directory / "target").info.recipients:
+        assert 0 <= len([*target.list("objects/")]) - len([*source.list("objects/")]) <= 2
+    else:
+        for prefix in ("objects/", "meta/"):
+            assert [*source.list(prefix)] == [*target.list(prefix)]
+    for store in (source, target):
+        assert not [*store.list(f"sites/{vault.SITE}/running/")]
 
 
 def test_killed_at_any_moment(scene: Path, tmp_path: Path) -> None:
     points = list(seam.points(seam.calls_of(copying_in(Path(shutil.copytree(scene, tmp_path / "trace"))), tmp_path)))
     assert len(points) > 30
     found = set()
-    for point in points:
+    anew = bool(opened(scene / "target").info.recipients)
+    # chance decides on names then, and so on how many directories are made: what is near the end may be behind it
+    for point in seam.named(points)[:-12:3] if anew else points:
         case = Path(shutil.copytree(scene, tmp_path / "case"))
         try:
             seam.kill(copying_in(case), point)
@@ -76,13 +97,14 @@ def test_killed_at_any_moment(scene: Path, tmp_path: Path) -> None:
         except Exception as error:
             raise AssertionError(f"killed {point}") from error
         shutil.rmtree(case)
-    assert found == {1, 2, 3}
+    assert found == ({1, 2} if anew else {1, 2, 3})
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO], ids=["ENOSPC", "EIO"])
 def test_any_call_fails(scene: Path, tmp_path: Path, error: int) -> None:
     calls = seam.calls_of(copying_in(Path(shutil.copytree(scene, tmp_path / "trace"))), tmp_path)
-    for number in seam.each(calls, seam.ALLOCATING):
+    anew = bool(opened(scene / "target").info.recipients)
+    for number in seam.some(calls, ("write", "link")) if anew else seam.each(calls, seam.ALLOCATING):
         case = Path(shutil.copytree(scene, tmp_path / "case"))
         try:
             seam.through(seam.Failing(number, error, lasting=error == errno.ENOSPC), copying_in(case))

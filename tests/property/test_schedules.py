@@ -16,6 +16,7 @@ import pytest
 from schedules import Lost, Schedules
 
 from zodb_vault.errors import Damage
+from zodb_vault.operations import copy as copying
 from zodb_vault.operations import deletion, sweep
 from zodb_vault.repository.running import Run
 
@@ -41,6 +42,14 @@ def test_no_backup_lacks_an_object_where_others_are_copied_to(tmp_path: Path, mo
         happened.update(schedules.run(seed, copies=True))
     print(f"seeds {FIRST + part} to {FIRST + COUNT // 2 - 1}, every {PARTS}.: {dict(sorted(happened.items()))}")
     assert {"copy: done", "copy: InUse", "another copy: done", "prune there: done", "restore there: done", "create there: done"} <= happened.keys()
+
+
+def test_no_backup_lacks_an_object_where_others_are_encoded_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedules, happened = Schedules(tmp_path, monkeypatch, anew=True), Counter[str]()
+    for seed in range(FIRST, FIRST + COUNT // 4):
+        happened.update(schedules.run(seed, copies=True))
+    print(f"seeds {FIRST} to {FIRST + COUNT // 4 - 1}: {dict(sorted(happened.items()))}")
+    assert {"copy: done", "copy: InUse", "prune there: done", "restore there: done"} <= happened.keys()
 
 
 def without_the_second_look(patch: pytest.MonkeyPatch) -> None:
@@ -69,6 +78,34 @@ def test_an_interrupted_run_is_forgotten_at_every_call_of_the_create_that_goes_o
     """It starts over without it, or learns that it was taken for dead; what was swept by the rules is no damage. Once seeds 13, 1207 and 1636."""
     outcomes = Schedules(tmp_path, monkeypatch).forgotten_at_every_call_of_a_create()
     assert outcomes == {"inner done", "outer done", "outer InUse"}
+
+
+def without_care_for_copies(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(sweep._Sweep, "_copying", lambda _self, _found: False)
+
+
+def without_care_for_prunes(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(copying, "standing", lambda _target: [])
+
+
+@pytest.mark.parametrize(
+    ("outer_copies", "broken", "outcomes"),
+    [
+        (True, without_care_for_copies, {"inner done", "outer done"}),
+        (False, without_care_for_prunes, {"inner done", "inner InUse", "outer done"}),
+    ],
+    ids=["a prune within a copy", "a copy within a prune"],
+)
+def test_all_is_swept_at_every_call_of_a_copy_and_copied_at_every_call_of_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outer_copies: bool, broken: Callable[[pytest.MonkeyPatch], None], outcomes: set[str]
+) -> None:
+    """Encoded anew, after an interrupted one: it relies on what the trash and the marker of a dead run name."""
+    schedules = Schedules(tmp_path, monkeypatch, anew=True)
+    world = schedules.worlds[1]
+    assert schedules.copies_and_prunes_at_every_call_of_the_other(world, copying=outer_copies) == outcomes
+    broken(monkeypatch)
+    with pytest.raises((Lost, Damage)):
+        schedules.copies_and_prunes_at_every_call_of_the_other(world, copying=outer_copies)
 
 
 def without_grace(patch: pytest.MonkeyPatch) -> None:

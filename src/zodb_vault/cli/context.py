@@ -172,6 +172,13 @@ class Context:
 
         return identities(self.settings.identity, self.ask_secret)
 
+    def require_copies(self) -> None:
+        """Raise ConfigurationError where a copy after each backup can never succeed."""
+        from ..operations.identity import require_copyable
+
+        for copy in self.settings.repository.copies:
+            require_copyable(copy, self.settings)
+
     @property
     def client_confs(self) -> tuple[Path, ...]:
         """Return the configurations of the ZEO clients that are configured for the site; none when the site is named on the command line."""

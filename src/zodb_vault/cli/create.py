@@ -56,6 +56,7 @@ def command(
         full=flags["full"], cold=flags["cold"], skip_unchanged=flags["skip_unchanged"], allow_missing=flags["allow_missing"],
         take_over=flags["take_over"], wait=flags["wait"], workers=context.workers,
     )  # fmt: skip
+    context.require_copies()
     context.give_way()
     repository, site = context.remembering.repository, context.site
     with context.progress() as progress:
@@ -65,7 +66,7 @@ def command(
     else:
         _print(context, done)
     _say_what_is_wrong(done)
-    if not all([_copied(context, location, done) for location in context.settings.repository.copies]):
+    if not all([_copied(context, copy.location, done) for copy in context.settings.repository.copies]):
         return VaultError.exit_code
     if done.unlocked:
         return VaultError.exit_code

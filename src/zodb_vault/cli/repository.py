@@ -26,7 +26,7 @@ def init(context: Context) -> None:
     from ..repository.repository import Repository
     from ..stores.base import limits
 
-    made = Repository.create(context.store, context.settings.repository.encryption.recipients)
+    made = Repository.create(context.store, context.settings.repository.recipients_at(context.location))
     context.say(f"repository {made.info.id} made in {made.store.location}")
     if made.info.recipients:
         context.say(f"content is encrypted for {count(len(made.info.recipients), 'recipient')}")
@@ -140,7 +140,7 @@ def set_(context: Context) -> None:
 
     What is stored already stays as it is: encrypted for those who could read it before, or not at all.
     """
-    configured = context.settings.repository.encryption.recipients
+    configured = context.settings.repository.recipients_at(context.location)
     if not configured:
         raise UsageError("the configuration names no recipients", "name them in [repository.encryption]; to stop encrypting, make a new repository")
     repository = context.repository

@@ -19,6 +19,7 @@ import msgspec
 
 from ..errors import ConfigurationError
 from ..model.source import Secret
+from .copies import CopySettings
 from .durations import parse_duration
 from .paths import absolute, at_home
 from .rates import Rate, parse_rate
@@ -226,8 +227,20 @@ def _location(given: object, source: Source) -> Location:
     return Location(text.rstrip("/"))
 
 
-def _locations(given: object, source: Source) -> tuple[Location, ...]:
-    return tuple(_location(text, source) for text in _texts(given, source))
+def _copies(given: object, source: Source) -> tuple[CopySettings, ...]:
+    entries = list(_texts(given, source)) if isinstance(given, str) else given
+    if not isinstance(entries, list) or not entries:
+        raise ValueError('has to be a list of locations; one with recipients of its own is {location = "...", recipients = ["..."]}')
+    return tuple(_copy(entry, source) for entry in entries)
+
+
+def _copy(given: object, source: Source) -> CopySettings:
+    if not isinstance(given, dict):
+        return CopySettings(location=_location(given, source))
+    if unknown := sorted(given.keys() - set(CopySettings.__struct_fields__)):
+        raise ValueError(f"holds {unknown[0]}, which is not known{suggestion(unknown[0], CopySettings.__struct_fields__)}")
+    recipients = _texts(given["recipients"], source) if "recipients" in given else None
+    return CopySettings(location=_location(given.get("location"), source), recipients=recipients)
 
 
 def _secret(given: object, source: Source) -> Secret:
@@ -244,6 +257,6 @@ CONVERSIONS: Mapping[Any, Callable[[object, Source], Any]] = {
     Location: _location,
     timedelta: _duration,
     tuple[str, ...]: _texts,
-    tuple[Location, ...]: _locations,
+    tuple[CopySettings, ...]: _copies,
     tuple[Path, ...]: _paths_of,
 }

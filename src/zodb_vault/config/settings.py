@@ -22,6 +22,7 @@ from ..model.place import S3Settings
 from ..model.source import Secret
 from ..policy.parallelism import MOST_TOLD
 from ..policy.retention import OnDemandRetention, SafetyRetention, ScheduledRetention
+from .copies import CopySettings
 from .keys import Location, Reading, Source, kinds, read_struct, suggestion, variables
 from .paths import absolute
 from .rates import Rate
@@ -53,14 +54,16 @@ class RepositorySettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the backups live: an absolute directory or ``s3://bucket/prefix``; None when nothing says it."""
 
     location: Location | None = None
-    copies: tuple[Location, ...] = ()
+    copies: tuple[CopySettings, ...] = ()
     s3: S3Settings = S3Settings()
     encryption: EncryptionSettings = EncryptionSettings()
     signing: SigningSettings = SigningSettings()
 
     def recipients_at(self, location: str) -> tuple[str, ...]:
-        """Return for whom the content of a repository is encrypted by this configuration."""
-        return self.encryption.recipients
+        """Return for whom the content of a repository is encrypted by this configuration, which may be that of one of the copies."""
+        place = location if "://" in location else absolute(Path(location), Path.cwd())
+        own = next((copy.recipients for copy in self.copies if copy.location == place), None)
+        return self.encryption.recipients if own is None else own
 
 
 class IdentitySettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -301,9 +304,11 @@ def zone_of(name: str) -> tzinfo:
 
 
 def _check_keys(repository: Mapping[str, Any], told: Source) -> None:
-    recipients = repository.get("encryption", {}).get("recipients") or ()
-    if any(recipient.strip().upper().startswith(SECRET_IDENTITY) for recipient in recipients):
-        told.problem("repository.encryption.recipients", "holds a private key, only public ones belong here; take it out and replace that key")
+    ours = repository.get("encryption", {}).get("recipients") or ()
+    theirs = [recipient for copy in repository.get("copies", ()) for recipient in copy.recipients or ()]
+    for key, recipients in (("encryption.recipients", ours), ("copies", theirs)):
+        if any(recipient.strip().upper().startswith(SECRET_IDENTITY) for recipient in recipients):
+            told.problem(f"repository.{key}", "holds a private key, only public ones belong here; take it out and replace that key")
     signers = repository.get("signing", {}).get("signers") or ()
     if not all(SIGNER.match(signer) for signer in signers):
         told.problem("repository.signing.signers", "has to hold public keys of SSH, such as ssh-ed25519 AAAA...")

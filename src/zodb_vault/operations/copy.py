@@ -11,8 +11,21 @@ from typing import Any, Final
 
 import msgspec
 
-from ..errors import BackupMissing, ConfigurationError, Damage, InUse, KeyChanged, KeyMissing, StoreError, TargetRefused, UsageError, VaultError
+from ..errors import (
+    BackupMissing,
+    ConfigurationError,
+    Damage,
+    InUse,
+    KeyChanged,
+    KeyExists,
+    KeyMissing,
+    StoreError,
+    TargetRefused,
+    UsageError,
+    VaultError,
+)
 from ..model import canonical, clock
+from ..repository import running
 from ..repository.names import new_id
 from ..repository.objects import meta_key, object_key
 from ..repository.repository import Listing, Repository, manifest_key
@@ -107,10 +120,20 @@ def _relied_on(source: Repository, site: str, backups: list[str], progress: Prog
         yield None
         return
     try:
+        _forget_dead(source, site)
         yield run
     finally:
         with contextlib.suppress(StoreError):
             run.finish()
+
+
+def _forget_dead(source: Repository, site: str) -> None:
+    """Remove what copies that died have left here; should one be alive, it passes over the backups that go."""
+    for key in source.listing(site).markers:
+        with contextlib.suppress(KeyMissing, KeyChanged):
+            marker, data = running.read(source.store, key)
+            if marker.what == "export" and not running.alive(marker, source.store):
+                source.store.delete(key, expected=data)
 
 
 class _Copy:
@@ -198,8 +221,7 @@ class _Copy:
         """Go on from what interrupted copies have left: our marker names it before theirs go."""
         for one in left:
             if self.recoder and one.marker.copied:
-                self.recoder.adopt(one.marker.copied)
-                self.notes.adopt(one.marker.copied)
+                self.notes.adopt(self.recoder.adopt(one.marker.copied))
                 self.marker.renew(copied=self.notes.stored())
             _take_away(self.target, one)
 
@@ -211,7 +233,6 @@ class _Copy:
             with contextlib.suppress(BackupMissing):
                 ours, theirs = _wherever(self.source, self.site, backup), _wherever(self.target, self.site, backup)
                 if self._vouched(backup, listed):
-                    self.known.add(backup)
                     self._learn_from(backup, self.recoder, ours, theirs)
 
     def _learn_from(self, backup: str, recoder: Recoder, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
@@ -220,6 +241,11 @@ class _Copy:
         except ValueError:
             where = f"{self.target.store.location} and {self.source.store.location}"
             raise Damage(f"the backup {backup} is not the same one in {where}", "one of them was changed, or is no copy of the other") from None
+        except Damage:
+            for repository in (self.source, self.target):
+                _wherever(repository, self.site, backup)  # deleted for good meanwhile
+            raise
+        self.known.add(backup)
 
     def _vouched(self, backup: str, listed: Listing) -> bool:
         """Tell whether the manifests of a backup can be relied on in both repositories."""
@@ -249,7 +275,6 @@ class _Copy:
         self._labels(backup, self.source.listing(self.site), self.target.listing(self.site))
         self._note_gone(document.get("seen", ()))
         locked_until = self._locked(content)
-        self.marker.require()
         self._commit(backup, content, signed, locked_until)
         self.known.add(backup)
         self.notes.forget()
@@ -281,10 +306,11 @@ class _Copy:
             for one in (one for carried in workers.in_order(jobs) for one in carried):
                 self.objects, self.bytes, self.unnoted = self.objects + 1, self.bytes + one.stored, self.unnoted + one.stored
                 took(one)
-                self.stored |= {meta_key(one.name), object_key(one.name)}
+                if self.locks.until is not None:
+                    self.stored |= {meta_key(one.name), object_key(one.name)}
                 if self.recoder and one.codec:
                     self.notes.add(one)
-                if self.unnoted >= NOTE_BYTES:
+                if self.recoder and self.unnoted >= NOTE_BYTES:
                     self._beat(now=True)
 
     def _beat(self, *, now: bool = False) -> None:
@@ -333,9 +359,14 @@ class _Copy:
         if signature is None or self.recoder:
             origin = {"copied_from": self.source.info.id, "repository": self.target.info.id, "locked_until": locked_until}
             data = canonical.seal({key: value for key, value in document.items() if key != "self_sha256"} | origin)
-        if signature:
-            self.target.put_signature(self.site, backup, data, None if self.recoder else signature)
-        self.target.store.put(manifest_key(self.site, backup), [data])
+        # nothing comes between the look whether others take this run for dead and what they may do then
+        self.marker.require()
+        try:
+            if signature:
+                self.target.put_signature(self.site, backup, data, None if self.recoder else signature)
+            self.target.store.put(manifest_key(self.site, backup), [data])
+        except KeyExists:
+            raise InUse(f"another copy has just brought {backup} to {self.target.store.location}", "run it again; what is there is used") from None
 
     # what is known of it
 

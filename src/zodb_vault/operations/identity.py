@@ -10,13 +10,14 @@ from typing import Final
 
 import msgspec
 
-from ..config.settings import IdentitySettings
-from ..errors import KeyNeeded, VaultError
+from ..config.copies import CopySettings
+from ..config.settings import IdentitySettings, Settings
+from ..errors import ConfigurationError, KeyNeeded, VaultError
 from ..model.manifest import DatabaseEntry
 from ..repository.ageworker import identity_of
 from ..repository.objects import Objects
 from ..repository.references import part_of, read_list, references
-from ..repository.sealing import MAGIC, require_installed
+from ..repository.sealing import MAGIC, checked_recipients, require_installed
 
 CREDENTIAL: Final = "zodb-vault-identity"
 ARMOR: Final = b"-----BEGIN AGE ENCRYPTED FILE-----"
@@ -29,14 +30,38 @@ def identities(settings: IdentitySettings, ask: Callable[[str], str]) -> list[st
 
     Raise KeyNeeded when what is named cannot be had or is no key.
     """
-    credential = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nowhere")) / CREDENTIAL
     if settings.file is not None:
         return _keys(_file(settings.file), str(settings.file), ask)
     if settings.command is not None:
         return _keys(_output(settings.command.reveal()), "the output of the identity command", ask)
-    if "CREDENTIALS_DIRECTORY" in os.environ and credential.exists():
+    if (credential := _credential()).exists():
         return _keys(_file(credential), str(credential), ask)
     return []
+
+
+def _credential() -> Path:
+    return Path(os.environ.get("CREDENTIALS_DIRECTORY") or "/nowhere") / CREDENTIAL
+
+
+def _named(settings: IdentitySettings) -> bool:
+    """Tell whether anything says where the private key is."""
+    return settings.file is not None or settings.command is not None or _credential().exists()
+
+
+def require_copyable(copy: CopySettings, settings: Settings) -> None:
+    """Raise ConfigurationError when a copy has to decrypt what is encrypted, and nothing on this host says how, or that it is meant."""
+    ours = settings.repository.encryption.recipients
+    if not ours or copy.recipients is None or checked_recipients(copy.recipients) == checked_recipients(ours):
+        return
+    by_hand = f"take it out of [repository] copies, and run `zodb-vault repository copy {copy.location}"
+    if not copy.recipients:
+        message = f"repository.copies: {copy.location} is not encrypted, and the repository is"
+        raise ConfigurationError([message], f"{by_hand} --decrypt` where the private key is, if it is meant")
+    if not _named(settings.identity):
+        message = "is encrypted for others than the repository, so that each backup has to be decrypted for it; nothing says where the private key is"
+        raise ConfigurationError(
+            [f"repository.copies: {copy.location} {message}"], f"{by_hand}` on a host that has the private key; or name that here ([identity])"
+        )
 
 
 def require_key(entries: Iterable[DatabaseEntry], documents: Objects) -> None:

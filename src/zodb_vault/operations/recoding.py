@@ -7,12 +7,13 @@ some 200 bytes for each object; lists are read one at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import zip_longest
 from typing import Any, Final
 
-from ..errors import KeyNeeded
+from ..errors import Damage, KeyNeeded
 from ..model import canonical
 from ..model.manifest import Codec, ListRef, Part
 from ..repository.objects import Objects, meta_key, object_key
@@ -53,7 +54,7 @@ class Notes:
         self._last: list[ListRef] = []
         self._fresh = False
 
-    def adopt(self, refs: list[ListRef]) -> None:
+    def adopt(self, refs: Iterable[ListRef]) -> None:
         """Keep what an interrupted copy has noted."""
         self._full += refs
 
@@ -93,12 +94,16 @@ class Recoder:
 
     # what is known
 
-    def adopt(self, refs: list[ListRef]) -> None:
-        """Learn from what an interrupted copy has noted; raise Damage."""
+    def adopt(self, refs: Iterable[ListRef]) -> list[ListRef]:
+        """Learn from what an interrupted copy has noted, and return what could be read: what is lost is stored again."""
+        found = []
         for ref in refs:
-            for row in read_list(ref.list, self._to)["entries"]:
-                if row["object"] in self._stock:
-                    self._names.learn(row["of"], row["object"], row["codec"])
+            with contextlib.suppress(Damage):
+                for row in read_list(ref.list, self._to)["entries"]:
+                    if row["object"] in self._stock:
+                        self._names.learn(row["of"], row["object"], row["codec"])
+                found.append(ref)
+        return found
 
     def learn(self, ours: Any, theirs: Any) -> bool:
         """Learn from a document that both repositories have; tell whether all that it names is there. Raise ValueError if it is not the same one."""

@@ -128,7 +128,10 @@ class Repository:
         return None
 
     def put_signature(self, site: str, backup: str, data: bytes, signature: bytes | None = None) -> None:
-        """Store the signature of a manifest that is about to be written, ours unless one is given; what an interrupted run has left there goes."""
+        """Store the signature of a manifest that is about to be written, ours unless one is given; what an interrupted run has left there goes.
+
+        Raise KeyExists when there is a manifest that the one in place belongs to.
+        """
         if signature is None and self._signing_key:
             signature = sign(data, self._signing_key)
         if signature is None:
@@ -137,7 +140,10 @@ class Repository:
         try:
             self.store.put(key, [signature])
         except KeyExists:
-            self.store.replace(key, signature, self.store.get(key))
+            left = self.store.get(key)
+            if backup in self.listing(site).backups:
+                raise
+            self.store.replace(key, signature, left)
 
     def require_signature(self, manifest: Manifest) -> None:
         """Raise Damage unless one of the signers, if there are any, has signed this very manifest."""
