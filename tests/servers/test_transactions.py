@@ -429,7 +429,8 @@ def test_every_file_of_an_overlay_is_checked(make: Make, level: str) -> None:
         opened.put(title="changed", logo=NOISE[4])
         opened.pack()
     backed_up(vault)
-    new = vault.objects() - known
+    storage = vault.done("show", "--json").document["manifest"]["databases"][0]["storage"]
+    new = vault.objects() - known - {part["object"] for block in storage["log"] for part in block["log"]}
     assert len(new) >= 8  # rows of four tables, large objects, keys of four tables, the script
     for name in sorted(new):
         path = vault.repository / "objects" / name[:2] / name
