@@ -11,7 +11,9 @@ import keys
 import pytest
 from commandline import Vault, stored
 
+from zodb_vault.errors import StoreError
 from zodb_vault.model import clock
+from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
 
 KEY, SIGNERS = "ZODB_VAULT_REPOSITORY_SIGNING_KEY", "ZODB_VAULT_REPOSITORY_SIGNING_SIGNERS"
@@ -111,6 +113,28 @@ def test_what_nobody_signed_does_not_let_prune_take_what_is_signed(
     reasons = {one["id"]: one["reasons"] for one in kept}
     assert {ours, *foreign} == reasons.keys()
     assert all("of those that are signed" in reason for reason in reasons[ours])
+
+
+@pytest.mark.parametrize("signs", [True, False])
+def test_what_is_signed_was_compared_with_the_source_also_what_an_interrupted_run_has_left(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch, signer: tuple[str, Path], tmp_path: Path, signs: bool
+) -> None:
+    """Whoever can write to the repository could have left blobs of their own in its name."""
+    if signs:
+        monkeypatch.setenv(KEY, str(signer[1]))
+        monkeypatch.setenv(SIGNERS, signer[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(Repository, "commit", lambda *_: (_ for _ in ()).throw(StoreError("the cable was pulled")))
+        assert vault("create").status == 1
+    blob = max(vault.files.blob_dir.rglob("*.blob"))
+    left = blob.read_bytes()
+    blob.chmod(0o600)
+    blob.write_bytes(bytes(len(left)))
+    assert vault.done("create", "--json").document["reason"]["code"] == "resumed"
+    vault.done("verify")
+    vault.done("restore", "--output", tmp_path / "out", "--yes")
+    restored = tmp_path / "out" / "blobs" / blob.relative_to(vault.files.blob_dir)
+    assert restored.read_bytes() == (bytes(len(left)) if signs else left)
 
 
 def test_any_of_several_signers_will_do_and_without_any_named_nothing_is_required(

@@ -253,7 +253,7 @@ class _Creation:
         stale = self._stale_marker()
         wishes = Wishes(
             forced=self.options.full, storage=self.options.only != "blobs", blobs=self.options.only != "storage",
-            allow_missing=self.options.allow_missing, workers=self.options.workers,
+            allow_missing=self.options.allow_missing, doubtful=self.repository.signs, workers=self.options.workers,
         )  # fmt: skip
         with contextlib.ExitStack() as stack:
             captures: list[Capture] = []

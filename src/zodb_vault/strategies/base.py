@@ -104,13 +104,17 @@ class Resumed(msgspec.Struct, frozen=True):
 
 
 class Wishes(msgspec.Struct, frozen=True, kw_only=True):
-    """How a user wants a capture to be; ``restored``: the site was put back to an older state since the newest backup."""
+    """How a user wants a capture to be; ``restored``: the site was put back to an older state since the newest backup.
+
+    ``doubtful``: what an interrupted run has left may be somebody else's, and this run is to vouch for it: it is compared with the source.
+    """
 
     forced: bool = False
     storage: bool = True
     blobs: bool = True
     allow_missing: int | None = None
     restored: bool = False
+    doubtful: bool = False
     workers: int = 2
 
 

@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from ..blobs.packs import Member
 from ..blobs.refs import BlobSet
 from ..errors import SourceChanged
 from ..model import chain
@@ -18,7 +19,7 @@ from ..model.manifest import Blobs, Pack, Stored
 from .base import Earlier, Keeper, Progress, Sink, Wishes, Workers
 from .joining import is_sparse, pack_all, reading_workers, rewrite_packs
 from .missing import limit_missing, note_missing
-from .packing import BlobPlace, Packer, reconcile
+from .packing import BlobPlace, Packer, reconcile, still_holds
 
 NAMED: Final = 20
 HIGHEST: Final = "0x" + 16 * "f"
@@ -53,10 +54,10 @@ class BlobFiles:
         self.count, self.size = earlier.entry.blobs.count, earlier.entry.blobs.size
         self._sparse = earlier.entry.blobs.sparse > 0
 
-    def take_wanted(self, packs: Iterable[Pack], limit: str) -> None:
+    def take_wanted(self, packs: Iterable[Pack], limit: str, holds: Callable[[Member], bool] | None = None) -> None:
         """Use of packs what is asked for, up to the TID ``limit``; those whose TIDs were later than the clock do not identify content."""
         for pack in (pack for pack in packs if not pack.future):
-            kept = reconcile(self.packer, self.refs, "", limit, pack)
+            kept = reconcile(self.packer, self.refs, "", limit, pack, holds)
             if kept is not None:
                 self.packs = self.packs.plus([kept])
                 self.count, self.size = self.count + kept.count, self.size + kept.size
@@ -65,7 +66,11 @@ class BlobFiles:
     def adopt(self, stored: Stored) -> None:
         """Use what an interrupted run has stored."""
         packs = [pack for ref in stored.packs for pack in chain.load(Pack, self.sink, ref)]
-        self.take_wanted(packs, tids.to_hex(tids.from_datetime(self._captured)))
+        self.take_wanted(packs, tids.to_hex(tids.from_datetime(self._captured)), self._holds if self.wishes.doubtful else None)
+
+    def _holds(self, member: Member) -> bool:
+        self.keeper.beat()
+        return still_holds(self.place, member)
 
     def copy(self, still_asked_for: Callable[[BlobRef], bool]) -> None:
         """Pack what is lacking; raise SourceChanged when a pack of the database took some away, BlobsMissing when too many are gone."""

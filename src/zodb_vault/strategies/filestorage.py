@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from ..blobs.layout import detect
+from ..blobs.packs import Member
 from ..blobs.refs import BlobSet
 from ..errors import ConfigurationError, Damage, InUse, SourceChanged, SourceError
 from ..model import chain, clock
@@ -29,7 +30,7 @@ from .datafile import DataFile
 from .joining import is_sparse, join_segments, pack_all, reading_workers, rewrite_packs
 from .locking import is_barred, storage_locks
 from .missing import limit_missing, note_missing
-from .packing import BlobDirectory, BlobPlace, Packer, reconcile
+from .packing import BlobDirectory, BlobPlace, Packer, reconcile, still_holds
 from .segments import Copier, Cut, Range, Scanned
 from .standing import Standing, newest_common
 
@@ -392,11 +393,18 @@ class FileStorageCapture(Survey):
         return kept
 
     def _adopt(self, pack: Pack) -> Pack | None:
-        kept = reconcile(self.packer, self.refs, NO_TID, tids.to_hex(tids.from_datetime(self.now)), pack) if not pack.future else None
+        if pack.future:
+            return None
+        holds = self._holds if self.wishes.doubtful else None
+        kept = reconcile(self.packer, self.refs, NO_TID, tids.to_hex(tids.from_datetime(self.now)), pack, holds)
         if kept is not None:
             self.count += kept.count
             self.size += kept.size
         return kept
+
+    def _holds(self, member: Member) -> bool:
+        self.keeper.beat()
+        return self.place is not None and still_holds(self.place, member)
 
     def _inherit_missing(self, entry: DatabaseEntry, until: str) -> None:
         if entry.blobs is None or entry.blobs.missing.list is None:

@@ -267,17 +267,19 @@ def still_holds(place: BlobPlace, member: Member) -> bool:
     return digest.hexdigest() == member.sha256
 
 
-def reconcile(packer: Packer, refs: BlobSet, sure_until: str, known_until: str, pack: Pack) -> Pack | None:
+def reconcile(
+    packer: Packer, refs: BlobSet, sure_until: str, known_until: str, pack: Pack, holds: Callable[[Member], bool] | None = None
+) -> Pack | None:
     """Return what is live of an earlier pack, and note in ``refs`` what it has.
 
     Blobs up to the TID ``sure_until`` are live by what is known of their part of the file; later ones only when they are
-    asked for, and not beyond ``known_until``, where two lines can have used one TID for two contents.
+    asked for, and not beyond ``known_until``, where two lines can have used one TID for two contents, and if what they hold ``holds``.
     """
     if pack.last_tid <= sure_until and not pack.future:
         return pack
 
     def wanted(member: Member) -> bool:
-        return member.tid <= sure_until or (member.tid <= known_until and key(member) in refs)
+        return member.tid <= sure_until or (member.tid <= known_until and key(member) in refs and (holds is None or holds(member)))
 
     kept = packer.live(pack, wanted)
     if kept is not None:
