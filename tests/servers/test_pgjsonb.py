@@ -6,6 +6,7 @@ import contextlib
 import io
 import sys
 import tarfile
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,10 +14,14 @@ from typing import Any
 
 import pgjsonbs
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from pgjsonbs import SMALL, PgjsonbSite, Place
+from relstorages import OpenRelSite
 from relvault import NOISE, RelVault, by_hand, pg_restore
 from services.postgres import PASSWORD, Cluster, execute
 from services.s3 import SECRET_KEY, Service
+from ZODB.POSException import POSKeyError, UndoError
 
 from zodb_vault.operations import scratch
 from zodb_vault.stores.resilient import Patience
@@ -185,6 +190,18 @@ def test_a_blob_that_is_in_no_place_at_all_is_missing(make: Make) -> None:
     assert (done.status, [row["path"] for row in done.document["databases"][0]["missing"]]) == (3, ["blob_state", "blob_state"])
 
 
+def test_a_blob_that_an_undo_has_lost_is_missing(make: Make) -> None:
+    """zodb-pgjsonb 1.19 makes the object anew under the TID of the undo, and leaves its blob where it was."""
+    vault = make(history=True)
+    with vault.site.opened() as opened:
+        opened.put(logo=NOISE[5])
+        undo(opened)
+    done = vault("create", "--json")
+    assert (done.status, [row["path"] for row in done.document["databases"][0]["missing"]]) == (3, ["blob_state"])
+    with vault.site.opened() as opened, pytest.raises(POSKeyError):
+        opened.root["logo"].open("r")
+
+
 def test_a_pack_between_dump_and_copy_starts_over(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     vault = make()
     with vault.site.opened() as opened:
@@ -281,6 +298,48 @@ def test_a_pack_of_blobs_that_is_damaged_is_found(make: Make) -> None:
     assert (done.status, done.document["ok"]) == (4, False)
 
 
+def test_a_role_that_only_reads_suffices(make: Make, postgres: Cluster) -> None:
+    vault = make()
+    role = postgres.role("backup")
+    execute(postgres.login(vault.login.name), f"GRANT pg_read_all_data TO {role}")
+    vault.conf.write_text(vault.conf.read_text().replace(vault.login.dsn, vault.login._replace(user=role).dsn))
+    made = vault.created()
+    assert (made["status"], made["databases"][0]["blobs"]["count"]) == ("complete", 4)
+    assert vault.done("verify", "--json").document["damage"] == []
+
+
+@settings(max_examples=2, derandomize=True, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_backups_follow_any_history(
+    postgres: Cluster, moto: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str], data: st.DataObject
+) -> None:
+    """Whatever was committed, undone, removed, packed or restored in between, a backup has exactly the objects that the rows name."""
+    directory, history = Path(tempfile.mkdtemp(dir=tmp_path)), data.draw(st.booleans(), label="history")
+    site = PgjsonbSite(postgres.database(), history, directory / "cache", Place(moto, moto.bucket(), "plone"))
+    vault = pgjsonbs.filled(directory, capsys, site)
+    names, made = st.sampled_from(["logo", "photo", "scan", "news blob"]), vault.created()
+    for number in range(data.draw(st.integers(3, 6), label="steps")):
+        for action in data.draw(st.lists(st.sampled_from(["put", "remove", "pack", "undo"]), min_size=1, max_size=3), label="actions"):
+            with vault.site.opened() as opened:
+                name = data.draw(names, label="name")
+                if action == "put":
+                    opened.put(**{name: b"%d" % number + NOISE[number]})
+                elif action == "pack":
+                    opened.pack()
+                elif action == "remove" and name in opened.root:
+                    opened.put(**{name: None})
+                elif action == "undo" and history:
+                    opened.put(title=f"to be undone {number}")  # a blob whose change is undone is lost at the source
+                    undo(opened)
+        made = vault.created()
+        assert made["databases"][0]["blobs"]["count"] == len(pgjsonbs.keys(vault.login))
+    report = vault.done("verify", "--json").document
+    assert (report["damage"], report["source"]) == ([], [])
+    found = elsewhere(vault, postgres, made["id"], directory / "by hand")
+    assert pgjsonbs.rows(found.login) == pgjsonbs.rows(vault.login)
+    assert pgjsonbs.revisions(found) == pgjsonbs.revisions(vault.site)
+
+
 @EACH
 def test_the_level_restore_loads_every_object_and_opens_every_blob(make: Make, history: bool, tiered: bool) -> None:
     vault = make(history, tiered)
@@ -323,6 +382,17 @@ def test_the_level_restore_knows_what_the_source_had_lost(make: Make, postgres: 
     report = vault.done("verify", made["id"], "--level", "restore", "--json").document
     assert report["damage"] == [] and [one["tid"] for one in report["source"]] == [f"0x{Path(key).stem}"]
     assert postgres.names() == names
+
+
+def undo(opened: OpenRelSite) -> None:
+    """Undo the newest transaction, if it can be."""
+    newest = opened.db.undoLog(0, 1)
+    opened.manager.begin()
+    try:
+        opened.db.undoMultiple([one["id"] for one in newest], opened.manager.get())
+        opened.manager.commit()
+    except UndoError:
+        opened.manager.abort()
 
 
 def blobs_of(vault: RelVault) -> set[bytes]:

@@ -156,7 +156,10 @@ class PgjsonbCapture(RelStorageCapture):
                 "check the name of the database in zope.conf",
             )
         self.history = self.rows.has_table("object_history")
-        self.last_tid = hex_or_none(self.rows.ask("SELECT max(tid) FROM transaction_log")[0][0])
+        # a pack removes transactions, the newest one too, of which an older revision of something is left
+        tables = ["transaction_log", "object_state", *(["object_history"] if self.history else [])]
+        found = [self.rows.ask(f"SELECT max(tid) FROM {table}")[0][0] for table in tables]
+        self.last_tid = hex_or_none(max((one for one in found if one is not None), default=None))
 
     @property
     def _current(self) -> str:
