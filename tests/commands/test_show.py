@@ -7,7 +7,7 @@ from commandline import Vault, keys_of, words
 
 MANIFEST = words(
     "format id site repository created_at finished_at trigger contents how reason parent line requires recipients recovery status cuts "
-    "source software seen databases added self_sha256"
+    "source software seen databases added self_sha256 locked_until"
 )
 
 
