@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
+import sqlite3
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +28,7 @@ from ZODB.utils import p64, u64
 from zodb_vault.model.tid import to_hex
 
 Make = Callable[..., RelVault]
+TABLES = ("object_state", "current_object", "blob_chunk", "object_ref", "object_refs_added", '"transaction"')
 SQLITE = "<sqlite3>\n      data-dir {path}\n    </sqlite3>"
 def objects_at(opened: OpenRelSite, zoids: list[int], tid: bytes | None) -> dict[int, Any]:
     """Return the record, its TID and its blob of every object, as of a transaction or now, as the storage finds them."""
@@ -81,10 +84,21 @@ def restored(vault: RelVault, postgres: Cluster, *arguments: object) -> RelSite:
     return site
 
 
+def tids_in(site: RelSite) -> list[int]:
+    """Return the newest TID of each table in SQLite, where no foreign key is enforced."""
+    if "sqlite3" not in site.adapter:
+        return []
+    with contextlib.closing(sqlite3.connect(f"{site.adapter.split()[2]}/main.sqlite3")) as connection:
+        return [connection.execute(f"SELECT coalesce(max(tid), 0) FROM {table}").fetchone()[0] for table in TABLES]
+
+
 def require_same(vault: RelVault, other: RelSite, tid: bytes) -> None:
     """Compare every record, blob and transaction with those that the original had after a transaction; then the copy has to live on."""
     history = [one for one in relstorages.history(vault.site) if one[0] <= tid]
     assert relstorages.history(other) == history
+    assert all(int(one) <= u64(tid) for one in tids_in(other))
+    later = [path.name for path in (other.blob_dir or Path()).rglob("*.blob") if int(path.stem.rpartition(".")[2], 16) > u64(tid)]
+    assert not other.shared or not later
     zoids = sorted({u64(record[0]) for one in relstorages.history(vault.site) for record in one[3]})
     with vault.site.opened() as original, other.opened() as copy:
         wanted = objects_at(original, zoids, tid)
@@ -209,7 +223,9 @@ def test_large_objects_of_what_is_later_go_with_or_without_the_trigger(make: Mak
     vault.created()
     login = postgres.database(postgres.role("zodb", "CREATEDB"))
     site = vault.site._replace(adapter=on(login), blob_dir=vault.directory / "cache")
-    vault.done("restore", "--target", site.write_conf(vault.directory / "other.conf"), "--yes", "--tid", to_hex(tids[2]))
+    asked = ["restore", "--target", site.write_conf(vault.directory / "other.conf"), "--tid", to_hex(tids[2])]
+    assert "beside it, exchanged by a rename" in vault.done(*asked, "--dry-run").out
+    vault.done(*asked, "--yes")
     assert execute(login, "SELECT count(*) FROM pg_largeobject_metadata") == execute(login, "SELECT count(*) FROM blob_chunk") == [(3,)]
     assert not execute(login, "SELECT 1 FROM pg_indexes WHERE indexname LIKE 'zodb_vault%%'")
     assert not [name for name in postgres.names() if name.startswith(login.name) and name != login.name]

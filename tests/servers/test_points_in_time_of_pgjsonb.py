@@ -13,10 +13,12 @@ import pgjsonbs
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from persistent.TimeStamp import TimeStamp
 from pgjsonbs import PgjsonbSite
 from relvault import NOISE, RelVault
 from services.postgres import Cluster, Login, execute
 from walks import STEPS, Walk
+from ZODB.serialize import referencesf
 from ZODB.utils import u64
 
 from zodb_vault.model.tid import to_hex
@@ -124,6 +126,31 @@ def test_what_a_pack_before_the_first_backup_took_away_is_not_made_up(make: Make
     assert outcome.status == 4 and "a pack has removed" in outcome.error["message"]
     assert not execute(target.login, "SELECT 1 FROM pg_tables WHERE schemaname = 'public'")
     assert pgjsonbs.state(restored(vault, postgres, to_hex(tids[3]))) == {"a": "a two", "b": "b two"}
+
+
+def test_what_was_gone_stays_gone_and_what_lost_its_transaction_comes_back(make: Make, postgres: Cluster) -> None:
+    vault = make()
+    with vault.site.opened() as opened:
+        opened.put(a="a one")
+        opened.put(b="b one")
+        opened.manager.begin()
+        second = opened.storage.lastTransaction()
+        opened.put(a="a two")
+        # the newest revision of "a" up to here is kept, its transaction is not: nothing current is of it
+        opened.storage.pack(TimeStamp(second).timeTime() + 0.00001, referencesf)
+        opened.manager.begin()
+        opened.put(c="c one")
+        opened.db.undo(opened.db.undoLog(0, 1)[0]["id"], opened.manager.get())
+        opened.manager.commit()
+        opened.manager.begin()
+        assert set(opened.root) == {"a", "b"}
+        opened.put(a="a three")
+    vault.created()
+    undone = vault.done("log", "--json").document["transactions"][1]["tid"]
+    for tid, wanted in ((to_hex(second), {"a": "a one", "b": "b one"}), (undone, {"a": "a two", "b": "b one"})):
+        site = restored(vault, postgres, tid)
+        assert pgjsonbs.state(site) == wanted
+        assert not execute(site.login, "SELECT 1 FROM object_state WHERE state IS NULL")
 
 
 def test_without_history_states_of_backups_are_what_is_possible(make: Make) -> None:
