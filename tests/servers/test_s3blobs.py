@@ -323,6 +323,20 @@ def test_only_what_a_moment_needs_is_put_there_and_what_is_there_stays(make: Mak
     assert (requests["PutObject"], requests["DeleteObject"]) == (2, 0)
 
 
+@pytest.mark.parametrize("base", ["sqlite", "postgresql"])
+def test_a_moment_of_a_relational_database(make: Make, moto: Service, tmp_path: Path, base: str) -> None:
+    vault = make(base)
+    moment = vault.site.transactions()[2].tid
+    vault.created()
+    copy = vault.copy(tmp_path / "copy", Place(moto, moto.bucket(), ""))
+    vault.done("restore", "--target", tmp_path / "copy" / "zope.conf", "--yes", "--tid", f"0x{moment.hex()}")
+    assert copy.transactions() == vault.site.transactions()[:3]
+    with copy.opened() as opened:
+        opened.put(more="and goes on", logo=NOISE[5])
+        opened.pack()
+    assert oracle.MISSING not in {record.blob for one in copy.transactions() for record in one.records}
+
+
 @CHEAP
 def test_another_object_is_in_the_way_until_it_is_to_be_kept(make: Make, tmp_path: Path, base: str) -> None:
     vault = make(base)
