@@ -13,6 +13,7 @@ import keys
 import oracle
 import pytest
 from commandline import Outcome, Vault, flip, process, stored
+from services.s3 import CREDENTIALS, Service
 
 from zodb_vault.errors import StoreError
 from zodb_vault.model import canonical, chain
@@ -556,6 +557,25 @@ def test_each_create_copies_what_is_plain_here_to_where_it_is_encrypted(source: 
     assert_holds(other, tmp_path / "out")
 
 
+def test_a_copy_in_a_bucket_of_another_service_has_its_own_way_there(
+    source: Vault, moto: Service, rclone: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (f"s3://{service.bucket()}/copy" for service in (moto, rclone))
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    way = 's3 = {{endpoint = "{}", region = "us-east-1", addressing_style = "path"}}'
+    copies = [f'{{location = "{location}", {way.format(service.endpoint)}}}' for location, service in ((first, moto), (second, rclone))]
+    config = configured(source, f"copies = [{', '.join(copies)}]")
+    for place in (str(source.repository), first, second):
+        assert source.bare("--config", config, "--repository", place, "repository", "init").status == 0
+    done = source.bare("--config", config, "create")
+    assert (done.status, done.err.count("1 backup copied")) == (0, 2), done
+    for place in (first, second):
+        out = tmp_path / place.split("/")[2]
+        assert source.bare("--config", config, "--repository", place, "restore", "--yes", "--output", out).status == 0
+        assert (out / "Data.fs").read_bytes() == source.files.data_fs.read_bytes()
+
+
 def test_a_copy_for_others_that_can_never_be_made_here_is_refused_before_the_backup(source: Vault, keyring: Keyring) -> None:
     keyring.configure("a")
     source.done("repository", "init")
@@ -577,6 +597,8 @@ def test_a_copy_for_others_that_can_never_be_made_here_is_refused_before_the_bac
     ("copies", "said"),
     [
         ("[]", "has to be a list of locations"), ('["s3://"]', "is not a location"), ('[{recipients = ["age1"]}]', "has to be a text"),
+        ('[{location = "s3://x/y", s3 = {endpoint = "s3.example.com"}}]', "repository.copies.s3.endpoint has to be a URL"),
+        ('[{location = "s3://x/y", s3 = {endpont = "x"}}]', "did you mean endpoint?"), ('[{location = "s3://x/y", s3 = 3}]', "has to be a table"),
         ('[{location = "/x", recipient = "y"}]', "did you mean recipients?"), ('[{location = "/x", recipients = 3}]', "has to be a list of texts"),
         ('[{location = "/x", recipients = ["AGE-SECRET-KEY-1HUNTER2"]}]', "holds a private key"), ("[3]", "has to be a text"),
     ],

@@ -129,7 +129,7 @@ class Context:
         """Return the place where the repository is, or is to be."""
         from ..stores.registry import open_store
 
-        return open_store(self.location, self.settings.repository.s3, self.given.get("limit_rate") or self.settings.limits.rate)
+        return open_store(self.location, self.settings.repository.s3_at(self.location), self.given.get("limit_rate") or self.settings.limits.rate)
 
     @property
     def workers(self) -> int:
@@ -153,10 +153,10 @@ class Context:
         return self._opened(self.store, self.location)
 
     def repository_at(self, location: str) -> Repository:
-        """Open another repository, in a place that the same settings hold for; raise RepositoryMissing, UsageError."""
+        """Open another repository, with what the configuration says of its place; raise RepositoryMissing, UsageError."""
         from ..stores.registry import open_store
 
-        store = open_store(location, self.settings.repository.s3, self.given.get("limit_rate") or self.settings.limits.rate)
+        store = open_store(location, self.settings.repository.s3_at(location), self.given.get("limit_rate") or self.settings.limits.rate)
         return self._opened(store, location)
 
     def _opened(self, store: Store, location: str) -> Repository:

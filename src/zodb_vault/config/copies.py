@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
+from ..model.place import S3Settings
+
 
 class CopySettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a copy is, and for whom it is encrypted; None: for those of the repository itself."""
+    """Where a copy is, for whom it is encrypted, and how its bucket is reached; None: as it is with the repository itself."""
 
     location: str
     recipients: tuple[str, ...] | None = None
+    s3: S3Settings | None = None

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ..errors import ConfigurationError
+from ..model.place import S3Settings
 from ..model.source import Secret
 from .copies import CopySettings
 from .durations import parse_duration
@@ -25,6 +26,8 @@ from .paths import absolute, at_home
 from .rates import Rate, parse_rate
 
 Location = NewType("Location", str)
+# How messages call the table of the bucket of a copy.
+COPIES_S3 = "repository.copies.s3"
 FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -240,7 +243,8 @@ def _copy(given: object, source: Source) -> CopySettings:
     if unknown := sorted(given.keys() - set(CopySettings.__struct_fields__)):
         raise ValueError(f"holds {unknown[0]}, which is not known{suggestion(unknown[0], CopySettings.__struct_fields__)}")
     recipients = _texts(given["recipients"], source) if "recipients" in given else None
-    return CopySettings(location=_location(given.get("location"), source), recipients=recipients)
+    s3 = S3Settings(**read_struct(source, COPIES_S3, given["s3"], S3Settings)) if "s3" in given else None
+    return CopySettings(location=_location(given.get("location"), source), recipients=recipients, s3=s3)
 
 
 def _secret(given: object, source: Source) -> Secret:

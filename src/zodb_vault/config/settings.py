@@ -23,7 +23,7 @@ from ..model.source import Secret
 from ..policy.parallelism import MOST_TOLD
 from ..policy.retention import OnDemandRetention, SafetyRetention, ScheduledRetention
 from .copies import CopySettings
-from .keys import Location, Reading, Source, kinds, read_struct, suggestion, variables
+from .keys import COPIES_S3, Location, Reading, Source, kinds, read_struct, suggestion, variables
 from .paths import absolute
 from .rates import Rate
 
@@ -61,9 +61,17 @@ class RepositorySettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def recipients_at(self, location: str) -> tuple[str, ...]:
         """Return for whom the content of a repository is encrypted by this configuration, which may be that of one of the copies."""
-        place = location if "://" in location else absolute(Path(location), Path.cwd())
-        own = next((copy.recipients for copy in self.copies if copy.location == place), None)
-        return self.encryption.recipients if own is None else own
+        own = self._copy_at(location)
+        return self.encryption.recipients if own is None or own.recipients is None else own.recipients
+
+    def s3_at(self, location: str) -> S3Settings:
+        """Return how the bucket of a repository is reached, which may be that of one of the copies."""
+        own = self._copy_at(location)
+        return self.s3 if own is None or own.s3 is None else own.s3
+
+    def _copy_at(self, location: str) -> CopySettings | None:
+        place = location.rstrip("/") if "://" in location else absolute(Path(location), Path.cwd())
+        return next((copy for copy in self.copies if copy.location == place), None)
 
 
 class IdentitySettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -286,6 +294,8 @@ def _check(values: dict[str, Any], reading: Reading, source: str) -> None:
     if identity.get("file") and identity.get("command"):
         told.problem("identity", "has to say file or command, not both")
     _check_s3(values.get("repository", {}).get("s3", {}), told)
+    for copy in values.get("repository", {}).get("copies", ()):
+        _check_s3(msgspec.structs.asdict(copy.s3) if copy.s3 else {}, told, COPIES_S3)
     _check_keys(values.get("repository", {}), told)
     if not 1 <= values.get("limits", {}).get("workers", 1) <= MOST_TOLD:
         told.problem("limits.workers", f"has to be 1 to {MOST_TOLD}")
@@ -314,21 +324,21 @@ def _check_keys(repository: Mapping[str, Any], told: Source) -> None:
         told.problem("repository.signing.signers", "has to hold public keys of SSH, such as ssh-ed25519 AAAA...")
 
 
-def _check_s3(s3: Mapping[str, Any], told: Source) -> None:
+def _check_s3(s3: Mapping[str, Any], told: Source, path: str = "repository.s3") -> None:
     for key, known in CHOICES.items():
         if s3.get(key) is not None and s3[key] not in known:
-            told.problem(f"repository.s3.{key}", f"has to be one of {', '.join(known)}")
+            told.problem(f"{path}.{key}", f"has to be one of {', '.join(known)}")
     try:
         endpoint = urlsplit(s3.get("endpoint") or "https://none")
         good = endpoint.scheme in ("http", "https") and bool(endpoint.hostname) and not endpoint.query
     except ValueError:
         endpoint, good = urlsplit(""), False
     if not good:
-        told.problem("repository.s3.endpoint", "has to be a URL such as https://s3.example.com")
+        told.problem(f"{path}.endpoint", "has to be a URL such as https://s3.example.com")
     elif "@" in endpoint.netloc:
-        told.problem("repository.s3.endpoint", "holds credentials, they belong into the environment or the configuration of the S3 client")
+        told.problem(f"{path}.endpoint", "holds credentials, they belong into the environment or the configuration of the S3 client")
     if (s3.get("object_lock") is None) != (s3.get("object_lock_for") is None):
-        told.problem("repository.s3", "has to say both object_lock and object_lock_for, or neither")
+        told.problem(path, "has to say both object_lock and object_lock_for, or neither")
 
 
 def _is_zone(name: str) -> bool:
