@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import threading
@@ -16,6 +17,7 @@ from relstorages import RelSite, on
 from relvault import RelVault
 from services.postgres import PASSWORD, Cluster, execute
 
+from zodb_vault.stores import durable
 from zodb_vault.strategies import postgres as postgres_strategy
 from zodb_vault.strategies.programs import Program
 
@@ -67,6 +69,22 @@ def test_pg_dump_is_killed_half_way(make: Make, monkeypatch: pytest.MonkeyPatch)
         at_block(patch, lambda program: os.kill(program._process.pid, signal.SIGKILL))
         assert "pg_dump was ended by signal 9" in failed(vault)
     assert vault.created()["status"] == "complete"
+
+
+def test_the_disk_of_the_repository_is_full(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    vault, write, written = make(), durable.Staged.write, list[int]()
+
+    def full(file: durable.Staged, data: bytes) -> None:
+        written.append(len(data))
+        if sum(written) > 3_000_000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(file, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable.Staged, "write", full)
+        assert "No space left on device" in failed(vault, "store")
+    assert vault.created()["status"] == "complete"
+    vault.done("verify")
 
 
 @pytest.mark.parametrize("whose", ["pg_dump", "zodb-vault"])
