@@ -558,19 +558,25 @@ def test_each_create_copies_what_is_plain_here_to_where_it_is_encrypted(source: 
 
 
 def test_a_copy_in_a_bucket_of_another_service_has_its_own_way_there(
-    source: Vault, moto: Service, rclone: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Vault, keyring: Keyring, moto: Service, rclone: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = (f"s3://{service.bucket()}/copy" for service in (moto, rclone))
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
     way = 's3 = {{endpoint = "{}", region = "us-east-1", addressing_style = "path"}}'
-    copies = [f'{{location = "{location}", {way.format(service.endpoint)}}}' for location, service in ((first, moto), (second, rclone))]
+    copies = [f'{{location = "{first}", {way.format(moto.endpoint)}}}']
+    copies.append(f'{{location = "{second}", recipients = ["{keyring.pair("b")[0]}"], {way.format(rclone.endpoint)}}}')
     config = configured(source, f"copies = [{', '.join(copies)}]")
     for place in (str(source.repository), first, second):
         assert source.bare("--config", config, "--repository", place, "repository", "init").status == 0
     done = source.bare("--config", config, "create")
     assert (done.status, done.err.count("1 backup copied")) == (0, 2), done
+    grow(source, 1)
+    done = source.bare("--config", config, "create")
+    assert (done.status, done.err.count("2 backups copied")) == (0, 2), done
+    keyring.configure("", "b")
     for place in (first, second):
+        assert source.bare("--config", config, "--repository", place, "verify", "--all").status == 0
         out = tmp_path / place.split("/")[2]
         assert source.bare("--config", config, "--repository", place, "restore", "--yes", "--output", out).status == 0
         assert (out / "Data.fs").read_bytes() == source.files.data_fs.read_bytes()
