@@ -6,6 +6,8 @@ pytest_plugins = ["services.plone_site", "services.mariadb", "services.postgres"
 
 
 def pytest_configure() -> None:
-    """Let SIGINT do what it does in a terminal: a shell has jobs in the background ignore it, and so would every process of a test."""
+    """Let signals do what they do in a terminal: shells and nohup have jobs ignore some, and so would every process of a test."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)

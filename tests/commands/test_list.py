@@ -48,7 +48,9 @@ def test_every_row_has_exactly_the_keys_that_are_promised(stocked: Vault) -> Non
     row = document["backups"][1]
     assert (row["site"], row["name"], row["status"], row["how"]) == ("default", "two", "complete", "incremental")
     assert (row["contents"], row["tier"]) == ("all", None)
-    assert row["databases"] == [{"name": "main", "last_tid": row["last_tid"]}]
+    transactions = stocked.done("log", row["id"], "--json").document["transactions"]
+    first = min(one["tid"] for one in transactions if one["restorable"])
+    assert row["databases"] == [{"name": "main", "last_tid": row["last_tid"], "restorable_from": first}]
     assert (row["missing"], row["pinned"], row["verified"]) == (0, False, [])
     assert row["created_at"].endswith("Z")
 
