@@ -13,6 +13,8 @@ from commandline import Vault, flip, keys_of, on_terminal, tree, words
 
 from zodb_vault.errors import InUse
 from zodb_vault.model import canonical
+from zodb_vault.operations.locks import needed_keys
+from zodb_vault.repository.repository import Repository
 from zodb_vault.repository.running import Run, marker_key
 from zodb_vault.stores.local import LocalStore
 
@@ -182,6 +184,29 @@ def test_a_damaged_object_is_not_copied_and_its_backup_neither(vault: Vault, oth
     flip(path)
     vault.done("repository", "copy", other.repository)
     other.done("verify")
+
+
+def test_a_damaged_backup_does_not_keep_the_others_from_being_copied(vault: Vault, other: Vault) -> None:
+    grow(vault, 1)
+    with factories.Site(vault.files.data_fs.parent) as site:
+        site.put(blob=factories.noise(3000, 2))
+        site.pack()
+    vault.make()
+    newest, oldest = ids(vault)
+    source = Repository.open(LocalStore(vault.repository))
+    theirs, ours = (needed_keys(source.manifest_document("default", one), source.objects("")) for one in (oldest, newest))
+    path = vault.repository / min(theirs - ours)
+    flip(path)
+    outcome = vault("repository", "copy", other.repository)
+    assert outcome.status == 4
+    assert f"not copied, as they are damaged in {vault.repository}: {oldest}" in outcome.err
+    assert "every other backup was copied" in outcome.err
+    assert ids(other) == [newest]
+    other.done("verify", newest, "--level", "restore")
+    flip(path)
+    vault.done("repository", "copy", other.repository)
+    assert ids(other) == [newest, oldest]
+    other.done("verify", "--all")
 
 
 def test_no_copy_while_the_target_is_pruned_and_no_sweep_beside_a_copy(vault: Vault, other: Vault, monkeypatch: pytest.MonkeyPatch) -> None:

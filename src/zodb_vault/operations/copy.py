@@ -152,6 +152,7 @@ class _Copy:
         self.stored: set[str] = set()
         self.locks = Locks(target, trial_key(site, marker.marker.run), clock.now(), progress)
         self.unlocked: VaultError | None = None
+        self.damaged: dict[str, Damage] = {}
         self.objects = self.bytes = self.unnoted = 0
 
     def run(self, wanted: list[str], others: list[Standing]) -> Copied:
@@ -182,6 +183,12 @@ class _Copy:
         if self.unlocked:
             what = f"everything was copied to {self.target.store.location}, but what was there already is not locked for as long as it has to be"
             raise StoreError(f"{what}: {self.unlocked.message}", self.unlocked.hint)
+        if self.damaged:
+            why = "; ".join(f"{backup}: {error.message}" for backup, error in self.damaged.items())
+            raise Damage(
+                f"not copied, as they are damaged in {self.source.store.location}: {why}",
+                "every other backup was copied; `zodb-vault verify` tells more, and `delete` ends it where nothing can be done",
+            )
         return Copied(
             site=self.site, location=self.target.store.location, copied=copied, present=len(wanted) - len(new), objects=self.objects, bytes=self.bytes
         )
@@ -261,16 +268,17 @@ class _Copy:
     # one backup
 
     def _backup(self, backup: str) -> bool:
-        """Copy one backup; False when it was deleted meanwhile."""
+        """Copy one backup; False when it was deleted meanwhile, or is damaged: that must not keep those after it from being copied."""
         try:
             document = self.source.manifest_document(self.site, backup)
             signed = self._signature(backup)
             content = self._content(document) if self.recoder is None else self._recoded(document, self.recoder)
         except BackupMissing:
             return False
-        except Damage:
+        except Damage as error:
             if backup in self.source.listing(self.site).backups:
-                raise
+                self.damaged[backup] = error
+                self.progress.note(f"not copied {backup}: {error.message}")
             return False
         self._labels(backup, self.source.listing(self.site), self.target.listing(self.site))
         self._note_gone(document.get("seen", ()))

@@ -176,7 +176,8 @@ def _in_a_server(dsn: str, note: Callable[[str], None]) -> Iterator[tuple[str, s
         yield _postgres_at(str(make_dsn(**(parameters_of(dsn) | {"dbname": name}))))
     finally:
         try:
-            execute(dsn, f"DROP DATABASE {name}")
+            # a session that was just closed may need a moment to go
+            execute(dsn, f"DROP DATABASE {name} WITH (FORCE)")
         except VaultError as error:
             note(f"the scratch database {name} could not be removed: {error.message}; drop it yourself")
 

@@ -59,14 +59,6 @@ class PgjsonbRows(Postgres):
     blob_records = PGJSONB.blob_records
     revisions = PGJSONB
 
-    def has_table(self, name: str) -> bool:
-        """Tell whether a table exists."""
-        return self.ask("SELECT to_regclass(%s)", name)[0][0] is not None
-
-    def hold(self) -> bool:
-        """Do nothing: the dump is made of this very snapshot."""
-        return False
-
     def dump(self, sink: Sink, folder: str, workers: Workers, keeper: Keeper, progress: Progress) -> Dumped:
         """Dump; there are no large objects."""
         sequences = self.sequences()

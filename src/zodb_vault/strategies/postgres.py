@@ -126,6 +126,14 @@ class Postgres:
             while rows := cursor.fetchmany(FETCH):
                 yield from rows
 
+    def has_table(self, name: str) -> bool:
+        """Tell whether a table exists in the snapshot."""
+        return self.ask("SELECT to_regclass(%s)", name)[0][0] is not None
+
+    def hold(self) -> bool:
+        """Do nothing: a dump is made of this very snapshot."""
+        return False
+
     def let_go(self) -> None:
         """Give the snapshot and its locks up."""
         with translated():

@@ -38,14 +38,6 @@ class PostgresRows(Postgres):
     def __init__(self, database: Database) -> None:
         super().__init__(database.option("postgresql.dsn"), database.option(REPLICA_DSN), float(database.option(REPLICA_LAG, "0")))
 
-    def has_table(self, name: str) -> bool:
-        """Tell whether a table exists."""
-        return self.ask("SELECT to_regclass(%s)", name)[0][0] is not None
-
-    def hold(self) -> bool:
-        """Do nothing: the dump is made of this very snapshot."""
-        return False
-
     def dump(self, sink: Sink, folder: str, workers: Workers, keeper: Keeper, progress: Progress) -> Dumped:
         """Dump, and compare the large objects of the dump with those that the rows of blobs name."""
         sequences = self.sequences()
