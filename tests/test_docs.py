@@ -180,7 +180,8 @@ def parsed(line: str) -> None:
 
 
 def lines_of(text: str) -> list[str]:
-    return [line for line in (*LINE.findall(text), *INLINE.findall(text)) if not line.rstrip().endswith(("--help", "completion"))]
+    joined = re.sub(r" *\\\n *", " ", text)  # a command may go on in the next line
+    return [line for line in (*LINE.findall(joined), *INLINE.findall(joined)) if not line.rstrip().endswith(("--help", "completion"))]
 
 
 @pytest.mark.parametrize("place", [*sorted(PAGES), "README.rst", *(f"templates/{path.name}" for path in TEMPLATES)])
