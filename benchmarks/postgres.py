@@ -45,7 +45,14 @@ def make(work: Path, transactions: int, blobs: int = 50) -> None:
     """Make the data."""
     import generate  # type: ignore[import-not-found]
 
-    generate.CFG["P"] = {"seed": 44, "txns": transactions, "blobs": blobs, "bmed": 1000, "bsig": 1.0, "bcap": 10_000}
+    generate.CFG["P"] = {
+        "seed": 44,
+        "txns": transactions,
+        "blobs": blobs,
+        "bmed": 1000,
+        "bsig": 1.0,
+        "bcap": 10_000,
+    }
     data = generate.Gen("P", str(work))
     data.doclist = []
     data.make()
@@ -67,7 +74,9 @@ def fill(dsn: str, data_fs: Path) -> None:
     newest: dict[int, int] = {}
     size = 0
     with psycopg2.connect(dsn) as connection, connection.cursor() as cursor:
-        cursor.execute("DELETE FROM current_object; DELETE FROM object_state; DELETE FROM transaction WHERE tid > 0")
+        cursor.execute(
+            "DELETE FROM current_object; DELETE FROM object_state; DELETE FROM transaction WHERE tid > 0"
+        )
         states, transactions = io.StringIO(), io.StringIO()
         for number, one in rows(data_fs):
             tid = int.from_bytes(one.tid)
@@ -76,7 +85,9 @@ def fill(dsn: str, data_fs: Path) -> None:
                 if record.data is None:
                     continue
                 oid = int.from_bytes(record.oid)
-                states.write(f"{oid}\t{tid}\t{newest.get(oid, 0)}\t{len(record.data)}\t\\\\x{record.data.hex()}\n")
+                states.write(
+                    f"{oid}\t{tid}\t{newest.get(oid, 0)}\t{len(record.data)}\t\\\\x{record.data.hex()}\n"
+                )
                 newest[oid] = tid
                 size += len(record.data)
             if number % BATCH == BATCH - 1:
@@ -125,9 +136,24 @@ def main() -> None:
         environment = os.environ | {"PGPASSWORD": PASSWORD}
         for number in range(options.rounds):
             repository = work / f"repository-{number}"
-            ours = [sys.executable, "-m", "zodb_vault", "-q", "--repository", str(repository), "--zope-conf", str(conf)]
+            ours = [
+                sys.executable,
+                "-m",
+                "zodb_vault",
+                "-q",
+                "--repository",
+                str(repository),
+                "--zope-conf",
+                str(conf),
+            ]
             subprocess.run([*ours, "repository", "init"], check=True)
-            theirs = ["pg_dump", "-Fc", f"--host={login.host}", f"--username={login.user}", f"--dbname={login.name}"]
+            theirs = [
+                "pg_dump",
+                "-Fc",
+                f"--host={login.host}",
+                f"--username={login.user}",
+                f"--dbname={login.name}",
+            ]
             base, _memory = measured(theirs, environment, work / "dump")
             wall, memory = measured([*ours, "create", "--only", "storage"], environment, work / "out")
             stored = sum(path.stat().st_size for path in repository.rglob("*") if path.is_file())

@@ -58,14 +58,18 @@ class Tool:
 def measured(command: Sequence[str], environment: dict[str, str], cwd: Path) -> Run:
     """Run a command to its end and return what the operating system accounted for it."""
     before = time.perf_counter()
-    process = subprocess.Popen(command, env={**os.environ, **environment}, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, env={**os.environ, **environment}, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     assert process.stderr is not None
     errors = process.stderr.read()
     _pid, status, usage = os.wait4(process.pid, 0)
     wall = time.perf_counter() - before
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode not in (0, 1) or (process.returncode == 1 and "borg" not in command[0]):
-        raise SystemExit(f"{' '.join(command)} failed with {process.returncode}:\n{errors.decode(errors='replace')}")
+        raise SystemExit(
+            f"{' '.join(command)} failed with {process.returncode}:\n{errors.decode(errors='replace')}"
+        )
     return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
@@ -81,11 +85,18 @@ def total(runs: Sequence[Run]) -> Run:
 
 
 def size_mb(path: Path) -> float:
-    return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file() and not entry.is_symlink()) / 1e6
+    return (
+        sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file() and not entry.is_symlink())
+        / 1e6
+    )
 
 
 def generate(root: Path, *arguments: str) -> None:
-    subprocess.run([sys.executable, str(HERE / "generate.py"), *arguments, "--root", str(root)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, str(HERE / "generate.py"), *arguments, "--root", str(root)],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def tools(root: Path, dataset: str) -> list[Tool]:
@@ -93,12 +104,26 @@ def tools(root: Path, dataset: str) -> list[Tool]:
     data_fs, blobs, out = site / "Data.fs", site / "blobs", root / "out"
     python = [sys.executable, "-m"]
     ours = root / "zodb-vault"
-    vault = [*python, "zodb_vault", "-q", "--repository", str(ours), "--data-fs", str(data_fs), "--blob-dir", str(blobs)]
+    vault = [
+        *python,
+        "zodb_vault",
+        "-q",
+        "--repository",
+        str(ours),
+        "--data-fs",
+        str(data_fs),
+        "--blob-dir",
+        str(blobs),
+    ]
     restic = ["restic", "-q", "-r", str(root / "restic")]
     borg = str(root / "borg")
     repozo = [*python, "ZODB.scripts.repozo"]
     glued = root / "repozo"
-    quiet = {"RESTIC_PASSWORD": "benchmark", "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes", "BORG_RELOCATED_REPO_ACCESS_IS_OK": "yes"}
+    quiet = {
+        "RESTIC_PASSWORD": "benchmark",
+        "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes",
+        "BORG_RELOCATED_REPO_ACCESS_IS_OK": "yes",
+    }
 
     def glue(*options: str) -> list[list[str]]:
         repo = [*repozo, "-B", *options, "-r", str(glued / "storage"), "-f", str(data_fs)]
@@ -131,16 +156,42 @@ def tools(root: Path, dataset: str) -> list[Tool]:
 def glued_again(root: Path, dataset: str) -> list[list[str]]:
     """Return an incremental of the glued pair: repozo, and rsync against the blobs of last time."""
     site, glued = root / dataset, root / "repozo"
-    repo = [sys.executable, "-m", "ZODB.scripts.repozo", "-B", "-Q", "-r", str(glued / "storage"), "-f", str(site / "Data.fs")]
-    return [repo, ["rsync", "-a", "--link-dest", str(glued / "blobs"), f"{site / 'blobs'}/", str(glued / f"blobs.{time.time_ns()}")]]
+    repo = [
+        sys.executable,
+        "-m",
+        "ZODB.scripts.repozo",
+        "-B",
+        "-Q",
+        "-r",
+        str(glued / "storage"),
+        "-f",
+        str(site / "Data.fs"),
+    ]
+    return [
+        repo,
+        [
+            "rsync",
+            "-a",
+            "--link-dest",
+            str(glued / "blobs"),
+            f"{site / 'blobs'}/",
+            str(glued / f"blobs.{time.time_ns()}"),
+        ],
+    ]
 
 
 def run_job(job: str, every: Sequence[Tool], root: Path, dataset: str, number: int) -> dict[str, Run]:
     """Run a job once with every tool; borg wants a new name for each archive."""
     results = {}
     for tool in every:
-        commands = glued_again(root, dataset) if tool.name == "repozo+rsync" and job in ("same", "day") else tool.commands[job]
-        numbered = [[part.replace(f"::{job}", f"::{job}-{number}") for part in command] for command in commands]
+        commands = (
+            glued_again(root, dataset)
+            if tool.name == "repozo+rsync" and job in ("same", "day")
+            else tool.commands[job]
+        )
+        numbered = [
+            [part.replace(f"::{job}", f"::{job}-{number}") for part in command] for command in commands
+        ]
         if job in ("full", "verify"):
             settle()
         results[tool.name] = total([measured(command, tool.environment, root) for command in numbered])
@@ -156,7 +207,9 @@ def restore_round(every: Sequence[Tool], root: Path, number: int) -> dict[str, R
             out.mkdir()
         settle()
         cwd = out if tool.name == "borg" else root
-        results[tool.name] = total([measured(command, tool.environment, cwd) for command in tool.commands["restore"]])
+        results[tool.name] = total(
+            [measured(command, tool.environment, cwd) for command in tool.commands["restore"]]
+        )
         out.rename(root / f"out-{tool.name}")
     for tool in every:
         shutil.rmtree(root / f"out-{tool.name}")
@@ -170,7 +223,10 @@ def medians(rounds: Sequence[dict[str, Run]], every: Sequence[Tool]) -> dict[str
         runs = sorted((one[tool.name] for one in rounds), key=lambda run: run.wall)
         results[tool.name] = run = runs[len(runs) // 2]
         spread = f"  ({', '.join(f'{one[tool.name].wall:.2f}' for one in rounds)})" if len(rounds) > 1 else ""
-        print(f"  {tool.name:>14} {run.wall:8.2f} s  {run.cpu:8.2f} s CPU  {run.memory_mb:6.0f} MB{spread}", flush=True)
+        print(
+            f"  {tool.name:>14} {run.wall:8.2f} s  {run.cpu:8.2f} s CPU  {run.memory_mb:6.0f} MB{spread}",
+            flush=True,
+        )
     return results
 
 
@@ -197,16 +253,24 @@ def smaller_site(root: Path, dataset: str, repeat: int) -> float | None:
         generate(root, "make", small)
     with tempfile.TemporaryDirectory(dir=root) as place:
         tool = tools(root, small)[0]
-        vault = [part.replace(str(root / "zodb-vault"), f"{place}/repository") for part in tool.commands["same"][0]]
+        vault = [
+            part.replace(str(root / "zodb-vault"), f"{place}/repository") for part in tool.commands["same"][0]
+        ]
         subprocess.run([*vault[:-1], "repository", "init"], check=True)
         runs = [measured(vault, {}, root) for _ in range(repeat + 1)]
         return statistics.median(run.wall for run in runs[1:])
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dataset", choices=["S", "M", "L"], default="M")
-    parser.add_argument("--root", type=Path, help="where the data is made, kept and used again; default: a temporary directory")
+    parser.add_argument(
+        "--root",
+        type=Path,
+        help="where the data is made, kept and used again; default: a temporary directory",
+    )
     parser.add_argument("--repeat", type=int, default=5, help="runs of the quick jobs; the median counts")
     arguments = parser.parse_args()
     root = arguments.root or Path(tempfile.mkdtemp(prefix="zodb-vault-bench-"))
@@ -219,7 +283,17 @@ def main() -> int:
 
 def bench(root: Path, dataset: str, repeat: int) -> int:
     root.mkdir(parents=True, exist_ok=True)
-    for name in ("zodb-vault", "restic", "borg", "repozo", "out", "out-zodb-vault", "out-restic", "out-borg", "out-repozo+rsync"):
+    for name in (
+        "zodb-vault",
+        "restic",
+        "borg",
+        "repozo",
+        "out",
+        "out-zodb-vault",
+        "out-restic",
+        "out-borg",
+        "out-repozo+rsync",
+    ):
         shutil.rmtree(root / name, ignore_errors=True)
     if not (root / f"{dataset}.state").exists():
         print(f"making dataset {dataset} in {root}", flush=True)
@@ -252,18 +326,27 @@ def bench(root: Path, dataset: str, repeat: int) -> int:
 
 def goals(results: dict[str, dict[str, Run]], sizes: dict[str, float], small: float | None) -> bool:
     """Compare with what the project promises; the limits are ratios of wall times in this run."""
+
     def ours(job: str) -> float:
         return results[job]["zodb-vault"].wall
 
     def best(job: str, *names: str) -> float:
-        return min(run.wall for name, run in results[job].items() if name != "zodb-vault" and (not names or name in names))
+        return min(
+            run.wall
+            for name, run in results[job].items()
+            if name != "zodb-vault" and (not names or name in names)
+        )
 
     print("goals")
     outcome = [
         check("nothing changed / borg", ours("same") / best("same", "borg"), 0.1),
         check("a day / best of the others", ours("day") / best("day"), 0.1),
         check("full / faster of restic and borg", ours("full") / best("full", "restic", "borg"), 1.0),
-        check("size / smaller of restic and borg", sizes["zodb-vault"] / min(sizes["restic"], sizes["borg"]), 1.1),
+        check(
+            "size / smaller of restic and borg",
+            sizes["zodb-vault"] / min(sizes["restic"], sizes["borg"]),
+            1.1,
+        ),
         check("peak memory of a full backup, MB", results["full"]["zodb-vault"].memory_mb, MEMORY_LIMIT_MB),
         check("restore / best of the others", ours("restore") / best("restore"), 1.0),
     ]

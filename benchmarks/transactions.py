@@ -72,13 +72,31 @@ def main() -> None:
         postgres.apart(postgres.fill, login.dsn, work / "P" / "Data.fs")
         make_room(login.dsn)
         conf = site.write_conf(work / "zope.conf")
-        ours = [sys.executable, "-m", "zodb_vault", "-q", "--repository", str(work / "repository"), "--zope-conf", str(conf)]
+        ours = [
+            sys.executable,
+            "-m",
+            "zodb_vault",
+            "-q",
+            "--repository",
+            str(work / "repository"),
+            "--zope-conf",
+            str(conf),
+        ]
         subprocess.run([*ours, "repository", "init"], check=True)
         environment = os.environ | {"PGPASSWORD": PASSWORD}
         create = [*ours, "create", "--method", "transactions"]
         first, memory = postgres.measured(create, environment, work / "out")
-        print(f"base: {first:.1f} s, {stored_in(work / 'repository') / 1e6:.0f} MB, {memory:.0f} MB of memory", flush=True)
-        theirs = ["pg_dump", "-Fc", f"--host={login.host}", f"--username={login.user}", f"--dbname={login.name}"]
+        print(
+            f"base: {first:.1f} s, {stored_in(work / 'repository') / 1e6:.0f} MB, {memory:.0f} MB of memory",
+            flush=True,
+        )
+        theirs = [
+            "pg_dump",
+            "-Fc",
+            f"--host={login.host}",
+            f"--username={login.user}",
+            f"--dbname={login.name}",
+        ]
         for number in range(options.rounds):
             postgres.apart(commit, site, number)
             before = stored_in(work / "repository")

@@ -62,9 +62,20 @@ class Demo:
 
     def vault(self, *arguments: str) -> str:
         """Run the real command line, show it with what it prints, and return its standard output."""
-        self.console.print(Text.assemble(("  $ ", "dim"), (f"zodb-vault {shlex.join(self.short(one) for one in arguments)}", "bold")))
+        self.console.print(
+            Text.assemble(
+                ("  $ ", "dim"), (f"zodb-vault {shlex.join(self.short(one) for one in arguments)}", "bold")
+            )
+        )
         command = [sys.executable, "-m", "zodb_vault", *arguments]
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
         for line in (done.stderr + done.stdout).splitlines():
             self.console.print(Text(f"    {self.short(line)}", style="bright_black"), soft_wrap=True)
         if done.returncode:
@@ -74,7 +85,11 @@ class Demo:
     def quietly(self, *arguments: str) -> Any:
         """Ask the command line for a document and show nothing."""
         command = [sys.executable, "-m", "zodb_vault", *arguments, "--json"]
-        return json.loads(subprocess.run(command, env=self.environment, capture_output=True, check=True, stdin=subprocess.DEVNULL).stdout)
+        return json.loads(
+            subprocess.run(
+                command, env=self.environment, capture_output=True, check=True, stdin=subprocess.DEVNULL
+            ).stdout
+        )
 
     def short(self, text: str) -> str:
         """Return a text without the long path of the demo's directory."""
@@ -102,7 +117,9 @@ class Demo:
             "changed and removed. After every commit it appends to a log which pages and images are there now. It never stops for a backup.",
         )
         self.site.mkdir()
-        writer = subprocess.Popen([sys.executable, HERE / "site_writer.py", self.site, self.log, self.directory / "stop"])
+        writer = subprocess.Popen(
+            [sys.executable, HERE / "site_writer.py", self.site, self.log, self.directory / "stop"]
+        )
         try:
             self.wait_for_commits(5)
             self.good(f"the writer is at work: {self.commits()} transactions so far")
@@ -118,7 +135,10 @@ class Demo:
 
     def back_up(self) -> None:
         """Take three backups under load."""
-        self.step("A full backup and two incremental ones, while it writes", "Storage and blobs are one backup; later ones read only what is new.")
+        self.step(
+            "A full backup and two incremental ones, while it writes",
+            "Storage and blobs are one backup; later ones read only what is new.",
+        )
         self.vault("repository", "init")
         for name in ("monday", "tuesday", "wednesday"):
             before = self.commits()
@@ -128,27 +148,42 @@ class Demo:
         made = self.quietly("list")["backups"]
         if [backup["how"] for backup in made] != ["incremental", "incremental", "full"]:
             raise Difference("not one full and two incremental backups")
-        self.good(f"the full one stored {made[2]['added']:,} bytes, the incremental ones only {made[1]['added']:,} and {made[0]['added']:,}")
+        self.good(
+            f"the full one stored {made[2]['added']:,} bytes, the incremental ones only {made[1]['added']:,} and {made[0]['added']:,}"
+        )
 
     def look(self) -> str:
         """List the backups, prove the newest, choose a transaction; return its TID."""
-        self.step("What there is", "Each line is a whole backup: an incremental one is restored like a full one.")
+        self.step(
+            "What there is", "Each line is a whole backup: an incremental one is restored like a full one."
+        )
         self.vault("list")
-        self.step("The proof", "The newest backup is really restored into a scratch directory, every object is loaded and every blob opened.")
+        self.step(
+            "The proof",
+            "The newest backup is really restored into a scratch directory, every object is loaded and every blob opened.",
+        )
         self.vault("verify", "--level", "restore")
-        self.step("Every transaction is a restore target", "Not only the moments of the backups, but each single commit, with who made it and when.")
+        self.step(
+            "Every transaction is a restore target",
+            "Not only the moments of the backups, but each single commit, with who made it and when.",
+        )
         self.vault("log", "--limit", "8")
         rows = self.quietly("log")["transactions"]
         ends = sorted(backup["last_tid"] for backup in self.quietly("list")["backups"])
         between = [row for row in rows if ends[0] < row["tid"] < ends[1]]
         chosen = between[len(between) // 2]
         earlier: str = chosen["tid"]
-        self.good(f"of {len(rows)} transactions we choose {earlier} ({chosen['description']}): it lies between the backups of monday and tuesday")
+        self.good(
+            f"of {len(rows)} transactions we choose {earlier} ({chosen['description']}): it lies between the backups of monday and tuesday"
+        )
         return earlier
 
     def restore(self, earlier: str) -> None:
         """Restore the newest state and an earlier one into new directories."""
-        self.step("Two restores", "The newest backup, and the state right after that one transaction, each into a new directory. The site runs on.")
+        self.step(
+            "Two restores",
+            "The newest backup, and the state right after that one transaction, each into a new directory. The site runs on.",
+        )
         self.vault("restore", "latest", "--output", str(self.directory / "newest"), "--yes")
         self.vault("restore", "--tid", earlier, "--output", str(self.directory / "earlier"), "--yes")
 
@@ -164,12 +199,16 @@ class Demo:
             victim = an_image(self.directory / "earlier")
             victim.chmod(0o600)
             victim.write_bytes(b"!" + victim.read_bytes()[1:])
-            self.console.print(Text(f"  (--break: one byte of {self.short(str(victim))} was changed)", style="yellow"))
+            self.console.print(
+                Text(f"  (--break: one byte of {self.short(str(victim))} was changed)", style="yellow")
+            )
         log = recorded(self.log)
         for name, tid in (("newest", newest), ("earlier", earlier)):
             self.same(name, tid, log)
         behind = [tid for tid in log if tid > newest]
-        self.good(f"the site itself was never stopped: it has written {len(behind)} transactions more since the last backup")
+        self.good(
+            f"the site itself was never stopped: it has written {len(behind)} transactions more since the last backup"
+        )
 
     def same(self, name: str, tid: str, log: dict[str, Pages]) -> None:
         """Compare one restored directory with what was written; raise Difference."""
@@ -185,9 +224,13 @@ class Demo:
 
 def main() -> int:
     """Run the demo and return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--keep", action="store_true", help="leave the directory of the demo for inspection")
-    parser.add_argument("--break", dest="damage", action="store_true", help="damage a restored blob: the demo has to notice")
+    parser.add_argument(
+        "--break", dest="damage", action="store_true", help="damage a restored blob: the demo has to notice"
+    )
     options = parser.parse_args()
     console = Console(highlight=False, width=min(shutil.get_terminal_size((120, 40)).columns, 140))
     directory = Path(tempfile.mkdtemp(prefix="zodb-vault-demo-")).resolve()
@@ -203,7 +246,9 @@ def main() -> int:
     console.rule("[bold green]Everything that was restored is what was written", align="left", style="green")
     console.print(f"{time.monotonic() - begun:.0f} seconds. ", end="")
     if options.keep:
-        console.print(f"Everything is left in {directory}: look at backups/RECOVERY.md, or open newest/Data.fs.")
+        console.print(
+            f"Everything is left in {directory}: look at backups/RECOVERY.md, or open newest/Data.fs."
+        )
     else:
         shutil.rmtree(directory)
         console.print(f"{directory} was removed; `make demo ARGS=--keep` leaves it for inspection.")

@@ -87,7 +87,11 @@ class Writer:
             what = f"remove {name}"
         else:
             what = f"{'change' if name in root else 'add'} {name}"
-            self.put(name, f"text {self.random.random()} " * 40, self.random.randbytes(self.random.randrange(100, 20_000)))
+            self.put(
+                name,
+                f"text {self.random.random()} " * 40,
+                self.random.randbytes(self.random.randrange(100, 20_000)),
+            )
         current = transaction.get()
         current.note(what)
         current.user = self.random.choice(EDITORS)
@@ -107,7 +111,9 @@ class Writer:
 
     def note(self) -> None:
         """Append to the log what is visible now."""
-        self.log.write(json.dumps({"tid": f"0x{self.storage.lastTransaction().hex()}", "pages": self.pages}) + "\n")
+        self.log.write(
+            json.dumps({"tid": f"0x{self.storage.lastTransaction().hex()}", "pages": self.pages}) + "\n"
+        )
         self.log.flush()
 
     def close(self) -> None:

@@ -66,7 +66,14 @@ class Vault:
     @property
     def options(self) -> list[str]:
         """Return what says where things are."""
-        return ["--repository", str(self.repository), "--data-fs", str(self.files.data_fs), "--blob-dir", str(self.files.blob_dir)]
+        return [
+            "--repository",
+            str(self.repository),
+            "--data-fs",
+            str(self.files.data_fs),
+            "--blob-dir",
+            str(self.files.blob_dir),
+        ]
 
     def __call__(self, *arguments: object) -> Outcome:
         """Run a command about this site in this process."""
@@ -107,10 +114,20 @@ def command(*arguments: object) -> list[bytes]:
 
 def process(*arguments: object, **options: Any) -> Outcome:
     """Run a command line as a process of its own, without a terminal."""
-    settings: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "timeout": DEADLINE} | options
+    settings: dict[str, Any] = {
+        "stdin": subprocess.DEVNULL,
+        "capture_output": True,
+        "timeout": DEADLINE,
+    } | options
     settings["env"] = environment(**settings.get("env", {}))
     done = subprocess.run(command(*arguments), check=False, **settings)
-    return Outcome(done.returncode, *(stream.decode(errors="backslashreplace") if stream else "" for stream in (done.stdout, done.stderr)))
+    return Outcome(
+        done.returncode,
+        *(
+            stream.decode(errors="backslashreplace") if stream else ""
+            for stream in (done.stdout, done.stderr)
+        ),
+    )
 
 
 def process_as_nobody(*arguments: object, cwd: str | Path = "/") -> Outcome:

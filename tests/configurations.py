@@ -6,7 +6,10 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-REAL = {path.name: path.read_text() for path in sorted((Path(__file__).parent / "data" / "configs").rglob("*.conf"))}
+REAL = {
+    path.name: path.read_text()
+    for path in sorted((Path(__file__).parent / "data" / "configs").rglob("*.conf"))
+}
 KEYS = [
     "path",
     "blob-dir",
@@ -62,14 +65,48 @@ SECRET_LINES = st.sampled_from(
 OPENING = st.builds("<{}{}>".format, st.sampled_from(TYPES), st.sampled_from(["", " main", " a/b", "/", " "]))
 CLOSING = st.builds("</{}{}>".format, st.sampled_from(TYPES), st.sampled_from(["", " main"]))
 VALUES = st.sampled_from(
-    ["/srv/x", "on", "off", "maybe", "rel/x", "~", "$a", "$(HOME)", "$(NONE)", "$", "", "8100", "\u20ac", "a" * 300, "/proc/self/mem/x"]
+    [
+        "/srv/x",
+        "on",
+        "off",
+        "maybe",
+        "rel/x",
+        "~",
+        "$a",
+        "$(HOME)",
+        "$(NONE)",
+        "$",
+        "",
+        "8100",
+        "\u20ac",
+        "a" * 300,
+        "/proc/self/mem/x",
+    ]
 )
 PAIRS = st.builds("{} {}".format, st.sampled_from(KEYS), VALUES)
 DIRECTIVES = st.sampled_from(
-    ["%define a b", "%include zope.conf", "%include none", "%import x", "%define", "%x y", "%include file:///dev/null", "%include %00"]
+    [
+        "%define a b",
+        "%include zope.conf",
+        "%include none",
+        "%import x",
+        "%define",
+        "%x y",
+        "%include file:///dev/null",
+        "%include %00",
+    ]
 )
 LINES = st.one_of(
-    OPENING, OPENING, CLOSING, CLOSING, PAIRS, PAIRS, DIRECTIVES, SECRET_LINES, SECRET_LINES, st.text(max_size=20).filter(lambda t: SECRET not in t)
+    OPENING,
+    OPENING,
+    CLOSING,
+    CLOSING,
+    PAIRS,
+    PAIRS,
+    DIRECTIVES,
+    SECRET_LINES,
+    SECRET_LINES,
+    st.text(max_size=20).filter(lambda t: SECRET not in t),
 )
 
 
@@ -109,5 +146,12 @@ def damaged(text: str, damages: list[tuple[str, int, str]]) -> str:
     return "\n".join(lines)
 
 
-DAMAGES = st.lists(st.tuples(st.sampled_from(["lose", "double", "swap", "mistype", "shout", "put", "put"]), st.integers(0, 5000), LINES), max_size=6)
+DAMAGES = st.lists(
+    st.tuples(
+        st.sampled_from(["lose", "double", "swap", "mistype", "shout", "put", "put"]),
+        st.integers(0, 5000),
+        LINES,
+    ),
+    max_size=6,
+)
 DAMAGED = st.builds(damaged, st.sampled_from(sorted(REAL.values())), DAMAGES)

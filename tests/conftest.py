@@ -2,7 +2,14 @@
 
 import signal
 
-pytest_plugins = ["services.plone_site", "services.mariadb", "services.postgres", "services.s3", "services.zeo", "services.zeo_site"]
+pytest_plugins = [
+    "services.plone_site",
+    "services.mariadb",
+    "services.postgres",
+    "services.s3",
+    "services.zeo",
+    "services.zeo_site",
+]
 
 
 def pytest_configure() -> None:

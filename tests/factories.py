@@ -52,7 +52,9 @@ class RawRecord(NamedTuple):
 def tid_at(moment: datetime) -> bytes:
     """Return the TID of a moment."""
     utc = moment.astimezone(UTC)
-    raw: bytes = TimeStamp(utc.year, utc.month, utc.day, utc.hour, utc.minute, utc.second + utc.microsecond / 1e6).raw()
+    raw: bytes = TimeStamp(
+        utc.year, utc.month, utc.day, utc.hour, utc.minute, utc.second + utc.microsecond / 1e6
+    ).raw()
     return raw
 
 
@@ -80,7 +82,9 @@ class DatedStorage(FileStorage):  # type: ignore[misc, unused-ignore]
 class Site:
     """A site that is open for writing; an existing one is continued."""
 
-    def __init__(self, directory: Path, layout: str = "bushy", start: datetime = START, keep_old: bool = True) -> None:
+    def __init__(
+        self, directory: Path, layout: str = "bushy", start: datetime = START, keep_old: bool = True
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.files = SiteFiles(directory / "Data.fs", directory / "blobs")
         _choose_layout(self.files, layout)
@@ -133,7 +137,9 @@ class Site:
         self.storage.pack(moment, referencesf, gc=gc)
         self.manager.begin()
 
-    def write(self, records: Iterable[RawRecord], tid: bytes | None = None, user: str = "", description: str = "") -> bytes:
+    def write(
+        self, records: Iterable[RawRecord], tid: bytes | None = None, user: str = "", description: str = ""
+    ) -> bytes:
         """Write a transaction at the level of the storage: any record, any TID, also none or an earlier one."""
         metadata = TransactionMetaData(user, description)
         self.storage.tpc_begin(metadata, tid)
@@ -166,7 +172,9 @@ class Site:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -201,7 +209,9 @@ def populate(directory: Path, layout: str = "bushy") -> SiteFiles:
     """A bit of everything: texts, 200 small objects, blobs, one overwritten, an undo, a pack, users, descriptions, extensions."""
     with Site(directory, layout) as site:
         site.put(welcome="Welcome to the site. " * 40, about="Ünïcödé 日本 \n text")
-        site.root["folder"] = PersistentMapping({f"item-{number}": PersistentMapping({"number": number}) for number in range(200)})
+        site.root["folder"] = PersistentMapping(
+            {f"item-{number}": PersistentMapping({"number": number}) for number in range(200)}
+        )
         site.commit("many objects", "admin", path="/Plone/folder", numbers=[1, 2, 3])
         site.put(logo=noise(5000), manual=b"page\n" * 3000, icon=noise(30, 2))
         before_pack = site.put(logo=noise(6000, 3))
@@ -324,7 +334,9 @@ def big_transaction(directory: Path, size: int = 2_000_000, record: int = 250_00
         return site.files
 
 
-def future_tids(directory: Path, ahead: timedelta = timedelta(days=1), now: datetime | None = None) -> SiteFiles:
+def future_tids(
+    directory: Path, ahead: timedelta = timedelta(days=1), now: datetime | None = None
+) -> SiteFiles:
     """The last three of four transactions lie in the future (of ``now``, the clock if not given): not the same bytes on every run."""
     with Site(directory) as site:
         site.put(text="past", blob=noise(1000, 1))
@@ -349,7 +361,10 @@ def equal_tids(directory: Path) -> SiteFiles:
 def _with_tids(directory: Path, moments: list[datetime]) -> SiteFiles:
     with Site(directory) as site:
         for number, moment in enumerate(moments, 1):
-            records = [RawRecord(number, text_record(f"text {number}")), RawRecord(100 + number, BLOB_RECORD, noise(500, number))]
+            records = [
+                RawRecord(number, text_record(f"text {number}")),
+                RawRecord(100 + number, BLOB_RECORD, noise(500, number)),
+            ]
             site.write(records, tid_at(moment), description=f"number {number}")
         return site.files
 
@@ -365,7 +380,9 @@ def protocol_4_blob(directory: Path) -> SiteFiles:
 def tuple_blob(directory: Path) -> SiteFiles:
     """Blob records with the class as a tuple of module and name, without and with arguments: old ZODB records and zodb-pgjsonb have these."""
     flat, nested = ("ZODB.blob", "Blob"), (("ZODB.blob", "Blob"), None)
-    return _with_blob_record(directory, *(pickle.dumps(form, 2) + pickle.dumps(None, 2) for form in (flat, nested)))
+    return _with_blob_record(
+        directory, *(pickle.dumps(form, 2) + pickle.dumps(None, 2) for form in (flat, nested))
+    )
 
 
 def zlib_wrapped(directory: Path) -> SiteFiles:
@@ -409,7 +426,12 @@ def _transformed(directory: Path, transform: Callable[[bytes], bytes]) -> SiteFi
     try:
         site.write([RawRecord(0, transform(text_record("root " * 50)))])
         for seed in (1, 2):
-            site.write([RawRecord(1, transform(BLOB_RECORD), noise(1000, seed)), RawRecord(2, transform(text_record("text " * 50)))])
+            site.write(
+                [
+                    RawRecord(1, transform(BLOB_RECORD), noise(1000, seed)),
+                    RawRecord(2, transform(text_record("text " * 50))),
+                ]
+            )
     finally:
         site.storage.close()
     return files
@@ -508,6 +530,7 @@ BUILDERS: dict[str, Callable[[Path], SiteFiles]] = {
     )
 }
 UNUSUAL: dict[str, Callable[[Path], SiteFiles]] = {
-    builder.__name__: builder for builder in (without_transactions, unordered_tids, equal_tids, torn, python_2)
+    builder.__name__: builder
+    for builder in (without_transactions, unordered_tids, equal_tids, torn, python_2)
 }
 UNREADABLE = ("protocol_4_blob", "tuple_blob", "zlib_wrapped_blob", "zlib_wrapped", "opaque")

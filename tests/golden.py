@@ -17,9 +17,9 @@ import oracle
 
 from zodb_vault.cli.main import run
 from zodb_vault.model import chain
-from zodb_vault.operations import create
+from zodb_vault.operations.create import attempt
 from zodb_vault.repository import objects
-from zodb_vault.strategies import segments
+from zodb_vault.strategies.filestorage import cut, segments
 
 SITE = Path("/tmp/golden-site")
 
@@ -27,14 +27,25 @@ SITE = Path("/tmp/golden-site")
 def make(directory: Path) -> None:
     """Make a repository with a full and two incremental backups, lists, parts and labels, and write down what it holds."""
     repository, files = directory / "repository", factories.SiteFiles(SITE / "Data.fs", SITE / "blobs")
-    options = ["-q", "--repository", str(repository), "--data-fs", str(files.data_fs), "--blob-dir", str(files.blob_dir)]
+    options = [
+        "-q",
+        "--repository",
+        str(repository),
+        "--data-fs",
+        str(files.data_fs),
+        "--blob-dir",
+        str(files.blob_dir),
+    ]
     expected: list[dict[str, Any]] = []
     _require(run([*options, "repository", "init"]))
     factories.populate(SITE)
     for number in range(3):
         if number:
             with factories.Site(SITE) as site:
-                added: dict[str, str | bytes] = {"news": f"Golden news {number}", f"photo-{number}": factories.noise(400, 70 + number)}
+                added: dict[str, str | bytes] = {
+                    "news": f"Golden news {number}",
+                    f"photo-{number}": factories.noise(400, 70 + number),
+                }
                 site.put(**added)
         _require(run([*options, "create", "--name", f"golden-{number}", "--note", "Ünïcödé"]))
         expected.append(_content(files))
@@ -47,7 +58,12 @@ def make(directory: Path) -> None:
 def _content(files: factories.SiteFiles) -> dict[str, Any]:
     blobs = {f"{oid.hex()} {tid.hex()}": digest for (oid, tid), digest in oracle.blob_files(*files).items()}
     data = files.data_fs.read_bytes()
-    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "blobs": blobs, "last": oracle.headers(files.data_fs)[-1].tid.hex()}
+    return {
+        "size": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "blobs": blobs,
+        "last": oracle.headers(files.data_fs)[-1].tid.hex(),
+    }
 
 
 def _require(status: int) -> None:
@@ -57,10 +73,15 @@ def _require(status: int) -> None:
 
 if __name__ == "__main__":
     target = Path(sys.argv[1]).absolute()
-    small = {chain: {"TAIL_LIMIT": 2, "TAIL_KEPT": 1}, segments: {"SEGMENT_LIMIT": 8000}, objects: {"PART_RAW": 12_000}}
+    small = {
+        chain: {"TAIL_LIMIT": 2, "TAIL_KEPT": 1},
+        cut: {"SEGMENT_LIMIT": 8000},
+        segments: {"SEGMENT_LIMIT": 8000},
+        objects: {"PART_RAW": 12_000},
+    }
     for module, values in small.items():
         for name, value in values.items():
             setattr(module, name, value)
-    create.machine = lambda: "golden"
+    attempt.machine = lambda: "golden"
     make(target)
     shutil.rmtree(SITE)

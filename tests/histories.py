@@ -27,7 +27,22 @@ from ZODB.POSException import ConflictError, UndoError
 from ZODB.serialize import referencesf
 from ZODB.utils import z64
 
-WORDS = ["Zope", "Object", "Database", "Blob", "pack", "undo", "tree", "Märchen", "naïve", "Ωmega", "日本", "<p>", "&amp;", "\n"]
+WORDS = [
+    "Zope",
+    "Object",
+    "Database",
+    "Blob",
+    "pack",
+    "undo",
+    "tree",
+    "Märchen",
+    "naïve",
+    "Ωmega",
+    "日本",
+    "<p>",
+    "&amp;",
+    "\n",
+]
 
 
 class Ref(NamedTuple):
@@ -254,7 +269,9 @@ class History:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def reset_to(self, data_fs: Path, blob_dir: Path, tid: bytes) -> None:
@@ -289,10 +306,14 @@ class History:
     def step(self, operation: str | None = None) -> str:
         """Do one operation, a random one unless it is named; return its name."""
         if operation is None:
-            operation = self.random.choices(list(OPERATIONS), [weight for _, weight in OPERATIONS.values()])[0]
+            operation = self.random.choices(list(OPERATIONS), [weight for _, weight in OPERATIONS.values()])[
+                0
+            ]
         known = len(self.states)
         OPERATIONS[operation][0](self)
-        self.journal.append(f"{operation}: {len(self.states) - known} transactions, last {self.last_tid.hex()}")
+        self.journal.append(
+            f"{operation}: {len(self.states) - known} transactions, last {self.last_tid.hex()}"
+        )
         return operation
 
     # The model
@@ -302,7 +323,9 @@ class History:
         tid = self.last_tid
         assert tid not in self.states, "nothing was committed"
         objects = dict(self.objects)
-        self.changes[tid] = {number: Change(objects.get(number), content) for number, content in after.items()}
+        self.changes[tid] = {
+            number: Change(objects.get(number), content) for number, content in after.items()
+        }
         _apply(objects, after)
         self.objects = self.snapshots[tid] = objects
         self.states[tid] = visible(objects)
@@ -351,14 +374,20 @@ class History:
             current.note(self._text(60))
             current.setUser(f"user-{self.random.randrange(3)}")
         if self.random.random() < 0.3:
-            current.setExtendedInfo("request", {"path": self._text(20), "number": self.random.randrange(1000)})
+            current.setExtendedInfo(
+                "request", {"path": self._text(20), "number": self.random.randrange(1000)}
+            )
 
     def _text(self, limit: int = 1500) -> str:
         return " ".join(self.random.choices(WORDS, k=self.random.randrange(1, max(2, limit // 5))))
 
     def _data(self) -> bytes:
         size = self.random.choice([0, 1, 30, 300, 3000, 3000, 9000])
-        return self.random.randbytes(size) if self.random.random() < 0.5 else self._text().encode() * (size // 500)
+        return (
+            self.random.randbytes(size)
+            if self.random.random() < 0.5
+            else self._text().encode() * (size // 500)
+        )
 
     def _key(self, kind: str) -> str:
         return f"{kind}-{self.random.randrange(10**6)}"
@@ -408,7 +437,14 @@ class History:
             draft.move(path, target)
 
     def _edit(self, draft: Draft, count: int) -> None:
-        edits = [self._add_document, self._add_file, self._change_text, self._change_blob, self._remove, self._move]
+        edits = [
+            self._add_document,
+            self._add_file,
+            self._change_text,
+            self._change_blob,
+            self._remove,
+            self._move,
+        ]
         for edit in self.random.choices(edits, [3, 3, 3, 3, 1, 1], k=count):
             edit(draft)
 
@@ -663,7 +699,9 @@ def assert_state(data_fs: Path, blob_dir: Path, expected: State) -> None:
     """Open the files with FileStorage and DB, read every object and every blob, and compare."""
     found = read_state(data_fs, blob_dir)
     different = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
-    assert not different, "\n".join(f"{key}: found {_short(found.get(key))}, expected {_short(expected.get(key))}" for key in different)
+    assert not different, "\n".join(
+        f"{key}: found {_short(found.get(key))}, expected {_short(expected.get(key))}" for key in different
+    )
 
 
 def _short(value: str | bytes | None) -> str:

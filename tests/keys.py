@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from zodb_vault.errors import KeyNeeded
-from zodb_vault.repository import sealing
+from zodb_vault.repository import encryption
 from zodb_vault.repository.ageworker import identity_of, recipient_of
 
 
@@ -24,7 +24,10 @@ def x25519(file: Path) -> tuple[str, Path]:
 
 def ssh(file: Path, passphrase: str = "") -> tuple[str, Path]:
     """Make a key of SSH; return the public key and the file of the private one."""
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-C", "a comment", "-f", str(file)], check=True)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-C", "a comment", "-f", str(file)],
+        check=True,
+    )
     return file.with_name(f"{file.name}.pub").read_text().strip(), file
 
 
@@ -44,7 +47,7 @@ class InsideSealer:
         return bytes(pyrage.encrypt(bytes(self._content), [recipient_of(text) for text in self._recipients]))
 
 
-class InsideKeys(sealing.Keys):
+class InsideKeys(encryption.Keys):
     """Keys that are used in this process: for tests that count its system calls, or need many contents quickly."""
 
     def seal(self) -> InsideSealer:  # type: ignore[override]

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from zodb_vault.errors import KeyChanged, KeyExists, KeyMissing
-from zodb_vault.model import clock
+from zodb_vault.runtime import clock
 from zodb_vault.stores.base import KEY, Entry
 from zodb_vault.stores.local import LocalStore
 
@@ -77,7 +77,9 @@ class MemoryStore:
         if prefix and not (prefix.endswith("/") and KEY.match(prefix[:-1])):
             raise ValueError(f"{prefix!r} is not a prefix, which ends with /")
         with self._lock:
-            found = sorted(Entry(key, len(data)) for key, data in self.content.items() if key.startswith(prefix))
+            found = sorted(
+                Entry(key, len(data)) for key, data in self.content.items() if key.startswith(prefix)
+            )
         yield from found
 
     def delete(self, key: str, expected: bytes | None = None) -> None:

@@ -63,14 +63,27 @@ def transactions(data_fs: Path, blob_dir: Path | None) -> list[Transaction]:
     try:
         for transaction in iterator:
             records = [_record(helper, record) for record in transaction]
-            found.append(Transaction(transaction.tid, transaction.status, transaction.user, transaction.description, transaction.extension, records))
+            found.append(
+                Transaction(
+                    transaction.tid,
+                    transaction.status,
+                    transaction.user,
+                    transaction.description,
+                    transaction.extension,
+                    records,
+                )
+            )
     finally:
         iterator.close()
     return found
 
 
 def _record(helper: FilesystemHelper | None, record: Any) -> Record:
-    return Record(record.oid, record.data, _blob_digest(helper, record.oid, record.tid, record.data) if record.data else None)
+    return Record(
+        record.oid,
+        record.data,
+        _blob_digest(helper, record.oid, record.tid, record.data) if record.data else None,
+    )
 
 
 def _blob_digest(helper: FilesystemHelper | None, oid: bytes, tid: bytes, data: bytes) -> str | None:

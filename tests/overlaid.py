@@ -13,8 +13,8 @@ import psycopg2
 from relvault import pg_restore
 from services.postgres import Cluster, Login
 
-from zodb_vault.strategies.postgres import Postgres
-from zodb_vault.strategies.transactions import TransactionsCapture
+from zodb_vault.strategies.incremental import TransactionsCapture
+from zodb_vault.strategies.postgres.snapshot import Postgres
 
 # What a pack finds out, and finds out again when it is not there.
 DERIVED = {"object_ref", "object_refs_added", "pack_object", "pack_state", "pack_state_tid"}
@@ -37,21 +37,39 @@ def held_by(login: Login, owner: str) -> Held:
             cursor.execute(query)
             return list(cursor.fetchall())
 
-        tables = [name for (name,) in ask(f"SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tableowner = '{owner}'")]
+        tables = [
+            name
+            for (name,) in ask(
+                f"SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tableowner = '{owner}'"
+            )
+        ]
         return Held(
             rows={name: sorted(row for (row,) in ask(f'SELECT t::text FROM "{name}" t')) for name in tables},
-            large_objects=ask("SELECT oid, md5(lo_get(oid)), pg_get_userbyid(lomowner) FROM pg_largeobject_metadata ORDER BY oid"),
-            sequences={name: _next(ask, name) for (name,) in ask("SELECT sequencename::text FROM pg_sequences")}, definitions=_definitions(login),
-        )  # fmt: skip
+            large_objects=ask(
+                "SELECT oid, md5(lo_get(oid)), pg_get_userbyid(lomowner) FROM pg_largeobject_metadata ORDER BY oid"
+            ),
+            sequences={
+                name: _next(ask, name) for (name,) in ask("SELECT sequencename::text FROM pg_sequences")
+            },
+            definitions=_definitions(login),
+        )
 
 
 def _next(ask: Callable[[str], list[tuple[Any, ...]]], name: str) -> int:
     """Return what a sequence gives next."""
-    return int(ask(f"SELECT last_value + is_called::int FROM \"{name}\"")[0][0])
+    return int(ask(f'SELECT last_value + is_called::int FROM "{name}"')[0][0])
 
 
 def _definitions(login: Login) -> str:
-    command = ["pg_dump", "--schema-only", "--no-owner", "--no-acl", f"--host={login.host}", f"--username={login.user}", f"--dbname={login.name}"]
+    command = [
+        "pg_dump",
+        "--schema-only",
+        "--no-owner",
+        "--no-acl",
+        f"--host={login.host}",
+        f"--username={login.user}",
+        f"--dbname={login.name}",
+    ]
     environment = os.environ | {"PGPASSWORD": login.password or ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return "\n".join(line for line in done.stdout.splitlines() if not line.startswith(("--", "\\")))
@@ -74,7 +92,10 @@ class Dumping:
     def _dump(self, snapshot: str, dsn: str) -> None:
         self._count += 1
         self.latest = self._directory / f"plain-{self._count}.dump"
-        subprocess.run(["pg_dump", "-Fc", "-Z0", f"--snapshot={snapshot}", f"--dbname={dsn}", f"--file={self.latest}"], check=True)
+        subprocess.run(
+            ["pg_dump", "-Fc", "-Z0", f"--snapshot={snapshot}", f"--dbname={dsn}", f"--file={self.latest}"],
+            check=True,
+        )
 
     def held(self, postgres: Cluster) -> Held:
         """Restore the last dump, and read it."""

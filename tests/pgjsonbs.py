@@ -56,7 +56,12 @@ class Place(NamedTuple):
         """Return everything below the prefix by its key without that."""
         client, start = self.service.client(), self.key("")
         found = client.list_objects_v2(Bucket=self.bucket, Prefix=start).get("Contents", [])
-        return {one["Key"].removeprefix(start): client.get_object(Bucket=self.bucket, Key=one["Key"])["Body"].read() for one in found}
+        return {
+            one["Key"].removeprefix(start): client.get_object(Bucket=self.bucket, Key=one["Key"])[
+                "Body"
+            ].read()
+            for one in found
+        }
 
     def key(self, name: str) -> str:
         """Return the whole key."""
@@ -114,7 +119,13 @@ def filled(directory: Path, capsys: pytest.CaptureFixture[str], site: PgjsonbSit
 def rows(login: Login) -> dict[str, list[Any]]:
     """Return every row of every table that matters, as PostgreSQL has it."""
     present = [table for table in TABLES if execute(login, "SELECT to_regclass(%s)", (table,))[0][0]]
-    return {table: [tuple(map(_plain, row)) for row in execute(login, f"SELECT {TABLES[table]} FROM {table} ORDER BY 1, 2")] for table in present}
+    return {
+        table: [
+            tuple(map(_plain, row))
+            for row in execute(login, f"SELECT {TABLES[table]} FROM {table} ORDER BY 1, 2")
+        ]
+        for table in present
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -123,7 +134,12 @@ def _plain(value: Any) -> Any:
 
 def keys(login: Login) -> list[str]:
     """Return the keys of all objects in S3 that the database names, in the order of their commits."""
-    return [str(key) for (key,) in execute(login, "SELECT s3_key FROM blob_state WHERE s3_key IS NOT NULL ORDER BY tid, zoid")]
+    return [
+        str(key)
+        for (key,) in execute(
+            login, "SELECT s3_key FROM blob_state WHERE s3_key IS NOT NULL ORDER BY tid, zoid"
+        )
+    ]
 
 
 def state(site: PgjsonbSite) -> dict[str, str]:
@@ -137,4 +153,7 @@ def revisions(site: PgjsonbSite) -> dict[tuple[int, int], str]:
     with site.opened() as opened:
         found = execute(site.login, "SELECT zoid, tid FROM blob_state")
         load = opened.storage.loadBlob
-        return {(oid, tid): hashlib.sha256(Path(load(oid.to_bytes(8), tid.to_bytes(8))).read_bytes()).hexdigest() for oid, tid in found}
+        return {
+            (oid, tid): hashlib.sha256(Path(load(oid.to_bytes(8), tid.to_bytes(8))).read_bytes()).hexdigest()
+            for oid, tid in found
+        }

@@ -11,10 +11,11 @@ import vault
 
 from zodb_vault.config.zopeconf import read_site
 from zodb_vault.model.source import Site
-from zodb_vault.operations import create as creating
-from zodb_vault.operations import restore as restoring
-from zodb_vault.operations import verify as verifying
 from zodb_vault.operations.catalog import Catalog
+from zodb_vault.operations.create import run as creating
+from zodb_vault.operations.create.options import Created, CreateOptions
+from zodb_vault.operations.restore import run as restoring
+from zodb_vault.operations.verify import run as verifying
 from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
 
@@ -35,10 +36,10 @@ class Portable:
         """Return the site as its configuration describes it."""
         return read_site(self.zope_conf, vault.SITE, {})
 
-    def create(self, **options: Any) -> creating.Created:
+    def create(self, **options: Any) -> Created:
         """Make a backup."""
         wanted: dict[str, Any] = {"method": "portable", "mirror": self.root} | options
-        return creating.create(self.repository, self.site, creating.Options(**wanted), self.progress)
+        return creating.create(self.repository, self.site, CreateOptions(**wanted), self.progress)
 
     def code(self, **options: Any) -> str:
         """Make a backup and return the code of its reason."""
@@ -47,7 +48,12 @@ class Portable:
     def restored(self, backup: str | None = None, **options: Any) -> Path:
         """Restore into a new directory and return it."""
         output = self.directory / f"restored-{next(self._numbers)}"
-        plan = restoring.plan(self.repository, vault.SITE, None, restoring.Options(backup=backup, output=output, **options))
+        plan = restoring.plan(
+            self.repository,
+            vault.SITE,
+            None,
+            restoring.RestoreOptions(backup=backup, output=output, **options),
+        )
         restoring.execute(self.repository, plan, vault.SITE, self.progress)
         return output
 
@@ -59,4 +65,6 @@ class Portable:
     def verify(self, backup: str) -> verifying.Report:
         """Prove a backup by restoring it and loading everything."""
         found = Catalog(self.repository, vault.SITE).backup(backup)
-        return verifying.verify(self.repository, vault.SITE, found, verifying.Options(level="restore"), self.progress)
+        return verifying.verify(
+            self.repository, vault.SITE, found, verifying.VerifyOptions(level="restore"), self.progress
+        )

@@ -40,7 +40,11 @@ class RelSite(NamedTuple):
     @property
     def conf(self) -> str:
         """Return its zope.conf."""
-        blobs = f"blob-dir {self.blob_dir}\n    shared-blob-dir {str(self.shared).lower()}" if self.blob_dir else ""
+        blobs = (
+            f"blob-dir {self.blob_dir}\n    shared-blob-dir {str(self.shared).lower()}"
+            if self.blob_dir
+            else ""
+        )
         return CONF.format(history=str(self.history).lower(), blobs=blobs, adapter=self.adapter)
 
     def write_conf(self, path: Path) -> Path:

@@ -53,10 +53,14 @@ class RelVault(Vault):
 
 def by_hand(repository: Path, backup: str, output: Path) -> None:
     """Paste the blocks of RECOVERY.md into a shell."""
-    first, *rest = re.findall(r"^```sh\n(.*?)^```$", (repository / "RECOVERY.md").read_text(), re.DOTALL | re.MULTILINE)
+    first, *rest = re.findall(
+        r"^```sh\n(.*?)^```$", (repository / "RECOVERY.md").read_text(), re.DOTALL | re.MULTILINE
+    )
     for name, value in {"BACKUP": backup, "SITE": "default", "FOLDER": "main", "OUTPUT": str(output)}.items():
         first = re.sub(rf"^{name}=.*$", f"{name}={shlex.quote(value)}", first, flags=re.MULTILINE)
-    done = subprocess.run(["sh"], input="\n".join([first, *rest]), text=True, cwd=repository, capture_output=True, check=False)
+    done = subprocess.run(
+        ["sh"], input="\n".join([first, *rest]), text=True, cwd=repository, capture_output=True, check=False
+    )
     computed, noted, *checks = done.stdout.splitlines()
     assert computed == noted and checks and all(line.endswith(": OK") for line in checks), done
 
@@ -65,7 +69,11 @@ def pg_restore(dump: Path, login: Login) -> None:
     """Run the command that RECOVERY.md names."""
     who = [f"--host={login.host}", f"--username={login.user}", f"--dbname={login.name}"]
     command = ["pg_restore", *who, "--no-owner", "--no-acl", "--exit-on-error"]
-    done = subprocess.run([*command, str(dump)], env=os.environ | {"PGPASSWORD": login.password or ""}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, str(dump)],
+        env=os.environ | {"PGPASSWORD": login.password or ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
-
-

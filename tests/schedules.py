@@ -27,20 +27,26 @@ from memorystore import MemoryStaging, MemoryStore
 from pyrage import x25519
 
 from zodb_vault.errors import BackupMissing, InUse, SourceChanged, TargetRefused, VaultError
-from zodb_vault.model import chain, clock
+from zodb_vault.model import chain
 from zodb_vault.model.source import Database, Site
-from zodb_vault.operations import copy as copying
-from zodb_vault.operations import create as creating
-from zodb_vault.operations import deletion, prune
-from zodb_vault.operations import restore as restoring
 from zodb_vault.operations.catalog import Catalog
+from zodb_vault.operations.copy import run as copying
+from zodb_vault.operations.create import attempt
+from zodb_vault.operations.create import run as creating
+from zodb_vault.operations.create.attempt import Attempt
+from zodb_vault.operations.create.options import CreateOptions
+from zodb_vault.operations.prune import run as prune
+from zodb_vault.operations.prune import trash as deletion
+from zodb_vault.operations.restore import run as restoring
 from zodb_vault.policy.retention import OnDemandRetention, Rules, SafetyRetention, ScheduledRetention
-from zodb_vault.repository import running
+from zodb_vault.repository import markers
 from zodb_vault.repository.objects import meta_key, object_key
 from zodb_vault.repository.references import add_names
 from zodb_vault.repository.repository import Repository
+from zodb_vault.runtime import clock
 from zodb_vault.stores.base import Entry
-from zodb_vault.strategies import joining, packing, segments
+from zodb_vault.strategies.blobs import compaction, packer
+from zodb_vault.strategies.filestorage import cut, segments
 
 GRACE: Final = timedelta(days=3)
 NIGHT: Final = timedelta(hours=80)
@@ -51,9 +57,11 @@ OTHER: Final = "other"
 Operation = Callable[..., Any]
 EXPECTED: Final = (InUse, BackupMissing, SourceChanged, TargetRefused)
 RULES: Final = Rules(
-    scheduled=ScheduledRetention(daily=1, weekly=0, monthly=0), on_demand=OnDemandRetention(newest=0, age=timedelta()),
-    safety=SafetyRetention(), zone=UTC,
-)  # fmt: skip
+    scheduled=ScheduledRetention(daily=1, weekly=0, monthly=0),
+    on_demand=OnDemandRetention(newest=0, age=timedelta()),
+    safety=SafetyRetention(),
+    zone=UTC,
+)
 
 
 KEY: Final = str(x25519.Identity.generate())
@@ -73,7 +81,7 @@ def opened(store: Any) -> Repository:
 def copied(source: Repository, target: Repository, site: str) -> None:
     """Copy; where only one of both is encrypted, everything gets other names."""
     decrypt = bool(source.info.recipients) and not target.info.recipients
-    copying.copy(source, target, site, vault.Quiet(), copying.Options(decrypt=decrypt))
+    copying.copy(source, target, site, vault.Quiet(), copying.CopyOptions(decrypt=decrypt))
 
 
 class Clock:
@@ -100,7 +108,11 @@ class Watched:
         _, site, _, name = key.split("/")
         names: dict[str, int] = {}
         try:
-            add_names(Repository.open(self.store).manifest_document(site, name.removesuffix(".json")), names, objects)
+            add_names(
+                Repository.open(self.store).manifest_document(site, name.removesuffix(".json")),
+                names,
+                objects,
+            )
         except VaultError as error:
             raise Lost(f"{key}: {error}") from None
         # a manifest also holds digests of other things
@@ -108,7 +120,11 @@ class Watched:
         self.needs[key] = wanted & self.ever
         lacking = {one for one in self.needs[key] if one not in self.store.content}
         # what has a size is no digest of something else; a copy may never have brought it
-        lacking |= {name for name, size in names.items() if size and not {object_key(name), meta_key(name)} & self.store.content.keys()}
+        lacking |= {
+            name
+            for name, size in names.items()
+            if size and not {object_key(name), meta_key(name)} & self.store.content.keys()
+        }
         if lacking:
             raise Lost(f"{key} lacks {lacking}")
 
@@ -243,7 +259,12 @@ class World(NamedTuple):
     def site(self, name: str) -> Site:
         files = self.files[name]
         database = Database(
-            name="main", backend="filestorage", data_fs=str(files.data_fs), blob_dir=str(files.blob_dir), blob_mode="directory", history=True
+            name="main",
+            backend="filestorage",
+            data_fs=str(files.data_fs),
+            blob_dir=str(files.blob_dir),
+            blob_mode="directory",
+            history=True,
         )
         return Site(name=name, config=None, databases=(database,))
 
@@ -251,14 +272,20 @@ class World(NamedTuple):
 class Schedule:
     """One schedule; ``run`` returns what happened."""
 
-    def __init__(self, world: World, seed: int, time: Clock, only: tuple[str, ...] = (), *, copies: bool = False) -> None:
+    def __init__(
+        self, world: World, seed: int, time: Clock, only: tuple[str, ...] = (), *, copies: bool = False
+    ) -> None:
         self.world, self.seed, self.time, self.only = world, seed, time, only
         self.random = random.Random(seed)
         self.watched, self.second = Watched(world.content), Watched(world.second)
         self.stopped = threading.Semaphore(0)
         self.ended = False
         self.output = world.directory / f"restored-{seed}"
-        self.actors = [Actor(self, name, operation, self.watched) for name, operation in self._operations() if not only or name in only]
+        self.actors = [
+            Actor(self, name, operation, self.watched)
+            for name, operation in self._operations()
+            if not only or name in only
+        ]
         if copies:
             # some of the rest, beside the copy: in the repository that it reads, and in the one that it writes to
             beside = [*self.actors, *self._beside()]
@@ -267,19 +294,27 @@ class Schedule:
         # one may sleep from one of its calls on, until all others are done
         self.sleeper = self.random.choice([*self.actors, None])
         self.bedtime = self.random.randint(2, 60)
-        self.begins = {actor: self.random.choice((0, self.random.randint(0, 400 if only else 150))) for actor in self.actors}
+        self.begins = {
+            actor: self.random.choice((0, self.random.randint(0, 400 if only else 150)))
+            for actor in self.actors
+        }
 
     def _awake(self) -> list[Actor]:
         """Return who can go on; nobody sleeps where a manifest is about to be put, which is what the explanation assumes."""
         waiting = [actor for actor in self.actors if not actor.done]
-        awake = [one for one in waiting if one is not self.sleeper or one.calls < self.bedtime or one.committing]
+        awake = [
+            one for one in waiting if one is not self.sleeper or one.calls < self.bedtime or one.committing
+        ]
         steps = sum(actor.calls for actor in self.actors)
         return [one for one in awake if steps >= self.begins[one]] or awake or waiting
 
     def _operations(self) -> Iterator[tuple[str, Operation]]:
         ids, trashed = listed(self.world.content), in_trash(self.world.content)
         yield "create", self._create(ONE)
-        yield "create of the same site" if self.random.random() < 0.5 else "create of another site", self._create(self.random.choice((ONE, OTHER)))
+        yield (
+            "create of the same site" if self.random.random() < 0.5 else "create of another site",
+            self._create(self.random.choice((ONE, OTHER))),
+        )
         yield "prune", self._prune(self.random.choice((ONE, OTHER)), self.random.randint(1, 4))
         yield "restore", self._restore(self.random.choice(ids), self.output)
         if self.random.random() < 0.6 or self.only:
@@ -294,8 +329,18 @@ class Schedule:
         """Yield what goes on in the second repository."""
         ids, trashed = listed(self.world.second), in_trash(self.world.second)
         yield Actor(self, "create there", self._create(self.random.choice((ONE, OTHER))), self.second)
-        yield Actor(self, "prune there", self._prune(self.random.choice((ONE, OTHER)), self.random.randint(1, 4)), self.second)
-        yield Actor(self, "restore there", self._restore(self.random.choice(ids), Path(f"{self.output}-there")), self.second)
+        yield Actor(
+            self,
+            "prune there",
+            self._prune(self.random.choice((ONE, OTHER)), self.random.randint(1, 4)),
+            self.second,
+        )
+        yield Actor(
+            self,
+            "restore there",
+            self._restore(self.random.choice(ids), Path(f"{self.output}-there")),
+            self.second,
+        )
         yield Actor(self, "undelete there", self._undelete(self.random.choice(trashed)), self.second)
         yield Actor(self, "delete there", self._delete(self.random.choice(ids)), self.second)
 
@@ -307,20 +352,20 @@ class Schedule:
             yield Actor(self, name, lambda source, target, site=site: copied(source, target, site), *places)
 
     def _create(self, site: str) -> Operation:
-        options = creating.Options(full=self.random.random() < 0.1, trigger="scheduled")
+        options = CreateOptions(full=self.random.random() < 0.1, trigger="scheduled")
         return lambda repository: creating.create(repository, self.world.site(site), options, vault.Quiet())
 
     def _prune(self, site: str, times: int) -> Operation:
         def operation(repository: Repository) -> None:
             for _ in range(times):
-                prune.prune(repository, site, prune.Options(rules=RULES, grace=GRACE))
+                prune.prune(repository, site, prune.PruneOptions(rules=RULES, grace=GRACE))
                 self._jump(NIGHT)
 
         return operation
 
     def _restore(self, backup: str, output: Path) -> Operation:
         def operation(repository: Repository) -> None:
-            options = restoring.Options(backup=backup, request=None, output=output)
+            options = restoring.RestoreOptions(backup=backup, request=None, output=output)
             restoring.execute(repository, restoring.plan(repository, ONE, None, options), ONE, vault.Quiet())
             assert hashlib.sha256((output / "Data.fs").read_bytes()).hexdigest() == self.world.digests[backup]
 
@@ -366,14 +411,17 @@ class Schedule:
                 actor.join(10)
             for output in (self.output, f"{self.output}-there"):
                 shutil.rmtree(output, ignore_errors=True)
-        return {f"{actor.name}: {type(actor.outcome).__name__ if actor.outcome else 'done'}": 1 for actor in self.actors}
+        return {
+            f"{actor.name}: {type(actor.outcome).__name__ if actor.outcome else 'done'}": 1
+            for actor in self.actors
+        }
 
     def _afterwards(self) -> None:
         """Sweep all that may go by the rules, alone, and require that everything that is listed can be read."""
         for _ in range(4):
             self.time.now += NIGHT
             for place in {place: None for actor in self.actors for place in actor.places}:
-                prune.prune(Repository.open(place.store), OTHER, prune.Options(rules=RULES, grace=GRACE))
+                prune.prune(Repository.open(place.store), OTHER, prune.PruneOptions(rules=RULES, grace=GRACE))
                 for key in [key for key in place.store.content if "/backups/" in key]:
                     place.listed(key)
 
@@ -393,11 +441,11 @@ def small(patch: pytest.MonkeyPatch) -> Clock:
     time = Clock()
     seam.tame(patch)
     patch.setattr(clock, "now", time)
-    patch.setattr(running, "process_identity", lambda _pid: "")
+    patch.setattr(markers, "process_identity", lambda _pid: "")
+    patch.setattr(cut, "SEGMENT_LIMIT", 600)
     patch.setattr(segments, "SEGMENT_LIMIT", 600)
-    patch.setattr(joining, "SEGMENT_LIMIT", 600)
-    patch.setattr(packing, "PACK_LIMIT", 2000)
-    patch.setattr(joining, "NEIGHBOURS", 4)
+    patch.setattr(packer, "PACK_LIMIT", 2000)
+    patch.setattr(compaction, "NEIGHBOURS", 4)
     patch.setattr(chain, "TAIL_LIMIT", 3)
     patch.setattr(chain, "TAIL_KEPT", 1)
     return time
@@ -408,19 +456,29 @@ def build(directory: Path, time: Clock, *, interrupted: bool, anew: bool) -> Wor
 
     And a second one that has some of it, ``anew`` encrypted.
     """
-    files = {name: factories.SiteFiles(directory / name / "Data.fs", directory / name / "blobs") for name in (ONE, OTHER)}
+    files = {
+        name: factories.SiteFiles(directory / name / "Data.fs", directory / name / "blobs")
+        for name in (ONE, OTHER)
+    }
     world = World(directory, {}, {}, files, START, {})
     repository = Repository.create(MemoryStore(world.content))
-    second = Repository.create(MemoryStore(world.second), [str(x25519.Identity.from_str(KEY).to_public())] if anew else [])
+    second = Repository.create(
+        MemoryStore(world.second), [str(x25519.Identity.from_str(KEY).to_public())] if anew else []
+    )
     second.configure(second.info.recipients, lambda: [KEY])
 
     def grow(name: str, number: int) -> None:
         with factories.Site(directory / name) as site:
-            values: dict[str, str | bytes] = {f"text{number % 3}": f"{name} {number} " * 40, f"blob{number % 4}": factories.noise(700, number)}
+            values: dict[str, str | bytes] = {
+                f"text{number % 3}": f"{name} {number} " * 40,
+                f"blob{number % 4}": factories.noise(700, number),
+            }
             site.put(**values)
 
     def back_up(name: str, where: Repository = repository, **options: Any) -> str:
-        made = creating.create(where, world.site(name), creating.Options(trigger="scheduled", **options), vault.Quiet()).manifest.id
+        made = creating.create(
+            where, world.site(name), CreateOptions(trigger="scheduled", **options), vault.Quiet()
+        ).manifest.id
         world.digests[made] = hashlib.sha256(files[name].data_fs.read_bytes()).hexdigest()
         time.now += timedelta(days=1)
         return made
@@ -430,7 +488,7 @@ def build(directory: Path, time: Clock, *, interrupted: bool, anew: bool) -> Wor
         deletion.delete(where, catalog, catalog.backup(backup), force=True)
 
     def pass_by(where: Repository = repository) -> None:
-        prune.prune(where, OTHER, prune.Options(rules=RULES, grace=GRACE))
+        prune.prune(where, OTHER, prune.PruneOptions(rules=RULES, grace=GRACE))
 
     ids = []
     for number in range(7):
@@ -473,11 +531,11 @@ def build(directory: Path, time: Clock, *, interrupted: bool, anew: bool) -> Wor
 def _interrupt(world: World, repository: Repository) -> None:
     """Let a create die before its commit."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(creating, "NOTE_BYTES", 1)
-        patch.setattr(creating._Creation, "_commit", lambda *_: (_ for _ in ()).throw(RuntimeError("died")))
-        patch.setattr(creating, "_give_up", lambda *_: None)
+        patch.setattr(attempt, "CHECKPOINT_BYTES", 1)
+        patch.setattr(Attempt, "_commit", lambda *_: (_ for _ in ()).throw(RuntimeError("died")))
+        patch.setattr(attempt, "_give_up", lambda *_: None)
         with pytest.raises(RuntimeError, match="died"):
-            creating.create(repository, world.site(ONE), creating.Options(trigger="scheduled"), vault.Quiet())
+            creating.create(repository, world.site(ONE), CreateOptions(trigger="scheduled"), vault.Quiet())
 
 
 def _interrupt_copy(repository: Repository, second: Repository) -> None:
@@ -495,14 +553,19 @@ class Schedules:
     def __init__(self, directory: Path, patch: pytest.MonkeyPatch, *, anew: bool = False) -> None:
         self.time = small(patch)
         keys.inside(patch)
-        self.worlds = [build(directory / str(number), self.time, interrupted=bool(number), anew=anew) for number in range(2)]
+        self.worlds = [
+            build(directory / str(number), self.time, interrupted=bool(number), anew=anew)
+            for number in range(2)
+        ]
         self._patch = patch
 
     def run(self, seed: int, only: tuple[str, ...] = (), *, copies: bool = False) -> dict[str, int]:
         """Run one, of all operations or some, perhaps with copies; raise AssertionError with the seed."""
         world = self.worlds[seed % 2]
         # some find nothing due yet, some the interrupted run forgotten
-        self.time.now = world.now + timedelta(hours=80 if only else random.Random(seed).choice((0, 1, 30, 80, 80, 14 * 24)))
+        self.time.now = world.now + timedelta(
+            hours=80 if only else random.Random(seed).choice((0, 1, 30, 80, 80, 14 * 24))
+        )
         numbers = itertools.count(seed * 1000)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(secrets, "token_hex", lambda count=32: f"{next(numbers):0{2 * count}x}")
@@ -513,25 +576,31 @@ class Schedules:
 
     def undelete_at_every_call_of_a_prune(self) -> set[str]:
         """Let a backup that is due come back before each call of the prune that sweeps it; return how that ended."""
-        backup = min(key.rsplit("/", 1)[1][:-5] for key in self.worlds[0].content if key.startswith(f"trash/{ONE}/2"))
+        backup = min(
+            key.rsplit("/", 1)[1][:-5] for key in self.worlds[0].content if key.startswith(f"trash/{ONE}/2")
+        )
         return self._at_every_call(
-            lambda repository: prune.prune(repository, OTHER, prune.Options(rules=RULES, grace=GRACE)),
+            lambda repository: prune.prune(repository, OTHER, prune.PruneOptions(rules=RULES, grace=GRACE)),
             lambda repository: deletion.undelete(repository, ONE, backup),
         )
 
     def prunes_at_every_call_of_a_restore(self) -> set[str]:
         """Let a backup be pruned and swept before each call of its restore; return how that ended."""
         world = self.worlds[0]
-        backup = min(key.rsplit("/", 1)[1][:-5] for key in world.content if key.startswith(f"sites/{ONE}/backups/"))
+        backup = min(
+            key.rsplit("/", 1)[1][:-5] for key in world.content if key.startswith(f"sites/{ONE}/backups/")
+        )
 
         def restore(repository: Repository) -> None:
             shutil.rmtree(world.directory / "restored", ignore_errors=True)
-            options = restoring.Options(backup=backup, request=None, output=world.directory / "restored")
+            options = restoring.RestoreOptions(
+                backup=backup, request=None, output=world.directory / "restored"
+            )
             restoring.execute(repository, restoring.plan(repository, ONE, None, options), ONE, vault.Quiet())
 
         def prunes(repository: Repository) -> None:
             for _ in range(3):
-                prune.prune(repository, ONE, prune.Options(rules=RULES, grace=GRACE))
+                prune.prune(repository, ONE, prune.PruneOptions(rules=RULES, grace=GRACE))
                 self.time.now += NIGHT
 
         return self._at_every_call(restore, prunes)
@@ -543,11 +612,15 @@ class Schedules:
         def prunes(repository: Repository) -> None:
             self.time.now += timedelta(days=15)
             for _ in range(3):
-                prune.prune(repository, OTHER, prune.Options(rules=RULES, grace=GRACE))
+                prune.prune(repository, OTHER, prune.PruneOptions(rules=RULES, grace=GRACE))
                 self.time.now += NIGHT
 
-        options = creating.Options(trigger="scheduled")
-        return self._at_every_call(lambda repository: creating.create(repository, world.site(ONE), options, vault.Quiet()), prunes, world)
+        options = CreateOptions(trigger="scheduled")
+        return self._at_every_call(
+            lambda repository: creating.create(repository, world.site(ONE), options, vault.Quiet()),
+            prunes,
+            world,
+        )
 
     def copies_and_prunes_at_every_call_of_the_other(self, world: World, *, copying: bool) -> set[str]:
         """Let all be swept where a copy is made to, before each call of it; or let it be made before each call of a prune that sweeps."""
@@ -558,12 +631,20 @@ class Schedules:
 
         def prunes(repository: Repository) -> None:
             for _ in range(3):
-                prune.prune(repository, OTHER, prune.Options(rules=RULES, grace=GRACE))
+                prune.prune(repository, OTHER, prune.PruneOptions(rules=RULES, grace=GRACE))
                 self.time.now += NIGHT
 
-        return self._at_every_call(copy if copying else prunes, prunes if copying else copy, world, world.second)
+        return self._at_every_call(
+            copy if copying else prunes, prunes if copying else copy, world, world.second
+        )
 
-    def _at_every_call(self, outer: Operation, inner: Operation, world: World | None = None, content: dict[str, bytes] | None = None) -> set[str]:
+    def _at_every_call(
+        self,
+        outer: Operation,
+        inner: Operation,
+        world: World | None = None,
+        content: dict[str, bytes] | None = None,
+    ) -> set[str]:
         """Let one operation run before each call of another one, in the first repository of a world or in the one that is given."""
         outcomes, world = set[str](), world or self.worlds[0]
 
@@ -577,7 +658,13 @@ class Schedules:
         for at in itertools.count(1):
             self.time.now = world.now + NIGHT
             watched = Watched(world.content if content is None else content)
-            store = Between(watched, at, lambda watched=watched: tried("inner", inner, Between(watched, 0, lambda: None)))  # type: ignore[misc]
+            store = Between(
+                watched,
+                at,
+                lambda watched=watched: tried(  # type: ignore[misc]
+                    "inner", inner, Between(watched, 0, lambda: None)
+                ),
+            )
             tried("outer", outer, store)
             for key in [key for key in watched.store.content if "/backups/" in key]:
                 watched.listed(key)

@@ -28,17 +28,35 @@ from typing import Any, Literal, NamedTuple
 import pytest
 
 from zodb_vault.datafs.index import write_index
-from zodb_vault.model import clock
-from zodb_vault.operations import indexing, switch
-from zodb_vault.strategies import base
+from zodb_vault.operations.restore import datafs as switch
+from zodb_vault.operations.restore import index as indexing
+from zodb_vault.runtime import clock, workers
 
 Operation = Callable[[], object]
 Moment = Literal["before", "middle", "after"]
-NAMES = ("open", "write", "pwrite", "fsync", "link", "symlink", "rename", "replace", "unlink", "mkdir", "rmdir", "chmod", "fchmod", "chown", "fchown")
+NAMES = (
+    "open",
+    "write",
+    "pwrite",
+    "fsync",
+    "link",
+    "symlink",
+    "rename",
+    "replace",
+    "unlink",
+    "mkdir",
+    "rmdir",
+    "chmod",
+    "fchmod",
+    "chown",
+    "fchown",
+)
 WRITES = ("write", "pwrite")
 MOVES = ("link", "symlink", "rename", "replace")
 ALLOCATING = ("open", "write", "pwrite", "link", "rename", "mkdir", "fsync")
-RANDOM = re.compile(r"[0-9a-f]{16,64}|\d{8}T\d{6}Z-[0-9a-f]{6}|(?<=/)[0-9a-f]{2}(?=/|$)|#\d+ \(deleted\)|(?<=/)0x[0-9a-f]+(?=/|$)")
+RANDOM = re.compile(
+    r"[0-9a-f]{16,64}|\d{8}T\d{6}Z-[0-9a-f]{6}|(?<=/)[0-9a-f]{2}(?=/|$)|#\d+ \(deleted\)|(?<=/)0x[0-9a-f]+(?=/|$)"
+)
 FAILED, UNFINISHED = 98, 99
 # One moment for all children of a test process: it is a part of ids, and so of the names of objects and of their directories.
 START = datetime.now(UTC)
@@ -65,7 +83,14 @@ class Seam:
         for name in NAMES:
             setattr(os, name, self._wrapped(name))
 
-    def act(self, number: int, call: Call, real: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    def act(
+        self,
+        number: int,
+        call: Call,
+        real: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        options: dict[str, Any],
+    ) -> Any:
         """Do the call."""
         return real(*arguments, **options)
 
@@ -73,7 +98,9 @@ class Seam:
         real = self._real[name]
 
         def called(*arguments: Any, **options: Any) -> Any:
-            if name == "open" and not arguments[1] & (os.O_CREAT | os.O_TRUNC | os.O_TMPFILE & ~os.O_DIRECTORY):
+            if name == "open" and not arguments[1] & (
+                os.O_CREAT | os.O_TRUNC | os.O_TMPFILE & ~os.O_DIRECTORY
+            ):
                 return real(*arguments, **options)
             call = self._described(name, arguments)
             self.calls.append(call)
@@ -89,7 +116,11 @@ class Seam:
 
     def _described(self, name: str, arguments: tuple[Any, ...]) -> Call:
         target = arguments[-1] if name in MOVES else arguments[0]
-        nameless = target in self._nameless if isinstance(target, int) else name == "open" and arguments[1] & os.O_TMPFILE == os.O_TMPFILE
+        nameless = (
+            target in self._nameless
+            if isinstance(target, int)
+            else name == "open" and arguments[1] & os.O_TMPFILE == os.O_TMPFILE
+        )
         path = os.readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else os.fsdecode(target)
         return Call(name, RANDOM.sub("*", path), name != "fsync" and not nameless)
 
@@ -105,7 +136,14 @@ class Killer(Seam):
         super().__init__()
         self._number, self._moment = number, moment
 
-    def act(self, number: int, call: Call, real: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    def act(
+        self,
+        number: int,
+        call: Call,
+        real: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        options: dict[str, Any],
+    ) -> Any:
         if number != self._number:
             return real(*arguments, **options)
         try:
@@ -125,7 +163,14 @@ class Failing(Seam):
         super().__init__()
         self._number, self._error, self._lasting = number, error, lasting
 
-    def act(self, number: int, call: Call, real: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    def act(
+        self,
+        number: int,
+        call: Call,
+        real: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        options: dict[str, Any],
+    ) -> Any:
         if number == self._number or (self._lasting and number > self._number and call.name in ALLOCATING):
             raise OSError(self._error, os.strerror(self._error), call.path)
         return real(*arguments, **options)
@@ -140,7 +185,14 @@ class Volatile(Seam):
         self.files: set[str] = set()
         self.directories: set[str] = set()
 
-    def act(self, number: int, call: Call, real: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    def act(
+        self,
+        number: int,
+        call: Call,
+        real: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        options: dict[str, Any],
+    ) -> Any:
         self._look(call, self.files, self.directories)
         target = arguments[-1] if call.name in MOVES else arguments[0]
         path = os.readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else os.fsdecode(target)
@@ -176,7 +228,9 @@ class Inline(concurrent.futures.Executor):
     def __init__(self, *_arguments: object, **_options: object) -> None:
         pass
 
-    def submit(self, job: Callable[..., Any], /, *arguments: Any, **options: Any) -> concurrent.futures.Future[Any]:
+    def submit(
+        self, job: Callable[..., Any], /, *arguments: Any, **options: Any
+    ) -> concurrent.futures.Future[Any]:
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         try:
             future.set_result(job(*arguments, **options))
@@ -236,7 +290,7 @@ class Names:
 
 def tame(patch: pytest.MonkeyPatch) -> None:
     """Make restores and creates of this process quick: no threads, no other process, nothing waits for a disk."""
-    patch.setattr(base, "ThreadPoolExecutor", Inline)
+    patch.setattr(workers, "ThreadPoolExecutor", Inline)
     patch.setattr(indexing, "subprocess", IndexProcess)
     patch.setattr(switch, "sync_file_system", lambda _path: None)
     patch.setattr(os, "fsync", lambda _fd: None)

@@ -17,9 +17,10 @@ from together import Together, databases, state_of
 
 from zodb_vault.config.zopeconf import read_site
 from zodb_vault.model.source import Site
-from zodb_vault.operations import create as creating
-from zodb_vault.operations import restore as restoring
 from zodb_vault.operations.catalog import Catalog
+from zodb_vault.operations.create import run as creating
+from zodb_vault.operations.create.options import Created, CreateOptions
+from zodb_vault.operations.restore import run as restoring
 from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
 
@@ -47,7 +48,9 @@ class Several:
                 f"<zodb_db {name}>\n  mount-point /{'' if name == 'main' else name}\n  <filestorage>\n    path {place}/Data.fs\n"
                 f"    blob-dir {place}/blobs\n  </filestorage>\n</zodb_db>"
             )
-        sections.append("<zodb_db temporary>\n  mount-point /temp_folder\n  <temporarystorage>\n  </temporarystorage>\n</zodb_db>")
+        sections.append(
+            "<zodb_db temporary>\n  mount-point /temp_folder\n  <temporarystorage>\n  </temporarystorage>\n</zodb_db>"
+        )
         self.conf.write_text("\n".join(sections) + "\n")
 
     def files(self, name: str) -> SiteFiles:
@@ -68,15 +71,17 @@ class Several:
             for db in dbs.values():
                 db.close()
 
-    def create(self, **options: Any) -> creating.Created:
-        return creating.create(self.repository, self.site, creating.Options(**options), self.progress)
+    def create(self, **options: Any) -> Created:
+        return creating.create(self.repository, self.site, CreateOptions(**options), self.progress)
 
     def catalog(self) -> Catalog:
         return Catalog(self.repository, vault.SITE)
 
     def restore(self, site: Site | None = None, **options: Any) -> restoring.Restored:
-        wanted = restoring.Options(**({"safety_backup": False} | options))
-        made = restoring.plan(self.repository, vault.SITE, None if wanted.output else site or self.site, wanted)
+        wanted = restoring.RestoreOptions(**({"safety_backup": False} | options))
+        made = restoring.plan(
+            self.repository, vault.SITE, None if wanted.output else site or self.site, wanted
+        )
         return restoring.execute(self.repository, made, vault.SITE, self.progress)
 
     def restored(self, **options: Any) -> dict[str, together.State]:

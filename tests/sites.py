@@ -16,10 +16,11 @@ from factories import SiteFiles, noise
 
 from zodb_vault.errors import TargetMissing
 from zodb_vault.model.source import Database, Site
-from zodb_vault.operations import journal as journals
-from zodb_vault.operations import restore as restoring
-from zodb_vault.operations.switch import Place, place_of
-from zodb_vault.operations.undo import abort
+from zodb_vault.operations.create.options import CreateOptions
+from zodb_vault.operations.restore import journal as journals
+from zodb_vault.operations.restore import run as restoring
+from zodb_vault.operations.restore.abort import abort
+from zodb_vault.operations.restore.destination import DataFsPaths, paths_for
 from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
 
@@ -49,25 +50,32 @@ class Target:
     @property
     def site(self) -> Site:
         """Return the site as a configuration would describe it."""
-        return Site(name=vault.SITE, config=None, databases=tuple(self._database(name) for name in self.names))
+        return Site(
+            name=vault.SITE, config=None, databases=tuple(self._database(name) for name in self.names)
+        )
 
     def _database(self, name: str) -> Database:
         files = self.files(name)
         return Database(
-            name=name, backend="filestorage", data_fs=str(files.data_fs), blob_dir=str(files.blob_dir), blob_mode="directory", history=True,
+            name=name,
+            backend="filestorage",
+            data_fs=str(files.data_fs),
+            blob_dir=str(files.blob_dir),
+            blob_mode="directory",
+            history=True,
             mount_point="/" if name == self.names[0] else f"/{name}",
-        )  # fmt: skip
+        )
 
     def restore(self, **options: Any) -> restoring.Restored:
         """Restore in place, or into ``output``."""
-        wanted = restoring.Options(**({"safety_backup": False} | options))
+        wanted = restoring.RestoreOptions(**({"safety_backup": False} | options))
         site = None if wanted.output else self.site
         plan = restoring.plan(self.repository, vault.SITE, site, wanted)
         return restoring.execute(self.repository, plan, vault.SITE, self.progress)
 
-    def places(self) -> list[Place]:
+    def places(self) -> list[DataFsPaths]:
         """Return what an abort is about."""
-        return [place_of(self.files(name).data_fs, self.files(name).blob_dir, None) for name in self.names]
+        return [paths_for(self.files(name).data_fs, self.files(name).blob_dir, None) for name in self.names]
 
     def abort(self) -> bool:
         """Put the old state back; tell whether there was an interrupted restore."""
@@ -89,14 +97,22 @@ def state_of(files: SiteFiles) -> State:
 
 def blob_tree(files: SiteFiles) -> dict[str, str]:
     """Return the digest of every blob file, by its relative path."""
-    paths = (path for path in sorted(files.blob_dir.rglob("*")) if path.is_file() and not path.relative_to(files.blob_dir).parts[0].startswith("."))
+    paths = (
+        path
+        for path in sorted(files.blob_dir.rglob("*"))
+        if path.is_file() and not path.relative_to(files.blob_dir).parts[0].startswith(".")
+    )
     return {str(path.relative_to(files.blob_dir)): oracle.sha256(path) for path in paths}
 
 
 def ours(files: SiteFiles) -> list[str]:
     """Return the files that a restore has made and not taken away, except what it is to keep."""
     directory = files.data_fs.parent
-    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file() and any(part in path.name for part in OURS))
+    return sorted(
+        str(path.relative_to(directory))
+        for path in directory.rglob("*")
+        if path.is_file() and any(part in path.name for part in OURS)
+    )
 
 
 def assert_opens(files: SiteFiles, scratch: Path) -> None:
@@ -108,7 +124,9 @@ def assert_opens(files: SiteFiles, scratch: Path) -> None:
     shutil.rmtree(scratch)
 
 
-def build(directory: Path, names: Sequence[str] = ("main",), *, layout: str = "bushy") -> tuple[Target, dict[str, State], dict[str, State]]:
+def build(
+    directory: Path, names: Sequence[str] = ("main",), *, layout: str = "bushy"
+) -> tuple[Target, dict[str, State], dict[str, State]]:
     """Make a site with a backup, and let it go on; return the states that the backup has, and those in place.
 
     In place, a blob that the backup has is gone and another one has other content; there are blobs that only this state needs, and the
@@ -120,7 +138,7 @@ def build(directory: Path, names: Sequence[str] = ("main",), *, layout: str = "b
             site.put(text=f"{name} two", logo=noise(950, 3), wrong=noise(700, 4), lost=noise(850, 5))
     repository = Repository.create(LocalStore(directory / "repository"))
     target = Target(directory, names)
-    vault.creating.create(repository, target.site, vault.creating.Options(), target.progress)
+    vault.creating.create(repository, target.site, CreateOptions(), target.progress)
     new = {name: state_of(target.files(name)) for name in names}
     for name in names:
         with OpenSite(directory / name) as site:

@@ -34,8 +34,8 @@ from ZODB.fsIndex import fsIndex
 
 from zodb_vault.cli.main import run
 from zodb_vault.errors import Damage, VaultError
-from zodb_vault.model import clock
 from zodb_vault.repository.objects import object_key
+from zodb_vault.runtime import clock
 
 ROOT = os.geteuid() == 0
 
@@ -81,7 +81,13 @@ def command(vault: Vault, *arguments: str, files: SiteFiles | None = None, sourc
     """Run a command on the repository, and on the site or other files, and return its exit status."""
     where = ["--repository", vault.repository.store.location, "--site", SITE]
     chosen = files or vault.files
-    return run([*arguments, *where, *(["--data-fs", str(chosen.data_fs), "--blob-dir", str(chosen.blob_dir)] if source else [])])
+    return run(
+        [
+            *arguments,
+            *where,
+            *(["--data-fs", str(chosen.data_fs), "--blob-dir", str(chosen.blob_dir)] if source else []),
+        ]
+    )
 
 
 def answer(capsys: pytest.CaptureFixture[str]) -> Any:
@@ -152,7 +158,9 @@ def test_F1_a_pack_between_storage_and_blobs_loses_no_blob(tmp_path: Path, keep_
 
 @pytest.mark.parametrize("regrow", [True, False], ids=["F2", "F2b"])
 @pytest.mark.parametrize("phase", ["storage", "blobs"])
-def test_F2_F2b_a_pack_in_the_middle_of_an_increment_is_never_glued_to_the_unpacked_file(tmp_path: Path, phase: str, regrow: bool) -> None:
+def test_F2_F2b_a_pack_in_the_middle_of_an_increment_is_never_glued_to_the_unpacked_file(
+    tmp_path: Path, phase: str, regrow: bool
+) -> None:
     with Site(tmp_path / "site") as site:
         site.put(kept="kept", text="x" * 5000)
         vault = Vault(tmp_path, site.files)
@@ -178,7 +186,9 @@ def test_F2_F2b_a_pack_in_the_middle_of_an_increment_is_never_glued_to_the_unpac
 
 
 @pytest.mark.parametrize("when", ["storage", "blobs"])
-def test_F4_what_an_interrupted_run_left_is_no_backup_although_nothing_changed(vault: Vault, files: SiteFiles, when: str) -> None:
+def test_F4_what_an_interrupted_run_left_is_no_backup_although_nothing_changed(
+    vault: Vault, files: SiteFiles, when: str
+) -> None:
     vault.create()
 
     def die() -> None:
@@ -194,7 +204,9 @@ def test_F4_what_an_interrupted_run_left_is_no_backup_although_nothing_changed(v
     vault.assert_restores(files)
 
 
-def test_F5_a_file_that_is_there_and_too_short_is_not_taken_for_what_it_should_be(vault: Vault, files: SiteFiles) -> None:
+def test_F5_a_file_that_is_there_and_too_short_is_not_taken_for_what_it_should_be(
+    vault: Vault, files: SiteFiles
+) -> None:
     vault.create()
     truncate(object_path(vault, parts(vault, "blobs")[0]))
     assert command(vault, "verify", "--level", "objects") == 4
@@ -213,7 +225,9 @@ def test_F5b_temporary_files_of_commits_may_come_and_go(vault: Vault, files: Sit
     vault.assert_restores(files)
 
 
-def test_F6_blobs_are_restored_into_a_directory_of_any_name(vault: Vault, files: SiteFiles, tmp_path: Path) -> None:
+def test_F6_blobs_are_restored_into_a_directory_of_any_name(
+    vault: Vault, files: SiteFiles, tmp_path: Path
+) -> None:
     vault.create()
     target = SiteFiles(tmp_path / "other" / "filestorage" / "Zope.fs", tmp_path / "other" / "blobstorage-2")
     target.data_fs.parent.mkdir(parents=True)
@@ -222,7 +236,9 @@ def test_F6_blobs_are_restored_into_a_directory_of_any_name(vault: Vault, files:
     assert oracle.blob_files(*target) == oracle.blob_files(*files)
 
 
-def test_F7_a_kill_before_the_last_write_leaves_no_half_known_data(vault: Vault, files: SiteFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_F7_a_kill_before_the_last_write_leaves_no_half_known_data(
+    vault: Vault, files: SiteFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vault.create()
     more(files, 1)
     with monkeypatch.context() as patch:
@@ -242,7 +258,9 @@ def test_F7_a_kill_before_the_last_write_leaves_no_half_known_data(vault: Vault,
 
 
 @pytest.mark.parametrize("half", ["storage", "blobs"])
-def test_F8_a_damaged_full_backup_under_an_increment_is_found_by_restore_and_verify(vault: Vault, files: SiteFiles, half: str) -> None:
+def test_F8_a_damaged_full_backup_under_an_increment_is_found_by_restore_and_verify(
+    vault: Vault, files: SiteFiles, half: str
+) -> None:
     vault.create()
     damaged = object_path(vault, parts(vault, half)[0])
     truncate(damaged)
@@ -255,7 +273,10 @@ def test_F8_a_damaged_full_backup_under_an_increment_is_found_by_restore_and_ver
     assert command(vault, "verify") == 4
 
 
-@pytest.mark.parametrize("date", ["yesterday", "2026/03/02", "2026-13-45", "2026-3-2", "2026-03-01-12", "", "now", "2026-02-30", "12:00"])
+@pytest.mark.parametrize(
+    "date",
+    ["yesterday", "2026/03/02", "2026-13-45", "2026-3-2", "2026-03-01-12", "", "now", "2026-02-30", "12:00"],
+)
 def test_F9_a_malformed_date_is_refused(vault: Vault, files: SiteFiles, date: str) -> None:
     vault.create()
     output = vault.directory / "out"
@@ -263,19 +284,29 @@ def test_F9_a_malformed_date_is_refused(vault: Vault, files: SiteFiles, date: st
     assert not output.exists()
 
 
-def test_F9_what_was_understood_is_said_and_exact(vault: Vault, files: SiteFiles, capsys: pytest.CaptureFixture[str]) -> None:
+def test_F9_what_was_understood_is_said_and_exact(
+    vault: Vault, files: SiteFiles, capsys: pytest.CaptureFixture[str]
+) -> None:
     vault.create()
     header = oracle.headers(files.data_fs)[-2]
     moment = factories.time_of(header.tid)
     for at, tid in ((moment, header.tid), (moment + timedelta(seconds=59), header.tid)):
         output = vault.directory / f"out-{at.second}"
-        assert command(vault, "restore", "--at", at.isoformat(), "--output", str(output), "--yes", source=False) == 0
+        assert (
+            command(vault, "restore", "--at", at.isoformat(), "--output", str(output), "--yes", source=False)
+            == 0
+        )
         assert moment.strftime("%Y-%m-%d") in capsys.readouterr().err
         assert oracle.headers(output / "Data.fs")[-1].tid == tid
 
 
-@pytest.mark.parametrize("arguments", [["2099-13-45"], ["2099-01"], ["--at", "2099-13-45"], ["--at", "--dry-run"], ["--dry-run", "--at"]])
-def test_F9b_nonsense_is_a_usage_error_or_an_unknown_backup(vault: Vault, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [["2099-13-45"], ["2099-01"], ["--at", "2099-13-45"], ["--at", "--dry-run"], ["--dry-run", "--at"]],
+)
+def test_F9b_nonsense_is_a_usage_error_or_an_unknown_backup(
+    vault: Vault, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     vault.create()
     assert command(vault, "restore", *arguments, "--yes") in (2, 13)
     assert "internal error" not in capsys.readouterr().err
@@ -302,7 +333,9 @@ def test_F9c_a_date_means_one_moment_for_storage_and_blobs(tmp_path: Path) -> No
     assert oracle.MISSING not in oracle.blob_files(*restored).values()
 
 
-def test_F10_the_order_is_that_of_the_ids_and_never_of_modification_times(vault: Vault, files: SiteFiles, capsys: pytest.CaptureFixture[str]) -> None:
+def test_F10_the_order_is_that_of_the_ids_and_never_of_modification_times(
+    vault: Vault, files: SiteFiles, capsys: pytest.CaptureFixture[str]
+) -> None:
     for number in range(3):
         more(files, number)
         vault.create()
@@ -316,7 +349,9 @@ def test_F10_the_order_is_that_of_the_ids_and_never_of_modification_times(vault:
 
 
 @pytest.mark.parametrize("half", ["storage", "blobs"])
-def test_F11_old_file_is_whole_when_the_repository_is_damaged(vault: Vault, files: SiteFiles, half: str) -> None:
+def test_F11_old_file_is_whole_when_the_repository_is_damaged(
+    vault: Vault, files: SiteFiles, half: str
+) -> None:
     vault.create()
     truncate(object_path(vault, parts(vault, half)[-1]))
     more(files)
@@ -328,7 +363,11 @@ def test_F11_old_file_is_whole_when_the_repository_is_damaged(vault: Vault, file
     assert command(vault, "restore", vault.ids[0], "--yes", "--no-safety-backup") == 4
     after = snapshot(files)
     assert {name: data for name, data in after.items() if name in before} == before
-    assert not [name for name in set(after) - set(before) if name.endswith(".blob") and ".zodb-vault" not in name and half == "storage"]
+    assert not [
+        name
+        for name in set(after) - set(before)
+        if name.endswith(".blob") and ".zodb-vault" not in name and half == "storage"
+    ]
     Site(files.data_fs.parent).close()
 
 
@@ -353,7 +392,9 @@ def test_F13_an_old_index_does_not_survive_a_restore(vault: Vault, files: SiteFi
         assert fsIndex.load(str(index))["pos"] == files.data_fs.stat().st_size
 
 
-def test_F14_two_backups_in_one_second_are_in_order(vault: Vault, files: SiteFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_F14_two_backups_in_one_second_are_in_order(
+    vault: Vault, files: SiteFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
     moment = datetime(2026, 6, 1, tzinfo=UTC)
     monkeypatch.setattr(clock, "now", lambda: moment)
     made = [vault.create().manifest.id]
@@ -365,7 +406,9 @@ def test_F14_two_backups_in_one_second_are_in_order(vault: Vault, files: SiteFil
     vault.assert_restores(files)
 
 
-@pytest.mark.parametrize("name", ["with a blank", "two  'quotes\"", "new\nline", "Ünï-日本", "$HOME;x", "-dash"])
+@pytest.mark.parametrize(
+    "name", ["with a blank", "two  'quotes\"", "new\nline", "Ünï-日本", "$HOME;x", "-dash"]
+)
 def test_F15_any_path_will_do(tmp_path: Path, name: str) -> None:
     directory = tmp_path / name
     files = factories.populate(directory / name)
@@ -394,7 +437,9 @@ def test_F16_a_commit_while_blobs_are_copied_is_in_the_next_backup_whole(tmp_pat
 
 
 @pytest.mark.parametrize("tail", factories.TAILS)
-def test_F17_a_transaction_that_is_being_written_is_not_in_the_backup(vault: Vault, files: SiteFiles, tail: str) -> None:
+def test_F17_a_transaction_that_is_being_written_is_not_in_the_backup(
+    vault: Vault, files: SiteFiles, tail: str
+) -> None:
     whole = files.data_fs.read_bytes()
     factories.tear(files.data_fs, tail)
     vault.create()
@@ -405,7 +450,9 @@ def test_F17_a_transaction_that_is_being_written_is_not_in_the_backup(vault: Vau
     assert len(oracle.transactions(*restored)) == len(oracle.headers(restored.data_fs))
 
 
-def test_F19_storage_and_blobs_of_one_backup_belong_together(vault: Vault, files: SiteFiles, capsys: pytest.CaptureFixture[str]) -> None:
+def test_F19_storage_and_blobs_of_one_backup_belong_together(
+    vault: Vault, files: SiteFiles, capsys: pytest.CaptureFixture[str]
+) -> None:
     vault.create()
     more(files)
     half = vault.create(only="storage").manifest
@@ -415,11 +462,18 @@ def test_F19_storage_and_blobs_of_one_backup_belong_together(vault: Vault, files
         vault.restore(half.id)
 
 
-def test_F29_stray_files_are_never_taken_for_data(vault: Vault, files: SiteFiles, capsys: pytest.CaptureFixture[str]) -> None:
+def test_F29_stray_files_are_never_taken_for_data(
+    vault: Vault, files: SiteFiles, capsys: pytest.CaptureFixture[str]
+) -> None:
     vault.create()
     root = Path(vault.repository.store.location)
     newest = root / "sites" / SITE / "backups"
-    for name in ("README.txt", ".DS_Store", "99991231T235959Z-ffffff.json.bak", "99991231T235959Z-ffffff.json~"):
+    for name in (
+        "README.txt",
+        ".DS_Store",
+        "99991231T235959Z-ffffff.json.bak",
+        "99991231T235959Z-ffffff.json~",
+    ):
         (newest / name).write_bytes((newest / f"{vault.ids[0]}.json").read_bytes())
     for directory in (root / "objects", root / "meta", root):
         (directory / "stray").write_bytes(b"stray")
@@ -447,7 +501,9 @@ def test_F30_a_moment_before_the_newest_full_backup_is_found_in_an_older_one(tmp
 
 
 @pytest.mark.parametrize("number", range(6))
-def test_F33_a_killed_backup_leaves_no_partial_file_with_a_final_name(vault: Vault, files: SiteFiles, number: int) -> None:
+def test_F33_a_killed_backup_leaves_no_partial_file_with_a_final_name(
+    vault: Vault, files: SiteFiles, number: int
+) -> None:
     code = f"""
 import os, signal, sys
 from zodb_vault.stores import durable
@@ -463,12 +519,25 @@ os.fsync = fsync
 from zodb_vault.cli.main import run
 sys.exit(run(sys.argv[1:]))
 """
-    where = ["--repository", vault.repository.store.location, "--data-fs", str(files.data_fs), "--blob-dir", str(files.blob_dir)]
-    done = subprocess.run([sys.executable, "-c", code, "create", *where, "--site", SITE], check=False, capture_output=True)
+    where = [
+        "--repository",
+        vault.repository.store.location,
+        "--data-fs",
+        str(files.data_fs),
+        "--blob-dir",
+        str(files.blob_dir),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "create", *where, "--site", SITE], check=False, capture_output=True
+    )
     assert done.returncode == -signal.SIGKILL
     root = Path(vault.repository.store.location)
     for path in (*(root / "objects").rglob("*"), *(root / "meta").rglob("*")):
-        assert path.is_dir() or path.name.startswith(".") or hashlib.sha256(path.read_bytes()).hexdigest() == path.name
+        assert (
+            path.is_dir()
+            or path.name.startswith(".")
+            or hashlib.sha256(path.read_bytes()).hexdigest() == path.name
+        )
     assert vault.ids == []
     assert vault.create().manifest.status == "complete"
     vault.assert_restores(files)
@@ -495,8 +564,12 @@ def test_F35_verify_tells_damage_by_its_exit_status(vault: Vault, level: str) ->
 
 
 @pytest.mark.parametrize("level", ["objects", "bytes", "records", "restore"])
-@pytest.mark.parametrize("name", ["populate", "lawn", "undone_into_packed", "without_transactions", "big_transaction"])
-def test_F36_every_level_of_verify_works_on_every_kind_of_backup(tmp_path: Path, name: str, level: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["populate", "lawn", "undone_into_packed", "without_transactions", "big_transaction"]
+)
+def test_F36_every_level_of_verify_works_on_every_kind_of_backup(
+    tmp_path: Path, name: str, level: str
+) -> None:
     files = {**factories.BUILDERS, **factories.UNUSUAL}[name](tmp_path / "site")
     vault = Vault(tmp_path, files)
     for number in range(2):
@@ -525,7 +598,17 @@ def test_F40_a_repository_may_be_moved(vault: Vault, files: SiteFiles, tmp_path:
     assert (tmp_path / "out" / "Data.fs").read_bytes() == files.data_fs.read_bytes()
 
 
-@pytest.mark.parametrize("name", ["undone_blob_change", "undone_undo", "uncreated", "recreated", "undone_into_packed", "twice_in_one_transaction"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "undone_blob_change",
+        "undone_undo",
+        "uncreated",
+        "recreated",
+        "undone_into_packed",
+        "twice_in_one_transaction",
+    ],
+)
 def test_F41_undo_records_come_back_as_they_were(tmp_path: Path, name: str) -> None:
     files = factories.BUILDERS[name](tmp_path / "site")
     vault = Vault(tmp_path, files)
@@ -536,8 +619,12 @@ def test_F41_undo_records_come_back_as_they_were(tmp_path: Path, name: str) -> N
     assert oracle.transactions(*vault.restore()) == oracle.transactions(*files)
 
 
-@pytest.mark.parametrize("arguments", [["--tid", "0x0000000000000001"], ["--at", "2001-01-01T00:00Z"], ["20010101T000000Z-000000"]])
-def test_F42_nothing_at_all_is_restored_when_there_is_no_such_state(vault: Vault, files: SiteFiles, arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    "arguments", [["--tid", "0x0000000000000001"], ["--at", "2001-01-01T00:00Z"], ["20010101T000000Z-000000"]]
+)
+def test_F42_nothing_at_all_is_restored_when_there_is_no_such_state(
+    vault: Vault, files: SiteFiles, arguments: list[str]
+) -> None:
     vault.create()
     more(files)
     before = snapshot(files)
@@ -546,7 +633,9 @@ def test_F42_nothing_at_all_is_restored_when_there_is_no_such_state(vault: Vault
 
 
 @pytest.mark.parametrize("half", ["storage", "blobs"])
-def test_F43_a_missing_half_is_found_before_the_other_one_is_replaced(vault: Vault, files: SiteFiles, half: str) -> None:
+def test_F43_a_missing_half_is_found_before_the_other_one_is_replaced(
+    vault: Vault, files: SiteFiles, half: str
+) -> None:
     vault.create()
     object_path(vault, parts(vault, half)[0]).unlink()
     shutil.rmtree(files.blob_dir)
@@ -569,13 +658,17 @@ def test_F44_a_moment_before_a_pack_gets_the_blobs_of_that_moment(tmp_path: Path
     output = tmp_path / "out"
     at = (factories.time_of(tid) + timedelta(seconds=30)).isoformat()
     assert command(vault, "restore", "--at", at, "--output", str(output), "--yes", source=False) == 0
-    assert oracle.blob_files(output / "Data.fs", output / "blobs") == oracle.blob_files(old / "Data.fs", old / "blobs")
+    assert oracle.blob_files(output / "Data.fs", output / "blobs") == oracle.blob_files(
+        old / "Data.fs", old / "blobs"
+    )
 
 
 def test_F48_a_slash_at_the_end_of_a_path_changes_nothing(vault: Vault, files: SiteFiles) -> None:
     where = ["--repository", vault.repository.store.location + "/", "--site", SITE]
     for _ in range(2):
-        assert run(["create", *where, "--data-fs", str(files.data_fs), "--blob-dir", f"{files.blob_dir}//"]) == 0
+        assert (
+            run(["create", *where, "--data-fs", str(files.data_fs), "--blob-dir", f"{files.blob_dir}//"]) == 0
+        )
     assert vault.newest.reason.code == "unchanged"
     vault.assert_restores(files)
 
@@ -585,7 +678,9 @@ def test_F50_every_database_of_a_site_is_in_the_backup(tmp_path: Path) -> None:
     for name in ("main", "catalog"):
         files = factories.populate(tmp_path / name) if name == "main" else factories.packed(tmp_path / name)
         storage = f"<blobstorage>\nblob-dir {files.blob_dir}\n<filestorage>\npath {files.data_fs}\n</filestorage>\n</blobstorage>"
-        sections.append(f"<zodb_db {name}>\nmount-point /{'' if name == 'main' else name}\n{storage}\n</zodb_db>\n")
+        sections.append(
+            f"<zodb_db {name}>\nmount-point /{'' if name == 'main' else name}\n{storage}\n</zodb_db>\n"
+        )
     conf = tmp_path / "zope.conf"
     conf.write_text(f"%define INSTANCE {tmp_path}\ninstancehome $INSTANCE\n" + "".join(sections))
     where = ["--repository", str(tmp_path / "repository"), "--site", SITE]
@@ -599,7 +694,9 @@ def test_F50_every_database_of_a_site_is_in_the_backup(tmp_path: Path) -> None:
         assert oracle.blob_files(*restored) == oracle.blob_files(*source)
 
 
-def test_F51_the_working_directory_does_not_matter(vault: Vault, files: SiteFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_F51_the_working_directory_does_not_matter(
+    vault: Vault, files: SiteFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(files.data_fs.parent)
     where = ["--repository", "../repository", "--site", SITE]
     assert run(["create", *where, "--data-fs", "Data.fs", "--blob-dir", "./blobs"]) == 0
@@ -609,7 +706,9 @@ def test_F51_the_working_directory_does_not_matter(vault: Vault, files: SiteFile
     assert vault.newest.reason.code == "unchanged"
 
 
-def test_F52_directories_that_a_restore_needs_are_made(vault: Vault, files: SiteFiles, tmp_path: Path) -> None:
+def test_F52_directories_that_a_restore_needs_are_made(
+    vault: Vault, files: SiteFiles, tmp_path: Path
+) -> None:
     vault.create()
     output = tmp_path / "not" / "there" / "yet"
     assert command(vault, "restore", "--output", str(output), "--yes", source=False) == 0
@@ -629,10 +728,25 @@ def test_F54_a_repository_in_the_blob_directory_or_around_it_is_refused(tmp_path
     if where == ".":
         shutil.move(files.blob_dir, root / "blobs")
         files = SiteFiles(files.data_fs, root / "blobs")
-    assert run(["create", "--repository", str(root), "--data-fs", str(files.data_fs), "--blob-dir", str(files.blob_dir)]) == 2
+    assert (
+        run(
+            [
+                "create",
+                "--repository",
+                str(root),
+                "--data-fs",
+                str(files.data_fs),
+                "--blob-dir",
+                str(files.blob_dir),
+            ]
+        )
+        == 2
+    )
 
 
-def test_F55_the_order_of_directory_entries_does_not_matter(vault: Vault, files: SiteFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_F55_the_order_of_directory_entries_does_not_matter(
+    vault: Vault, files: SiteFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(3):
         more(files, number)
         vault.create()
@@ -660,7 +774,9 @@ def test_F55_the_order_of_directory_entries_does_not_matter(vault: Vault, files:
         assert vault.create().manifest.parent == expected[-1]
 
 
-def test_F56_a_live_site_is_not_overwritten_without_a_yes(vault: Vault, files: SiteFiles, capsys: pytest.CaptureFixture[str]) -> None:
+def test_F56_a_live_site_is_not_overwritten_without_a_yes(
+    vault: Vault, files: SiteFiles, capsys: pytest.CaptureFixture[str]
+) -> None:
     vault.create()
     more(files)
     before = snapshot(files)
@@ -672,7 +788,9 @@ def test_F56_a_live_site_is_not_overwritten_without_a_yes(vault: Vault, files: S
     assert files.data_fs.read_bytes() == before[str(files.data_fs)]
 
 
-def test_F58_a_repository_that_may_not_be_written_is_an_error_that_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_F58_a_repository_that_may_not_be_written_is_an_error_that_says_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Nobody, not even root, makes a directory in /sys."""
     assert run(["--repository", "/sys/zodb-vault", "repository", "init"]) == 1
     said = capsys.readouterr().err
@@ -686,10 +804,15 @@ def test_F59_backup_and_site_share_no_file(vault: Vault, files: SiteFiles) -> No
     live = {path.stat().st_ino for path in files.data_fs.parent.rglob("*") if path.is_file()}
     for root in (Path(vault.repository.store.location), restored.data_fs.parent):
         assert not live & {path.stat().st_ino for path in root.rglob("*") if path.is_file()}
-    assert {path.stat().st_nlink for path in blob_paths(files)} <= {1, 2}  # 2: a pack links to its .old, we never do
+    assert {path.stat().st_nlink for path in blob_paths(files)} <= {
+        1,
+        2,
+    }  # 2: a pack links to its .old, we never do
 
 
-def test_F60_a_blob_with_another_content_and_the_same_length_and_time_is_exchanged(vault: Vault, files: SiteFiles) -> None:
+def test_F60_a_blob_with_another_content_and_the_same_length_and_time_is_exchanged(
+    vault: Vault, files: SiteFiles
+) -> None:
     vault.create()
     expected = oracle.blob_files(*files)
     victim = next(path for path in blob_paths(files) if path.stat().st_size)
@@ -704,14 +827,20 @@ def test_F60_a_blob_with_another_content_and_the_same_length_and_time_is_exchang
 
 
 @pytest.mark.skipif(not ROOT, reason="needs to give files to another user")
-def test_F61_restored_files_belong_to_who_owned_them_and_keep_their_modes(vault: Vault, files: SiteFiles) -> None:
+def test_F61_restored_files_belong_to_who_owned_them_and_keep_their_modes(
+    vault: Vault, files: SiteFiles
+) -> None:
     vault.create()
     shutil.rmtree(next(path for path in files.blob_dir.iterdir() if path.is_dir() and path.name != "tmp"))
     for path in (files.data_fs.parent, *files.data_fs.parent.rglob("*")):
         os.chown(path, 12345, 23456)
     files.data_fs.chmod(0o640)
     assert command(vault, "restore", "--yes", "--no-safety-backup") == 0
-    owners = {path: (path.stat().st_uid, path.stat().st_gid) for path in files.data_fs.parent.rglob("*") if ".restored-" not in path.name}
+    owners = {
+        path: (path.stat().st_uid, path.stat().st_gid)
+        for path in files.data_fs.parent.rglob("*")
+        if ".restored-" not in path.name
+    }
     assert {path for path, owner in owners.items() if owner != (12345, 23456)} == set()
     assert files.data_fs.stat().st_mode & 0o777 == 0o640
     assert {path.stat().st_mode & 0o777 for path in blob_paths(files)} == {0o444}

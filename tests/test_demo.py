@@ -15,9 +15,17 @@ DEADLINE = 200.0
 
 def begin(directory: Path, *arguments: str) -> subprocess.Popen[str]:
     directory.mkdir()
-    environment = os.environ | {"PYTHONPATH": str(Path(zodb_vault.__file__).parent.parent), "TMPDIR": str(directory)}
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(zodb_vault.__file__).parent.parent),
+        "TMPDIR": str(directory),
+    }
     return subprocess.Popen(
-        [sys.executable, DEMO, *arguments], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, DEMO, *arguments],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 

@@ -24,9 +24,15 @@ from zodb_vault.model.manifest import Reason
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = {str(path.relative_to(DOCS)): path.read_text() for path in DOCS.rglob("*.rst") if "_build" not in path.parts}
+PAGES = {
+    str(path.relative_to(DOCS)): path.read_text()
+    for path in DOCS.rglob("*.rst")
+    if "_build" not in path.parts
+}
 TEMPLATES = sorted((ROOT / "templates").iterdir())
-LINE = re.compile(r"^\s*(?:\$ |\d+ \d+ \* \* \* |ExecStart=)?(?:env/bin/|/\S+/)?(zodb-vault (?!COMMAND).*)$", re.MULTILINE)
+LINE = re.compile(
+    r"^\s*(?:\$ |\d+ \d+ \* \* \* |ExecStart=)?(?:env/bin/|/\S+/)?(zodb-vault (?!COMMAND).*)$", re.MULTILINE
+)
 INLINE = re.compile(r"``(zodb-vault [a-z][^`]*)``")
 KEY = re.compile(r"``([a-z0-9_]+)``")
 
@@ -36,7 +42,11 @@ def commands() -> dict[str, click.Command]:
     for name in COMMANDS:
         one = cli.get_command(click.Context(cli), name)
         assert one is not None
-        found |= {f"{name} {inner}": each for inner, each in one.commands.items()} if isinstance(one, click.Group) else {name: one}
+        found |= (
+            {f"{name} {inner}": each for inner, each in one.commands.items()}
+            if isinstance(one, click.Group)
+            else {name: one}
+        )
     return found
 
 
@@ -64,7 +74,12 @@ def test_every_command_is_mentioned_in_prose(name: str) -> None:
     assert f"zodb-vault {name}" in prose or f"``{name}``" in prose
 
 
-@pytest.mark.parametrize("name", sorted(name for name, each in commands().items() if any(option.name == "as_json" for option in each.params)))
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        name for name, each in commands().items() if any(option.name == "as_json" for option in each.params)
+    ),
+)
 def test_every_document_is_described(name: str) -> None:
     assert f"\n``{name}``\n" in PAGES["reference/commands.rst"]
 
@@ -83,7 +98,10 @@ def test_exit_codes_and_error_kinds_are_listed() -> None:
 def test_the_tree_of_errors_at_the_top_of_the_module_is_the_real_one() -> None:
     import zodb_vault.errors as module
 
-    drawn = {name: (int(code), kind) for name, code, kind in re.findall(r"(\w+) +(\d+)  ([a-z-]+)$", module.__doc__ or "", re.MULTILINE)}
+    drawn = {
+        name: (int(code), kind)
+        for name, code, kind in re.findall(r"(\w+) +(\d+)  ([a-z-]+)$", module.__doc__ or "", re.MULTILINE)
+    }
     assert drawn == {error.__name__: (error.exit_code, error.kind) for error in error_classes()}
 
 
@@ -94,7 +112,11 @@ def test_every_error_has_a_next_step_and_a_docstring() -> None:
 
 
 def structures() -> dict[str, type[msgspec.Struct]]:
-    found = {name: one for name, one in vars(manifest).items() if isinstance(one, type) and issubclass(one, msgspec.Struct)}
+    found = {
+        name: one
+        for name, one in vars(manifest).items()
+        if isinstance(one, type) and issubclass(one, msgspec.Struct)
+    }
     return {name: one for name, one in found.items() if one.__module__ == manifest.__name__}
 
 
@@ -105,7 +127,11 @@ def test_every_key_of_the_repository_is_described(name: str) -> None:
 
 
 def test_no_key_is_described_that_does_not_exist() -> None:
-    tables = re.findall(r"^   \* - ((?:``[a-z0-9_]+``(?:, )?)+)\n     - ", PAGES["reference/repository-format.rst"], re.MULTILINE)
+    tables = re.findall(
+        r"^   \* - ((?:``[a-z0-9_]+``(?:, )?)+)\n     - ",
+        PAGES["reference/repository-format.rst"],
+        re.MULTILINE,
+    )
     described = {key for row in tables for key in KEY.findall(row)}
     real = {key for one in structures().values() for key in one.__struct_fields__} | {"kind"}
     assert described - real <= set(reasons())
@@ -125,7 +151,9 @@ def keys_of(struct: type[msgspec.Struct], prefix: str) -> list[str]:
     found = []
     for name, kind in settings_kinds(struct).items():
         path = f"{prefix}.{name}"
-        found += keys_of(kind, path) if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else [path]
+        found += (
+            keys_of(kind, path) if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else [path]
+        )
     return found
 
 
@@ -137,7 +165,9 @@ def settings_kinds(struct: type[msgspec.Struct]) -> dict[str, Any]:
 
 def test_every_key_of_the_configuration_and_every_variable_is_described() -> None:
     page = PAGES["reference/configuration.rst"]
-    keys = [key for name, struct in settings.TABLES.items() for key in keys_of(struct, name)] + keys_of(settings.SiteSettings, "site.NAME")
+    keys = [key for name, struct in settings.TABLES.items() for key in keys_of(struct, name)] + keys_of(
+        settings.SiteSettings, "site.NAME"
+    )
     keys += keys_of(settings.PolicySettings, "policy.NAME")
     for key in keys:
         assert f"``{key}``" in page
@@ -147,19 +177,31 @@ def test_every_key_of_the_configuration_and_every_variable_is_described() -> Non
 
 def test_every_section_that_is_understood_is_described_and_no_other() -> None:
     page = PAGES["reference/zope-conf.rst"].partition("Storages of other packages\n===")[0]
-    described = {section for row in re.findall(r"^   \* - (``<.*)$", page, re.MULTILINE) for section in re.findall(r"<([a-z0-9]+)>", row)}
+    described = {
+        section
+        for row in re.findall(r"^   \* - (``<.*)$", page, re.MULTILINE)
+        for section in re.findall(r"<([a-z0-9]+)>", row)
+    }
     assert described == set(storages.READERS)
     assert set(storages.ADAPTERS) <= set(re.findall(r"<([a-z0-9]+)>", page))
     assert storages.ENTRY_POINTS in PAGES["reference/zope-conf.rst"]
 
 
-def test_the_reader_of_another_package_that_is_shown_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reader_of_another_package_that_is_shown_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (source,) = re.findall(r"code-block:: python\n\n((?:   .*\n|\n)+)", PAGES["reference/zope-conf.rst"])
     names: dict[str, Any] = {}
     exec(textwrap.dedent(source), names)
-    monkeypatch.setattr(storages, "registered", lambda type_: names["read"] if type_ == "mirrorstorage" else None)
-    (tmp_path / "zope.conf").write_text("<mirrorstorage>\n<filestorage>\npath /srv/Data.fs\n</filestorage>\n</mirrorstorage>\n")
-    assert [one.data_fs for one in read_zope_conf(tmp_path / "zope.conf", "plone", {}, tmp_path).databases] == ["/srv/Data.fs"]
+    monkeypatch.setattr(
+        storages, "registered", lambda type_: names["read"] if type_ == "mirrorstorage" else None
+    )
+    (tmp_path / "zope.conf").write_text(
+        "<mirrorstorage>\n<filestorage>\npath /srv/Data.fs\n</filestorage>\n</mirrorstorage>\n"
+    )
+    assert [
+        one.data_fs for one in read_zope_conf(tmp_path / "zope.conf", "plone", {}, tmp_path).databases
+    ] == ["/srv/Data.fs"]
 
 
 def parsed(line: str) -> None:
@@ -181,10 +223,16 @@ def parsed(line: str) -> None:
 
 def lines_of(text: str) -> list[str]:
     joined = re.sub(r" *\\\n *", " ", text)  # a command may go on in the next line
-    return [line for line in (*LINE.findall(joined), *INLINE.findall(joined)) if not line.rstrip().endswith(("--help", "completion"))]
+    return [
+        line
+        for line in (*LINE.findall(joined), *INLINE.findall(joined))
+        if not line.rstrip().endswith(("--help", "completion"))
+    ]
 
 
-@pytest.mark.parametrize("place", [*sorted(PAGES), "README.rst", *(f"templates/{path.name}" for path in TEMPLATES)])
+@pytest.mark.parametrize(
+    "place", [*sorted(PAGES), "README.rst", *(f"templates/{path.name}" for path in TEMPLATES)]
+)
 def test_every_command_line_that_is_shown_is_understood(place: str) -> None:
     text = PAGES[place] if place in PAGES else (ROOT / place).read_text()
     for line in lines_of(text):
@@ -222,8 +270,19 @@ def test_the_files_for_kubernetes_are_read_by_the_real_readers(tmp_path: Path) -
     for name, content in files.items():
         (tmp_path / name).write_text(content.replace("/etc/zodb-vault", str(tmp_path)))
     read = settings.load_settings(tmp_path / "zodb-vault.toml", {}, tmp_path)
-    site = resolve_site(read, site=None, zope_conf=None, zeo_conf=None, data_fs=None, blob_dir=None, environment={}, cwd=tmp_path)
-    assert [(one.data_fs, one.blob_dir) for one in site.databases] == [("/data/filestorage/Data.fs", "/data/blobstorage")]
+    site = resolve_site(
+        read,
+        site=None,
+        zope_conf=None,
+        zeo_conf=None,
+        data_fs=None,
+        blob_dir=None,
+        environment={},
+        cwd=tmp_path,
+    )
+    assert [(one.data_fs, one.blob_dir) for one in site.databases] == [
+        ("/data/filestorage/Data.fs", "/data/blobstorage")
+    ]
     assert read_zope_conf(tmp_path / "zope.conf", "plone", {}, tmp_path).databases == site.databases
     assert '["zodb-vault", "create", "-q"]' in text
 
@@ -239,7 +298,9 @@ def block(text: str, name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-@pytest.mark.parametrize("path", [path for path in TEMPLATES if path.suffix in (".service", ".timer")], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [path for path in TEMPLATES if path.suffix in (".service", ".timer")], ids=lambda path: path.name
+)
 def test_the_units_of_systemd_are_units(path: Path) -> None:
     unit = configparser.ConfigParser(strict=True, interpolation=None, delimiters=("=",))
     unit.optionxform = str  # type: ignore[method-assign, assignment]
@@ -254,7 +315,9 @@ def test_the_units_of_systemd_are_units(path: Path) -> None:
 def test_every_template_is_known_to_these_tests_or_to_others() -> None:
     here = {"crontab", "kubernetes-cronjob.yaml", "zodb-vault.service", "zodb-vault.timer", "zodb-vault.toml"}
     others = {path.name for path in TEMPLATES} - here
-    sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__))
+    sources = "".join(
+        path.read_text() for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__)
+    )
     assert here <= {path.name for path in TEMPLATES}
     assert {name for name in others if name not in sources} == set()
 
@@ -273,7 +336,9 @@ def test_the_targets_that_the_readme_names_exist() -> None:
 
 
 def test_the_architecture_page_shows_the_layers_that_are_checked() -> None:
-    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0][
+        "layers"
+    ]
     page = PAGES["explanation/architecture.rst"]
     for layer in layers:
         for package in re.findall(r"[a-z]+", layer):

@@ -40,7 +40,11 @@ def content(number: int) -> bytes:
 
 def databases(conf: Path) -> dict[str, DB]:
     """Open the databases of a configuration; what only Zope knows in it is left out."""
-    text = NOT_OF_ZODB.sub("", conf.read_text()).replace("zodb_db", "zodb").replace("temporarystorage", "mappingstorage")
+    text = (
+        NOT_OF_ZODB.sub("", conf.read_text())
+        .replace("zodb_db", "zodb")
+        .replace("temporarystorage", "mappingstorage")
+    )
     opened: dict[str, DB] = ZODB.config.databaseFromString(text).databases
     return opened
 
@@ -85,7 +89,9 @@ class Slow:
 class Together:
     """Writes to the databases."""
 
-    def __init__(self, dbs: dict[str, DB], names: Sequence[str], between: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self, dbs: dict[str, DB], names: Sequence[str], between: Callable[[], object] | None = None
+    ) -> None:
         self.names, self.between = names, between
         self.manager = transaction.TransactionManager()
         first = dbs[names[0]].open(self.manager)
@@ -151,7 +157,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--interval", type=float, default=0.005)
     parser.add_argument("--finish", type=float, default=0.01, help="how long the finish of a commit takes")
-    parser.add_argument("--pack-every", type=float, default=0.0, help="seconds between two packs of the first one, 0 for none")
+    parser.add_argument(
+        "--pack-every", type=float, default=0.0, help="seconds between two packs of the first one, 0 for none"
+    )
     parser.add_argument("--stop", type=Path, help="stop when this file exists")
     return parser.parse_args()
 

@@ -14,18 +14,19 @@ from typing import Any
 import oracle
 from factories import SiteFiles
 
+from zodb_vault.blobs.packs import members_of, ref
 from zodb_vault.model.blob import BlobRef
+from zodb_vault.model.chain import packs_of, segments_of
 from zodb_vault.model.manifest import DatabaseEntry, Manifest, Pack, Segment
 from zodb_vault.model.source import Database, Site
-from zodb_vault.operations import create as creating
-from zodb_vault.operations import restore as restoring
-from zodb_vault.operations import verify as verifying
 from zodb_vault.operations.catalog import Catalog
+from zodb_vault.operations.create import run as creating
+from zodb_vault.operations.create.options import Created, CreateOptions
+from zodb_vault.operations.restore import run as restoring
+from zodb_vault.operations.verify import run as verifying
 from zodb_vault.policy.recovery import ToTid
 from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
-from zodb_vault.strategies.filestorage import packs_of, segments_of
-from zodb_vault.strategies.packing import members_of, ref
 
 SITE = "plone"
 
@@ -70,9 +71,9 @@ class Vault:
         )
         return Site(name=SITE, config=None, databases=(database,))
 
-    def create(self, **options: Any) -> creating.Created:
+    def create(self, **options: Any) -> Created:
         """Make a backup."""
-        return creating.create(self.repository, self.site, creating.Options(**options), self.progress)
+        return creating.create(self.repository, self.site, CreateOptions(**options), self.progress)
 
     def code(self, **options: Any) -> str:
         """Make a backup and return the code of its reason."""
@@ -106,15 +107,23 @@ class Vault:
         objects = self.repository.objects("")
         return [ref(member) for pack in self.packs(manifest) for member in members_of(objects, pack)]
 
-    def restore(self, backup: str | None = None, tid: bytes | None = None, *, allow_incomplete: bool = False) -> SiteFiles:
+    def restore(
+        self, backup: str | None = None, tid: bytes | None = None, *, allow_incomplete: bool = False
+    ) -> SiteFiles:
         """Restore into a new directory."""
         output = self.directory / f"restored-{next(self._numbers)}"
         request = ToTid("0x" + tid.hex()) if tid else None
-        options = restoring.Options(backup=backup, request=request, output=output, allow_incomplete=allow_incomplete)
-        restoring.execute(self.repository, restoring.plan(self.repository, SITE, None, options), SITE, self.progress)
+        options = restoring.RestoreOptions(
+            backup=backup, request=request, output=output, allow_incomplete=allow_incomplete
+        )
+        restoring.execute(
+            self.repository, restoring.plan(self.repository, SITE, None, options), SITE, self.progress
+        )
         return SiteFiles(output / "Data.fs", output / "blobs")
 
-    def assert_restores(self, source: SiteFiles, backup: str | None = None, tid: bytes | None = None, **options: bool) -> None:
+    def assert_restores(
+        self, source: SiteFiles, backup: str | None = None, tid: bytes | None = None, **options: bool
+    ) -> None:
         """Require Data.fs byte for byte up to the last finished transaction (or ``tid``), and every blob that it asks for."""
         restored = self.restore(backup, tid, **options)
         end = oracle.end_of(source.data_fs, tid) if tid else committed_end(source.data_fs)
@@ -128,7 +137,11 @@ class Vault:
         """Verify a backup."""
         catalog = self.catalog
         return verifying.verify(
-            self.repository, SITE, catalog.backup(backup or self.newest.id), verifying.Options(level=level), self.progress
+            self.repository,
+            SITE,
+            catalog.backup(backup or self.newest.id),
+            verifying.VerifyOptions(level=level),
+            self.progress,
         )
 
     def label(self, fact: str, value: Any = True, backup: str | None = None) -> None:

@@ -26,24 +26,31 @@ import pytest
 import ZODB.BaseStorage
 from ZODB.TimeStamp import TimeStamp
 
+from zodb_vault.blobs.packs import members_of
 from zodb_vault.cli.progress import Silent
 from zodb_vault.datafs.index import write_index
 from zodb_vault.errors import TargetMissing
-from zodb_vault.model import chain, clock
+from zodb_vault.model import chain
 from zodb_vault.model import tid as tids
-from zodb_vault.model.chain import Chain
+from zodb_vault.model.chain import Chain, packs_of, segments_of
 from zodb_vault.model.manifest import DatabaseEntry, Manifest, Pack, Segment
 from zodb_vault.model.source import Database, Site
-from zodb_vault.operations import create, indexing, restore, switch, verify
 from zodb_vault.operations.catalog import Catalog, stored_size
-from zodb_vault.operations.targets import Target, resolve
-from zodb_vault.policy.recovery import AtMoment, BeforeTid, Request, ToTid
-from zodb_vault.repository import objects, running
+from zodb_vault.operations.create import attempt
+from zodb_vault.operations.create import run as create
+from zodb_vault.operations.create.options import CreateOptions
+from zodb_vault.operations.restore import datafs as switch
+from zodb_vault.operations.restore import index as indexing
+from zodb_vault.operations.restore import run as restore
+from zodb_vault.operations.restore.targets import RestoreTarget, resolve
+from zodb_vault.operations.verify import run as verify
+from zodb_vault.policy.recovery import AtTimestamp, BeforeTid, Request, ToTid
+from zodb_vault.repository import markers, objects
 from zodb_vault.repository.repository import Repository
+from zodb_vault.runtime import clock
 from zodb_vault.stores.local import LocalStore
-from zodb_vault.strategies import joining, packing, segments
-from zodb_vault.strategies.filestorage import packs_of, segments_of
-from zodb_vault.strategies.packing import members_of
+from zodb_vault.strategies.blobs import compaction, packer
+from zodb_vault.strategies.filestorage import segments
 
 START = datetime(2026, 3, 1, tzinfo=UTC).timestamp()
 SITE = "default"
@@ -165,15 +172,28 @@ class Saved(NamedTuple):
 
 
 SMALL_LIMITS: list[tuple[Any, str, int]] = [
-    (segments, "SEGMENT_LIMIT", 12_000), (joining, "SEGMENT_LIMIT", 12_000), (joining, "SMALL", 4000), (joining, "NEIGHBOURS", 3),
-    (packing, "PACK_LIMIT", 14_000), (chain, "TAIL_LIMIT", 5), (chain, "TAIL_KEPT", 2), (chain, "LIST_LIMIT", 4),
-    (objects, "PART_RAW", 3000), (segments, "CHUNK", 1000), (packing, "CHUNK", 700), (joining, "REWRITE_BYTES", 30_000),
-]  # fmt: skip
+    (segments, "SEGMENT_LIMIT", 12_000),
+    (compaction, "SEGMENT_LIMIT", 12_000),
+    (compaction, "SMALL", 4000),
+    (compaction, "NEIGHBOURS", 3),
+    (packer, "PACK_LIMIT", 14_000),
+    (chain, "TAIL_LIMIT", 5),
+    (chain, "TAIL_KEPT", 2),
+    (chain, "LIST_LIMIT", 4),
+    (objects, "PART_RAW", 3000),
+    (segments, "CHUNK", 1000),
+    (packer, "CHUNK", 700),
+    (compaction, "REWRITE_BYTES", 30_000),
+]
 # so small that hardly anything is joined, and everything soon goes into lists
 MANY_LISTS: list[tuple[Any, str, int]] = [
-    (segments, "SEGMENT_LIMIT", 1500), (joining, "SMALL", 60), (packing, "PACK_LIMIT", 2000),
-    (chain, "TAIL_LIMIT", 3), (chain, "TAIL_KEPT", 1), (chain, "LIST_LIMIT", 4),
-]  # fmt: skip
+    (segments, "SEGMENT_LIMIT", 1500),
+    (compaction, "SMALL", 60),
+    (packer, "PACK_LIMIT", 2000),
+    (chain, "TAIL_LIMIT", 3),
+    (chain, "TAIL_KEPT", 1),
+    (chain, "LIST_LIMIT", 4),
+]
 
 
 class Vaulted:
@@ -197,9 +217,18 @@ class Vaulted:
         site.mkdir(parents=True)
         self.history = histories.History(site, seed)
         self.site = Site(
-            name=SITE, config=None,
-            databases=(Database(name=DATABASE, backend="filestorage", mount_point="/", data_fs=str(site / "Data.fs"), blob_dir=str(site / "blobs")),),
-        )  # fmt: skip
+            name=SITE,
+            config=None,
+            databases=(
+                Database(
+                    name=DATABASE,
+                    backend="filestorage",
+                    mount_point="/",
+                    data_fs=str(site / "Data.fs"),
+                    blob_dir=str(site / "blobs"),
+                ),
+            ),
+        )
 
     def _patch(self) -> None:
         self.patch.setattr(clock, "now", self.clock.now)
@@ -209,7 +238,7 @@ class Vaulted:
         self.patch.setattr(os, "fsync", lambda _fd: None)
         self.patch.setattr(switch, "sync_file_system", lambda _path: None)
         self.patch.setattr(indexing, "subprocess", InProcess)
-        self.patch.setattr(running, "process_identity", lambda _pid: f"boot/space/{self.process}")
+        self.patch.setattr(markers, "process_identity", lambda _pid: f"boot/space/{self.process}")
         for module, name, value in SMALL_LIMITS if self.limits != "normal" else []:
             self.patch.setattr(module, name, value // 4 if value > 100 and self.limits == "tiny" else value)
         for module, name, value in MANY_LISTS if self.limits == "lists" else []:
@@ -224,7 +253,9 @@ class Vaulted:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     # What happens
@@ -233,9 +264,15 @@ class Vaulted:
         """Let something happen: mostly to the site, sometimes to its backups."""
         self.clock.seconds += self.random.choice([0.2, 3, 100])
         actions: list[tuple[Callable[[], object], int]] = [
-            (self.history_step, 24), (self.backup, 6), (self.backup_voted, 1), (self.interrupted, 3), (self.restore_in_place, 1),
-            (self.put_back_by_hand, 1), (self.restore_abandoned, 1), (self.time_passes, 1),
-        ]  # fmt: skip
+            (self.history_step, 24),
+            (self.backup, 6),
+            (self.backup_voted, 1),
+            (self.interrupted, 3),
+            (self.restore_in_place, 1),
+            (self.put_back_by_hand, 1),
+            (self.restore_abandoned, 1),
+            (self.time_passes, 1),
+        ]
         action = self.random.choices([action for action, _ in actions], [weight for _, weight in actions])[0]
         self.log.append(action.__name__)
         action()
@@ -262,7 +299,7 @@ class Vaulted:
         """Make a backup, and check what its manifest says."""
         before = self._sizes()
         seen = self._look()
-        options = create.Options(workers=self.workers, full=self.random.random() < 0.05, **wishes)
+        options = CreateOptions(workers=self.workers, full=self.random.random() < 0.05, **wishes)
         made = create.create(self.repository, self.site, options, Silent()).manifest
         self.clock.seconds += 2
         self._save(made, seen)
@@ -273,6 +310,7 @@ class Vaulted:
 
     def backup_voted(self) -> None:
         """Make a backup while a transaction stands voted, not finished."""
+
         def once() -> None:
             self.history.when_voted = None
             self.backup()
@@ -284,11 +322,11 @@ class Vaulted:
     def interrupted(self) -> None:
         """Kill a create at some call of its store; whether it has committed by then shows in the repository."""
         seen, known = self._look(), set(self.catalog().listing.backups)
-        self.patch.setattr(create, "NOTE_BYTES", self.random.choice([1, 5000, 1 << 30]))
+        self.patch.setattr(attempt, "CHECKPOINT_BYTES", self.random.choice([1, 5000, 1 << 30]))
         at, after, once = self.random.randrange(1, 24), self.random.random() < 0.5, self.random.random() < 0.5
         mortal = Repository(Mortal(self.store, at, after, once), self.repository.info)
         try:
-            create.create(mortal, self.site, create.Options(workers=self.workers), Silent())
+            create.create(mortal, self.site, CreateOptions(workers=self.workers), Silent())
             self.log[-1] += " (it was done before)"
         except Killed:
             self._count("killed")
@@ -301,7 +339,9 @@ class Vaulted:
     def restore_in_place(self) -> None:
         """Restore some transaction of the current line into the site, as the command does it."""
         if self.saved:
-            self._restore_into_site(self.random.choice([one for one in self.saved if self._current(one)] or self.saved))
+            self._restore_into_site(
+                self.random.choice([one for one in self.saved if self._current(one)] or self.saved)
+            )
 
     def restore_abandoned(self) -> None:
         """Restore some transaction of any backup into the site."""
@@ -314,8 +354,12 @@ class Vaulted:
         seen = self._look()
         # a pack can leave a small site without any transaction of an old backup: it looks like another site then
         foreign = not set(seen.ends) & set(saved.ends)
-        options = restore.Options(
-            backup=saved.id, request=ToTid(hex_of(tid)), workers=self.workers, safety_backup=self.random.random() < 0.5, replace_blobs=foreign
+        options = restore.RestoreOptions(
+            backup=saved.id,
+            request=ToTid(hex_of(tid)),
+            workers=self.workers,
+            safety_backup=self.random.random() < 0.5,
+            replace_blobs=foreign,
         )
         plan = restore.plan(self.repository, SITE, self.site, options)
         done = restore.execute(self.repository, plan, SITE, Silent())
@@ -360,7 +404,9 @@ class Vaulted:
     def _current(self, saved: Saved, tid: bytes | None = None) -> bool:
         """Tell whether a backup (up to a transaction) is the past of the site as it is."""
         limit = tid or saved.valid[-1]
-        return all(self.history.states.get(one) is state for one, state in saved.states.items() if one <= limit)
+        return all(
+            self.history.states.get(one) is state for one, state in saved.states.items() if one <= limit
+        )
 
     # What the model takes note of
 
@@ -385,27 +431,42 @@ class Vaulted:
         valid = [header.tid for header in headers[packed[-1] if packed else 0 :]]
         history = self.history
         model = (dict(history.changes), dict(history.snapshots), list(history.undos))
-        return Saved("", "", data, {header.tid: header.end for header in headers}, blobs, valid, dict(history.states), model)
+        return Saved(
+            "",
+            "",
+            data,
+            {header.tid: header.end for header in headers},
+            blobs,
+            valid,
+            dict(history.states),
+            model,
+        )
 
     def _save(self, made: Manifest, seen: Saved) -> None:
         self.saved.append(seen._replace(id=made.id, trigger=made.trigger))
-        self.log[-1] += f" -> {made.id} {made.reason.code} {made.how} line {[line.id[9:15] + ':' + str(line.until_tid) for line in made.line]}"
+        self.log[-1] += (
+            f" -> {made.id} {made.reason.code} {made.how} line {[line.id[9:15] + ':' + str(line.until_tid) for line in made.timeline]}"
+        )
         self._count(made.reason.code)
         assert made.status == "complete"
         # a pack can leave a small site without any transaction of its backups: it begins a history of its own then
-        self.lost_track = self.lost_track or (made.line[0].id == made.id and len(self.saved) > 1)
+        self.lost_track = self.lost_track or (made.timeline[0].id == made.id and len(self.saved) > 1)
         if made.trigger != "safety":
             self.by_hand = self.returned = False
 
     def _sizes(self) -> dict[str, int]:
-        return {entry.key: entry.size for prefix in ("objects/", "meta/") for entry in self.store.list(prefix)}
+        return {
+            entry.key: entry.size for prefix in ("objects/", "meta/") for entry in self.store.list(prefix)
+        }
 
     # What must hold of a manifest
 
     def _check_sizes(self, made: Manifest, before: dict[str, int]) -> None:
         after = self._sizes()
         new = {key: size for key, size in after.items() if key not in before}
-        assert made.added == sum(new.values()), f"says that it added {made.added} bytes, not {sum(new.values())}"
+        assert made.added == sum(new.values()), (
+            f"says that it added {made.added} bytes, not {sum(new.values())}"
+        )
         for entry in made.databases:
             self._check_chains(entry, after)
 
@@ -419,7 +480,10 @@ class Vaulted:
         assert len(packs) == len(list(packs))
         assert kept.raw == entry.data_fs.end == sum(segment.raw for segment in kept)
         assert entry.data_fs.transactions == sum(segment.transactions for segment in kept)
-        assert (entry.blobs.count, entry.blobs.size) == (sum(p.count for p in packs), sum(p.size for p in packs))
+        assert (entry.blobs.count, entry.blobs.size) == (
+            sum(p.count for p in packs),
+            sum(p.size for p in packs),
+        )
         assert max(len(entry.data_fs.tail), len(entry.blobs.tail)) <= chain.TAIL_LIMIT
         self._count("lists", len(kept.lists) + len(packs.lists))
         self._count("parts", sum(len(segment.parts) > 1 for segment in kept))
@@ -439,7 +503,9 @@ class Vaulted:
     def _verify(self, made: Manifest) -> None:
         level: verify.Level = "records" if self.random.random() < 0.4 else "objects"
         backup = self.catalog().backup(made.id)
-        report = verify.verify(self.repository, SITE, backup, verify.Options(level=level, workers=self.workers), Silent())
+        report = verify.verify(
+            self.repository, SITE, backup, verify.VerifyOptions(level=level, workers=self.workers), Silent()
+        )
         assert not report.damage
         assert not report.source
 
@@ -472,7 +538,9 @@ class Vaulted:
                 data = tar[row.offset : row.offset + row.size]
                 blobs[tids.from_hex(row.oid), tids.from_hex(row.tid)] = hashlib.sha256(data).hexdigest()
         assert {key: blobs.get(key) for key in saved.blobs} == saved.blobs, f"{saved.id}: blobs are others"
-        assert blobs.keys() == saved.blobs.keys(), f"{saved.id}: the packs list blobs that the storage does not refer to"
+        assert blobs.keys() == saved.blobs.keys(), (
+            f"{saved.id}: the packs list blobs that the storage does not refer to"
+        )
 
     def _check_targets(self, saved: Saved) -> None:
         """Every transaction is a target from the last packed one on, and only these are."""
@@ -481,7 +549,11 @@ class Vaulted:
         for number, tid in enumerate(order):
             if tid in saved.valid:
                 cut = resolve(catalog, saved.id, ToTid(hex_of(tid))).cuts[0]
-                assert (cut.end, cut.last_tid, cut.dropped) == (saved.ends[tid], hex_of(tid), len(order) - number - 1)
+                assert (cut.end, cut.last_tid, cut.dropped) == (
+                    saved.ends[tid],
+                    hex_of(tid),
+                    len(order) - number - 1,
+                )
             else:
                 with pytest.raises(TargetMissing, match=hex_of(saved.valid[0])):
                     resolve(catalog, saved.id, ToTid(hex_of(tid)))
@@ -495,16 +567,18 @@ class Vaulted:
             cut = resolve(self.catalog(), saved.id, BeforeTid(hex_of(tid))).cuts[0]
             assert (cut.end, cut.last_tid) == (saved.ends[before], hex_of(before))
             between = tids.to_datetime(before) + (tids.to_datetime(tid) - tids.to_datetime(before)) / 2
-            assert resolve(self.catalog(), saved.id, AtMoment(between)).cuts[0].last_tid == hex_of(before)
+            assert resolve(self.catalog(), saved.id, AtTimestamp(between)).cuts[0].last_tid == hex_of(before)
         else:
             with pytest.raises(TargetMissing):
                 resolve(self.catalog(), saved.id, BeforeTid(hex_of(tid)))
         # a moment a little above the TID itself: TIDs are finer than microseconds
         moment = tids.to_datetime(tid).replace(microsecond=0).timestamp() + 1
-        exact = AtMoment(datetime.fromtimestamp(moment, UTC))
+        exact = AtTimestamp(datetime.fromtimestamp(moment, UTC))
         with contextlib.suppress(TargetMissing):
             found = resolve(self.catalog(), saved.id, exact).cuts[0].last_tid
-            assert found == hex_of(max(one for one in saved.valid if one <= TimeStamp(*_fields(moment)).raw()))
+            assert found == hex_of(
+                max(one for one in saved.valid if one <= TimeStamp(*_fields(moment)).raw())
+            )
 
     def check_restored(self, saved: Saved, request: Request, tid: bytes, backup: str | None = "") -> None:
         """Restore into a directory, and compare every byte, every blob and what a Connection shows."""
@@ -521,7 +595,9 @@ class Vaulted:
 
     def _restored(self, saved: Saved, request: Request, backup: str | None = None) -> Path:
         output = self.directory / "output"
-        options = restore.Options(backup=backup or saved.id, request=request, output=output, workers=self.workers)
+        options = restore.RestoreOptions(
+            backup=backup or saved.id, request=request, output=output, workers=self.workers
+        )
         plan = restore.plan(self.repository, SITE, None, options)
         assert plan.target.backup.manifest.id == saved.id
         restore.execute(self.repository, plan, SITE, Silent())
@@ -546,34 +622,42 @@ class Vaulted:
             assert found.cuts[0].end == holder.ends[tid]
             self._check_before(catalog, tid, newest, known)
 
-    def _check_refusal(self, refused: TargetMissing, tid: bytes, newest: Saved, eligible: list[Saved]) -> None:
+    def _check_refusal(
+        self, refused: TargetMissing, tid: bytes, newest: Saved, eligible: list[Saved]
+    ) -> None:
         self._count("refused")
         assert tid not in newest.valid, refused
         holders = [saved.id for saved in self.saved if tid in saved.valid]
         assert any(holder in refused.message for holder in holders), (refused, holders)
         line = list(newest.states)
         # a transaction without effect, taken by a pack as the last one of the file, looks as if it had been left behind
-        without_effect = tid in newest.states and newest.states[tid] == newest.states[line[max(0, line.index(tid) - 1)]]
+        without_effect = (
+            tid in newest.states and newest.states[tid] == newest.states[line[max(0, line.index(tid) - 1)]]
+        )
         if not self.lost_track and tid in newest.states and not without_effect:
-            assert not [saved for saved in eligible if tid in saved.valid], f"{hex_of(tid)} stands on the current line: {refused}"
+            assert not [saved for saved in eligible if tid in saved.valid], (
+                f"{hex_of(tid)} stands on the current line: {refused}"
+            )
 
     def _check_before(self, catalog: Catalog, tid: bytes, newest: Saved, known: dict[str, Saved]) -> None:
         line = sorted(newest.states)
         before = [one for one in line if one < tid]
         moment = tids.to_datetime(tid)
         until = [one for one in line if one <= tids.from_datetime(moment)]
-        for request, expected in ((BeforeTid(hex_of(tid)), before[-1:]), (AtMoment(moment), until[-1:])):
+        for request, expected in ((BeforeTid(hex_of(tid)), before[-1:]), (AtTimestamp(moment), until[-1:])):
             found = self._find(catalog, request)
-            if isinstance(found, Target):
+            if isinstance(found, RestoreTarget):
                 assert expected, f"{request} was found before the first transaction"
                 # a pack can have taken the transaction itself, one without effect, but never the state behind it
                 last = tids.from_hex(found.cuts[0].last_tid or "")
-                assert newest.states[last] == newest.states[expected[0]], f"{request} is not {hex_of(expected[0])}"
+                assert newest.states[last] == newest.states[expected[0]], (
+                    f"{request} is not {hex_of(expected[0])}"
+                )
                 assert found.cuts[0].end == known[found.backup.manifest.id].ends[last]
             else:
                 assert not (expected and expected[0] in newest.valid and tid in newest.valid), found
 
-    def _find(self, catalog: Catalog, request: Request) -> Target | TargetMissing:
+    def _find(self, catalog: Catalog, request: Request) -> RestoreTarget | TargetMissing:
         try:
             return resolve(catalog, None, request)
         except TargetMissing as error:
@@ -608,7 +692,14 @@ def vaulted(directory: Path, seed: int) -> Iterator[Vaulted]:
         try:
             yield site
         except BaseException as error:
-            error.add_note("\n".join([f"seed {seed}, limits {site.limits}, repeating {site.repeating}, workers {site.workers}", *site.log]))
+            error.add_note(
+                "\n".join(
+                    [
+                        f"seed {seed}, limits {site.limits}, repeating {site.repeating}, workers {site.workers}",
+                        *site.log,
+                    ]
+                )
+            )
             raise
 
 

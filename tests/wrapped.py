@@ -21,7 +21,9 @@ from ZODB.POSException import POSKeyError
 
 IMPORTS = "%import zodb_s3blobs\n%import relstorage\n"
 CONF = "<zodb_db main>\nmount-point /\n{}</zodb_db>\n"
-WRAPPER = "<s3blobstorage>\nbucket-name {}\n{}\ncache-dir {}\ns3-addressing-style path\n{}{}</s3blobstorage>\n"
+WRAPPER = (
+    "<s3blobstorage>\nbucket-name {}\n{}\ncache-dir {}\ns3-addressing-style path\n{}{}</s3blobstorage>\n"
+)
 RELSTORAGE = "<relstorage>\nkeep-history {}\n{}{}\n</relstorage>\n"
 SHARED = "blob-dir {}\nshared-blob-dir true\n"
 SQLITE = "<sqlite3>\ndata-dir {}\n</sqlite3>"
@@ -127,7 +129,9 @@ class WrappedVault(RelVault):
         history: bool = True, key: str = "",
     ) -> None:  # fmt: skip
         self.base, self.postgres, self.history, self.key = base, postgres, history, key
-        super().__init__(directory, capsys, WrappedSite(self._section(directory / "site"), directory, place, key))
+        super().__init__(
+            directory, capsys, WrappedSite(self._section(directory / "site"), directory, place, key)
+        )
 
     @property
     def place(self) -> Place:
@@ -159,7 +163,9 @@ class WrappedVault(RelVault):
         blobs = output / "blobs"
         if self.base == "filestorage":
             return read_without(FILESTORAGE.format(output).replace("</", f"blob-dir {blobs}\n</"))
-        return read_without(RELSTORAGE.format(str(self.history).lower(), SHARED.format(blobs), self._adapter_of(output)))
+        return read_without(
+            RELSTORAGE.format(str(self.history).lower(), SHARED.format(blobs), self._adapter_of(output))
+        )
 
     def _adapter_of(self, output: Path) -> str:
         if self.postgres is None:

@@ -72,7 +72,9 @@ class Writer:
         self.db = DB(storage)
         self.manager = transaction.TransactionManager()
         self.connection = self.db.open(self.manager)
-        self.state: Digests = {key: digest(value) for key, value in histories.walk_connection(self.connection.root())}
+        self.state: Digests = {
+            key: digest(value) for key, value in histories.walk_connection(self.connection.root())
+        }
         self._note()
 
     def step(self) -> None:
@@ -163,7 +165,9 @@ class Packer(threading.Thread):
 def write(options: argparse.Namespace) -> None:
     """Commit until the time is up or the stop file appears."""
     end = time.monotonic() + options.seconds
-    storage = FileStorage(str(options.data_fs), blob_dir=str(options.blob_dir), pack_keep_old=options.keep_old)
+    storage = FileStorage(
+        str(options.data_fs), blob_dir=str(options.blob_dir), pack_keep_old=options.keep_old
+    )
     with closing(Log(options.log)) as log, closing(Writer(storage, log, options.seed)) as writer:
         packer = Packer(storage, log, options.pack_every)
         packer.start()
@@ -188,7 +192,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=10.0, help="how long")
     parser.add_argument("--interval", type=float, default=0.01, help="seconds between two commits")
     parser.add_argument("--pack-every", type=float, default=0.0, help="seconds between two packs, 0 for none")
-    parser.add_argument("--keep-old", action=argparse.BooleanOptionalAction, default=True, help="keep Data.fs.old and blobs.old after a pack")
+    parser.add_argument(
+        "--keep-old",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep Data.fs.old and blobs.old after a pack",
+    )
     parser.add_argument("--stop-file", type=Path, help="stop when this file exists")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)

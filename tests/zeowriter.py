@@ -48,7 +48,10 @@ class UndoingWriter(Writer):
 def main(socket: str, cache: str, log: str, stop_file: str, pack_every: str) -> None:
     """Commit until the stop file appears."""
     end = time.monotonic() + SECONDS
-    with closing(Log(Path(log))) as lines, closing(UndoingWriter(ClientStorage(socket, blob_dir=cache), lines, 1)) as writer:
+    with (
+        closing(Log(Path(log))) as lines,
+        closing(UndoingWriter(ClientStorage(socket, blob_dir=cache), lines, 1)) as writer,
+    ):
         packer = Packer(writer.storage, lines, float(pack_every))
         packer.start()
         try:

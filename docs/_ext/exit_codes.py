@@ -26,7 +26,9 @@ def error_classes(root: type[VaultError] = VaultError) -> Iterator[type[VaultErr
 class TableDirective(SphinxDirective):
     """A directive that produces one table from rows of reStructuredText."""
 
-    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int]) -> nodes.table:
+    def table(
+        self, header: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int]
+    ) -> nodes.table:
         """Return a table with one header row."""
         group = nodes.tgroup(cols=len(header))
         group += [nodes.colspec(colwidth=width) for width in widths]
@@ -36,7 +38,9 @@ class TableDirective(SphinxDirective):
 
     def row(self, cells: Sequence[str]) -> nodes.row:
         """Return one row, each cell a paragraph of inline markup."""
-        return nodes.row("", *(nodes.entry("", nodes.paragraph(cell, "", *self.parse_inline(cell)[0])) for cell in cells))
+        return nodes.row(
+            "", *(nodes.entry("", nodes.paragraph(cell, "", *self.parse_inline(cell)[0])) for cell in cells)
+        )
 
 
 class ErrorKinds(TableDirective):
@@ -44,7 +48,10 @@ class ErrorKinds(TableDirective):
 
     def run(self) -> list[nodes.Node]:
         """Return the table."""
-        rows = [(f"``{error.kind}``", str(error.exit_code), (error.__doc__ or "").partition("\n")[0]) for error in error_classes()]
+        rows = [
+            (f"``{error.kind}``", str(error.exit_code), (error.__doc__ or "").partition("\n")[0])
+            for error in error_classes()
+        ]
         return [self.table(("Kind", "Exit code", "Meaning"), rows, (22, 10, 68))]
 
 
@@ -55,12 +62,19 @@ class ExitCodes(TableDirective):
 
     def run(self) -> list[nodes.Node]:
         """Return the table."""
-        rows = [(code.strip(), text.strip()) for code, _, text in (line.partition(":") for line in self.content if line.strip())]
+        rows = [
+            (code.strip(), text.strip())
+            for code, _, text in (line.partition(":") for line in self.content if line.strip())
+        ]
         named = {int(code) for code, _ in rows}
         real = {error.exit_code for error in error_classes()} | WITHOUT_ERROR
         if named != real:
-            raise self.error(f"exit codes that differ between this page and the errors: {sorted(named ^ real)}")
-        return [self.table(("Exit code", "Meaning"), [(f"``{code}``", text) for code, text in rows], (12, 88))]
+            raise self.error(
+                f"exit codes that differ between this page and the errors: {sorted(named ^ real)}"
+            )
+        return [
+            self.table(("Exit code", "Meaning"), [(f"``{code}``", text) for code, text in rows], (12, 88))
+        ]
 
 
 def setup(app: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 from commandline import Vault, environment
 from days import Calendar
 
-from zodb_vault.model import clock
+from zodb_vault.runtime import clock
 
 
 @pytest.fixture(autouse=True)

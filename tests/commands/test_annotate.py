@@ -76,14 +76,18 @@ def test_what_cannot_be_changes_nothing(stocked: Vault, arguments: list[str], st
 
 @pytest.mark.parametrize("command", [["annotate", "two"], ["create"]])
 @pytest.mark.parametrize(("option", "longest"), [("--name", 200), ("--note", 4000)])
-def test_names_and_notes_have_a_longest_length(stocked: Vault, command: list[str], option: str, longest: int) -> None:
+def test_names_and_notes_have_a_longest_length(
+    stocked: Vault, command: list[str], option: str, longest: int
+) -> None:
     outcome = stocked(*command, option, "ü" * (longest + 1))
     assert outcome.status == 2
     assert f"{longest + 1:,} characters, and {longest:,} are the most" in outcome.err
     stocked.done(*command, option, "ü" * longest)
 
 
-def test_a_longer_name_of_an_older_version_is_cut_in_the_table_only(stocked: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_longer_name_of_an_older_version_is_cut_in_the_table_only(
+    stocked: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(A_NAME, "_longest", None)
         stocked.done("annotate", "two", "--name", "x" * 100_000)

@@ -14,12 +14,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from zodb_vault.cli.main import run
-from zodb_vault.operations import doctor
-from zodb_vault.strategies import blobrows
+from zodb_vault.operations.doctor import run as doctor
+from zodb_vault.strategies.blobs import probe
 
 PLANS = [["plan"], ["plan", "-v"], ["plan", "--json"], ["plan", "-q", "--full"]]
 CONVERT = ["convert", "config", "--force"]
-OTHERS = [["create"], ["create", "-v", "--json"], [*CONVERT, "--export"], [*CONVERT, "--import", "-v", "--json"]]
+OTHERS = [
+    ["create"],
+    ["create", "-v", "--json"],
+    [*CONVERT, "--export"],
+    [*CONVERT, "--import", "-v", "--json"],
+]
 CHECKS = [["doctor"], ["doctor", "-v"], ["doctor", "--json"], ["doctor", "-q"]]
 OFTEN = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SELDOM = settings(OFTEN, max_examples=40)
@@ -29,10 +34,10 @@ SELDOM = settings(OFTEN, max_examples=40)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask no name server, and run no tool a thousand times: what they answer is looked at elsewhere."""
     monkeypatch.setitem(sys.modules, "psycopg2", None)
-    monkeypatch.setattr(doctor, "_tool", lambda names: iter(()))
+    monkeypatch.setattr(doctor, "check_tool", lambda names: iter(()))
     monkeypatch.setenv("HOME", "/home/nobody")
     monkeypatch.setenv("STAGE", "live")
-    assert blobrows.CONNECT_SECONDS
+    assert probe.CONNECT_SECONDS
 
 
 def said(arguments: list[str]) -> tuple[int, str]:
@@ -81,13 +86,18 @@ def test_damaged_configurations_and_doctor(tmp_path: Path, text: str, arguments:
     harmless(tmp_path, text, arguments)
 
 
-@given(st.one_of(st.lists(LINES, max_size=25), WELL_FORMED).map("\n".join), st.sampled_from([*PLANS, *OTHERS]))
+@given(
+    st.one_of(st.lists(LINES, max_size=25), WELL_FORMED).map("\n".join), st.sampled_from([*PLANS, *OTHERS])
+)
 @OFTEN
 def test_made_up_configurations(tmp_path: Path, text: str, arguments: list[str]) -> None:
     harmless(tmp_path, text, arguments)
 
 
-@given(st.one_of(st.binary(max_size=200).map(lambda raw: raw.decode("latin-1")), st.text(max_size=80)), st.sampled_from([["plan"], ["doctor"]]))
+@given(
+    st.one_of(st.binary(max_size=200).map(lambda raw: raw.decode("latin-1")), st.text(max_size=80)),
+    st.sampled_from([["plan"], ["doctor"]]),
+)
 @SELDOM
 def test_what_is_no_configuration(tmp_path: Path, text: str, arguments: list[str]) -> None:
     harmless(tmp_path, text, arguments)

@@ -9,7 +9,17 @@ from pathlib import Path
 import factories
 import msgspec
 import pytest
-from commandline import Outcome, Vault, flip, give_to_nobody, process, process_as_nobody, stored, take_from_nobody, tree
+from commandline import (
+    Outcome,
+    Vault,
+    flip,
+    give_to_nobody,
+    process,
+    process_as_nobody,
+    stored,
+    take_from_nobody,
+    tree,
+)
 
 from zodb_vault.model import canonical
 
@@ -71,13 +81,23 @@ def python_2(path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("place", ["plain", "with blanks, 'quotes' and ü\n日本"])
-def test_what_is_no_data_fs(vault: Vault, make: Callable[[Path], None], kind: str, says: str, place: str) -> None:
+def test_what_is_no_data_fs(
+    vault: Vault, make: Callable[[Path], None], kind: str, says: str, place: str
+) -> None:
     directory = vault.directory / place
     directory.mkdir()
     path = directory / "Data.fs"
     make(path)
     before = tree(vault.directory)
-    options = ["--repository", vault.repository, "--data-fs", path, "--blob-dir", vault.files.blob_dir, "create"]
+    options = [
+        "--repository",
+        vault.repository,
+        "--data-fs",
+        path,
+        "--blob-dir",
+        vault.files.blob_dir,
+        "create",
+    ]
     outcome = vault.bare(*options, "--json")
     assert outcome.error["kind"].startswith(kind)
     refused(vault, outcome, 1, outcome.error["kind"], path, says)
@@ -89,14 +109,30 @@ def test_what_is_no_data_fs(vault: Vault, make: Callable[[Path], None], kind: st
 def test_a_link_to_a_data_fs_is_one(vault: Vault) -> None:
     link = vault.directory / "link to Data.fs"
     link.symlink_to(vault.files.data_fs)
-    outcome = vault.bare("--repository", vault.repository, "--data-fs", link, "--blob-dir", vault.files.blob_dir, "create", "--json")
+    outcome = vault.bare(
+        "--repository",
+        vault.repository,
+        "--data-fs",
+        link,
+        "--blob-dir",
+        vault.files.blob_dir,
+        "create",
+        "--json",
+    )
     assert outcome.document["databases"][0]["transactions"] == 9
 
 
 def test_paths_that_are_no_utf_8_are_backed_up_and_restored(vault: Vault) -> None:
     place = Path(os.fsdecode(os.fsencode(vault.directory) + b"/caf\xe9"))
     vault.files.data_fs.parent.rename(place)
-    options = ["--repository", vault.repository, "--data-fs", place / "Data.fs", "--blob-dir", place / "blobs"]
+    options = [
+        "--repository",
+        vault.repository,
+        "--data-fs",
+        place / "Data.fs",
+        "--blob-dir",
+        place / "blobs",
+    ]
     assert process(*options, "create", "--json").status == 0
     assert vault.bare(*options, "create", "--json").document["reason"]["code"] == "unchanged"
     for arguments in (["plan"], ["plan", "--json"], ["restore", "--yes"], ["restore", "--yes", "--json"]):
@@ -117,7 +153,13 @@ def wrong_blob_directory(vault: Vault, which: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("which", "says"), [("missing", "does not exist"), ("file", "is not a directory"), ("zeocache", "zeocache"), ("funny", "funny")]
+    ("which", "says"),
+    [
+        ("missing", "does not exist"),
+        ("file", "is not a directory"),
+        ("zeocache", "zeocache"),
+        ("funny", "funny"),
+    ],
 )
 def test_what_is_no_blob_directory(vault: Vault, which: str, says: str) -> None:
     directory = wrong_blob_directory(vault, which)
@@ -138,14 +180,20 @@ def test_blobs_without_a_blob_directory_are_an_error_unless_only_the_storage_is_
 
 @pytest.mark.parametrize("where", ["inside", "around", "same"])
 def test_the_repository_and_the_blob_directory_must_not_lie_in_each_other(vault: Vault, where: str) -> None:
-    places = {"inside": vault.files.blob_dir / "backups", "around": vault.files.data_fs.parent.parent / "around", "same": vault.directory / "both"}
+    places = {
+        "inside": vault.files.blob_dir / "backups",
+        "around": vault.files.data_fs.parent.parent / "around",
+        "same": vault.directory / "both",
+    }
     repository = places[where]
     blobs = {"inside": vault.files.blob_dir, "around": repository / "blobs", "same": repository}[where]
     assert vault.bare("--repository", repository, "repository", "init").status == 0
     blobs.mkdir(exist_ok=True)
     (blobs / ".layout").write_text("bushy")
     before = tree(vault.directory)
-    outcome = vault.bare("--repository", repository, "--data-fs", vault.files.data_fs, "--blob-dir", blobs, "create", "--json")
+    outcome = vault.bare(
+        "--repository", repository, "--data-fs", vault.files.data_fs, "--blob-dir", blobs, "create", "--json"
+    )
     refused(vault, outcome, 2, "configuration", repository, blobs)
     assert tree(vault.directory) == before
 
@@ -172,11 +220,17 @@ COMMANDS: list[list[str]] = [
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: arguments[0])
-@pytest.mark.parametrize("change", [{"format": 2}, {"requires": ["teleportation"]}], ids=["format", "requires"])
-def test_a_repository_of_a_newer_version_is_left_alone(stocked: Vault, arguments: list[str], change: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "change", [{"format": 2}, {"requires": ["teleportation"]}], ids=["format", "requires"]
+)
+def test_a_repository_of_a_newer_version_is_left_alone(
+    stocked: Vault, arguments: list[str], change: dict[str, object]
+) -> None:
     rewrite(stocked, **change)
     before = tree(stocked.directory)
-    outcome = stocked.bare(*stocked.options, *arguments, *(["--json"] if arguments[0] in ("create", "list", "verify") else []))
+    outcome = stocked.bare(
+        *stocked.options, *arguments, *(["--json"] if arguments[0] in ("create", "list", "verify") else [])
+    )
     assert outcome.status == 1
     assert outcome.out == ""
     assert "install a newer zodb-vault" in outcome.err
@@ -210,7 +264,9 @@ def movable(vault: Vault, reachable: Path) -> Vault:
     vault.directory.rename(reachable / "work")
     vault.directory = reachable / "work"
     vault.repository = vault.directory / "repository"
-    vault.files = factories.SiteFiles(vault.directory / "site" / "Data.fs", vault.directory / "site" / "blobs")
+    vault.files = factories.SiteFiles(
+        vault.directory / "site" / "Data.fs", vault.directory / "site" / "blobs"
+    )
     vault.directory.chmod(0o755)
     give_to_nobody(vault.directory)
     return vault
@@ -220,7 +276,14 @@ def test_a_data_fs_that_may_not_be_read(vault: Vault, reachable: Path) -> None:
     movable(vault, reachable)
     take_from_nobody(vault.files.data_fs)
     before = stored(vault.repository)
-    refused(vault, process_as_nobody(*vault.options, "create", "--json"), 1, "source", vault.files.data_fs, "may not be read")
+    refused(
+        vault,
+        process_as_nobody(*vault.options, "create", "--json"),
+        1,
+        "source",
+        vault.files.data_fs,
+        "may not be read",
+    )
     assert stored(vault.repository) == before
     planned = process_as_nobody(*vault.options, "plan")
     assert planned.status == 0
@@ -228,7 +291,9 @@ def test_a_data_fs_that_may_not_be_read(vault: Vault, reachable: Path) -> None:
 
 
 @pytest.mark.parametrize("which", ["directory", "file"])
-def test_blobs_that_may_not_be_read_are_an_error_and_never_taken_for_lost(vault: Vault, reachable: Path, which: str) -> None:
+def test_blobs_that_may_not_be_read_are_an_error_and_never_taken_for_lost(
+    vault: Vault, reachable: Path, which: str
+) -> None:
     movable(vault, reachable)
     path = vault.files.blob_dir if which == "directory" else next(vault.files.blob_dir.rglob("*.blob"))
     take_from_nobody(path)
@@ -246,7 +311,9 @@ def test_blobs_that_may_not_be_read_are_an_error_and_never_taken_for_lost(vault:
     [["create", "--full"], ["annotate", "one", "--pin"], ["delete", "one", "--yes"], ["repository", "init"]],
     ids=lambda arguments: arguments[0],
 )
-def test_a_repository_that_may_not_be_written_to(stocked: Vault, reachable: Path, arguments: list[str]) -> None:
+def test_a_repository_that_may_not_be_written_to(
+    stocked: Vault, reachable: Path, arguments: list[str]
+) -> None:
     movable(stocked, reachable)
     for path in (stocked.repository, *stocked.repository.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
@@ -258,12 +325,20 @@ def test_a_repository_that_may_not_be_written_to(stocked: Vault, reachable: Path
     assert tree(stocked.directory) == before
 
 
-def test_a_read_only_repository_can_be_listed_verified_and_restored_from(stocked: Vault, reachable: Path) -> None:
+def test_a_read_only_repository_can_be_listed_verified_and_restored_from(
+    stocked: Vault, reachable: Path
+) -> None:
     movable(stocked, reachable)
     for path in (stocked.repository, *stocked.repository.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = tree(stocked.repository)
-    for arguments in (["list"], ["show"], ["log"], ["verify"], ["restore", "--yes", "--output", str(stocked.directory / "out")]):
+    for arguments in (
+        ["list"],
+        ["show"],
+        ["log"],
+        ["verify"],
+        ["restore", "--yes", "--output", str(stocked.directory / "out")],
+    ):
         outcome = process_as_nobody(*stocked.options, *arguments)
         assert outcome.status == 0, outcome
     assert (stocked.directory / "out" / "Data.fs").read_bytes() == stocked.files.data_fs.read_bytes()
@@ -277,7 +352,9 @@ def test_a_repository_that_may_not_be_read(stocked: Vault, reachable: Path) -> N
     refused(stocked, outcome, 1, "store", stocked.repository, "Permission denied")
 
 
-def test_a_working_directory_that_may_not_be_entered_holds_no_configuration(stocked: Vault, reachable: Path) -> None:
+def test_a_working_directory_that_may_not_be_entered_holds_no_configuration(
+    stocked: Vault, reachable: Path
+) -> None:
     movable(stocked, reachable)
     home = reachable / "home of somebody else"
     home.mkdir()
@@ -287,7 +364,9 @@ def test_a_working_directory_that_may_not_be_entered_holds_no_configuration(stoc
     assert process_as_nobody(*stocked.options, "list", cwd=home).status == 0
 
 
-def test_every_configuration_error_is_told_at_once_with_file_and_key_and_without_values(vault: Vault, tmp_path: Path) -> None:
+def test_every_configuration_error_is_told_at_once_with_file_and_key_and_without_values(
+    vault: Vault, tmp_path: Path
+) -> None:
     config = tmp_path / "zodb-vault.toml"
     config.write_text(
         "[repository]\nlocaton = 'geheim'\n[retention]\ngrace = 'soon geheim'\n[retention.scheduled]\ndaily = -1\n"
@@ -296,7 +375,14 @@ def test_every_configuration_error_is_told_at_once_with_file_and_key_and_without
     outcome = vault.bare("--config", config, "list", "--json")
     refused(vault, outcome, 2, "configuration")
     lines = outcome.error["message"].splitlines()
-    for key in ("repository.localeton", "retention.grace", "retention.scheduled.daily", "site.Plone", "site.b", "shedule"):
+    for key in (
+        "repository.localeton",
+        "retention.grace",
+        "retention.scheduled.daily",
+        "site.Plone",
+        "site.b",
+        "shedule",
+    ):
         key = key.replace("localeton", "locaton")
         assert any(line.startswith(f"{config}: {key}") for line in lines), (key, lines)
     assert "did you mean location?" in outcome.error["message"]
@@ -307,9 +393,23 @@ def test_every_configuration_error_is_told_at_once_with_file_and_key_and_without
 
 
 def test_nothing_says_what_to_back_up(vault: Vault) -> None:
-    refused(vault, vault.bare("--repository", vault.repository, "create", "--json"), 2, "usage", "nothing says what to back up")
-    both = vault.bare("--repository", vault.repository, "--data-fs", "a", "--zope-conf", "b", "create", "--json")
+    refused(
+        vault,
+        vault.bare("--repository", vault.repository, "create", "--json"),
+        2,
+        "usage",
+        "nothing says what to back up",
+    )
+    both = vault.bare(
+        "--repository", vault.repository, "--data-fs", "a", "--zope-conf", "b", "create", "--json"
+    )
     refused(vault, both, 2, "usage", "--zope-conf", "--data-fs")
-    refused(vault, vault.bare("--repository", vault.repository, "--blob-dir", "a", "create", "--json"), 2, "usage", "--blob-dir")
+    refused(
+        vault,
+        vault.bare("--repository", vault.repository, "--blob-dir", "a", "create", "--json"),
+        2,
+        "usage",
+        "--blob-dir",
+    )
     for option in ("--data-fs", "--blob-dir", "--zope-conf", "--config", "--repository"):
         assert vault.bare(*vault.options, "create", option, "").status == 2

@@ -23,8 +23,8 @@ from ZODB.blob import Blob
 from zodb_vault.config.zopeconf import read_site
 from zodb_vault.errors import ConfigurationError
 from zodb_vault.model.source import Database
-from zodb_vault.strategies import blobrows
-from zodb_vault.strategies.blobrows import Opinion, second_opinion
+from zodb_vault.strategies.blobs import probe
+from zodb_vault.strategies.blobs.probe import Opinion, second_opinion
 
 AGREED = Opinion(True, [])
 
@@ -36,7 +36,9 @@ class Site:
         self.directory, self.adapter, self.history = directory, adapter, history
 
     def section(self, shared: str = "off", blob_dir: str | None = "blobs") -> str:
-        where = "" if blob_dir is None else f"blob-dir {self.directory / blob_dir}\nshared-blob-dir {shared}\n"
+        where = (
+            "" if blob_dir is None else f"blob-dir {self.directory / blob_dir}\nshared-blob-dir {shared}\n"
+        )
         return f"<relstorage>\nkeep-history {self.history}\n{where}{self.adapter}\n</relstorage>"
 
     @contextlib.contextmanager
@@ -80,7 +82,9 @@ def dsn(postgres: Cluster) -> str:
     return postgres.database().dsn
 
 
-@pytest.fixture(params=["sqlite3 with history", "sqlite3 without", "postgresql with history", "postgresql without"])
+@pytest.fixture(
+    params=["sqlite3 with history", "sqlite3 without", "postgresql with history", "postgresql without"]
+)
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Site:
     kind, _, history = request.param.partition(" ")
     if kind == "sqlite3":
@@ -108,7 +112,9 @@ def test_blobs_in_the_database(site: Site) -> None:
     site.write("off")
     assert site.opinion("off") == AGREED
     message = site.refused("on", "new")
-    assert f"configured to be in {site.directory / 'new'}, but blob_chunk of the database holds blobs" in message
+    assert (
+        f"configured to be in {site.directory / 'new'}, but blob_chunk of the database holds blobs" in message
+    )
     assert "a cache would be taken for all of them" in message
     shared = site.opinion("on", marked(site.directory, "all"))
     assert shared is not None
@@ -117,7 +123,11 @@ def test_blobs_in_the_database(site: Site) -> None:
     nowhere = site.opinion(blob_dir=None)
     assert nowhere is not None
     assert "they are in its dump" in nowhere.warnings[0]
-    wrapped = second_opinion(site.database(f"<s3blobstorage>\nbucket-name b\ncache-dir c\n{site.section(blob_dir=None)}\n</s3blobstorage>"))
+    wrapped = second_opinion(
+        site.database(
+            f"<s3blobstorage>\nbucket-name b\ncache-dir c\n{site.section(blob_dir=None)}\n</s3blobstorage>"
+        )
+    )
     assert wrapped is not None
     assert "configured to be in S3, but blob_chunk" in wrapped.warnings[0]
 
@@ -131,7 +141,12 @@ def test_blobs_in_a_directory(site: Site) -> None:
 
 def test_no_blobs_at_all(site: Site) -> None:
     site.write("off", blob=False)
-    for shared, blob_dir in (("off", "blobs"), ("on", marked(site.directory, "all")), ("on", "new"), ("off", None)):
+    for shared, blob_dir in (
+        ("off", "blobs"),
+        ("on", marked(site.directory, "all")),
+        ("on", "new"),
+        ("off", None),
+    ):
         assert site.opinion(shared, blob_dir) == AGREED
 
 
@@ -176,16 +191,18 @@ def test_what_is_no_database_is_a_warning(sqlite: Site, content: bytes) -> None:
     assert opinion.asked == (content == b"")
 
 
-def test_many_objects_without_a_blob_are_not_looked_through_to_the_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_objects_without_a_blob_are_not_looked_through_to_the_end(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site.write("on")
     if "sqlite3" in site.adapter:
-        monkeypatch.setattr(blobrows, "ANSWER_SECONDS", -1.0)
+        monkeypatch.setattr(probe, "ANSWER_SECONDS", -1.0)
         # the handler is asked after so many steps only
-        original = blobrows.sqlite3.connect
-        monkeypatch.setattr(blobrows.sqlite3, "connect", lambda *a, **k: _Impatient(original(*a, **k)))
+        original = probe.sqlite3.connect
+        monkeypatch.setattr(probe.sqlite3, "connect", lambda *a, **k: _Impatient(original(*a, **k)))
     else:
-        monkeypatch.setattr(blobrows, "BLOB_RECORD", "512 and pg_sleep(9)::text is not null")
-        monkeypatch.setattr(blobrows, "ANSWER_SECONDS", 0.3)
+        monkeypatch.setattr(probe, "BLOB_RECORD", "512 and pg_sleep(9)::text is not null")
+        monkeypatch.setattr(probe, "ANSWER_SECONDS", 0.3)
     begun = time.monotonic()
     assert site.opinion("off", "cache") == AGREED
     assert time.monotonic() - begun < 5
@@ -223,9 +240,11 @@ def test_a_table_that_is_locked_delays_nobody(pg: Site, dsn: str) -> None:
         other.cursor().execute("lock table object_state, blob_chunk in access exclusive mode")
         begun = time.monotonic()
         opinion = pg.opinion()
-        assert time.monotonic() - begun < blobrows.CONNECT_SECONDS
+        assert time.monotonic() - begun < probe.CONNECT_SECONDS
     assert opinion is not None
-    assert opinion == Opinion(False, ["the database was not asked where its blobs are: it refused to answer (55P03)"])
+    assert opinion == Opinion(
+        False, ["the database was not asked where its blobs are: it refused to answer (55P03)"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -243,17 +262,27 @@ def test_a_table_that_is_locked_delays_nobody(pg: Site, dsn: str) -> None:
         ("hunter2", "the connection failed"),
     ],
 )
-def test_a_database_that_cannot_be_reached_is_a_warning_soon_and_without_a_secret(tmp_path: Path, postgres: Cluster, given: str, reason: str) -> None:
+def test_a_database_that_cannot_be_reached_is_a_warning_soon_and_without_a_secret(
+    tmp_path: Path, postgres: Cluster, given: str, reason: str
+) -> None:
     with socket.socket() as silent, socket.socket() as closed:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         closed.bind(("127.0.0.1", 0))
         site = Site(tmp_path, "", True)
-        text = given.format(closed=closed.getsockname()[1], silent=silent.getsockname()[1], absent=postgres.login("absent").dsn)
+        text = given.format(
+            closed=closed.getsockname()[1],
+            silent=silent.getsockname()[1],
+            absent=postgres.login("absent").dsn,
+        )
         begun = time.monotonic()
-        opinion = second_opinion(site.database(f"<relstorage>\n<postgresql>\ndsn {text}\n</postgresql>\n</relstorage>"))
-        assert time.monotonic() - begun < 2 * blobrows.CONNECT_SECONDS
-    assert opinion == Opinion(False, [f"the database was not asked where its blobs are: it cannot be reached ({reason})"])
+        opinion = second_opinion(
+            site.database(f"<relstorage>\n<postgresql>\ndsn {text}\n</postgresql>\n</relstorage>")
+        )
+        assert time.monotonic() - begun < 2 * probe.CONNECT_SECONDS
+    assert opinion == Opinion(
+        False, [f"the database was not asked where its blobs are: it cannot be reached ({reason})"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -268,13 +297,23 @@ def test_a_database_that_cannot_be_reached_is_a_warning_soon_and_without_a_secre
     ],
 )
 def test_what_a_driver_says_of_a_dsn_shows_no_secret_of_it(tmp_path: Path, vault: Vault, given: str) -> None:
-    conf = Site(tmp_path, "", True).conf(f"<relstorage>\n<postgresql>\ndsn {given}\n</postgresql>\n</relstorage>")
-    for arguments in (["plan"], ["plan", "-v"], ["create", "-v"], ["doctor"], ["plan", "--method", "portable", "--json"]):
+    conf = Site(tmp_path, "", True).conf(
+        f"<relstorage>\n<postgresql>\ndsn {given}\n</postgresql>\n</relstorage>"
+    )
+    for arguments in (
+        ["plan"],
+        ["plan", "-v"],
+        ["create", "-v"],
+        ["doctor"],
+        ["plan", "--method", "portable", "--json"],
+    ):
         outcome = vault.bare("--repository", vault.repository, "--zope-conf", conf, *arguments)
         assert outcome.status == (0 if arguments[0] == "plan" else outcome.status)
         assert "hunter2" not in outcome.out + outcome.err
     # in a process of its own: Python prints what packages log when nobody else does
-    printed = vault_process("--repository", vault.repository, "--zope-conf", conf, "create", "--method", "portable", cwd=tmp_path)
+    printed = vault_process(
+        "--repository", vault.repository, "--zope-conf", conf, "create", "--method", "portable", cwd=tmp_path
+    )
     assert printed.status != 0
     assert "hunter2" not in printed.out + printed.err
 
@@ -283,7 +322,9 @@ def test_without_psycopg2_nobody_is_asked(pg: Site, monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "psycopg2", None)
         opinion = pg.opinion()
-    assert opinion == Opinion(False, ["the database was not asked where its blobs are: psycopg2 is not installed"])
+    assert opinion == Opinion(
+        False, ["the database was not asked where its blobs are: psycopg2 is not installed"]
+    )
 
 
 def test_only_databases_in_a_server_are_asked(tmp_path: Path) -> None:
@@ -320,18 +361,27 @@ def test_plan_warns_and_fails_only_where_blobs_would_be_lost(sqlite: Site, vault
     sqlite.write("off")
 
     def planned(section: str, *arguments: str) -> Outcome:
-        return vault.bare("--repository", vault.repository, "--zope-conf", sqlite.conf(section), "plan", *arguments)
+        return vault.bare(
+            "--repository", vault.repository, "--zope-conf", sqlite.conf(section), "plan", *arguments
+        )
 
     agreed = planned(sqlite.section(), "--json")
     assert agreed.status == 0
     assert not [warning for warning in agreed.document["databases"][0]["warnings"] if "blob" in warning]
-    assert "blob_chunk of the database holds blobs: they are in its dump" in planned(sqlite.section(blob_dir=None)).out
+    assert (
+        "blob_chunk of the database holds blobs: they are in its dump"
+        in planned(sqlite.section(blob_dir=None)).out
+    )
     refused = planned(sqlite.section("on", "new"), "--json")
     assert (refused.status, refused.error["kind"], refused.out) == (2, "configuration", "")
     assert "database main: " in refused.error["message"]
-    unknown = planned("<relstorage>\n<postgresql>\ndsn host=/nowhere password=hunter2\n</postgresql>\n</relstorage>")
+    unknown = planned(
+        "<relstorage>\n<postgresql>\ndsn host=/nowhere password=hunter2\n</postgresql>\n</relstorage>"
+    )
     assert unknown.status == 0
-    assert "was not asked where its blobs are: it cannot be reached (No such file or directory)" in unknown.out
+    assert (
+        "was not asked where its blobs are: it cannot be reached (No such file or directory)" in unknown.out
+    )
     assert "hunter2" not in unknown.out + unknown.err
 
 
@@ -341,7 +391,9 @@ def test_all_databases_are_told_at_once(tmp_path: Path, vault: Vault) -> None:
         (tmp_path / name / "data").mkdir(parents=True)
         site = Site(tmp_path / name, f"<sqlite3>\ndata-dir {tmp_path}/{name}/data\n</sqlite3>", True)
         site.write("on")
-        sections.append(f"<zodb_db {name}>\nmount-point /{name}\n{site.section('off', 'cache')}\n</zodb_db>\n")
+        sections.append(
+            f"<zodb_db {name}>\nmount-point /{name}\n{site.section('off', 'cache')}\n</zodb_db>\n"
+        )
     (tmp_path / "zope.conf").write_text("".join(sections))
     outcome = vault.bare("--zope-conf", tmp_path / "zope.conf", "plan")
     assert outcome.status == 2
@@ -352,7 +404,9 @@ def test_create_stops_where_blobs_would_be_lost(pg: Site, vault: Vault) -> None:
     pg.write("on")
 
     def created(section: str, *arguments: str) -> Outcome:
-        return vault.bare("--repository", vault.repository, "--zope-conf", pg.conf(section), "create", "--json", *arguments)
+        return vault.bare(
+            "--repository", vault.repository, "--zope-conf", pg.conf(section), "create", "--json", *arguments
+        )
 
     before = stored(vault.repository)
     refused = created(pg.section("off", "cache"))
@@ -368,13 +422,17 @@ def test_create_stops_where_blobs_would_be_lost(pg: Site, vault: Vault) -> None:
 def test_create_keeps_the_warning(pg: Site, vault: Vault) -> None:
     pg.write("off")
     conf = pg.conf(pg.section(blob_dir=None))
-    (database,) = vault.bare("--repository", vault.repository, "--zope-conf", conf, "create", "--json").document["databases"]
+    (database,) = vault.bare(
+        "--repository", vault.repository, "--zope-conf", conf, "create", "--json"
+    ).document["databases"]
     assert any("they are in its dump" in warning for warning in database["warnings"])
 
 
 def test_doctor_looks_for_no_data_fs_where_there_is_none(pg: Site, vault: Vault) -> None:
     pg.write("off")
-    outcome = vault.bare("--repository", vault.repository, "--zope-conf", pg.conf(pg.section()), "doctor", "--json")
+    outcome = vault.bare(
+        "--repository", vault.repository, "--zope-conf", pg.conf(pg.section()), "doctor", "--json"
+    )
     assert [check for check in outcome.document["checks"] if not check["ok"]] == []
     assert outcome.status == 0
 
@@ -383,12 +441,17 @@ def test_doctor_asks_the_database(sqlite: Site, vault: Vault) -> None:
     sqlite.write("off")
 
     def check(section: str) -> dict[str, object]:
-        outcome = vault.bare("--repository", vault.repository, "--zope-conf", sqlite.conf(section), "doctor", "--json")
+        outcome = vault.bare(
+            "--repository", vault.repository, "--zope-conf", sqlite.conf(section), "doctor", "--json"
+        )
         return next(one for one in outcome.document["checks"] if one["name"] == "database main")
 
     assert check(sqlite.section()) == {
-        "name": "database main", "ok": True, "message": "it answers, and its blobs are where they should be", "hint": None,
-    }  # fmt: skip
+        "name": "database main",
+        "ok": True,
+        "message": "it answers, and its blobs are where they should be",
+        "hint": None,
+    }
     assert "a cache would be taken for all" in str(check(sqlite.section("on", "new"))["message"])
     assert check(sqlite.section("on", "new"))["ok"] is False
     assert check("<relstorage>\n<postgresql>\ndsn host=/nowhere\n</postgresql>\n</relstorage>")["ok"] is False

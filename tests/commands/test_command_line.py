@@ -37,14 +37,23 @@ def all_commands() -> dict[str, click.Command]:
 
 def own_options(one: click.Command) -> set[str]:
     """Return the options that only this command has."""
-    return {name for option in one.params if isinstance(option, click.Option) and option.expose_value for name in option.opts + option.secondary_opts}
+    return {
+        name
+        for option in one.params
+        if isinstance(option, click.Option) and option.expose_value
+        for name in option.opts + option.secondary_opts
+    }
 
 
 @pytest.mark.parametrize("name", sorted(all_commands()))
 def test_every_option_of_a_command_is_used_in_some_test_of_it(name: str) -> None:
     sources = [path.read_text() for path in HERE.parent.rglob("test_*.py")]
     source = "".join(text for text in sources if f'"{name.split()[0]}"' in text)
-    unused = {option for option in own_options(all_commands()[name]) if f'"{option}"' not in source and f"'{option}'" not in source}
+    unused = {
+        option
+        for option in own_options(all_commands()[name])
+        if f'"{option}"' not in source and f"'{option}'" not in source
+    }
     assert not unused, f"no test of {name} uses {sorted(unused)}"
 
 
@@ -88,7 +97,9 @@ def test_without_a_command_the_help_is_shown_as_it_is(vault: Vault) -> None:
 
 
 @pytest.mark.parametrize("group", [(), ("repository",)])
-def test_the_help_says_in_whole_sentences_what_each_command_does(vault: Vault, group: tuple[str, ...]) -> None:
+def test_the_help_says_in_whole_sentences_what_each_command_does(
+    vault: Vault, group: tuple[str, ...]
+) -> None:
     shown = vault.bare(*group, "--help").out
     assert "..." not in shown.partition("Commands:")[2]
 
@@ -106,11 +117,15 @@ def test_a_reader_that_goes_away_is_no_traceback(stocked: Vault) -> None:
     for arguments in (["list", "--json"], ["log"], ["show", "--json"]):
         reader, writer = os.pipe()
         os.close(reader)
-        outcome = process(*stocked.options, *arguments, stdout=writer, stderr=subprocess.PIPE, capture_output=False)
+        outcome = process(
+            *stocked.options, *arguments, stdout=writer, stderr=subprocess.PIPE, capture_output=False
+        )
         os.close(writer)
         assert (outcome.status, outcome.err) == (1, "")
     shell = f"{shlex.join(map(os.fsdecode, command('list', '--json', *stocked.options)))} | head -n 1"
-    done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=False, env=environment(), timeout=DEADLINE)
+    done = subprocess.run(
+        ["sh", "-c", shell], capture_output=True, text=True, check=False, env=environment(), timeout=DEADLINE
+    )
     assert (done.stdout, done.stderr) == ("{\n", "")
 
 
@@ -127,7 +142,12 @@ def test_what_cannot_be_said_on_standard_error_ends_nothing(stocked: Vault, tmp_
     output = tmp_path / "restored"
     for arguments in (["create"], ["restore", "--yes", "--output", output]):
         line = shlex.join(map(os.fsdecode, command(*stocked.options, *arguments)))
-        assert subprocess.run(["sh", "-c", f"{line} {how}"], check=False, env=environment(), timeout=DEADLINE).returncode == 0
+        assert (
+            subprocess.run(
+                ["sh", "-c", f"{line} {how}"], check=False, env=environment(), timeout=DEADLINE
+            ).returncode
+            == 0
+        )
     assert (output / "Data.fs").read_bytes() == stocked.files.data_fs.read_bytes()
     assert len(stocked.done("list", "--json").document["backups"]) == 3
 
@@ -138,7 +158,9 @@ def test_no_file_gets_the_number_of_a_closed_stream() -> None:
         "os.write(1, b'lost'); os.write(2, b'lost'); os._exit(fd)"
     )
     line = shlex.join([sys.executable, "-c", script])
-    done = subprocess.run(["sh", "-c", f"{line} <&- >&- 2>&-"], check=False, env=environment(), timeout=DEADLINE)
+    done = subprocess.run(
+        ["sh", "-c", f"{line} <&- >&- 2>&-"], check=False, env=environment(), timeout=DEADLINE
+    )
     assert done.returncode > 2
 
 
@@ -152,14 +174,25 @@ def test_names_are_the_same_in_every_locale(stocked: Vault) -> None:
 
 def test_closed_standard_streams_are_no_mistake_of_ours(stocked: Vault) -> None:
     line = shlex.join(map(os.fsdecode, command(*stocked.options, "create")))
-    done = subprocess.run(["sh", "-c", f"{line} <&- >&-"], stderr=subprocess.PIPE, text=True, check=False, env=environment(), timeout=DEADLINE)
+    done = subprocess.run(
+        ["sh", "-c", f"{line} <&- >&-"],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        env=environment(),
+        timeout=DEADLINE,
+    )
     assert done.returncode == 0
     assert done.stderr.startswith("backup 2")
     assert "error" not in done.stderr
 
 
 def test_errors_as_json_are_one_document_on_standard_error(vault: Vault) -> None:
-    for arguments, code in ((["show", "x"], 13), (["list", "--nonsense"], 2), (["show", "--repository", "nowhere"], 10)):
+    for arguments, code in (
+        (["show", "x"], 13),
+        (["list", "--nonsense"], 2),
+        (["show", "--repository", "nowhere"], 10),
+    ):
         outcome = vault(*arguments, "--json")
         assert (outcome.status, outcome.out) == (code, "")
         assert sorted(json.loads(outcome.err)) == ["error"]
@@ -167,7 +200,9 @@ def test_errors_as_json_are_one_document_on_standard_error(vault: Vault) -> None
         assert outcome.error["code"] == code
 
 
-def test_a_mistake_of_ours_is_said_as_such_without_the_values_it_holds(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_of_ours_is_said_as_such_without_the_values_it_holds(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
     secret = "geheim"
 
     def broken(*_arguments: object) -> None:
@@ -193,7 +228,9 @@ def large(vault: Vault) -> Vault:
     return vault
 
 
-def test_a_bar_with_rate_and_remaining_time_on_a_terminal_and_the_document_where_it_was_sent(large: Vault, tmp_path: Path) -> None:
+def test_a_bar_with_rate_and_remaining_time_on_a_terminal_and_the_document_where_it_was_sent(
+    large: Vault, tmp_path: Path
+) -> None:
     terminal = on_terminal(*large.options, "create", "--json", out=tmp_path / "out.json")
     assert terminal.status == 0
     assert json.loads(terminal.out)["databases"][0]["transactions"] == 3
@@ -230,7 +267,12 @@ def test_on_a_terminal_a_backup_is_on_demand(vault: Vault) -> None:
 
 def begun(vault: Vault) -> subprocess.Popen[bytes]:
     """Start a create that takes a while, and return it when its marker stands."""
-    child = subprocess.Popen(command(*vault.options, "create", "--json"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+    child = subprocess.Popen(
+        command(*vault.options, "create", "--json"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
     end = time.monotonic() + DEADLINE
     while not (vault.repository / "sites" / "default" / "running" / "create.json").exists():
         assert child.poll() is None, child.communicate()
@@ -240,7 +282,9 @@ def begun(vault: Vault) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_ends_a_create_with_130_and_the_next_one_succeeds(large: Vault, number: signal.Signals) -> None:
+def test_a_signal_ends_a_create_with_130_and_the_next_one_succeeds(
+    large: Vault, number: signal.Signals
+) -> None:
     child = begun(large)
     child.send_signal(number)
     out, err = child.communicate(timeout=DEADLINE)
@@ -254,7 +298,9 @@ def test_a_signal_ends_a_create_with_130_and_the_next_one_succeeds(large: Vault,
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_while_the_code_is_read_is_an_interruption_without_a_traceback(number: signal.Signals) -> None:
+def test_a_signal_while_the_code_is_read_is_an_interruption_without_a_traceback(
+    number: signal.Signals,
+) -> None:
     script = f"""
 import os, sys
 class Interrupting:
@@ -265,7 +311,14 @@ sys.meta_path.insert(0, Interrupting)
 from zodb_vault.__main__ import main
 main()
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment(), timeout=DEADLINE)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
+        timeout=DEADLINE,
+    )
     assert (done.returncode, done.stderr) == (130, "")
 
 
@@ -278,14 +331,29 @@ main.run = lambda: 3
 atexit.register(lambda: os.kill(os.getpid(), {int(number)}))
 main.main()
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment(), timeout=DEADLINE)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
+        timeout=DEADLINE,
+    )
     assert (done.returncode, done.stderr) == (3, "")
 
 
 def test_a_run_under_nohup_outlives_its_terminal(large: Vault) -> None:
     line = shlex.join(map(os.fsdecode, command(*large.options, "create")))
-    child = subprocess.Popen(["nohup", "sh", "-c", f"kill -HUP $$; exec {line}"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment())
-    while not (large.repository / "sites" / "default" / "running" / "create.json").exists() and child.poll() is None:
+    child = subprocess.Popen(
+        ["nohup", "sh", "-c", f"kill -HUP $$; exec {line}"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env=environment(),
+    )
+    while (
+        not (large.repository / "sites" / "default" / "running" / "create.json").exists()
+        and child.poll() is None
+    ):
         time.sleep(0.005)
     child.send_signal(signal.SIGHUP)
     child.communicate(timeout=DEADLINE)
@@ -326,7 +394,12 @@ def imported_by(*arguments: object) -> set[str]:
     """Return the top-level modules that a command has imported."""
     script = "import sys\nfrom zodb_vault.cli.main import run\nrun(sys.argv[1:])\nprint('|', *{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, check=True, env=environment(), timeout=DEADLINE
+        [sys.executable, "-c", script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment(),
+        timeout=DEADLINE,
     )
     return set(done.stdout.rpartition("|")[2].split())
 

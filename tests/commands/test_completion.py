@@ -15,7 +15,13 @@ def test_the_script_is_printed(vault: Vault, shell: str) -> None:
 
 def test_what_the_script_calls_names_commands_and_options() -> None:
     def completed(line: str) -> str:
-        return process(env={"_ZODB_VAULT_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}).out
+        return process(
+            env={
+                "_ZODB_VAULT_COMPLETE": "bash_complete",
+                "COMP_WORDS": line,
+                "COMP_CWORD": str(line.count(" ")),
+            }
+        ).out
 
     assert "create" in completed("zodb-vault cr")
     assert "--skip-unchanged" in completed("zodb-vault create --sk")

@@ -17,10 +17,10 @@ from services.s3 import CREDENTIALS, Service
 
 from zodb_vault.errors import StoreError
 from zodb_vault.model import canonical, chain
-from zodb_vault.operations import copy as copying
-from zodb_vault.repository import sealing
+from zodb_vault.operations.copy import run as copying
+from zodb_vault.repository import encryption
+from zodb_vault.repository.markers import Run
 from zodb_vault.repository.objects import Objects
-from zodb_vault.repository.running import Run
 from zodb_vault.stores.local import LocalStore
 
 RECIPIENTS, FILE = "ZODB_VAULT_REPOSITORY_ENCRYPTION_RECIPIENTS", "ZODB_VAULT_IDENTITY_FILE"
@@ -43,7 +43,9 @@ class Keyring:
     def configure(self, recipients: str = "", identity: str = "") -> None:
         """Configure recipients and the private key by their names, separated by blanks."""
         self._monkeypatch.setenv(RECIPIENTS, ",".join(self.pair(name)[0] for name in recipients.split()))
-        (file := self.directory / "identity").write_text("".join(self.pair(name)[1].read_text() for name in identity.split()))
+        (file := self.directory / "identity").write_text(
+            "".join(self.pair(name)[1].read_text() for name in identity.split())
+        )
         self._monkeypatch.setenv(FILE, str(file) if identity else "")
 
 
@@ -122,7 +124,9 @@ def readers(path: Path, *pairs: tuple[str, Path]) -> list[bool]:
 WAYS = [("", "b"), ("a", "b"), ("a", "a b"), ("a", "")]
 
 
-@pytest.mark.parametrize(("before", "after"), WAYS, ids=["plain to encrypted", "to another key", "to one key more", "to plain"])
+@pytest.mark.parametrize(
+    ("before", "after"), WAYS, ids=["plain to encrypted", "to another key", "to one key more", "to plain"]
+)
 def test_a_copy_is_encrypted_for_those_of_the_target_only_and_the_next_one_stores_what_is_new(
     source: Vault, keyring: Keyring, tmp_path: Path, before: str, after: str
 ) -> None:
@@ -135,9 +139,12 @@ def test_a_copy_is_encrypted_for_those_of_the_target_only_and_the_next_one_store
     first = copied(source, other, *decrypt)
     assert ids(other) == ids(source)
     assert len(objects(other)) == len(objects(source)), "nothing is stored twice"
-    assert other.done("show", "latest", "--json").document["manifest"]["copied_from"] == source.done("repository", "info", "--json").document["id"]
+    assert (
+        other.done("show", "latest", "--json").document["manifest"]["copied_from"]
+        == source.done("repository", "info", "--json").document["id"]
+    )
     for path in objects(other):
-        assert path.read_bytes().startswith(sealing.MAGIC) == bool(after)
+        assert path.read_bytes().startswith(encryption.MAGIC) == bool(after)
         if after:
             assert readers(path, keyring.pair("a"), keyring.pair("b")) == ["a" in after, "b" in after]
             assert path.read_bytes().count(b"\n-> X25519 ") == len(after.split())
@@ -171,7 +178,12 @@ def test_the_sizes_in_the_manifest_are_those_of_the_copy(source: Vault, keyring:
     for backup in ids(other):
         other.done("verify", backup, "--level", "objects")
     rows = other.done("list", "--json").document["backups"]
-    total = sum(path.stat().st_size for folder in ("objects", "meta") for path in (other.repository / folder).rglob("*") if path.is_file())
+    total = sum(
+        path.stat().st_size
+        for folder in ("objects", "meta")
+        for path in (other.repository / folder).rglob("*")
+        if path.is_file()
+    )
     assert rows[0]["stored"] <= total
     assert rows[0]["stored"] > 0.9 * sum(path.stat().st_size for path in objects(other))
 
@@ -232,7 +244,9 @@ def test_an_unencrypted_target_has_to_be_meant(source: Vault, keyring: Keyring) 
     assert not objects(other) + objects(third)
 
 
-def test_who_can_write_to_the_target_does_not_decide_for_whom_it_is_encrypted(source: Vault, keyring: Keyring) -> None:
+def test_who_can_write_to_the_target_does_not_decide_for_whom_it_is_encrypted(
+    source: Vault, keyring: Keyring
+) -> None:
     keyring.configure("")
     source.done("repository", "init")
     grow(source, 1)
@@ -245,7 +259,9 @@ def test_who_can_write_to_the_target_does_not_decide_for_whom_it_is_encrypted(so
     assert not objects(other)
 
 
-def test_after_a_change_of_keys_a_new_repository_holds_nothing_for_the_old_ones(source: Vault, keyring: Keyring, tmp_path: Path) -> None:
+def test_after_a_change_of_keys_a_new_repository_holds_nothing_for_the_old_ones(
+    source: Vault, keyring: Keyring, tmp_path: Path
+) -> None:
     """The recipients of both are the same then; what is stored in the source is not."""
     keyring.configure("a")
     source.done("repository", "init")
@@ -257,17 +273,23 @@ def test_after_a_change_of_keys_a_new_repository_holds_nothing_for_the_old_ones(
     refused(source("repository", "copy", other.repository), NO_KEY, "nothing says where")
     keyring.configure("b", "a b")
     copied(source, other)
-    assert {tuple(readers(path, keyring.pair("a"), keyring.pair("b"))) for path in objects(other)} == {(False, True)}
+    assert {tuple(readers(path, keyring.pair("a"), keyring.pair("b"))) for path in objects(other)} == {
+        (False, True)
+    }
     # from now on the public keys alone will do: what is new was encrypted for them
     keyring.configure("b")
     grow(source, 4)
     assert copied(source, other) > 0
-    assert {tuple(readers(path, keyring.pair("a"), keyring.pair("b"))) for path in objects(other)} == {(False, True)}
+    assert {tuple(readers(path, keyring.pair("a"), keyring.pair("b"))) for path in objects(other)} == {
+        (False, True)
+    }
     keyring.configure("b", "b")
     assert_holds(other, tmp_path / "out")
 
 
-def test_two_repositories_whose_keys_are_changed_alike_need_no_private_one(source: Vault, keyring: Keyring) -> None:
+def test_two_repositories_whose_keys_are_changed_alike_need_no_private_one(
+    source: Vault, keyring: Keyring
+) -> None:
     keyring.configure("a")
     source.done("repository", "init")
     other = another(source, "other")
@@ -287,17 +309,26 @@ def test_two_repositories_whose_keys_are_changed_alike_need_no_private_one(sourc
 
 
 @pytest.mark.parametrize("after", ["a", "b"], ids=["as it is", "anew"])
-def test_damage_is_not_copied_and_a_repaired_source_is(source: Vault, keyring: Keyring, tmp_path: Path, after: str) -> None:
+def test_damage_is_not_copied_and_a_repaired_source_is(
+    source: Vault, keyring: Keyring, tmp_path: Path, after: str
+) -> None:
     keyring.configure("a")
     source.done("repository", "init")
     grow(source, 1)
     keyring.configure(after, "a")
     other = another(source, "other")
-    needed = [path for folder in ("objects", "meta") for path in (source.repository / folder).rglob("*") if path.is_file()]
+    needed = [
+        path
+        for folder in ("objects", "meta")
+        for path in (source.repository / folder).rglob("*")
+        if path.is_file()
+    ]
     for number, path in enumerate(needed):
         damaged = another(source, f"other{number}")
         flip(path)
-        refused(source("repository", "copy", damaged.repository), 4, "damaged: its bytes do not match its name")
+        refused(
+            source("repository", "copy", damaged.repository), 4, "damaged: its bytes do not match its name"
+        )
         flip(path)
         path.rename(path.with_name("away"))
         refused(source("repository", "copy", damaged.repository), 4, f"{path.name} is missing")
@@ -308,7 +339,9 @@ def test_damage_is_not_copied_and_a_repaired_source_is(source: Vault, keyring: K
     assert_holds(other, tmp_path / "out")
 
 
-def test_content_that_does_not_hold_what_was_read_from_the_source_is_damage(source: Vault, keyring: Keyring) -> None:
+def test_content_that_does_not_hold_what_was_read_from_the_source_is_damage(
+    source: Vault, keyring: Keyring
+) -> None:
     """Whole objects of another backup, under names that a manifest of somebody's making gives them."""
     keyring.configure("")
     source.done("repository", "init")
@@ -325,7 +358,9 @@ def test_content_that_does_not_hold_what_was_read_from_the_source_is_damage(sour
             index = Objects(LocalStore(source.repository), "x")
             rows = json.loads(index.document(entry["blobs"]["tail"][0]["index"]["meta"]))["rows"]
             rows[0][4] = "00" * 32
-            broken["databases"][0]["blobs"]["tail"][0]["index"]["meta"] = index.put_document(canonical.encode({"kind": "blobs", "rows": rows})).meta
+            broken["databases"][0]["blobs"]["tail"][0]["index"]["meta"] = index.put_document(
+                canonical.encode({"kind": "blobs", "rows": rows})
+            ).meta
         del broken["self_sha256"]
         rewrite(manifest, canonical.seal(broken))
         outcome = source("repository", "copy", another(source, changed).repository)
@@ -333,7 +368,9 @@ def test_content_that_does_not_hold_what_was_read_from_the_source_is_damage(sour
 
 
 @pytest.mark.parametrize("after", ["", "b"], ids=["as it is", "anew"])
-def test_what_this_version_does_not_know_is_refused_and_never_left_out(source: Vault, keyring: Keyring, after: str) -> None:
+def test_what_this_version_does_not_know_is_refused_and_never_left_out(
+    source: Vault, keyring: Keyring, after: str
+) -> None:
     keyring.configure("")
     source.done("repository", "init")
     grow(source, 1)
@@ -341,10 +378,15 @@ def test_what_this_version_does_not_know_is_refused_and_never_left_out(source: V
     (manifest,) = (source.repository / "sites" / "default" / "backups").glob("*.json")
     document = json.loads(manifest.read_bytes())
     del document["self_sha256"]
-    document["databases"][0]["storage"]["overlay"] = {"page": "ab" * 32}
+    document["databases"][0]["storage"]["delta"] = {"page": "ab" * 32}
     rewrite(manifest, canonical.seal(document))
     other = another(source, "other")
-    refused(source("repository", "copy", other.repository), 1, "what page refers to is not known", "newer zodb-vault")
+    refused(
+        source("repository", "copy", other.repository),
+        1,
+        "what page refers to is not known",
+        "newer zodb-vault",
+    )
     assert ids(other) == []
 
 
@@ -352,7 +394,9 @@ def test_what_this_version_does_not_know_is_refused_and_never_left_out(source: V
 
 
 @pytest.fixture
-def signed(source: Vault, keyring: Keyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Path]:
+def signed(
+    source: Vault, keyring: Keyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, Path]:
     """A signer whose signature is on the two backups of the source, which are encrypted for a."""
     public, file = keys.ssh(tmp_path / "signer")
     monkeypatch.setenv(KEY, str(file))
@@ -363,7 +407,9 @@ def signed(source: Vault, keyring: Keyring, tmp_path: Path, monkeypatch: pytest.
     return public, file
 
 
-def test_a_signed_backup_that_does_not_change_keeps_its_signature(source: Vault, keyring: Keyring, signed: tuple[str, Path], tmp_path: Path) -> None:
+def test_a_signed_backup_that_does_not_change_keeps_its_signature(
+    source: Vault, keyring: Keyring, signed: tuple[str, Path], tmp_path: Path
+) -> None:
     other = another(source, "other")
     copied(source, other)
     backups = other.repository / "sites" / "default" / "backups"
@@ -383,13 +429,25 @@ def test_a_copy_that_changes_is_signed_again_when_the_signature_is_right(
     other = another(source, "other")
     with monkeypatch.context() as patched:
         patched.setenv(SIGNERS, "")
-        refused(source("repository", "copy", other.repository), 2, "is signed, and its copy needs another signature")
+        refused(
+            source("repository", "copy", other.repository),
+            2,
+            "is signed, and its copy needs another signature",
+        )
     with monkeypatch.context() as patched:
         patched.setenv(KEY, "")
-        refused(source("repository", "copy", other.repository), 2, "is signed, and its copy needs another signature")
+        refused(
+            source("repository", "copy", other.repository),
+            2,
+            "is signed, and its copy needs another signature",
+        )
     with monkeypatch.context() as patched:
         patched.setenv(SIGNERS, keys.ssh(tmp_path / "somebody")[0])
-        refused(source("repository", "copy", other.repository), 4, "is not as one of the configured signers has signed it")
+        refused(
+            source("repository", "copy", other.repository),
+            4,
+            "is not as one of the configured signers has signed it",
+        )
     assert not objects(other)
     # what a run that died just before the manifest has left
     oldest = ids(source)[-1]
@@ -442,7 +500,9 @@ def test_what_an_interrupted_copy_has_stored_survives_sweeps_and_is_used(
     grow(source, 2)
     keyring.configure("b")
     with monkeypatch.context() as patched:
-        patched.setattr(copying._Copy, "_commit", lambda *_: (_ for _ in ()).throw(StoreError("the disk is full")))
+        patched.setattr(
+            copying._Copy, "_commit", lambda *_: (_ for _ in ()).throw(StoreError("the disk is full"))
+        )
         refused(source("repository", "copy", other.repository), 1, "the disk is full")
     before = {path.name for path in objects(other)}
     assert before
@@ -471,7 +531,9 @@ def test_lost_notes_of_an_interrupted_copy_cost_time_and_nothing_else(
     keyring.configure("b")
     other = another(source, "other")
     with monkeypatch.context() as patched:
-        patched.setattr(copying._Copy, "_commit", lambda *_: (_ for _ in ()).throw(StoreError("the disk is full")))
+        patched.setattr(
+            copying._Copy, "_commit", lambda *_: (_ for _ in ()).throw(StoreError("the disk is full"))
+        )
         source("repository", "copy", other.repository)
     (marker,) = (other.repository / "sites" / "default" / "running").glob("copy-*.json")
     name = json.loads(marker.read_bytes())["copied"][0]["list"]
@@ -514,7 +576,9 @@ def test_backups_stay_while_they_are_copied_and_a_source_that_is_read_only_can_b
     assert [(one.status, "in use by the export" in one.err) for one in outcomes] == [(11, True)] * 2
     third = another(source, "third")
     with monkeypatch.context() as patched:
-        patched.setattr(copying.Run, "start", classmethod(refusing(copying.Run.start, str(source.repository))))
+        patched.setattr(
+            copying.Run, "start", classmethod(refusing(copying.Run.start, str(source.repository)))
+        )
         outcome = source.done("repository", "copy", third.repository)
     assert "no marker can be written" in outcome.err
     assert ids(third) == ids(source)
@@ -541,31 +605,42 @@ def configured(vault: Vault, repository: str) -> Path:
     return config
 
 
-def test_each_create_copies_what_is_plain_here_to_where_it_is_encrypted(source: Vault, keyring: Keyring, tmp_path: Path) -> None:
+def test_each_create_copies_what_is_plain_here_to_where_it_is_encrypted(
+    source: Vault, keyring: Keyring, tmp_path: Path
+) -> None:
     other = Vault(source.directory, source.capsys)
     other.files, other.repository = source.files, source.directory / "other"
-    config = configured(source, f'copies = [{{location = "{other.repository}", recipients = ["{keyring.pair("b")[0]}"]}}]')
+    config = configured(
+        source, f'copies = [{{location = "{other.repository}", recipients = ["{keyring.pair("b")[0]}"]}}]'
+    )
     for place in (source.repository, other.repository):
         made = source.bare("--config", config, "--repository", place, "repository", "init")
         assert ("encrypted for 1 recipient" in made.err) == (place == other.repository)
     for _ in range(2):
         done = source.bare("--config", config, "create")
         assert (done.status, "1 backup copied" in done.err) == (0, True), done
-    assert not [path for path in objects(source) if path.read_bytes().startswith(sealing.MAGIC)]
+    assert not [path for path in objects(source) if path.read_bytes().startswith(encryption.MAGIC)]
     assert {tuple(readers(path, keyring.pair("b"))) for path in objects(other)} == {(True,)}
     keyring.configure("b", "b")
     assert_holds(other, tmp_path / "out")
 
 
 def test_a_copy_in_a_bucket_of_another_service_has_its_own_way_there(
-    source: Vault, keyring: Keyring, moto: Service, rclone: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Vault,
+    keyring: Keyring,
+    moto: Service,
+    rclone: Service,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first, second = (f"s3://{service.bucket()}/copy" for service in (moto, rclone))
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
     way = 's3 = {{endpoint = "{}", region = "us-east-1", addressing_style = "path"}}'
     copies = [f'{{location = "{first}", {way.format(moto.endpoint)}}}']
-    copies.append(f'{{location = "{second}", recipients = ["{keyring.pair("b")[0]}"], {way.format(rclone.endpoint)}}}')
+    copies.append(
+        f'{{location = "{second}", recipients = ["{keyring.pair("b")[0]}"], {way.format(rclone.endpoint)}}}'
+    )
     config = configured(source, f"copies = [{', '.join(copies)}]")
     for place in (str(source.repository), first, second):
         assert source.bare("--config", config, "--repository", place, "repository", "init").status == 0
@@ -578,16 +653,24 @@ def test_a_copy_in_a_bucket_of_another_service_has_its_own_way_there(
     for place in (first, second):
         assert source.bare("--config", config, "--repository", place, "verify", "--all").status == 0
         out = tmp_path / place.split("/")[2]
-        assert source.bare("--config", config, "--repository", place, "restore", "--yes", "--output", out).status == 0
+        assert (
+            source.bare("--config", config, "--repository", place, "restore", "--yes", "--output", out).status
+            == 0
+        )
         assert (out / "Data.fs").read_bytes() == source.files.data_fs.read_bytes()
 
 
-def test_a_copy_for_others_that_can_never_be_made_here_is_refused_before_the_backup(source: Vault, keyring: Keyring) -> None:
+def test_a_copy_for_others_that_can_never_be_made_here_is_refused_before_the_backup(
+    source: Vault, keyring: Keyring
+) -> None:
     keyring.configure("a")
     source.done("repository", "init")
     (ours, _), (theirs, identity) = keyring.pair("a"), keyring.pair("b")
     assert theirs
-    for recipients, said in ((f'["{theirs}"]', "nothing says where the private key is"), ("[]", "is not encrypted, and the repository is")):
+    for recipients, said in (
+        (f'["{theirs}"]', "nothing says where the private key is"),
+        ("[]", "is not encrypted, and the repository is"),
+    ):
         config = configured(source, f'copies = [{{location = "/srv/offsite", recipients = {recipients}}}]')
         refused(outcome := source.bare("--config", config, "create"), 2, said, "repository copy /srv/offsite")
         assert str(identity) not in outcome.err
@@ -602,15 +685,28 @@ def test_a_copy_for_others_that_can_never_be_made_here_is_refused_before_the_bac
 @pytest.mark.parametrize(
     ("copies", "said"),
     [
-        ("[]", "has to be a list of locations"), ('["s3://"]', "is not a location"), ('[{recipients = ["age1"]}]', "has to be a text"),
-        ('[{location = "s3://x/y", s3 = {endpoint = "s3.example.com"}}]', "repository.copies.s3.endpoint has to be a URL"),
-        ('[{location = "s3://x/y", s3 = {endpont = "x"}}]', "did you mean endpoint?"), ('[{location = "s3://x/y", s3 = 3}]', "has to be a table"),
-        ('[{location = "/x", recipient = "y"}]', "did you mean recipients?"), ('[{location = "/x", recipients = 3}]', "has to be a list of texts"),
-        ('[{location = "/x", recipients = ["AGE-SECRET-KEY-1HUNTER2"]}]', "holds a private key"), ("[3]", "has to be a text"),
+        ("[]", "has to be a list of locations"),
+        ('["s3://"]', "is not a location"),
+        ('[{recipients = ["age1"]}]', "has to be a text"),
+        (
+            '[{location = "s3://x/y", s3 = {endpoint = "s3.example.com"}}]',
+            "repository.copies.s3.endpoint has to be a URL",
+        ),
+        ('[{location = "s3://x/y", s3 = {endpont = "x"}}]', "did you mean endpoint?"),
+        ('[{location = "s3://x/y", s3 = 3}]', "has to be a table"),
+        ('[{location = "/x", recipient = "y"}]', "did you mean recipients?"),
+        ('[{location = "/x", recipients = 3}]', "has to be a list of texts"),
+        ('[{location = "/x", recipients = ["AGE-SECRET-KEY-1HUNTER2"]}]', "holds a private key"),
+        ("[3]", "has to be a text"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_copy_is_refused(source: Vault, keyring: Keyring, copies: str, said: str) -> None:
     keyring.configure("")
     source.done("repository", "init")
     outcome = source.bare("--config", configured(source, f"copies = {copies}"), "list")
-    assert (outcome.status, said in outcome.err, "repository.copies" in outcome.err, "HUNTER2" in outcome.err) == (2, True, True, False), outcome.err
+    assert (
+        outcome.status,
+        said in outcome.err,
+        "repository.copies" in outcome.err,
+        "HUNTER2" in outcome.err,
+    ) == (2, True, True, False), outcome.err

@@ -11,7 +11,7 @@ import pytest
 from commandline import Vault, keys_of, process, stored, words
 from ZODB.FileStorage import FileStorage
 
-from zodb_vault.repository.running import Run
+from zodb_vault.repository.markers import Run
 from zodb_vault.stores.local import LocalStore
 
 DOCUMENT = words("id site status how reason created_at finished_at locked_until added raw stored databases")
@@ -31,11 +31,15 @@ def lose(vault: Vault) -> Path:
 
 
 def marked(vault: Vault, name: str = "latest") -> dict[str, object]:
-    row: dict[str, object] = next(row for row in vault.done("list", "--json").document["backups"] if name in ("latest", row["name"]))
+    row: dict[str, object] = next(
+        row for row in vault.done("list", "--json").document["backups"] if name in ("latest", row["name"])
+    )
     return row
 
 
-def test_the_first_backup_is_full_and_the_summary_goes_to_standard_output_its_id_to_standard_error(vault: Vault) -> None:
+def test_the_first_backup_is_full_and_the_summary_goes_to_standard_output_its_id_to_standard_error(
+    vault: Vault,
+) -> None:
     outcome = vault.done("create")
     backup = marked(vault)["id"]
     assert outcome.out == (
@@ -51,11 +55,23 @@ def test_the_document_has_exactly_the_keys_that_are_promised(vault: Vault) -> No
     (database,) = document["databases"]
     assert keys_of(database) == DATABASE
     assert database["blobs"] == {"added": 7, "count": 7}
-    assert (database["name"], database["transactions"], database["transactions_added"], database["missing"]) == ("main", 9, 9, [])
-    assert (document["site"], document["status"], document["how"], document["reason"]["code"]) == ("default", "complete", "full", "first")
+    assert (
+        database["name"],
+        database["transactions"],
+        database["transactions_added"],
+        database["missing"],
+    ) == ("main", 9, 9, [])
+    assert (document["site"], document["status"], document["how"], document["reason"]["code"]) == (
+        "default",
+        "complete",
+        "full",
+        "first",
+    )
     assert database["last_tid"] == "0x0405e70900000000"
     assert document["added"] == document["stored"] > 0
-    assert document["raw"] == vault.files.data_fs.stat().st_size + sum(path.stat().st_size for path in vault.files.blob_dir.rglob("*.blob"))
+    assert document["raw"] == vault.files.data_fs.stat().st_size + sum(
+        path.stat().st_size for path in vault.files.blob_dir.rglob("*.blob")
+    )
 
 
 def test_nothing_new_is_a_backup_of_its_own_that_adds_nothing(vault: Vault) -> None:
@@ -75,7 +91,9 @@ def test_skip_unchanged_makes_no_backup_and_says_so(vault: Vault) -> None:
     assert keys_of(document) == DOCUMENT
     assert stored(vault.repository) == before
     add(vault, news="fourth")
-    assert vault.done("create", "--skip-unchanged", "--json").document["databases"][0]["transactions_added"] == 1
+    assert (
+        vault.done("create", "--skip-unchanged", "--json").document["databases"][0]["transactions_added"] == 1
+    )
 
 
 def test_full_stores_everything_again(vault: Vault) -> None:
@@ -87,7 +105,7 @@ def test_full_stores_everything_again(vault: Vault) -> None:
 
 
 def test_name_and_note_are_kept_as_they_are_written(vault: Vault) -> None:
-    name, note = "it's \"quoted\"\nünï 日本 \t$HOME", "two\nlines"
+    name, note = 'it\'s "quoted"\nünï 日本 \t$HOME', "two\nlines"
     vault.make("--name", name, "--note", note)
     assert (marked(vault)["name"], marked(vault)["note"]) == (name, note)
     assert vault.done("show", name, "--json").document["manifest"]["id"] == marked(vault)["id"]
@@ -98,8 +116,12 @@ def test_an_empty_name_is_no_name(vault: Vault) -> None:
     assert (marked(vault)["name"], marked(vault)["note"]) == (None, None)
 
 
-@pytest.mark.parametrize(("option", "value"), [("--name", "latest"), ("--name", "a\udcff"), ("--note", "\ud800")])
-def test_a_name_that_cannot_be_is_refused_before_anything_is_stored(vault: Vault, option: str, value: str) -> None:
+@pytest.mark.parametrize(
+    ("option", "value"), [("--name", "latest"), ("--name", "a\udcff"), ("--note", "\ud800")]
+)
+def test_a_name_that_cannot_be_is_refused_before_anything_is_stored(
+    vault: Vault, option: str, value: str
+) -> None:
     before = stored(vault.repository)
     outcome = vault("create", option, value)
     assert outcome.status == 2
@@ -134,7 +156,10 @@ def test_only_half_a_backup_is_never_latest(vault: Vault) -> None:
     blobs = vault.done("create", "--only", "blobs", "--json").document
     assert storage["databases"][0]["blobs"] is None
     assert blobs["databases"][0]["transactions"] is None
-    assert [row["contents"] for row in vault.done("list", "--json").document["backups"]] == ["blobs", "storage"]
+    assert [row["contents"] for row in vault.done("list", "--json").document["backups"]] == [
+        "blobs",
+        "storage",
+    ]
     assert vault("show", "latest").status == 13
 
 
@@ -198,7 +223,15 @@ def test_another_source_is_refused_unless_it_takes_over(vault: Vault, tmp_path: 
     vault.make()
     other = factories.packed(tmp_path / "other")
     before = stored(vault.repository)
-    options = ["--repository", vault.repository, "--data-fs", other.data_fs, "--blob-dir", other.blob_dir, "create"]
+    options = [
+        "--repository",
+        vault.repository,
+        "--data-fs",
+        other.data_fs,
+        "--blob-dir",
+        other.blob_dir,
+        "create",
+    ]
     refused = vault.bare(*options, "--json")
     assert (refused.status, refused.error["kind"]) == (2, "wrong-source")
     assert str(other.data_fs) in refused.error["message"]
@@ -224,7 +257,11 @@ def test_quiet_with_json_still_gives_the_document_that_was_asked_for(vault: Vaul
 
 
 def test_options_go_before_and_after_the_name_of_the_command_and_the_later_one_holds(vault: Vault) -> None:
-    for line in (["-q", *vault.options, "create"], [*vault.options, "create", "-q"], ["create", *vault.options, "--quiet"]):
+    for line in (
+        ["-q", *vault.options, "create"],
+        [*vault.options, "create", "-q"],
+        ["create", *vault.options, "--quiet"],
+    ):
         assert vault.bare(*line) == (0, "", "")
     assert vault.bare("--repository", "nowhere", "create", *vault.options, "-q").status == 0
     split = [*vault.options[:2], "create", *vault.options[2:], "-q"]
@@ -255,7 +292,9 @@ def test_configuration_says_site_and_repository(vault: Vault, tmp_path: Path) ->
 
 
 def test_zope_conf_and_zeo_conf_say_the_site(vault: Vault, tmp_path: Path) -> None:
-    storage = f"<filestorage{{}}>\npath {vault.files.data_fs}\nblob-dir {vault.files.blob_dir}\n</filestorage>\n"
+    storage = (
+        f"<filestorage{{}}>\npath {vault.files.data_fs}\nblob-dir {vault.files.blob_dir}\n</filestorage>\n"
+    )
     zope, zeo = tmp_path / "zope.conf", tmp_path / "zeo.conf"
     zope.write_text(f"<zodb_db main>\nmount-point /\n{storage.format('')}</zodb_db>\n")
     zeo.write_text(f"<zeo>\naddress localhost:8100\n</zeo>\n{storage.format(' 1')}")
@@ -264,7 +303,9 @@ def test_zope_conf_and_zeo_conf_say_the_site(vault: Vault, tmp_path: Path) -> No
     assert vault.bare(*repository, "--site", "zeo", "--zeo-conf", zeo).document["databases"][0]["name"] == "1"
 
 
-def test_variables_say_what_options_would_and_options_go_before_them(vault: Vault, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_variables_say_what_options_would_and_options_go_before_them(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("ZODB_VAULT_REPOSITORY", str(vault.repository))
     monkeypatch.setenv("ZODB_VAULT_DATA_FS", str(vault.files.data_fs))
     monkeypatch.setenv("ZODB_VAULT_BLOB_DIR", str(vault.files.blob_dir))

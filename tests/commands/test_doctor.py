@@ -13,15 +13,28 @@ from typing import Any
 
 import factories
 import pytest
-from commandline import Outcome, Vault, flip, give_to_nobody, keys_of, process_as_nobody, take_from_nobody, tree, words
+from commandline import (
+    Outcome,
+    Vault,
+    flip,
+    give_to_nobody,
+    keys_of,
+    process_as_nobody,
+    take_from_nobody,
+    tree,
+    words,
+)
 
 from zodb_vault.errors import StoreError
-from zodb_vault.model import canonical, clock
+from zodb_vault.model import canonical
 from zodb_vault.model.manifest import Marker
-from zodb_vault.operations import doctor, exercise
-from zodb_vault.operations.journal import Journal
-from zodb_vault.operations.journal import write as write_journal
-from zodb_vault.repository.running import marker_key, process_identity
+from zodb_vault.operations.doctor import packages, store_probe
+from zodb_vault.operations.doctor import run as doctor
+from zodb_vault.operations.doctor.packages import BACKENDS
+from zodb_vault.operations.restore.journal import Journal
+from zodb_vault.operations.restore.journal import write as write_journal
+from zodb_vault.repository.markers import marker_key, process_identity
+from zodb_vault.runtime import clock
 from zodb_vault.stores.base import Entry
 from zodb_vault.stores.local import LocalStore
 
@@ -64,15 +77,32 @@ def test_a_site_in_order_has_no_findings_and_nothing_is_changed(vault: Vault) ->
         outcome = vault.done("doctor", "--json")
         assert tree(vault.directory) == before
         assert keys_of(outcome.document) == ["checks"]
-        assert {tuple(keys_of(check)) for check in outcome.document["checks"]} == {tuple(words("name ok message hint"))}
+        assert {tuple(keys_of(check)) for check in outcome.document["checks"]} == {
+            tuple(words("name ok message hint"))
+        }
         assert wrong(outcome) == {}
         assert all(check["hint"] is None for check in outcome.document["checks"])
         vault.make()
     assert set(found(outcome)) == {
-        "configuration", "site", "package ZODB", "package ZConfig", "package click", "package rich", "package msgspec", "package zstandard",
-        "source main", "blobs main", "space main", "repository", "repository place", "repository access", "newest backup", "space repository",
-        "clock", "locks",
-    }  # fmt: skip
+        "configuration",
+        "site",
+        "package ZODB",
+        "package ZConfig",
+        "package click",
+        "package rich",
+        "package msgspec",
+        "package zstandard",
+        "source main",
+        "blobs main",
+        "space main",
+        "repository",
+        "repository place",
+        "repository access",
+        "newest backup",
+        "space repository",
+        "clock",
+        "locks",
+    }
 
 
 def test_text_has_a_line_for_each_check_and_when_quiet_only_findings_with_what_to_do(vault: Vault) -> None:
@@ -95,14 +125,23 @@ def test_every_check_runs_whatever_the_others_find(vault: Vault) -> None:
     checks = found(vault.bare("doctor", "--json"))
     assert "nothing says what to back up" in checks["site"]["message"]
     assert "nothing says where the repository is" in checks["repository"]["message"]
-    others = [check for name, check in checks.items() if not check["ok"] and name not in ("site", "repository")]
+    others = [
+        check for name, check in checks.items() if not check["ok"] and name not in ("site", "repository")
+    ]
     assert all(check["message"].startswith("not checked: ") for check in others)
     assert checks["package ZODB"]["ok"]
-    assert {"tools", "source", "blobs", "repository access", "space repository", "clock", "locks"} <= set(checks)
+    assert {"tools", "source", "blobs", "repository access", "space repository", "clock", "locks"} <= set(
+        checks
+    )
 
-    without_site = found(vault.bare("--repository", vault.repository, "--zope-conf", "nowhere.conf", "doctor", "--json"))
+    without_site = found(
+        vault.bare("--repository", vault.repository, "--zope-conf", "nowhere.conf", "doctor", "--json")
+    )
     assert not without_site["site"]["ok"]
-    assert all(without_site[name]["ok"] for name in ("repository", "repository access", "newest backup", "clock", "locks"))
+    assert all(
+        without_site[name]["ok"]
+        for name in ("repository", "repository access", "newest backup", "clock", "locks")
+    )
     without_repository = found(vault.bare(*vault.options[2:], "--repository", "nowhere", "doctor", "--json"))
     assert all(without_repository[name]["ok"] for name in ("site", "source main", "blobs main", "space main"))
     assert "repository init" in without_repository["repository"]["hint"]
@@ -114,7 +153,9 @@ def test_every_check_runs_whatever_the_others_find(vault: Vault) -> None:
     assert broken["site"]["message"] == "not checked: the configuration is not known"
 
 
-def test_a_mistake_of_ours_in_one_check_is_a_finding_without_the_values_it_holds(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_of_ours_in_one_check_is_a_finding_without_the_values_it_holds(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError(SECRET)
 
@@ -137,8 +178,12 @@ def test_no_secret_is_shown(vault: Vault) -> None:
 
 
 def test_packages_are_asked_for_only_where_the_site_needs_them(vault: Vault) -> None:
-    assert not {"package RelStorage", "package psycopg2", "tool pg_dump"} & set(found(vault("doctor", "--json")))
-    assert {"package RelStorage", "package psycopg2", "tool pg_dump", "tool pg_restore"} <= set(found(vault.bare(*relstorage(vault))))
+    assert not {"package RelStorage", "package psycopg2", "tool pg_dump"} & set(
+        found(vault("doctor", "--json"))
+    )
+    assert {"package RelStorage", "package psycopg2", "tool pg_dump", "tool pg_restore"} <= set(
+        found(vault.bare(*relstorage(vault)))
+    )
     conf = vault.directory / "s3.conf"
     conf.write_text(
         "<zodb_db main>\nmount-point /\n<s3blobstorage>\nbucket-name b\ncache-dir c\n<zlibstorage>\n<filestorage>\npath Data.fs\n</filestorage>\n"
@@ -146,7 +191,14 @@ def test_packages_are_asked_for_only_where_the_site_needs_them(vault: Vault) -> 
         f"<zodb_db pg>\nmount-point /p\n<pgjsonb>\ndsn password={SECRET}\n</pgjsonb>\n</zodb_db>\n"
     )
     checks = found(vault.bare("--repository", vault.repository, "--zope-conf", conf, "doctor", "--json"))
-    needed = {"package zodb-s3blobs", "package boto3", "package zc.zlibstorage", "package ZEO", "package zodb-pgjsonb", "package psycopg2"}
+    needed = {
+        "package zodb-s3blobs",
+        "package boto3",
+        "package zc.zlibstorage",
+        "package ZEO",
+        "package zodb-pgjsonb",
+        "package psycopg2",
+    }
     assert needed <= set(checks)
     toml = vault.directory / "zodb-vault.toml"
     toml.write_text('[repository.encryption]\nrecipients = ["age1x"]\n')
@@ -172,7 +224,12 @@ def installed(directory: Path, version: str, module: str = "") -> None:
     ],
 )
 def test_a_package_that_is_too_old_or_broken_is_a_finding(
-    vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, module: str, message: str | None
+    vault: Vault,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
+    module: str,
+    message: str | None,
 ) -> None:
     installed(tmp_path, version, module)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -193,9 +250,11 @@ def test_a_package_that_is_missing_is_a_finding(vault: Vault, monkeypatch: pytes
     assert "cannot be imported" in check["message"]
 
 
-def test_a_python_that_is_too_old_for_a_package_is_said_instead_of_a_failing_import(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = doctor.BACKENDS["pgjsonb"][0]._replace(python=(99, 1))
-    monkeypatch.setitem(doctor.BACKENDS, "relstorage", (package,))
+def test_a_python_that_is_too_old_for_a_package_is_said_instead_of_a_failing_import(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = BACKENDS["pgjsonb"][0]._replace(python=(99, 1))
+    monkeypatch.setitem(BACKENDS, "relstorage", (package,))
     check = found(vault.bare(*relstorage(vault)))["package zodb-pgjsonb"]
     assert check["message"].startswith("needs Python 99.1, this is 3.")
 
@@ -210,7 +269,9 @@ def test_a_python_that_is_too_old_for_a_package_is_said_instead_of_a_failing_imp
         ("", "Exec format error"),
     ],
 )
-def test_a_tool_is_really_run(vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None, message: str | None) -> None:
+def test_a_tool_is_really_run(
+    vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None, message: str | None
+) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("pg_dump", "pg_restore") if script is not None else ():
@@ -219,19 +280,23 @@ def test_a_tool_is_really_run(vault: Vault, tmp_path: Path, monkeypatch: pytest.
     for name in ("sh", "sleep"):
         (programs / name).symlink_to(shutil.which(name) or "")
     monkeypatch.setenv("PATH", str(programs))
-    monkeypatch.setattr(doctor, "TOOL_SECONDS", 1)
+    monkeypatch.setattr(packages, "TOOL_SECONDS", 1)
     check = found(vault.bare(*relstorage(vault)))["tool pg_dump"]
     assert check["ok"] is (message is None)
     assert (message or "pg_dump 15.20") in check["message"]
 
 
-def test_one_of_two_names_of_a_tool_is_enough(vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_of_two_names_of_a_tool_is_enough(
+    vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "mysqldump").write_text("#!/bin/sh\necho mysqldump 8\n")
     (tmp_path / "mysqldump").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     conf = vault.directory / "zope.conf"
     conf.write_text(RELSTORAGE.replace("postgresql", "mysql").replace("dsn", "db"))
-    check = found(vault.bare("--repository", vault.repository, "--zope-conf", conf, "doctor", "--json"))["tool mariadb-dump"]
+    check = found(vault.bare("--repository", vault.repository, "--zope-conf", conf, "doctor", "--json"))[
+        "tool mariadb-dump"
+    ]
     assert check["ok"]
     assert "mysqldump 8" in check["message"]
 
@@ -239,7 +304,9 @@ def test_one_of_two_names_of_a_tool_is_enough(vault: Vault, tmp_path: Path, monk
 # The site
 
 
-def test_a_source_that_may_not_be_read_and_a_repository_that_may_not_be_written_to_are_findings(reachable: Path, capsys: Any) -> None:
+def test_a_source_that_may_not_be_read_and_a_repository_that_may_not_be_written_to_are_findings(
+    reachable: Path, capsys: Any
+) -> None:
     vault = Vault(reachable, capsys)
     factories.populate(vault.files.data_fs.parent)
     vault.done("repository", "init")
@@ -283,9 +350,20 @@ def test_a_file_that_is_no_data_fs_is_a_finding(vault: Vault) -> None:
 def test_a_restore_that_did_not_end_is_a_finding(stocked: Vault) -> None:
     data_fs = stocked.files.data_fs
     journal = Journal(
-        restore="20260101T000000Z-aaaaaa", backup="20260101T000000Z-bbbbbb", site="default", database="main", phase="building", end=1, last_tid=None,
-        only=None, data_fs=str(data_fs), blob_dir=None, building="x", replaced=None, kept_dir="y",
-    )  # fmt: skip
+        restore="20260101T000000Z-aaaaaa",
+        backup="20260101T000000Z-bbbbbb",
+        site="default",
+        database="main",
+        phase="building",
+        end=1,
+        last_tid=None,
+        only=None,
+        data_fs=str(data_fs),
+        blob_dir=None,
+        building="x",
+        replaced=None,
+        kept_dir="y",
+    )
     write_journal(data_fs, journal)
     check = found(stocked("doctor", "--json"))["source main"]
     assert not check["ok"]
@@ -293,7 +371,9 @@ def test_a_restore_that_did_not_end_is_a_finding(stocked: Vault) -> None:
     assert "--abort" in check["hint"]
 
 
-def test_a_backend_that_cannot_be_backed_up_yet_is_a_finding_and_a_site_without_any_database_too(vault: Vault) -> None:
+def test_a_backend_that_cannot_be_backed_up_yet_is_a_finding_and_a_site_without_any_database_too(
+    vault: Vault,
+) -> None:
     conf = vault.directory / "zope.conf"
     conf.write_text(RELSTORAGE.replace("postgresql", "oracle"))
     outcome = vault.bare("--repository", vault.repository, "--zope-conf", conf, "doctor", "--json")
@@ -313,10 +393,14 @@ class Usage:
         self.free = free
 
     def __call__(self, path: Path) -> Any:
-        return shutil._ntuple_diskusage(0, 0, next(free for part, free in self.free.items() if part in str(path)))
+        return shutil._ntuple_diskusage(
+            0, 0, next(free for part, free in self.free.items() if part in str(path))
+        )
 
 
-def test_space_is_compared_with_what_the_next_backup_and_a_restore_need(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_space_is_compared_with_what_the_next_backup_and_a_restore_need(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
     size = vault.files.data_fs.stat().st_size
     blobs = sum(path.stat().st_size for path in vault.files.blob_dir.rglob("*.blob"))
     monkeypatch.setattr(doctor, "_bytes", str)
@@ -340,7 +424,9 @@ def test_space_is_compared_with_what_the_next_backup_and_a_restore_need(vault: V
     with factories.Site(vault.files.data_fs.parent) as site:
         site.pack()
     vault.files.data_fs.write_bytes(vault.files.data_fs.read_bytes())
-    assert findings(10 * size, size // 2) == {"space main"}, "the newest backup is larger than what is there now"
+    assert findings(10 * size, size // 2) == {"space main"}, (
+        "the newest backup is larger than what is there now"
+    )
 
 
 def test_the_count_of_blobs_ends_somewhere(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,10 +449,17 @@ def test_a_site_that_is_still_to_be_restored_is_told_what_a_restore_needs(stocke
 def test_a_repository_in_the_blob_directory_is_a_finding(vault: Vault) -> None:
     inside = vault.files.blob_dir / "backups"
     vault.bare("--repository", inside, "repository", "init")
-    assert "lie in each other" in wrong(vault.bare("--repository", inside, *vault.options[2:], "doctor", "--json"))["repository place"]
+    assert (
+        "lie in each other"
+        in wrong(vault.bare("--repository", inside, *vault.options[2:], "doctor", "--json"))[
+            "repository place"
+        ]
+    )
 
 
-def test_a_backup_of_the_future_is_a_finding_about_the_clock(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backup_of_the_future_is_a_finding_about_the_clock(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         real = clock.now
         patch.setattr(clock, "now", lambda: real() + timedelta(days=2))
@@ -394,9 +487,17 @@ def test_a_newest_backup_that_cannot_be_read_is_a_finding(stocked: Vault) -> Non
 def marked(vault: Vault, pid: int, process: str, what: str = "create", ended: bool = False) -> None:
     moment = clock.iso(clock.now())
     marker = Marker(
-        run="20260101T000000Z-cccccc", what=what, host="zope1", pid=pid, process=process, started=moment, heartbeat=moment, uses=[], stored=[],
+        run="20260101T000000Z-cccccc",
+        what=what,
+        host="zope1",
+        pid=pid,
+        process=process,
+        started=moment,
+        heartbeat=moment,
+        uses=[],
+        stored=[],
         ended=ended,
-    )  # fmt: skip
+    )
     LocalStore(vault.repository).put(marker_key("default", what, marker.run), [canonical.seal(marker)])
 
 
@@ -418,7 +519,10 @@ def test_a_run_in_progress_is_named_and_a_dead_one_is_a_finding(vault: Vault) ->
     assert f"pid {child.pid}" in restore["message"]
     assert verify["message"].startswith("was interrupted")
     flip(vault.repository / "sites/default/running/create.json")
-    assert set(wrong(vault("doctor", "--json"))) == {"lock create", *(f"lock {what}-20260101T000000Z-cccccc" for what in ("restore", "verify"))}
+    assert set(wrong(vault("doctor", "--json"))) == {
+        "lock create",
+        *(f"lock {what}-20260101T000000Z-cccccc" for what in ("restore", "verify")),
+    }
 
 
 # What a repository may do wrong. No real medium does it on demand.
@@ -509,7 +613,9 @@ def test_a_repository_that_does_not_do_what_it_has_to_is_a_finding_and_keeps_no_
     left = [path for path in tree(vault.repository) if path not in before]
     if "deletes" in fault:
         assert [path.startswith("_doctor-") for path in left] == [True]
-        assert fault != "refuses deletes" or f"{left[0]} could not be removed" in findings["repository access"]
+        assert (
+            fault != "refuses deletes" or f"{left[0]} could not be removed" in findings["repository access"]
+        )
     else:
         assert tree(vault.repository) == before
 
@@ -521,10 +627,15 @@ def test_an_interrupted_check_keeps_no_probe(vault: Vault, bad: type[Bad]) -> No
     assert tree(vault.repository) == before
 
 
-def test_what_a_killed_check_left_is_removed_by_the_next_one_and_what_runs_now_is_not_touched(vault: Vault) -> None:
+def test_what_a_killed_check_left_is_removed_by_the_next_one_and_what_runs_now_is_not_touched(
+    vault: Vault,
+) -> None:
     old = clock.now() - timedelta(hours=1)
     store = LocalStore(vault.repository)
-    names = [f"{exercise.PROBE_PREFIX}{moment.strftime('%Y%m%dT%H%M%SZ')}-0000000000000000" for moment in (old, clock.now())]
+    names = [
+        f"{store_probe.PROBE_PREFIX}{moment.strftime('%Y%m%dT%H%M%SZ')}-0000000000000000"
+        for moment in (old, clock.now())
+    ]
     for name in names:
         store.put(name, [b"x"])
     vault.done("doctor")

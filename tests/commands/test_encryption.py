@@ -11,9 +11,13 @@ import oracle
 import pytest
 from commandline import Outcome, Vault, stored
 
-from zodb_vault.repository import sealing
+from zodb_vault.repository import encryption
 
-RECIPIENTS, FILE, COMMAND = "ZODB_VAULT_REPOSITORY_ENCRYPTION_RECIPIENTS", "ZODB_VAULT_IDENTITY_FILE", "ZODB_VAULT_IDENTITY_COMMAND"
+RECIPIENTS, FILE, COMMAND = (
+    "ZODB_VAULT_REPOSITORY_ENCRYPTION_RECIPIENTS",
+    "ZODB_VAULT_IDENTITY_FILE",
+    "ZODB_VAULT_IDENTITY_COMMAND",
+)
 NO_KEY = 12
 
 
@@ -33,7 +37,9 @@ def pairs(tmp_path: Path) -> Pairs:
 
 
 @pytest.fixture
-def encrypted(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, pairs: Pairs) -> Vault:
+def encrypted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, pairs: Pairs
+) -> Vault:
     """A site and an encrypted repository with two backups, on a host that has the public keys alone."""
     monkeypatch.setenv(RECIPIENTS, pairs.recipients)
     vault = Vault(tmp_path / "work", capsys)
@@ -46,7 +52,9 @@ def encrypted(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
     return vault
 
 
-def with_key(vault: Vault, monkeypatch: pytest.MonkeyPatch, name: str, value: object, *arguments: object) -> Outcome:
+def with_key(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch, name: str, value: object, *arguments: object
+) -> Outcome:
     with monkeypatch.context() as patched:
         patched.setenv(name, str(value))
         return vault(*arguments)
@@ -67,11 +75,17 @@ def test_the_public_keys_alone_make_prove_and_delete_backups(encrypted: Vault) -
 def test_only_content_is_encrypted_and_all_of_it(encrypted: Vault, pairs: Pairs) -> None:
     objects = [path for path in (encrypted.repository / "objects").rglob("*") if path.is_file()]
     assert objects
-    assert all(path.read_bytes().startswith(sealing.MAGIC) for path in objects)
-    assert not any(path.read_bytes().startswith(sealing.MAGIC) for path in (encrypted.repository / "meta").rglob("*") if path.is_file())
+    assert all(path.read_bytes().startswith(encryption.MAGIC) for path in objects)
+    assert not any(
+        path.read_bytes().startswith(encryption.MAGIC)
+        for path in (encrypted.repository / "meta").rglob("*")
+        if path.is_file()
+    )
     document = encrypted.done("show", "two", "--json").document["manifest"]
     assert (document["requires"], len(document["recipients"])) == (["age"], 2)
-    assert {part["codec"] for one in document["databases"][0]["storage"]["tail"] for part in one["parts"]} == {"zstd+age"}
+    assert {
+        part["codec"] for one in document["databases"][0]["storage"]["tail"] for part in one["parts"]
+    } == {"zstd+age"}
     everything = b"".join(path.read_bytes() for path in encrypted.repository.rglob("*") if path.is_file())
     for secret in (b"AGE-SECRET-KEY", pairs.ssh.read_bytes()):
         assert secret not in everything
@@ -101,15 +115,23 @@ def test_without_the_key_or_with_a_wrong_one_the_status_is_12_and_nothing_change
     bad.write_text("no key at all\n")
     locked = keys.ssh(tmp_path / "locked", "a passphrase")[1]
     attempts = [
-        ("ZODB_VAULT_X", "", "nothing says where the private key is"), (FILE, pairs.stranger, "encrypted for another key"),
-        (FILE, bad, "holds no private key"), (FILE, tmp_path / "nowhere", "No such file"), (FILE, locked, "holds no private key"),
-        (COMMAND, "exit 3", "failed with status 3"), (COMMAND, "true", "holds no private key"),
-    ]  # fmt: skip
+        ("ZODB_VAULT_X", "", "nothing says where the private key is"),
+        (FILE, pairs.stranger, "encrypted for another key"),
+        (FILE, bad, "holds no private key"),
+        (FILE, tmp_path / "nowhere", "No such file"),
+        (FILE, locked, "holds no private key"),
+        (COMMAND, "exit 3", "failed with status 3"),
+        (COMMAND, "true", "holds no private key"),
+    ]
     before, site = stored(encrypted.repository), stored(encrypted.files.data_fs.parent)
     for name, value, said in attempts:
         if name == "ZODB_VAULT_X":
             name = "UNRELATED"
-        for command in (("verify",), ("restore", "--yes"), ("restore", "--output", tmp_path / "out", "--yes")):
+        for command in (
+            ("verify",),
+            ("restore", "--yes"),
+            ("restore", "--output", tmp_path / "out", "--yes"),
+        ):
             outcome = with_key(encrypted, monkeypatch, name, value, *command)
             assert outcome.status == NO_KEY, (command, value, outcome)
             assert said in outcome.err
@@ -134,7 +156,9 @@ def test_the_key_comes_from_a_command_or_a_credential_of_systemd(
     assert with_key(encrypted, monkeypatch, "CREDENTIALS_DIRECTORY", credentials, "verify").status == 0
 
 
-def test_a_file_with_a_passphrase_asks_for_it_and_needs_a_terminal(encrypted: Vault, monkeypatch: pytest.MonkeyPatch, pairs: Pairs) -> None:
+def test_a_file_with_a_passphrase_asks_for_it_and_needs_a_terminal(
+    encrypted: Vault, monkeypatch: pytest.MonkeyPatch, pairs: Pairs
+) -> None:
     from pyrage import passphrase
 
     # age makes whoever guesses a passphrase, and this test, wait for seconds
@@ -164,7 +188,9 @@ def test_recipients_that_differ_are_refused_until_they_are_set(
     encrypted.done("repository", "recipients", "set")
     incremental = encrypted.make()
     assert encrypted.done("show", incremental, "--json").document["manifest"]["recipients"] == [fresh]
-    assert with_key(encrypted, monkeypatch, FILE, identity, "verify", incremental).status == NO_KEY, "older objects are for the old keys"
+    assert with_key(encrypted, monkeypatch, FILE, identity, "verify", incremental).status == NO_KEY, (
+        "older objects are for the old keys"
+    )
     both = tmp_path / "both"
     both.write_text(identity.read_text() + pairs.age.read_text())
     assert with_key(encrypted, monkeypatch, FILE, both, "verify", incremental).status == 0
@@ -173,14 +199,20 @@ def test_recipients_that_differ_are_refused_until_they_are_set(
     assert with_key(encrypted, monkeypatch, FILE, pairs.age, "verify", full).status == NO_KEY
 
 
-def test_order_and_comments_of_recipients_do_not_count(encrypted: Vault, monkeypatch: pytest.MonkeyPatch, pairs: Pairs) -> None:
+def test_order_and_comments_of_recipients_do_not_count(
+    encrypted: Vault, monkeypatch: pytest.MonkeyPatch, pairs: Pairs
+) -> None:
     one, two = pairs.recipients.split(",")
     monkeypatch.setenv(RECIPIENTS, f"{' '.join(two.split()[:2])} another comment,{one}")
     encrypted.done("create")
 
 
-@pytest.mark.parametrize("recipient", ["age1abc", "ssh-ed25519 AAAA", "a passphrase", "AGE-SECRET-KEY-1HUNTER2HUNTER2"])
-def test_what_is_no_public_key_is_refused(encrypted: Vault, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, recipient: str) -> None:
+@pytest.mark.parametrize(
+    "recipient", ["age1abc", "ssh-ed25519 AAAA", "a passphrase", "AGE-SECRET-KEY-1HUNTER2HUNTER2"]
+)
+def test_what_is_no_public_key_is_refused(
+    encrypted: Vault, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, recipient: str
+) -> None:
     outcome = with_key(encrypted, monkeypatch, RECIPIENTS, recipient, "create")
     assert outcome.status == 2
     assert "HUNTER2" not in outcome.err
@@ -190,9 +222,14 @@ def test_what_is_no_public_key_is_refused(encrypted: Vault, monkeypatch: pytest.
     assert not (tmp_path / "new").exists()
 
 
-def test_damage_of_encrypted_objects_is_damage(encrypted: Vault, monkeypatch: pytest.MonkeyPatch, pairs: Pairs) -> None:
+def test_damage_of_encrypted_objects_is_damage(
+    encrypted: Vault, monkeypatch: pytest.MonkeyPatch, pairs: Pairs
+) -> None:
     monkeypatch.setenv(FILE, str(pairs.age))
-    path = max((one for one in (encrypted.repository / "objects").rglob("*") if one.is_file()), key=lambda one: one.stat().st_size)
+    path = max(
+        (one for one in (encrypted.repository / "objects").rglob("*") if one.is_file()),
+        key=lambda one: one.stat().st_size,
+    )
     data = path.read_bytes()
     path.chmod(0o600)
     for broken in (data[:-1], data[:500], data[:-40] + b"x" + data[-39:], b"", data[:20] + b"x" + data[21:]):
@@ -202,18 +239,22 @@ def test_damage_of_encrypted_objects_is_damage(encrypted: Vault, monkeypatch: py
         assert "damaged" in outcome.out + outcome.err
 
 
-def test_an_installation_without_encryption_refuses_the_repository(encrypted: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sealing, "installed", lambda: False)
+def test_an_installation_without_encryption_refuses_the_repository(
+    encrypted: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encryption, "installed", lambda: False)
     for command in (("list",), ("create",), ("verify",)):
         outcome = encrypted(*command)
         assert outcome.status == 1
         assert "install zodb-vault[encryption]" in outcome.err
 
 
-def test_a_process_that_dies_is_an_error_and_no_backup(encrypted: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_dies_is_an_error_and_no_backup(
+    encrypted: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
     count = len(encrypted.done("list", "--json").document["backups"])
     with monkeypatch.context() as patched:
-        patched.setattr(sealing, "command_of", lambda _module: ["/bin/false"])
+        patched.setattr(encryption, "command_of", lambda _module: ["/bin/false"])
         outcome = encrypted("create", "--full")
     assert (outcome.status, "encrypts and decrypts died" in outcome.err) == (1, True)
     assert len(encrypted.done("list", "--json").document["backups"]) == count

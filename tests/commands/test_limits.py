@@ -15,7 +15,9 @@ import pytest
 from commandline import DEADLINE, Outcome, Vault, command, environment
 from services.s3 import Service
 
-from zodb_vault.operations import create, restore, verify
+from zodb_vault.operations.create import options
+from zodb_vault.operations.restore import run as restore
+from zodb_vault.operations.verify import run as verify
 from zodb_vault.policy.parallelism import MOST, workers
 from zodb_vault.stores import registry
 
@@ -35,7 +37,9 @@ def slow(request: pytest.FixtureRequest, vault: Vault, monkeypatch: pytest.Monke
         location = f"s3://{service.bucket()}/paced"
         for name, value in service.variables(location).items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(Vault, "options", ["--data-fs", str(vault.files.data_fs), "--blob-dir", str(vault.files.blob_dir)])
+        monkeypatch.setattr(
+            Vault, "options", ["--data-fs", str(vault.files.data_fs), "--blob-dir", str(vault.files.blob_dir)]
+        )
         vault.done("repository", "init")
     return vault
 
@@ -52,14 +56,20 @@ def test_what_is_written_and_read_keeps_to_the_rate(slow: Vault, tmp_path: Path)
     limit = ["--limit-rate", "2MB"]
     assert least * 0.9 < timed(lambda: slow("create", *limit)) < least + SLACK
     assert least * 0.9 < timed(lambda: slow("verify", "--level", "bytes", *limit)) < least + SLACK
-    assert least * 0.9 < timed(lambda: slow("restore", "--yes", "--output", tmp_path / "out", *limit)) < least + SLACK
+    assert (
+        least * 0.9
+        < timed(lambda: slow("restore", "--yes", "--output", tmp_path / "out", *limit))
+        < least + SLACK
+    )
     other = tmp_path / "other"
     slow.bare("--repository", other, "repository", "init")
     # read from one and written to the other at the same time: each has the rate for itself
     assert least * 0.9 < timed(lambda: slow("repository", "copy", other, *limit)) < 2 * least + SLACK
 
 
-def test_the_rate_comes_from_the_option_the_variable_or_the_file(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rate_comes_from_the_option_the_variable_or_the_file(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rates: list[int | None] = []
     real = registry.open_store
 
@@ -69,7 +79,9 @@ def test_the_rate_comes_from_the_option_the_variable_or_the_file(vault: Vault, m
 
     monkeypatch.setattr(registry, "open_store", noting)
     file = vault.directory / "zodb-vault.toml"
-    file.write_text(f'[site.default]\ndata_fs = "{vault.files.data_fs}"\nblob_dir = "{vault.files.blob_dir}"\n[limits]\nrate = "10MB"\n')
+    file.write_text(
+        f'[site.default]\ndata_fs = "{vault.files.data_fs}"\nblob_dir = "{vault.files.blob_dir}"\n[limits]\nrate = "10MB"\n'
+    )
     arguments = ["--config", file, "--repository", vault.repository, "create"]
     assert vault.bare(*arguments).status == 0
     monkeypatch.setenv("ZODB_VAULT_LIMITS_RATE", "20M")
@@ -78,7 +90,10 @@ def test_the_rate_comes_from_the_option_the_variable_or_the_file(vault: Vault, m
     assert rates == [10_000_000, 20_000_000, 30_000_000]
 
 
-@pytest.mark.parametrize(("key", "value"), [("rate", '"fast"'), ("rate", '"1k"'), ("nice", '"19"'), ("workers", "0"), ("workers", "65")])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("rate", '"fast"'), ("rate", '"1k"'), ("nice", '"19"'), ("workers", "0"), ("workers", "65")],
+)
 def test_limits_that_are_none_are_errors(vault: Vault, key: str, value: str) -> None:
     file = vault.directory / "zodb-vault.toml"
     file.write_text(f"[limits]\n{key} = {value}\n")
@@ -92,15 +107,17 @@ def test_options_that_are_no_limits_are_errors(vault: Vault, option: tuple[str, 
     assert vault("create", *option).status == 2
 
 
-def test_workers_are_as_many_as_was_told(stocked: Vault, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_workers_are_as_many_as_was_told(
+    stocked: Vault, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     told: list[int] = []
-    for module in (create, restore, verify):
+    for module, name in ((options, "CreateOptions"), (restore, "RestoreOptions"), (verify, "VerifyOptions")):
 
-        class Noting(module.Options):  # type: ignore[name-defined]
+        class Noting(getattr(module, name)):  # type: ignore[misc]
             def __post_init__(self) -> None:
                 told.append(self.workers)
 
-        monkeypatch.setattr(module, "Options", Noting)
+        monkeypatch.setattr(module, name, Noting)
     stocked.done("create", "--workers", "1")
     stocked.done("verify", "--workers", "5", "--level", "bytes")
     stocked.done("restore", "--workers", "7", "--yes", "--output", tmp_path / "out")
@@ -132,12 +149,16 @@ def test_a_nice_run_and_what_it_starts_let_others_go_first(vault: Vault, how: st
         site.put(photo=factories.noise(SIZE, 3))
     option, variables = (["--nice"], {}) if how == "option" else ([], {"ZODB_VAULT_LIMITS_NICE": "true"})
     arguments = command(*vault.options, "create", "--limit-rate", "500k", *option)
-    child = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment(**variables))
+    child = subprocess.Popen(
+        arguments, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment(**variables)
+    )
     try:
         end = time.monotonic() + DEADLINE
         ionice = shutil.which("ionice")
         assert ionice
-        while len(threads := sorted(os.listdir(f"/proc/{child.pid}/task"), key=int)) < 3 or not any(vault.repository.glob("objects/*/*")):
+        while len(threads := sorted(os.listdir(f"/proc/{child.pid}/task"), key=int)) < 3 or not any(
+            vault.repository.glob("objects/*/*")
+        ):
             assert child.poll() is None and time.monotonic() < end
             time.sleep(0.01)
         asked = threads[:1] + threads[2:]  # the second one listens for signals, and was there before

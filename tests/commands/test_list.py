@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from commandline import Vault, flip, keys_of, on_terminal, words
 
-from zodb_vault.model import clock
 from zodb_vault.model.manifest import Marker
-from zodb_vault.repository.running import process_identity
+from zodb_vault.repository.markers import process_identity
+from zodb_vault.runtime import clock
 
 ROW = words(
     "id site name note pinned status trigger how tier contents created_at finished_at raw stored added last_tid databases missing verified"
@@ -21,17 +21,31 @@ def write_marker(vault: Vault, what: str, run: str, process: str) -> None:
     from zodb_vault.model import canonical
 
     now = clock.iso(clock.now())
-    marker = Marker(run=run, what=what, host="here", pid=os.getpid(), process=process, started=now, heartbeat=now, uses=[])
+    marker = Marker(
+        run=run, what=what, host="here", pid=os.getpid(), process=process, started=now, heartbeat=now, uses=[]
+    )
     directory = vault.repository / "sites" / "default" / "running"
     directory.mkdir(exist_ok=True, parents=True)
-    (directory / ("create.json" if what == "create" else f"{what}-{run}.json")).write_bytes(canonical.seal(marker))
+    (directory / ("create.json" if what == "create" else f"{what}-{run}.json")).write_bytes(
+        canonical.seal(marker)
+    )
 
 
 def test_newest_first_with_what_a_user_wants_to_see(stocked: Vault) -> None:
     stocked.done("annotate", "one", "--pin")
     outcome = stocked.done("list")
     heading, newest, oldest = outcome.out.splitlines()
-    assert heading.split() == ["ID", "NAME", "CREATED", "SIZE", "STATUS", "HOW", "TRIGGER", "TIER", "VERIFIED"]
+    assert heading.split() == [
+        "ID",
+        "NAME",
+        "CREATED",
+        "SIZE",
+        "STATUS",
+        "HOW",
+        "TRIGGER",
+        "TIER",
+        "VERIFIED",
+    ]
     assert "two" in newest
     assert "incremental" in newest
     assert "one (pinned)" in oldest
@@ -46,7 +60,12 @@ def test_every_row_has_exactly_the_keys_that_are_promised(stocked: Vault) -> Non
     for row in document["backups"]:
         assert keys_of(row) == ROW
     row = document["backups"][1]
-    assert (row["site"], row["name"], row["status"], row["how"]) == ("default", "two", "complete", "incremental")
+    assert (row["site"], row["name"], row["status"], row["how"]) == (
+        "default",
+        "two",
+        "complete",
+        "incremental",
+    )
     assert (row["contents"], row["tier"]) == ("all", None)
     transactions = stocked.done("log", row["id"], "--json").document["transactions"]
     first = min(one["tid"] for one in transactions if one["restorable"])
@@ -93,7 +112,11 @@ def test_a_site_can_be_listed_that_is_not_configured_any_more(stocked: Vault) ->
 def test_damage_of_one_backup_does_not_hide_the_others(stocked: Vault, kind: str) -> None:
     directory = stocked.repository / "sites" / "default"
     newest = max((directory / "backups").glob("*.json")).stem
-    path = directory / "backups" / f"{newest}.json" if kind == "manifest" else next((directory / "labels" / newest).iterdir())
+    path = (
+        directory / "backups" / f"{newest}.json"
+        if kind == "manifest"
+        else next((directory / "labels" / newest).iterdir())
+    )
     flip(path)
     outcome = stocked("list", "--json")
     assert outcome.status == 4

@@ -14,8 +14,17 @@ def test_newest_first_and_what_can_be_restored(stocked: Vault) -> None:
     assert [row["tid"] for row in rows] == sorted((row["tid"] for row in rows), reverse=True)
     assert [row["restorable"] for row in rows] == [True] * 7 + [False] * 3
     newest, removal = rows[:2]
-    assert (newest["database"], newest["user"], newest["description"], newest["blobs"]) == ("main", "editor", "put news, photo", 1)
-    assert (removal["user"], removal["description"], removal["time"]) == ("Ädmin Ümlaut", "remove icon", "2026-01-01T00:09:00.000000Z")
+    assert (newest["database"], newest["user"], newest["description"], newest["blobs"]) == (
+        "main",
+        "editor",
+        "put news, photo",
+        1,
+    )
+    assert (removal["user"], removal["description"], removal["time"]) == (
+        "Ädmin Ümlaut",
+        "remove icon",
+        "2026-01-01T00:09:00.000000Z",
+    )
     assert sum(row["size"] for row in rows) == stocked.files.data_fs.stat().st_size - 4
 
 

@@ -16,21 +16,27 @@ from memorystore import MemoryStore
 from services.requests import Denied, Unlocking, behind, counted
 from services.s3 import Service
 
-from zodb_vault.model import clock
 from zodb_vault.operations.locks import Locks
 from zodb_vault.repository.repository import Repository
+from zodb_vault.runtime import clock
 
 KEPT = timedelta(days=30)
 PLACE = "some/place/"
 
 
 @pytest.fixture
-def locked(moto: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Remote:
+def locked(
+    moto: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Remote:
     return lockable(moto, tmp_path, monkeypatch, capsys, ObjectLockEnabledForBucket=True)
 
 
 def lockable(
-    service: Service, directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], **bucket: bool
+    service: Service,
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    **bucket: bool,
 ) -> Remote:
     remote = Remote(service, directory / "work", monkeypatch, capsys, **bucket)
     monkeypatch.setenv("ZODB_VAULT_REPOSITORY_S3_OBJECT_LOCK", "compliance")
@@ -60,16 +66,26 @@ def needed(remote: Remote) -> list[str]:
     keys = [key for key in remote.stored() if key.rpartition("/")[2] in names]
     newest = remote.done("show", "latest", "--json").document["manifest"]["id"]
     assert len(keys) >= 5
-    return [*keys, f"{PLACE}repository.json", f"{PLACE}RECOVERY.md", f"{PLACE}sites/default/backups/{newest}.json"]
+    return [
+        *keys,
+        f"{PLACE}repository.json",
+        f"{PLACE}RECOVERY.md",
+        f"{PLACE}sites/default/backups/{newest}.json",
+    ]
 
 
 def shortest(remote: Remote) -> timedelta:
     """Return for how long at least everything is locked that the newest backup needs."""
     client = remote.service.client()
-    return min(client.head_object(Bucket=remote.bucket, Key=key)["ObjectLockRetainUntilDate"] - clock.now() for key in needed(remote))
+    return min(
+        client.head_object(Bucket=remote.bucket, Key=key)["ObjectLockRetainUntilDate"] - clock.now()
+        for key in needed(remote)
+    )
 
 
-def test_what_earlier_backups_have_stored_stays_locked_for_the_newest_one(locked: Remote, later: Callable[[int], None]) -> None:
+def test_what_earlier_backups_have_stored_stays_locked_for_the_newest_one(
+    locked: Remote, later: Callable[[int], None]
+) -> None:
     locked.done("repository", "init")
     renewals = []
     for day in range(0, 28, 4):
@@ -80,18 +96,24 @@ def test_what_earlier_backups_have_stored_stays_locked_for_the_newest_one(locked
         renewals.append(counts["PutObjectRetention"])
         # compared to the second in which the service wrote it down
         assert shortest(locked) > KEPT - timedelta(minutes=5), day
-    assert [bool(count) for count in renewals] == [False, False, True, False, True, False, True], "a lock is a quarter longer than it has to be"
+    assert [bool(count) for count in renewals] == [False, False, True, False, True, False, True], (
+        "a lock is a quarter longer than it has to be"
+    )
     with counted() as counts:
         locked.done("create")
     assert counts.total() <= 6, counts
 
 
-def test_a_lock_that_lasts_longer_stays_so(locked: Remote, later: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_lasts_longer_stays_so(
+    locked: Remote, later: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     locked.done("repository", "init")
     locked.done("create")
     client, long = locked.service.client(), datetime.now(UTC).replace(microsecond=0) + timedelta(days=400)
     key, other = needed(locked)[:2]
-    client.put_object_retention(Bucket=locked.bucket, Key=key, Retention={"Mode": "COMPLIANCE", "RetainUntilDate": long})
+    client.put_object_retention(
+        Bucket=locked.bucket, Key=key, Retention={"Mode": "COMPLIANCE", "RetainUntilDate": long}
+    )
     later(20)
     change(locked, 1)
     # stricter than what is asked for now: it is made longer, and stays as strict
@@ -99,10 +121,14 @@ def test_a_lock_that_lasts_longer_stays_so(locked: Remote, later: Callable[[int]
     with behind(Unlocking()):
         locked.done("create")
     assert client.head_object(Bucket=locked.bucket, Key=key)["ObjectLockRetainUntilDate"] == long
-    assert client.head_object(Bucket=locked.bucket, Key=other)["ObjectLockRetainUntilDate"] - clock.now() > KEPT
+    assert (
+        client.head_object(Bucket=locked.bucket, Key=other)["ObjectLockRetainUntilDate"] - clock.now() > KEPT
+    )
 
 
-def test_without_the_right_to_renew_the_backup_is_made_and_the_failure_is_loud(locked: Remote, later: Callable[[int], None]) -> None:
+def test_without_the_right_to_renew_the_backup_is_made_and_the_failure_is_loud(
+    locked: Remote, later: Callable[[int], None]
+) -> None:
     locked.done("repository", "init")
     locked.done("create")
     later(10)
@@ -111,7 +137,10 @@ def test_without_the_right_to_renew_the_backup_is_made_and_the_failure_is_loud(l
     with behind(Denied(locked.bucket, policy)):
         outcome = locked("create", "--json")
     assert (outcome.status, outcome.document["locked_until"]) == (1, None)
-    assert "was made, but what it takes from earlier ones is not locked" in outcome.err and "AccessDenied" in outcome.err
+    assert (
+        "was made, but what it takes from earlier ones is not locked" in outcome.err
+        and "AccessDenied" in outcome.err
+    )
     assert len(locked.done("list", "--json").document["backups"]) == 2
     with behind(Denied(locked.bucket, [*policy, ("RETAIN", PLACE)])):
         # also where a backup of which nothing has changed is not made as a rule
@@ -121,7 +150,9 @@ def test_without_the_right_to_renew_the_backup_is_made_and_the_failure_is_loud(l
     assert locked.done("create", "--skip-unchanged", "--json").document["status"] == "skipped"
 
 
-def test_what_a_copy_finds_in_its_target_stays_locked(locked: Remote, later: Callable[[int], None], tmp_path: Path) -> None:
+def test_what_a_copy_finds_in_its_target_stays_locked(
+    locked: Remote, later: Callable[[int], None], tmp_path: Path
+) -> None:
     local = tmp_path / "local"
     locked.done("--repository", local, "repository", "init")
     locked.done("repository", "init")
@@ -137,12 +168,19 @@ def test_what_a_copy_finds_in_its_target_stays_locked(locked: Remote, later: Cal
     assert [bool(count) for count in renewals] == [False, False, True, False]
 
 
-def test_what_is_copied_from_a_bucket_with_locks_says_nothing_of_locks(locked: Remote, tmp_path: Path) -> None:
+def test_what_is_copied_from_a_bucket_with_locks_says_nothing_of_locks(
+    locked: Remote, tmp_path: Path
+) -> None:
     locked.done("repository", "init")
     assert locked.done("create", "--json").document["locked_until"]
     locked.done("--repository", tmp_path / "local", "repository", "init")
     locked.done("repository", "copy", tmp_path / "local")
-    assert locked.done("--repository", tmp_path / "local", "show", "latest", "--json").document["manifest"]["locked_until"] is None
+    assert (
+        locked.done("--repository", tmp_path / "local", "show", "latest", "--json").document["manifest"][
+            "locked_until"
+        ]
+        is None
+    )
 
 
 def test_what_a_manifest_says_of_another_repository_does_not_count(tmp_path: Path) -> None:
@@ -174,7 +212,11 @@ def test_check_says_whether_locks_can_be_renewed(locked: Remote) -> None:
 
 
 def test_a_service_that_takes_a_lock_for_content_harms_nothing(
-    rclone: Service, later: Callable[[int], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    rclone: Service,
+    later: Callable[[int], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     remote = lockable(rclone, tmp_path, monkeypatch, capsys)
     assert "has no object lock" in remote("repository", "check").out

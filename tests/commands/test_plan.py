@@ -56,7 +56,10 @@ def test_text_names_storage_and_blobs_in_their_order(vault: Vault) -> None:
     printed = vault.done("plan").out.splitlines()
     assert printed[0] == "site default"
     assert printed[1] == "database main: filestorage, blobs: directory"
-    assert printed[-4::2] == [f"  1. storage from {vault.files.data_fs}", f"  2. blobs from {vault.files.blob_dir}"]
+    assert printed[-4::2] == [
+        f"  1. storage from {vault.files.data_fs}",
+        f"  2. blobs from {vault.files.blob_dir}",
+    ]
     assert all(line.startswith("     why: ") for line in printed[-3::2])
 
 
@@ -87,32 +90,53 @@ def test_a_source_that_cannot_be_looked_at_is_one_warning(vault: Vault, lost: st
 def test_a_repository_in_the_blob_directory_is_a_warning(vault: Vault) -> None:
     inside = vault.files.blob_dir / "backups"
     vault.bare("--repository", inside, "repository", "init")
-    (warning,) = vault.bare("--repository", inside, *vault.options[2:], "plan", "--json").document["databases"][0]["warnings"]
+    (warning,) = vault.bare("--repository", inside, *vault.options[2:], "plan", "--json").document[
+        "databases"
+    ][0]["warnings"]
     assert "lie in each other" in warning
 
 
-def test_a_database_that_cannot_be_reached_is_described_with_a_warning_and_no_secret_is_shown(tmp_path: Path, vault: Vault) -> None:
+def test_a_database_that_cannot_be_reached_is_described_with_a_warning_and_no_secret_is_shown(
+    tmp_path: Path, vault: Vault
+) -> None:
     config = tmp_path / "zope.conf"
     config.write_text(
         "%import relstorage\n<zodb_db main>\nmount-point /\n<relstorage>\nblob-dir /var/blobs\nshared-blob-dir false\n<postgresql>\n"
         "dsn dbname='plone' user='plone' host='/nowhere' password='geh eim'\n</postgresql>\n</relstorage>\n</zodb_db>\n"
     )
-    for arguments in (["plan"], ["plan", "--json"], ["plan", "-v"], ["create"], ["create", "--json"], ["create", "-v"], ["restore", "--yes"]):
+    for arguments in (
+        ["plan"],
+        ["plan", "--json"],
+        ["plan", "-v"],
+        ["create"],
+        ["create", "--json"],
+        ["create", "-v"],
+        ["restore", "--yes"],
+    ):
         outcome = vault.bare("--repository", vault.repository, "--zope-conf", config, *arguments)
         assert "geh eim" not in outcome.out + outcome.err
     (database,) = vault.bare("--zope-conf", config, "plan", "--json").document["databases"]
-    assert [database[key] for key in ("backend", "adapter", "blob_mode", "copies_blobs")] == ["relstorage", "postgresql", "database", False]
+    assert [database[key] for key in ("backend", "adapter", "blob_mode", "copies_blobs")] == [
+        "relstorage",
+        "postgresql",
+        "database",
+        False,
+    ]
     assert [(step["what"], step["from"], step["tool"]) for step in database["steps"]] == [
         ("storage", "PostgreSQL dbname='plone' user='plone' host='/nowhere' password=***", "pg_dump")
     ]
-    assert sum("No such file" in warning or "PostgreSQL" in warning for warning in database["warnings"]) >= 1, database["warnings"]
+    assert (
+        sum("No such file" in warning or "PostgreSQL" in warning for warning in database["warnings"]) >= 1
+    ), database["warnings"]
     refused = vault.bare("--repository", vault.repository, "--zope-conf", config, "create", "--json")
     assert (refused.status, refused.error["kind"]) == (1, "source")
 
 
 def test_secrets_of_a_broken_configuration_are_not_printed(tmp_path: Path, vault: Vault) -> None:
     config = tmp_path / "zope.conf"
-    config.write_text("<zodb_db main>\nmount-point /\n<relstorage>\n<postgresql>\ndsn password=geheim\npasword geheim\n</postgresql>\n</relstorage\n")
+    config.write_text(
+        "<zodb_db main>\nmount-point /\n<relstorage>\n<postgresql>\ndsn password=geheim\npasword geheim\n</postgresql>\n</relstorage\n"
+    )
     for arguments in (["plan"], ["plan", "--json"], ["create", "-v"]):
         outcome = vault.bare("--repository", vault.repository, "--zope-conf", config, *arguments)
         assert outcome.status == 2
@@ -126,18 +150,27 @@ SHARED = "<zodb_db main>\nmount-point /\n<zeoclient>\nserver db.example.org:8100
 
 
 @pytest.mark.parametrize("method", [[], ["--json"]])
-def test_a_zeo_client_is_told_where_to_go_and_creates_nothing(tmp_path: Path, vault: Vault, method: list[str]) -> None:
+def test_a_zeo_client_is_told_where_to_go_and_creates_nothing(
+    tmp_path: Path, vault: Vault, method: list[str]
+) -> None:
     conf = tmp_path / "zope.conf"
     conf.write_text(SHARED.format(tmp_path / "cache", "off"))
     options = ["--repository", vault.repository, "--zope-conf", conf]
     before = tree(vault.directory)
     planned = vault.bare(*options, "plan", *method)
     assert (planned.status, planned.err) == (0, "")
-    assert "nothing authoritative is here: this is a client of the ZEO server db.example.org:8100" in planned.out
+    assert (
+        "nothing authoritative is here: this is a client of the ZEO server db.example.org:8100" in planned.out
+    )
     assert "--zeo-conf" in planned.out
     if method:
         (database,) = planned.document["databases"]
-        assert (database["steps"], database["copies_blobs"], database["blob_mode"], database["backend"]) == ([], False, "server", "zeo")
+        assert (database["steps"], database["copies_blobs"], database["blob_mode"], database["backend"]) == (
+            [],
+            False,
+            "server",
+            "zeo",
+        )
     refused = vault.bare(*options, "create", "--json")
     assert (refused.status, refused.error["kind"]) == (2, "nothing-to-back-up")
     assert "db.example.org:8100" in refused.error["message"]
@@ -152,8 +185,14 @@ def test_a_shared_blob_directory_is_only_a_half(tmp_path: Path, vault: Vault) ->
     conf.write_text(SHARED.format(tmp_path / "shared", "on"))
     options = ["--repository", vault.repository, "--zope-conf", conf]
     (database,) = vault.bare(*options, "plan", "--json").document["databases"]
-    assert (database["copies_blobs"], database["blob_mode"], database["blob_location"]) == (True, "directory", str(tmp_path / "shared"))
-    assert [(step["order"], step["what"], step["from"]) for step in database["steps"]] == [(1, "blobs", str(tmp_path / "shared"))]
+    assert (database["copies_blobs"], database["blob_mode"], database["blob_location"]) == (
+        True,
+        "directory",
+        str(tmp_path / "shared"),
+    )
+    assert [(step["order"], step["what"], step["from"]) for step in database["steps"]] == [
+        (1, "blobs", str(tmp_path / "shared"))
+    ]
     assert any("only a half of it is here" in warning for warning in database["warnings"])
     assert vault.bare(*options, "create").status == 2
     assert vault.bare(*options, "doctor", "--json").status == 1
@@ -184,7 +223,10 @@ def test_details_are_what_was_understood_without_its_secrets(tmp_path: Path, vau
     keys = "dsn host=/nowhere password=hunter2\ns3-bucket-name b\ns3-secret-key hunter2"
     conf.write_text(f"%import zodb_pgjsonb\n<zodb_db main>\n<pgjsonb>\n{keys}\n</pgjsonb>\n</zodb_db>")
     detailed = vault.bare("--zope-conf", conf, "plan", "-v").out
-    assert "  configured: dsn host=/nowhere password=***\n  configured: s3-bucket-name b\n  configured: s3-secret-key ***\n" in detailed
+    assert (
+        "  configured: dsn host=/nowhere password=***\n  configured: s3-bucket-name b\n  configured: s3-secret-key ***\n"
+        in detailed
+    )
     assert "configured:" not in vault.bare("--zope-conf", conf, "plan").out
     assert "hunter2" not in detailed
 
@@ -195,5 +237,8 @@ def test_a_password_that_was_mistyped_or_broken_into_lines_is_not_shown(tmp_path
     conf.write_text(f"<zodb_db main>\n<pgjsonb>\n{lines}\n</pgjsonb>\n</zodb_db>")
     detailed = vault.bare("--zope-conf", conf, "plan", "-v")
     assert detailed.status == 0
-    assert "  configured: dsn host=***\n  configured: 4 keys more that zodb-vault does not know\n" in detailed.out
+    assert (
+        "  configured: dsn host=***\n  configured: 4 keys more that zodb-vault does not know\n"
+        in detailed.out
+    )
     assert "hunter2" not in detailed.out + detailed.err

@@ -7,7 +7,7 @@ import pytest
 from commandline import Vault
 from factories import RawRecord, Site, SiteFiles
 
-from zodb_vault.operations import loading
+from zodb_vault.operations.verify import load as loading
 
 
 @pytest.fixture
@@ -32,7 +32,9 @@ def test_the_site_is_backed_up_proven_and_restored(plone: Vault) -> None:
     plone.done("restore", "--output", plone.directory / "out", "--yes")
     assert (plone.directory / "out" / "Data.fs").read_bytes() == plone.files.data_fs.read_bytes()
     for path in plone.files.blob_dir.rglob("*.blob"):
-        assert (plone.directory / "out" / "blobs" / path.relative_to(plone.files.blob_dir)).read_bytes() == path.read_bytes()
+        assert (
+            plone.directory / "out" / "blobs" / path.relative_to(plone.files.blob_dir)
+        ).read_bytes() == path.read_bytes()
 
 
 def test_an_earlier_transaction_is_restored_with_its_blobs(plone: Vault) -> None:
@@ -50,12 +52,18 @@ def test_an_object_that_nobody_could_load_is_told_as_a_defect_of_the_source(vaul
     class_record = b"\x80\x03cpersistent.mapping\nPersistentMapping\nq\x00."
     with Site(vault.files.data_fs.parent) as site:
         # a torn state; no pickle at all; a state that the class, which is installed, does not take
-        records = [class_record + b"\x80\x03}q\x01X\xff\xff\xff\x7f.", b"no pickle at all", class_record + b"\x80\x03K\x05."]
+        records = [
+            class_record + b"\x80\x03}q\x01X\xff\xff\xff\x7f.",
+            b"no pickle at all",
+            class_record + b"\x80\x03K\x05.",
+        ]
         site.write([RawRecord(number, record) for number, record in enumerate(records, 500)])
     vault.make()
     document = vault.done("verify", "--level", "restore", "--json").document
     assert document["ok"] is True
-    assert [(one["what"], one["oid"]) for one in document["source"]] == [("object", f"0x{number:016x}") for number in (500, 501, 502)]
+    assert [(one["what"], one["oid"]) for one in document["source"]] == [
+        ("object", f"0x{number:016x}") for number in (500, 501, 502)
+    ]
     assert all(one["why"].rstrip(": ") != "StateLoadError" for one in document["source"])
 
 
@@ -69,7 +77,9 @@ def test_long_findings_are_cut_in_text_and_whole_in_the_document(vault: Vault) -
     assert len(vault.done("verify", "--level", "restore", "--json").document["source"]) == 30
 
 
-def test_a_process_that_dies_while_it_loads_is_an_error_and_no_damage(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_dies_while_it_loads_is_an_error_and_no_damage(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vault.make("--name", "good")
     monkeypatch.setattr(loading, "command_of", lambda *_arguments: ["false"])
     outcome = vault("verify", "--level", "restore", "--json")

@@ -10,7 +10,7 @@ import pytest
 from commandline import Outcome, Vault, flip, stored, words
 from days import Calendar, daily, listed
 
-from zodb_vault.repository.running import Run
+from zodb_vault.repository.markers import Run
 from zodb_vault.stores.local import LocalStore
 
 
@@ -31,7 +31,9 @@ def test_the_tiers_stay_and_the_rest_goes_to_the_trash(vault: Vault, calendar: C
     assert all(verdict["reasons"] for verdict in [*done["keep"], *done["remove"]])
     assert 0 < done["frees_estimate"] < 100_000
     assert done["swept"] == {"objects": 0, "bytes": 0}
-    assert [row["tier"] for row in vault.done("list", "--json").document["backups"]] == ["daily"] * 7 + ["weekly"] * 2
+    assert [row["tier"] for row in vault.done("list", "--json").document["backups"]] == ["daily"] * 7 + [
+        "weekly"
+    ] * 2
     vault.done("undelete", ids[3])
     vault.done("verify", "--all")
     again = vault.done("prune", "--json").document
@@ -45,7 +47,10 @@ def test_as_text(vault: Vault, calendar: Calendar) -> None:
     assert f"remove  {ids[1]}  less than 7 days after {ids[0]}" in planned
     assert "1 backup would be moved to the trash" in planned
     assert vault("prune", "-q") == (0, "", "")
-    assert "0 backups moved to the trash, which frees about 0 B later; 0 files with 0 B swept" in vault.done("prune").out
+    assert (
+        "0 backups moved to the trash, which frees about 0 B later; 0 files with 0 B swept"
+        in vault.done("prune").out
+    )
 
 
 def test_policies_of_the_configuration(vault: Vault, calendar: Calendar) -> None:
@@ -103,7 +108,9 @@ def test_pinned_ones_stay(vault: Vault, calendar: Calendar) -> None:
     assert ids[1] not in listed(vault)
 
 
-def test_nothing_goes_when_the_newest_failed_its_verification_until_it_passes(vault: Vault, calendar: Calendar) -> None:
+def test_nothing_goes_when_the_newest_failed_its_verification_until_it_passes(
+    vault: Vault, calendar: Calendar
+) -> None:
     daily(vault, calendar, 10)
     objects = sorted(vault.repository.glob("objects/*/*"))
     for path in objects:
@@ -153,7 +160,9 @@ def lose(vault: Vault, backup: str) -> None:
     (vault.repository / "sites" / "default" / "backups" / f"{backup}.json").unlink()
 
 
-def test_a_backup_that_the_newest_has_seen_and_that_is_nowhere_stops_it(vault: Vault, calendar: Calendar) -> None:
+def test_a_backup_that_the_newest_has_seen_and_that_is_nowhere_stops_it(
+    vault: Vault, calendar: Calendar
+) -> None:
     ids = daily(vault, calendar, 10)
     lose(vault, ids[4])
     for arguments in ((), ("--dry-run",)):
@@ -187,7 +196,9 @@ def test_what_a_restore_uses_stays(vault: Vault, calendar: Calendar) -> None:
     ids = daily(vault, calendar, 10)
     run = Run.start(LocalStore(vault.repository), "default", "restore", "20270301T000000Z-aaaaaa", [ids[1]])
     kept = vault.done("prune", "--json").document["keep"]
-    assert next(verdict["reasons"] for verdict in kept if verdict["id"] == ids[1]) == [f"in use by the restore {run.marker.run}"]
+    assert next(verdict["reasons"] for verdict in kept if verdict["id"] == ids[1]) == [
+        f"in use by the restore {run.marker.run}"
+    ]
     run.finish()
     vault.done("prune")
     assert ids[1] not in listed(vault)

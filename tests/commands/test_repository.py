@@ -14,8 +14,8 @@ from commandline import Vault, flip, keys_of, on_terminal, tree, words
 from zodb_vault.errors import InUse
 from zodb_vault.model import canonical
 from zodb_vault.operations.locks import needed_keys
+from zodb_vault.repository.markers import Run, marker_key
 from zodb_vault.repository.repository import Repository
-from zodb_vault.repository.running import Run, marker_key
 from zodb_vault.stores.local import LocalStore
 
 
@@ -31,8 +31,11 @@ def test_init_makes_an_empty_repository_with_its_instructions(vault: Vault, tmp_
 
 
 def test_the_options_go_anywhere(vault: Vault, tmp_path: Path) -> None:
-    lines = (["--repository", tmp_path / "a", "repository", "init"], ["repository", "--repository", tmp_path / "b", "init"],
-             ["repository", "init", "--repository", tmp_path / "c"])  # fmt: skip
+    lines = (
+        ["--repository", tmp_path / "a", "repository", "init"],
+        ["repository", "--repository", tmp_path / "b", "init"],
+        ["repository", "init", "--repository", tmp_path / "c"],
+    )
     for line in lines:
         assert vault.bare(*line, "-q") == (0, "", "")
 
@@ -42,7 +45,11 @@ def test_init_refuses_a_place_that_holds_something(vault: Vault, tmp_path: Path)
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "letter.txt").write_text("dear")
-    for place, name in ((vault.repository, "a repository"), (foreign, "letter.txt"), (vault.files.data_fs.parent, "Data.fs")):
+    for place, name in (
+        (vault.repository, "a repository"),
+        (foreign, "letter.txt"),
+        (vault.files.data_fs.parent, "Data.fs"),
+    ):
         before = tree(place)
         outcome = vault.bare("--repository", place, "repository", "init")
         assert outcome.status == 1
@@ -75,9 +82,21 @@ def test_info_tells_what_it_is_and_which_sites_it_has(vault: Vault) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["list"], ["show"], ["log"], ["verify"], ["create"], ["restore", "--yes"], ["repository", "info"], ["delete", "x"]]
+    "arguments",
+    [
+        ["list"],
+        ["show"],
+        ["log"],
+        ["verify"],
+        ["create"],
+        ["restore", "--yes"],
+        ["repository", "info"],
+        ["delete", "x"],
+    ],
 )
-def test_no_repository_is_the_status_10_and_says_how_to_make_one(vault: Vault, tmp_path: Path, arguments: list[str]) -> None:
+def test_no_repository_is_the_status_10_and_says_how_to_make_one(
+    vault: Vault, tmp_path: Path, arguments: list[str]
+) -> None:
     outcome = vault.bare(*arguments, *vault.options, "--repository", tmp_path / "nowhere")
     assert outcome.status == 10
     assert f"there is no repository in {tmp_path / 'nowhere'}" in outcome.err
@@ -104,7 +123,13 @@ def dead_create(vault: Vault) -> str:
     """Leave the marker of a create on another host that was last heard of long ago."""
     store = LocalStore(vault.repository)
     run = Run.start(store, "default", "create", "20260101T000000Z-aaaaaa", [])
-    marker = msgspec.structs.replace(run.marker, host="elsewhere", process="", heartbeat="2026-01-01T00:00:00Z", started="2026-01-01T00:00:00Z")
+    marker = msgspec.structs.replace(
+        run.marker,
+        host="elsewhere",
+        process="",
+        heartbeat="2026-01-01T00:00:00Z",
+        started="2026-01-01T00:00:00Z",
+    )
     key = marker_key("default", "create", run.marker.run)
     store.replace(key, canonical.seal(marker), canonical.seal(run.marker))
     return key
@@ -152,7 +177,9 @@ def ids(vault: Vault) -> list[str]:
     return [row["id"] for row in vault.done("list", "--json").document["backups"]]
 
 
-def test_a_copy_has_the_same_ids_and_restores_without_the_first(vault: Vault, other: Vault, tmp_path: Path) -> None:
+def test_a_copy_has_the_same_ids_and_restores_without_the_first(
+    vault: Vault, other: Vault, tmp_path: Path
+) -> None:
     for number in range(3):
         grow(vault, number)
     gone = ids(vault)[-1]
@@ -176,7 +203,10 @@ def test_a_copy_has_the_same_ids_and_restores_without_the_first(vault: Vault, ot
 
 def test_a_damaged_object_is_not_copied_and_its_backup_neither(vault: Vault, other: Vault) -> None:
     grow(vault, 1)
-    path = max((vault.repository / "objects").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    path = max(
+        (vault.repository / "objects").rglob("*"),
+        key=lambda path: path.stat().st_size if path.is_file() else 0,
+    )
     flip(path)
     outcome = vault("repository", "copy", other.repository)
     assert outcome.status == 4
@@ -194,7 +224,9 @@ def test_a_damaged_backup_does_not_keep_the_others_from_being_copied(vault: Vaul
     vault.make()
     newest, oldest = ids(vault)
     source = Repository.open(LocalStore(vault.repository))
-    theirs, ours = (needed_keys(source.manifest_document("default", one), source.objects("")) for one in (oldest, newest))
+    theirs, ours = (
+        needed_keys(source.manifest_document("default", one), source.objects("")) for one in (oldest, newest)
+    )
     path = vault.repository / min(theirs - ours)
     flip(path)
     outcome = vault("repository", "copy", other.repository)
@@ -209,7 +241,9 @@ def test_a_damaged_backup_does_not_keep_the_others_from_being_copied(vault: Vaul
     other.done("verify", "--all")
 
 
-def test_no_copy_while_the_target_is_pruned_and_no_sweep_beside_a_copy(vault: Vault, other: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_copy_while_the_target_is_pruned_and_no_sweep_beside_a_copy(
+    vault: Vault, other: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
     grow(vault, 1)
     run = Run.start(LocalStore(other.repository), "elsewhere", "prune", "20260101T000000Z-aaaaaa", [])
     outcome = vault("repository", "copy", other.repository)

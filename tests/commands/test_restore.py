@@ -42,7 +42,12 @@ def test_the_document_has_exactly_the_keys_that_are_promised(stocked: Vault) -> 
     document = stocked.done("restore", "one", "--output", out(stocked), "--yes", "--json").document
     assert keys_of(document) == DOCUMENT
     assert document["databases"] == [{"name": "main", "last_tid": LAST_OF_ONE, "dropped_transactions": 0}]
-    assert (document["target"], document["kept"], document["caches"], document["safety_backup"]) == (str(out(stocked)), [], [], None)
+    assert (document["target"], document["kept"], document["caches"], document["safety_backup"]) == (
+        str(out(stocked)),
+        [],
+        [],
+        None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,7 +69,9 @@ def test_every_way_to_say_until_when(stocked: Vault, arguments: list[str], last:
     same(stocked, out(stocked), last)
 
 
-def test_what_was_understood_of_a_time_is_echoed_in_utc(stocked: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_understood_of_a_time_is_echoed_in_utc(
+    stocked: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TZ", "Europe/Vienna")
     outcome = stocked.done("restore", "--at", "2026-01-01T01:06:30", "--output", out(stocked), "--dry-run")
     assert outcome.err == "2026-01-01T01:06:30 is 2026-01-01T00:06:30Z\n"
@@ -80,14 +87,21 @@ def test_what_was_understood_of_a_time_is_echoed_in_utc(stocked: Vault, monkeypa
         ("CET-1CEST", "2026-01-01T00:06Z", "2026-01-01T00:06:00Z"),
     ],
 )
-def test_every_common_form_of_tz(stocked: Vault, monkeypatch: pytest.MonkeyPatch, zone: str, text: str, understood: str) -> None:
+def test_every_common_form_of_tz(
+    stocked: Vault, monkeypatch: pytest.MonkeyPatch, zone: str, text: str, understood: str
+) -> None:
     if "/usr" in zone and not Path(zone[1:]).exists():
         pytest.skip("no zone files here")
     monkeypatch.setenv("TZ", zone)
-    assert f"{text} is {understood}" in stocked.done("restore", "--at", text, "--output", out(stocked), "--dry-run").err
+    assert (
+        f"{text} is {understood}"
+        in stocked.done("restore", "--at", text, "--output", out(stocked), "--dry-run").err
+    )
 
 
-def test_a_zone_that_is_not_known_is_an_error_when_it_is_needed(stocked: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_zone_that_is_not_known_is_an_error_when_it_is_needed(
+    stocked: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TZ", "Nowhere/Land")
     outcome = stocked("restore", "--at", "2026-01-01T00:06", "--output", out(stocked), "--dry-run", "--json")
     assert (outcome.status, outcome.error["kind"]) == (2, "configuration")
@@ -98,8 +112,12 @@ def test_dry_run_prints_the_plan_as_data_and_changes_nothing(stocked: Vault) -> 
     before = tree(stocked.directory)
     outcome = stocked.done("restore", "one", "--dry-run")
     assert outcome.err == ""
-    for text in (f"up to transaction {LAST_OF_ONE}", f"replaces the file in place (last transaction {LAST_OF_TWO}), 1 transaction of it dropped",
-                 "of free space, and room for blobs that are not there any more", str(stocked.files.data_fs)):  # fmt: skip
+    for text in (
+        f"up to transaction {LAST_OF_ONE}",
+        f"replaces the file in place (last transaction {LAST_OF_TWO}), 1 transaction of it dropped",
+        "of free space, and room for blobs that are not there any more",
+        str(stocked.files.data_fs),
+    ):
         assert text in outcome.out
     document = stocked.done("restore", "one", "--dry-run", "--json").document
     assert keys_of(document) == DOCUMENT
@@ -129,7 +147,11 @@ def test_text_says_what_was_kept_and_who_has_to_be_restarted(stocked: Vault) -> 
 
 def test_discard_kept_frees_what_was_kept(stocked: Vault) -> None:
     kept = [Path(path) for path in stocked.done("restore", "one", "--yes", "--json").document["kept"]]
-    assert {path.name.partition("kept-")[0] for path in kept[1:]} == {".zodb-vault-", "Data.fs.old.", "Data.fs.tmp."}
+    assert {path.name.partition("kept-")[0] for path in kept[1:]} == {
+        ".zodb-vault-",
+        "Data.fs.old.",
+        "Data.fs.tmp.",
+    }
     restore = kept[1].name.rpartition("kept-")[2]
     document = stocked.done("restore", "--discard-kept", restore, "--json").document
     assert keys_of(document) == ["aborted", "removed"]
@@ -211,7 +233,17 @@ def test_the_blobs_of_another_site_are_not_replaced_unless_that_is_meant(stocked
         site.put(text="of another site", blob=factories.noise(100))
         other = site.files
     before = tree(stocked.directory / "other")
-    options = ["--repository", stocked.repository, "--data-fs", other.data_fs, "--blob-dir", other.blob_dir, "restore", "one", "--yes"]
+    options = [
+        "--repository",
+        stocked.repository,
+        "--data-fs",
+        other.data_fs,
+        "--blob-dir",
+        other.blob_dir,
+        "restore",
+        "one",
+        "--yes",
+    ]
     refused = stocked.bare(*options, "--json")
     assert (refused.status, refused.error["kind"]) == (1, "target-refused")
     assert "--replace-blobs" in refused.error["hint"]
@@ -224,8 +256,13 @@ def test_target_is_the_site_of_another_zope_conf(stocked: Vault) -> None:
     place = stocked.directory / "other place"
     place.mkdir()
     config = place / "zope.conf"
-    config.write_text(f"<zodb_db main>\nmount-point /\n<filestorage>\npath {place}/Data.fs\nblob-dir {place}/blobs\n</filestorage>\n</zodb_db>\n")
-    assert stocked.bare("--repository", stocked.repository, "restore", "one", "--target", config, "--yes").status == 0
+    config.write_text(
+        f"<zodb_db main>\nmount-point /\n<filestorage>\npath {place}/Data.fs\nblob-dir {place}/blobs\n</filestorage>\n</zodb_db>\n"
+    )
+    assert (
+        stocked.bare("--repository", stocked.repository, "restore", "one", "--target", config, "--yes").status
+        == 0
+    )
     same(stocked, place, LAST_OF_ONE)
     assert stocked("restore", "one", "--target", place / "nothing.conf", "--yes").status == 2
 
@@ -245,8 +282,10 @@ def test_abort_without_an_interrupted_restore_is_the_status_13_and_changes_nothi
     assert not (stocked.files.data_fs.parent / "Data.fs.lock.new").exists()
 
 
-def test_an_interrupted_restore_is_aborted_and_says_so(stocked: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
-    from zodb_vault.operations.switch import Switch
+def test_an_interrupted_restore_is_aborted_and_says_so(
+    stocked: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zodb_vault.operations.restore.datafs import DataFsRestore
 
     class Cut(BaseException):
         pass
@@ -256,7 +295,7 @@ def test_an_interrupted_restore_is_aborted_and_says_so(stocked: Vault, monkeypat
 
     before = stocked.files.data_fs.read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr(Switch, "switch", cut)
+        patched.setattr(DataFsRestore, "switch", cut)
         with pytest.raises(Cut):
             stocked("restore", "one", "--yes", "--no-safety-backup")
     other = stocked("restore", "two", "--yes")
@@ -268,9 +307,11 @@ def test_an_interrupted_restore_is_aborted_and_says_so(stocked: Vault, monkeypat
     stocked.done("restore", "two", "--yes")
 
 
-def test_a_restore_that_has_filled_the_disk_is_aborted_without_any_room(stocked: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
-    from zodb_vault.operations.switch import Switch
-    from zodb_vault.stores import durable
+def test_a_restore_that_has_filled_the_disk_is_aborted_without_any_room(
+    stocked: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zodb_vault.operations.restore.datafs import DataFsRestore
+    from zodb_vault.runtime import durable
 
     site, write_all = stocked.files.data_fs.parent, durable.write_all
     before = stored(site)
@@ -280,7 +321,7 @@ def test_a_restore_that_has_filled_the_disk_is_aborted_without_any_room(stocked:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write_all(*arguments)
 
-    monkeypatch.setattr(Switch, "_place_blobs", lambda *_arguments: full(0, []))
+    monkeypatch.setattr(DataFsRestore, "_place_blobs", lambda *_arguments: full(0, []))
     stopped = stocked("restore", "one", "--yes", "--no-safety-backup", "--json")
     assert stopped.status == 1
     assert f"{stocked.files.data_fs}: {os.strerror(errno.ENOSPC)}" in stopped.error["message"]
@@ -292,7 +333,9 @@ def test_a_restore_that_has_filled_the_disk_is_aborted_without_any_room(stocked:
 
 @pytest.mark.parametrize("where", ["repository", "repository/objects/x", "site/blobs", "site/blobs/0x00/x"])
 @pytest.mark.parametrize("only", [[], ["--only", "storage"], ["--only", "blobs"]])
-def test_no_restore_goes_into_a_repository_or_a_blob_directory(stocked: Vault, where: str, only: list[str]) -> None:
+def test_no_restore_goes_into_a_repository_or_a_blob_directory(
+    stocked: Vault, where: str, only: list[str]
+) -> None:
     before = tree(stocked.directory)
     outcome = stocked("restore", "one", "--output", stocked.directory / where, *only, "--yes", "--json")
     assert (outcome.status, outcome.error["kind"]) == (1, "target-refused")
@@ -310,8 +353,10 @@ def test_a_site_is_no_directory_to_restore_into_although_something_was_restored_
         assert f"{stocked.files.data_fs} exists already" in outcome.err
 
 
-def test_a_directory_that_was_used_since_is_not_taken_for_restored(stocked: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
-    from zodb_vault.operations import restore
+def test_a_directory_that_was_used_since_is_not_taken_for_restored(
+    stocked: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zodb_vault.operations.restore import run as restore
 
     with monkeypatch.context() as patched:
         patched.setattr(restore, "_tidy_output", _fail)
@@ -328,17 +373,22 @@ def _fail(*_arguments: object) -> None:
 
 
 def test_blobs_alone_are_said_to_be_that(stocked: Vault) -> None:
-    assert f"restored to {out(stocked) / 'blobs'}, blobs only" in stocked.done("restore", "--only", "blobs", "--output", out(stocked), "--yes").err
+    assert (
+        f"restored to {out(stocked) / 'blobs'}, blobs only"
+        in stocked.done("restore", "--only", "blobs", "--output", out(stocked), "--yes").err
+    )
 
 
-def test_an_abort_that_fails_says_where_and_how_to_go_on(stocked: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
-    from zodb_vault.operations import undo
-    from zodb_vault.operations.switch import Switch
+def test_an_abort_that_fails_says_where_and_how_to_go_on(
+    stocked: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zodb_vault.operations.restore import abort as undo
+    from zodb_vault.operations.restore.datafs import DataFsRestore
 
     def fail(*_arguments: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO), "/a/disk")
 
-    monkeypatch.setattr(Switch, "switch", fail)
+    monkeypatch.setattr(DataFsRestore, "switch", fail)
     assert stocked("restore", "one", "--yes", "--no-safety-backup").status == 1
     monkeypatch.setattr(undo, "_put_back_storage", fail)
     failed = stocked("restore", "--abort", "--json")
@@ -357,13 +407,27 @@ def test_an_abort_that_fails_says_where_and_how_to_go_on(stocked: Vault, monkeyp
         ["--abort", "--discard-kept", "20260101T000000Z-aaaaaa"],
         ["one", "--abort"],
         # what an unset variable of a script leaves: never the whole site up to the latest
-        ["--tid", ""], ["--before-tid", ""], ["--at", ""], ["--discard-kept", ""], ["--output", ""], ["--target", ""], [""],
-        ["--tid", "xyz"], ["--tid", "0x12"], ["--before-tid", "0x12"],
+        ["--tid", ""],
+        ["--before-tid", ""],
+        ["--at", ""],
+        ["--discard-kept", ""],
+        ["--output", ""],
+        ["--target", ""],
+        [""],
+        ["--tid", "xyz"],
+        ["--tid", "0x12"],
+        ["--before-tid", "0x12"],
         ["--only", "nothing"],
-        ["--at", "yesterday"], ["--at", "2026-01-01"], ["--at", "2026-02-30T10:00"], ["--at", "2026-01-01T25:00"], ["--at", "10:15"],
-        ["--at", "0000-00-00T00:00"], ["--at", "2026-01-01T00:00+99:00"], ["--at", "1700000000"],
+        ["--at", "yesterday"],
+        ["--at", "2026-01-01"],
+        ["--at", "2026-02-30T10:00"],
+        ["--at", "2026-01-01T25:00"],
+        ["--at", "10:15"],
+        ["--at", "0000-00-00T00:00"],
+        ["--at", "2026-01-01T00:00+99:00"],
+        ["--at", "1700000000"],
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_meant_changes_nothing(stocked: Vault, arguments: list[str]) -> None:
     before = tree(stocked.directory)
     outcome = stocked("restore", *arguments, "--yes", "--json")
@@ -384,7 +448,9 @@ def test_what_cannot_be_meant_changes_nothing(stocked: Vault, arguments: list[st
         (["nope"], "two"),
     ],
 )
-def test_what_is_not_there_is_the_status_13_and_names_the_nearest(stocked: Vault, arguments: list[str], named: str) -> None:
+def test_what_is_not_there_is_the_status_13_and_names_the_nearest(
+    stocked: Vault, arguments: list[str], named: str
+) -> None:
     before = tree(stocked.directory)
     outcome = stocked("restore", *arguments, "--yes", "--json")
     assert (outcome.status, outcome.out) == (13, "")
@@ -422,7 +488,7 @@ def test_damage_is_the_status_4_and_nothing_is_left_that_could_be_taken_for_a_si
 
 
 def test_paths_with_blanks_and_quotes(stocked: Vault) -> None:
-    place = stocked.directory / "it's \"the\" place ü 日本"
+    place = stocked.directory / 'it\'s "the" place ü 日本'
     stocked.done("restore", "--output", place, "--yes", "-q")
     same(stocked, place, LAST_OF_TWO)
     assert stocked.files.data_fs.exists()

@@ -17,14 +17,19 @@ from commandline import Outcome, Vault
 from services.requests import Denied, behind, counted
 from services.s3 import Service
 
-from zodb_vault.model import clock
+from zodb_vault.runtime import clock
 
 
 class Remote:
     """A site of nine transactions and a repository in a bucket of its own."""
 
     def __init__(
-        self, service: Service, directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], **bucket: Any
+        self,
+        service: Service,
+        directory: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        **bucket: Any,
     ) -> None:
         self.service, self.bucket = service, service.bucket(**bucket)
         self.files = factories.populate(directory / "site")
@@ -36,7 +41,9 @@ class Remote:
         self._vault = Vault(directory, capsys)
 
     def __call__(self, *arguments: object) -> Outcome:
-        return self._vault.bare("--data-fs", self.files.data_fs, "--blob-dir", self.files.blob_dir, *arguments)
+        return self._vault.bare(
+            "--data-fs", self.files.data_fs, "--blob-dir", self.files.blob_dir, *arguments
+        )
 
     def done(self, *arguments: object) -> Outcome:
         outcome = self(*arguments)
@@ -45,12 +52,16 @@ class Remote:
 
     def stored(self, prefix: str = "") -> list[str]:
         """Return the keys of the bucket itself."""
-        pages = self.service.client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+        pages = (
+            self.service.client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+        )
         return [one["Key"] for page in pages for one in page.get("Contents", ())]
 
 
 @pytest.fixture
-def remote(s3: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Remote:
+def remote(
+    s3: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Remote:
     return Remote(s3, tmp_path / "work", monkeypatch, capsys)
 
 
@@ -100,7 +111,7 @@ def test_an_encrypted_site_is_backed_up_without_the_key_and_restored_with_it(
 
 
 def test_a_second_create_finds_the_site_locked(remote: Remote) -> None:
-    from zodb_vault.repository.running import Run
+    from zodb_vault.repository.markers import Run
 
     remote.done("repository", "init")
     store = remote.service.store(remote.bucket, "some/place")
@@ -139,9 +150,15 @@ def test_damage_in_the_bucket_is_found(remote: Remote) -> None:
     ],
 )
 def test_what_is_set_wrongly_is_said(
-    moto: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    setting: str, value: str, status: int, said: str,
-) -> None:  # fmt: skip
+    moto: Service,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    setting: str,
+    value: str,
+    status: int,
+    said: str,
+) -> None:
     remote = Remote(moto, tmp_path / "work", monkeypatch, capsys)
     monkeypatch.setenv(setting, value)
     outcome = remote("repository", "info")
@@ -200,13 +217,17 @@ def test_what_exists_comes_from_the_list_and_what_is_proven_from_the_store(remot
     manifests = {one: f"some/place/sites/default/backups/{one}.json" for one in ids}
     client.delete_object(Bucket=remote.bucket, Key=manifests[ids[0]])
     data = client.get_object(Bucket=remote.bucket, Key=manifests[ids[1]])["Body"].read()
-    client.put_object(Bucket=remote.bucket, Key=manifests[ids[1]], Body=data.replace(b"complete", b"complate"))
+    client.put_object(
+        Bucket=remote.bucket, Key=manifests[ids[1]], Body=data.replace(b"complete", b"complate")
+    )
     assert [one["id"] for one in remote.done("list", "--json").document["backups"]] == ids[1:]
     assert remote("verify", ids[1]).status == 4
     assert remote("restore", ids[1], "--output", "out", "--yes").status == 4
 
 
-def test_a_cache_that_is_damaged_or_cannot_be_written_changes_nothing(remote: Remote, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_cache_that_is_damaged_or_cannot_be_written_changes_nothing(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     remote.done("repository", "init")
     remote.done("create", "--name", "one")
     before = remote.done("list", "--json").document
@@ -229,13 +250,17 @@ def test_verifying_ten_thousand_objects_is_a_list_of_a_dozen_requests(
     remote.done("create")
     there = [key for key in remote.stored() if "/objects/" in key or "/meta/" in key]
     for n in range(10_000 - len(there)):  # behind the service, which would take a minute
-        s3_backends["123456789012"]["aws"].put_object(remote.bucket, f"some/place/objects/{n % 256:02x}/{n:064}", b"")
+        s3_backends["123456789012"]["aws"].put_object(
+            remote.bucket, f"some/place/objects/{n % 256:02x}/{n:064}", b""
+        )
     with counted() as counts:
         checked = remote.done("verify", "--level", "objects", "--json").document
     assert checked["ok"]
     # that of the site is one of them
     assert 10 <= counts["ListObjectsV2"] <= 12 + 1, counts
-    assert counts.total() <= 24, "beside it a few are asked for what describes the backup, and for the note that it was verified"
+    assert counts.total() <= 24, (
+        "beside it a few are asked for what describes the backup, and for the note that it was verified"
+    )
     moto.client().delete_object(Bucket=remote.bucket, Key=max(there))
     assert remote("verify", "--level", "objects").status == 4
 
@@ -248,7 +273,10 @@ def test_check_tries_everything_before_and_after_init_and_leaves_nothing(remote:
     assert all(check["ok"] for check in before)
     assert remote.stored() == ([] if remote.service.conditional else ["some/place/.turns/keep"])
     remote.done("repository", "init")
-    after = {check["name"]: check["message"] for check in remote.done("repository", "check", "--json").document["checks"]}
+    after = {
+        check["name"]: check["message"]
+        for check in remote.done("repository", "check", "--json").document["checks"]
+    }
     assert ("lacks conditional_put" in after["repository service"]) is not remote.service.conditional
     assert list(after) == ["repository", "repository access", "repository service", "clock"]
     info = remote.done("repository", "info", "--json").document
@@ -263,7 +291,11 @@ def test_a_service_that_does_less_than_it_did_is_a_finding(remote: Remote) -> No
     info = client.get_object(Bucket=remote.bucket, Key=key)["Body"].read()
     lines = info.replace(b'"conditional_put":false', b'"conditional_put":true').splitlines(keepends=True)[:-1]
     body = b"".join(lines)
-    client.put_object(Bucket=remote.bucket, Key=key, Body=body + b'"self_sha256":"%s"}\n' % hashlib.sha256(body).hexdigest().encode())
+    client.put_object(
+        Bucket=remote.bucket,
+        Key=key,
+        Body=body + b'"self_sha256":"%s"}\n' % hashlib.sha256(body).hexdigest().encode(),
+    )
     outcome = remote("repository", "check")
     assert outcome.status == (0 if remote.service.conditional else 1)
     assert ("worked when the repository was made" in outcome.out) is not remote.service.conditional
@@ -279,9 +311,15 @@ def test_create_needs_to_read_what_describes_to_write_and_to_remove_its_marker_a
     monkeypatch.setenv("ZODB_VAULT_REPOSITORY_ENCRYPTION_RECIPIENTS", keys.x25519(tmp_path / "identity")[0])
     remote.done("repository", "init")
     place = "some/place/"
-    policy = Denied(remote.bucket, [
-        ("GET", place + r"(repository\.json|sites/|meta/)"), ("LIST", place + "sites/"), ("PUT", place), ("DELETE", place + "sites/[^/]+/running/"),
-    ])  # fmt: skip
+    policy = Denied(
+        remote.bucket,
+        [
+            ("GET", place + r"(repository\.json|sites/|meta/)"),
+            ("LIST", place + "sites/"),
+            ("PUT", place),
+            ("DELETE", place + "sites/[^/]+/running/"),
+        ],
+    )
     with behind(policy):
         for number in range(3):
             remote.done("create", "--name", f"number {number}")
@@ -298,7 +336,11 @@ def test_create_needs_to_read_what_describes_to_write_and_to_remove_its_marker_a
 
 @pytest.mark.parametrize("mode", ["governance", "compliance"])
 def test_what_is_stored_is_locked_and_markers_are_not(
-    moto: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mode: str
+    moto: Service,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    mode: str,
 ) -> None:
     remote = Remote(moto, tmp_path / "work", monkeypatch, capsys, ObjectLockEnabledForBucket=True)
     monkeypatch.setenv("ZODB_VAULT_REPOSITORY_S3_OBJECT_LOCK", mode)
@@ -333,7 +375,9 @@ def test_object_lock_on_a_bucket_without_it_is_said(
     assert "a bucket that was made with it" in outcome.err
 
 
-def test_prune_frees_space_and_a_copy_goes_there(remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prune_frees_space_and_a_copy_goes_there(
+    remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ZODB_VAULT_RETENTION_GRACE", "0s")
     remote.done("repository", "init")
     ids = [remote.done("create", "--full", "--json").document["id"] for _ in range(2)]

@@ -79,7 +79,11 @@ class Watch(threading.Thread):
                 try:
                     arguments = path.read_bytes()
                     if self._mark and self._mark in path.with_name("environ").read_bytes():
-                        core = next(line for line in path.with_name("limits").read_text().splitlines() if line.startswith("Max core file size"))
+                        core = next(
+                            line
+                            for line in path.with_name("limits").read_text().splitlines()
+                            if line.startswith("Max core file size")
+                        )
                         self.limits[arguments] = set(core.split()[4:6])
                     self.seen.add(arguments)
                 except (OSError, StopIteration):
@@ -95,7 +99,9 @@ class Watch(threading.Thread):
 
 
 @pytest.mark.parametrize("place", ["s3", "directory"])
-def test_no_secret_is_seen_in_arguments_output_or_the_repository(rclone: Service, tmp_path: Path, place: str) -> None:
+def test_no_secret_is_seen_in_arguments_output_or_the_repository(
+    rclone: Service, tmp_path: Path, place: str
+) -> None:
     files = factories.populate(tmp_path / "site")
     recipient, identity = keys.x25519(tmp_path / "identity")
     private = identity.read_text().splitlines()[-1]
@@ -107,8 +113,17 @@ def test_no_secret_is_seen_in_arguments_output_or_the_repository(rclone: Service
         "ZODB_VAULT_REPOSITORY_SIGNING_KEY": str(signing), "ZODB_VAULT_REPOSITORY_SIGNING_SIGNERS": signer,
         "ZODB_VAULT_DATA_FS": str(files.data_fs), "ZODB_VAULT_BLOB_DIR": str(files.blob_dir), "XDG_CACHE_HOME": str(tmp_path / "cache"),
     }  # fmt: skip
-    wrong = {"AWS_SECRET_ACCESS_KEY": "another-secret-key", "ZODB_VAULT_IDENTITY_COMMAND": f"echo {private[:-4]}; exit 1"}
-    secrets = [SECRET_KEY, wrong["AWS_SECRET_ACCESS_KEY"], private[:-4], TOKEN, signing.read_text().splitlines()[2]]
+    wrong = {
+        "AWS_SECRET_ACCESS_KEY": "another-secret-key",
+        "ZODB_VAULT_IDENTITY_COMMAND": f"echo {private[:-4]}; exit 1",
+    }
+    secrets = [
+        SECRET_KEY,
+        wrong["AWS_SECRET_ACCESS_KEY"],
+        private[:-4],
+        TOKEN,
+        signing.read_text().splitlines()[2],
+    ]
     printed = ""
     with Watch() as watch:
         for command in (
@@ -119,24 +134,42 @@ def test_no_secret_is_seen_in_arguments_output_or_the_repository(rclone: Service
             outcome = process(*command, env=variables)
             assert outcome.status == 0, (command, outcome)
             printed += outcome.out + outcome.err
-        for command in (("verify", "-v"), ("restore", "--output", str(tmp_path / "other"), "--yes", "-v"), ("create", "-v")):
-            bad = variables | (wrong if place == "s3" else {"ZODB_VAULT_IDENTITY_COMMAND": wrong["ZODB_VAULT_IDENTITY_COMMAND"]})
+        for command in (
+            ("verify", "-v"),
+            ("restore", "--output", str(tmp_path / "other"), "--yes", "-v"),
+            ("create", "-v"),
+        ):
+            bad = variables | (
+                wrong
+                if place == "s3"
+                else {"ZODB_VAULT_IDENTITY_COMMAND": wrong["ZODB_VAULT_IDENTITY_COMMAND"]}
+            )
             outcome = process(*command, env=bad | {"AWS_SESSION_TOKEN": TOKEN})
             printed += outcome.out + outcome.err
     assert any(b"ageworker" in one for one in watch.seen), "the watch looks at all processes"
     # the service itself, which knows no other way to be told
     arguments = {one for one in watch.seen if b"--auth-key" not in one}
-    stored = [path.read_bytes() for folder in ("repository", "cache", "out") for path in (tmp_path / folder).rglob("*") if path.is_file()]
+    stored = [
+        path.read_bytes()
+        for folder in ("repository", "cache", "out")
+        for path in (tmp_path / folder).rglob("*")
+        if path.is_file()
+    ]
     client = rclone.client()
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
-        stored += [client.get_object(Bucket=bucket, Key=one["Key"])["Body"].read() for one in page.get("Contents", ())]
+        stored += [
+            client.get_object(Bucket=bucket, Key=one["Key"])["Body"].read()
+            for one in page.get("Contents", ())
+        ]
     for secret in secrets:
         assert secret not in printed
         assert not [one for one in arguments if secret.encode() in one]
         assert not any(secret.encode() in data for data in stored)
 
 
-def test_no_secret_of_a_database_is_seen_whatever_command_runs(moto: Service, postgres: Cluster, tmp_path: Path) -> None:
+def test_no_secret_of_a_database_is_seen_whatever_command_runs(
+    moto: Service, postgres: Cluster, tmp_path: Path
+) -> None:
     login = postgres.database()
     site = RelSite(on(login), True, tmp_path / "blobs", True)
     with site.opened() as opened:
@@ -144,7 +177,10 @@ def test_no_secret_of_a_database_is_seen_whatever_command_runs(moto: Service, po
     conf = site.write_conf(tmp_path / "zope.conf")
     bucket = moto.bucket()
     other = str(tmp_path / "other")
-    variables = moto.variables(f"s3://{bucket}/place") | {"ZODB_VAULT_ZOPE_CONF": str(conf), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    variables = moto.variables(f"s3://{bucket}/place") | {
+        "ZODB_VAULT_ZOPE_CONF": str(conf),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
     work = tmp_path / "work"
     work.mkdir()
     commands: list[tuple[tuple[str, ...], int]] = [
@@ -160,29 +196,52 @@ def test_no_secret_of_a_database_is_seen_whatever_command_runs(moto: Service, po
     assert {command[0] for command, _ in commands if not command[0].startswith("-")} == set(COMMANDS)
     with Watch(str(tmp_path)) as watch:
         printed = "".join(_ran(command, status, variables, work) for command, status in commands)
-        printed += _ran(("list",), 2, variables | {"ZODB_VAULT_REPOSITORY_S3_ENDPOINT": f"http://me:{SECRET_KEY}@localhost"}, work)
-        printed += _ran(("create", "-v"), 1, variables | {"ZODB_VAULT_ZOPE_CONF": str(_wrong(tmp_path, conf))}, work)
+        printed += _ran(
+            ("list",),
+            2,
+            variables | {"ZODB_VAULT_REPOSITORY_S3_ENDPOINT": f"http://me:{SECRET_KEY}@localhost"},
+            work,
+        )
+        printed += _ran(
+            ("create", "-v"), 1, variables | {"ZODB_VAULT_ZOPE_CONF": str(_wrong(tmp_path, conf))}, work
+        )
         other_conf = tmp_path / "others.conf"
         other_conf.write_text(OTHERS)
         for options in (("plan", "-v"), ("plan", "--json"), ("create", "-v"), ("doctor", "-v")):
             printed += _ran(options, -1, variables | {"ZODB_VAULT_ZOPE_CONF": str(other_conf)}, work)
         printed += "".join(_broken(module, name, command, variables, work) for module, name, command in (
-            ("strategies.postgres", "connect", "create"), ("stores.registry", "open_store", "list"), ("config.zopeconf", "read_site", "plan"),
+            ("strategies.postgres.connection", "connect", "create"), ("stores.registry", "open_store", "list"), ("config.zopeconf", "read_site", "plan"),
         ))  # fmt: skip
     # the dump program inherits the limit from ours
     cores = [limit for arguments, limit in watch.limits.items() if b"--snapshot" in arguments]
     assert cores, "the watch looks at all processes"
     assert all(limit in ({str(NO_CORE)}, {"0"}) for limit in cores)
-    seen = [printed.encode(), *watch.limits, *_stored(moto, bucket), *_files(tmp_path / "other"), *_files(tmp_path / "cache")]
+    seen = [
+        printed.encode(),
+        *watch.limits,
+        *_stored(moto, bucket),
+        *_files(tmp_path / "other"),
+        *_files(tmp_path / "cache"),
+    ]
     names = [str(path).encode() for path in tmp_path.rglob("*")]
-    for secret in (*PASSWORD_PARTS, SECRET_KEY, "word-of-mysql", "word-of-blobs", "word-of-zeo", "another-word"):
+    for secret in (
+        *PASSWORD_PARTS,
+        SECRET_KEY,
+        "word-of-mysql",
+        "word-of-blobs",
+        "word-of-zeo",
+        "another-word",
+    ):
         assert not [data[:200] for data in (*seen, *names) if secret.encode() in data], secret
 
 
 def _ran(command: tuple[str, ...], status: int, variables: dict[str, str], cwd: Path) -> str:
     """Run a command and return all that it printed; a status below 0 is any that an error of ours has."""
     outcome = process(*command, env=variables, cwd=cwd)
-    assert outcome.status == status or (status < 0 and "internal error" not in outcome.err), (command, outcome)
+    assert outcome.status == status or (status < 0 and "internal error" not in outcome.err), (
+        command,
+        outcome,
+    )
     return outcome.out + outcome.err
 
 
@@ -209,7 +268,10 @@ def _stored(service: Service, bucket: str) -> list[bytes]:
     found, client = list[bytes](), service.client()
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
         for one in page.get("Contents", ()):
-            found += [one["Key"].encode(), _decoded(one["Key"], client.get_object(Bucket=bucket, Key=one["Key"])["Body"].read())]
+            found += [
+                one["Key"].encode(),
+                _decoded(one["Key"], client.get_object(Bucket=bucket, Key=one["Key"])["Body"].read()),
+            ]
     assert any(b"meta/" in one for one in found)
     return found
 
@@ -223,4 +285,8 @@ def _decoded(name: str, data: bytes) -> bytes:
     """Return what is behind the mark of a stored object."""
     if "meta/" not in name and "objects/" not in name:
         return data
-    return zstandard.ZstdDecompressor().decompressobj().decompress(data[8 + int.from_bytes(data[4:8], "little") :])
+    return (
+        zstandard.ZstdDecompressor()
+        .decompressobj()
+        .decompress(data[8 + int.from_bytes(data[4:8], "little") :])
+    )

@@ -6,7 +6,7 @@ import pytest
 from commandline import Vault, keys_of, words
 
 MANIFEST = words(
-    "format id site repository created_at finished_at trigger contents how reason parent line requires recipients recovery status cuts "
+    "format id site repository created_at finished_at trigger contents how reason parent timeline requires recipients recovery status consistency "
     "source software seen databases added self_sha256 locked_until"
 )
 
@@ -14,7 +14,14 @@ MANIFEST = words(
 def test_the_latest_is_shown_when_none_is_named(stocked: Vault) -> None:
     printed = stocked.done("show").out
     assert printed == stocked.done("show", "latest").out == stocked.done("show", "two").out
-    for text in ("name  two", "incremental: ", "trigger  scheduled", "10 transactions", "8 blobs", "restorable from 0x0405e70400000000 on"):
+    for text in (
+        "name  two",
+        "incremental: ",
+        "trigger  scheduled",
+        "10 transactions",
+        "8 blobs",
+        "restorable from 0x0405e70400000000 on",
+    ):
         assert text in printed
 
 
@@ -23,7 +30,10 @@ def test_the_document_is_the_manifest_as_it_stands_and_the_labels(stocked: Vault
     document = stocked.done("show", "two", "--json").document
     assert keys_of(document) == ["labels", "manifest"]
     assert keys_of(document["manifest"]) == MANIFEST
-    assert [(label["fact"], label["value"]) for label in document["labels"]] == [("name", "two"), ("note", "a\nnote")]
+    assert [(label["fact"], label["value"]) for label in document["labels"]] == [
+        ("name", "two"),
+        ("note", "a\nnote"),
+    ]
     assert all(keys_of(label) == words("fact value at") for label in document["labels"])
 
 
@@ -35,7 +45,8 @@ def test_an_id_a_unique_prefix_and_a_name_mean_a_backup(stocked: Vault) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "status", "kind"), [("2", 2, "usage"), ("", 2, "usage"), ("nope", 13, "no-such-backup"), ("One", 13, "no-such-backup")]
+    ("text", "status", "kind"),
+    [("2", 2, "usage"), ("", 2, "usage"), ("nope", 13, "no-such-backup"), ("One", 13, "no-such-backup")],
 )
 def test_what_means_several_or_none_is_an_error(stocked: Vault, text: str, status: int, kind: str) -> None:
     outcome = stocked("show", text, "--json")

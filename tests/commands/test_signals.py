@@ -23,7 +23,7 @@ from services.s3 import Service
 
 from zodb_vault.cli.main import run
 from zodb_vault.cli.signals import SAME_SECONDS
-from zodb_vault.model import ending
+from zodb_vault.runtime import shutdown
 
 SIZE = 12_000_000
 # A blob of that size takes twelve seconds, and two minutes for one that nobody interrupts.
@@ -88,14 +88,27 @@ class Bucket:
         assert vault.bare(*self.options, "repository", "init").status == 0
 
     def keys(self, prefix: str) -> set[str]:
-        return {one["Key"] for one in self.service.client().list_objects_v2(Bucket=self.name, Prefix=f"site/{prefix}").get("Contents", ())}
+        return {
+            one["Key"]
+            for one in self.service.client()
+            .list_objects_v2(Bucket=self.name, Prefix=f"site/{prefix}")
+            .get("Contents", ())
+        }
 
     def marker(self) -> Any:
-        return json.loads(self.service.client().get_object(Bucket=self.name, Key="site/sites/default/running/create.json")["Body"].read())
+        return json.loads(
+            self.service.client()
+            .get_object(Bucket=self.name, Key="site/sites/default/running/create.json")["Body"]
+            .read()
+        )
 
 
 def start(options: list[str], *arguments: str, **variables: str) -> subprocess.Popen[str]:
-    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    streams: dict[str, Any] = {
+        "stdin": subprocess.DEVNULL,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+    }
     return subprocess.Popen(command(*options, *arguments), text=True, env=environment(**variables), **streams)
 
 
@@ -126,8 +139,12 @@ def ending_at_last(child: subprocess.Popen[str]) -> Iterator[None]:
         child.wait()
 
 
-@pytest.mark.parametrize("numbers", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGTERM, signal.SIGTERM, signal.SIGHUP]])
-def test_a_create_is_stopped_soon_in_the_middle_of_a_blob_and_the_next_one_uses_what_it_stored(large: Vault, numbers: list[signal.Signals]) -> None:
+@pytest.mark.parametrize(
+    "numbers", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGTERM, signal.SIGTERM, signal.SIGHUP]]
+)
+def test_a_create_is_stopped_soon_in_the_middle_of_a_blob_and_the_next_one_uses_what_it_stored(
+    large: Vault, numbers: list[signal.Signals]
+) -> None:
     objects = large.repository / "objects"
     child = start(large.options, "create", *SLOWLY)
     with ending_at_last(child):
@@ -143,12 +160,19 @@ def test_a_create_is_stopped_soon_in_the_middle_of_a_blob_and_the_next_one_uses_
     made = large.done("create", "--json").document
     assert made["reason"]["code"] == "resumed"
     manifest = large.done("show", made["id"], "--json").document["manifest"]
-    segments = {part["object"] for one in manifest["databases"] for segment in one["storage"]["tail"] for part in segment["parts"]}
+    segments = {
+        part["object"]
+        for one in manifest["databases"]
+        for segment in one["storage"]["tail"]
+        for part in segment["parts"]
+    }
     assert segments and segments <= before
     assert large("verify").status == 0
 
 
-def test_a_create_into_s3_is_stopped_soon_in_the_middle_of_an_upload(large: Vault, moto: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_create_into_s3_is_stopped_soon_in_the_middle_of_an_upload(
+    large: Vault, moto: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bucket = Bucket(moto, large, monkeypatch)
     child = start(bucket.options, "create", *SLOWLY)
     with ending_at_last(child):
@@ -161,7 +185,12 @@ def test_a_create_into_s3_is_stopped_soon_in_the_middle_of_an_upload(large: Vaul
     made = large.bare(*bucket.options, "create", "--json").document
     assert made["reason"]["code"] == "resumed"
     manifest = large.bare(*bucket.options, "show", made["id"], "--json").document["manifest"]
-    segments = {part["object"] for one in manifest["databases"] for segment in one["storage"]["tail"] for part in segment["parts"]}
+    segments = {
+        part["object"]
+        for one in manifest["databases"]
+        for segment in one["storage"]["tail"]
+        for part in segment["parts"]
+    }
     assert segments and segments <= {key.rpartition("/")[2] for key in before}
     assert large.bare(*bucket.options, "verify").status == 0
 
@@ -172,7 +201,12 @@ def test_a_service_that_hangs_keeps_a_run_from_stopping_and_a_second_signal_ends
     bucket = Bucket(moto, large, monkeypatch)
     link = Link(int(moto.endpoint.rpartition(":")[2]))
     with contextlib.closing(link):
-        child = start(bucket.options, "create", *SLOWLY, ZODB_VAULT_REPOSITORY_S3_ENDPOINT=f"http://127.0.0.1:{link.port}")
+        child = start(
+            bucket.options,
+            "create",
+            *SLOWLY,
+            ZODB_VAULT_REPOSITORY_S3_ENDPOINT=f"http://127.0.0.1:{link.port}",
+        )
         with ending_at_last(child):
             wait_for(child, lambda: bucket.keys("objects/"))
             link.cut.set()
@@ -189,9 +223,14 @@ def test_a_service_that_hangs_keeps_a_run_from_stopping_and_a_second_signal_ends
 def test_on_a_terminal_it_is_said_that_it_stops_and_how_to_abort(large: Vault) -> None:
     ours, theirs = pty.openpty()
     child = subprocess.Popen(
-        command(*large.options, "create", *SLOWLY), stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-        env=environment(TERM="xterm", COLUMNS="120"), preexec_fn=lambda: _own(theirs),
-    )  # fmt: skip
+        command(*large.options, "create", *SLOWLY),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        env=environment(TERM="xterm", COLUMNS="120"),
+        preexec_fn=lambda: _own(theirs),
+    )
     os.close(theirs)
     screen, typed, end = b"", False, time.monotonic() + DEADLINE
     while time.monotonic() < end:
@@ -240,9 +279,11 @@ def test_a_restore_in_place_leaves_the_old_state_and_is_finished_by_the_next_one
     assert large.done("create", "--json").document["databases"][0]["missing"] == []
 
 
-def test_what_fails_because_a_run_is_to_end_is_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ending, "_TOLD", threading.Event())
+def test_what_fails_because_a_run_is_to_end_is_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutdown, "_REQUESTED", threading.Event())
     arguments = ["--repository", str(tmp_path / "none"), "--data-fs", str(tmp_path / "none"), "list"]
     assert run(arguments) == 10
-    ending.tell()
+    shutdown.request()
     assert run(arguments) == 130

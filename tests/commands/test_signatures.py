@@ -12,8 +12,8 @@ import pytest
 from commandline import Vault, stored
 
 from zodb_vault.errors import StoreError
-from zodb_vault.model import clock
 from zodb_vault.repository.repository import Repository
+from zodb_vault.runtime import clock
 from zodb_vault.stores.local import LocalStore
 
 KEY, SIGNERS = "ZODB_VAULT_REPOSITORY_SIGNING_KEY", "ZODB_VAULT_REPOSITORY_SIGNING_SIGNERS"
@@ -39,7 +39,10 @@ def signature(vault: Vault) -> Path:
 
 
 def refused(vault: Vault, out: Path) -> None:
-    for command in (*(("verify", "--level", level) for level in ("objects", "bytes", "records")), ("restore", "--output", out, "--yes")):
+    for command in (
+        *(("verify", "--level", level) for level in ("objects", "bytes", "records")),
+        ("restore", "--output", out, "--yes"),
+    ):
         outcome = vault(*command)
         assert outcome.status == 4, (command, outcome)
         assert "sign" in outcome.out + outcome.err
@@ -55,10 +58,24 @@ def test_a_signed_backup_is_proven_and_restored(signed: Vault, tmp_path: Path) -
     assert signed.done("create", "--json").document["how"] == "incremental"
 
 
-def test_the_signature_is_one_of_ssh_keygen_over_the_manifest_as_it_lies_there(signed: Vault, signer: tuple[str, Path], tmp_path: Path) -> None:
+def test_the_signature_is_one_of_ssh_keygen_over_the_manifest_as_it_lies_there(
+    signed: Vault, signer: tuple[str, Path], tmp_path: Path
+) -> None:
     allowed = tmp_path / "allowed"
     allowed.write_text(f"host {signer[0]}\n")
-    command = ["ssh-keygen", "-Y", "verify", "-f", str(allowed), "-I", "host", "-n", "zodb-vault", "-s", str(signature(signed))]
+    command = [
+        "ssh-keygen",
+        "-Y",
+        "verify",
+        "-f",
+        str(allowed),
+        "-I",
+        "host",
+        "-n",
+        "zodb-vault",
+        "-s",
+        str(signature(signed)),
+    ]
     with signature(signed).with_suffix(".json").open("rb") as manifest:
         assert subprocess.run(command, stdin=manifest, check=False, capture_output=True).returncode == 0
 
@@ -68,7 +85,9 @@ def test_a_backup_that_nobody_signed_is_refused(signed: Vault, tmp_path: Path) -
     refused(signed, tmp_path / "out")
 
 
-def test_a_backup_that_somebody_else_signed_is_refused(signed: Vault, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_backup_that_somebody_else_signed_is_refused(
+    signed: Vault, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv(SIGNERS, keys.ssh(tmp_path / "other")[0])
     refused(signed, tmp_path / "out")
 
@@ -77,7 +96,11 @@ def test_a_manifest_that_was_changed_after_it_was_signed_is_refused(signed: Vaul
     import hashlib
 
     manifest = signature(signed).with_suffix(".json")
-    body = b"".join(manifest.read_bytes().replace(b'"cuts":"still"', b'"cuts":"moving"').splitlines(keepends=True)[:-1])
+    body = b"".join(
+        manifest.read_bytes()
+        .replace(b'"consistency":"consistent"', b'"consistency":"uncoordinated"')
+        .splitlines(keepends=True)[:-1]
+    )
     manifest.chmod(0o600)
     manifest.write_bytes(body + b'"self_sha256":"%s"}\n' % hashlib.sha256(body).hexdigest().encode())
     refused(signed, tmp_path / "out")
@@ -98,14 +121,19 @@ def test_what_nobody_signed_does_not_let_prune_take_what_is_signed(
     """Whoever can write to the repository could else make room for backups of their own."""
     (ours,) = [row["id"] for row in signed.done("list", "--json").document["backups"]]
     configuration = tmp_path / "zodb-vault.toml"
-    configuration.write_text("[retention.on_demand]\nnewest = 1\nage = \"0s\"\n[retention.scheduled]\ndaily = 1\nweekly = 0\nmonthly = 0\n")
+    configuration.write_text(
+        '[retention.on_demand]\nnewest = 1\nage = "0s"\n[retention.scheduled]\ndaily = 1\nweekly = 0\nmonthly = 0\n'
+    )
     later = datetime.now(UTC) + timedelta(days=2)
     with monkeypatch.context() as theirs:
         theirs.delenv(KEY)
         theirs.delenv(SIGNERS)
         theirs.setattr(clock, "now", lambda: later)
         theirs.setattr(LocalStore, "clock", lambda _self: later)
-        foreign = [signed.done("create", "--full", "--trigger", trigger, "--json").document["id"] for trigger in ("scheduled", "on-demand")]
+        foreign = [
+            signed.done("create", "--full", "--trigger", trigger, "--json").document["id"]
+            for trigger in ("scheduled", "on-demand")
+        ]
         without = signed.done("--config", configuration, "prune", "--dry-run", "--json").document
         assert ours in [one["id"] for one in without["remove"]], "nothing would be to be seen here"
         theirs.setenv(SIGNERS, signer[0])
@@ -124,7 +152,9 @@ def test_what_is_signed_was_compared_with_the_source_also_what_an_interrupted_ru
         monkeypatch.setenv(KEY, str(signer[1]))
         monkeypatch.setenv(SIGNERS, signer[0])
     with monkeypatch.context() as patch:
-        patch.setattr(Repository, "commit", lambda *_: (_ for _ in ()).throw(StoreError("the cable was pulled")))
+        patch.setattr(
+            Repository, "commit", lambda *_: (_ for _ in ()).throw(StoreError("the cable was pulled"))
+        )
         assert vault("create").status == 1
     blob = max(vault.files.blob_dir.rglob("*.blob"))
     left = blob.read_bytes()

@@ -11,9 +11,10 @@ from commandline import Vault, flip
 from days import Calendar, daily, listed
 
 from zodb_vault.model import chain
-from zodb_vault.operations import create
-from zodb_vault.repository import running
-from zodb_vault.repository.running import Run
+from zodb_vault.operations.create import attempt
+from zodb_vault.operations.create.attempt import Attempt
+from zodb_vault.repository import markers
+from zodb_vault.repository.markers import Run
 from zodb_vault.stores.local import LocalStore
 
 GRACE = 3
@@ -31,7 +32,12 @@ def changing(vault: Vault, calendar: Calendar) -> list[str]:
 
 
 def content(vault: Vault) -> set[Path]:
-    return {path for folder in ("objects", "meta") for path in (vault.repository / folder).rglob("*") if path.is_file()}
+    return {
+        path
+        for folder in ("objects", "meta")
+        for path in (vault.repository / folder).rglob("*")
+        if path.is_file()
+    }
 
 
 def swept(vault: Vault) -> dict[str, int]:
@@ -43,7 +49,9 @@ def swept(vault: Vault) -> dict[str, int]:
     return found
 
 
-def test_what_is_deleted_goes_after_two_grace_periods_and_not_before(vault: Vault, calendar: Calendar, changing: list[str]) -> None:
+def test_what_is_deleted_goes_after_two_grace_periods_and_not_before(
+    vault: Vault, calendar: Calendar, changing: list[str]
+) -> None:
     vault.done("delete", "--yes", changing[0])
     before = content(vault)
     for days in (0, GRACE - 0.01, 0.02, GRACE - 0.05):
@@ -55,7 +63,9 @@ def test_what_is_deleted_goes_after_two_grace_periods_and_not_before(vault: Vaul
     vault.done("delete", "--yes", changing[0])
     for days in (0, GRACE - 0.01):
         calendar.pass_days(days)
-        assert swept(vault) == {"objects": 0, "bytes": 0}, "the time of a backup that was brought back begins anew"
+        assert swept(vault) == {"objects": 0, "bytes": 0}, (
+            "the time of a backup that was brought back begins anew"
+        )
     vault.done("undelete", changing[0])
     swept(vault)
     vault.done("delete", "--yes", changing[0])
@@ -82,7 +92,9 @@ def test_the_bytes_are_exact(vault: Vault, calendar: Calendar, changing: list[st
     assert len(gone) > 5
 
 
-def test_the_grace_is_configured(vault: Vault, calendar: Calendar, changing: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_grace_is_configured(
+    vault: Vault, calendar: Calendar, changing: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ZODB_VAULT_RETENTION_GRACE", "0s")
     vault.done("delete", "--yes", changing[1])
     counts = [swept(vault)["objects"] for _ in range(4)]
@@ -108,9 +120,9 @@ def test_what_an_interrupted_run_stored_stays_for_two_weeks(
 ) -> None:
     with factories.Site(vault.files.data_fs.parent) as site:
         site.put(text="more", blob=factories.noise(5000, 99))
-    monkeypatch.setattr(create, "NOTE_BYTES", 1)
+    monkeypatch.setattr(attempt, "CHECKPOINT_BYTES", 1)
     with monkeypatch.context() as patched:
-        patched.setattr(create._Creation, "_commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(Attempt, "_commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert vault("create").status == 130
     stored = content(vault)
     for _ in range(4):
@@ -132,7 +144,7 @@ def test_a_run_that_began_before_something_was_listed_keeps_it(
     vault: Vault, calendar: Calendar, changing: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a long run has stored and not yet noted looks like what nobody needs."""
-    monkeypatch.setattr(running, "process_identity", lambda _pid: "")
+    monkeypatch.setattr(markers, "process_identity", lambda _pid: "")
     store = LocalStore(vault.repository)
     run = Run.start(store, "blog", "create", "20270301T000000Z-aaaaaa", [])
     orphan = vault.repository / "objects" / "aa" / ("aa" * 32)
@@ -148,7 +160,11 @@ def test_a_run_that_began_before_something_was_listed_keeps_it(
 
 
 def test_leftovers_of_killed_writes_go(vault: Vault, calendar: Calendar, changing: list[str]) -> None:
-    for place in (vault.repository, vault.repository / "objects", vault.repository / "sites" / "default" / "backups"):
+    for place in (
+        vault.repository,
+        vault.repository / "objects",
+        vault.repository / "sites" / "default" / "backups",
+    ):
         (place / ".tmp-0123456789abcdef").write_bytes(b"x" * 100)
     assert swept(vault)["objects"] == 0
     calendar.pass_days(GRACE)
@@ -158,7 +174,13 @@ def test_leftovers_of_killed_writes_go(vault: Vault, calendar: Calendar, changin
 
 def test_superseded_labels_go(vault: Vault, calendar: Calendar, changing: list[str]) -> None:
     folder = vault.repository / "sites" / "default" / "labels" / changing[0]
-    for arguments in (("annotate", "--name", "a"), ("annotate", "--name", "b"), ("verify",), ("annotate", "--pin"), ("verify",)):
+    for arguments in (
+        ("annotate", "--name", "a"),
+        ("annotate", "--name", "b"),
+        ("verify",),
+        ("annotate", "--pin"),
+        ("verify",),
+    ):
         vault.done(*arguments, changing[0])
     row = vault.done("list", "--json").document["backups"][-1]
     assert len(list(folder.iterdir())) == 5
@@ -176,7 +198,9 @@ def test_superseded_labels_go(vault: Vault, calendar: Calendar, changing: list[s
     assert not list(folder.iterdir())
 
 
-@pytest.mark.parametrize("folder", ["meta", "trash/default", "sites/default/backups", "sites/other/backups", "trash"])
+@pytest.mark.parametrize(
+    "folder", ["meta", "trash/default", "sites/default/backups", "sites/other/backups", "trash"]
+)
 def test_what_cannot_be_read_stops_the_sweep(
     vault: Vault, calendar: Calendar, changing: list[str], folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,8 +214,13 @@ def test_what_cannot_be_read_stops_the_sweep(
     for _ in range(2):
         vault.done("prune")
         calendar.pass_days(GRACE)
-    needed = vault.done("--site", "other", "show", "latest", "--json").document["manifest"]["databases"][0]["storage"]["lists"]
-    path = next((vault.repository / folder).glob("*.json"), None) or vault.repository / folder / needed[0]["list"][:2] / needed[0]["list"]
+    needed = vault.done("--site", "other", "show", "latest", "--json").document["manifest"]["databases"][0][
+        "storage"
+    ]["lists"]
+    path = (
+        next((vault.repository / folder).glob("*.json"), None)
+        or vault.repository / folder / needed[0]["list"][:2] / needed[0]["list"]
+    )
     flip(path)
     before = content(vault)
     outcome = vault("prune")
@@ -199,7 +228,9 @@ def test_what_cannot_be_read_stops_the_sweep(
     assert content(vault) == before
 
 
-def test_a_site_that_disappears_stops_the_sweep_of_all(vault: Vault, calendar: Calendar, changing: list[str]) -> None:
+def test_a_site_that_disappears_stops_the_sweep_of_all(
+    vault: Vault, calendar: Calendar, changing: list[str]
+) -> None:
     vault.done("--site", "blog", "create")
     vault.done("prune")
     away = vault.directory / "away"
@@ -213,7 +244,9 @@ def test_a_site_that_disappears_stops_the_sweep_of_all(vault: Vault, calendar: C
     vault.done("--site", "blog", "verify")
 
 
-def test_a_backup_of_a_site_that_is_not_configured_stays(vault: Vault, calendar: Calendar, changing: list[str]) -> None:
+def test_a_backup_of_a_site_that_is_not_configured_stays(
+    vault: Vault, calendar: Calendar, changing: list[str]
+) -> None:
     vault.done("--site", "blog", "create")
     for _ in range(5):
         vault.done("prune")
@@ -221,7 +254,9 @@ def test_a_backup_of_a_site_that_is_not_configured_stays(vault: Vault, calendar:
     vault.done("--site", "blog", "verify")
 
 
-def test_gone_is_noted_until_no_backup_has_seen_it(vault: Vault, calendar: Calendar, changing: list[str]) -> None:
+def test_gone_is_noted_until_no_backup_has_seen_it(
+    vault: Vault, calendar: Calendar, changing: list[str]
+) -> None:
     def noted() -> list[Path]:
         return sorted((vault.repository / "trash" / "default" / "gone").glob("*.json"))
 

@@ -12,14 +12,22 @@ LEVELS = ("objects", "bytes", "records", "restore")
 
 
 def biggest(vault: Vault) -> Path:
-    return max((vault.repository / "objects").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    return max(
+        (vault.repository / "objects").rglob("*"),
+        key=lambda path: path.stat().st_size if path.is_file() else 0,
+    )
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_good_backup_is_good_at_every_level(stocked: Vault, level: str) -> None:
     document = stocked.done("verify", "two", "--level", level, "--json").document
     assert keys_of(document) == words("id level ok checked damage source")
-    assert (document["level"], document["ok"], document["damage"], document["source"]) == (level, True, [], [])
+    assert (document["level"], document["ok"], document["damage"], document["source"]) == (
+        level,
+        True,
+        [],
+        [],
+    )
     assert all(isinstance(count, int) for count in document["checked"].values())
     assert f"{document['id']} {level}: ok (" in stocked.done("verify", "two", "--level", level).out
 
@@ -75,20 +83,29 @@ def test_all_verifies_every_backup_also_when_one_cannot_be_read(stocked: Vault) 
     flip(stocked.repository / "sites" / "default" / "backups" / f"{newest}.json")
     outcome = stocked("verify", "--all", "--level", "objects", "--json")
     assert outcome.status == 4
-    assert [(report["id"] == newest, report["ok"]) for report in outcome.document["reports"]] == [(True, False), (False, True)]
+    assert [(report["id"] == newest, report["ok"]) for report in outcome.document["reports"]] == [
+        (True, False),
+        (False, True),
+    ]
     assert stocked("verify", "--all", "two").status == 2
 
 
 def test_sample_looks_at_a_share_of_the_objects(stocked: Vault) -> None:
     whole = stocked.done("verify", "--level", "bytes", "--json").document["checked"]["objects"]
-    part = stocked.done("verify", "--level", "bytes", "--sample", "30%", "--json").document["checked"].get("objects", 0)
+    part = (
+        stocked.done("verify", "--level", "bytes", "--sample", "30%", "--json")
+        .document["checked"]
+        .get("objects", 0)
+    )
     assert part < whole
     for share in ("0%", "101%", "nan", "x", "-5"):
         assert stocked("verify", "--level", "bytes", "--sample", share).status == 2
     assert stocked("verify", "--sample", "5%").status == 2
 
 
-def test_scratch_is_where_the_restore_happens_and_nothing_stays_there(stocked: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scratch_is_where_the_restore_happens_and_nothing_stays_there(
+    stocked: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scratch, elsewhere = tmp_path / "scratch dir", tmp_path / "temporary"
     scratch.mkdir()
     elsewhere.mkdir()

@@ -23,7 +23,7 @@ from several import grown
 from together import state_of
 from ZODB.FileStorage import FileStorage
 
-from zodb_vault.strategies import zeo as servers
+from zodb_vault.strategies.filestorage import zeo as servers
 
 DATABASES = {"main": "1", "catalog": "catalog"}
 
@@ -44,7 +44,10 @@ class Served:
         return outcome.document
 
     def states(self) -> dict[str, together.State]:
-        return {storage: state_of(self.zeo.data_fs(storage), self.zeo.blob_dir(storage)) for storage in self.zeo.storages}
+        return {
+            storage: state_of(self.zeo.data_fs(storage), self.zeo.blob_dir(storage))
+            for storage in self.zeo.storages
+        }
 
 
 @pytest.fixture
@@ -54,7 +57,9 @@ def served(zeo: Zeo, vault: Vault) -> Served:
 
 @pytest.fixture
 def on_a_socket(zeo_directory: Path, vault: Vault) -> Served:
-    return Served(Zeo(zeo_directory, {"1": "main", "catalog": "catalog"}, str(zeo_directory / "zeo.sock")), vault)
+    return Served(
+        Zeo(zeo_directory, {"1": "main", "catalog": "catalog"}, str(zeo_directory / "zeo.sock")), vault
+    )
 
 
 def client(conf: Path, database: str, *operations: str) -> list[Any]:
@@ -67,7 +72,9 @@ def client(conf: Path, database: str, *operations: str) -> list[Any]:
 
 @contextlib.contextmanager
 def writing(conf: Path, stop: Path) -> Iterator[None]:
-    process = subprocess.Popen([sys.executable, together.__file__, str(conf), "--stop", str(stop), "--finish", "0.005"])
+    process = subprocess.Popen(
+        [sys.executable, together.__file__, str(conf), "--stop", str(stop), "--finish", "0.005"]
+    )
     try:
         yield
     finally:
@@ -75,12 +82,16 @@ def writing(conf: Path, stop: Path) -> Iterator[None]:
         assert process.wait(60) == 0
 
 
-def test_every_backup_of_a_server_that_is_written_to_holds_whole_commits(served: Served, tmp_path: Path) -> None:
+def test_every_backup_of_a_server_that_is_written_to_holds_whole_commits(
+    served: Served, tmp_path: Path
+) -> None:
     zeo = served.zeo
     conf = zeo.client_conf("writer", databases=DATABASES, shared=True)
     made: list[Any] = []
     with zeo.running():
-        subprocess.run([sys.executable, together.__file__, str(conf), "--seconds", "0.1"], check=True, timeout=60)
+        subprocess.run(
+            [sys.executable, together.__file__, str(conf), "--seconds", "0.1"], check=True, timeout=60
+        )
         with writing(conf, tmp_path / "stop"):
             for _ in range(3):
                 grown(zeo.data_fs("catalog"))
@@ -90,8 +101,11 @@ def test_every_backup_of_a_server_that_is_written_to_holds_whole_commits(served:
         for one in made:
             manifest = served.done("show", one["id"])["manifest"]
             assert served("restore", one["id"], "--output", tmp_path / one["id"], "--yes").status == 0
-            states = [state_of(tmp_path / one["id"] / name / "Data.fs", tmp_path / one["id"] / name / "blobs") for name in zeo.storages]
-            if manifest["cuts"] == "still":
+            states = [
+                state_of(tmp_path / one["id"] / name / "Data.fs", tmp_path / one["id"] / name / "blobs")
+                for name in zeo.storages
+            ]
+            if manifest["consistency"] == "consistent":
                 (number,) = {state.shared for state in states}
                 assert all(state.blob == together.content(number) for state in states)
                 shared.append(number)
@@ -136,7 +150,9 @@ def killed(source, target, **options):
 os.rename = killed
 run({[*on_a_socket.where, "restore", "--yes", "--no-safety-backup"]!r})
 """
-    assert subprocess.run([sys.executable, "-c", pulled], check=False, timeout=60).returncode == -signal.SIGKILL
+    assert (
+        subprocess.run([sys.executable, "-c", pulled], check=False, timeout=60).returncode == -signal.SIGKILL
+    )
     with pytest.raises(pytest.fail.Exception, match="did not start"), zeo.running():
         pass
     for storage in zeo.storages:
@@ -219,7 +235,15 @@ class Cached(Served):
             client(self.conf, "main", "put:a=1,b=1,c=1", "blob:picture=first", "read:picture")
             client(self.conf, "catalog", "put:entries=1")
             self.backup = self.done("create")["id"]
-            client(self.conf, "main", "put:a=2,b=2", "get:a,b,c", "blob:picture=second,other=new", "read:picture", "read:other")
+            client(
+                self.conf,
+                "main",
+                "put:a=2,b=2",
+                "get:a,b,c",
+                "blob:picture=second,other=new",
+                "read:picture",
+                "read:other",
+            )
             client(self.conf, "catalog", "put:entries=2")
 
     def zec(self) -> list[str]:
@@ -247,7 +271,9 @@ def cached(on_a_socket: Served) -> Cached:
 CACHES = ["old-1.zec", "old-1.zec.lock", "old-catalog.zec", "old-catalog.zec.lock"]
 
 
-def test_F18_a_client_that_keeps_its_cache_reads_the_lost_future_and_one_that_lost_it_does_not(cached: Cached) -> None:
+def test_F18_a_client_that_keeps_its_cache_reads_the_lost_future_and_one_that_lost_it_does_not(
+    cached: Cached,
+) -> None:
     shutil.copytree(cached.home, cached.home.with_name("saved"))
     assert cached.zec() == CACHES
     kept = cached.done("restore", cached.backup, "--yes")
@@ -272,7 +298,9 @@ def test_blobs_of_the_lost_future_go_and_others_stay(cached: Cached) -> None:
 
 
 def test_the_cache_of_another_storage_is_left_alone(cached: Cached) -> None:
-    done = cached.done("restore", cached.backup, "--database", "catalog", "--client-conf", cached.conf, "--yes")
+    done = cached.done(
+        "restore", cached.backup, "--database", "catalog", "--client-conf", cached.conf, "--yes"
+    )
     assert done["caches"] == [str(cached.home / name) for name in CACHES[2:]]
     assert cached.zec() == CACHES[:2]
     assert cached.cached_blobs() == {"first", "second", "new"}
@@ -281,7 +309,9 @@ def test_the_cache_of_another_storage_is_left_alone(cached: Cached) -> None:
 def test_what_goes_is_shown_and_asked_for(cached: Cached) -> None:
     told = on_terminal(*cached.where, "restore", cached.backup, "--client-conf", cached.conf, answer="n")
     assert told.status == 1
-    assert f"removes {cached.home}/old-1.zec, a cache of the ZEO client {cached.conf}" in told.screen.replace("\r\n", "")
+    assert f"removes {cached.home}/old-1.zec, a cache of the ZEO client {cached.conf}" in told.screen.replace(
+        "\r\n", ""
+    )
     assert "removes 2 blobs of the replaced state" in told.screen
     assert cached.zec() == CACHES
     text = cached("restore", cached.backup, "--client-conf", cached.conf, "--yes").err
@@ -304,7 +334,9 @@ def test_clients_can_be_configured(cached: Cached, tmp_path: Path) -> None:
     elsewhere = cached.vault.bare(*where, "--dry-run", "--output", tmp_path / "out")
     assert (elsewhere.status, elsewhere.document["caches"]) == (0, [])
     other = cached.vault.bare(*where, "--dry-run", "--target", cached.zeo.conf)
-    assert (other.status, other.document["caches"]) == (0, []), "the clients are those of the site, whatever the target"
+    assert (other.status, other.document["caches"]) == (0, []), (
+        "the clients are those of the site, whatever the target"
+    )
 
 
 def test_a_client_that_still_runs_is_in_use(cached: Cached, tmp_path: Path) -> None:
@@ -338,7 +370,10 @@ def test_a_cache_that_lies_nobody_knows_where_is_named(cached: Cached) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [(["--client-conf", "{zeo}"], "has no ZEO client in it"), (["--client-conf", "{zeo}", "--output", "out"], "exclude each other")],
+    [
+        (["--client-conf", "{zeo}"], "has no ZEO client in it"),
+        (["--client-conf", "{zeo}", "--output", "out"], "exclude each other"),
+    ],
 )
 def test_what_cannot_be_meant_with_clients(on_a_socket: Served, arguments: list[str], says: str) -> None:
     factories.populate(on_a_socket.zeo.directory / "main")

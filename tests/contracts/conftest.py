@@ -13,13 +13,13 @@ from services.requests import AllOfThem, behind
 from services.s3 import Service
 
 from zodb_vault.errors import StoreError
-from zodb_vault.model.place import S3Settings
+from zodb_vault.model.s3settings import S3Settings
 from zodb_vault.stores.base import Store
 from zodb_vault.stores.local import LocalStore
-from zodb_vault.stores.pace import Pace, paced
-from zodb_vault.stores.resilient import Patience
+from zodb_vault.stores.mutex import FOLDER, KEPT
+from zodb_vault.stores.rate_limit import RateLimit, rate_limited
+from zodb_vault.stores.retry import RetryPolicy
 from zodb_vault.stores.s3 import S3Store
-from zodb_vault.stores.turns import FOLDER, KEPT
 
 
 class StorePlace(Protocol):
@@ -56,10 +56,10 @@ class PacedPlace(LocalPlace):
     """The same at a pace that no test notices."""
 
     def open(self) -> Store:
-        return paced(super().open(), Pace(1 << 40))
+        return rate_limited(super().open(), RateLimit(1 << 40))
 
     def broken(self) -> Store:
-        return paced(super().broken(), Pace(1 << 40))
+        return rate_limited(super().broken(), RateLimit(1 << 40))
 
 
 class BrokenMemory(dict[str, bytes]):
@@ -106,19 +106,30 @@ class S3Place:
 
     def broken(self) -> Store:
         nobody = S3Settings(endpoint="http://127.0.0.1:1", region="us-east-1")
-        return S3Store(f"s3://{self._bucket}/plone", nobody, Patience(sleep=lambda _seconds: None))
+        return S3Store(f"s3://{self._bucket}/plone", nobody, RetryPolicy(sleep=lambda _seconds: None))
 
     def check(self) -> None:
         """The neighbours are as they were, and no sign or probe is left."""
         client = self._service.client()
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket)
-        left = {one["Key"] for page in pages for one in page["Contents"] if not one["Key"].startswith("plone/")}
-        assert {key: client.get_object(Bucket=self._bucket, Key=key)["Body"].read() for key in left} == self._neighbour
-        signs = {one["Key"] for one in client.list_objects_v2(Bucket=self._bucket, Prefix="plone/.").get("Contents", ())}
+        left = {
+            one["Key"] for page in pages for one in page["Contents"] if not one["Key"].startswith("plone/")
+        }
+        assert {
+            key: client.get_object(Bucket=self._bucket, Key=key)["Body"].read() for key in left
+        } == self._neighbour
+        signs = {
+            one["Key"]
+            for one in client.list_objects_v2(Bucket=self._bucket, Prefix="plone/.").get("Contents", ())
+        }
         assert signs <= {f"plone/{FOLDER}{KEPT}"}
 
 
-PLACES: Final[dict[str, Callable[[Path], StorePlace]]] = {"local": LocalPlace, "memory": MemoryPlace, "paced": PacedPlace}
+PLACES: Final[dict[str, Callable[[Path], StorePlace]]] = {
+    "local": LocalPlace,
+    "memory": MemoryPlace,
+    "paced": PacedPlace,
+}
 
 
 @pytest.fixture(params=[*sorted(PLACES), "moto", "rclone", "faulty moto"])

@@ -23,7 +23,7 @@ from memorystore import MemoryStaging, MemoryStore
 
 from zodb_vault.cli.main import run
 from zodb_vault.model import chain
-from zodb_vault.operations import switch
+from zodb_vault.operations.restore import datafs as switch
 from zodb_vault.repository.codec import decode
 from zodb_vault.repository.objects import meta_key, object_key
 from zodb_vault.stores import registry
@@ -110,7 +110,9 @@ class World(NamedTuple):
         return Outcome(status, printed.out, printed.err)
 
     def listed(self) -> list[str]:
-        return sorted(key.rsplit("/", 1)[1].removesuffix(".json") for key in self.store.content if "/backups/" in key)
+        return sorted(
+            key.rsplit("/", 1)[1].removesuffix(".json") for key in self.store.content if "/backups/" in key
+        )
 
     def named(self, manifest: bytes) -> set[str]:
         """Return the keys of everything that a manifest names, directly or through a list."""
@@ -124,10 +126,17 @@ class World(NamedTuple):
 
     def sweep(self) -> None:
         """Delete what stood in the repository before and nothing protects now: neither a manifest that is listed nor one that a marker uses."""
-        uses = {one for key, data in self.store.content.items() if "/running/" in key for one in msgspec.json.decode(data)["uses"]}
+        uses = {
+            one
+            for key, data in self.store.content.items()
+            if "/running/" in key
+            for one in msgspec.json.decode(data)["uses"]
+        }
         protected = set[str]()
         for key, data in list(self.store.content.items()):
-            if "/backups/" in key or (key.startswith("trash/") and key.rsplit("/", 1)[1].removesuffix(".json") in uses):
+            if "/backups/" in key or (
+                key.startswith("trash/") and key.rsplit("/", 1)[1].removesuffix(".json") in uses
+            ):
                 protected |= self.named(data)
         for key in self.before:
             if key.startswith(("objects/", "meta/")) and key not in protected:
@@ -137,7 +146,9 @@ class World(NamedTuple):
         """Require that every backup has everything, also when all that nobody names any more is swept."""
         assert not [key for key in self.store.content if "/running/" in key], what
         for backup in self.listed():
-            lacking = self.named(self.store.content[f"sites/default/backups/{backup}.json"]) - set(self.store.content)
+            lacking = self.named(self.store.content[f"sites/default/backups/{backup}.json"]) - set(
+                self.store.content
+            )
             assert not lacking, (what, backup, lacking)
         self.sweep()
         outcome = self.run("verify", "--all", "--level", "records")
@@ -152,7 +163,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def world(tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> World:
+def world(
+    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> World:
     files = factories.SiteFiles(tmp_path / "site" / "Data.fs", tmp_path / "site" / "blobs")
     options = ["--repository", "/memory", "--data-fs", str(files.data_fs), "--blob-dir", str(files.blob_dir)]
     world = World(MemoryStore(), {}, options, [], monkeypatch, capsys)
@@ -171,7 +184,9 @@ def world(tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch, capsys: 
     return world._replace(before=dict(world.store.content), ids=ids)
 
 
-def moments(world: World, command: tuple[object, ...], action: Callable[[], None]) -> Iterator[tuple[int, bool, Outcome]]:
+def moments(
+    world: World, command: tuple[object, ...], action: Callable[[], None]
+) -> Iterator[tuple[int, bool, Outcome]]:
     """Run a command again and again, with the action at one call later each time; yield how it ended."""
     for at in range(1, MORE_THAN_ANY):
         for after in (False, True):
@@ -215,7 +230,9 @@ def test_a_create_at_every_call_of_delete(world: World) -> None:
         assert outcome.status == DONE, (at, after, outcome)
         assert made[-1] in world.listed()
         assert parent not in world.listed()
-        parents.add(msgspec.json.decode(world.store.content[f"sites/default/backups/{made[-1]}.json"])["parent"])
+        parents.add(
+            msgspec.json.decode(world.store.content[f"sites/default/backups/{made[-1]}.json"])["parent"]
+        )
         world.assert_sound((at, after))
     assert parents == set(world.ids), "some continued the deleted one and some the one before"
 
@@ -227,7 +244,12 @@ def test_a_create_that_is_running_at_every_call_of_delete(world: World) -> None:
     for at in range(1, calls + 1):
         world.reset()
         ends = list[Outcome]()
-        create = Interleaved(world.store, at, after=True, action=lambda ends=ends: ends.append(world.run("delete", "--yes", parent)))  # type: ignore[misc]
+        create = Interleaved(
+            world.store,
+            at,
+            after=True,
+            action=lambda ends=ends: ends.append(world.run("delete", "--yes", parent)),  # type: ignore[misc]
+        )
         outcome = world.run("create", "--json", store=create)
         (deleted,) = ends
         assert (outcome.status, deleted.status in (DONE, IN_USE)) == (DONE, True)
@@ -235,7 +257,10 @@ def test_a_create_that_is_running_at_every_call_of_delete(world: World) -> None:
         if deleted.status == IN_USE:
             assert parent in deleted.err
             assert f"trash/default/{parent}.json" not in world.store.content
-            assert world.store.content[f"sites/default/backups/{parent}.json"] == world.before[f"sites/default/backups/{parent}.json"]
+            assert (
+                world.store.content[f"sites/default/backups/{parent}.json"]
+                == world.before[f"sites/default/backups/{parent}.json"]
+            )
     assert refused > 3
 
 
@@ -291,7 +316,10 @@ def test_create_and_delete_that_both_stop_anywhere(world: World, first: str) -> 
     """One goes to a call of its, then the other to one of its, then the first to its end, what may go is swept, then the other to its end."""
     stores, ends = dict[int, Paused](), set()
     world.monkeypatch.setattr(registry, "open_store", lambda *_: stores[threading.get_ident()])
-    commands: dict[str, tuple[object, ...]] = {"create": ("create",), "delete": ("delete", "--yes", world.ids[-1])}
+    commands: dict[str, tuple[object, ...]] = {
+        "create": ("create",),
+        "delete": ("delete", "--yes", world.ids[-1]),
+    }
     second = "delete" if first == "create" else "create"
     for at in itertools.count(1):
         for other_at in itertools.count(1):
@@ -311,7 +339,11 @@ def test_create_and_delete_that_both_stop_anywhere(world: World, first: str) -> 
             if first == "delete" and paused[1]:
                 newest = world.store.content[f"sites/default/backups/{world.listed()[-1]}.json"]
                 relied_on = msgspec.json.decode(newest)["parent"] == world.ids[-1]
-                assert relied_on is (status["delete"] == IN_USE), (at, other_at, "refused if and only if the create relied on it")
+                assert relied_on is (status["delete"] == IN_USE), (
+                    at,
+                    other_at,
+                    "refused if and only if the create relied on it",
+                )
             with world.monkeypatch.context() as patched:
                 patched.setattr(registry, "open_store", lambda *_: world.store)
                 world.assert_sound((at, other_at))
@@ -370,7 +402,9 @@ def test_a_pin_that_comes_in_between_is_heeded(world: World) -> None:
 def test_a_delete_at_every_call_of_a_restore(world: World, tmp_path: Path) -> None:
     backup, deleted, output = world.ids[-1], list[int](), tmp_path / "output"
     for place, name in ((switch, "sync_file_system"), (os, "fsync")):
-        world.monkeypatch.setattr(place, name, lambda _what: None)  # proved elsewhere, and takes most of the time
+        world.monkeypatch.setattr(
+            place, name, lambda _what: None
+        )  # proved elsewhere, and takes most of the time
 
     def delete() -> None:
         deleted.append(world.run("delete", "--yes", backup).status)
@@ -383,7 +417,9 @@ def test_a_delete_at_every_call_of_a_restore(world: World, tmp_path: Path) -> No
     assert set(deleted) == {DONE, IN_USE}
 
 
-@pytest.mark.parametrize("command", [("list",), ("show", "latest"), ("log", "latest"), ("verify",)], ids=lambda command: command[0])
+@pytest.mark.parametrize(
+    "command", [("list",), ("show", "latest"), ("log", "latest"), ("verify",)], ids=lambda command: command[0]
+)
 def test_a_delete_at_every_call_of_a_command_that_only_reads(world: World, command: tuple[str, ...]) -> None:
     def delete() -> None:
         world.run("delete", "--yes", world.ids[-1])
@@ -398,7 +434,9 @@ def test_a_deleted_backup_comes_back_as_it_was(world: World) -> None:
     assert backup not in world.run("list").out
     assert world.run("undelete", backup).status == DONE
     # but for the label that keeps later ids behind it
-    assert {key: data for key, data in world.store.content.items() if f"/labels/{backup}/" not in key} == world.before
+    assert {
+        key: data for key, data in world.store.content.items() if f"/labels/{backup}/" not in key
+    } == world.before
     assert world.run("undelete", backup).status == NO_SUCH
 
 

@@ -18,11 +18,18 @@ from commandline import Outcome
 from memorystore import MemoryStore
 
 from zodb_vault.cli.main import run
-from zodb_vault.operations import switch
+from zodb_vault.operations.restore import datafs as switch
 from zodb_vault.stores import registry
-from zodb_vault.strategies import placing
+from zodb_vault.strategies.blobs import directory_restore
 
-FILES: Final = ("repository.json", "RECOVERY.md", "sites/default/backups/", "sites/default/labels/", "meta/", "objects/")
+FILES: Final = (
+    "repository.json",
+    "RECOVERY.md",
+    "sites/default/backups/",
+    "sites/default/labels/",
+    "meta/",
+    "objects/",
+)
 DAMAGE, NO_REPOSITORY = 4, 10
 RESTORES_PER_FILE = 8
 FLIP = 0x20
@@ -43,7 +50,9 @@ class Broken(NamedTuple):
     def hold(self, changes: dict[str, bytes | None]) -> None:
         """Hold the whole repository with these changes; None stands for: removed."""
         self.store.content.clear()
-        self.store.content.update({key: data for key, data in (self.whole | changes).items() if data is not None})
+        self.store.content.update(
+            {key: data for key, data in (self.whole | changes).items() if data is not None}
+        )
 
     def __call__(self, *arguments: object) -> Outcome:
         status = run(["-q", "--repository", "/memory", *map(str, arguments)])
@@ -58,12 +67,22 @@ class Broken(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], factories.SiteFiles, list[str]]:
+def built(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[dict[str, bytes], factories.SiteFiles, list[str]]:
     """A full and an incremental backup of a site with two blobs, and a label."""
     directory = tmp_path_factory.mktemp("every-byte")
     site, repository = directory / "site", directory / "repository"
     source = factories.SiteFiles(site / "Data.fs", site / "blobs")
-    options = ["-q", "--repository", str(repository), "--data-fs", str(source.data_fs), "--blob-dir", str(source.blob_dir)]
+    options = [
+        "-q",
+        "--repository",
+        str(repository),
+        "--data-fs",
+        str(source.data_fs),
+        "--blob-dir",
+        str(source.blob_dir),
+    ]
     with factories.Site(site) as opened:
         opened.put(text="one", blob=factories.noise(60, 1))
     assert run([*options, "repository", "init"]) == 0
@@ -78,7 +97,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], f
 
 @pytest.fixture
 def broken(
-    built: tuple[dict[str, bytes], factories.SiteFiles, list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    built: tuple[dict[str, bytes], factories.SiteFiles, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> Broken:
     whole, source, ids = built
     store = MemoryStore(dict(whole))
@@ -93,7 +114,9 @@ def flipped(data: bytes, position: int) -> bytes:
 
 def lengths(data: bytes) -> list[int]:
     """Return lengths to cut a file to: a few, with the likely ones."""
-    return sorted({0, 1, len(data) // 2, len(data) - 70, len(data) - 2, len(data) - 1} & set(range(len(data))))
+    return sorted(
+        {0, 1, len(data) // 2, len(data) - 70, len(data) - 2, len(data) - 1} & set(range(len(data)))
+    )
 
 
 def assert_said(outcome: Outcome, what: object, status: int = DAMAGE) -> None:
@@ -115,7 +138,10 @@ def test_every_flipped_byte_is_found_by_bytes(broken: Broken, prefix: str) -> No
     for key in broken.keys(prefix):
         for position in range(len(broken.whole[key])):
             broken.hold({key: flipped(broken.whole[key], position)})
-            assert_said(broken.verify("bytes") if prefix in ("meta/", "objects/") else broken.verify_owner(key), (key, position))
+            assert_said(
+                broken.verify("bytes") if prefix in ("meta/", "objects/") else broken.verify_owner(key),
+                (key, position),
+            )
 
 
 @pytest.mark.parametrize("prefix", ["meta/", "objects/"])
@@ -158,7 +184,9 @@ def test_a_removed_manifest_is_no_longer_listed(broken: Broken) -> None:
     for gone in broken.ids:
         broken.hold({f"sites/default/backups/{gone}.json": None})
         outcome = broken("list", "--json")
-        assert [row["id"] for row in outcome.document["backups"]] == [one for one in broken.ids if one != gone]
+        assert [row["id"] for row in outcome.document["backups"]] == [
+            one for one in broken.ids if one != gone
+        ]
         assert broken("verify", gone).status == 13
         assert broken.verify("bytes").status == 0
 
@@ -192,10 +220,14 @@ def damages(data: bytes) -> Iterator[bytes | None]:
 
 
 @pytest.mark.parametrize("prefix", FILES)
-def test_restore_gives_the_right_bytes_or_an_error(broken: Broken, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for place, name in ((os, "fsync"), (placing, "sync_file_system"), (switch, "sync_file_system")):
+def test_restore_gives_the_right_bytes_or_an_error(
+    broken: Broken, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place, name in ((os, "fsync"), (directory_restore, "sync_file_system"), (switch, "sync_file_system")):
         if hasattr(place, name):
-            monkeypatch.setattr(place, name, lambda _what: None)  # what is durable is proved elsewhere, and takes most of the time
+            monkeypatch.setattr(
+                place, name, lambda _what: None
+            )  # what is durable is proved elsewhere, and takes most of the time
     wanted = oracle.transactions(*broken.source)
     output, ends = tmp_path / "output", set()
     for key in broken.keys(prefix):

@@ -29,14 +29,29 @@ def vault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Vault:
 def content(files: factories.SiteFiles) -> dict[str, Any]:
     data = files.data_fs.read_bytes()
     blobs = {f"{oid.hex()} {tid.hex()}": digest for (oid, tid), digest in oracle.blob_files(*files).items()}
-    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "blobs": blobs, "last": oracle.headers(files.data_fs)[-1].tid.hex()}
+    return {
+        "size": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "blobs": blobs,
+        "last": oracle.headers(files.data_fs)[-1].tid.hex(),
+    }
 
 
 def test_it_is_listed(vault: Vault) -> None:
     rows = vault.done("list", "--json").document["backups"]
-    found = [(row["name"], row["note"], row["pinned"], row["how"], row["status"], row["last_tid"]) for row in reversed(rows)]
+    found = [
+        (row["name"], row["note"], row["pinned"], row["how"], row["status"], row["last_tid"])
+        for row in reversed(rows)
+    ]
     assert found == [
-        (f"golden-{number}", "Ünïcödé", number == 1, "incremental" if number else "full", "complete", "0x" + EXPECTED[number]["last"])
+        (
+            f"golden-{number}",
+            "Ünïcödé",
+            number == 1,
+            "incremental" if number else "full",
+            "complete",
+            "0x" + EXPECTED[number]["last"],
+        )
         for number in range(3)
     ]
 
@@ -46,12 +61,20 @@ def test_it_is_shown(vault: Vault, number: int) -> None:
     document = vault.done("show", f"golden-{number}", "--json").document
     assert document["manifest"]["format"] == 1
     assert document["manifest"]["databases"][0]["storage"]["end"] == EXPECTED[number]["size"]
-    assert {label["fact"] for label in document["labels"]} == {"name", "note", *(["pinned"] if number == 1 else [])}
+    assert {label["fact"] for label in document["labels"]} == {
+        "name",
+        "note",
+        *(["pinned"] if number == 1 else []),
+    }
 
 
 def test_its_transactions_are_listed(vault: Vault) -> None:
     rows = vault.done("log", "golden-2", "--json").document["transactions"]
-    assert [rows[0]["tid"], rows[0]["description"], rows[0]["user"]] == ["0x" + EXPECTED[2]["last"], "put news, photo-2", "editor"]
+    assert [rows[0]["tid"], rows[0]["description"], rows[0]["user"]] == [
+        "0x" + EXPECTED[2]["last"],
+        "put news, photo-2",
+        "editor",
+    ]
     assert rows[-1]["restorable"] is False
     assert "Ädmin Ümlaut" in {row["user"] for row in rows}
 
@@ -72,7 +95,9 @@ def test_it_is_restored(vault: Vault, tmp_path: Path, number: int) -> None:
 
 
 def test_each_of_its_transactions_is_restored(vault: Vault, tmp_path: Path) -> None:
-    rows = [row for row in vault.done("log", "golden-2", "--json").document["transactions"] if row["restorable"]]
+    rows = [
+        row for row in vault.done("log", "golden-2", "--json").document["transactions"] if row["restorable"]
+    ]
     assert len(rows) > 3
     for row in rows:
         output = tmp_path / row["tid"]
@@ -85,7 +110,11 @@ def test_it_is_continued_where_the_site_lives_on(vault: Vault, tmp_path: Path) -
     with factories.Site(vault.files.data_fs.parent) as site:
         site.put(news="The site lives on")
     made = vault.done("create", "--take-over", "--json").document
-    assert (made["how"], made["reason"]["code"], made["databases"][0]["transactions_added"]) == ("incremental", "continued", 1)
+    assert (made["how"], made["reason"]["code"], made["databases"][0]["transactions_added"]) == (
+        "incremental",
+        "continued",
+        1,
+    )
     vault.done("verify", "--level", "records")
 
 

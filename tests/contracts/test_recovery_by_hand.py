@@ -26,7 +26,8 @@ from zodb_vault.model.manifest import Manifest
 from zodb_vault.repository import objects
 from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
-from zodb_vault.strategies import packing, segments
+from zodb_vault.strategies.blobs import packer
+from zodb_vault.strategies.filestorage import segments
 
 TOOLS: Final = ("sh", "sed", "sha256sum", "zstd", "tar", "cat", "mkdir")
 SITE: Final = "default"
@@ -67,7 +68,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chain, "TAIL_KEPT", 1)
     monkeypatch.setattr(chain, "LIST_LIMIT", 4)
     monkeypatch.setattr(segments, "SEGMENT_LIMIT", 2000)
-    monkeypatch.setattr(packing, "PACK_LIMIT", 9000)
+    monkeypatch.setattr(packer, "PACK_LIMIT", 9000)
     monkeypatch.setattr(objects, "PART_RAW", 3000)
 
 
@@ -85,17 +86,34 @@ def with_variables(block: str, **values: str) -> str:
     return block
 
 
-def recover(repository: Path, tools: Path, output: Path, backup: str, folder: str = "main", **more: str) -> Recovered:
+def recover(
+    repository: Path, tools: Path, output: Path, backup: str, folder: str = "main", **more: str
+) -> Recovered:
     """Paste the blocks into one shell that stands in the repository."""
     first, *rest = blocks_of((repository / "RECOVERY.md").read_text())
-    blocks = [with_variables(first, BACKUP=backup, SITE=SITE, FOLDER=folder, OUTPUT=str(output), **more), *rest]
+    blocks = [
+        with_variables(first, BACKUP=backup, SITE=SITE, FOLDER=folder, OUTPUT=str(output), **more),
+        *rest,
+    ]
     done = subprocess.run(
-        [str(tools / "sh")], input="\n".join(blocks).encode(), cwd=repository, env={"PATH": str(tools)}, capture_output=True, check=False
+        [str(tools / "sh")],
+        input="\n".join(blocks).encode(),
+        cwd=repository,
+        env={"PATH": str(tools)},
+        capture_output=True,
+        check=False,
     )
-    return Recovered(factories.SiteFiles(output / "Data.fs", output / "blobs"), blocks, done.stdout.decode(), done.stderr.decode())
+    return Recovered(
+        factories.SiteFiles(output / "Data.fs", output / "blobs"),
+        blocks,
+        done.stdout.decode(),
+        done.stderr.decode(),
+    )
 
 
-def assert_recovered(vault: Vault, tools: Path, tmp_path: Path, backup: str, source: factories.SiteFiles) -> None:
+def assert_recovered(
+    vault: Vault, tools: Path, tmp_path: Path, backup: str, source: factories.SiteFiles
+) -> None:
     """Require Data.fs byte for byte, every blob that it refers to, checks that say so, and that ZODB opens it all."""
     found = recover(vault.repository, tools, tmp_path / f"recovered-{backup}", backup)
     wanted = oracle.blob_files(source.data_fs, source.blob_dir)
@@ -134,13 +152,23 @@ def increments(vault: Vault, tmp_path: Path, count: int) -> Iterator[tuple[str, 
 
 
 BUILDERS: Final[list[Callable[[Path], factories.SiteFiles]]] = [
-    factories.populate, factories.lawn, factories.packed, factories.undone_blob_change, factories.recreated, factories.undone_into_packed,
-    factories.empty_transactions, factories.long_texts, factories.unordered_tids, factories.only_root,
-]  # fmt: skip
+    factories.populate,
+    factories.lawn,
+    factories.packed,
+    factories.undone_blob_change,
+    factories.recreated,
+    factories.undone_into_packed,
+    factories.empty_transactions,
+    factories.long_texts,
+    factories.unordered_tids,
+    factories.only_root,
+]
 
 
 @pytest.mark.parametrize("builder", BUILDERS, ids=lambda builder: builder.__name__)
-def test_every_shape_of_site(vault: Vault, tools: Path, tmp_path: Path, builder: Callable[[Path], factories.SiteFiles]) -> None:
+def test_every_shape_of_site(
+    vault: Vault, tools: Path, tmp_path: Path, builder: Callable[[Path], factories.SiteFiles]
+) -> None:
     source = builder(vault.files.data_fs.parent)
     assert_recovered(vault, tools, tmp_path, vault.make(), source)
 
@@ -151,7 +179,9 @@ def test_a_full_backup_and_every_incremental_one(vault: Vault, tools: Path, tmp_
         assert_recovered(vault, tools, tmp_path, backup, source)
 
 
-def test_segments_and_blobs_in_lists_and_content_in_parts(small: None, vault: Vault, tools: Path, tmp_path: Path) -> None:
+def test_segments_and_blobs_in_lists_and_content_in_parts(
+    small: None, vault: Vault, tools: Path, tmp_path: Path
+) -> None:
     factories.populate(vault.files.data_fs.parent)
     made = list(increments(vault, tmp_path, 5))
     entry = manifest(vault, made[-1][0]).databases[0]
@@ -159,12 +189,17 @@ def test_segments_and_blobs_in_lists_and_content_in_parts(small: None, vault: Va
     assert entry.blobs is not None
     assert len(entry.data_fs.lists) > 1
     assert len(entry.blobs.lists) > 0
-    assert any(len(pack.parts) > 1 for pack in packs_of(entry, Repository.open(LocalStore(vault.repository)).objects("")))
+    assert any(
+        len(pack.parts) > 1
+        for pack in packs_of(entry, Repository.open(LocalStore(vault.repository)).objects(""))
+    )
     for backup, source in made:
         assert_recovered(vault, tools, tmp_path, backup, source)
 
 
-def test_a_transaction_and_a_blob_longer_than_an_object(vault: Vault, tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transaction_and_a_blob_longer_than_an_object(
+    vault: Vault, tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(objects, "PART_RAW", 300_000)
     monkeypatch.setattr(segments, "SEGMENT_LIMIT", 300_000)
     source = factories.big_transaction(vault.files.data_fs.parent)
@@ -202,7 +237,10 @@ def test_a_site_without_blobs_and_without_a_blob_directory(vault: Vault, tools: 
 
 def test_of_several_databases_the_one_that_was_chosen(vault: Vault, tools: Path, tmp_path: Path) -> None:
     """The names differ in a dot only, which a pattern of ``sed`` could take for any sign."""
-    sites = {name: factories.SiteFiles(tmp_path / name / "Data.fs", tmp_path / name / "blobs") for name in ("ab.c", "ab-c")}
+    sites = {
+        name: factories.SiteFiles(tmp_path / name / "Data.fs", tmp_path / name / "blobs")
+        for name in ("ab.c", "ab-c")
+    }
     sections = list[str]()
     for name, files in sites.items():
         with factories.Site(files.data_fs.parent) as site:
@@ -214,8 +252,12 @@ def test_of_several_databases_the_one_that_was_chosen(vault: Vault, tools: Path,
     outcome = vault.bare("--repository", vault.repository, "--zope-conf", conf, "create", "--json")
     assert outcome.status == 0, outcome
     for name in ("ab.c", "ab-c"):
-        (folder,) = [entry.folder for entry in manifest(vault, outcome.document["id"]).databases if entry.name == name]
-        found = recover(vault.repository, tools, tmp_path / f"recovered-{name}", outcome.document["id"], folder)
+        (folder,) = [
+            entry.folder for entry in manifest(vault, outcome.document["id"]).databases if entry.name == name
+        ]
+        found = recover(
+            vault.repository, tools, tmp_path / f"recovered-{name}", outcome.document["id"], folder
+        )
         assert found.files.data_fs.read_bytes() == sites[name].data_fs.read_bytes()
         assert oracle.transactions(*found.files) == oracle.transactions(*sites[name])
 
@@ -242,7 +284,9 @@ def test_a_changed_manifest_shows_in_its_digest(vault: Vault, tools: Path, tmp_p
     path = vault.repository / f"sites/{SITE}/backups/{backup}.json"
     path.chmod(0o600)
     path.write_bytes(path.read_bytes().replace(b'"complete"', b'"complefe"'))
-    computed, noted, *_checks = recover(vault.repository, tools, tmp_path / "recovered", backup).out.splitlines()
+    computed, noted, *_checks = recover(
+        vault.repository, tools, tmp_path / "recovered", backup
+    ).out.splitlines()
     assert computed != noted
 
 
@@ -292,4 +336,7 @@ def test_encrypted_content_comes_back_with_age_and_the_private_key(
             wanted = oracle.blob_files(found.files.data_fs, vault.files.blob_dir)
             assert {key: digest(oracle.blob_path(found.files.blob_dir, *key)) for key in wanted} == wanted
     stranger = keys.x25519(tmp_path / "stranger")[1]
-    assert "DAMAGED" in recover(vault.repository, tools, tmp_path / "stranger's", full, IDENTITY=str(stranger)).err
+    assert (
+        "DAMAGED"
+        in recover(vault.repository, tools, tmp_path / "stranger's", full, IDENTITY=str(stranger)).err
+    )

@@ -19,7 +19,23 @@ from .conftest import StorePlace
 MEBIBYTE = 1 << 20
 KEY = "sites/default/backups/20260101T000000Z-abcdef.json"
 AT_ONCE = 6
-NOT_KEYS = ["", "/", "/absolute", "..", "../up", "a/../b", "a//b", "a/", "./a", ".hidden", "a/.hidden", "a\nb", "a b", "a\0b", "ä"]
+NOT_KEYS = [
+    "",
+    "/",
+    "/absolute",
+    "..",
+    "../up",
+    "a/../b",
+    "a//b",
+    "a/",
+    "./a",
+    ".hidden",
+    "a/.hidden",
+    "a\nb",
+    "a b",
+    "a\0b",
+    "ä",
+]
 
 
 def keys(store: Store, prefix: str = "") -> list[str]:
@@ -95,7 +111,9 @@ def test_storing_a_staging_again_under_its_key_is_success(store: Store) -> None:
 
 
 @pytest.mark.parametrize("other", [b"", b"other", b"the sama", b"the same and more"])
-def test_storing_a_staging_under_the_key_of_other_bytes_fails_and_they_stay(store: Store, other: bytes) -> None:
+def test_storing_a_staging_under_the_key_of_other_bytes_fails_and_they_stay(
+    store: Store, other: bytes
+) -> None:
     store.put(KEY, [b"the same"])
     staging = store.stage()
     staging.write(other)
@@ -250,7 +268,9 @@ def test_the_location_is_a_name_for_users_and_the_same_for_all(store: Store, pla
 # put
 
 
-@pytest.mark.parametrize("chunks", [[], [b""], [b"a"], [b"a", b"", b"bc"], [bytes(3 * MEBIBYTE), b"!"]], ids=len)
+@pytest.mark.parametrize(
+    "chunks", [[], [b""], [b"a"], [b"a", b"", b"bc"], [bytes(3 * MEBIBYTE), b"!"]], ids=len
+)
 def test_put_stores_the_joined_chunks_and_returns_their_length(store: Store, chunks: list[bytes]) -> None:
     assert store.put(KEY, iter(chunks)) == len(b"".join(chunks))
     assert store.get(KEY) == b"".join(chunks)
@@ -283,7 +303,10 @@ def test_of_many_puts_at_once_one_wins_and_the_others_are_told(place: StorePlace
 
 def test_many_puts_of_the_same_at_once_all_succeed(place: StorePlace) -> None:
     for number in range(10):
-        assert at_once(*(partial(place.open().put, f"same/{number}", [b"same"]) for _ in range(AT_ONCE))) == [4] * AT_ONCE
+        assert (
+            at_once(*(partial(place.open().put, f"same/{number}", [b"same"]) for _ in range(AT_ONCE)))
+            == [4] * AT_ONCE
+        )
 
 
 # replace
@@ -354,7 +377,24 @@ def test_a_stream_of_nothing_ends(store: Store) -> None:
 
 
 def test_the_list_is_in_byte_order_and_has_each_key_once(store: Store) -> None:
-    names = ["a", "a-b/x", "a.json", "a0/x", "a_/x", "aa", "B/x", "b/a/c", "b/a-c", "b/a.c", "b/a0", "b/A", "b/_", "z/9", "z/10", "Z"]
+    names = [
+        "a",
+        "a-b/x",
+        "a.json",
+        "a0/x",
+        "a_/x",
+        "aa",
+        "B/x",
+        "b/a/c",
+        "b/a-c",
+        "b/a.c",
+        "b/a0",
+        "b/A",
+        "b/_",
+        "z/9",
+        "z/10",
+        "Z",
+    ]
     for name in names:
         store.put(name, [b"x"])
     assert keys(store) == sorted(names, key=str.encode)
@@ -435,7 +475,10 @@ def test_delete_and_replace_of_the_same_at_once_are_told_apart(place: StorePlace
     for number in range(10):
         key = f"running/{number}.json"
         place.open().put(key, [b"stale"])
-        deleted, replaced = at_once(partial(place.open().delete, key, b"stale"), partial(place.open().replace, key, b"fresh", b"stale"))
+        deleted, replaced = at_once(
+            partial(place.open().delete, key, b"stale"),
+            partial(place.open().replace, key, b"fresh", b"stale"),
+        )
         if replaced is None:
             assert isinstance(deleted, KeyChanged)
             assert place.open().get(key) == b"fresh"

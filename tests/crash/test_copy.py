@@ -16,9 +16,9 @@ import vault
 from factories import Site, SiteFiles, noise
 
 from zodb_vault.model import chain
-from zodb_vault.operations import copy as copying
-from zodb_vault.operations import verify as verifying
 from zodb_vault.operations.catalog import Catalog
+from zodb_vault.operations.copy import run as copying
+from zodb_vault.operations.verify import run as verifying
 from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
 
@@ -27,14 +27,17 @@ def opened(directory: Path) -> Repository:
     """Open a repository of which the private key lies beside it, if it is encrypted."""
     repository = Repository.open(LocalStore(directory))
     identity = directory.with_name("identity")
-    repository.configure(repository.info.recipients, lambda: [identity.read_text().splitlines()[1]] if identity.exists() else [])
+    repository.configure(
+        repository.info.recipients,
+        lambda: [identity.read_text().splitlines()[1]] if identity.exists() else [],
+    )
     return repository
 
 
 def copying_in(directory: Path) -> seam.Operation:
     def operation() -> None:
         source, target = (opened(directory / name) for name in ("repository", "target"))
-        copying.copy(source, target, vault.SITE, vault.Quiet(), copying.Options(workers=1))
+        copying.copy(source, target, vault.SITE, vault.Quiet(), copying.CopyOptions(workers=1))
 
     return operation
 
@@ -48,7 +51,10 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     keys.inside(monkeypatch)
     directory = tmp_path / "base"
     made = vault.Vault(directory, SiteFiles(directory / "site" / "Data.fs", directory / "site" / "blobs"))
-    Repository.create(LocalStore(directory / "target"), [keys.x25519(directory / "identity")[0]] if request.param == "anew" else [])
+    Repository.create(
+        LocalStore(directory / "target"),
+        [keys.x25519(directory / "identity")[0]] if request.param == "anew" else [],
+    )
     for number in range(3):
         with Site(directory / "site") as site:
             site.put(text=f"number {number}", blob=noise(900, number))
@@ -63,7 +69,13 @@ def judge(directory: Path) -> int:
     target = opened(directory / "target")
     catalog = Catalog(target, vault.SITE)
     for backup in catalog.listing.backups:
-        report = verifying.verify(target, vault.SITE, catalog.backup(backup), verifying.Options(level="records"), vault.Quiet())
+        report = verifying.verify(
+            target,
+            vault.SITE,
+            catalog.backup(backup),
+            verifying.VerifyOptions(level="records"),
+            vault.Quiet(),
+        )
         assert report.ok, (backup, report.damage)
     return len(catalog.listing.backups)
 
@@ -83,7 +95,9 @@ def go_on(directory: Path) -> None:
 
 
 def test_killed_at_any_moment(scene: Path, tmp_path: Path) -> None:
-    points = list(seam.points(seam.calls_of(copying_in(Path(shutil.copytree(scene, tmp_path / "trace"))), tmp_path)))
+    points = list(
+        seam.points(seam.calls_of(copying_in(Path(shutil.copytree(scene, tmp_path / "trace"))), tmp_path))
+    )
     assert len(points) > 30
     found = set()
     anew = bool(opened(scene / "target").info.recipients)
@@ -111,5 +125,7 @@ def test_any_call_fails(scene: Path, tmp_path: Path, error: int) -> None:
             judge(case)
             go_on(case)
         except Exception as failure:
-            raise AssertionError(f"{errno.errorcode[error]} at call {number}: {calls[number - 1]}") from failure
+            raise AssertionError(
+                f"{errno.errorcode[error]} at call {number}: {calls[number - 1]}"
+            ) from failure
         shutil.rmtree(case)

@@ -24,14 +24,15 @@ from zodb_vault.cli import main
 from zodb_vault.errors import KeyMissing
 from zodb_vault.model import chain
 from zodb_vault.model.manifest import Pack, Segment
-from zodb_vault.operations import create as creating
-from zodb_vault.repository import running
+from zodb_vault.operations.create import attempt
+from zodb_vault.repository import markers
 from zodb_vault.repository.objects import meta_key
 from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
-from zodb_vault.strategies import joining, packing, segments
+from zodb_vault.strategies.blobs import compaction, packer
+from zodb_vault.strategies.filestorage import cut, segments
 
-MARKER = running.marker_key(vault.SITE, "create", "")
+MARKER = markers.marker_key(vault.SITE, "create", "")
 
 
 class Opened(vault.Vault):
@@ -66,13 +67,13 @@ def creating_in(directory: Path) -> seam.Operation:
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make several segments and packs of a few kilobytes, join soon, list soon, and take note of each."""
+    monkeypatch.setattr(cut, "SEGMENT_LIMIT", 1500)
     monkeypatch.setattr(segments, "SEGMENT_LIMIT", 1500)
-    monkeypatch.setattr(joining, "SEGMENT_LIMIT", 1500)
-    monkeypatch.setattr(packing, "PACK_LIMIT", 5000)
-    monkeypatch.setattr(joining, "NEIGHBOURS", 4)
+    monkeypatch.setattr(packer, "PACK_LIMIT", 5000)
+    monkeypatch.setattr(compaction, "NEIGHBOURS", 4)
     monkeypatch.setattr(chain, "TAIL_LIMIT", 4)
     monkeypatch.setattr(chain, "TAIL_KEPT", 2)
-    monkeypatch.setattr(creating, "NOTE_BYTES", 1)
+    monkeypatch.setattr(attempt, "CHECKPOINT_BYTES", 1)
 
 
 def new_scene(directory: Path) -> Opened:
@@ -123,14 +124,18 @@ def resumed(directory: Path) -> Scene:
     trace = scene.copy(directory / "trace")
     calls = seam.calls_of(creating_in(trace), directory)
     shutil.rmtree(trace)
-    commit = next(point for point in seam.points(calls) if "/backups/" in point.call.path and point.moment == "middle")
+    commit = next(
+        point for point in seam.points(calls) if "/backups/" in point.call.path and point.moment == "middle"
+    )
     seam.kill(creating_in(scene.directory), commit)
     assert Opened(scene.directory).ids == []
-    assert running.read(LocalStore(scene.directory / "repository"), MARKER)[0].stored
+    assert markers.read(LocalStore(scene.directory / "repository"), MARKER)[0].stored
     return scene
 
 
-SCENES: dict[str, Callable[[Path], Scene]] = {builder.__name__: builder for builder in (first, incremental, joined, resumed)}
+SCENES: dict[str, Callable[[Path], Scene]] = {
+    builder.__name__: builder for builder in (first, incremental, joined, resumed)
+}
 
 
 @pytest.fixture(params=SCENES)
@@ -152,12 +157,14 @@ def judge(opened: Opened, scene: Scene) -> bool:
 def noted(opened: Opened) -> set[str]:
     """Return the objects of the Data.fs segments that an interrupted run took note of."""
     try:
-        marker, _data = running.read(opened.repository.store, MARKER)
+        marker, _data = markers.read(opened.repository.store, MARKER)
     except KeyMissing:
         return set()
     objects = opened.repository.objects("")
     refs = [ref for stored in marker.stored for ref in stored.segments]
-    return {part.object for ref in refs for segment in chain.load(Segment, objects, ref) for part in segment.parts}
+    return {
+        part.object for ref in refs for segment in chain.load(Segment, objects, ref) for part in segment.parts
+    }
 
 
 def go_on(opened: Opened, scene: Scene) -> None:
@@ -168,9 +175,13 @@ def go_on(opened: Opened, scene: Scene) -> None:
     assert not opened.catalog.markers
     assert opened.verify("records").ok
     opened.assert_restores(opened.files)
-    assert len(made.manifest.line) == 1 and (not committed or made.manifest.reason.code == "unchanged"), "an interrupted run has cost the line"
+    assert len(made.manifest.timeline) == 1 and (not committed or made.manifest.reason.code == "unchanged"), (
+        "an interrupted run has cost the line"
+    )
     if not committed and not scene.joins:
-        assert stored <= {part.object for segment in opened.segments() for part in segment.parts}, "what was noted is stored again"
+        assert stored <= {part.object for segment in opened.segments() for part in segment.parts}, (
+            "what was noted is stored again"
+        )
 
 
 def traced(scene: Scene, tmp_path: Path) -> list[seam.Call]:
@@ -212,24 +223,34 @@ def test_any_call_fails(scene: Scene, tmp_path: Path, error: int) -> None:
             assert code == 0 or os.strerror(error) in text, text
             go_on(Opened(case), scene)
         except Exception as failure:
-            raise AssertionError(f"{errno.errorcode[error]} at call {number}: {calls[number - 1]}") from failure
+            raise AssertionError(
+                f"{errno.errorcode[error]} at call {number}: {calls[number - 1]}"
+            ) from failure
         shutil.rmtree(case)
         said.unlink()
 
 
 def documents_noted(opened: Opened) -> set[str]:
     """Return the lists and indexes by which the next run goes on from an interrupted one."""
-    marker, _data = running.read(opened.repository.store, MARKER)
+    marker, _data = markers.read(opened.repository.store, MARKER)
     objects = opened.repository.objects("")
     packs = [ref for stored in marker.stored for ref in stored.packs]
     indexes = {pack.index.meta for ref in packs for pack in chain.load(Pack, objects, ref)}
-    return {ref.list for stored in marker.stored for ref in stored.segments} | {ref.list for ref in packs} | indexes
+    return (
+        {ref.list for stored in marker.stored for ref in stored.segments}
+        | {ref.list for ref in packs}
+        | indexes
+    )
 
 
 def test_notes_of_an_interrupted_run_that_are_lost_fail_no_later_one(scene: Scene, tmp_path: Path) -> None:
     """A backup is made without them, what is wrong is said, and neither the next create nor a sweep stumbles over them."""
     interrupted = scene.copy(tmp_path / "interrupted")
-    commit = next(number for number, call in enumerate(traced(scene, tmp_path), 1) if call.name == "link" and "/backups/" in call.path)
+    commit = next(
+        number
+        for number, call in enumerate(traced(scene, tmp_path), 1)
+        if call.name == "link" and "/backups/" in call.path
+    )
     seam.kill(creating_in(interrupted), seam.Point(commit, "before", seam.Call("link", "", visible=True)))
     names = sorted(documents_noted(Opened(interrupted)))
     assert len(names) >= 3
@@ -251,10 +272,16 @@ def test_notes_of_an_interrupted_run_that_are_lost_fail_no_later_one(scene: Scen
 def options(directory: Path) -> list[str]:
     """Return the options that say what is where."""
     files = {"--repository": "repository", "--data-fs": "site/Data.fs", "--blob-dir": "site/blobs"}
-    return ["--site", vault.SITE, *(part for name, path in files.items() for part in (name, str(directory / path)))]
+    return [
+        "--site",
+        vault.SITE,
+        *(part for name, path in files.items() for part in (name, str(directory / path))),
+    ]
 
 
-def test_a_power_failure_at_the_commit_takes_nothing_that_the_manifest_needs(scene: Scene, tmp_path: Path) -> None:
+def test_a_power_failure_at_the_commit_takes_nothing_that_the_manifest_needs(
+    scene: Scene, tmp_path: Path
+) -> None:
     directory, seen = scene.copy(tmp_path / "case"), tmp_path / "seen"
 
     def look(call: seam.Call, files: set[str], directories: set[str]) -> None:
@@ -271,4 +298,6 @@ def test_states_are_those_of_the_backups(tmp_path: Path) -> None:
     scene = incremental(tmp_path)
     with pytest.raises(AssertionError):
         Opened(scene.directory).assert_restores(Opened(scene.directory).files)
-    assert len(oracle.headers(scene.directory / "site" / "Data.fs")) == 1 + len(oracle.headers(next(iter(scene.known.values())).data_fs))
+    assert len(oracle.headers(scene.directory / "site" / "Data.fs")) == 1 + len(
+        oracle.headers(next(iter(scene.known.values())).data_fs)
+    )

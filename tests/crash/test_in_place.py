@@ -26,15 +26,17 @@ from sites import State, Target
 from ZODB.FileStorage import FileStorage
 
 from zodb_vault.errors import Damage, InUse, SafetyBackupFailed, TargetMissing, TargetRefused, VaultError
-from zodb_vault.operations import create as creating
-from zodb_vault.operations import restore as restoring
-from zodb_vault.operations import switch
-from zodb_vault.operations.undo import discard_kept
-from zodb_vault.repository import running
+from zodb_vault.operations.create import run as creating
+from zodb_vault.operations.create.options import CreateOptions
+from zodb_vault.operations.restore import datafs as switch
+from zodb_vault.operations.restore import run as restoring
+from zodb_vault.operations.restore.abort import discard_kept
+from zodb_vault.operations.restore.destination import paths_for
+from zodb_vault.repository import markers
 from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
-from zodb_vault.strategies.filestorage import FileStorageCapture
-from zodb_vault.strategies.locking import storage_locks
+from zodb_vault.strategies.filestorage.capture import FileStorageCapture
+from zodb_vault.strategies.filestorage.lock import storage_locks
 
 NOBODY = commandline.NOBODY
 
@@ -97,7 +99,9 @@ def refused_without_a_change(built: Built, error: type[VaultError], match: str, 
 # What stands in place
 
 
-def test_symlinked_data_fs_is_resolved_and_the_index_goes_to_the_configured_name(built: Built, tmp_path: Path) -> None:
+def test_symlinked_data_fs_is_resolved_and_the_index_goes_to_the_configured_name(
+    built: Built, tmp_path: Path
+) -> None:
     real = tmp_path / "disk" / "Real.fs"
     real.parent.mkdir()
     built.files.data_fs.rename(real)
@@ -111,7 +115,9 @@ def test_symlinked_data_fs_is_resolved_and_the_index_goes_to_the_configured_name
     assert Path(f"{built.files.data_fs}.index").exists()
     assert not Path(f"{real}.index").exists()
     assert next(real.parent.glob("Real.fs.replaced-*")).read_bytes() == built.old.data
-    assert len(list(built.files.data_fs.parent.glob("Data.fs.*.kept-*"))) >= 3, "FileStorage leaves things beside the configured name"
+    assert len(list(built.files.data_fs.parent.glob("Data.fs.*.kept-*"))) >= 3, (
+        "FileStorage leaves things beside the configured name"
+    )
 
 
 def test_symlinked_directory_is_not_locked_twice(built: Built, tmp_path: Path) -> None:
@@ -157,7 +163,9 @@ def test_blob_directory_of_another_site_is_refused_unless_it_is_to_be_replaced(b
     assert next(built.files.data_fs.parent.glob("Data.fs.replaced-*")).read_bytes() == other.data
 
 
-def test_stale_index_is_never_used_and_the_new_one_is_valid(built: Built, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stale_index_is_never_used_and_the_new_one_is_valid(
+    built: Built, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """F13, with the real process that writes the index."""
     monkeypatch.undo()
     index = Path(f"{built.files.data_fs}.index")
@@ -189,10 +197,12 @@ def test_nobody_can_make_an_empty_data_fs_meanwhile(built: Built) -> None:
     assert sites.state_of(built.files) == built.new
 
 
-def test_site_that_was_started_without_a_data_fs_between_two_runs_is_kept(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_site_that_was_started_without_a_data_fs_between_two_runs_is_kept(
+    built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.rmtree(built.files.data_fs.parent)
     with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(switch.Switch, "switch", _interrupt)
+        patch.setattr(switch.DataFsRestore, "switch", _interrupt)
         built.target.restore()
     with Site(built.files.data_fs.parent) as site:
         site.put(made="meanwhile")
@@ -228,10 +238,10 @@ def test_file_system_without_hard_links(built: Built, monkeypatch: pytest.Monkey
 
 
 def test_another_restore_that_ran_while_the_question_stood(built: Built) -> None:
-    options = restoring.Options(safety_backup=False)
+    options = restoring.RestoreOptions(safety_backup=False)
     plan = restoring.plan(built.target.repository, vault.SITE, built.target.site, options)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(switch.Switch, "switch", _interrupt)
+        patch.setattr(switch.DataFsRestore, "switch", _interrupt)
         built.target.restore()
     with pytest.raises(InUse, match="meanwhile"):
         restoring.execute(built.target.repository, plan, vault.SITE, built.target.progress)
@@ -241,9 +251,9 @@ def test_another_restore_that_ran_while_the_question_stood(built: Built) -> None
 
 def test_another_target_than_the_one_that_was_interrupted(built: Built) -> None:
     first = built.target.repository.listing(vault.SITE).backups[0]
-    creating.create(built.target.repository, built.target.site, creating.Options(), built.target.progress)
+    creating.create(built.target.repository, built.target.site, CreateOptions(), built.target.progress)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(switch.Switch, "switch", _interrupt)
+        patch.setattr(switch.DataFsRestore, "switch", _interrupt)
         built.target.restore(backup=first)
     refused_without_a_change(built, TargetRefused, f"backup {first} .* was interrupted")
     refused_without_a_change(built, TargetRefused, "was interrupted", backup=first, only="storage")
@@ -296,7 +306,11 @@ def test_what_root_restores_belongs_to_who_the_site_runs_as(as_root: Path) -> No
     commandline.give_to_nobody(as_root / "work")
     built.files.data_fs.chmod(0o640)
     built.target.restore()
-    strangers = [path for path in (as_root / "work" / "main").rglob("*") if path.stat().st_uid != NOBODY and "restored-" not in path.name]
+    strangers = [
+        path
+        for path in (as_root / "work" / "main").rglob("*")
+        if path.stat().st_uid != NOBODY and "restored-" not in path.name
+    ]
     assert strangers == []
     assert stat.S_IMODE(built.files.data_fs.stat().st_mode) == 0o640
 
@@ -311,7 +325,11 @@ def test_what_root_restores_belongs_to_who_the_site_runs_as(as_root: Path) -> No
         built.target.restore()
     finally:
         os.umask(mask)
-    strangers = [path for path in (as_root / "work" / "main").rglob("*") if path.stat().st_uid != NOBODY and "restored-" not in path.name]
+    strangers = [
+        path
+        for path in (as_root / "work" / "main").rglob("*")
+        if path.stat().st_uid != NOBODY and "restored-" not in path.name
+    ]
     assert strangers == []
     assert nobody(start, as_root / "said again").startswith("0 ")
 
@@ -322,7 +340,11 @@ def test_what_root_restores_belongs_to_who_the_site_runs_as(as_root: Path) -> No
 def safety_backups(target: Target) -> list[str]:
     repository = target.repository
     manifests = [repository.manifest(vault.SITE, one) for one in repository.listing(vault.SITE).backups]
-    return [f"{manifest.status} {manifest.databases[0].last_tid}" for manifest in manifests if manifest.trigger == "safety"]
+    return [
+        f"{manifest.status} {manifest.databases[0].last_tid}"
+        for manifest in manifests
+        if manifest.trigger == "safety"
+    ]
 
 
 def test_incomplete_safety_backup_of_a_damaged_target_suffices_and_is_named(built: Built) -> None:
@@ -335,8 +357,8 @@ def test_incomplete_safety_backup_of_a_damaged_target_suffices_and_is_named(buil
 
 
 def test_safety_backup_that_cannot_be_taken_is_a_refusal_with_the_way_round(built: Built) -> None:
-    marker = running.marker_key(vault.SITE, "create", "")
-    run = running.Run.start(built.target.repository.store, vault.SITE, "create", "another", [])
+    marker = markers.marker_key(vault.SITE, "create", "")
+    run = markers.Run.start(built.target.repository.store, vault.SITE, "create", "another", [])
     before = commandline.stored(built.files.data_fs.parent)
     with pytest.raises(SafetyBackupFailed) as failed:
         built.target.restore(safety_backup=True)
@@ -349,7 +371,7 @@ def test_safety_backup_that_cannot_be_taken_is_a_refusal_with_the_way_round(buil
 def test_safety_backup_is_made_again_when_the_site_went_on_after_an_interruption(built: Built) -> None:
     def interrupted() -> None:
         with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
-            patch.setattr(switch.Switch, "switch", _interrupt)
+            patch.setattr(switch.DataFsRestore, "switch", _interrupt)
             built.target.restore(safety_backup=True)
 
     interrupted()
@@ -372,7 +394,7 @@ def test_two_restores_within_a_second_do_not_stand_in_each_others_way(built: Bui
 def test_restore_is_noted_once_however_often_it_is_interrupted(built: Built) -> None:
     for phase in ("put_aside", "tidy"):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
-            patch.setattr(switch.Switch, phase, _interrupt)
+            patch.setattr(switch.DataFsRestore, phase, _interrupt)
             built.target.restore()
         if phase == "put_aside":
             built.target.restore()
@@ -386,12 +408,12 @@ def test_abort_without_the_blob_directory_on_the_command_line(built: Built) -> N
     """The journal knows where the blobs were."""
     tree = sites.blob_tree(built.files)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(switch.Switch, "switch", _interrupt)
+        patch.setattr(switch.DataFsRestore, "switch", _interrupt)
         built.target.restore()
     assert sites.blob_tree(built.files) != tree
-    from zodb_vault.operations.undo import abort
+    from zodb_vault.operations.restore.abort import abort
 
-    abort([switch.place_of(built.files.data_fs, None, None)])
+    abort([paths_for(built.files.data_fs, None, None)])
     assert sites.blob_tree(built.files) == tree
 
 
@@ -399,7 +421,7 @@ def test_abort_takes_the_blobs_out_of_a_directory_that_had_none(built: Built) ->
     """Those of one pack are noted together there, before the first is made."""
     shutil.rmtree(built.files.blob_dir)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(switch.Switch, "switch", _interrupt)
+        patch.setattr(switch.DataFsRestore, "switch", _interrupt)
         built.target.restore(safety_backup=False)
     assert sites.blob_tree(built.files)
     built.target.abort()
@@ -414,7 +436,7 @@ def test_damaged_pack_never_takes_the_place_of_a_blob(tmp_path: Path) -> None:
         site.put(first=noise(700_000, 1), second=noise(600_000, 2))
     Repository.create(LocalStore(directory / "repository"))
     target = Target(directory)
-    creating.create(target.repository, target.site, creating.Options(), target.progress)
+    creating.create(target.repository, target.site, CreateOptions(), target.progress)
     objects = [path for path in (directory / "repository" / "objects").rglob("*") if path.is_file()]
     commandline.flip(max(objects, key=lambda path: path.stat().st_size), 300_000)
     for path in target.files().blob_dir.rglob("*.blob"):
@@ -422,7 +444,9 @@ def test_damaged_pack_never_takes_the_place_of_a_blob(tmp_path: Path) -> None:
         path.write_bytes(b"another content")
     with pytest.raises(Damage):
         target.restore()
-    assert {path.read_bytes()[:20] for path in target.files().blob_dir.rglob("*.blob")} == {b"another content"}
+    assert {path.read_bytes()[:20] for path in target.files().blob_dir.rglob("*.blob")} == {
+        b"another content"
+    }
     assert target.abort()
     assert sites.ours(target.files()) == []
 
@@ -447,12 +471,23 @@ main.main()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
-def test_create_that_is_ended_leaves_what_it_stored_to_the_next_run(tmp_path: Path, number: signal.Signals) -> None:
+def test_create_that_is_ended_leaves_what_it_stored_to_the_next_run(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     files = populate(tmp_path / "site")
     opened = vault.Vault(tmp_path, files)
-    options = ["--repository", tmp_path / "repository", "--site", vault.SITE, "--data-fs", files.data_fs, "--blob-dir", files.blob_dir]
+    options = [
+        "--repository",
+        tmp_path / "repository",
+        "--site",
+        vault.SITE,
+        "--data-fs",
+        files.data_fs,
+        "--blob-dir",
+        files.blob_dir,
+    ]
     _end("filestorage.FileStorageCapture.copy_blobs", number, *options, "create")
-    marker, _data = running.read(opened.repository.store, running.marker_key(vault.SITE, "create", ""))
+    marker, _data = markers.read(opened.repository.store, markers.marker_key(vault.SITE, "create", ""))
     assert marker.ended and marker.stored[0].segments
     assert opened.ids == []
     before = {path.name for path in (tmp_path / "repository" / "objects").rglob("*")}
@@ -477,7 +512,12 @@ def _end(hook: str, number: signal.Signals, *arguments: object) -> None:
     """Start a command whose ``hook`` waits, and end it there; require the status 130 and no traceback."""
     script = [sys.executable, "-c", ENDED.format(hook=hook), *map(str, arguments)]
     with subprocess.Popen(
-        script, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=commandline.environment()
+        script,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=commandline.environment(),
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -488,7 +528,9 @@ def _end(hook: str, number: signal.Signals, *arguments: object) -> None:
     assert "interrupted" in err
 
 
-def test_run_that_fails_at_once_does_not_forget_what_an_earlier_one_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_that_fails_at_once_does_not_forget_what_an_earlier_one_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = populate(tmp_path / "site")
     opened = vault.Vault(tmp_path, files)
     for method, error in (("copy_blobs", InterruptedError), ("begin", InterruptedError)):

@@ -19,19 +19,24 @@ import vault
 from factories import Site, SiteFiles, noise
 
 from zodb_vault.errors import BackupMissing
-from zodb_vault.model import chain, clock
-from zodb_vault.operations import deletion, prune, sweep
+from zodb_vault.model import chain
+from zodb_vault.operations.prune import run as prune
+from zodb_vault.operations.prune import sweep
+from zodb_vault.operations.prune import trash as deletion
 from zodb_vault.policy.retention import OnDemandRetention, Rules, SafetyRetention, ScheduledRetention
 from zodb_vault.repository import trash
 from zodb_vault.repository.repository import Repository
+from zodb_vault.runtime import clock
 from zodb_vault.stores.local import LocalStore
-from zodb_vault.strategies import segments
+from zodb_vault.strategies.filestorage import segments
 
 GRACE = timedelta(days=3)
 RULES = Rules(
-    scheduled=ScheduledRetention(daily=2, weekly=0, monthly=0), on_demand=OnDemandRetention(newest=0, age=timedelta()),
-    safety=SafetyRetention(), zone=UTC,
-)  # fmt: skip
+    scheduled=ScheduledRetention(daily=2, weekly=0, monthly=0),
+    on_demand=OnDemandRetention(newest=0, age=timedelta()),
+    safety=SafetyRetention(),
+    zone=UTC,
+)
 
 
 class Opened(vault.Vault):
@@ -44,10 +49,14 @@ class Opened(vault.Vault):
         self.progress, self._numbers = vault.Quiet(), itertools.count()
 
     def prune(self) -> sweep.Swept:
-        return prune.prune(self.repository, vault.SITE, prune.Options(rules=RULES, grace=GRACE)).swept
+        return prune.prune(self.repository, vault.SITE, prune.PruneOptions(rules=RULES, grace=GRACE)).swept
 
     def content(self) -> dict[str, int]:
-        return {key: size for prefix in ("objects/", "meta/", "sites/") for key, size in self.repository.store.list(prefix)}
+        return {
+            key: size
+            for prefix in ("objects/", "meta/", "sites/")
+            for key, size in self.repository.store.list(prefix)
+        }
 
 
 def pruning_in(directory: Path) -> seam.Operation:
@@ -96,7 +105,7 @@ def scene(tmp_path: Path, days: Days, monkeypatch: pytest.MonkeyPatch) -> Path:
         deletion.delete(opened.repository, opened.catalog, opened.catalog.backup(backup), force=False)
         for step in steps:
             days.set(step)
-            sweep.sweep(opened.repository, sweep.Options(site=vault.SITE, grace=GRACE))
+            sweep.sweep(opened.repository, sweep.SweepOptions(site=vault.SITE, grace=GRACE))
     (directory / "repository" / "objects" / ".tmp-0123456789abcdef").write_bytes(b"x")
     days.set(0)
     return directory
@@ -169,7 +178,9 @@ def test_any_call_fails(scene: Path, tmp_path: Path, days: Days, error: int) -> 
             judge(Opened(looked))
             assert ends(Opened(case), days) == expected
         except Exception as failure:
-            raise AssertionError(f"{errno.errorcode[error]} at call {number}: {calls[number - 1]}") from failure
+            raise AssertionError(
+                f"{errno.errorcode[error]} at call {number}: {calls[number - 1]}"
+            ) from failure
         shutil.rmtree(case)
         shutil.rmtree(looked)
 

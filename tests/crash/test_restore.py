@@ -24,8 +24,10 @@ from ZODB.FileStorage import FileStorage
 
 from zodb_vault.cli import main
 from zodb_vault.errors import InUse, TargetRefused
-from zodb_vault.operations import switch
-from zodb_vault.strategies import packing, segments
+from zodb_vault.operations.create.options import CreateOptions
+from zodb_vault.operations.restore import datafs as switch
+from zodb_vault.strategies.blobs import packer
+from zodb_vault.strategies.filestorage import segments
 
 Check = Callable[[Target, "Scene"], None]
 
@@ -59,7 +61,7 @@ class Scene(NamedTuple):
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make several segments and packs of a few kilobytes."""
     monkeypatch.setattr(segments, "SEGMENT_LIMIT", 1000)
-    monkeypatch.setattr(packing, "PACK_LIMIT", 4000)
+    monkeypatch.setattr(packer, "PACK_LIMIT", 4000)
 
 
 def _scene(directory: Path, names: tuple[str, ...] = ("main",), **options: Any) -> Scene:
@@ -90,7 +92,8 @@ def nothing_in_place(directory: Path) -> Scene:
 
 
 SCENES: dict[str, Callable[[Path], Scene]] = {
-    builder.__name__: builder for builder in (in_place, two_databases, only_the_blobs_are_left, nothing_in_place)
+    builder.__name__: builder
+    for builder in (in_place, two_databases, only_the_blobs_are_left, nothing_in_place)
 }
 
 
@@ -114,14 +117,18 @@ def which(target: Target, scene: Scene, name: str = "main") -> str:
         return "old"
     data = files.data_fs.read_bytes()
     if data == scene.new[name].data:
-        assert oracle.blob_files(files.data_fs, files.blob_dir) == scene.new[name].blobs, "the new state lacks blobs"
+        assert oracle.blob_files(files.data_fs, files.blob_dir) == scene.new[name].blobs, (
+            "the new state lacks blobs"
+        )
         sites.assert_opens(files, target.directory / "opened")
         return "new"
     assert scene.old and data == scene.old[name].data, "neither the old nor the new Data.fs"
     blobs = oracle.blob_files(files.data_fs, files.blob_dir)
     for key, digest in scene.old[name].blobs.items():
         # a file of other content than the backup has under the same name was exchanged, one that was gone has come back
-        assert blobs[key] in (digest, scene.new[name].blobs.get(key)), f"a blob of the old state is not what it was: {key}"
+        assert blobs[key] in (digest, scene.new[name].blobs.get(key)), (
+            f"a blob of the old state is not what it was: {key}"
+        )
         if blobs[key] != digest != oracle.MISSING:
             kept = files.blob_dir.glob(f".zodb-vault-kept-*/**/{oracle.blob_path(files.blob_dir, *key).name}")
             assert digest in [oracle.sha256(path) for path in kept], "a blob was exchanged and not kept"
@@ -135,17 +142,34 @@ def assert_finished(target: Target, scene: Scene) -> None:
         assert which(target, scene, name) == "new"
         files = target.files(name)
         ours = sites.ours(files)
-        assert not [path for path in ours if "restoring" in path or "-new" in path or "restore.json" in path or "probe" in path or ".tmp-" in path]
+        assert not [
+            path
+            for path in ours
+            if "restoring" in path
+            or "-new" in path
+            or "restore.json" in path
+            or "probe" in path
+            or ".tmp-" in path
+        ]
         if scene.old:
-            assert scene.old[name].data in [path.read_bytes() for path in files.data_fs.parent.glob("Data.fs.replaced-*")]
-            aside = {path.name.partition(".kept-")[0] for path in files.data_fs.parent.glob("Data.fs.*.kept-*")}
+            assert scene.old[name].data in [
+                path.read_bytes() for path in files.data_fs.parent.glob("Data.fs.replaced-*")
+            ]
+            aside = {
+                path.name.partition(".kept-")[0] for path in files.data_fs.parent.glob("Data.fs.*.kept-*")
+            }
             assert aside >= {"Data.fs.old", "Data.fs.pack", "Data.fs.tr0"}
             assert not [path for path in files.data_fs.parent.iterdir() if path.name in aside]
         kept = {oracle.sha256(path) for path in files.blob_dir.glob(".zodb-vault-kept-*/**/*.blob")}
         standing = sites.blob_tree(files)
-        assert set(scene.trees[name].values()) <= kept | set(standing.values()), "a blob of the old state is gone"
+        assert set(scene.trees[name].values()) <= kept | set(standing.values()), (
+            "a blob of the old state is gone"
+        )
         if scene.old:
-            wanted = {str(oracle.blob_path(files.blob_dir, *key).relative_to(files.blob_dir)) for key in scene.new[name].blobs}
+            wanted = {
+                str(oracle.blob_path(files.blob_dir, *key).relative_to(files.blob_dir))
+                for key in scene.new[name].blobs
+            }
             assert set(standing) == wanted, "blobs that nobody asks for"
 
 
@@ -158,7 +182,17 @@ def assert_old_is_back(target: Target, scene: Scene) -> None:
         assert sites.blob_tree(files) == scene.trees[name]
         # the journal was not in place yet, or the file system had just shown that it can link
         assert set(sites.ours(files)) <= {"Data.fs.restore.json.new", "Data.fs.restore.probe"}
-        assert not scene.old or len([path for path in files.data_fs.parent.iterdir() if path.name[7:] in (".old", ".pack", ".tr0")]) == 3
+        assert (
+            not scene.old
+            or len(
+                [
+                    path
+                    for path in files.data_fs.parent.iterdir()
+                    if path.name[7:] in (".old", ".pack", ".tr0")
+                ]
+            )
+            == 3
+        )
 
 
 def run_again(target: Target, scene: Scene) -> None:
@@ -194,7 +228,9 @@ def site_goes_on(target: Target, scene: Scene) -> None:
         assert sites.state_of(target.files()) == grown, "what the site wrote to the restored file is lost"
     else:
         assert which(target, scene) == "new"
-        assert grown.data in [path.read_bytes() for path in target.files().data_fs.parent.glob("Data.fs.replaced-*")]
+        assert grown.data in [
+            path.read_bytes() for path in target.files().data_fs.parent.glob("Data.fs.replaced-*")
+        ]
 
 
 def site_packs(target: Target, scene: Scene) -> None:
@@ -249,7 +285,9 @@ def each_killed(scene: Scene, tmp_path: Path, points: list[seam.Point], then: Ch
             seam.kill(scene.operation(target), point)
             states = {which(target, scene, name) for name in scene.names}
             old += states == {"old"}
-            assert len(states) == 1 or all_closed(target), "the databases can be opened although they do not fit together"
+            assert len(states) == 1 or all_closed(target), (
+                "the databases can be opened although they do not fit together"
+            )
             then(target, scene)
         except Exception as error:
             raise AssertionError(f"killed {point}") from error
@@ -263,14 +301,16 @@ def all_closed(target: Target) -> bool:
         with pytest.raises(OSError):  # noqa: PT011  whatever the system says of such a lock
             FileStorage(str(target.files(name).data_fs))
     with pytest.raises(InUse, match="interrupted"):
-        vault.creating.create(target.repository, target.site, vault.creating.Options(), target.progress)
+        vault.creating.create(target.repository, target.site, CreateOptions(), target.progress)
     return True
 
 
 @pytest.mark.parametrize("then", [run_again, put_back], ids=lambda then: then.__name__)
 def test_killed_at_any_moment(scene: Scene, tmp_path: Path, then: Check) -> None:
     points = list(seam.points(traced(scene, tmp_path)))
-    if len(scene.names) > 1:  # what each does alone is seen with one; here it is the names that change in turn
+    if (
+        len(scene.names) > 1
+    ):  # what each does alone is seen with one; here it is the names that change in turn
         points = seam.named(points)
     elif not scene.old:
         points = seam.telling(points)
@@ -286,14 +326,25 @@ def test_the_site_is_used_before_the_restore_is_run_again(tmp_path: Path, then: 
 
 def test_abort_leaves_what_the_site_has_written_since(tmp_path: Path) -> None:
     scene = in_place(tmp_path / "base")
-    each_killed(scene, tmp_path, seam.telling(list(seam.points(traced(scene, tmp_path)))), abort_after_the_site_went_on)
+    each_killed(
+        scene,
+        tmp_path,
+        seam.telling(list(seam.points(traced(scene, tmp_path)))),
+        abort_after_the_site_went_on,
+    )
 
 
 def interruptions(scene: Scene, tmp_path: Path) -> list[seam.Point]:
     """Return three moments: when blobs are exchanged, when the file is new, and when half is put aside."""
     points = list(seam.points(traced(scene, tmp_path)))
-    renamed = next(n for n, p in enumerate(points) if p.call.name == "rename" and p.call.path.endswith("/Data.fs") and p.moment == "after")
-    aside = [n for n, p in enumerate(points) if "kept-" in p.call.path and n > renamed and p.call.name == "rename"]
+    renamed = next(
+        n
+        for n, p in enumerate(points)
+        if p.call.name == "rename" and p.call.path.endswith("/Data.fs") and p.moment == "after"
+    )
+    aside = [
+        n for n, p in enumerate(points) if "kept-" in p.call.path and n > renamed and p.call.name == "rename"
+    ]
     return [points[renamed - 6], points[renamed], points[aside[len(aside) // 2]]]
 
 
@@ -324,7 +375,9 @@ def test_abort_is_killed_at_any_moment(tmp_path: Path, build: Callable[[Path], S
             try:
                 seam.kill(abort_of(target), point)
                 states = {which(target, scene, name) for name in scene.names}
-                assert len(states) == 1 or all_closed(target), "the databases can be opened although they do not fit together"
+                assert len(states) == 1 or all_closed(target), (
+                    "the databases can be opened although they do not fit together"
+                )
                 if target.interrupted():
                     put_back(target, scene)
                 assert_old_is_back(target, scene)
@@ -387,11 +440,16 @@ def test_into_a_directory_killed_at_any_moment(tmp_path: Path) -> None:
                 scene.operation(target)()
             except TargetRefused as error:
                 # it was killed behind its last change, and nothing tells that directory from a finished one
-                assert "exists already" in str(error) and "it had finished" in error.hint and found[-1] == "new", error
+                assert (
+                    "exists already" in str(error) and "it had finished" in error.hint and found[-1] == "new"
+                ), error
             assert output_of(target, scene) == "new"
             left = {path.name for path in (target.directory / "out").iterdir()}
             assert left - {"Data.fs.lock"} == {"Data.fs", "Data.fs.index", "blobs"}
-            assert {path.name for path in (target.directory / "out" / "blobs").iterdir()} == {".layout", "0x00"}
+            assert {path.name for path in (target.directory / "out" / "blobs").iterdir()} == {
+                ".layout",
+                "0x00",
+            }
         except Exception as error:
             raise AssertionError(f"killed {point}") from error
         shutil.rmtree(target.directory)
@@ -403,11 +461,17 @@ def test_into_a_directory_killed_at_any_moment(tmp_path: Path) -> None:
 
 def options(target: Target) -> list[str]:
     """Return the options that say what is where."""
-    files = {"--repository": target.directory / "repository", "--data-fs": target.files().data_fs, "--blob-dir": target.files().blob_dir}
+    files = {
+        "--repository": target.directory / "repository",
+        "--data-fs": target.files().data_fs,
+        "--blob-dir": target.files().blob_dir,
+    }
     return ["--site", vault.SITE, *(part for name, path in files.items() for part in (name, str(path)))]
 
 
-@pytest.mark.parametrize(("error", "then"), [(errno.ENOSPC, run_again), (errno.EIO, put_back)], ids=["ENOSPC", "EIO"])
+@pytest.mark.parametrize(
+    ("error", "then"), [(errno.ENOSPC, run_again), (errno.EIO, put_back)], ids=["ENOSPC", "EIO"]
+)
 def test_any_call_fails(tmp_path: Path, error: int, then: Check) -> None:
     scene, said = in_place(tmp_path / "base"), tmp_path / "said"
     calls = traced(scene, tmp_path)
@@ -427,7 +491,9 @@ def test_any_call_fails(tmp_path: Path, error: int, then: Check) -> None:
             else:
                 then(target, scene)
         except Exception as failure:
-            raise AssertionError(f"{errno.errorcode[error]} at call {number}: {calls[number - 1]}") from failure
+            raise AssertionError(
+                f"{errno.errorcode[error]} at call {number}: {calls[number - 1]}"
+            ) from failure
         shutil.rmtree(target.directory)
         said.unlink()
 
@@ -441,7 +507,16 @@ def test_any_call_fails_into_a_directory(tmp_path: Path, error: int) -> None:
         try:
             failing = seam.Failing(number, error, lasting=error == errno.ENOSPC)
             place = target.directory
-            command = ["--site", vault.SITE, "--repository", str(place / "repository"), "restore", "--yes", "--output", str(place / "out")]
+            command = [
+                "--site",
+                vault.SITE,
+                "--repository",
+                str(place / "repository"),
+                "restore",
+                "--yes",
+                "--output",
+                str(place / "out"),
+            ]
             status = seam.through(failing, lambda: main.run(command), output=said)  # noqa: B023
             text, code = said.read_text(), os.waitstatus_to_exitcode(status)
             state = output_of(target, scene)
@@ -452,7 +527,9 @@ def test_any_call_fails_into_a_directory(tmp_path: Path, error: int) -> None:
                 scene.operation(target)()
                 assert output_of(target, scene) == "new"
         except Exception as failure:
-            raise AssertionError(f"{errno.errorcode[error]} at call {number}: {calls[number - 1]}") from failure
+            raise AssertionError(
+                f"{errno.errorcode[error]} at call {number}: {calls[number - 1]}"
+            ) from failure
         shutil.rmtree(target.directory)
         said.unlink()
 
@@ -464,7 +541,10 @@ def test_a_power_failure_at_the_rename_takes_nothing_that_the_new_state_needs(tm
     def look(call: seam.Call, files: set[str], directories: set[str]) -> None:
         if call.name == "rename" and call.path.endswith("/Data.fs"):
             # a list that only an abort reads
-            seen.write_text("\n".join(sorted(path for path in files | directories if not path.endswith(".lock"))) or "nothing")
+            seen.write_text(
+                "\n".join(sorted(path for path in files | directories if not path.endswith(".lock")))
+                or "nothing"
+            )
 
     volatile = seam.Volatile(look)
 

@@ -18,26 +18,37 @@ import pytest
 import seam
 import vault
 from factories import Site, SiteFiles, noise
-from services.requests import DownFrom, EachFailsOnce, EachReadIsCut, EachWriteIsLost, Faults, KilledAt, ListedLate, Slow, behind
+from services.requests import (
+    DownFrom,
+    EachFailsOnce,
+    EachReadIsCut,
+    EachWriteIsLost,
+    Faults,
+    KilledAt,
+    ListedLate,
+    Slow,
+    behind,
+)
 from services.s3 import Service
 
 from zodb_vault.errors import StoreError, VaultError
 from zodb_vault.model.manifest import Manifest
-from zodb_vault.operations import copy as copying
-from zodb_vault.operations import prune as pruning
+from zodb_vault.operations.copy import run as copying
 from zodb_vault.operations.locks import needed_keys
+from zodb_vault.operations.prune import run as pruning
 from zodb_vault.policy.retention import OnDemandRetention, Rules, SafetyRetention, ScheduledRetention
 from zodb_vault.repository.repository import Repository
-from zodb_vault.stores import turns
+from zodb_vault.stores import mutex
 from zodb_vault.stores.s3 import S3Store
-from zodb_vault.strategies import packing, segments
+from zodb_vault.strategies.blobs import packer
+from zodb_vault.strategies.filestorage import segments
 
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make several segments and packs of a few kilobytes."""
     monkeypatch.setattr(segments, "SEGMENT_LIMIT", 1500)
-    monkeypatch.setattr(packing, "PACK_LIMIT", 5000)
+    monkeypatch.setattr(packer, "PACK_LIMIT", 5000)
 
 
 class Remote(vault.Vault):
@@ -95,14 +106,16 @@ def test_what_passes_changes_nothing(remote: Remote, faults: type[Faults]) -> No
 
 
 RULES = Rules(
-    scheduled=ScheduledRetention(daily=1, weekly=0, monthly=0), on_demand=OnDemandRetention(newest=2, age=timedelta()),
-    safety=SafetyRetention(), zone=UTC,
-)  # fmt: skip
+    scheduled=ScheduledRetention(daily=1, weekly=0, monthly=0),
+    on_demand=OnDemandRetention(newest=2, age=timedelta()),
+    safety=SafetyRetention(),
+    zone=UTC,
+)
 
 
 def prune(remote: Remote) -> None:
     """Remove all but the first and the newest two; what the run before has listed is swept."""
-    pruning.prune(remote.repository, vault.SITE, pruning.Options(rules=RULES, grace=timedelta()))
+    pruning.prune(remote.repository, vault.SITE, pruning.PruneOptions(rules=RULES, grace=timedelta()))
 
 
 def copy(remote: Remote) -> None:
@@ -182,9 +195,9 @@ def test_killed_at_writes_of_a_prune_or_a_copy_nothing_is_lost_and_the_next_run_
 def let_time_pass(remote: Remote) -> None:
     """Make the signs old by which who died holds a turn, where there are no conditional writes: a process takes long on a busy machine, too."""
     bucket, _, place = remote.location.removeprefix("s3://").partition("/")
-    client, old = remote.service.client(), time.time() - 2 * turns.DEAD.total_seconds()
-    for one in client.list_objects_v2(Bucket=bucket, Prefix=f"{place}/{turns.FOLDER}").get("Contents", ()):
-        if not one["Key"].endswith(turns.KEPT):
+    client, old = remote.service.client(), time.time() - 2 * mutex.DEAD.total_seconds()
+    for one in client.list_objects_v2(Bucket=bucket, Prefix=f"{place}/{mutex.FOLDER}").get("Contents", ()):
+        if not one["Key"].endswith(mutex.KEPT):
             client.put_object(Bucket=bucket, Key=one["Key"], Body=b"", Metadata={"mtime": str(old)})
 
 
@@ -211,7 +224,9 @@ def test_what_lasts_ends_the_run_and_the_next_one_does_it_right(remote: Remote) 
     remote.assert_restores(remote.files)
 
 
-def killed(remote: Remote, number: int, operation: Callable[[Remote], object] = Remote.create, *, after: bool) -> bool:
+def killed(
+    remote: Remote, number: int, operation: Callable[[Remote], object] = Remote.create, *, after: bool
+) -> bool:
     """Do something in a child that is killed at a write; tell whether it was."""
 
     def run() -> object:

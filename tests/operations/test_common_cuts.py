@@ -14,8 +14,8 @@ from factories import time_of
 from several import Several, agree
 
 from zodb_vault.errors import TargetMissing, UsageError
-from zodb_vault.operations.targets import Target, resolve
-from zodb_vault.policy.recovery import AtMoment, BeforeTid, Request, ToTid
+from zodb_vault.operations.restore.targets import RestoreTarget, resolve
+from zodb_vault.policy.recovery import AtTimestamp, BeforeTid, Request, ToTid
 
 
 class Committed(NamedTuple):
@@ -53,11 +53,13 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> tuple[Several, list[Com
     return several, known
 
 
-def found(several: Several, request: Request, databases: tuple[str, ...] = (), backup: str | None = None) -> Target:
+def found(
+    several: Several, request: Request, databases: tuple[str, ...] = (), backup: str | None = None
+) -> RestoreTarget:
     return resolve(several.catalog(), backup, request, databases)
 
 
-def shared_of(target: Target, known: list[Committed]) -> set[int]:
+def shared_of(target: RestoreTarget, known: list[Committed]) -> set[int]:
     """Return the last commit to both that each database of a target ends with or after."""
     numbers = {(one.database, one.tid): one.shared for one in known}
     return {numbers[cut.entry.name, bytes.fromhex(str(cut.last_tid)[2:])] for cut in target.cuts}
@@ -67,7 +69,9 @@ def hexed(tid: bytes) -> str:
     return "0x" + tid.hex()
 
 
-def test_every_transaction_of_every_database_is_a_target_that_halves_no_commit(history: tuple[Several, list[Committed]]) -> None:
+def test_every_transaction_of_every_database_is_a_target_that_halves_no_commit(
+    history: tuple[Several, list[Committed]],
+) -> None:
     several, known = history
     written = {one.tid for one in known[::4]}
     for one in known:
@@ -86,7 +90,11 @@ def test_before_a_transaction_both_parts_of_it_are_gone(history: tuple[Several, 
         if before.shared and (before.shared, before.database) != (one.shared, one.database):
             first = one.shared if one.shared == before.shared else before.shared
             target = found(several, BeforeTid(hexed(one.tid)))
-            twin = {other.tid for other in known if other.shared == one.shared} if one.shared != before.shared else {one.tid}
+            twin = (
+                {other.tid for other in known if other.shared == one.shared}
+                if one.shared != before.shared
+                else {one.tid}
+            )
             assert all(bytes.fromhex(str(cut.last_tid)[2:]) not in twin for cut in target.cuts)
             assert len(shared_of(target, known)) == 1 and shared_of(target, known) <= {first, first - 1}
 
@@ -98,9 +106,11 @@ def test_at_every_moment_there_are_whole_commits_only(history: tuple[Several, li
         for offset in (-1, 0, 1) if one.tid < max(other.tid for other in known) else (-1, 0):
             moment = time_of(one.tid) + timedelta(microseconds=offset)
             if one.shared > 1:
-                target = found(several, AtMoment(moment))
+                target = found(several, AtTimestamp(moment))
                 assert len(shared_of(target, known)) == 1
-                assert all(bytes.fromhex(str(cut.last_tid)[2:]) <= one.tid or offset == 1 for cut in target.cuts)
+                assert all(
+                    bytes.fromhex(str(cut.last_tid)[2:]) <= one.tid or offset == 1 for cut in target.cuts
+                )
 
 
 def test_one_database_can_be_asked_alone(history: tuple[Several, list[Committed]]) -> None:
@@ -114,7 +124,9 @@ def test_one_database_can_be_asked_alone(history: tuple[Several, list[Committed]
         found(several, ToTid(hexed(one.tid)), ("users",))
 
 
-def test_what_is_in_no_database_names_the_neighbours_in_each(history: tuple[Several, list[Committed]]) -> None:
+def test_what_is_in_no_database_names_the_neighbours_in_each(
+    history: tuple[Several, list[Committed]],
+) -> None:
     several, known = history
     missing = hexed((int.from_bytes(known[-1].tid, "big") + 5).to_bytes(8, "big"))
     with pytest.raises(TargetMissing) as caught:
@@ -123,7 +135,7 @@ def test_what_is_in_no_database_names_the_neighbours_in_each(history: tuple[Seve
     for name in several.names:
         assert hexed(max(one.tid for one in known if one.database == name)) in caught.value.message
     with pytest.raises(TargetMissing, match="main: .*reaches to.*; catalog: "):
-        found(several, AtMoment(time_of(known[-1].tid) + timedelta(hours=1)))
+        found(several, AtTimestamp(time_of(known[-1].tid) + timedelta(hours=1)))
 
 
 @pytest.fixture
@@ -145,7 +157,9 @@ def pack(several: Several, name: str) -> None:
         writer.connections[name].db().pack()
 
 
-def test_a_pack_of_one_database_moves_the_state_of_all_to_an_older_backup(copied: Several, history: tuple[Several, list[Committed]]) -> None:
+def test_a_pack_of_one_database_moves_the_state_of_all_to_an_older_backup(
+    copied: Several, history: tuple[Several, list[Committed]]
+) -> None:
     _several, known = history
     pack(copied, "catalog")
     newest = copied.create().manifest
@@ -153,15 +167,23 @@ def test_a_pack_of_one_database_moves_the_state_of_all_to_an_older_backup(copied
     target = found(copied, ToTid(hexed(early.tid)))
     assert target.backup.manifest.id < newest.id
     assert shared_of(target, known) == {2}
-    with pytest.raises(TargetMissing, match="catalog cannot be restored to that state: the last packed transaction"):
+    with pytest.raises(
+        TargetMissing, match="catalog cannot be restored to that state: the last packed transaction"
+    ):
         found(copied, ToTid(hexed(early.tid)), backup=newest.id)
-    assert [cut.last_tid for cut in found(copied, ToTid(hexed(early.tid)), ("main",), newest.id).cuts] == [hexed(early.tid)]
+    assert [cut.last_tid for cut in found(copied, ToTid(hexed(early.tid)), ("main",), newest.id).cuts] == [
+        hexed(early.tid)
+    ]
     # the part of the last commit that is in catalog comes before that in main, and is a packed one
-    with pytest.raises(TargetMissing, match="catalog cannot be restored to that state: the last packed transaction"):
+    with pytest.raises(
+        TargetMissing, match="catalog cannot be restored to that state: the last packed transaction"
+    ):
         found(copied, BeforeTid(str(newest.databases[0].last_tid)), backup=newest.id)
 
 
-def test_a_database_that_was_not_there_yet_is_said(copied: Several, history: tuple[Several, list[Committed]]) -> None:
+def test_a_database_that_was_not_there_yet_is_said(
+    copied: Several, history: tuple[Several, list[Committed]]
+) -> None:
     _several, known = history
     before = next(one for one in known if one.database == "main" and one.shared == 2)
     copied.write_conf(("main", "catalog", "users"))
@@ -169,14 +191,22 @@ def test_a_database_that_was_not_there_yet_is_said(copied: Several, history: tup
     with copied.opened() as writer:
         number = writer.shared()
     newest = copied.create().manifest
-    assert {cut.entry.name for cut in found(copied, ToTid(hexed(before.tid))).cuts} == {"main", "catalog"}, "from a backup that knows no users"
-    assert {cut.entry.name for cut in found(copied, ToTid(str(newest.databases[2].last_tid))).cuts} == {"main", "catalog", "users"}
+    assert {cut.entry.name for cut in found(copied, ToTid(hexed(before.tid))).cuts} == {"main", "catalog"}, (
+        "from a backup that knows no users"
+    )
+    assert {cut.entry.name for cut in found(copied, ToTid(str(newest.databases[2].last_tid))).cuts} == {
+        "main",
+        "catalog",
+        "users",
+    }
     with pytest.raises(TargetMissing, match="users cannot be restored to that state: the first transaction"):
         found(copied, ToTid(hexed(before.tid)), backup=newest.id)
     assert agree(copied.restored()) == number
 
 
-def test_databases_that_were_put_back_together_go_on_together(copied: Several, history: tuple[Several, list[Committed]]) -> None:
+def test_databases_that_were_put_back_together_go_on_together(
+    copied: Several, history: tuple[Several, list[Committed]]
+) -> None:
     _several, known = history
     third = [one for one in known if one.shared == 3]
     copied.restore(request=ToTid(hexed(third[0].tid)))
@@ -184,7 +214,7 @@ def test_databases_that_were_put_back_together_go_on_together(copied: Several, h
     with copied.opened() as writer:
         assert writer.shared("another line") == 4
     made = copied.create(take_over=True).manifest
-    assert made.reason.code == "diverged" and len(made.line) == 2
+    assert made.reason.code == "diverged" and len(made.timeline) == 2
     assert agree(copied.restored(request=ToTid(str(made.databases[0].last_tid)))) == 4
     assert agree(copied.restored(request=ToTid(hexed(third[1].tid)))) == 3
     with pytest.raises(TargetMissing, match="on an abandoned line"):

@@ -12,12 +12,14 @@ from factories import MINUTE, Site, SiteFiles, noise, time_of
 from vault import SITE, Vault
 
 from zodb_vault.errors import TargetMissing, WrongSource
-from zodb_vault.model import clock, manifest
-from zodb_vault.operations import indexing, restore
-from zodb_vault.operations.targets import Target, resolve
-from zodb_vault.policy.recovery import AtMoment, BeforeTid, Request, ToTid
+from zodb_vault.model import manifest
+from zodb_vault.operations.restore import index as indexing
+from zodb_vault.operations.restore import run as restore
+from zodb_vault.operations.restore.targets import RestoreTarget, resolve
+from zodb_vault.policy.recovery import AtTimestamp, BeforeTid, Request, ToTid
 from zodb_vault.repository.repository import Repository
-from zodb_vault.strategies import joining
+from zodb_vault.runtime import clock
+from zodb_vault.strategies.blobs import compaction
 
 
 def to(tid: bytes) -> ToTid:
@@ -46,19 +48,21 @@ class Lines(Vault):
             site.pack()
 
     def back_to(self, backup: str, tid: bytes) -> None:
-        options = restore.Options(backup=backup, request=to(tid), safety_backup=False)
-        restore.execute(self.repository, restore.plan(self.repository, SITE, self.site, options), SITE, self.progress)
+        options = restore.RestoreOptions(backup=backup, request=to(tid), safety_backup=False)
+        restore.execute(
+            self.repository, restore.plan(self.repository, SITE, self.site, options), SITE, self.progress
+        )
 
     def back_by_hand(self, backup: str, tid: bytes) -> None:
         restored = self.restore(backup, tid)
         shutil.rmtree(self.files.data_fs.parent)
         shutil.move(restored.data_fs.parent, self.files.data_fs.parent)
 
-    def found(self, request: Request | None, backup: str | None = None) -> Target:
+    def found(self, request: Request | None, backup: str | None = None) -> RestoreTarget:
         return resolve(self.catalog, backup, request)
 
-    def line(self) -> list[manifest.Line]:
-        return self.newest.line
+    def line(self) -> list[manifest.Timeline]:
+        return self.newest.timeline
 
 
 @pytest.fixture
@@ -80,7 +84,7 @@ def test_restoring_to_exactly_an_older_backup_begins_a_line(lines: Lines) -> Non
     made = lines.create().manifest
     assert made.reason.code == "diverged"
     assert made.how == "incremental"  # the older backup stands as a whole
-    assert made.line == [manifest.Line(older.id, "0x" + kept.hex()), manifest.Line(made.id, None)]
+    assert made.timeline == [manifest.Timeline(older.id, "0x" + kept.hex()), manifest.Timeline(made.id, None)]
     assert lines.found(to(going_on)).backup.manifest.id == made.id
     assert lines.found(to(kept)).backup.manifest.id == made.id
     with pytest.raises(TargetMissing, match=newer.id):
@@ -89,8 +93,10 @@ def test_restoring_to_exactly_an_older_backup_begins_a_line(lines: Lines) -> Non
     lines.assert_restores(lines.files)
 
 
-def test_older_backup_in_other_pieces_does_not_hide_that_the_newest_was_left(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joining, "NEIGHBOURS", 2)
+def test_older_backup_in_other_pieces_does_not_hide_that_the_newest_was_left(
+    lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction, "NEIGHBOURS", 2)
     for number in range(2):
         kept = lines.put(text=f"text {number}")
         older = lines.create().manifest
@@ -113,8 +119,8 @@ def test_moment_and_before_never_mean_a_state_of_the_abandoned_line(lines: Lines
     going_on = lines.put(text="three", blob=noise(500, 3))
     made = lines.create().manifest
     assert lines.found(BeforeTid("0x" + going_on.hex())).cuts[0].last_tid == "0x" + kept.hex()
-    assert lines.found(AtMoment(time_of(abandoned) + MINUTE / 120)).cuts[0].last_tid == "0x" + kept.hex()
-    assert lines.found(AtMoment(time_of(going_on) + MINUTE / 120)).backup.manifest.id == made.id
+    assert lines.found(AtTimestamp(time_of(abandoned) + MINUTE / 120)).cuts[0].last_tid == "0x" + kept.hex()
+    assert lines.found(AtTimestamp(time_of(going_on) + MINUTE / 120)).backup.manifest.id == made.id
     lines.assert_restores(lines.files)
 
 
@@ -127,7 +133,7 @@ def test_restoring_the_newest_state_itself_and_packing_is_no_other_line(lines: L
     lines.pack()
     made = lines.create().manifest
     assert made.reason.code == "packed"
-    assert made.line == before.line
+    assert made.timeline == before.timeline
     assert lines.found(to(last)).backup.manifest.id == before.id
     assert lines.found(to(first)).backup.manifest.id in (before.id, made.id)
 
@@ -164,7 +170,9 @@ def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_run_that_was_interrupted_after_a_pack_does_not_cost_the_line(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_that_was_interrupted_after_a_pack_does_not_cost_the_line(
+    lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # nothing of the older backup stands then, so that what the run left is of no parent
     lines.put(text="one", other="kept", blob=noise(500, 1))
     second = lines.put(text="two", blob=noise(500, 2))
@@ -177,7 +185,7 @@ def test_run_that_was_interrupted_after_a_pack_does_not_cost_the_line(lines: Lin
             lines.create()
     made = lines.create().manifest
     assert made.reason.code == "resumed"
-    assert made.line == before.line
+    assert made.timeline == before.timeline
     assert lines.found(to(second)).backup.manifest.id == before.id
     lines.assert_restores(lines.files)
 
@@ -197,7 +205,9 @@ def test_left_state_from_another_path_is_refused(lines: Lines, tmp_path: Path) -
 
 @pytest.mark.parametrize("passed", [False, True], ids=["clock still behind", "clock has passed"])
 @pytest.mark.parametrize("more", [False, True], ids=["same transactions", "one more"])
-def test_transactions_later_than_the_clock_are_never_taken_for_others_of_the_same_tid(lines: Lines, *, passed: bool, more: bool) -> None:
+def test_transactions_later_than_the_clock_are_never_taken_for_others_of_the_same_tid(
+    lines: Lines, *, passed: bool, more: bool
+) -> None:
     lines.moment = datetime(2025, 6, 1, tzinfo=UTC)
     first = lines.put(text="one", blob=noise(500, 1))
     second = lines.put(blob=noise(500, 2))
@@ -213,4 +223,6 @@ def test_transactions_later_than_the_clock_are_never_taken_for_others_of_the_sam
     lines.assert_restores(lines.files, made.id)
     again = lines.create().manifest
     lines.assert_restores(lines.files, again.id)
-    lines.assert_restores(SiteFiles(lines.directory / "before" / "Data.fs", lines.directory / "before" / "blobs"), left.id)
+    lines.assert_restores(
+        SiteFiles(lines.directory / "before" / "Data.fs", lines.directory / "before" / "blobs"), left.id
+    )

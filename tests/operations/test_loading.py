@@ -10,7 +10,7 @@ import pytest
 from factories import RawRecord, Site
 from vault import Vault
 
-from zodb_vault.operations import loading
+from zodb_vault.operations.verify import load as loading
 
 UNUSUAL = {name: factories.UNUSUAL[name] for name in ("without_transactions", "unordered_tids", "equal_tids")}
 UNLOADABLE = {"protocol_4_blob": ["0x0000000000000065"]}  # ZODB itself does not read it
@@ -61,7 +61,9 @@ def test_a_root_object_of_garbage_among_good_ones_is_no_encryption(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["uncreated", "zlib_wrapped", "opaque"])
-def test_the_level_restore_holds_for_undone_creations_and_for_wrapped_records(tmp_path: Path, name: str) -> None:
+def test_the_level_restore_holds_for_undone_creations_and_for_wrapped_records(
+    tmp_path: Path, name: str
+) -> None:
     vault = Vault(tmp_path, factories.BUILDERS[name](tmp_path / "site"))
     vault.create()
     report = vault.verify("restore")

@@ -14,9 +14,9 @@ from factories import SiteFiles
 from vault import Vault
 
 from zodb_vault.errors import TargetMissing
-from zodb_vault.operations import indexing
-from zodb_vault.operations.targets import resolve
-from zodb_vault.policy.recovery import AtMoment, BeforeTid, ToTid
+from zodb_vault.operations.restore import index as indexing
+from zodb_vault.operations.restore.targets import resolve
+from zodb_vault.policy.recovery import AtTimestamp, BeforeTid, ToTid
 
 
 def packed_twice(directory: Path) -> SiteFiles:
@@ -42,7 +42,13 @@ def packed_to_the_end(directory: Path) -> SiteFiles:
         return site.files
 
 
-BUILDERS = [factories.packed, factories.populate, factories.undone_into_packed, packed_twice, packed_to_the_end]
+BUILDERS = [
+    factories.packed,
+    factories.populate,
+    factories.undone_into_packed,
+    packed_twice,
+    packed_to_the_end,
+]
 
 
 @pytest.mark.parametrize("build", BUILDERS, ids=lambda build: build.__name__)
@@ -74,10 +80,13 @@ def test_moments_before_the_last_packed_transaction_are_refused(tmp_path: Path) 
     first = oracle.valid_tids(files.data_fs)[0]
     moment = factories.time_of(first)
     with pytest.raises(TargetMissing, match="0x" + first.hex()):
-        resolve(vault.catalog, None, AtMoment(moment - factories.MINUTE / 2))
+        resolve(vault.catalog, None, AtTimestamp(moment - factories.MINUTE / 2))
     with pytest.raises(TargetMissing, match="0x" + first.hex()):
         resolve(vault.catalog, None, BeforeTid("0x" + first.hex()))
-    assert resolve(vault.catalog, None, AtMoment(moment + factories.MINUTE / 2)).cuts[0].last_tid == "0x" + first.hex()
+    assert (
+        resolve(vault.catalog, None, AtTimestamp(moment + factories.MINUTE / 2)).cuts[0].last_tid
+        == "0x" + first.hex()
+    )
 
 
 def test_earlier_transactions_come_from_the_backup_before_the_pack(tmp_path: Path) -> None:
@@ -92,7 +101,7 @@ def test_earlier_transactions_come_from_the_backup_before_the_pack(tmp_path: Pat
         site.put(text="three", blob=factories.noise(900, 3))
         site.pack()
     made = vault.create().manifest
-    assert (made.reason.code, made.line) == ("packed", before.line)
+    assert (made.reason.code, made.timeline) == ("packed", before.timeline)
     for tid in (first, second):
         assert resolve(vault.catalog, None, ToTid("0x" + tid.hex())).backup.manifest.id == before.id
         vault.assert_restores(source, before.id, tid)

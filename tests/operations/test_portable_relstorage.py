@@ -28,7 +28,7 @@ from zodb_vault.errors import NothingToBackUp, SourceError
 from zodb_vault.policy.recovery import ToTid
 from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
-from zodb_vault.strategies import portable as strategy
+from zodb_vault.strategies.portable import sync as strategy
 
 Keys = dict[tuple[bytes, bytes], tuple[bytes | None, str | None]]
 
@@ -44,7 +44,9 @@ class RelSite:
             f"<relstorage>\nkeep-history {history}\nblob-dir {directory}/blobs\nshared-blob-dir {shared}\n"
             f"{adapter}\n</relstorage>\n"
         )
-        self.zope_conf.write_text(f"%import relstorage\n<zodb_db main>\nmount-point /\n{self.section}</zodb_db>\n")
+        self.zope_conf.write_text(
+            f"%import relstorage\n<zodb_db main>\nmount-point /\n{self.section}</zodb_db>\n"
+        )
         self.storage = self.open()
         self.db = DB(self.storage)
         self.manager = transaction.TransactionManager()
@@ -85,11 +87,15 @@ class RelSite:
         with contextlib.closing(self.open()) as storage:
             return [
                 oracle.Transaction(
-                    one.tid, one.status, one.user, one.description, one.extension,
+                    one.tid,
+                    one.status,
+                    one.user,
+                    one.description,
+                    one.extension,
                     [oracle.Record(r.oid, r.data, _blob(storage, r)) for r in list(one)],
                 )
                 for one in storage.iterator()
-            ]  # fmt: skip
+            ]
 
     def close(self) -> None:
         self.manager.abort()
@@ -109,7 +115,9 @@ def shared(request: pytest.FixtureRequest) -> bool:
 
 
 @contextlib.contextmanager
-def opened(tmp_path: Path, *, history: bool, shared: bool, adapter: str = "") -> Iterator[tuple[RelSite, Portable]]:
+def opened(
+    tmp_path: Path, *, history: bool, shared: bool, adapter: str = ""
+) -> Iterator[tuple[RelSite, Portable]]:
     site = RelSite(tmp_path / "rs", history=history, shared=shared, adapter=adapter)
     try:
         site.put(a="one", blob=noise(3000, 1), gone=noise(500, 2))
@@ -124,8 +132,12 @@ def test_with_history_every_transaction_comes_over(tmp_path: Path, shared: bool)
         made = vault.create().manifest
         (entry,) = made.databases
         assert (made.status, entry.backend, entry.method, entry.history, entry.last_tid) == (
-            "complete", "relstorage", "portable", True, f"0x{site.storage.lastTransaction().hex()}",
-        )  # fmt: skip
+            "complete",
+            "relstorage",
+            "portable",
+            True,
+            f"0x{site.storage.lastTransaction().hex()}",
+        )
         assert vault.transactions() == site.transactions()
         assert vault.verify(made.id).ok
         site.put(new=noise(100, 4), a="three")
@@ -145,7 +157,11 @@ def test_with_history_every_transaction_comes_over(tmp_path: Path, shared: bool)
 
 def current(transactions: list[oracle.Transaction]) -> Keys:
     """Return the last revision of each object."""
-    found = {record.oid: ((record.oid, one.tid), (record.data, record.blob)) for one in transactions for record in one.records}
+    found = {
+        record.oid: ((record.oid, one.tid), (record.data, record.blob))
+        for one in transactions
+        for record in one.records
+    }
     return dict(found.values())
 
 
@@ -184,7 +200,11 @@ def test_commits_and_packs_meanwhile_in_postgresql(tmp_path: Path, postgres: Clu
                 for number in itertools.count():
                     if stop.is_set():
                         return
-                    site.put(a=f"text {number}", blob=noise(2000, number), **{f"new{number % 7}": noise(300, number)})
+                    site.put(
+                        a=f"text {number}",
+                        blob=noise(2000, number),
+                        **{f"new{number % 7}": noise(300, number)},
+                    )
                     if number % 60 == 59:
                         site.pack()
             except Exception as error:  # noqa: BLE001  told below
@@ -223,7 +243,9 @@ def test_dumps_and_mirrors_follow_each_other(tmp_path: Path, postgres: Cluster) 
         assert made.reason.code == "continued"
 
 
-def test_without_history_superseded_revisions_do_not_gather_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_history_superseded_revisions_do_not_gather_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(strategy, "FEW_RECORDS", 5)
     with opened(tmp_path, history=False, shared=False) as (site, vault):
         codes = []
@@ -232,7 +254,9 @@ def test_without_history_superseded_revisions_do_not_gather_for_ever(tmp_path: P
             codes.append(vault.code())
         assert "packed" in codes
         assert current(vault.transactions()) == current(site.transactions())
-        assert sum(len(one.records) for one in vault.transactions()) <= 2 * len(current(site.transactions())) + 2
+        assert (
+            sum(len(one.records) for one in vault.transactions()) <= 2 * len(current(site.transactions())) + 2
+        )
 
 
 @pytest.mark.parametrize("seen", [False, True], ids=["never seen before", "seen before"])
@@ -262,7 +286,9 @@ def test_without_history_an_older_state_is_noticed(tmp_path: Path, seen: bool) -
 
 def test_what_the_portable_method_cannot_copy_is_refused(tmp_path: Path) -> None:
     vault = Portable(tmp_path, tmp_path / "zope.conf")
-    vault.zope_conf.write_text("<zodb_db main>\nmount-point /\n<pgjsonb>\ndsn dbname=zodb password=hunter2\n</pgjsonb>\n</zodb_db>\n")
+    vault.zope_conf.write_text(
+        "<zodb_db main>\nmount-point /\n<pgjsonb>\ndsn dbname=zodb password=hunter2\n</pgjsonb>\n</zodb_db>\n"
+    )
     with pytest.raises(NothingToBackUp, match="portable method cannot copy .*pgjsonb") as caught:
         vault.create()
     assert "hunter2" not in str(caught.value) + caught.value.hint
@@ -272,7 +298,9 @@ def test_what_the_portable_method_cannot_copy_is_refused(tmp_path: Path) -> None
 def test_no_word_of_a_secret_is_in_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vault = Portable(tmp_path, tmp_path / "zope.conf")
     dsn = "dbname=zodb host=/nowhere user=zodb password=hunter2 hunter3"
-    vault.zope_conf.write_text(f"<zodb_db main>\nmount-point /\n<relstorage>\n<postgresql>\ndsn {dsn}\n</postgresql>\n</relstorage>\n</zodb_db>\n")
+    vault.zope_conf.write_text(
+        f"<zodb_db main>\nmount-point /\n<relstorage>\n<postgresql>\ndsn {dsn}\n</postgresql>\n</relstorage>\n</zodb_db>\n"
+    )
     with pytest.raises(SourceError, match="cannot be read") as caught:
         vault.create()
     assert "hunter" not in str(caught.value) + caught.value.hint
@@ -291,7 +319,17 @@ def test_a_server_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     section = f"<relstorage>\n<postgresql>\ndsn {dsn}\n</postgresql>\n</relstorage>"
     conf.write_text(f"%import relstorage\n<zodb_db main>\nmount-point /\n{section}\n</zodb_db>\n")
     Repository.create(LocalStore(tmp_path / "repository"))
-    outcome = process("--repository", tmp_path / "repository", "--zope-conf", conf, "create", "--method", "portable", "--mirror", tmp_path / "mirror")
+    outcome = process(
+        "--repository",
+        tmp_path / "repository",
+        "--zope-conf",
+        conf,
+        "create",
+        "--method",
+        "portable",
+        "--mirror",
+        tmp_path / "mirror",
+    )
     assert (outcome.status, outcome.out) == (1, "")
     message, hint = outcome.err.splitlines()
     assert "No such file or directory" in message and hint.startswith("  -> ")

@@ -65,7 +65,9 @@ class Wrapped:
 
     def transactions(self) -> list[oracle.Transaction]:
         """Return what the storage in the wrapper has, with the blobs of the bucket."""
-        with contextlib.closing(storageFromString(self.base.replace("</filestorage>", "read-only true\n</filestorage>"))) as storage:
+        with contextlib.closing(
+            storageFromString(self.base.replace("</filestorage>", "read-only true\n</filestorage>"))
+        ) as storage:
             return [
                 oracle.Transaction(
                     one.tid, one.status, one.user, one.description, one.extension,
@@ -77,9 +79,13 @@ class Wrapped:
     def blob(self, record: Any) -> str | None:
         if record.data is None or not is_blob_record(record.data):
             return None
-        key = "{}/blobs/{:x}/{:x}.blob".format(PREFIX, *(int.from_bytes(part, "big") for part in (record.oid, record.tid)))
+        key = "{}/blobs/{:x}/{:x}.blob".format(
+            PREFIX, *(int.from_bytes(part, "big") for part in (record.oid, record.tid))
+        )
         try:
-            return hashlib.sha256(self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()).hexdigest()
+            return hashlib.sha256(
+                self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+            ).hexdigest()
         except self.client.exceptions.NoSuchKey:
             return oracle.MISSING
 
@@ -108,7 +114,11 @@ def test_blobs_in_a_bucket_come_over_with_their_transactions(wrapped: Wrapped, t
     vault = Portable(tmp_path, wrapped.zope_conf)
     before = tree(wrapped.cache)
     made = vault.create().manifest
-    assert (made.status, made.databases[0].method, made.databases[0].blob_mode) == ("complete", "portable", "s3")
+    assert (made.status, made.databases[0].method, made.databases[0].blob_mode) == (
+        "complete",
+        "portable",
+        "s3",
+    )
     assert tree(wrapped.cache) == before
     assert not (vault.mirror / "cache").exists()
     assert vault.transactions() == wrapped.transactions()

@@ -42,8 +42,8 @@ from zodb_vault.errors import (
     VaultError,
     WrongSource,
 )
-from zodb_vault.operations import mirrors
-from zodb_vault.strategies import mirror, opening, portable
+from zodb_vault.operations.create import mirrors
+from zodb_vault.strategies.portable import mirror, reader, sync
 
 Serve = Callable[[SiteFiles], ZeoServer]
 
@@ -74,7 +74,7 @@ def put(server: ZeoServer, **values: bytes) -> None:
 def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     """Note which transactions were copied, and which blobs the source was asked for."""
     found: dict[str, list[Any]] = {"copied": [], "blobs": []}
-    take, blob = portable.Copy._take, opening.Source.blob
+    take, blob = sync.Copy._take, reader.Source.blob
 
     def noting_take(self: Any, header: Any, records: Any) -> None:
         found["copied"].append(header.tid)
@@ -84,15 +84,17 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
         found["blobs"].append((oid, tid))
         return blob(self, oid, tid)
 
-    monkeypatch.setattr(portable.Copy, "_take", noting_take)
-    monkeypatch.setattr(opening.Source, "blob", noting_blob)
+    monkeypatch.setattr(sync.Copy, "_take", noting_take)
+    monkeypatch.setattr(reader.Source, "blob", noting_blob)
     return found
 
 
 def test_a_client_backs_up_what_the_server_has_byte_for_byte(serve: Serve, tmp_path: Path) -> None:
     files = factories.populate(tmp_path / "server")
     server = serve(files)
-    put(server, picture=noise(3000, 7), logo=noise(2000, 8))  # a client with a cache writes the record of a blob twice
+    put(
+        server, picture=noise(3000, 7), logo=noise(2000, 8)
+    )  # a client with a cache writes the record of a blob twice
     twice = [one for one in content(files) if len({(r.oid, one.tid) for r in one.records}) < len(one.records)]
     assert twice
     site = Portable(tmp_path, server.zope_conf)
@@ -100,7 +102,12 @@ def test_a_client_backs_up_what_the_server_has_byte_for_byte(serve: Serve, tmp_p
     made = site.create()
     assert tree(files.data_fs.parent) == before
     (entry,) = made.manifest.databases
-    assert (made.manifest.status, entry.backend, entry.method, entry.history) == ("complete", "zeo", "portable", True)
+    assert (made.manifest.status, entry.backend, entry.method, entry.history) == (
+        "complete",
+        "zeo",
+        "portable",
+        True,
+    )
     assert made.manifest.source.paths == [f"storage 1 of the ZEO server {server.socket}"]
     output = site.restored()
     assert (output / "Data.fs").read_bytes() == files.data_fs.read_bytes()
@@ -109,7 +116,9 @@ def test_a_client_backs_up_what_the_server_has_byte_for_byte(serve: Serve, tmp_p
     assert not (site.mirror / "cache").exists()
 
 
-def test_an_incremental_asks_for_new_transactions_and_blobs_only(serve: Serve, tmp_path: Path, asked: dict[str, list[Any]]) -> None:
+def test_an_incremental_asks_for_new_transactions_and_blobs_only(
+    serve: Serve, tmp_path: Path, asked: dict[str, list[Any]]
+) -> None:
     files = factories.populate(tmp_path / "server")
     server = serve(files)
     site = Portable(tmp_path, server.zope_conf)
@@ -120,14 +129,25 @@ def test_an_incremental_asks_for_new_transactions_and_blobs_only(serve: Serve, t
     put(server, logo=noise(5000, 1))
     put(server, new=noise(100, 2))
     made = site.create().manifest
-    assert (made.reason.code, made.databases[0].transactions_added, made.databases[0].blobs_added) == ("continued", 2, 2)
+    assert (made.reason.code, made.databases[0].transactions_added, made.databases[0].blobs_added) == (
+        "continued",
+        2,
+        2,
+    )
     assert (len(asked["copied"]), len(asked["blobs"])) == (2, 2)
     assert site.transactions() == content(files)
 
 
 def test_undo_creation_undone_and_texts_come_over(serve: Serve, tmp_path: Path) -> None:
-    builders = (factories.undone_undo, factories.uncreated, factories.recreated, factories.undone_into_packed, factories.twice_in_one_transaction,
-                factories.empty_transactions, factories.long_texts)  # fmt: skip
+    builders = (
+        factories.undone_undo,
+        factories.uncreated,
+        factories.recreated,
+        factories.undone_into_packed,
+        factories.twice_in_one_transaction,
+        factories.empty_transactions,
+        factories.long_texts,
+    )
     for builder in builders:
         files = builder(tmp_path / builder.__name__ / "server")
         server = serve(files)
@@ -146,8 +166,15 @@ def test_the_backup_goes_back_into_the_site_of_the_server(serve: Serve, tmp_path
     put(server, logo=noise(900, 9))
     server.stop()
     local = vault.Vault.__new__(vault.Vault)
-    local.files, local.blob_dir, local.repository, local.progress = files, files.blob_dir, site.repository, vault.Quiet()
-    plan = vault.restoring.plan(site.repository, vault.SITE, local.site, vault.restoring.Options(safety_backup=False))
+    local.files, local.blob_dir, local.repository, local.progress = (
+        files,
+        files.blob_dir,
+        site.repository,
+        vault.Quiet(),
+    )
+    plan = vault.restoring.plan(
+        site.repository, vault.SITE, local.site, vault.restoring.RestoreOptions(safety_backup=False)
+    )
     vault.restoring.execute(site.repository, plan, vault.SITE, local.progress)
     assert content(files) == expected
     server.start()
@@ -155,13 +182,17 @@ def test_the_backup_goes_back_into_the_site_of_the_server(serve: Serve, tmp_path
 
 
 @pytest.mark.parametrize("lines", [("shared-blob-dir true", "blob-dir {blobs}"), ("blob-dir {cache}",)])
-def test_the_directories_of_the_site_are_left_alone(serve: Serve, tmp_path: Path, lines: tuple[str, ...]) -> None:
+def test_the_directories_of_the_site_are_left_alone(
+    serve: Serve, tmp_path: Path, lines: tuple[str, ...]
+) -> None:
     files = factories.populate(tmp_path / "server")
     server = serve(files)
     cache = tmp_path / "cache"
     cache.mkdir()
     (cache / ".layout").write_text("zeocache")
-    server.client(*(line.format(blobs=files.blob_dir, cache=cache) for line in lines), "client site", f"var {tmp_path}")
+    server.client(
+        *(line.format(blobs=files.blob_dir, cache=cache) for line in lines), "client site", f"var {tmp_path}"
+    )
     site = Portable(tmp_path, server.zope_conf)
     before = tree(files.data_fs.parent), tree(cache)
     site.create()
@@ -207,7 +238,9 @@ def test_after_a_pack_the_backup_is_what_the_pack_left_and_known_blobs_are_not_f
     second = site.create().manifest
     assert second.reason.code == "packed"
     assert site.transactions() == content(files)
-    assert [oid for oid, _tid in asked["blobs"]] == [max(record.oid for one in content(files) for record in one.records if record.blob)]
+    assert [oid for oid, _tid in asked["blobs"]] == [
+        max(record.oid for one in content(files) for record in one.records if record.blob)
+    ]
     assert second.databases[0].blobs is not None
     assert second.databases[0].blobs.count == 2  # the removed one and the old revision are gone
     assert sorted(path.name for path in site.mirror.iterdir() if path.name.startswith("blobs")) == ["blobs"]
@@ -237,7 +270,7 @@ def test_a_pack_behind_which_nothing_was_committed_since_is_seen_too(serve: Serv
 
 def test_a_pack_far_behind_the_newest_transactions_is_seen(serve: Serve, tmp_path: Path) -> None:
     with Site(tmp_path / "server") as writing:
-        tids = [writing.put(**{f"key{number}": "one"}) for number in range(portable.COMPARED + 10)]
+        tids = [writing.put(**{f"key{number}": "one"}) for number in range(sync.COMPARED + 10)]
         writing.put(key0="two")
         files = writing.files
     server = serve(files)
@@ -265,7 +298,9 @@ def older(files: SiteFiles, tmp_path: Path) -> SiteFiles:
 
 
 @pytest.mark.parametrize("goes_on", [None, 30, 0])
-def test_a_source_that_was_put_back_starts_another_line(serve: Serve, tmp_path: Path, goes_on: int | None) -> None:
+def test_a_source_that_was_put_back_starts_another_line(
+    serve: Serve, tmp_path: Path, goes_on: int | None
+) -> None:
     files = factories.populate(tmp_path / "server")
     copy = older(files, tmp_path)
     with Site(files.data_fs.parent) as writing:
@@ -284,7 +319,9 @@ def test_a_source_that_was_put_back_starts_another_line(serve: Serve, tmp_path: 
                 writing.put(text="other")
                 writing.put(text="and more")
     code = site.code()
-    assert oracle.transactions(site.mirror / "Data.fs", site.mirror / "blobs") == content(files)  # also where the same TIDs come again
+    assert oracle.transactions(site.mirror / "Data.fs", site.mirror / "blobs") == content(
+        files
+    )  # also where the same TIDs come again
     assert code == "diverged" or goes_on == 0
     assert site.transactions() == content(files) or goes_on == 0
     assert site.code() == "unchanged"
@@ -306,7 +343,9 @@ def test_full_copies_everything_again(serve: Serve, tmp_path: Path, asked: dict[
 # what is missing
 
 
-def test_a_blob_that_the_server_lost_is_named_and_looked_for_again(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_blob_that_the_server_lost_is_named_and_looked_for_again(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = factories.populate(tmp_path / "server")
     server = serve(files)
     site = Portable(tmp_path, server.zope_conf)
@@ -316,7 +355,7 @@ def test_a_blob_that_the_server_lost_is_named_and_looked_for_again(serve: Serve,
     for number in range(3):
         if number == 1:
             with monkeypatch.context() as patch:  # the connection is lost just when it is looked for again
-                patch.setattr(opening.Source, "has", lambda *_: (_ for _ in ()).throw(SourceError("lost")))
+                patch.setattr(reader.Source, "has", lambda *_: (_ for _ in ()).throw(SourceError("lost")))
                 put(server, more=noise(10))
                 with pytest.raises(SourceError, match="lost"):
                     site.create()
@@ -328,7 +367,9 @@ def test_a_blob_that_the_server_lost_is_named_and_looked_for_again(serve: Serve,
     assert site.transactions() == content(files)
 
 
-def test_blobs_that_a_pack_took_away_meanwhile_are_not_missing(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blobs_that_a_pack_took_away_meanwhile_are_not_missing(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Site(tmp_path / "server", keep_old=False) as writing:
         writing.put(kept=noise(3000, 1), gone=noise(4000, 2))
         writing.put(kept=noise(3000, 3))
@@ -337,7 +378,7 @@ def test_blobs_that_a_pack_took_away_meanwhile_are_not_missing(serve: Serve, tmp
         files = writing.files
     server = serve(files)
     site = Portable(tmp_path, server.zope_conf)
-    blob = opening.Source.blob
+    blob = reader.Source.blob
     packed: list[bytes] = []
 
     def packing_blob(self: Any, oid: bytes, tid: bytes) -> Path | None:
@@ -347,7 +388,7 @@ def test_blobs_that_a_pack_took_away_meanwhile_are_not_missing(serve: Serve, tmp
                 storage.pack(time.time(), None, wait=1)
         return blob(self, oid, tid)
 
-    monkeypatch.setattr(opening.Source, "blob", packing_blob)
+    monkeypatch.setattr(reader.Source, "blob", packing_blob)
     made = site.create().manifest
     assert made.status == "complete"
     assert any("starting over" in note for note in site.progress.notes)
@@ -360,7 +401,7 @@ def test_a_missing_blob_of_garbage_is_forgotten_with_it(serve: Serve, tmp_path: 
         del writing.root["gone"]
         until = writing.commit("remove")
         writing.pack(until, gc=False)
-        for number in range(portable.COMPARED + 1):
+        for number in range(sync.COMPARED + 1):
             writing.put(text=f"later {number}")
         files = writing.files
     server = serve(files)
@@ -397,7 +438,7 @@ def killed(site: Portable, at: int, moment: str) -> None:
     """Run a create in a process that kills itself at its n-th transaction or checking."""
     script = (
         "import os, sys; sys.path.insert(0, {tests!r}); from pathlib import Path\n"
-        "from zodb_vault.strategies import mirror, portable; from zodb_vault.operations.create import Options, create\n"
+        "from zodb_vault.strategies import mirror, portable; from zodb_vault.operations.create.run import Options, create\n"
         "from zodb_vault.repository.repository import Repository; from zodb_vault.stores.local import LocalStore\n"
         "from zodb_vault.config.zopeconf import read_site; import vault\n"
         "owner = portable.Copy if hasattr(portable.Copy, {moment!r}) else mirror.Mirror\n"
@@ -410,13 +451,20 @@ def killed(site: Portable, at: int, moment: str) -> None:
         "options = Options(method='portable', mirror=Path({root!r}))\n"
         "create(Repository.open(LocalStore(Path({repository!r}))), read_site(Path({conf!r}), vault.SITE, {{}}), options, vault.Quiet())\n"
     ).format(
-        tests=str(Path(__file__).parents[1]), moment=moment, at=at, root=str(site.root), conf=str(site.zope_conf),
+        tests=str(Path(__file__).parents[1]),
+        moment=moment,
+        at=at,
+        root=str(site.root),
+        conf=str(site.zope_conf),
         repository=str(site.directory / "repository"),
-    )  # fmt: skip
+    )
     assert subprocess.run([sys.executable, "-c", script], check=False, env=environment()).returncode == -9
 
 
-@pytest.mark.parametrize(("at", "moment"), [(1, "_take"), (4, "_take"), (1, "_compare"), (5, "_advanced"), (9, "_advanced"), (3, "_blob")])
+@pytest.mark.parametrize(
+    ("at", "moment"),
+    [(1, "_take"), (4, "_take"), (1, "_compare"), (5, "_advanced"), (9, "_advanced"), (3, "_blob")],
+)
 def test_a_run_that_was_killed_is_continued_and_what_was_not_checked_is_not_trusted(
     serve: Serve, tmp_path: Path, at: int, moment: str, asked: dict[str, list[Any]]
 ) -> None:
@@ -434,10 +482,14 @@ def test_a_run_that_was_killed_is_continued_and_what_was_not_checked_is_not_trus
             path.write_bytes(b"")
     site.create()
     assert site.transactions() == content(files)
-    assert len(asked["copied"]) == sum(checked["last_tid"] is None or f"0x{one.tid.hex()}" > checked["last_tid"] for one in content(files))
+    assert len(asked["copied"]) == sum(
+        checked["last_tid"] is None or f"0x{one.tid.hex()}" > checked["last_tid"] for one in content(files)
+    )
 
 
-@pytest.mark.parametrize(("at", "moment"), [(1, "_take"), (3, "_advanced"), (2, "_blob"), (1, "_put_aside"), (1, "forget_kept")])
+@pytest.mark.parametrize(
+    ("at", "moment"), [(1, "_take"), (3, "_advanced"), (2, "_blob"), (1, "_put_aside"), (1, "forget_kept")]
+)
 def test_a_mirror_that_was_being_made_anew_is_finished_with_the_blobs_that_it_had(
     serve: Serve, tmp_path: Path, at: int, moment: str, asked: dict[str, list[Any]]
 ) -> None:
@@ -476,7 +528,9 @@ def test_a_mirror_that_is_not_what_it_was_is_made_anew(serve: Serve, tmp_path: P
         site.create()
 
 
-def test_what_was_written_is_read_back_before_it_counts(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_written_is_read_back_before_it_counts(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ZODB.FileStorage import FileStorage
 
     files = factories.populate(tmp_path / "server")
@@ -496,7 +550,9 @@ def test_what_was_written_is_read_back_before_it_counts(serve: Serve, tmp_path: 
     assert site.transactions() == content(files)
 
 
-def test_a_blob_file_is_looked_at_before_it_counts(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_blob_file_is_looked_at_before_it_counts(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ZODB.FileStorage import FileStorage
 
     files = factories.populate(tmp_path / "server")
@@ -548,7 +604,9 @@ def test_a_directory_that_is_no_mirror_is_refused(serve: Serve, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("place", ["repository", "repository/inside", "blobs/inside", "", "."])
-def test_a_place_in_the_repository_or_in_the_blobs_is_refused(serve: Serve, tmp_path: Path, place: str) -> None:
+def test_a_place_in_the_repository_or_in_the_blobs_is_refused(
+    serve: Serve, tmp_path: Path, place: str
+) -> None:
     files = factories.populate(tmp_path / "server")
     server = serve(files)
     server.client("shared-blob-dir true", f"blob-dir {files.blob_dir}")
@@ -605,11 +663,13 @@ def test_a_server_that_is_not_there_is_an_error_and_nothing_is_made(serve: Serve
     assert len(site.repository.listing(vault.SITE).backups) == 1
 
 
-def test_a_connection_that_is_lost_leaves_what_was_copied(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: Any) -> None:
+def test_a_connection_that_is_lost_leaves_what_was_copied(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: Any
+) -> None:
     server = serve(factories.populate(tmp_path / "server"))
     server.client(package=True)
     site = Portable(tmp_path, server.zope_conf)
-    blob = opening.Source.blob
+    blob = reader.Source.blob
 
     def losing(self: Any, oid: bytes, tid: bytes) -> Path | None:
         if len(asked["blobs"]) == 5:
@@ -617,7 +677,7 @@ def test_a_connection_that_is_lost_leaves_what_was_copied(serve: Serve, tmp_path
         return blob(self, oid, tid)
 
     with monkeypatch.context() as patch:
-        patch.setattr(opening.Source, "blob", losing)
+        patch.setattr(reader.Source, "blob", losing)
         with pytest.raises(SourceError, match="cannot be read"):
             site.create()
     assert site.repository.listing(vault.SITE).backups == []
@@ -630,15 +690,21 @@ def test_a_connection_that_is_lost_leaves_what_was_copied(serve: Serve, tmp_path
     assert site.transactions() == content(server.files)
 
 
-def test_a_disk_without_room_is_told_before_anything_is_copied(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_room_is_told_before_anything_is_copied(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site = Portable(tmp_path, serve(factories.populate(tmp_path / "server")).zope_conf)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(10**9, 10**9, portable.RESERVE))
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(10**9, 10**9, sync.RESERVE)
+    )
     with pytest.raises(VaultError, match="may need .* bytes more"):
         site.create()
     assert not (site.mirror / "Data.fs").exists()
 
 
-def test_a_package_that_is_missing_is_named_with_its_extra(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_that_is_missing_is_named_with_its_extra(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site = Portable(tmp_path, serve(factories.populate(tmp_path / "server")).zope_conf)
     monkeypatch.setitem(sys.modules, "ZEO", None)
     with pytest.raises(ConfigurationError, match="needs the package ZEO") as caught:
@@ -672,7 +738,9 @@ def beside(server: ZeoServer, local: SiteFiles) -> None:
         file.write(f"<zodb_db local>\nmount-point /local\n{section}\n</zodb_db>\n")
 
 
-def test_a_file_storage_beside_it_is_backed_up_as_it_is_and_all_cuts_are_of_one_moment(serve: Serve, tmp_path: Path) -> None:
+def test_a_file_storage_beside_it_is_backed_up_as_it_is_and_all_cuts_are_of_one_moment(
+    serve: Serve, tmp_path: Path
+) -> None:
     server = serve(factories.populate(tmp_path / "server"))
     local = factories.populate(tmp_path / "local")
     beside(server, local)
@@ -680,14 +748,16 @@ def test_a_file_storage_beside_it_is_backed_up_as_it_is_and_all_cuts_are_of_one_
     made = site.create().manifest
     how = [(entry.name, entry.backend, entry.method) for entry in made.databases]
     assert how == [("main", "zeo", "portable"), ("local", "filestorage", "native")]
-    assert made.cuts == "still"
+    assert made.consistency == "consistent"
     assert not (site.root / "local").exists()
     output = site.restored()
     for name, files in (("main", server.files), ("local", local)):
         assert oracle.transactions(output / name / "Data.fs", output / name / "blobs") == content(files)
 
 
-def test_a_source_that_goes_on_meanwhile_is_noticed(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_that_goes_on_meanwhile_is_noticed(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = serve(factories.populate(tmp_path / "server"))
     local = factories.populate(tmp_path / "local")
     beside(server, local)
@@ -699,7 +769,7 @@ def test_a_source_that_goes_on_meanwhile_is_noticed(serve: Serve, tmp_path: Path
         put(server, more=noise(100, 1))
 
     monkeypatch.setattr(mirrors, "_bring_up_to_date", then_commit)
-    assert site.create().manifest.cuts == "moving"
+    assert site.create().manifest.consistency == "uncoordinated"
 
 
 # with writers
@@ -721,7 +791,9 @@ def test_backups_beside_a_client_that_writes_undoes_and_packs(serve: Serve, tmp_
             time.sleep(0.05)
         while len(made) < 4 or made[-1].reason.code != "packed":
             assert time.monotonic() < end
-            with contextlib.suppress(SourceChanged):  # on a machine with other work, packs may follow each other too fast
+            with contextlib.suppress(
+                SourceChanged
+            ):  # on a machine with other work, packs may follow each other too fast
                 made.append(site.create().manifest)
             time.sleep(0.5)
         stop.touch()

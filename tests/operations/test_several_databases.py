@@ -26,14 +26,15 @@ from zodb_vault.config.zopeconf import read_site
 from zodb_vault.errors import InUse, SafetyBackupFailed, SourceError, TargetRefused, UsageError, WrongSource
 from zodb_vault.model.manifest import Manifest
 from zodb_vault.model.source import Database, Site
-from zodb_vault.operations import create as creating
-from zodb_vault.operations import restore as restoring
-from zodb_vault.operations import verify as verifying
-from zodb_vault.operations.plan import plan
-from zodb_vault.operations.switch import place_of_database
-from zodb_vault.operations.undo import abort
+from zodb_vault.operations.create import run as creating
+from zodb_vault.operations.create.attempt import CONSISTENCY_PAUSES
+from zodb_vault.operations.create.plan import plan
+from zodb_vault.operations.restore import run as restoring
+from zodb_vault.operations.restore.abort import abort
+from zodb_vault.operations.restore.destination import paths_of_database
+from zodb_vault.operations.verify import run as verifying
 from zodb_vault.policy.recovery import ToTid
-from zodb_vault.strategies.filestorage import FileStorageCapture
+from zodb_vault.strategies.filestorage.capture import FileStorageCapture
 
 
 @pytest.fixture
@@ -52,23 +53,37 @@ def several(tmp_path: Path) -> Several:
 
 def test_one_backup_holds_every_persistent_database_and_its_mount_point(several: Several) -> None:
     manifest = several.create().manifest
-    assert [(entry.name, entry.mount_point) for entry in manifest.databases] == [("main", "/"), ("catalog", "/catalog")]
-    assert (manifest.contents, manifest.cuts, manifest.status) == ("all", "still", "complete")
+    assert [(entry.name, entry.mount_point) for entry in manifest.databases] == [
+        ("main", "/"),
+        ("catalog", "/catalog"),
+    ]
+    assert (manifest.contents, manifest.consistency, manifest.status) == ("all", "consistent", "complete")
     assert agree(several.restored()) == 3
     assert set(several.restored(databases=("catalog",))) == {"catalog"}
-    assert (several.directory / "out" / "Data.fs").read_bytes() == several.files("catalog").data_fs.read_bytes()
+    assert (several.directory / "out" / "Data.fs").read_bytes() == several.files(
+        "catalog"
+    ).data_fs.read_bytes()
     for level in get_args(verifying.Level):
-        backup, options = several.catalog().backup(manifest.id), verifying.Options(level=level)
+        backup, options = several.catalog().backup(manifest.id), verifying.VerifyOptions(level=level)
         report = verifying.verify(several.repository, vault.SITE, backup, options, several.progress)
         assert report.ok and not report.source
 
 
-def test_the_log_of_several_databases_is_in_the_order_of_time(several: Several, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_log_of_several_databases_is_in_the_order_of_time(
+    several: Several, capsys: pytest.CaptureFixture[str]
+) -> None:
     several.create()
     where = ["--repository", str(several.directory / "repository"), "--site", vault.SITE]
     assert run([*where, "log", "--json", "-n", "6"]) == 0
     rows = json.loads(capsys.readouterr().out)["transactions"]
-    assert [row["description"] for row in rows] == ["one alone", "commit 3", "commit 3", "commit 2", "commit 2", "commit 1"]
+    assert [row["description"] for row in rows] == [
+        "one alone",
+        "commit 3",
+        "commit 3",
+        "commit 2",
+        "commit 2",
+        "commit 1",
+    ]
     assert {row["database"] for row in rows[1:3]} == {"main", "catalog"}
 
 
@@ -83,35 +98,43 @@ def test_backups_of_a_busy_site_never_hold_half_of_a_commit(tmp_path: Path, pack
     made: list[Manifest] = []
     try:
         # how often there is a still moment depends on the machine: that there is none at all would be wrong
-        while [manifest.cuts for manifest in made].count("still") < 5 and len(made) < 40:
+        while [manifest.consistency for manifest in made].count("consistent") < 5 and len(made) < 40:
             grown(several.files("catalog").data_fs)
             made.append(several.create().manifest)
     finally:
         stop.touch()
         assert process.wait(30) == 0
-    assert [manifest.cuts for manifest in made].count("still") == 5
-    numbers = [agree(several.restored(backup=manifest.id)) for manifest in made if manifest.cuts == "still"]
+    assert [manifest.consistency for manifest in made].count("consistent") == 5
+    numbers = [
+        agree(several.restored(backup=manifest.id))
+        for manifest in made
+        if manifest.consistency == "consistent"
+    ]
     assert numbers == sorted(numbers) and numbers[-1] > numbers[0]
     several.create()
     assert several.restored() == several.in_place()
 
 
-def test_a_commit_that_stays_between_vote_and_finish_is_said(several: Several, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_that_stays_between_vote_and_finish_is_said(
+    several: Several, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(creating.time, "sleep", pauses.append)
     made: list[Manifest] = []
     with several.opened(between=lambda: made.append(several.create().manifest)) as writer:
         writer.shared()
-    assert made[0].cuts == "moving"
-    assert tuple(pauses) == creating.STILL_PAUSES
+    assert made[0].consistency == "uncoordinated"
+    assert tuple(pauses) == CONSISTENCY_PAUSES
     assert all("never still" in entry.warnings[-1] for entry in made[0].databases)
-    moving = restoring.plan(several.repository, vault.SITE, several.site, restoring.Options())
+    moving = restoring.plan(several.repository, vault.SITE, several.site, restoring.RestoreOptions())
     assert ["never still" in note for note in moving.notes] == [True]
-    assert several.create().manifest.cuts == "still"
+    assert several.create().manifest.consistency == "consistent"
     assert agree(several.restored()) == 4
 
 
-def test_a_commit_that_finishes_meanwhile_is_in_the_backup_whole(several: Several, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_that_finishes_meanwhile_is_in_the_backup_whole(
+    several: Several, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A create finds a commit finished in one database; it goes on while the create waits."""
     halfway, go_on = threading.Event(), threading.Event()
 
@@ -132,11 +155,13 @@ def test_a_commit_that_finishes_meanwhile_is_in_the_backup_whole(several: Severa
 
         monkeypatch.setattr(creating.time, "sleep", pause)
         manifest = several.create().manifest
-    assert manifest.cuts == "still"
+    assert manifest.consistency == "consistent"
     assert agree(several.restored()) == 4
 
 
-def test_a_pack_while_the_cuts_are_taken_makes_it_start_over(several: Several, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pack_while_the_cuts_are_taken_makes_it_start_over(
+    several: Several, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The descriptor that was opened first does not see what is committed to the packed file."""
     find_base = FileStorageCapture.find_base
     packed: list[str] = []
@@ -157,7 +182,7 @@ def test_a_pack_while_the_cuts_are_taken_makes_it_start_over(several: Several, m
     made = several.create().manifest
     assert packed == ["main"]
     assert any("starting over" in note for note in several.progress.notes)
-    assert made.cuts == "still"
+    assert made.consistency == "consistent"
     assert agree(several.restored()) == 4
 
 
@@ -166,10 +191,20 @@ def test_all_storages_are_copied_before_the_first_blob(several: Several) -> None
     several.progress.on_phase = phases.append
     several.create()
     assert phases == ["storage", "storage", "blobs", "blobs"]
-    steps = [step for database in plan(several.site, several.repository, None).document()["databases"] for step in database["steps"]]
-    assert [(step["order"], step["what"], step["database"]) for step in sorted(steps, key=lambda step: step["order"])] == [
-        (1, "storage", "main"), (2, "storage", "catalog"), (3, "blobs", "main"), (4, "blobs", "catalog"),
-    ]  # fmt: skip
+    steps = [
+        step
+        for database in plan(several.site, several.repository, None).document()["databases"]
+        for step in database["steps"]
+    ]
+    assert [
+        (step["order"], step["what"], step["database"])
+        for step in sorted(steps, key=lambda step: step["order"])
+    ] == [
+        (1, "storage", "main"),
+        (2, "storage", "catalog"),
+        (3, "blobs", "main"),
+        (4, "blobs", "catalog"),
+    ]
 
 
 # Databases that fail, come and go
@@ -196,15 +231,17 @@ def test_a_database_that_is_added_leaves_the_others_on_their_line(several: Sever
     added = several.create()
     manifest = added.manifest
     assert (manifest.status, manifest.contents, added.findings) == ("complete", "all", [])
-    assert manifest.line == first.line and manifest.parent == first.id
+    assert manifest.timeline == first.timeline and manifest.parent == first.id
     assert manifest.reason.code == "first" and manifest.reason.text.startswith("users: ")
     tid = first.databases[0].last_tid
     assert several.catalog().backup(first.id).reach.eligible
-    options = restoring.Options(request=ToTid(str(tid)), output=several.directory / "out")
+    options = restoring.RestoreOptions(request=ToTid(str(tid)), output=several.directory / "out")
     done = restoring.plan(several.repository, vault.SITE, None, options)
     assert done.target.cuts[0].last_tid == tid
     assert several.create().manifest.reason.code == "unchanged"
-    older = restoring.plan(several.repository, vault.SITE, several.site, restoring.Options(backup=first.id))
+    older = restoring.plan(
+        several.repository, vault.SITE, several.site, restoring.RestoreOptions(backup=first.id)
+    )
     assert older.notes == ["users is not in this backup and stays as it is: it may not fit to the others"]
 
 
@@ -215,7 +252,7 @@ def test_a_database_that_is_taken_out_is_said_once_and_its_backups_stay(several:
     assert not made.skipped
     assert [finding for finding in made.findings if f"catalog of backup {first.id}" in finding]
     assert made.manifest.databases[0].warnings == made.findings
-    assert made.manifest.line == first.line
+    assert made.manifest.timeline == first.timeline
     assert several.create().findings == []
     assert several.create(skip_unchanged=True).skipped
     assert set(several.restored(backup=first.id, databases=("catalog",))) == {"catalog"}
@@ -223,10 +260,12 @@ def test_a_database_that_is_taken_out_is_said_once_and_its_backups_stay(several:
         several.restore(backup=first.id)
     several.write_conf(NAMES)
     again = several.create().manifest
-    assert again.line == first.line and {entry.transactions_added for entry in again.databases} == {0}
+    assert again.timeline == first.timeline and {entry.transactions_added for entry in again.databases} == {0}
 
 
-def test_a_database_that_moved_and_goes_on_is_the_same_and_another_one_is_refused(several: Several, tmp_path: Path) -> None:
+def test_a_database_that_moved_and_goes_on_is_the_same_and_another_one_is_refused(
+    several: Several, tmp_path: Path
+) -> None:
     several.create()
     shutil.copytree(several.directory / "catalog", tmp_path / "moved")
     several.write_conf(NAMES, catalog=str(tmp_path / "moved"))
@@ -241,7 +280,11 @@ def test_a_database_that_moved_and_goes_on_is_the_same_and_another_one_is_refuse
 
 def test_a_site_whose_databases_all_have_other_names_is_refused(several: Several) -> None:
     several.create()
-    text = several.conf.read_text().replace("<zodb_db main>", "<zodb_db 1>").replace("<zodb_db catalog>", "<zodb_db 2>")
+    text = (
+        several.conf.read_text()
+        .replace("<zodb_db main>", "<zodb_db 1>")
+        .replace("<zodb_db catalog>", "<zodb_db 2>")
+    )
     several.conf.write_text(text)
     with pytest.raises(WrongSource, match=r"none of its databases \(main, catalog\) is called 1 or 2"):
         several.create()
@@ -256,7 +299,7 @@ def test_one_database_packed_is_full_for_that_one_only(several: Several) -> None
         db.close()
     made = several.create().manifest
     assert (made.how, made.reason.code, made.reason.text[:9]) == ("full", "packed", "catalog: ")
-    assert made.line == first.line
+    assert made.timeline == first.timeline
     assert made.databases[0].transactions_added == 0
     assert several.restored() == several.in_place()
     assert agree(several.restored(backup=first.id)) == 3
@@ -274,7 +317,7 @@ def test_restoring_the_newest_state_and_packing_is_no_other_line(several: Severa
     for db in dbs.values():
         db.close()
     made = several.create().manifest
-    assert (made.reason.code, made.line) == ("packed", first.line)
+    assert (made.reason.code, made.timeline) == ("packed", first.timeline)
 
 
 def test_going_back_with_one_database_is_noted_for_that_one(several: Several) -> None:
@@ -294,7 +337,7 @@ def test_going_back_with_one_database_is_noted_for_that_one(several: Several) ->
         db.close()
     made = several.create().manifest
     assert made.reason.code == "packed" and made.reason.text.startswith("main: ")
-    assert len(made.line) == 2, "what catalog has left behind is no past of the site"
+    assert len(made.timeline) == 2, "what catalog has left behind is no past of the site"
 
 
 def test_a_database_whose_file_is_gone_comes_back_and_only_what_is_there_is_saved(several: Several) -> None:
@@ -334,7 +377,9 @@ def test_a_process_that_has_one_of_the_databases_open_keeps_all_as_they_are(seve
     assert agree(several.in_place()) == 3
 
 
-def test_another_site_of_the_same_databases_is_a_target_and_no_restore_of_the_site_itself(several: Several, tmp_path: Path) -> None:
+def test_another_site_of_the_same_databases_is_a_target_and_no_restore_of_the_site_itself(
+    several: Several, tmp_path: Path
+) -> None:
     backup = several.create().manifest
     site = tmp_path / "staging.conf"
     text = several.conf.read_text()
@@ -343,13 +388,20 @@ def test_another_site_of_the_same_databases_is_a_target_and_no_restore_of_the_si
     site.write_text(text)
     several.restore(site=read_site(site, vault.SITE, os.environ), elsewhere=True)
     for name in NAMES:
-        assert state_of(tmp_path / "staging" / name / "Data.fs", tmp_path / "staging" / name / "blobs") == several.in_place()[name]
+        assert (
+            state_of(tmp_path / "staging" / name / "Data.fs", tmp_path / "staging" / name / "blobs")
+            == several.in_place()[name]
+        )
     assert several.catalog().backup(backup.id).facts.restored == []
     several.restore(elsewhere=True)
-    assert len(several.catalog().backup(backup.id).facts.restored) == 1, "the other configuration was the site itself"
+    assert len(several.catalog().backup(backup.id).facts.restored) == 1, (
+        "the other configuration was the site itself"
+    )
 
 
-def test_an_interrupted_restore_of_several_is_put_back_together(several: Several, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_restore_of_several_is_put_back_together(
+    several: Several, monkeypatch: pytest.MonkeyPatch
+) -> None:
     several.create()
     with several.opened() as writer:
         writer.shared()
@@ -374,9 +426,16 @@ def test_an_interrupted_restore_of_several_is_put_back_together(several: Several
     for name in NAMES:
         with pytest.raises(TargetRefused, match="only together they fit"):
             several.restore(databases=(name,))
-        where = ["--repository", str(several.directory / "repository"), "--site", vault.SITE, "--zope-conf", str(several.conf)]
+        where = [
+            "--repository",
+            str(several.directory / "repository"),
+            "--site",
+            vault.SITE,
+            "--zope-conf",
+            str(several.conf),
+        ]
         assert run([*where, "restore", "--abort", "--database", name]) == 1
-    places = [place_of_database(one) for one in several.site.databases]
+    places = [paths_of_database(one) for one in several.site.databases]
     assert {journal.database for journal in abort(places)} == set(NAMES)
     assert agree(several.in_place()) == 4
 
@@ -392,19 +451,33 @@ def test_a_clock_that_was_put_back_does_not_save_the_blobs_that_clients_have_see
         site.storage.next_moment += timedelta(hours=1)
         late = site.put(late=noise(300, 2))
     newer = one.create().manifest.id
-    client = Database(name="main", backend="zeo", blob_mode="server", blob_dir=str(tmp_path / "cache"), options={"server": "8100"})
+    client = Database(
+        name="main",
+        backend="zeo",
+        blob_mode="server",
+        blob_dir=str(tmp_path / "cache"),
+        options={"server": "8100"},
+    )
     clients = (Site(name="client", config="client.conf", databases=(client,)),)
 
     def restored(backup: str) -> list[str]:
-        options = restoring.Options(backup=backup, safety_backup=False, clients=clients)
-        return restoring.execute(one.repository, restoring.plan(one.repository, vault.SITE, one.site, options), vault.SITE, one.progress).caches
+        options = restoring.RestoreOptions(backup=backup, safety_backup=False, clients=clients)
+        return restoring.execute(
+            one.repository,
+            restoring.plan(one.repository, vault.SITE, one.site, options),
+            vault.SITE,
+            one.progress,
+        ).caches
 
     restored(older)
     with OpenSite(files.data_fs.parent) as site:
         left = site.put(left=noise(300, 3))
     assert left < late
     (tmp_path / "cache" / "5").mkdir(parents=True)
-    paths = {tid: tmp_path / "cache" / "5" / f"0.{tid.hex()}.blob" for tid in (factories.tid_at(factories.START), left, late)}
+    paths = {
+        tid: tmp_path / "cache" / "5" / f"0.{tid.hex()}.blob"
+        for tid in (factories.tid_at(factories.START), left, late)
+    }
     for path in paths.values():
         path.write_bytes(b"cached")
     assert restored(newer) == [str(paths[left]), str(paths[late])]

@@ -41,12 +41,17 @@ def main() -> int:
     options = parser.parse_args()
     begin, happened, failed = time.monotonic(), Counter[str](), []
     with ProcessPoolExecutor(options.processes) as pool:
-        for seed, events, failure in pool.map(run, range(options.first, options.first + options.count), chunksize=4):
+        for seed, events, failure in pool.map(
+            run, range(options.first, options.first + options.count), chunksize=4
+        ):
             happened.update(events)
             if failure:
                 failed.append(seed)
                 print(f"--- seed {seed}\n{failure}", flush=True)
-    print(f"{options.count} histories in {time.monotonic() - begin:.0f} s: " + ", ".join(f"{what} {n}" for what, n in sorted(happened.items())))
+    print(
+        f"{options.count} histories in {time.monotonic() - begin:.0f} s: "
+        + ", ".join(f"{what} {n}" for what, n in sorted(happened.items()))
+    )
     print(f"failed: {failed or 'none'}")
     return 1 if failed else 0
 

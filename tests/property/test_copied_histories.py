@@ -15,10 +15,11 @@ import pytest
 from vaulted_history import SITE, Killed, Mortal, Vaulted
 
 from zodb_vault.cli.progress import Silent
-from zodb_vault.operations import copy as copying
-from zodb_vault.operations import restore, verify
 from zodb_vault.operations.catalog import Catalog
-from zodb_vault.repository import sealing
+from zodb_vault.operations.copy import run as copying
+from zodb_vault.operations.restore import run as restore
+from zodb_vault.operations.verify import run as verify
+from zodb_vault.repository import encryption
 from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
 
@@ -45,7 +46,9 @@ def copied(vaulted: Vaulted, store: LocalStore, key: Key | None, chance: random.
     target = opened(store, key)
     target.store = place
     try:
-        copying.copy(vaulted.repository, target, SITE, Silent(), copying.Options(decrypt=not key, workers=1))
+        copying.copy(
+            vaulted.repository, target, SITE, Silent(), copying.CopyOptions(decrypt=not key, workers=1)
+        )
         return True
     except Killed:
         return False
@@ -54,9 +57,11 @@ def copied(vaulted: Vaulted, store: LocalStore, key: Key | None, chance: random.
         vaulted.clock.seconds += 2
 
 
-def content_of(repository: Repository, backup: str, output: Path) -> tuple[bytes, dict[tuple[bytes, bytes], str]]:
+def content_of(
+    repository: Repository, backup: str, output: Path
+) -> tuple[bytes, dict[tuple[bytes, bytes], str]]:
     """Return what a backup gives back."""
-    options = restore.Options(backup=backup, output=output, allow_incomplete=True)
+    options = restore.RestoreOptions(backup=backup, output=output, allow_incomplete=True)
     restore.execute(repository, restore.plan(repository, SITE, None, options), SITE, Silent())
     return (output / "Data.fs").read_bytes(), oracle.blob_files(output / "Data.fs", output / "blobs")
 
@@ -68,14 +73,16 @@ def require_recipient(directory: Path, key: Key | None) -> None:
     identity = pyrage.x25519.Identity.from_str(key[1].read_text().splitlines()[1]) if key else None
     for path in (path for path in (directory / "objects").rglob("*") if path.is_file()):
         data = path.read_bytes()
-        assert data.startswith(sealing.MAGIC) == bool(key), path
+        assert data.startswith(encryption.MAGIC) == bool(key), path
         if identity:
             assert data.count(b"\n-> X25519 ") == 1
             assert pyrage.decrypt(data, [identity])
 
 
 @pytest.mark.parametrize("seed", range(HISTORIES))
-def test_a_copy_gives_back_what_its_source_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_a_copy_gives_back_what_its_source_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
     keys.inside(monkeypatch)
     monkeypatch.setattr(copying, "NOTE_BYTES", 1)
     before, after = keys.x25519(tmp_path / "before"), keys.x25519(tmp_path / "after")
@@ -98,7 +105,13 @@ def test_a_copy_gives_back_what_its_source_does(tmp_path: Path, monkeypatch: pyt
         assert Catalog(target, SITE).listing.backups == known
         for number, backup in enumerate(known):
             for level in ("bytes", "records"):
-                report = verify.verify(target, SITE, Catalog(target, SITE).backup(backup), verify.Options(level=level), Silent())
+                report = verify.verify(
+                    target,
+                    SITE,
+                    Catalog(target, SITE).backup(backup),
+                    verify.VerifyOptions(level=level),
+                    Silent(),
+                )
                 assert report.ok, (backup, report.damage)
             wanted = content_of(vaulted.repository, backup, tmp_path / f"of-source-{number}")
             assert content_of(target, backup, tmp_path / f"of-copy-{number}") == wanted, backup

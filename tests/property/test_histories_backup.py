@@ -25,6 +25,21 @@ def test_everything_backed_up_is_restored_as_the_model_says(tmp_path: Path, firs
 def test_everything_that_is_to_happen_does(tmp_path: Path) -> None:
     happened: set[str] = set()
     for seed in range(10):
-        happened |= {event for event, count in vaulted_history.run(tmp_path / str(seed), seed, steps=30).items() if count}
+        happened |= {
+            event
+            for event, count in vaulted_history.run(tmp_path / str(seed), seed, steps=30).items()
+            if count
+        }
     reasons = {"first", "continued", "unchanged", "packed", "diverged", "forced"}
-    assert happened >= {*reasons, "killed", "left", "returned", "refused", "restored", "lists", "joined", "parts", "rewritten"}
+    assert happened >= {
+        *reasons,
+        "killed",
+        "left",
+        "returned",
+        "refused",
+        "restored",
+        "lists",
+        "joined",
+        "parts",
+        "rewritten",
+    }

@@ -20,9 +20,9 @@ import pytest
 import vault
 
 from zodb_vault.model.source import Database
-from zodb_vault.strategies import portable
-from zodb_vault.strategies.mirror import held
-from zodb_vault.strategies.opening import Source
+from zodb_vault.strategies.portable import sync
+from zodb_vault.strategies.portable.mirror import held
+from zodb_vault.strategies.portable.reader import Source
 
 MIRRORS = int(os.environ.get("ZODB_VAULT_MIRRORS", "25"))
 STEPS = 40
@@ -84,8 +84,12 @@ class Following:
         database = Database(name="main", backend="zeo", options={"server": "nowhere"})
         progress = vault.Quiet()
         done = False
-        with held(self.mirror) as mirror, contextlib.closing(Source(database, text, mirror.cache)) as source, self.killing(killed):
-            update = portable.Update(mirror, source, "machine", progress)
+        with (
+            held(self.mirror) as mirror,
+            contextlib.closing(Source(database, text, mirror.cache)) as source,
+            self.killing(killed),
+        ):
+            update = sync.Update(mirror, source, "machine", progress)
             update.run(renew=None, take_over=False)
             self.happened["copied"] += update.copied
             self.happened["anew"] += any("anew" in note for note in progress.notes)
@@ -101,19 +105,19 @@ class Following:
             yield
             return
         name, left = self.random.choice(MOMENTS), self.random.randrange(1, 6)
-        real = getattr(portable.Copy, name)
+        real = getattr(sync.Copy, name)
 
         def dying(*arguments: Any) -> Any:
             nonlocal left
             left -= 1
             if left <= 0:
-                patch.setattr(portable.Copy, "_settle", lambda _self: None)
+                patch.setattr(sync.Copy, "_settle", lambda _self: None)
                 raise Killed
             return real(*arguments)
 
         with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Killed):
-            patch.setattr(portable, "BATCH_BYTES", 3000)
-            patch.setattr(portable.Copy, name, dying)
+            patch.setattr(sync, "BATCH_BYTES", 3000)
+            patch.setattr(sync.Copy, name, dying)
             yield
 
     def spoil(self) -> None:
@@ -125,7 +129,9 @@ class Following:
                 if file:
                     file.write(self.random.randbytes(self.random.randrange(200)))
             for path in mirror.blob_dir.rglob("*.blob"):
-                if f"0x{int(path.stem, 16):016x}" > known and (checked is None or f"0x{int(path.stem, 16):016x}" > (checked.kept_until or "0x")):
+                if f"0x{int(path.stem, 16):016x}" > known and (
+                    checked is None or f"0x{int(path.stem, 16):016x}" > (checked.kept_until or "0x")
+                ):
                     path.chmod(0o600)
                     path.write_bytes(b"")
 

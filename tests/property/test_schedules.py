@@ -16,9 +16,10 @@ import pytest
 from schedules import Lost, Schedules
 
 from zodb_vault.errors import Damage
-from zodb_vault.operations import copy as copying
-from zodb_vault.operations import deletion, sweep
-from zodb_vault.repository.running import Run
+from zodb_vault.operations.copy import run as copying
+from zodb_vault.operations.prune import sweep
+from zodb_vault.operations.prune import trash as deletion
+from zodb_vault.repository.markers import Run
 
 COUNT = int(os.environ.get("ZODB_VAULT_SCHEDULES", "200"))
 FIRST = int(os.environ.get("ZODB_VAULT_SCHEDULES_FIRST", "0"))
@@ -32,19 +33,38 @@ def test_no_backup_ever_loses_an_object(tmp_path: Path, monkeypatch: pytest.Monk
     for seed in range(FIRST + part, FIRST + COUNT, PARTS):
         happened.update(schedules.run(seed))
     print(f"seeds {FIRST + part} to {FIRST + COUNT - 1}, every {PARTS}.: {dict(sorted(happened.items()))}")
-    assert {"create: done", "prune: done", "restore: done", "undelete: done", "delete: done"} <= happened.keys()
+    assert {
+        "create: done",
+        "prune: done",
+        "restore: done",
+        "undelete: done",
+        "delete: done",
+    } <= happened.keys()
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_no_backup_lacks_an_object_where_others_are_copied_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
+def test_no_backup_lacks_an_object_where_others_are_copied_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int
+) -> None:
     schedules, happened = Schedules(tmp_path, monkeypatch), Counter[str]()
     for seed in range(FIRST + part, FIRST + COUNT // 2, PARTS):
         happened.update(schedules.run(seed, copies=True))
-    print(f"seeds {FIRST + part} to {FIRST + COUNT // 2 - 1}, every {PARTS}.: {dict(sorted(happened.items()))}")
-    assert {"copy: done", "copy: InUse", "another copy: done", "prune there: done", "restore there: done", "create there: done"} <= happened.keys()
+    print(
+        f"seeds {FIRST + part} to {FIRST + COUNT // 2 - 1}, every {PARTS}.: {dict(sorted(happened.items()))}"
+    )
+    assert {
+        "copy: done",
+        "copy: InUse",
+        "another copy: done",
+        "prune there: done",
+        "restore there: done",
+        "create there: done",
+    } <= happened.keys()
 
 
-def test_no_backup_lacks_an_object_where_others_are_encoded_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_backup_lacks_an_object_where_others_are_encoded_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     schedules, happened = Schedules(tmp_path, monkeypatch, anew=True), Counter[str]()
     for seed in range(FIRST, FIRST + COUNT // 4):
         happened.update(schedules.run(seed, copies=True))
@@ -56,7 +76,9 @@ def without_the_second_look(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sweep._Sweep, "_second_look", lambda _self: set())
 
 
-def test_a_backup_that_is_due_comes_back_at_every_call_of_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backup_that_is_due_comes_back_at_every_call_of_the_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     schedules = Schedules(tmp_path, monkeypatch)
     outcomes = schedules.undelete_at_every_call_of_a_prune()
     assert outcomes == {"inner done", "inner BackupMissing", "outer done"}
@@ -65,7 +87,9 @@ def test_a_backup_that_is_due_comes_back_at_every_call_of_the_sweep(tmp_path: Pa
         schedules.undelete_at_every_call_of_a_prune()
 
 
-def test_a_backup_is_swept_at_every_call_of_its_restore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backup_is_swept_at_every_call_of_its_restore(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     schedules = Schedules(tmp_path, monkeypatch)
     outcomes = schedules.prunes_at_every_call_of_a_restore()
     assert outcomes == {"inner done", "outer done", "outer BackupMissing"}
@@ -74,7 +98,9 @@ def test_a_backup_is_swept_at_every_call_of_its_restore(tmp_path: Path, monkeypa
         schedules.prunes_at_every_call_of_a_restore()
 
 
-def test_an_interrupted_run_is_forgotten_at_every_call_of_the_create_that_goes_on_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_is_forgotten_at_every_call_of_the_create_that_goes_on_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It starts over without it, or learns that it was taken for dead; what was swept by the rules is no damage. Once seeds 13, 1207 and 1636."""
     outcomes = Schedules(tmp_path, monkeypatch).forgotten_at_every_call_of_a_create()
     assert outcomes == {"inner done", "outer done", "outer InUse"}
@@ -85,7 +111,7 @@ def without_care_for_copies(patch: pytest.MonkeyPatch) -> None:
 
 
 def without_care_for_prunes(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(copying, "standing", lambda _target: [])
+    patch.setattr(copying, "marker_states", lambda _target: [])
 
 
 @pytest.mark.parametrize(
@@ -97,7 +123,11 @@ def without_care_for_prunes(patch: pytest.MonkeyPatch) -> None:
     ids=["a prune within a copy", "a copy within a prune"],
 )
 def test_all_is_swept_at_every_call_of_a_copy_and_copied_at_every_call_of_a_sweep(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outer_copies: bool, broken: Callable[[pytest.MonkeyPatch], None], outcomes: set[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    outer_copies: bool,
+    broken: Callable[[pytest.MonkeyPatch], None],
+    outcomes: set[str],
 ) -> None:
     """Encoded anew, after an interrupted one: it relies on what the trash and the marker of a dead run name."""
     schedules = Schedules(tmp_path, monkeypatch, anew=True)
@@ -118,7 +148,15 @@ def without_grace(patch: pytest.MonkeyPatch) -> None:
 
 def without_uses(patch: pytest.MonkeyPatch) -> None:
     start = Run.start.__func__  # type: ignore[attr-defined]
-    patch.setattr(Run, "start", classmethod(lambda cls, store, site, what, run, _uses, adopted=None: start(cls, store, site, what, run, [], adopted)))
+    patch.setattr(
+        Run,
+        "start",
+        classmethod(
+            lambda cls, store, site, what, run, _uses, adopted=None: start(
+                cls, store, site, what, run, [], adopted
+            )
+        ),
+    )
 
 
 def without_care_for_what_is_not_noted(patch: pytest.MonkeyPatch) -> None:
@@ -140,18 +178,20 @@ def without_the_trashed_manifest_first(patch: pytest.MonkeyPatch) -> None:
 
 
 def without_looking_at_markers(patch: pytest.MonkeyPatch) -> None:
-    look = sweep.look
+    look = sweep.read_references
 
     def blind(repository: Any) -> Any:
         return look(repository)._replace(markers={})
 
-    patch.setattr(sweep, "look", blind)
+    patch.setattr(sweep, "read_references", blind)
 
 
 def without_an_undelete_marker(patch: pytest.MonkeyPatch) -> None:
     start = deletion.Run.start.__func__  # type: ignore[attr-defined]
 
-    def started(cls: Any, store: Any, site: str, what: str, run: str, uses: list[str], adopted: Any = None) -> Any:
+    def started(
+        cls: Any, store: Any, site: str, what: str, run: str, uses: list[str], adopted: Any = None
+    ) -> Any:
         return start(cls, store, site, what, run, [] if what in ("undelete", "delete") else uses, adopted)
 
     patch.setattr(Run, "start", classmethod(started))
@@ -168,7 +208,9 @@ MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[str, ...]] = {
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
-def test_a_broken_rule_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mutant: Callable[[pytest.MonkeyPatch], None]) -> None:
+def test_a_broken_rule_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mutant: Callable[[pytest.MonkeyPatch], None]
+) -> None:
     schedules = Schedules(tmp_path, monkeypatch)
     mutant(monkeypatch)
     for seed in range(MOST):
@@ -179,5 +221,3 @@ def test_a_broken_rule_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
             print(f"found with seed {seed}: {error}")
             return
     pytest.fail("no schedule has found it")
-
-

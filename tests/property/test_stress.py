@@ -16,7 +16,7 @@ import writer
 from factories import SiteFiles
 
 from zodb_vault.errors import SourceChanged
-from zodb_vault.operations import indexing
+from zodb_vault.operations.restore import index as indexing
 
 SECONDS = 20.0
 PAUSE = 0.05
@@ -26,7 +26,18 @@ PAUSE = 0.05
 def running_writer(files: SiteFiles, log: Path, *options: str) -> Iterator[None]:
     """Run the writer until the block ends; require that it ended well."""
     stop = log.with_name("stop")
-    script = [sys.executable, "-W", "error", writer.__file__, *map(str, (*files, log)), "--seconds", "600", "--stop-file", str(stop), *options]
+    script = [
+        sys.executable,
+        "-W",
+        "error",
+        writer.__file__,
+        *map(str, (*files, log)),
+        "--seconds",
+        "600",
+        "--stop-file",
+        str(stop),
+        *options,
+    ]
     process = subprocess.Popen(script)
     try:
         wait_for(lambda: log.exists() and len(writer.read_log(log)) > 3)
@@ -47,7 +58,9 @@ def wait_for(condition: object, seconds: float = 60.0) -> None:
 
 
 @pytest.mark.parametrize("keep_old", ["--keep-old", "--no-keep-old"])
-def test_every_backup_beside_a_writer_that_packs_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_old: str) -> None:
+def test_every_backup_beside_a_writer_that_packs_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_old: str
+) -> None:
     files, log = SiteFiles(tmp_path / "Data.fs", tmp_path / "blobs"), tmp_path / "log"
     made, given_up = [], 0
     with running_writer(files, log, "--pack-every", "0.3", keep_old):

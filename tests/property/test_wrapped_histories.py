@@ -23,8 +23,9 @@ from wrapped import WrappedSite
 from ZODB.POSException import POSKeyError, UndoError
 
 from zodb_vault.config.zopeconf import read_site
-from zodb_vault.operations import create as creating
-from zodb_vault.operations import restore as restoring
+from zodb_vault.operations.create import run as creating
+from zodb_vault.operations.create.options import CreateOptions
+from zodb_vault.operations.restore import run as restoring
 from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
 
@@ -52,7 +53,10 @@ class Walk:
     def run(self) -> None:
         self.put()
         for _ in range(STEPS):
-            name = self.random.choices(["put", "undo", "remove", "pack", "lose", "find", "back_up", "go_back"], [8, 2, 1, 1, 1, 2, 5, 1])[0]
+            name = self.random.choices(
+                ["put", "undo", "remove", "pack", "lose", "find", "back_up", "go_back"],
+                [8, 2, 1, 1, 1, 2, 5, 1],
+            )[0]
             getattr(self, name)()
             self.happened[name] += 1
         self.back_up()
@@ -102,7 +106,9 @@ class Walk:
             self.restore(self.random.choice(self.complete), None)
             after = self.place.objects()
             assert after.items() >= before.items() and all(key.startswith("blobs/") for key in after)
-            assert not [record for one in self.site.transactions() for record in one.records if self.is_gone(record)]
+            assert not [
+                record for one in self.site.transactions() for record in one.records if self.is_gone(record)
+            ]
 
     def is_gone(self, record: Any) -> bool:
         return record.blob == oracle.MISSING
@@ -110,14 +116,26 @@ class Walk:
     def restore(self, backup: str, output: Path | None) -> None:
         site = None if output else read_site(self.conf, vault.SITE, {})
         # after a pack a small database may share no transaction with its backups
-        options = restoring.Options(
-            backup=backup, output=output, allow_incomplete=output is not None, safety_backup=False, replace=True, replace_blobs=output is None
+        options = restoring.RestoreOptions(
+            backup=backup,
+            output=output,
+            allow_incomplete=output is not None,
+            safety_backup=False,
+            replace=True,
+            replace_blobs=output is None,
         )
-        restoring.execute(self.repository, restoring.plan(self.repository, vault.SITE, site, options), vault.SITE, vault.Quiet())
+        restoring.execute(
+            self.repository,
+            restoring.plan(self.repository, vault.SITE, site, options),
+            vault.SITE,
+            vault.Quiet(),
+        )
 
     def back_up(self) -> None:
         site = read_site(self.conf, vault.SITE, {})
-        manifest = creating.create(self.repository, site, creating.Options(workers=self.random.choice([1, 2])), vault.Quiet()).manifest
+        manifest = creating.create(
+            self.repository, site, CreateOptions(workers=self.random.choice([1, 2])), vault.Quiet()
+        ).manifest
         output = self.directory / f"restored-{manifest.id}"
         self.restore(manifest.id, output)
         section = BASES[self.base].format(output)
@@ -128,7 +146,11 @@ class Walk:
         assert [self.plain(one) for one in found] == [self.plain(one) for one in theirs]
         blobs, source = self.blobs(found), self.blobs(theirs)
         assert all(blobs[key] == digest for key, digest in source.items() if digest != oracle.MISSING)
-        assert all(blobs[key] in (self.held.get(key), oracle.MISSING) for key, digest in source.items() if digest == oracle.MISSING)
+        assert all(
+            blobs[key] in (self.held.get(key), oracle.MISSING)
+            for key, digest in source.items()
+            if digest == oracle.MISSING
+        )
         assert manifest.status == ("incomplete" if oracle.MISSING in blobs.values() else "complete")
         self.happened |= Counter({manifest.reason.code: 1, manifest.status: 1})
         if manifest.status == "complete":
@@ -139,7 +161,12 @@ class Walk:
         return one._replace(records=[record._replace(blob=None) for record in one.records])
 
     def blobs(self, transactions: list[oracle.Transaction]) -> dict[tuple[bytes, bytes], str]:
-        return {(record.oid, one.tid): record.blob for one in transactions for record in one.records if record.blob is not None}
+        return {
+            (record.oid, one.tid): record.blob
+            for one in transactions
+            for record in one.records
+            if record.blob is not None
+        }
 
 
 @pytest.mark.parametrize("base", BASES)

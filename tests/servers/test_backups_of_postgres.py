@@ -16,12 +16,14 @@ from relstorages import RelSite, on
 from relvault import NOISE, RelVault, by_hand, pg_restore
 from services.postgres import PASSWORD, Cluster, execute
 
-from zodb_vault.operations import scratch
-from zodb_vault.strategies import postgres as postgres_strategy
-from zodb_vault.strategies.blobfiles import BlobFiles
-from zodb_vault.strategies.relstorage import RelStorageCapture
+from zodb_vault.operations.verify import scratch
+from zodb_vault.strategies.blobs.capture import BlobFiles
+from zodb_vault.strategies.postgres import snapshot as postgres_strategy
+from zodb_vault.strategies.sql.capture import SqlCapture
 
-EACH = pytest.mark.parametrize(("history", "shared"), [(False, False), (False, True), (True, False), (True, True)])
+EACH = pytest.mark.parametrize(
+    ("history", "shared"), [(False, False), (False, True), (True, False), (True, True)]
+)
 Make = Callable[..., RelVault]
 
 
@@ -44,18 +46,24 @@ def elsewhere(vault: RelVault, postgres: Cluster, backup: str, directory: Path) 
     by_hand(vault.repository, backup, directory)
     login = postgres.database()
     pg_restore(directory / "database.dump", login)
-    return vault.site._replace(adapter=on(login), blob_dir=directory / "blobs" if vault.site.shared else directory / "cache")
+    return vault.site._replace(
+        adapter=on(login), blob_dir=directory / "blobs" if vault.site.shared else directory / "cache"
+    )
 
 
 @EACH
-def test_a_backup_is_all_there_is(make: Make, postgres: Cluster, tmp_path: Path, history: bool, shared: bool) -> None:
+def test_a_backup_is_all_there_is(
+    make: Make, postgres: Cluster, tmp_path: Path, history: bool, shared: bool
+) -> None:
     vault = make(history, shared)
     made = vault.created()
     assert (made["status"], made["reason"]["code"], made["how"]) == ("complete", "first", "full")
     assert (made["databases"][0]["blobs"] is not None) == shared
     report = vault.done("verify", "--json").document
     assert (report["damage"], report["source"]) == ([], [])
-    assert report["checked"]["rows"] > 5 and report["checked"].get("large objects", 0) == (0 if shared else 4 if history else 3)
+    assert report["checked"]["rows"] > 5 and report["checked"].get("large objects", 0) == (
+        0 if shared else 4 if history else 3
+    )
     found = elsewhere(vault, postgres, made["id"], tmp_path / "by hand")
     assert relstorages.state(found) == relstorages.state(vault.site)
     assert relstorages.history(found) == relstorages.history(vault.site)
@@ -64,7 +72,9 @@ def test_a_backup_is_all_there_is(make: Make, postgres: Cluster, tmp_path: Path,
 
 
 @EACH
-def test_what_is_committed_while_it_runs_is_there_or_not(make: Make, postgres: Cluster, tmp_path: Path, history: bool, shared: bool) -> None:
+def test_what_is_committed_while_it_runs_is_there_or_not(
+    make: Make, postgres: Cluster, tmp_path: Path, history: bool, shared: bool
+) -> None:
     vault, stop = make(history, shared), threading.Event()
     log: dict[str, dict[str, str]] = {}
 
@@ -100,7 +110,10 @@ def test_files_that_a_backup_has_are_not_stored_again(make: Make) -> None:
     with vault.site.opened() as opened:
         opened.put(logo=NOISE[5])
     after = vault.created()["databases"][0]["blobs"]
-    assert after == {"added": 1, "count": first["count"]}  # without history the new revision takes the place of the old one
+    assert after == {
+        "added": 1,
+        "count": first["count"],
+    }  # without history the new revision takes the place of the old one
 
 
 def test_a_blob_that_the_database_asks_for_and_the_directory_lacks_is_missing(make: Make) -> None:
@@ -114,7 +127,9 @@ def test_a_blob_that_the_database_asks_for_and_the_directory_lacks_is_missing(ma
 
 def test_orphans_in_the_directory_are_not_copied(make: Make) -> None:
     vault = make()
-    stray = next(path for path in sorted((vault.directory / "blobs").rglob("*.blob"))).with_name("0x03ffffffffffffff.blob")
+    stray = next(path for path in sorted((vault.directory / "blobs").rglob("*.blob"))).with_name(
+        "0x03ffffffffffffff.blob"
+    )
     stray.write_bytes(os.urandom(100))
     before = len(list((vault.directory / "blobs").rglob("*.blob")))
     assert vault.created()["databases"][0]["blobs"]["count"] == before - 1
@@ -144,7 +159,9 @@ def test_a_part_that_is_damaged_is_found(make: Make, level: str) -> None:
     assert (done.status, done.document["ok"]) == (4, False)
 
 
-def test_a_dump_that_is_whole_and_of_another_moment_is_found(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dump_that_is_whole_and_of_another_moment_is_found(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vault = make(shared=False)
     counted = postgres_strategy.Postgres.tables
 
@@ -158,7 +175,9 @@ def test_a_dump_that_is_whole_and_of_another_moment_is_found(make: Make, monkeyp
 
 
 @EACH
-def test_the_level_restore_loads_every_object_and_opens_every_blob(make: Make, history: bool, shared: bool) -> None:
+def test_the_level_restore_loads_every_object_and_opens_every_blob(
+    make: Make, history: bool, shared: bool
+) -> None:
     vault = make(history, shared)
     vault.created()
     done = vault("verify", "--level", "restore", "--json")
@@ -170,14 +189,18 @@ def test_the_level_restore_loads_every_object_and_opens_every_blob(make: Make, h
     assert (checked["objects loaded"], checked["blobs opened"]) == (objects, 3)
 
 
-def test_the_level_restore_in_a_server_that_is_given_leaves_nothing_there(make: Make, postgres: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_level_restore_in_a_server_that_is_given_leaves_nothing_there(
+    make: Make, postgres: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vault = make(shared=False)
     vault.created()
     role = postgres.role("prover", "CREATEDB")
     monkeypatch.setenv("ZODB_VAULT_SCRATCH_DSN", postgres.login("postgres", role, PASSWORD).dsn)
     monkeypatch.setattr(scratch, "program_of", None)  # no server of our own is started
     done = vault("verify", "--level", "restore", "--json")
-    assert (done.status, done.document["damage"], done.document["checked"]["blobs opened"]) == (0, [], 3), done
+    assert (done.status, done.document["damage"], done.document["checked"]["blobs opened"]) == (0, [], 3), (
+        done
+    )
     assert not [name for name in postgres.names() if name.startswith(scratch.DATABASE_PREFIX)]
     refused = vault("verify", "--level", "restore", "--scratch-dsn", vault.login.dsn)
     assert refused.status == 2
@@ -196,16 +219,18 @@ def iterate(storage: Any) -> Iterator[bytes]:
 
 
 def test_a_blob_that_no_pack_has_is_damage(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    vault, records = make(), RelStorageCapture.blobs_outside
+    vault, records = make(), SqlCapture.blobs_outside
     with monkeypatch.context() as patch:
-        patch.setattr(RelStorageCapture, "blobs_outside", lambda capture, after: list(records(capture, after))[1:])
+        patch.setattr(SqlCapture, "blobs_outside", lambda capture, after: list(records(capture, after))[1:])
         vault.created()
     done = vault("verify", "--json")
     assert (done.status, [one["what"] for one in done.document["damage"]]) == (4, ["blob"])
 
 
 @pytest.mark.parametrize("history", [False, True])
-def test_a_pack_meanwhile_starts_over(make: Make, postgres: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, history: bool) -> None:
+def test_a_pack_meanwhile_starts_over(
+    make: Make, postgres: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, history: bool
+) -> None:
     vault, copy, packed = make(history), BlobFiles.copy, list[int]()
 
     def packing(files: BlobFiles, still: Callable[..., bool]) -> None:
@@ -218,19 +243,24 @@ def test_a_pack_meanwhile_starts_over(make: Make, postgres: Cluster, tmp_path: P
     monkeypatch.setattr(BlobFiles, "copy", packing)
     done = vault("create", "--json")
     assert done.status == 0 and "starting over" in done.err, done
-    assert (done.document["status"], done.document["databases"][0]["blobs"]["count"]) == ("complete", packed[0] if history else 2)
+    assert (done.document["status"], done.document["databases"][0]["blobs"]["count"]) == (
+        "complete",
+        packed[0] if history else 2,
+    )
     found = elsewhere(vault, postgres, done.document["id"], tmp_path / "by hand")
     assert relstorages.state(found) == relstorages.state(vault.site)
 
 
-def test_what_an_interrupted_run_stored_of_the_blobs_is_used(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_an_interrupted_run_stored_of_the_blobs_is_used(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vault = make()
 
     def stopping(*_arguments: object) -> Any:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("zodb_vault.strategies.blobfiles.rewrite_packs", stopping)
+        patch.setattr("zodb_vault.strategies.blobs.capture.rewrite_packs", stopping)
         assert vault("create").status == 130
     before = {path.name for path in vault.repository.glob("objects/*/*")}
     made = vault.created()

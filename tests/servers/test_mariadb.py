@@ -44,7 +44,9 @@ CREATE TABLE new_oid (zoid BIGINT NOT NULL PRIMARY KEY AUTO_INCREMENT) ENGINE = 
 INSERT INTO commit_row_lock VALUES (0);
 CREATE PROCEDURE lock_nothing() BEGIN SELECT 'a (text), (with'' parentheses'; END
 """
-EACH = pytest.mark.parametrize(("history", "shared"), [(False, False), (False, True), (True, False), (True, True)])
+EACH = pytest.mark.parametrize(
+    ("history", "shared"), [(False, False), (False, True), (True, False), (True, True)]
+)
 Make = Callable[..., "Tables"]
 
 
@@ -68,7 +70,12 @@ class Tables:
             self.commit(number + 100, number + 50, BLOB, NOISE[number])
 
     def connect(self) -> Any:
-        return pymysql.connect(unix_socket=self.login.socket, user=self.login.user, password=self.login.password, database=self.login.name)
+        return pymysql.connect(
+            unix_socket=self.login.socket,
+            user=self.login.user,
+            password=self.login.password,
+            database=self.login.name,
+        )
 
     def commit(self, number: int, oid: int, state: bytes, blob: bytes | None = None) -> None:
         """Commit one object."""
@@ -77,15 +84,23 @@ class Tables:
             cursor.execute("SELECT tid FROM commit_row_lock FOR UPDATE")
             tid = TID + number * 1000
             if blob is not None and self.shared:
-                path = Path(FilesystemHelper(str(self.vault.site.blob_dir)).getBlobFilename(p64(oid), p64(tid)))
+                path = Path(
+                    FilesystemHelper(str(self.vault.site.blob_dir)).getBlobFilename(p64(oid), p64(tid))
+                )
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(blob)
             if self.history:
-                cursor.execute("INSERT INTO transaction VALUES (%s, FALSE, '', %s, NULL)", (tid, b"it's (one), (more)"))
-                cursor.execute("INSERT INTO object_state VALUES (%s, %s, 0, NULL, %s, %s)", (oid, tid, len(state), state))
+                cursor.execute(
+                    "INSERT INTO transaction VALUES (%s, FALSE, '', %s, NULL)", (tid, b"it's (one), (more)")
+                )
+                cursor.execute(
+                    "INSERT INTO object_state VALUES (%s, %s, 0, NULL, %s, %s)", (oid, tid, len(state), state)
+                )
                 cursor.execute("REPLACE INTO current_object VALUES (%s, %s)", (oid, tid))
             else:
-                cursor.execute("REPLACE INTO object_state VALUES (%s, %s, %s, %s)", (oid, tid, len(state), state))
+                cursor.execute(
+                    "REPLACE INTO object_state VALUES (%s, %s, %s, %s)", (oid, tid, len(state), state)
+                )
             if blob is not None and not self.shared:
                 cursor.execute("INSERT INTO blob_chunk VALUES (%s, %s, 0, %s)", (oid, tid, blob))
             connection.commit()
@@ -93,7 +108,11 @@ class Tables:
 
 def rows(login: MariaLogin) -> dict[str, Any]:
     """Return everything that is in a database."""
-    with contextlib.closing(pymysql.connect(unix_socket=login.socket, user=login.user, password=login.password, database=login.name)) as connection:
+    with contextlib.closing(
+        pymysql.connect(
+            unix_socket=login.socket, user=login.user, password=login.password, database=login.name
+        )
+    ) as connection:
         cursor = connection.cursor()
         cursor.execute("SHOW TABLES")
         names = [name for (name,) in cursor.fetchall()]
@@ -101,7 +120,9 @@ def rows(login: MariaLogin) -> dict[str, Any]:
         for name in names:
             cursor.execute(f"SELECT * FROM {name}")
             found[name] = sorted(map(repr, cursor.fetchall()))
-        cursor.execute("SELECT routine_name FROM information_schema.routines WHERE routine_schema = database()")
+        cursor.execute(
+            "SELECT routine_name FROM information_schema.routines WHERE routine_schema = database()"
+        )
         return found | {"routines": cursor.fetchall()}
 
 
@@ -111,13 +132,17 @@ def make(mariadb: Maria, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
     def make(history: bool = True, shared: bool = False) -> Tables:
         login = mariadb.database()
-        return Tables(RelVault(tmp_path, capsys, RelSite(login.section, history, tmp_path / "blobs", shared)), login)
+        return Tables(
+            RelVault(tmp_path, capsys, RelSite(login.section, history, tmp_path / "blobs", shared)), login
+        )
 
     return make
 
 
 @EACH
-def test_a_backup_is_all_there_is(make: Make, mariadb: Maria, tmp_path: Path, history: bool, shared: bool) -> None:
+def test_a_backup_is_all_there_is(
+    make: Make, mariadb: Maria, tmp_path: Path, history: bool, shared: bool
+) -> None:
     tables = make(history, shared)
     vault = tables.vault
     made = vault.created()
@@ -138,12 +163,21 @@ def test_by_hand(make: Make, mariadb: Maria, tmp_path: Path) -> None:
     vault = tables.vault
     by_hand(vault.repository, vault.created()["id"], tmp_path / "by hand")
     vault.done("restore", "--output", tmp_path / "out", "--yes")
-    assert (tmp_path / "out" / "database.sql").read_bytes() == (tmp_path / "by hand" / "database.sql").read_bytes()
+    assert (tmp_path / "out" / "database.sql").read_bytes() == (
+        tmp_path / "by hand" / "database.sql"
+    ).read_bytes()
     login = mariadb.database()
     mariadb.execute(f"GRANT SET USER ON *.* TO {login.user}@localhost")
     command = ["mariadb", f"--socket={login.socket}", f"--user={login.user}", login.name]
     with (tmp_path / "by hand" / "database.sql").open("rb") as file:
-        done = subprocess.run(command, stdin=file, capture_output=True, text=True, check=False, env=os.environ | {"MYSQL_PWD": PASSWORD})
+        done = subprocess.run(
+            command,
+            stdin=file,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"MYSQL_PWD": PASSWORD},
+        )
     assert done.returncode == 0, done.stderr
     assert rows(login) == rows(tables.login)
 
@@ -180,7 +214,9 @@ def test_nobody_waits_for_the_dump(make: Make) -> None:
     assert time.monotonic() - before < 5
 
 
-def test_a_full_database_is_refused_and_a_damaged_script_leaves_an_empty_one(make: Make, mariadb: Maria) -> None:
+def test_a_full_database_is_refused_and_a_damaged_script_leaves_an_empty_one(
+    make: Make, mariadb: Maria
+) -> None:
     tables = make()
     vault = tables.vault
     vault.created()
@@ -197,4 +233,8 @@ def test_a_full_database_is_refused_and_a_damaged_script_leaves_an_empty_one(mak
 def test_no_secret_is_stored_or_in_an_argument(make: Make) -> None:
     tables = make()
     tables.vault.created()
-    assert not any(PASSWORD.encode() in path.read_bytes() for path in tables.vault.repository.rglob("*") if path.is_file())
+    assert not any(
+        PASSWORD.encode() in path.read_bytes()
+        for path in tables.vault.repository.rglob("*")
+        if path.is_file()
+    )

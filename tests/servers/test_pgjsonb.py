@@ -23,13 +23,15 @@ from services.postgres import PASSWORD, Cluster, execute
 from services.s3 import SECRET_KEY, Service
 from ZODB.POSException import POSKeyError, UndoError
 
-from zodb_vault.operations import scratch
-from zodb_vault.stores.resilient import Patience
-from zodb_vault.strategies import bucket as buckets
-from zodb_vault.strategies import pgjsonb as strategy
+from zodb_vault.operations.verify import scratch
+from zodb_vault.stores.retry import RetryPolicy
+from zodb_vault.strategies.blobs import s3 as buckets
+from zodb_vault.strategies.pgjsonb.capture import PgjsonbCapture
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 12), reason="zodb-pgjsonb needs Python 3.12")
-EACH = pytest.mark.parametrize(("history", "tiered"), [(False, False), (False, True), (True, False), (True, True)])
+EACH = pytest.mark.parametrize(
+    ("history", "tiered"), [(False, False), (False, True), (True, False), (True, True)]
+)
 Make = Callable[..., RelVault]
 
 
@@ -39,7 +41,9 @@ def make(postgres: Cluster, moto: Service, tmp_path: Path, capsys: pytest.Captur
 
     def make(history: bool = False, tiered: bool = True, prefix: str = "plone") -> RelVault:
         place = Place(moto, moto.bucket(), prefix) if tiered else None
-        return pgjsonbs.filled(tmp_path, capsys, PgjsonbSite(postgres.database(), history, tmp_path / "cache", place))
+        return pgjsonbs.filled(
+            tmp_path, capsys, PgjsonbSite(postgres.database(), history, tmp_path / "cache", place)
+        )
 
     return make
 
@@ -50,11 +54,16 @@ def place_of(vault: RelVault) -> Place:
     return place
 
 
-def elsewhere(vault: RelVault, postgres: Cluster, backup: str, directory: Path, prefix: str = "other") -> PgjsonbSite:
+def elsewhere(
+    vault: RelVault, postgres: Cluster, backup: str, directory: Path, prefix: str = "other"
+) -> PgjsonbSite:
     """Get a backup back by hand, into another database of another role, another bucket and another prefix."""
     site: PgjsonbSite = vault.site
     by_hand(vault.repository, backup, directory)
-    login, place = postgres.database(), site.place and Place(site.place.service, site.place.service.bucket(), prefix)
+    login, place = (
+        postgres.database(),
+        site.place and Place(site.place.service, site.place.service.bucket(), prefix),
+    )
     pg_restore(directory / "database.dump", login)
     for path in sorted((directory / "blobs").rglob("*.blob")):
         assert place is not None
@@ -67,24 +76,28 @@ def elsewhere(vault: RelVault, postgres: Cluster, backup: str, directory: Path, 
 def asked(patch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Give the addresses of the objects that are read."""
     found: list[str] = []
-    open_ = buckets.Bucket.open
+    open_ = buckets.BlobBucket.open
 
-    def watched(bucket: buckets.Bucket, ref: Any) -> Any:
+    def watched(bucket: buckets.BlobBucket, ref: Any) -> Any:
         found.append(bucket.path(ref))
         return open_(bucket, ref)
 
     with patch.context() as inner:
-        inner.setattr(buckets.Bucket, "open", watched)
+        inner.setattr(buckets.BlobBucket, "open", watched)
         yield found
 
 
 @EACH
-def test_a_backup_is_all_there_is(make: Make, postgres: Cluster, tmp_path: Path, history: bool, tiered: bool) -> None:
+def test_a_backup_is_all_there_is(
+    make: Make, postgres: Cluster, tmp_path: Path, history: bool, tiered: bool
+) -> None:
     vault = make(history, tiered)
     made = vault.created()
     assert (made["status"], made["reason"]["code"], made["how"]) == ("complete", "first", "full")
     named = pgjsonbs.keys(vault.login)
-    assert made["databases"][0]["blobs"] == ({"added": 4, "count": 4} if tiered else None) and len(named) == (4 if tiered else 0)
+    assert made["databases"][0]["blobs"] == ({"added": 4, "count": 4} if tiered else None) and len(named) == (
+        4 if tiered else 0
+    )
     report = vault.done("verify", "--json").document
     assert (report["damage"], report["source"]) == ([], [])
     assert report["checked"]["blobs in the dump"] == (1 if tiered else 5)
@@ -99,7 +112,9 @@ def test_a_backup_is_all_there_is(make: Make, postgres: Cluster, tmp_path: Path,
 
 
 @EACH
-def test_what_is_committed_while_it_runs_is_there_or_not(make: Make, postgres: Cluster, tmp_path: Path, history: bool, tiered: bool) -> None:
+def test_what_is_committed_while_it_runs_is_there_or_not(
+    make: Make, postgres: Cluster, tmp_path: Path, history: bool, tiered: bool
+) -> None:
     vault, ready, stop = make(history, tiered), threading.Event(), threading.Event()
 
     def write() -> None:
@@ -133,7 +148,11 @@ def test_an_object_that_a_backup_has_is_not_read_again(make: Make, monkeypatch: 
     first = vault.created()["databases"][0]["blobs"]
     with asked(monkeypatch) as read:
         again = vault.created()
-        assert (read, again["how"], again["databases"][0]["blobs"]) == ([], "incremental", {"added": 0, "count": first["count"]})
+        assert (read, again["how"], again["databases"][0]["blobs"]) == (
+            [],
+            "incremental",
+            {"added": 0, "count": first["count"]},
+        )
         with vault.site.opened() as opened:
             opened.put(logo=NOISE[5])
         assert vault.created()["databases"][0]["blobs"] == {"added": 1, "count": first["count"] + 1}
@@ -184,10 +203,20 @@ def test_a_blob_that_is_in_no_place_at_all_is_missing(make: Make) -> None:
     vault = make()
     execute(vault.login, "DELETE FROM blob_state WHERE s3_key IS NULL")
     done = vault("create", "--json")
-    assert (done.status, [row["path"] for row in done.document["databases"][0]["missing"]]) == (3, ["blob_state"])
-    execute(vault.login, "UPDATE blob_state SET s3_key = NULL WHERE s3_key = %s", (pgjsonbs.keys(vault.login)[-1],))
+    assert (done.status, [row["path"] for row in done.document["databases"][0]["missing"]]) == (
+        3,
+        ["blob_state"],
+    )
+    execute(
+        vault.login,
+        "UPDATE blob_state SET s3_key = NULL WHERE s3_key = %s",
+        (pgjsonbs.keys(vault.login)[-1],),
+    )
     done = vault("create", "--json")
-    assert (done.status, [row["path"] for row in done.document["databases"][0]["missing"]]) == (3, ["blob_state", "blob_state"])
+    assert (done.status, [row["path"] for row in done.document["databases"][0]["missing"]]) == (
+        3,
+        ["blob_state", "blob_state"],
+    )
 
 
 def test_a_blob_that_an_undo_has_lost_is_missing(make: Make) -> None:
@@ -197,7 +226,10 @@ def test_a_blob_that_an_undo_has_lost_is_missing(make: Make) -> None:
         opened.put(logo=NOISE[5])
         undo(opened)
     done = vault("create", "--json")
-    assert (done.status, [row["path"] for row in done.document["databases"][0]["missing"]]) == (3, ["blob_state"])
+    assert (done.status, [row["path"] for row in done.document["databases"][0]["missing"]]) == (
+        3,
+        ["blob_state"],
+    )
     with vault.site.opened() as opened, pytest.raises(POSKeyError):
         opened.root["logo"].open("r")
 
@@ -206,33 +238,37 @@ def test_a_pack_between_dump_and_copy_starts_over(make: Make, monkeypatch: pytes
     vault = make()
     with vault.site.opened() as opened:
         opened.put(logo=None)
-        copy = strategy.PgjsonbCapture.copy_blobs
+        copy = PgjsonbCapture.copy_blobs
         packed: list[bool] = []
 
-        def pack_first(capture: strategy.PgjsonbCapture) -> None:
+        def pack_first(capture: PgjsonbCapture) -> None:
             if not packed:
                 packed.append(True)
                 opened.pack()  # deletes rows, then objects
             copy(capture)
 
-        monkeypatch.setattr(strategy.PgjsonbCapture, "copy_blobs", pack_first)
+        monkeypatch.setattr(PgjsonbCapture, "copy_blobs", pack_first)
         made = vault.created()
     assert packed and made["status"] == "complete"
-    assert made["databases"][0]["blobs"]["count"] == len(pgjsonbs.keys(vault.login)) == len(place_of(vault).objects())
+    assert (
+        made["databases"][0]["blobs"]["count"]
+        == len(pgjsonbs.keys(vault.login))
+        == len(place_of(vault).objects())
+    )
 
 
 def test_the_snapshot_is_let_go_before_objects_are_read(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server whose oldest snapshot is that of a first backup of terabytes could not clean up for hours."""
     vault = make()
     ages: list[Any] = []
-    open_ = buckets.Bucket.open
+    open_ = buckets.BlobBucket.open
 
-    def watched(bucket: buckets.Bucket, ref: Any) -> Any:
+    def watched(bucket: buckets.BlobBucket, ref: Any) -> Any:
         ours = "application_name = 'zodb-vault' AND datname = current_database()"
         ages.extend(execute(vault.login, f"SELECT backend_xmin FROM pg_stat_activity WHERE {ours}"))
         return open_(bucket, ref)
 
-    monkeypatch.setattr(buckets.Bucket, "open", watched)
+    monkeypatch.setattr(buckets.BlobBucket, "open", watched)
     vault.created()
     assert ages and all(xmin is None for (xmin,) in ages)
 
@@ -248,7 +284,9 @@ def test_keys_are_those_of_the_rows(make: Make, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("wrong", ["bucket", "endpoint", "secret"])
-def test_a_bucket_that_cannot_be_read_is_an_error_that_shows_no_secret(make: Make, moto: Service, wrong: str, rclone: Service) -> None:
+def test_a_bucket_that_cannot_be_read_is_an_error_that_shows_no_secret(
+    make: Make, moto: Service, wrong: str, rclone: Service
+) -> None:
     vault = make()
     place, conf = place_of(vault), vault.conf.read_text()
     if wrong == "bucket":
@@ -259,7 +297,7 @@ def test_a_bucket_that_cannot_be_read_is_an_error_that_shows_no_secret(make: Mak
         conf = conf.replace(moto.endpoint, rclone.endpoint).replace(SECRET_KEY, "another-secret-of-s3")
     vault.conf.write_text(conf)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Patience.__init__, "__defaults__", (2, 0.0, lambda _seconds: None))
+        patch.setattr(RetryPolicy.__init__, "__defaults__", (2, 0.0, lambda _seconds: None))
         done = vault("create", "--json")
     assert (done.status, done.error["kind"]) == (1, "source") and "zope.conf" in done.error["hint"]
     for secret in (SECRET_KEY, "another-secret-of-s3", PASSWORD):
@@ -302,13 +340,21 @@ def test_a_role_that_only_reads_suffices(make: Make, postgres: Cluster) -> None:
     vault = make()
     role = postgres.role("backup")
     execute(postgres.login(vault.login.name), f"GRANT pg_read_all_data TO {role}")
-    vault.conf.write_text(vault.conf.read_text().replace(vault.login.dsn, vault.login._replace(user=role).dsn))
+    vault.conf.write_text(
+        vault.conf.read_text().replace(vault.login.dsn, vault.login._replace(user=role).dsn)
+    )
     made = vault.created()
     assert (made["status"], made["databases"][0]["blobs"]["count"]) == ("complete", 4)
     assert vault.done("verify", "--json").document["damage"] == []
 
 
-@settings(max_examples=2, derandomize=True, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=2,
+    derandomize=True,
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(st.data())
 def test_backups_follow_any_history(
     postgres: Cluster, moto: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str], data: st.DataObject
@@ -319,7 +365,10 @@ def test_backups_follow_any_history(
     vault = pgjsonbs.filled(directory, capsys, site)
     names, made = st.sampled_from(["logo", "photo", "scan", "news blob"]), vault.created()
     for number in range(data.draw(st.integers(3, 6), label="steps")):
-        for action in data.draw(st.lists(st.sampled_from(["put", "remove", "pack", "undo"]), min_size=1, max_size=3), label="actions"):
+        for action in data.draw(
+            st.lists(st.sampled_from(["put", "remove", "pack", "undo"]), min_size=1, max_size=3),
+            label="actions",
+        ):
             with vault.site.opened() as opened:
                 name = data.draw(names, label="name")
                 if action == "put":
@@ -329,7 +378,9 @@ def test_backups_follow_any_history(
                 elif action == "remove" and name in opened.root:
                     opened.put(**{name: None})
                 elif action == "undo" and history:
-                    opened.put(title=f"to be undone {number}")  # a blob whose change is undone is lost at the source
+                    opened.put(
+                        title=f"to be undone {number}"
+                    )  # a blob whose change is undone is lost at the source
                     undo(opened)
         made = vault.created()
         assert made["databases"][0]["blobs"]["count"] == len(pgjsonbs.keys(vault.login))
@@ -341,7 +392,9 @@ def test_backups_follow_any_history(
 
 
 @EACH
-def test_the_level_restore_loads_every_object_and_opens_every_blob(make: Make, history: bool, tiered: bool) -> None:
+def test_the_level_restore_loads_every_object_and_opens_every_blob(
+    make: Make, history: bool, tiered: bool
+) -> None:
     vault = make(history, tiered)
     with vault.site.opened() as opened:
         opened.pack()
@@ -349,14 +402,21 @@ def test_the_level_restore_loads_every_object_and_opens_every_blob(make: Make, h
     vault.created()
     before = place_of(vault).objects() if tiered else {}
     report = vault.done("verify", "--level", "restore", "--json").document
-    ((objects,),), ((blobs,),) = (execute(vault.login, f"SELECT count(*) FROM {table}") for table in ("object_state", "blob_state"))
+    ((objects,),), ((blobs,),) = (
+        execute(vault.login, f"SELECT count(*) FROM {table}") for table in ("object_state", "blob_state")
+    )
     assert (report["damage"], report["source"]) == ([], [])
-    assert (report["checked"]["objects loaded"], report["checked"]["blobs opened"]) == (objects, blobs) and blobs >= 4
+    assert (report["checked"]["objects loaded"], report["checked"]["blobs opened"]) == (
+        objects,
+        blobs,
+    ) and blobs >= 4
     if tiered:
         assert place_of(vault).objects() == before
 
 
-def test_the_level_restore_misses_what_the_storage_does_not_find(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_level_restore_misses_what_the_storage_does_not_find(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vault = make()
     vault.created()
     fill, current = scratch.fill_cache, pgjsonbs.keys(vault.login)[-1]
@@ -372,7 +432,9 @@ def test_the_level_restore_misses_what_the_storage_does_not_find(make: Make, mon
     assert done.document["damage"][0]["tid"] == f"0x{Path(current).stem}"
 
 
-def test_the_level_restore_knows_what_the_source_had_lost(make: Make, postgres: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_level_restore_knows_what_the_source_had_lost(
+    make: Make, postgres: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vault, names = make(), postgres.names()
     key = pgjsonbs.keys(vault.login)[-1]
     place_of(vault).delete(key)
@@ -402,10 +464,13 @@ def blobs_of(vault: RelVault) -> set[bytes]:
     manifest = vault.done("show", "latest", "--json").document["manifest"]
     found = set()
     for pack in manifest["databases"][0]["blobs"]["tail"]:
-        stored = [vault.repository / "objects" / part["object"][:2] / part["object"] for part in pack["parts"]]
-        tar = b"".join(zstandard.ZstdDecompressor().stream_reader(path.read_bytes(), read_across_frames=True).read() for path in stored)
+        stored = [
+            vault.repository / "objects" / part["object"][:2] / part["object"] for part in pack["parts"]
+        ]
+        tar = b"".join(
+            zstandard.ZstdDecompressor().stream_reader(path.read_bytes(), read_across_frames=True).read()
+            for path in stored
+        )
         with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
             found |= {archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
     return found
-
-

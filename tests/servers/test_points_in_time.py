@@ -30,6 +30,8 @@ from zodb_vault.model.tid import to_hex
 Make = Callable[..., RelVault]
 TABLES = ("object_state", "current_object", "blob_chunk", "object_ref", "object_refs_added", '"transaction"')
 SQLITE = "<sqlite3>\n      data-dir {path}\n    </sqlite3>"
+
+
 def objects_at(opened: OpenRelSite, zoids: list[int], tid: bytes | None) -> dict[int, Any]:
     """Return the record, its TID and its blob of every object, as of a transaction or now, as the storage finds them."""
     found: dict[int, Any] = {}
@@ -54,7 +56,9 @@ def blob_of(opened: OpenRelSite, oid: bytes, data: bytes, tid: bytes) -> str | N
 def make(postgres: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Make:
     """Make a site on PostgreSQL or SQLite."""
 
-    def make(history: bool = True, shared: bool = False, adapter: str = "postgresql", *options: str) -> RelVault:
+    def make(
+        history: bool = True, shared: bool = False, adapter: str = "postgresql", *options: str
+    ) -> RelVault:
         directory = Path(tempfile.mkdtemp(dir=tmp_path))
         login = postgres.database(postgres.role("zodb", *(options or ("CREATEDB",))))
         on_it = on(login) if adapter == "postgresql" else SQLITE.format(path=directory / "data")
@@ -71,7 +75,9 @@ def elsewhere(vault: RelVault, postgres: Cluster, *options: str) -> RelSite:
     directory = vault.directory / f"other-{number}"
     directory.mkdir()
     if "sqlite3" in vault.site.adapter:
-        return vault.site._replace(adapter=SQLITE.format(path=directory / "data"), blob_dir=directory / "blobs")
+        return vault.site._replace(
+            adapter=SQLITE.format(path=directory / "data"), blob_dir=directory / "blobs"
+        )
     login = postgres.database(postgres.role("zodb", *(options or ("CREATEDB",))))
     return vault.site._replace(adapter=on(login), blob_dir=directory / "blobs")
 
@@ -89,7 +95,9 @@ def tids_in(site: RelSite) -> list[int]:
     if "sqlite3" not in site.adapter:
         return []
     with contextlib.closing(sqlite3.connect(f"{site.adapter.split()[2]}/main.sqlite3")) as connection:
-        return [connection.execute(f"SELECT coalesce(max(tid), 0) FROM {table}").fetchone()[0] for table in TABLES]
+        return [
+            connection.execute(f"SELECT coalesce(max(tid), 0) FROM {table}").fetchone()[0] for table in TABLES
+        ]
 
 
 def require_same(vault: RelVault, other: RelSite, tid: bytes) -> None:
@@ -97,7 +105,11 @@ def require_same(vault: RelVault, other: RelSite, tid: bytes) -> None:
     history = [one for one in relstorages.history(vault.site) if one[0] <= tid]
     assert relstorages.history(other) == history
     assert all(int(one) <= u64(tid) for one in tids_in(other))
-    later = [path.name for path in (other.blob_dir or Path()).rglob("*.blob") if int(path.stem.rpartition(".")[2], 16) > u64(tid)]
+    later = [
+        path.name
+        for path in (other.blob_dir or Path()).rglob("*.blob")
+        if int(path.stem.rpartition(".")[2], 16) > u64(tid)
+    ]
     assert not other.shared or not later
     zoids = sorted({u64(record[0]) for one in relstorages.history(vault.site) for record in one[3]})
     with vault.site.opened() as original, other.opened() as copy:
@@ -115,7 +127,12 @@ CASES = [("postgresql", False), ("postgresql", True), ("sqlite3", False), ("sqli
 
 
 @pytest.mark.parametrize(("adapter", "shared"), CASES)
-@settings(max_examples=2, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=2,
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(steps=st.lists(st.sampled_from(STEPS), min_size=8, max_size=14), seed=st.integers(0, 2**20))
 def test_every_target_is_what_the_storage_had_then(
     make: Make, postgres: Cluster, adapter: str, shared: bool, steps: list[str], seed: int
@@ -150,7 +167,7 @@ def texts(vault: RelVault, *versions: str) -> list[bytes]:
         return [opened.put(title=version, photo=version.encode() * 1000) for version in versions]
 
 
-def test_overlays_are_cut_like_a_dump(make: Make, postgres: Cluster) -> None:
+def test_deltas_are_cut_like_a_dump(make: Make, postgres: Cluster) -> None:
     vault = make()
     base = texts(vault, "one", "two", "three")
     vault.created("--method", "transactions")
@@ -163,7 +180,9 @@ def test_overlays_are_cut_like_a_dump(make: Make, postgres: Cluster) -> None:
 
 
 @pytest.mark.parametrize("history", [False, True])
-def test_in_place_what_is_later_is_gone_and_the_site_goes_on(make: Make, postgres: Cluster, history: bool) -> None:
+def test_in_place_what_is_later_is_gone_and_the_site_goes_on(
+    make: Make, postgres: Cluster, history: bool
+) -> None:
     vault = make(history, shared=True)
     first = texts(vault, "one", "two")
     vault.created()
@@ -175,14 +194,18 @@ def test_in_place_what_is_later_is_gone_and_the_site_goes_on(make: Make, postgre
     planned = vault.done("restore", *asked, "--replace", "--dry-run")
     assert ("leaves out 1 later transaction" in planned.out) is history
     done = vault.done("restore", *asked, "--replace", "--yes", "--json").document
-    assert done["databases"] == [{"name": "main", "last_tid": to_hex(wanted), "dropped_transactions": 1 if history else None}]
+    assert done["databases"] == [
+        {"name": "main", "last_tid": to_hex(wanted), "dropped_transactions": 1 if history else None}
+    ]
     assert any("the database " in kept for kept in done["kept"]) and done["safety_backup"]
     assert relstorages.state(vault.site)["title"] == title
     texts(vault, "another future")
     assert vault.created()["reason"]["code"] == "diverged"
     assert vault("verify", "--level", "restore", "--scratch-dsn", postgres.login().dsn).status == 0
     if history:
-        assert to_hex(second[1]) not in {row["tid"] for row in vault.done("log", "--json").document["transactions"]}
+        assert to_hex(second[1]) not in {
+            row["tid"] for row in vault.done("log", "--json").document["transactions"]
+        }
 
 
 def test_without_history_the_states_of_backups_are_what_is_possible(make: Make, postgres: Cluster) -> None:
@@ -193,7 +216,11 @@ def test_without_history_the_states_of_backups_are_what_is_possible(make: Make, 
     vault.created()
     for tid in (first[0], second[0]):
         error = refused(vault, elsewhere(vault, postgres), "--tid", to_hex(tid))
-        assert error["status"] == 13 and "main keeps no history" in error["message"] and to_hex(first[1]) in error["message"]
+        assert (
+            error["status"] == 13
+            and "main keeps no history" in error["message"]
+            and to_hex(first[1]) in error["message"]
+        )
         assert "as a whole" in error["hint"]
     assert relstorages.state(restored(vault, postgres, "--tid", to_hex(first[1])))["title"] == "two"
     assert vault.done("log", "--json").document == {"transactions": []}
@@ -211,7 +238,9 @@ def test_where_nothing_can_be_cut_it_is_said(make: Make, postgres: Cluster) -> N
     error = refused(vault, elsewhere(vault, postgres), "--tid", "0x0000000000000001")
     assert error["status"] == 13
     empty = elsewhere(vault, postgres, "NOCREATEDB")
-    printed = vault.done("restore", "--target", empty.write_conf(vault.directory / "empty.conf"), "--tid", tid, "--yes")
+    printed = vault.done(
+        "restore", "--target", empty.write_conf(vault.directory / "empty.conf"), "--tid", tid, "--yes"
+    )
     assert "before the restore has ended well" in printed.err
     assert relstorages.state(empty)["title"] == "two"
 
@@ -226,7 +255,11 @@ def test_large_objects_of_what_is_later_go_with_or_without_the_trigger(make: Mak
     asked = ["restore", "--target", site.write_conf(vault.directory / "other.conf"), "--tid", to_hex(tids[2])]
     assert "beside it, exchanged by a rename" in vault.done(*asked, "--dry-run").out
     vault.done(*asked, "--yes")
-    assert execute(login, "SELECT count(*) FROM pg_largeobject_metadata") == execute(login, "SELECT count(*) FROM blob_chunk") == [(3,)]
+    assert (
+        execute(login, "SELECT count(*) FROM pg_largeobject_metadata")
+        == execute(login, "SELECT count(*) FROM blob_chunk")
+        == [(3,)]
+    )
     assert not execute(login, "SELECT 1 FROM pg_indexes WHERE indexname LIKE 'zodb_vault%%'")
     assert not [name for name in postgres.names() if name.startswith(login.name) and name != login.name]
 
@@ -239,11 +272,15 @@ def test_a_pack_that_was_interrupted(make: Make, postgres: Cluster, begun: bool)
         opened.storage.pack(TimeStamp(tids[3]).timeTime() + 0.0001, referencesf, prepack_only=True)
     prepared = execute(vault.login, "SELECT max(keep_tid) FROM pack_object")[0][0]
     if begun:
-        first = "(zoid, tid) IN (SELECT zoid, tid FROM pack_state WHERE tid = (SELECT min(tid) FROM pack_state))"
+        first = (
+            "(zoid, tid) IN (SELECT zoid, tid FROM pack_state WHERE tid = (SELECT min(tid) FROM pack_state))"
+        )
         for table in ("blob_chunk", "object_state"):
             execute(vault.login, f"DELETE FROM {table} WHERE {first}")
     vault.created()
-    restorable = {row["tid"] for row in vault.done("log", "--json").document["transactions"] if row["restorable"]}
+    restorable = {
+        row["tid"] for row in vault.done("log", "--json").document["transactions"] if row["restorable"]
+    }
     if begun:
         assert min(restorable) == to_hex(p64(prepared))
         error = refused(vault, elsewhere(vault, postgres), "--tid", to_hex(tids[1]))
@@ -265,19 +302,28 @@ def test_the_list_of_transactions_is_carried_on_until_a_pack(make: Make) -> None
         shown = vault.done("show", "latest", "--json").document["manifest"]["databases"][0]
         blocks.append([block["tids"]["meta"] for block in shown["storage"]["log"]])
         log = vault.done("log", "--json").document["transactions"]
-        assert len(log) == len(relstorages.history(vault.site)) and all(row["size"] and row["objects"] for row in log)
+        assert len(log) == len(relstorages.history(vault.site)) and all(
+            row["size"] and row["objects"] for row in log
+        )
         assert [row["blobs"] for row in log[:2]] == [1, 1] and "put title, photo" in log[0]["description"]
         if what:
             texts(vault, what)
         else:
             with vault.site.opened() as opened:
                 opened.pack()
-    assert [len(one) for one in blocks] == [1, 2, 3] and blocks[2][:2] == blocks[1] and blocks[1][:1] == blocks[0]
+    assert (
+        [len(one) for one in blocks] == [1, 2, 3]
+        and blocks[2][:2] == blocks[1]
+        and blocks[1][:1] == blocks[0]
+    )
     vault.created()
     entry = vault.done("show", "latest", "--json").document["manifest"]["databases"][0]
     assert [block["count"] for block in entry["storage"]["log"]] == [len(relstorages.history(vault.site))]
     listed = vault.done("list", "--json").document["backups"]
-    assert [one["databases"][0]["restorable_from"] for one in listed] == [entry["pack_tid"], *[entry_first(vault, one["id"]) for one in listed[1:]]]
+    assert [one["databases"][0]["restorable_from"] for one in listed] == [
+        entry["pack_tid"],
+        *[entry_first(vault, one["id"]) for one in listed[1:]],
+    ]
     assert entry["pack_tid"] == entry["last_tid"]
     for level in ("objects", "bytes", "records"):
         assert vault("verify", "--all", "--level", level).status == 0

@@ -51,17 +51,36 @@ def restored(vault: RelVault, postgres: Cluster, tid: str) -> PgjsonbSite:
 
 def revisions(login: Login, tid: int) -> set[Any]:
     """Return all revisions up to a transaction, current or not."""
-    return set(execute(login, f"{ONE} object_state WHERE tid <= %s UNION {ONE} object_history WHERE tid <= %s", (tid, tid)))
+    return set(
+        execute(
+            login,
+            f"{ONE} object_state WHERE tid <= %s UNION {ONE} object_history WHERE tid <= %s",
+            (tid, tid),
+        )
+    )
 
 
 def others(login: Login, tid: int) -> list[Any]:
     query = "SELECT tid, username, description FROM transaction_log WHERE tid <= %s ORDER BY 1"
-    return [execute(login, "SELECT zoid, tid, data FROM blob_state WHERE tid <= %s ORDER BY 1, 2", (tid,)), execute(login, query, (tid,))]
+    return [
+        execute(login, "SELECT zoid, tid, data FROM blob_state WHERE tid <= %s ORDER BY 1, 2", (tid,)),
+        execute(login, query, (tid,)),
+    ]
 
 
-@settings(max_examples=4, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(steps=st.lists(st.sampled_from([one for one in STEPS if one != "pack"]), min_size=6, max_size=12), seed=st.integers(0, 2**20))
-def test_every_target_is_what_was_there_then(make: Make, postgres: Cluster, steps: list[str], seed: int) -> None:
+@settings(
+    max_examples=4,
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    steps=st.lists(st.sampled_from([one for one in STEPS if one != "pack"]), min_size=6, max_size=12),
+    seed=st.integers(0, 2**20),
+)
+def test_every_target_is_what_was_there_then(
+    make: Make, postgres: Cluster, steps: list[str], seed: int
+) -> None:
     vault = make()
     with vault.site.opened() as opened:
         # zodb-pgjsonb itself cannot load a blob whose change was undone
@@ -104,7 +123,9 @@ def test_a_pack_is_noticed_by_what_is_gone(make: Make, postgres: Cluster) -> Non
     assert packed == {to_hex(later[-1])}
     put(vault, "c one")
     vault.created()
-    assert to_hex(later[-1]) in {row["tid"] for row in vault.done("log", "--json").document["transactions"] if row["restorable"]}
+    assert to_hex(later[-1]) in {
+        row["tid"] for row in vault.done("log", "--json").document["transactions"] if row["restorable"]
+    }
     # what the pack took is still in the backup before it
     site = restored(vault, postgres, to_hex(tids[3]))
     assert pgjsonbs.state(site) == {"a": "a two", "b": "b two"}
@@ -120,7 +141,9 @@ def test_what_a_pack_before_the_first_backup_took_away_is_not_made_up(make: Make
     vault.created()
     there = {row["tid"]: row["restorable"] for row in vault.done("log", "--json").document["transactions"]}
     assert there[to_hex(tids[2])]
-    target = PgjsonbSite(postgres.database(postgres.role("zodb", "CREATEDB")), True, vault.directory / "other", None)
+    target = PgjsonbSite(
+        postgres.database(postgres.role("zodb", "CREATEDB")), True, vault.directory / "other", None
+    )
     conf = target.write_conf(vault.directory / "other.conf")
     outcome = vault("restore", "--target", conf, "--yes", "--json", "--tid", to_hex(tids[2]))
     assert outcome.status == 4 and "a pack has removed" in outcome.error["message"]
@@ -128,7 +151,9 @@ def test_what_a_pack_before_the_first_backup_took_away_is_not_made_up(make: Make
     assert pgjsonbs.state(restored(vault, postgres, to_hex(tids[3]))) == {"a": "a two", "b": "b two"}
 
 
-def test_what_was_gone_stays_gone_and_what_lost_its_transaction_comes_back(make: Make, postgres: Cluster) -> None:
+def test_what_was_gone_stays_gone_and_what_lost_its_transaction_comes_back(
+    make: Make, postgres: Cluster
+) -> None:
     vault = make()
     with vault.site.opened() as opened:
         opened.put(a="a one")
@@ -147,7 +172,10 @@ def test_what_was_gone_stays_gone_and_what_lost_its_transaction_comes_back(make:
         opened.put(a="a three")
     vault.created()
     undone = vault.done("log", "--json").document["transactions"][1]["tid"]
-    for tid, wanted in ((to_hex(second), {"a": "a one", "b": "b one"}), (undone, {"a": "a two", "b": "b one"})):
+    for tid, wanted in (
+        (to_hex(second), {"a": "a one", "b": "b one"}),
+        (undone, {"a": "a two", "b": "b one"}),
+    ):
         site = restored(vault, postgres, tid)
         assert pgjsonbs.state(site) == wanted
         assert not execute(site.login, "SELECT 1 FROM object_state WHERE state IS NULL")

@@ -17,15 +17,17 @@ from relstorages import RelSite, on
 from relvault import RelVault
 from services.postgres import PASSWORD, Cluster, execute
 
-from zodb_vault.stores import durable
-from zodb_vault.strategies import postgres as postgres_strategy
-from zodb_vault.strategies.programs import Program
+from zodb_vault.runtime import durable
+from zodb_vault.strategies.postgres import snapshot as postgres_strategy
+from zodb_vault.strategies.sql.program import Program
 
 Make = Callable[..., RelVault]
 
 
 @pytest.fixture
-def make(postgres: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Make:
+def make(
+    postgres: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Make:
     """Make a site whose dump is longer than what a pipe holds, and goes into several parts."""
     monkeypatch.setattr(postgres_strategy, "PART_RAW", 1 << 20)
 
@@ -34,7 +36,10 @@ def make(postgres: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], 
         vault = RelVault(tmp_path, capsys, RelSite(on(login), True, tmp_path / "blobs", shared))
         vault.login = login
         with vault.site.opened() as opened:
-            opened.put(title="one", **({} if shared else {f"video-{number}": os.urandom(3_000_000) for number in range(3)}))
+            opened.put(
+                title="one",
+                **({} if shared else {f"video-{number}": os.urandom(3_000_000) for number in range(3)}),
+            )
         return vault
 
     return make
@@ -88,9 +93,13 @@ def test_the_disk_of_the_repository_is_full(make: Make, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("whose", ["pg_dump", "zodb-vault"])
-def test_the_connection_is_cut(make: Make, postgres: Cluster, monkeypatch: pytest.MonkeyPatch, whose: str) -> None:
+def test_the_connection_is_cut(
+    make: Make, postgres: Cluster, monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
     vault = make()
-    query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s AND datname = %s"
+    query = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s AND datname = %s"
+    )
     with monkeypatch.context() as patch:
         at_block(patch, lambda _program: execute(postgres.login(), query, (whose, vault.login.name)))
         said = failed(vault)
@@ -98,7 +107,9 @@ def test_the_connection_is_cut(make: Make, postgres: Cluster, monkeypatch: pytes
     assert vault.created()["status"] == "complete"
 
 
-def test_a_role_without_the_rights_of_the_owner_may_not_read_large_objects(make: Make, postgres: Cluster) -> None:
+def test_a_role_without_the_rights_of_the_owner_may_not_read_large_objects(
+    make: Make, postgres: Cluster
+) -> None:
     vault = make()
     role = postgres.role("backup")
     execute(postgres.login(), f"GRANT pg_read_all_data TO {role}")
@@ -126,7 +137,9 @@ def test_a_locked_table_is_not_waited_for_for_ever(make: Make, monkeypatch: pyte
     assert vault.created()["status"] == "complete"
 
 
-def test_a_table_that_is_dropped_between_snapshot_and_dump_fails_it(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_that_is_dropped_between_snapshot_and_dump_fails_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vault = make()
     dump_into = postgres_strategy.Postgres.dump_into
 
@@ -141,7 +154,9 @@ def test_a_table_that_is_dropped_between_snapshot_and_dump_fails_it(make: Make, 
 
 def test_a_change_of_the_schema_waits_for_the_dump(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     vault = make()
-    alter = threading.Thread(target=lambda: execute(vault.login, "ALTER TABLE object_state ADD COLUMN later integer"))
+    alter = threading.Thread(
+        target=lambda: execute(vault.login, "ALTER TABLE object_state ADD COLUMN later integer")
+    )
     with monkeypatch.context() as patch:
         at_block(patch, lambda _program: alter.start())
         assert vault.created()["status"] == "complete"
@@ -150,8 +165,10 @@ def test_a_change_of_the_schema_waits_for_the_dump(make: Make, monkeypatch: pyte
     assert vault.done("verify", "--json").document["damage"] == []
 
 
-def test_a_pg_dump_that_is_older_than_the_server_is_refused_before_anything_starts(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    from zodb_vault.strategies import programs
+def test_a_pg_dump_that_is_older_than_the_server_is_refused_before_anything_starts(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zodb_vault.strategies.sql import program as programs
 
     vault = make()
     monkeypatch.setattr(programs, "version_of", lambda path: (14, 5))
@@ -163,7 +180,11 @@ def test_a_pg_dump_that_is_older_than_the_server_is_refused_before_anything_star
 
 def test_nothing_secret_is_in_an_argument_list(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     vault, seen = make(), list[bytes]()
-    at_block(monkeypatch, lambda program: seen.append(Path(f"/proc/{program._process.pid}/cmdline").read_bytes()))
+    at_block(
+        monkeypatch, lambda program: seen.append(Path(f"/proc/{program._process.pid}/cmdline").read_bytes())
+    )
     vault.created()
     assert seen and b"--snapshot=" in seen[0] and PASSWORD.encode() not in seen[0]
-    assert not any(PASSWORD.encode() in path.read_bytes() for path in vault.repository.rglob("*") if path.is_file())
+    assert not any(
+        PASSWORD.encode() in path.read_bytes() for path in vault.repository.rglob("*") if path.is_file()
+    )

@@ -22,13 +22,16 @@ class Replicated(RelVault):
         return ["--config", str(self.directory / "zodb-vault.toml"), "--repository", str(self.repository)]
 
 
-def test_a_replica_is_dumped_unless_it_lags(postgres: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_replica_is_dumped_unless_it_lags(
+    postgres: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     login = postgres.database()
     site = RelSite(on(login), True, tmp_path / "blobs", False)
     with postgres.replica() as port:
         dsn = f"{login.dsn} port={port}".replace("\\", "\\\\")
         (tmp_path / "zodb-vault.toml").write_text(
-            f'[site.default]\nzope_conf = "zope.conf"\nreplica_lag = "1s"\ndsn_backup = """{dsn}"""\n', encoding="utf-8"
+            f'[site.default]\nzope_conf = "zope.conf"\nreplica_lag = "1s"\ndsn_backup = """{dsn}"""\n',
+            encoding="utf-8",
         )
         vault = Replicated(tmp_path, capsys, site)
         vault.fill()
@@ -39,15 +42,21 @@ def test_a_replica_is_dumped_unless_it_lags(postgres: Cluster, tmp_path: Path, c
             opened.put(title="not there yet", logo=NOISE[5])
         time.sleep(2)
         refused = vault("create", "--json")
-        assert (refused.status, refused.error["kind"]) == (1, "source") and "lags by" in refused.error["message"]
+        assert (refused.status, refused.error["kind"]) == (1, "source") and "lags by" in refused.error[
+            "message"
+        ]
         _tell(admin, "SELECT pg_wal_replay_resume()")
         after = _soon(vault)
-    assert execute(login, "SELECT max(tid) FROM transaction") == [(int(after["databases"][0]["last_tid"], 16),)]
+    assert execute(login, "SELECT max(tid) FROM transaction") == [
+        (int(after["databases"][0]["last_tid"], 16),)
+    ]
     assert made["databases"][0]["last_tid"] < after["databases"][0]["last_tid"]
     by_hand(vault.repository, after["id"], tmp_path / "by hand")
     other = postgres.database()
     pg_restore(tmp_path / "by hand" / "database.dump", other)
-    assert relstorages.state(site._replace(adapter=on(other), blob_dir=tmp_path / "cache")) == relstorages.state(site)
+    assert relstorages.state(
+        site._replace(adapter=on(other), blob_dir=tmp_path / "cache")
+    ) == relstorages.state(site)
 
 
 def _soon(vault: RelVault) -> Any:

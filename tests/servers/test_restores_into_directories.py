@@ -15,9 +15,9 @@ from commandline import flip
 from relstorages import RelSite
 from relvault import NOISE, RelVault
 
-from zodb_vault.operations.dumps import Dumps
-from zodb_vault.operations.switch import Switch
-from zodb_vault.strategies.placing import Placer
+from zodb_vault.operations.restore.datafs import DataFsRestore
+from zodb_vault.operations.restore.dumps import Dumps
+from zodb_vault.strategies.blobs.directory_restore import BlobDirectoryWriter
 
 FILES = """
 <zodb_db catalog>
@@ -50,7 +50,9 @@ def make(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Make:
 
 def content(directory: Path) -> dict[str, str]:
     """Return every file with its digest, but for the index, which a restore may leave to the first who opens the file."""
-    files = (path for path in sorted(directory.rglob("*")) if path.is_file() and not path.name.endswith(".index"))
+    files = (
+        path for path in sorted(directory.rglob("*")) if path.is_file() and not path.name.endswith(".index")
+    )
     return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -78,11 +80,19 @@ def vault_path(arguments: tuple[Any, ...]) -> object:
     return getattr(arguments[0], "restore_id", "somewhere")
 
 
-WHERE = [(Dumps, "begin", 1), (Placer, "_put", 1), (Placer, "_put", 3), (Dumps, "_place", 1), (Dumps, "_write", 1)]
+WHERE = [
+    (Dumps, "begin", 1),
+    (BlobDirectoryWriter, "_put", 1),
+    (BlobDirectoryWriter, "_put", 3),
+    (Dumps, "_place", 1),
+    (Dumps, "_write", 1),
+]
 
 
 @pytest.mark.parametrize(("owner", "name", "at"), WHERE)
-def test_an_interrupted_one_is_finished_by_running_it_again(make: Make, owner: Any, name: str, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_one_is_finished_by_running_it_again(
+    make: Make, owner: Any, name: str, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vault = make()
     (first,) = vault.backups()
     wanted = whole(vault)
@@ -100,7 +110,9 @@ def test_an_interrupted_one_is_finished_by_running_it_again(make: Make, owner: A
             flip(path, 10)
     for another in (("latest",), (first, "--only", "storage")):
         refused = vault("restore", *another, "--output", out, "--yes", "--json")
-        assert (refused.status, refused.error["kind"]) == (1, "target-refused") and first in refused.error["message"]
+        assert (refused.status, refused.error["kind"]) == (1, "target-refused") and first in refused.error[
+            "message"
+        ]
     vault.done("restore", first, "--output", out, "--yes")
     assert content(out) == wanted
     refused = vault("restore", first, "--output", out, "--yes", "--json")
@@ -116,14 +128,25 @@ def test_a_directory_of_somebody_else_is_left_alone(make: Make) -> None:
     assert content(out).keys() == {"precious"}
 
 
-BOTH = [(Dumps, "begin", 1), (Switch, "build", 1), (Switch, "switch", 1), (Switch, "tidy", 1), (Dumps, "_place", 1), (Dumps, "_write", 1)]
+BOTH = [
+    (Dumps, "begin", 1),
+    (DataFsRestore, "build", 1),
+    (DataFsRestore, "switch", 1),
+    (DataFsRestore, "tidy", 1),
+    (Dumps, "_place", 1),
+    (Dumps, "_write", 1),
+]
 
 
 @pytest.mark.parametrize(("owner", "name", "at"), BOTH)
-def test_a_data_fs_and_a_dump_are_one_command(make: Make, owner: Any, name: str, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_fs_and_a_dump_are_one_command(
+    make: Make, owner: Any, name: str, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vault = make(mixed=True)
     wanted = whole(vault)
-    assert {"catalog/Data.fs", "main/main.sqlite3", "main/oids.sqlite3"} <= set(wanted) and len({one.split("/")[1] for one in wanted}) == 4
+    assert {"catalog/Data.fs", "main/main.sqlite3", "main/oids.sqlite3"} <= set(wanted) and len(
+        {one.split("/")[1] for one in wanted}
+    ) == 4
     out = vault.directory / "out"
     with monkeypatch.context() as patch:
         broken(patch, owner, name, at)
@@ -131,7 +154,9 @@ def test_a_data_fs_and_a_dump_are_one_command(make: Make, owner: Any, name: str,
     vault.done("restore", "--output", out, "--yes")
     assert content(out) == wanted
     shutil.copytree(out / "main", vault.directory / "data-again", ignore=shutil.ignore_patterns("blobs"))
-    site = vault.site._replace(adapter=vault.site.adapter.replace("/data\n", "/data-again\n"), blob_dir=out / "main" / "blobs")
+    site = vault.site._replace(
+        adapter=vault.site.adapter.replace("/data\n", "/data-again\n"), blob_dir=out / "main" / "blobs"
+    )
     assert relstorages.state(site) == relstorages.state(vault.site)
     refused = vault("restore", "--replace", "--yes", "--json")
     assert refused.status == 1 and "--output" in refused.error["hint"]

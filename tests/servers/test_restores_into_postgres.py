@@ -17,7 +17,9 @@ from relstorages import RelSite, on
 from relvault import NOISE, RelVault, pg_restore
 from services.postgres import PASSWORD, Cluster, Login, execute
 
-EACH = pytest.mark.parametrize(("history", "shared"), [(False, False), (False, True), (True, False), (True, True)])
+EACH = pytest.mark.parametrize(
+    ("history", "shared"), [(False, False), (False, True), (True, False), (True, True)]
+)
 Make = Callable[..., RelVault]
 
 
@@ -48,7 +50,9 @@ def go_on(vault: RelVault) -> None:
 
 
 @EACH
-def test_into_an_empty_database_of_another_name_and_owner(make: Make, postgres: Cluster, history: bool, shared: bool) -> None:
+def test_into_an_empty_database_of_another_name_and_owner(
+    make: Make, postgres: Cluster, history: bool, shared: bool
+) -> None:
     vault = make(history, shared)
     elsewhere = other(vault, postgres.database())
     conf = elsewhere.write_conf(vault.directory / "other.conf")
@@ -65,7 +69,9 @@ def test_into_an_empty_database_of_another_name_and_owner(make: Make, postgres: 
 
 
 @EACH
-def test_in_place_the_old_database_is_kept(make: Make, postgres: Cluster, history: bool, shared: bool) -> None:
+def test_in_place_the_old_database_is_kept(
+    make: Make, postgres: Cluster, history: bool, shared: bool
+) -> None:
     vault = make(history, shared, "CREATEDB")
     wanted = relstorages.state(vault.site)
     (first,) = vault.backups()
@@ -73,13 +79,17 @@ def test_in_place_the_old_database_is_kept(make: Make, postgres: Cluster, histor
     vault.created()
     lost = relstorages.state(vault.site)
     refused = vault("restore", first, "--yes", "--json")
-    assert (refused.status, refused.error["kind"]) == (1, "target-refused") and "--replace" in refused.error["hint"]
+    assert (refused.status, refused.error["kind"]) == (1, "target-refused") and "--replace" in refused.error[
+        "hint"
+    ]
     done = vault.done("restore", first, "--replace", "--yes", "--json").document
     assert relstorages.state(vault.site) == wanted
     (kept,) = [one.removeprefix("the database ") for one in done["kept"] if one.startswith("the database ")]
     old = vault.site._replace(adapter=on(vault.login._replace(name=kept)))
     assert relstorages.state(old) == lost
-    safety = next(row for row in vault.done("list", "--json").document["backups"] if row["id"] == done["safety_backup"])
+    safety = next(
+        row for row in vault.done("list", "--json").document["backups"] if row["id"] == done["safety_backup"]
+    )
     assert (safety["trigger"], safety["status"]) == ("safety", "complete")
     go_on(vault)
     assert vault.created()["reason"]["code"] == "diverged"
@@ -96,7 +106,9 @@ def test_over_what_is_there_where_no_database_may_be_created(make: Make, postgre
     assert postgres.names() == before
 
 
-def test_as_a_superuser_everything_belongs_to_the_owner_of_the_database(make: Make, postgres: Cluster) -> None:
+def test_as_a_superuser_everything_belongs_to_the_owner_of_the_database(
+    make: Make, postgres: Cluster
+) -> None:
     vault = make(shared=False)
     login = postgres.database()
     admin = other(vault, postgres.login(login.name))
@@ -109,8 +121,12 @@ def test_another_role_can_be_the_owner(make: Make, postgres: Cluster) -> None:
     login = postgres.database()
     role, admin = postgres.role(), other(vault, postgres.login(login.name))
     execute(postgres.login(login.name), f"GRANT ALL ON SCHEMA public TO {role}")
-    vault.done("restore", "--target", admin.write_conf(vault.directory / "other.conf"), "--role", role, "--yes")
-    assert relstorages.state(other(vault, Login(login.host, login.name, role, PASSWORD))) == relstorages.state(vault.site)
+    vault.done(
+        "restore", "--target", admin.write_conf(vault.directory / "other.conf"), "--role", role, "--yes"
+    )
+    assert relstorages.state(
+        other(vault, Login(login.host, login.name, role, PASSWORD))
+    ) == relstorages.state(vault.site)
 
 
 def test_a_database_in_use_is_refused_and_who_uses_it_is_named(make: Make) -> None:
@@ -132,18 +148,29 @@ def test_damage_is_found_before_anything_is_valid(make: Make, postgres: Cluster)
     assert (done.status, done.error["kind"]) == (4, "damage")
     assert (relstorages.state(vault.site), postgres.names()) == (before, names)
     empty = postgres.database()
-    assert vault("restore", "--target", other(vault, empty).write_conf(vault.directory / "o.conf"), "--yes").status == 4
+    assert (
+        vault(
+            "restore", "--target", other(vault, empty).write_conf(vault.directory / "o.conf"), "--yes"
+        ).status
+        == 4
+    )
     assert execute(empty, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_into_a_directory_as_files_that_other_programs_take(make: Make, postgres: Cluster, tmp_path: Path, shared: bool) -> None:
+def test_into_a_directory_as_files_that_other_programs_take(
+    make: Make, postgres: Cluster, tmp_path: Path, shared: bool
+) -> None:
     vault = make(True, shared)
     vault.done("restore", "--output", tmp_path / "out", "--yes")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == (["blobs", "database.dump"] if shared else ["database.dump"])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == (
+        ["blobs", "database.dump"] if shared else ["database.dump"]
+    )
     login = postgres.database()
     pg_restore(tmp_path / "out" / "database.dump", login)
-    assert relstorages.state(vault.site._replace(adapter=on(login), blob_dir=tmp_path / "out" / "blobs")) == relstorages.state(vault.site)
+    assert relstorages.state(
+        vault.site._replace(adapter=on(login), blob_dir=tmp_path / "out" / "blobs")
+    ) == relstorages.state(vault.site)
 
 
 def test_blobs_in_place_are_compared_and_what_differs_is_kept(make: Make) -> None:
@@ -164,17 +191,30 @@ def test_local_caches_of_the_old_state_are_removed(make: Make) -> None:
     cache = vault.directory / "cache"
     cache.mkdir()
     (cache / "relstorage-cache2-plone.sqlite3").write_text("old")
-    vault.conf.write_text(vault.site.conf.replace("keep-history", f"cache-local-dir {cache}\n    keep-history"))
+    vault.conf.write_text(
+        vault.site.conf.replace("keep-history", f"cache-local-dir {cache}\n    keep-history")
+    )
     done = vault.done("restore", "--replace", "--yes", "--json").document
     assert done["caches"] == [str(cache / "relstorage-cache2-plone.sqlite3")] and not any(cache.iterdir())
 
 
-def test_a_restore_that_was_killed_changed_nothing_and_the_next_one_cleans_up(make: Make, postgres: Cluster) -> None:
+def test_a_restore_that_was_killed_changed_nothing_and_the_next_one_cleans_up(
+    make: Make, postgres: Cluster
+) -> None:
     vault = make(True, False, "CREATEDB")
     wanted, names = relstorages.state(vault.site), postgres.names()
     script = "import os, signal, sys; from zodb_vault.strategies import pgrestore; from zodb_vault.cli.main import run\n"
     script += "pgrestore.PostgresDestination._rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\nrun(sys.argv[1:])"
-    command = [sys.executable, "-c", script, *vault.options, "restore", "--replace", "--no-safety-backup", "--yes"]
+    command = [
+        sys.executable,
+        "-c",
+        script,
+        *vault.options,
+        "restore",
+        "--replace",
+        "--no-safety-backup",
+        "--yes",
+    ]
     assert subprocess.run(command, check=False, capture_output=True, env=environment()).returncode == -9
     (left,) = postgres.names() - names
     assert "_restoring_" in left and relstorages.state(vault.site) == wanted

@@ -17,12 +17,14 @@ from relvault import NOISE, RelVault
 from services.postgres import PASSWORD, Cluster, Login, execute
 from services.s3 import SECRET_KEY, Service
 
-from zodb_vault.operations import dumps
-from zodb_vault.strategies import bucket as buckets
-from zodb_vault.strategies import bucketrestore
+from zodb_vault.operations.restore import dumps
+from zodb_vault.strategies.blobs import s3 as buckets
+from zodb_vault.strategies.blobs import s3_restore
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 12), reason="zodb-pgjsonb needs Python 3.12")
-EACH = pytest.mark.parametrize(("history", "tiered"), [(False, False), (False, True), (True, False), (True, True)])
+EACH = pytest.mark.parametrize(
+    ("history", "tiered"), [(False, False), (False, True), (True, False), (True, True)]
+)
 Make = Callable[..., RelVault]
 
 
@@ -60,11 +62,16 @@ def everything(site: Any) -> tuple[Any, ...]:
 
 
 def modified(place: Place) -> dict[str, Any]:
-    return {one["Key"]: one["LastModified"] for one in place.service.client().list_objects_v2(Bucket=place.bucket).get("Contents", [])}
+    return {
+        one["Key"]: one["LastModified"]
+        for one in place.service.client().list_objects_v2(Bucket=place.bucket).get("Contents", [])
+    }
 
 
 @EACH
-def test_into_an_empty_database_of_another_owner_and_another_bucket(make: Make, postgres: Cluster, history: bool, tiered: bool) -> None:
+def test_into_an_empty_database_of_another_owner_and_another_bucket(
+    make: Make, postgres: Cluster, history: bool, tiered: bool
+) -> None:
     vault = make(history, tiered)
     site, before = other(vault, postgres.database()), place_of(vault.site).objects() if tiered else {}
     said = vault.done("restore", "--target", conf_of(vault, site), "--yes").err
@@ -133,22 +140,31 @@ def test_another_object_under_a_key_is_never_written_over_silently(make: Make, p
     for content in (b"", b"of somebody else", place_of(vault.site).objects()[key][::-1]):
         place.put(key, content)
         refused = vault("restore", "--target", conf_of(vault, site), "--yes", "--json")
-        assert (refused.status, refused.error["kind"]) == (1, "target-refused") and f"s3://{place.bucket}/shared/{key}" in refused.error["message"]
+        assert (refused.status, refused.error["kind"]) == (
+            1,
+            "target-refused",
+        ) and f"s3://{place.bucket}/shared/{key}" in refused.error["message"]
         assert place.objects()[key] == content and pgjsonbs.rows(site.login) == {}
-    done = vault.done("restore", "--target", conf_of(vault, site), "--replace-blobs", "--yes", "--json").document
+    done = vault.done(
+        "restore", "--target", conf_of(vault, site), "--replace-blobs", "--yes", "--json"
+    ).document
     (kept,) = [name for name in place.objects() if name.endswith(f"/{key}")]
-    assert place.objects()[kept] == content and any(f"s3://{place.bucket}/shared/{kept.removesuffix(key)}" in note for note in done["notes"])
+    assert place.objects()[kept] == content and any(
+        f"s3://{place.bucket}/shared/{kept.removesuffix(key)}" in note for note in done["notes"]
+    )
     assert everything(site) == everything(vault.site)
 
 
 @pytest.mark.parametrize("where", ["blobs", "storage"])
-def test_an_interrupted_restore_is_finished_by_the_next_one(make: Make, postgres: Cluster, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+def test_an_interrupted_restore_is_finished_by_the_next_one(
+    make: Make, postgres: Cluster, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
     vault = make()
     site = other(vault, postgres.database())
-    put = buckets.Bucket.put
+    put = buckets.BlobBucket.put
     stored: list[Any] = []
 
-    def break_off(bucket: buckets.Bucket, *arguments: Any) -> None:
+    def break_off(bucket: buckets.BlobBucket, *arguments: Any) -> None:
         if len(stored) == 2:
             raise KeyboardInterrupt
         stored.append(arguments)
@@ -156,7 +172,7 @@ def test_an_interrupted_restore_is_finished_by_the_next_one(make: Make, postgres
 
     with monkeypatch.context() as patch:
         if where == "blobs":
-            patch.setattr(buckets.Bucket, "put", break_off)
+            patch.setattr(buckets.BlobBucket, "put", break_off)
         else:
             patch.setattr(dumps.Dumps, "_load", lambda *_arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         assert vault("restore", "--target", conf_of(vault, site), "--yes").status == 130
@@ -196,17 +212,24 @@ def test_a_site_without_a_place_for_them_is_refused(make: Make, postgres: Cluste
     vault = make()
     site = other(vault, postgres.database())._replace(place=None)
     refused = vault("restore", "--target", conf_of(vault, site), "--yes", "--json")
-    assert (refused.status, refused.error["kind"]) == (1, "target-refused") and "s3-bucket-name" in refused.error["hint"]
+    assert (refused.status, refused.error["kind"]) == (
+        1,
+        "target-refused",
+    ) and "s3-bucket-name" in refused.error["hint"]
     assert pgjsonbs.rows(site.login) == {}
 
 
-def test_a_database_in_use_is_refused_before_anything_is_put_into_the_bucket(make: Make, postgres: Cluster) -> None:
+def test_a_database_in_use_is_refused_before_anything_is_put_into_the_bucket(
+    make: Make, postgres: Cluster
+) -> None:
     vault = make()
     site = other(vault, postgres.database())
     connection = psycopg2.connect(f"{site.login.dsn} application_name=instance1")
     refused = vault("restore", "--target", conf_of(vault, site), "--yes", "--json")
     connection.close()
-    assert (refused.status, refused.error["kind"]) == (11, "in-use") and "instance1" in refused.error["message"]
+    assert (refused.status, refused.error["kind"]) == (11, "in-use") and "instance1" in refused.error[
+        "message"
+    ]
     assert place_of(site).objects() == {}
 
 
@@ -225,8 +248,12 @@ def test_a_damaged_pack_puts_nothing_wrong_into_the_bucket(make: Make, postgres:
 def test_a_blob_that_is_not_what_its_index_says_does_not_become_an_object(
     make: Make, postgres: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vault, rows = make(), bucketrestore.members_of
-    monkeypatch.setattr(bucketrestore, "members_of", lambda *arguments: [msgspec.structs.replace(one, sha256="0" * 64) for one in rows(*arguments)])
+    vault, rows = make(), s3_restore.members_of
+    monkeypatch.setattr(
+        s3_restore,
+        "members_of",
+        lambda *arguments: [msgspec.structs.replace(one, sha256="0" * 64) for one in rows(*arguments)],
+    )
     site = other(vault, postgres.database())
     done = vault("restore", "--target", conf_of(vault, site), "--yes", "--json")
     assert (done.status, done.error["kind"]) == (4, "damage")
@@ -234,15 +261,21 @@ def test_a_blob_that_is_not_what_its_index_says_does_not_become_an_object(
 
 
 @pytest.mark.parametrize("wrong", ["bucket", "secret"])
-def test_a_bucket_that_cannot_be_written_is_an_error_that_shows_no_secret(make: Make, postgres: Cluster, rclone: Service, wrong: str) -> None:
+def test_a_bucket_that_cannot_be_written_is_an_error_that_shows_no_secret(
+    make: Make, postgres: Cluster, rclone: Service, wrong: str
+) -> None:
     vault = make()
     site = other(vault, postgres.database())
     text = site.conf.replace(place_of(site).bucket, "nobodys-bucket")
     if wrong == "secret":
-        text = text.replace(place_of(site).service.endpoint, rclone.endpoint).replace(SECRET_KEY, "another-secret-of-s3")
+        text = text.replace(place_of(site).service.endpoint, rclone.endpoint).replace(
+            SECRET_KEY, "another-secret-of-s3"
+        )
     (vault.directory / "other.conf").write_text(text)
     done = vault("restore", "--target", vault.directory / "other.conf", "--yes", "--json")
-    assert (done.status, done.error["kind"]) in ((1, "store"), (1, "missing")) and "zope.conf" in done.error["hint"]
+    assert (done.status, done.error["kind"]) in ((1, "store"), (1, "missing")) and "zope.conf" in done.error[
+        "hint"
+    ]
     assert pgjsonbs.rows(site.login) == {}
     for secret in (SECRET_KEY, "another-secret-of-s3", PASSWORD):
         assert secret not in done.err + done.out

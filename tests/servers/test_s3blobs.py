@@ -22,16 +22,18 @@ from services.s3 import SECRET_KEY, Service
 from wrapped import WrappedVault
 
 from zodb_vault.errors import StoreError
-from zodb_vault.model import clock
 from zodb_vault.model.manifest import Missing
-from zodb_vault.operations import switch
+from zodb_vault.operations.restore import datafs as switch
 from zodb_vault.repository.repository import Repository
+from zodb_vault.runtime import clock
 from zodb_vault.stores.local import LocalStore
-from zodb_vault.stores.resilient import Patience
-from zodb_vault.strategies import blobfiles, bucketrestore, filestorage
-from zodb_vault.strategies import bucket as buckets
-from zodb_vault.strategies.filestorage import FileStorageCapture
-from zodb_vault.strategies.relstorage import RelStorageCapture
+from zodb_vault.stores.retry import RetryPolicy
+from zodb_vault.strategies.blobs import capture as blobfiles
+from zodb_vault.strategies.blobs import s3 as buckets
+from zodb_vault.strategies.blobs import s3_restore
+from zodb_vault.strategies.filestorage import capture as filestorage
+from zodb_vault.strategies.filestorage.capture import FileStorageCapture
+from zodb_vault.strategies.sql.capture import SqlCapture
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 12), reason="zodb-s3blobs needs Python 3.12")
 EACH = pytest.mark.parametrize("base", ["filestorage", "sqlite", "postgresql"])
@@ -40,7 +42,9 @@ Make = Callable[..., WrappedVault]
 
 
 @pytest.fixture
-def make(request: pytest.FixtureRequest, moto: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Make:
+def make(
+    request: pytest.FixtureRequest, moto: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Make:
     """Make a site with some content."""
 
     def make(base: str = "filestorage", prefix: str = "plone", **options: Any) -> WrappedVault:
@@ -56,14 +60,14 @@ def make(request: pytest.FixtureRequest, moto: Service, tmp_path: Path, capsys: 
 def asked(patch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Give the addresses of the objects that are read."""
     found: list[str] = []
-    open_ = buckets.Bucket.open
+    open_ = buckets.BlobBucket.open
 
-    def watched(bucket: buckets.Bucket, ref: Any) -> Any:
+    def watched(bucket: buckets.BlobBucket, ref: Any) -> Any:
         found.append(str(bucket.path(ref)))
         return open_(bucket, ref)
 
     with patch.context() as inner:
-        inner.setattr(buckets.Bucket, "open", watched)
+        inner.setattr(buckets.BlobBucket, "open", watched)
         yield found
 
 
@@ -125,7 +129,11 @@ def test_only_what_is_new_is_read(make: Make, monkeypatch: pytest.MonkeyPatch, b
     vault.created()
     with asked(monkeypatch) as read:
         again = vault.created()
-        assert (read, again["how"], again["databases"][0]["blobs"]) == ([], "incremental", {"added": 0, "count": 4})
+        assert (read, again["how"], again["databases"][0]["blobs"]) == (
+            [],
+            "incremental",
+            {"added": 0, "count": 4},
+        )
         before = vault.place.objects().keys()
         with vault.site.opened() as opened:
             opened.put(logo=NOISE[5])
@@ -146,7 +154,10 @@ def test_a_key_that_is_gone_is_missing_and_found_when_it_is_back(make: Make, bas
     assert row["path"] == f"s3://{vault.place.bucket}/plone/{key}"
     assert (f"{int(row['oid'], 16):x}", f"{int(row['tid'], 16):x}.blob") == tuple(key.split("/")[1:])
     report = vault.done("verify", done.document["id"], "--json").document
-    assert (report["damage"], [one["why"] for one in report["source"]]) == ([], [f"was missing at {row['path']}"])
+    assert (report["damage"], [one["why"] for one in report["source"]]) == (
+        [],
+        [f"was missing at {row['path']}"],
+    )
     assert vault("create", "--json").status == 3
     vault.place.put(key, content)
     made = vault.created()
@@ -168,9 +179,11 @@ def test_an_undo_that_the_wrapper_makes_no_copy_for_is_named(make: Make, base: s
 
 
 @EACH
-def test_a_pack_between_storage_and_blobs_starts_over(make: Make, monkeypatch: pytest.MonkeyPatch, base: str) -> None:
+def test_a_pack_between_storage_and_blobs_starts_over(
+    make: Make, monkeypatch: pytest.MonkeyPatch, base: str
+) -> None:
     vault = make(base)
-    kind: Any = FileStorageCapture if base == "filestorage" else RelStorageCapture
+    kind: Any = FileStorageCapture if base == "filestorage" else SqlCapture
     with vault.site.opened() as opened:
         opened.put(logo=None)
         copy, packed = kind.copy_blobs, list[bool]()
@@ -234,7 +247,9 @@ def test_halves(make: Make, base: str) -> None:
     assert blobs["databases"][0]["blobs"] == {"added": 4, "count": 4}
 
 
-def test_a_mirror_and_the_site_itself_are_one_line(make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_mirror_and_the_site_itself_are_one_line(
+    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     vault = make()
     with asked(monkeypatch) as read:
         vault.created("--method", "portable", "--mirror", str(tmp_path / "mirror"))
@@ -245,17 +260,23 @@ def test_a_mirror_and_the_site_itself_are_one_line(make: Make, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("wrong", ["bucket", "endpoint", "secret"])
-def test_a_bucket_that_cannot_be_read_is_an_error_that_shows_no_secret(make: Make, moto: Service, rclone: Service, wrong: str) -> None:
+def test_a_bucket_that_cannot_be_read_is_an_error_that_shows_no_secret(
+    make: Make, moto: Service, rclone: Service, wrong: str
+) -> None:
     vault, conf = make(), ""
     if wrong == "bucket":
         conf = vault.conf.read_text().replace(vault.place.bucket, "nobodys-bucket")
     elif wrong == "endpoint":
         conf = vault.conf.read_text().replace(moto.endpoint, "http://127.0.0.1:9")
     else:
-        conf = vault.conf.read_text().replace(moto.endpoint, rclone.endpoint).replace(SECRET_KEY, "another-secret-of-s3")
+        conf = (
+            vault.conf.read_text()
+            .replace(moto.endpoint, rclone.endpoint)
+            .replace(SECRET_KEY, "another-secret-of-s3")
+        )
     vault.conf.write_text(conf)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Patience.__init__, "__defaults__", (2, 0.0, lambda _seconds: None))
+        patch.setattr(RetryPolicy.__init__, "__defaults__", (2, 0.0, lambda _seconds: None))
         done = vault("create", "--json")
     assert (done.status, done.error["kind"]) == (1, "source") and "zope.conf" in done.error["hint"]
     assert SECRET_KEY not in done.err + done.out and "another-secret-of-s3" not in done.err + done.out
@@ -266,7 +287,9 @@ def test_a_bucket_that_cannot_be_read_is_an_error_that_shows_no_secret(make: Mak
 
 
 @EACH
-def test_a_copy_in_another_bucket_goes_on_by_itself(make: Make, moto: Service, tmp_path: Path, base: str) -> None:
+def test_a_copy_in_another_bucket_goes_on_by_itself(
+    make: Make, moto: Service, tmp_path: Path, base: str
+) -> None:
     vault = make(base)
     vault.created()
     copy = vault.copy(tmp_path / "copy", Place(moto, moto.bucket(), "other"))
@@ -277,7 +300,9 @@ def test_a_copy_in_another_bucket_goes_on_by_itself(make: Make, moto: Service, t
         opened.put(more="and goes on", logo=NOISE[5])
         opened.pack()
     assert vault.site.state() != copy.state()
-    assert not [record for one in vault.site.transactions() for record in one.records if record.blob == oracle.MISSING]
+    assert not [
+        record for one in vault.site.transactions() for record in one.records if record.blob == oracle.MISSING
+    ]
 
 
 @EACH
@@ -302,19 +327,32 @@ def test_what_is_left_behind_is_in_the_safety_backup(make: Make) -> None:
         opened.put(later=NOISE[5], latest=NOISE[6])
     left = vault.site.transactions()
     done = vault.done("restore", made["id"], "--yes", "--json")
-    assert [note for note in done.document["notes"] if note.startswith(f"2 objects in s3://{vault.place.bucket}/plone belong to the replaced state")]
+    assert [
+        note
+        for note in done.document["notes"]
+        if note.startswith(f"2 objects in s3://{vault.place.bucket}/plone belong to the replaced state")
+    ]
     with vault.site.opened() as opened:
         opened.put(more="and goes on")
         opened.pack()  # deletes what it does not know
     assert vault.reads(vault.restored(done.document["safety_backup"])) == left
 
 
-def test_only_what_a_moment_needs_is_put_there_and_what_is_there_stays(make: Make, moto: Service, tmp_path: Path) -> None:
+def test_only_what_a_moment_needs_is_put_there_and_what_is_there_stays(
+    make: Make, moto: Service, tmp_path: Path
+) -> None:
     vault = make()
     moment = vault.site.transactions()[1].tid
     vault.created()
     copy = vault.copy(tmp_path / "copy", Place(moto, moto.bucket(), ""))
-    arguments = ("--target", tmp_path / "copy" / "zope.conf", "--yes", "--tid", f"0x{moment.hex()}", "--no-safety-backup")
+    arguments = (
+        "--target",
+        tmp_path / "copy" / "zope.conf",
+        "--yes",
+        "--tid",
+        f"0x{moment.hex()}",
+        "--no-safety-backup",
+    )
     vault.done("restore", *arguments)
     assert copy.transactions() == vault.site.transactions()[:2] and len(copy.place.objects()) == 2
     with counted() as requests:
@@ -341,7 +379,10 @@ def test_a_moment_of_a_relational_database(make: Make, moto: Service, tmp_path: 
 def test_another_object_is_in_the_way_until_it_is_to_be_kept(make: Make, tmp_path: Path, base: str) -> None:
     vault = make(base)
     vault.created()
-    state, key = vault.site.state(), next(key for key, data in vault.place.objects().items() if data == NOISE[2])
+    state, key = (
+        vault.site.state(),
+        next(key for key, data in vault.place.objects().items() if data == NOISE[2]),
+    )
     vault.place.put(key, NOISE[7])
     for other in (NOISE[7], b"short"):
         vault.place.put(key, other)
@@ -353,20 +394,25 @@ def test_another_object_is_in_the_way_until_it_is_to_be_kept(make: Make, tmp_pat
     assert vault.site.state() == state
     (kept,) = [name for name in vault.place.objects() if name.startswith(".zodb-vault-kept-")]
     assert kept.endswith(f"/{key}") and vault.place.objects()[kept] == b"short"
-    assert f"1 objects gave way to those of the backup; copies of them are in s3://{vault.place.bucket}/plone/{kept.split('/')[0]}/" in done.err
+    assert (
+        f"1 objects gave way to those of the backup; copies of them are in s3://{vault.place.bucket}/plone/{kept.split('/')[0]}/"
+        in done.err
+    )
     with vault.site.opened() as opened:
         opened.pack()
     assert kept in vault.place.objects()
 
 
 @CHEAP
-def test_a_restore_that_broke_off_goes_on(make: Make, monkeypatch: pytest.MonkeyPatch, moto: Service, tmp_path: Path, base: str) -> None:
+def test_a_restore_that_broke_off_goes_on(
+    make: Make, monkeypatch: pytest.MonkeyPatch, moto: Service, tmp_path: Path, base: str
+) -> None:
     vault = make(base)
     vault.created()
     copy, puts = vault.copy(tmp_path / "copy", Place(moto, moto.bucket(), "other")), list[Any]()
-    put = buckets.Bucket.put
+    put = buckets.BlobBucket.put
 
-    def twice(bucket: buckets.Bucket, ref: Any, data: bytes) -> None:
+    def twice(bucket: buckets.BlobBucket, ref: Any, data: bytes) -> None:
         puts.append(ref)
         if len(puts) > 2:
             raise StoreError("the network is gone")
@@ -374,14 +420,20 @@ def test_a_restore_that_broke_off_goes_on(make: Make, monkeypatch: pytest.Monkey
 
     arguments = ("restore", "--target", tmp_path / "copy" / "zope.conf", "--yes")
     with monkeypatch.context() as patch:
-        patch.setattr(buckets.Bucket, "put", twice)
+        patch.setattr(buckets.BlobBucket, "put", twice)
         assert vault(*arguments).status == 1
     assert len(copy.place.objects()) == 2
-    assert not (tmp_path / "copy" / "site" / "Data.fs").exists() and not (tmp_path / "copy" / "site" / "main.sqlite3").exists()
+    assert (
+        not (tmp_path / "copy" / "site" / "Data.fs").exists()
+        and not (tmp_path / "copy" / "site" / "main.sqlite3").exists()
+    )
     with counted() as requests:
         done = vault.done(*arguments)
     assert copy.transactions() == vault.site.transactions()
-    assert requests["PutObject"] == 2 and "if another site uses them, each of the two deletes blobs of the other" in done.err
+    assert (
+        requests["PutObject"] == 2
+        and "if another site uses them, each of the two deletes blobs of the other" in done.err
+    )
 
 
 def test_an_interrupted_restore_in_place_is_taken_back(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,7 +448,7 @@ def test_an_interrupted_restore_in_place_is_taken_back(make: Make, monkeypatch: 
         raise StoreError("the network is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(buckets.Bucket, "put", fails)
+        patch.setattr(buckets.BlobBucket, "put", fails)
         assert vault("restore", made["id"], "--yes").status == 1
     vault.done("restore", "--abort")
     assert vault.site.transactions() == now
@@ -414,12 +466,15 @@ def test_an_interrupted_restore_is_not_finished_into_another_bucket(
 
     arguments = ("restore", "--target", tmp_path / "copy" / "zope.conf", "--yes", "--json")
     with monkeypatch.context() as patch:
-        patch.setattr(switch.Switch, "put_aside", fails)
+        patch.setattr(switch.DataFsRestore, "put_aside", fails)
         assert vault(*arguments).status == 1  # the Data.fs is the new one by now
     another = copy._replace(place=Place(moto, moto.bucket(), "other"))
     another.write_conf(tmp_path / "copy" / "zope.conf")
     refused = vault(*arguments)
-    assert (refused.status, refused.error["kind"]) == (1, "target-refused") and "was interrupted" in refused.error["message"]
+    assert (refused.status, refused.error["kind"]) == (
+        1,
+        "target-refused",
+    ) and "was interrupted" in refused.error["message"]
     copy.write_conf(tmp_path / "copy" / "zope.conf")
     vault.done(*arguments)
     assert copy.transactions() == vault.site.transactions()
@@ -428,21 +483,25 @@ def test_an_interrupted_restore_is_not_finished_into_another_bucket(
 def test_long_blobs_go_there_in_parts_and_a_damaged_one_not_at_all(
     make: Make, monkeypatch: pytest.MonkeyPatch, moto: Service, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(bucketrestore, "WHOLE", 5 << 20)
-    monkeypatch.setattr(bucketrestore, "PART", 5 << 20)  # the service takes no shorter ones
+    monkeypatch.setattr(s3_restore, "WHOLE", 5 << 20)
+    monkeypatch.setattr(s3_restore, "PART", 5 << 20)  # the service takes no shorter ones
     vault = make()
     with vault.site.opened() as opened:
         opened.put(film=noise(11 << 20, 1), clip=noise(5 << 20, 2))
     vault.created()
     copy = vault.copy(tmp_path / "copy", Place(moto, moto.bucket(), "other"))
     arguments = ("restore", "--target", tmp_path / "copy" / "zope.conf", "--yes", "--json")
-    checked = bucketrestore.BucketFiller._checked
+    checked = s3_restore.S3BlobWriter._checked
 
-    def other(filler: bucketrestore.BucketFiller, member: Any, chunks: Any) -> Any:
-        return checked(filler, msgspec.structs.replace(member, sha256=64 * "0") if member.size == 11 << 20 else member, chunks)
+    def other(filler: s3_restore.S3BlobWriter, member: Any, chunks: Any) -> Any:
+        return checked(
+            filler,
+            msgspec.structs.replace(member, sha256=64 * "0") if member.size == 11 << 20 else member,
+            chunks,
+        )
 
     with monkeypatch.context() as patch:
-        patch.setattr(bucketrestore.BucketFiller, "_checked", other)
+        patch.setattr(s3_restore.S3BlobWriter, "_checked", other)
         damaged = vault(*arguments)
     assert (damaged.status, damaged.error["kind"]) == (4, "damage")
     assert not [data for data in copy.place.objects().values() if len(data) > 5 << 20]
@@ -453,17 +512,21 @@ def test_long_blobs_go_there_in_parts_and_a_damaged_one_not_at_all(
     assert copy.transactions() == vault.site.transactions()
 
 
-def test_of_a_blob_in_two_packs_the_last_one_holds(make: Make, monkeypatch: pytest.MonkeyPatch, moto: Service, tmp_path: Path) -> None:
+def test_of_a_blob_in_two_packs_the_last_one_holds(
+    make: Make, monkeypatch: pytest.MonkeyPatch, moto: Service, tmp_path: Path
+) -> None:
     vault = make()
     first = Repository.open(LocalStore(vault.repository)).objects("")
     vault.created()
     manifest = Repository.open(LocalStore(vault.repository)).manifest("default", vault.backups()[0])
-    earlier = list(bucketrestore.packs_of(manifest.databases[0], first))
+    earlier = list(s3_restore.packs_of(manifest.databases[0], first))
     changed = next(key for key, data in vault.place.objects().items() if data == NOISE[2])
     vault.place.put(changed, NOISE[7])
     vault.created("--full")
-    packs_of = bucketrestore.packs_of
-    monkeypatch.setattr(bucketrestore, "packs_of", lambda entry, documents: [*earlier, *packs_of(entry, documents)])
+    packs_of = s3_restore.packs_of
+    monkeypatch.setattr(
+        s3_restore, "packs_of", lambda entry, documents: [*earlier, *packs_of(entry, documents)]
+    )
     copy = vault.copy(tmp_path / "copy", Place(moto, moto.bucket(), ""))
     vault.done("restore", "--target", tmp_path / "copy" / "zope.conf", "--yes")
     assert copy.place.objects() == vault.place.objects()
@@ -537,13 +600,18 @@ def test_the_wrapper_around_a_client_of_zeo_is_told_what_to_do(make: Make, tmp_p
     vault = make()
     client, server = tmp_path / "client.conf", tmp_path / "zeo.conf"
     section = "<zeoclient>\nserver localhost:8100\n</zeoclient>"
-    client.write_text(re.sub("<filestorage>.*</filestorage>", section, vault.conf.read_text(), flags=re.DOTALL))
+    client.write_text(
+        re.sub("<filestorage>.*</filestorage>", section, vault.conf.read_text(), flags=re.DOTALL)
+    )
     planned = vault.bare("--repository", vault.repository, "--zope-conf", client, "plan")
     assert "that has this <s3blobstorage> around the <filestorage> of the server's zeo.conf" in planned.out
     assert vault.bare("--repository", vault.repository, "--zope-conf", client, "create").status == 2
     server.write_text(f"<zeo>\naddress localhost:8100\n</zeo>\n{vault.site.base}")
     refused = vault.bare("--repository", vault.repository, "--zeo-conf", server, "create", "--json")
-    assert (refused.status, refused.error["kind"]) == (2, "configuration") and "no blob directory is known" in refused.error["message"]
+    assert (refused.status, refused.error["kind"]) == (
+        2,
+        "configuration",
+    ) and "no blob directory is known" in refused.error["message"]
     server.write_text(f"%import zodb_s3blobs\n<zeo>\naddress localhost:8100\n</zeo>\n{vault.site.section}")
     done = vault.bare("--repository", vault.repository, "--zeo-conf", server, "create", "--json")
     assert done.status == 0 and done.document["databases"][0]["blobs"] == {"added": 4, "count": 4}
@@ -560,7 +628,9 @@ def test_doctor_asks_the_bucket(make: Make) -> None:
 
 
 @pytest.mark.parametrize("faults", [EachFailsOnce, EachWriteIsLost, EachReadIsCut])
-def test_a_service_that_stumbles_changes_nothing(make: Make, moto: Service, tmp_path: Path, faults: type[Faults]) -> None:
+def test_a_service_that_stumbles_changes_nothing(
+    make: Make, moto: Service, tmp_path: Path, faults: type[Faults]
+) -> None:
     vault = make()
     with behind(faults()):
         vault.created()
@@ -571,9 +641,14 @@ def test_a_service_that_stumbles_changes_nothing(make: Make, moto: Service, tmp_
     assert copy.place.objects() == vault.place.objects()
 
 
-def test_two_restores_within_a_second_keep_what_each_replaced(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_restores_within_a_second_keep_what_each_replaced(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vault, now = make("sqlite"), clock.now()
     vault.created()
     monkeypatch.setattr(clock, "now", lambda: now)
-    kept = [vault.done("restore", "--yes", "--replace", "--no-safety-backup", "--json").document["kept"] for _ in range(2)]
+    kept = [
+        vault.done("restore", "--yes", "--replace", "--no-safety-backup", "--json").document["kept"]
+        for _ in range(2)
+    ]
     assert all(Path(path).exists() for some in kept for path in some) and not set(kept[0]) & set(kept[1])

@@ -19,9 +19,12 @@ from relstorages import RelSite
 from relvault import NOISE, RelVault, by_hand
 
 from zodb_vault.model import chain
-from zodb_vault.operations import restoreplan, verify
+from zodb_vault.operations.restore import plan as restoreplan
+from zodb_vault.operations.verify import run as verify
 
-EACH = pytest.mark.parametrize(("history", "shared"), [(False, False), (False, True), (True, False), (True, True)])
+EACH = pytest.mark.parametrize(
+    ("history", "shared"), [(False, False), (False, True), (True, False), (True, True)]
+)
 Make = Callable[..., RelVault]
 
 
@@ -35,7 +38,9 @@ def make(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Make:
     """Make a site with some content."""
 
     def make(history: bool = True, shared: bool = False) -> RelVault:
-        vault = RelVault(tmp_path, capsys, RelSite(on(tmp_path / "data"), history, tmp_path / "blobs", shared))
+        vault = RelVault(
+            tmp_path, capsys, RelSite(on(tmp_path / "data"), history, tmp_path / "blobs", shared)
+        )
         vault.fill()
         return vault
 
@@ -44,7 +49,9 @@ def make(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Make:
 
 def elsewhere(vault: RelVault, directory: Path) -> RelSite:
     """Return the site that lies in a directory."""
-    return vault.site._replace(adapter=on(directory), blob_dir=directory / "blobs" if vault.site.shared else directory / "cache")
+    return vault.site._replace(
+        adapter=on(directory), blob_dir=directory / "blobs" if vault.site.shared else directory / "cache"
+    )
 
 
 @EACH
@@ -84,7 +91,11 @@ def test_without_the_right_key_nothing_of_an_encrypted_dump_is_begun(
         patched.setattr(restoreplan, "plan_dump", lambda *_: pytest.fail("a target was looked at"))
         for identity in ("", str(new)):
             patched.setenv("ZODB_VAULT_IDENTITY_FILE", identity)
-            for command in (("verify",), ("verify", "--level", "restore"), ("restore", "--output", tmp_path / "out", "--yes")):
+            for command in (
+                ("verify",),
+                ("verify", "--level", "restore"),
+                ("restore", "--output", tmp_path / "out", "--yes"),
+            ):
                 assert vault(*command).status == 12, (identity, command)
     assert not (tmp_path / "out").exists()
     (both := tmp_path / "both").write_text(old.read_text() + new.read_text())
@@ -130,7 +141,10 @@ def test_in_place_what_it_replaces_is_kept(make: Make, history: bool, shared: bo
     assert vault("restore", first, "--yes", "--json").error["kind"] == "target-refused"
     done = vault.done("restore", first, "--replace", "--yes", "--json").document
     assert relstorages.state(vault.site) == wanted
-    assert {Path(path).name.partition(".replaced-")[0] for path in done["kept"]} >= {"main.sqlite3", "oids.sqlite3"}
+    assert {Path(path).name.partition(".replaced-")[0] for path in done["kept"]} >= {
+        "main.sqlite3",
+        "oids.sqlite3",
+    }
     assert done["safety_backup"] in vault.backups()
 
 
@@ -143,7 +157,12 @@ def test_a_database_in_use_is_refused(make: Make) -> None:
             sys.stdin.read()
     """)
     tests = f"import sys; sys.path.insert(0, {str(Path(__file__).parent.parent)!r})\n"
-    child = subprocess.Popen([sys.executable, "-c", tests + script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment())
+    child = subprocess.Popen(
+        [sys.executable, "-c", tests + script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment(),
+    )
     with child:
         assert child.stdout is not None and child.stdout.readline() == b"open\n"
         refused = vault("restore", "--replace", "--no-safety-backup", "--yes", "--json")
@@ -160,7 +179,9 @@ def test_damage_is_found(make: Make) -> None:
     before = relstorages.state(vault.site)
     assert vault("restore", "--replace", "--no-safety-backup", "--yes").status == 4
     assert relstorages.state(vault.site) == before
-    assert sorted(path.name for path in (vault.directory / "data").iterdir() if "sqlite3-" not in path.name) == ["main.sqlite3", "oids.sqlite3"]
+    assert sorted(
+        path.name for path in (vault.directory / "data").iterdir() if "sqlite3-" not in path.name
+    ) == ["main.sqlite3", "oids.sqlite3"]
 
 
 def test_a_file_that_was_damaged_at_the_source_is_found(make: Make) -> None:

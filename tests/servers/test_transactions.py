@@ -1,4 +1,4 @@
-"""``--method transactions``: a dump, then overlays; what they restore is compared with a dump of the same snapshot, row by row."""
+"""``--method transactions``: a dump, then deltas; what they restore is compared with a dump of the same snapshot, row by row."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ from ZODB.POSException import POSKeyError, UndoError
 
 from zodb_vault.model import chain
 from zodb_vault.repository.objects import ContentWriter
-from zodb_vault.strategies.pgchanges import Changes
+from zodb_vault.strategies.postgres.delta import Changes
 
 SEEDS = int(os.environ.get("ZODB_VAULT_OVERLAYS", "1"))
-EACH = pytest.mark.parametrize(("history", "shared"), [(False, False), (False, True), (True, False), (True, True)])
+EACH = pytest.mark.parametrize(
+    ("history", "shared"), [(False, False), (False, True), (True, False), (True, True)]
+)
 Make = Callable[..., RelVault]
 needs_pgjsonb = pytest.mark.skipif(sys.version_info < (3, 12), reason="zodb-pgjsonb needs Python 3.12")
 
@@ -69,11 +71,15 @@ def restored(vault: RelVault, postgres: Cluster, backup: str = "latest") -> tupl
 
 
 @EACH
-def test_an_overlay_brings_what_is_new(make: Make, postgres: Cluster, dumping: Dumping, history: bool, shared: bool) -> None:
+def test_an_delta_brings_what_is_new(
+    make: Make, postgres: Cluster, dumping: Dumping, history: bool, shared: bool
+) -> None:
     vault = make(history, shared)
     with vault.site.opened() as opened:
         opened.pack()
-    assert execute(vault.login, "SELECT count(*) FROM object_ref") != [(0,)]  # what the pack found out is in the base, and not to be restored
+    assert execute(vault.login, "SELECT count(*) FROM object_ref") != [
+        (0,)
+    ]  # what the pack found out is in the base, and not to be restored
     first = backed_up(vault)
     assert (first["how"], first["reason"]["code"]) == ("full", "first")
     with vault.site.opened() as opened:
@@ -95,13 +101,24 @@ class Working:
 
     def work(self) -> None:
         """Do something."""
-        steps = [self.text] * 4 + [self.blob] * 3 + [self.remove] * 2 + [self.pack] + ([self.undo] * 2 if self.history else [self.delete])
+        steps = (
+            [self.text] * 4
+            + [self.blob] * 3
+            + [self.remove] * 2
+            + [self.pack]
+            + ([self.undo] * 2 if self.history else [self.delete])
+        )
         step = self.random.choice(steps)
         self.did[step.__name__] += 1
         step()
 
     def text(self) -> None:
-        self.opened.put(**{f"text-{self.random.randrange(8)}": str(self.random.random()) for _ in range(self.random.randint(1, 4))})
+        self.opened.put(
+            **{
+                f"text-{self.random.randrange(8)}": str(self.random.random())
+                for _ in range(self.random.randint(1, 4))
+            }
+        )
 
     def blob(self) -> None:
         content = self.random.choice([b"", b"x", self.random.choice(NOISE), NOISE[0] * 300])
@@ -143,7 +160,9 @@ class Working:
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 @EACH
-def test_random_histories(make: Make, postgres: Cluster, dumping: Dumping, history: bool, shared: bool, seed: int) -> None:
+def test_random_histories(
+    make: Make, postgres: Cluster, dumping: Dumping, history: bool, shared: bool, seed: int
+) -> None:
     vault, choose = make(history, shared), random.Random(seed)
     backups: list[tuple[str, Held]] = []
     for number, next_number in enumerate((60, 100, 300_000, 300_001, 300_002)):
@@ -164,7 +183,9 @@ def test_random_histories(make: Make, postgres: Cluster, dumping: Dumping, histo
         assert set(relstorages.state(site)) >= {"title"}
     report = vault.done("verify", "--json").document
     assert (report["damage"], report["source"]) == ([], [])
-    assert report["checked"]["rows"] == sum(len(rows) for name, rows in wanted.rows.items() if name not in DERIVED)
+    assert report["checked"]["rows"] == sum(
+        len(rows) for name, rows in wanted.rows.items() if name not in DERIVED
+    )
 
 
 @pytest.mark.parametrize("history", [False, True])
@@ -197,13 +218,19 @@ def test_nothing_new_costs_nearly_nothing(make: Make) -> None:
     backed_up(vault)
     backed_up(vault)
     made = backed_up(vault)
-    assert (made["how"], made["reason"]["code"], made["databases"][0]["transactions_added"]) == ("incremental", "unchanged", 0)
+    assert (made["how"], made["reason"]["code"], made["databases"][0]["transactions_added"]) == (
+        "incremental",
+        "unchanged",
+        0,
+    )
     assert made["added"] < 5_000, made["added"]
     assert vault.created("--method", "transactions", "--skip-unchanged")["status"] == "skipped"
 
 
 @pytest.mark.parametrize("history", [False, True])
-def test_over_what_is_there_and_beside_it(make: Make, postgres: Cluster, dumping: Dumping, history: bool) -> None:
+def test_over_what_is_there_and_beside_it(
+    make: Make, postgres: Cluster, dumping: Dumping, history: bool
+) -> None:
     vault = make(history)
     backed_up(vault)
     with vault.site.opened() as opened:
@@ -230,7 +257,9 @@ def wanted_of(found: Held, wanted: Held) -> list[tuple[Any, ...]]:
     return [one for one in found.large_objects if one[:2] in {other[:2] for other in wanted.large_objects}]
 
 
-def test_as_a_superuser_everything_belongs_to_the_owner(make: Make, postgres: Cluster, dumping: Dumping) -> None:
+def test_as_a_superuser_everything_belongs_to_the_owner(
+    make: Make, postgres: Cluster, dumping: Dumping
+) -> None:
     vault = make()
     backed_up(vault)
     with vault.site.opened() as opened:
@@ -245,7 +274,9 @@ def test_as_a_superuser_everything_belongs_to_the_owner(make: Make, postgres: Cl
 
 
 @pytest.mark.parametrize("history", [False, True])
-def test_a_number_of_a_large_object_that_is_used_again(make: Make, postgres: Cluster, dumping: Dumping, history: bool) -> None:
+def test_a_number_of_a_large_object_that_is_used_again(
+    make: Make, postgres: Cluster, dumping: Dumping, history: bool
+) -> None:
     vault = make(history)
     with vault.site.opened() as opened:
         opened.pack()
@@ -276,7 +307,14 @@ def test_to_any_transaction(make: Make, postgres: Cluster) -> None:
     login = postgres.database(postgres.role("zodb", "CREATEDB"))
     site = vault.site._replace(adapter=on(login), blob_dir=vault.directory / "other")
     tid, wanted = known[1]
-    vault.done("restore", "--target", site.write_conf(vault.directory / "other.conf"), "--tid", "0x" + tid.hex(), "--yes")
+    vault.done(
+        "restore",
+        "--target",
+        site.write_conf(vault.directory / "other.conf"),
+        "--tid",
+        "0x" + tid.hex(),
+        "--yes",
+    )
     assert relstorages.state(site).items() >= wanted.items()
     assert relstorages.last_tid(site) == tid
 
@@ -284,7 +322,7 @@ def test_to_any_transaction(make: Make, postgres: Cluster) -> None:
 @pytest.mark.parametrize("history", [False, True])
 def test_by_hand(make: Make, postgres: Cluster, dumping: Dumping, tmp_path: Path, history: bool) -> None:
     vault = make(history)
-    execute(vault.login, "CREATE TABLE \"odd 'name\" (id serial PRIMARY KEY, note text)")
+    execute(vault.login, 'CREATE TABLE "odd \'name" (id serial PRIMARY KEY, note text)')
     backed_up(vault)
     execute(vault.login, "INSERT INTO \"odd 'name\" (note) VALUES ('a\tb'), (NULL)")
     with vault.site.opened() as opened:
@@ -303,10 +341,17 @@ def laid_over_by_hand(directory: Path, login: Login) -> None:
     """Do what RECOVERY.md says."""
     who = [f"--host={login.host}", f"--username={login.user}", f"--dbname={login.name}"]
     restore = ["pg_restore", *who, "--no-owner", "--no-acl", "--exit-on-error", "database.dump"]
-    script = ["psql", *who, "--no-psqlrc", "--single-transaction", "--file=overlays.sql"]
-    for command in ([*restore, "--section=pre-data"], [*restore, "--section=data"], script, [*restore, "--section=post-data"]):
+    script = ["psql", *who, "--no-psqlrc", "--single-transaction", "--file=deltas.sql"]
+    for command in (
+        [*restore, "--section=pre-data"],
+        [*restore, "--section=data"],
+        script,
+        [*restore, "--section=post-data"],
+    ):
         environment = os.environ | {"PGPASSWORD": login.password or ""}
-        done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=directory, env=environment, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
 
 
@@ -341,13 +386,22 @@ def stored_whole(vault: RelVault) -> dict[str, Any]:
     ("change", "why"),
     [
         ("ALTER TABLE object_state ADD COLUMN more text", "definitions of its tables have changed"),
-        ("CREATE FUNCTION one() RETURNS int LANGUAGE sql AS 'SELECT 1'", "definitions of its tables have changed"),
-        ("INSERT INTO blob_chunk SELECT zoid, tid, 1, lo_from_bytea(0, 'more') FROM blob_chunk LIMIT 1", "blobs are in several large objects"),
-        ("INSERT INTO object_state SELECT 99999, tid, 0, md5, state_size, state FROM object_state LIMIT 1", "rows came into public.object_state"),
+        (
+            "CREATE FUNCTION one() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+            "definitions of its tables have changed",
+        ),
+        (
+            "INSERT INTO blob_chunk SELECT zoid, tid, 1, lo_from_bytea(0, 'more') FROM blob_chunk LIMIT 1",
+            "blobs are in several large objects",
+        ),
+        (
+            "INSERT INTO object_state SELECT 99999, tid, 0, md5, state_size, state FROM object_state LIMIT 1",
+            "rows came into public.object_state",
+        ),
         ("SELECT lo_unlink(chunk) FROM blob_chunk LIMIT 1", None),
     ],
 )
-def test_what_an_overlay_could_not_bring_makes_a_new_base(make: Make, change: str, why: str | None) -> None:
+def test_what_an_delta_could_not_bring_makes_a_new_base(make: Make, change: str, why: str | None) -> None:
     vault = make()
     backed_up(vault)
     execute(vault.login, change)
@@ -357,7 +411,10 @@ def test_what_an_overlay_could_not_bring_makes_a_new_base(make: Make, change: st
     assert planned["method"] == "transactions"
     if why is None:  # a large object that is lost: said at once, and what goes on from there is a new base
         assert (made["how"], made["status"]) == ("incremental", "incomplete")
-        made, why = vault("create", "--method", "transactions", "--json").document, "none that overlays go on from"
+        made, why = (
+            vault("create", "--method", "transactions", "--json").document,
+            "none that deltas go on from",
+        )
     assert made["how"] == "full" and why in made["reason"]["text"], made["reason"]
 
 
@@ -367,7 +424,7 @@ def test_other_methods_and_other_pasts_make_a_new_base(make: Make, monkeypatch: 
     assert backed_up(vault)["how"] == "incremental"
     assert vault.created()["how"] == "full"
     made = backed_up(vault)
-    assert made["how"] == "full" and "none that overlays go on from" in made["reason"]["text"]
+    assert made["how"] == "full" and "none that deltas go on from" in made["reason"]["text"]
     assert backed_up(vault, "--full")["reason"]["code"] == "forced"
     assert backed_up(vault)["how"] == "incremental"
     with monkeypatch.context() as patch:
@@ -379,13 +436,16 @@ def test_other_methods_and_other_pasts_make_a_new_base(make: Make, monkeypatch: 
     assert made["how"] == "full" and "its server was restored or replaced" in made["reason"]["text"]
 
 
-def test_an_overlay_needs_no_more_than_select(make: Make, postgres: Cluster, dumping: Dumping) -> None:
+def test_an_delta_needs_no_more_than_select(make: Make, postgres: Cluster, dumping: Dumping) -> None:
     vault = make(history=True, shared=True)
     backed_up(vault)
     with vault.site.opened() as opened:
         opened.put(title="changed", logo=NOISE[4])
     reader = postgres.role("reader")
-    execute(vault.login, f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {reader}; GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO {reader}")
+    execute(
+        vault.login,
+        f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {reader}; GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO {reader}",
+    )
     vault.conf.write_text(vault.site._replace(adapter=on(vault.login._replace(user=reader))).conf)
     assert backed_up(vault)["how"] == "incremental"
     _site, login = restored(vault, postgres)
@@ -393,7 +453,9 @@ def test_an_overlay_needs_no_more_than_select(make: Make, postgres: Cluster, dum
 
 
 @pytest.mark.parametrize("history", [False, True])
-def test_an_overlay_that_lacks_a_row_is_found_and_not_restored(make: Make, postgres: Cluster, monkeypatch: pytest.MonkeyPatch, history: bool) -> None:
+def test_an_delta_that_lacks_a_row_is_found_and_not_restored(
+    make: Make, postgres: Cluster, monkeypatch: pytest.MonkeyPatch, history: bool
+) -> None:
     vault = make(history)
     backed_up(vault)
     with vault.site.opened() as opened:
@@ -404,7 +466,11 @@ def test_an_overlay_that_lacks_a_row_is_found_and_not_restored(make: Make, postg
     def fewer(changes: Changes, table: str, query: str, *arguments: Any, **options: Any) -> Any:
         # of a revision only the number of rows would tell, of an object that was changed only its TID
         which = "max(zoid)" if history else "min(zoid)"
-        lacking = f" AND zoid <> (SELECT {which} FROM object_state)" if table == "public.object_state" and "WHERE tid" in query else ""
+        lacking = (
+            f" AND zoid <> (SELECT {which} FROM object_state)"
+            if table == "public.object_state" and "WHERE tid" in query
+            else ""
+        )
         return rows(changes, table, query + lacking, *arguments, **options)
 
     with monkeypatch.context() as patch:
@@ -413,7 +479,9 @@ def test_an_overlay_that_lacks_a_row_is_found_and_not_restored(make: Make, postg
     done = vault("verify", "--json")
     assert (done.status, {one["what"] for one in done.document["damage"]}) == (4, {"table"}), done
     login = postgres.database()
-    conf = vault.site._replace(adapter=on(login), blob_dir=vault.directory / "other").write_conf(vault.directory / "other.conf")
+    conf = vault.site._replace(adapter=on(login), blob_dir=vault.directory / "other").write_conf(
+        vault.directory / "other.conf"
+    )
     refused = vault("restore", "--target", conf, "--yes", "--json")
     assert refused.status in (1, 4), refused
     assert execute(login, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
@@ -421,7 +489,7 @@ def test_an_overlay_that_lacks_a_row_is_found_and_not_restored(make: Make, postg
 
 
 @pytest.mark.parametrize("level", ["objects", "bytes", "records"])
-def test_every_file_of_an_overlay_is_checked(make: Make, level: str) -> None:
+def test_every_file_of_an_delta_is_checked(make: Make, level: str) -> None:
     vault = make(history=True)
     backed_up(vault)
     known = vault.objects()
@@ -436,7 +504,9 @@ def test_every_file_of_an_overlay_is_checked(make: Make, level: str) -> None:
         path = vault.repository / "objects" / name[:2] / name
         content = path.read_bytes()
         path.chmod(0o600)
-        path.write_bytes(content[:-1] if level == "objects" else content[:-5] + bytes([content[-5] ^ 1]) + content[-4:])
+        path.write_bytes(
+            content[:-1] if level == "objects" else content[:-5] + bytes([content[-5] ^ 1]) + content[-4:]
+        )
         done = vault("verify", "--level", level, "--json")
         assert done.status == 4, (name, done)
         path.write_bytes(content)
@@ -481,22 +551,31 @@ def test_the_manifest_says_what_a_reader_has_to_know(make: Make, capsys: pytest.
     first = vault.done("show", "--json").document["manifest"]
     backed_up(vault)
     second = vault.done("show", "--json").document["manifest"]
-    assert (first["requires"], second["requires"]) == (["dump"], ["dump", "overlays"])
-    assert "0 overlays over the dump of 20" in vault.done("show").out
+    assert (first["requires"], second["requires"]) == (["dump"], ["dump", "deltas"])
+    assert "0 deltas over the dump of 20" in vault.done("show").out
     for manifest in (first, second):
         (entry,) = manifest["databases"]
         assert (entry["method"], entry["experimental"]) == ("transactions", True)
-    assert [entry["storage"]["kind"] for entry in (*first["databases"], *second["databases"])] == ["pg_dump", "pg_transactions"]
+    assert [entry["storage"]["kind"] for entry in (*first["databases"], *second["databases"])] == [
+        "pg_dump",
+        "pg_transactions",
+    ]
 
 
-def test_other_storages_are_told_that_it_is_not_for_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    vault = RelVault(tmp_path, capsys, RelSite(f"<sqlite3>\n data-dir {tmp_path / 'data'}\n</sqlite3>", False, tmp_path / "blobs", False))
+def test_other_storages_are_told_that_it_is_not_for_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vault = RelVault(
+        tmp_path,
+        capsys,
+        RelSite(f"<sqlite3>\n data-dir {tmp_path / 'data'}\n</sqlite3>", False, tmp_path / "blobs", False),
+    )
     refused = vault("create", "--method", "transactions", "--json")
     assert (refused.status, refused.error["kind"]) == (2, "nothing-to-back-up")
     assert "in PostgreSQL" in refused.error["message"]
 
 
-def test_many_overlays_are_lists_and_are_copied_for_other_recipients(
+def test_many_deltas_are_lists_and_are_copied_for_other_recipients(
     make: Make, postgres: Cluster, dumping: Dumping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chain, "TAIL_LIMIT", 2)
@@ -508,7 +587,9 @@ def test_many_overlays_are_lists_and_are_copied_for_other_recipients(
             opened.put(title=str(number), logo=NOISE[number])
             opened.pack()
         backed_up(vault)
-    assert len(vault.done("show", "--json").document["manifest"]["databases"][0]["storage"]["overlay_lists"]) == 1
+    assert (
+        len(vault.done("show", "--json").document["manifest"]["databases"][0]["storage"]["delta_lists"]) == 1
+    )
     recipient, identity = keys.x25519(tmp_path / "identity")
     source, vault.repository = vault.repository, tmp_path / "copy"
     monkeypatch.setenv("ZODB_VAULT_REPOSITORY_ENCRYPTION_RECIPIENTS", recipient)
@@ -527,12 +608,20 @@ def test_many_overlays_are_lists_and_are_copied_for_other_recipients(
 
 
 @pytest.fixture
-def make_pgjsonb(postgres: Cluster, moto: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Make:
+def make_pgjsonb(
+    postgres: Cluster, moto: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Make:
     """Make a site on zodb-pgjsonb with some content."""
 
     def make(history: bool, tiered: bool) -> RelVault:
         login = postgres.database()
-        vault = RelVault(tmp_path, capsys, PgjsonbSite(login, history, tmp_path / "cache", Place(moto, moto.bucket(), "plone") if tiered else None))
+        vault = RelVault(
+            tmp_path,
+            capsys,
+            PgjsonbSite(
+                login, history, tmp_path / "cache", Place(moto, moto.bucket(), "plone") if tiered else None
+            ),
+        )
         vault.login = login
         vault.fill()
         return vault
@@ -543,7 +632,9 @@ def make_pgjsonb(postgres: Cluster, moto: Service, tmp_path: Path, capsys: pytes
 @needs_pgjsonb
 @pytest.mark.parametrize("seed", range(SEEDS))
 @pytest.mark.parametrize(("history", "tiered"), [(False, True), (True, False)])
-def test_random_histories_of_pgjsonb(make_pgjsonb: Make, postgres: Cluster, dumping: Dumping, history: bool, tiered: bool, seed: int) -> None:
+def test_random_histories_of_pgjsonb(
+    make_pgjsonb: Make, postgres: Cluster, dumping: Dumping, history: bool, tiered: bool, seed: int
+) -> None:
     vault, choose = make_pgjsonb(history, tiered), random.Random(seed)
     backups: list[tuple[str, Held]] = []
     hows: list[str] = []
@@ -558,7 +649,9 @@ def test_random_histories_of_pgjsonb(make_pgjsonb: Make, postgres: Cluster, dump
                 opened.pack()
             working = Working(opened, seed + number, history=history)
             for _ in range(choose.randint(1, 10)):
-                choose.choice([working.text, working.blob, working.remove, *([working.undo] if history else [])])()
+                choose.choice(
+                    [working.text, working.blob, working.remove, *([working.undo] if history else [])]
+                )()
     # where history is kept, a pack makes a new base
     assert hows == ["full", "incremental", "incremental", "full" if history else "incremental", "incremental"]
     for backup, wanted in (backups[2], backups[-1]):
@@ -590,7 +683,9 @@ def test_what_was_undone_comes_back(make_pgjsonb: Make, postgres: Cluster, dumpi
 
 
 @needs_pgjsonb
-def test_a_sequence_that_was_set_gives_no_number_twice(make_pgjsonb: Make, postgres: Cluster, dumping: Dumping) -> None:
+def test_a_sequence_that_was_set_gives_no_number_twice(
+    make_pgjsonb: Make, postgres: Cluster, dumping: Dumping
+) -> None:
     vault = make_pgjsonb(False, False)
     backed_up(vault)
     execute(vault.login, "SELECT setval('zoid_seq', 5000, false)")
@@ -608,8 +703,14 @@ def test_tids_of_the_past_and_columns_of_others(make_pgjsonb: Make) -> None:
     backed_up(vault)
     execute(vault.login, "INSERT INTO transaction_log (tid) SELECT max(tid) - 1000 FROM transaction_log")
     made = backed_up(vault)
-    assert made["how"] == "full" and "rows came into public.transaction_log with TIDs of the past" in made["reason"]["text"]
+    assert (
+        made["how"] == "full"
+        and "rows came into public.transaction_log with TIDs of the past" in made["reason"]["text"]
+    )
     execute(vault.login, "ALTER TABLE object_state ADD COLUMN idx jsonb")
     assert "definitions" in backed_up(vault)["reason"]["text"]
     made = backed_up(vault)
-    assert made["how"] == "full" and "columns that may change without a transaction: idx" in made["reason"]["text"]
+    assert (
+        made["how"] == "full"
+        and "columns that may change without a transaction: idx" in made["reason"]["text"]
+    )

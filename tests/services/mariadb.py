@@ -52,9 +52,19 @@ class Maria:
             check=True, cwd="/", capture_output=True, **owner,
         )  # fmt: skip
         program, nothing = shutil.which("mariadbd") or "/usr/sbin/mariadbd", subprocess.DEVNULL
-        command = [program, "--no-defaults", f"--datadir={data}", f"--socket={self.socket}", "--skip-networking"]
+        command = [
+            program,
+            "--no-defaults",
+            f"--datadir={data}",
+            f"--socket={self.socket}",
+            "--skip-networking",
+        ]
         self.process = subprocess.Popen(
-            [*command, "--innodb-flush-log-at-trx-commit=0", "--max-allowed-packet=64M"], cwd="/", stdout=nothing, stderr=nothing, **owner
+            [*command, "--innodb-flush-log-at-trx-commit=0", "--max-allowed-packet=64M"],
+            cwd="/",
+            stdout=nothing,
+            stderr=nothing,
+            **owner,
         )
         end = time.monotonic() + DEADLINE
         while time.monotonic() < end and self.process.poll() is None:
@@ -72,7 +82,9 @@ class Maria:
 
     def execute(self, statement: str) -> list[tuple[Any, ...]]:
         """Run a statement as root."""
-        with contextlib.closing(pymysql.connect(unix_socket=self.socket, user="root", autocommit=True)) as connection:
+        with contextlib.closing(
+            pymysql.connect(unix_socket=self.socket, user="root", autocommit=True)
+        ) as connection:
             cursor = connection.cursor()
             cursor.execute(statement)
             return list(cursor.fetchall())

@@ -16,6 +16,10 @@ ARCHIVE = Path(__file__).parent.parent / "data" / "plone-site.tar.zst"
 def plone_site(tmp_path: Path) -> SiteFiles:
     """The site in a directory of its own: 7.4 MB of Data.fs, 40 transactions, 28 blobs; none of Plone's packages is installed here."""
     directory = tmp_path / "plone"
-    with ARCHIVE.open("rb") as packed, zstandard.open(packed, "rb") as unpacked, tarfile.open(fileobj=unpacked, mode="r|") as archive:
+    with (
+        ARCHIVE.open("rb") as packed,
+        zstandard.open(packed, "rb") as unpacked,
+        tarfile.open(fileobj=unpacked, mode="r|") as archive,
+    ):
         archive.extractall(directory, filter="data")
     return SiteFiles(directory / "filestorage" / "Data.fs", directory / "blobs")

@@ -43,7 +43,9 @@ class Login(NamedTuple):
     @property
     def dsn(self) -> str:
         """Return the DSN as it stands in zope.conf."""
-        parts = {"dbname": self.name, "user": self.user, "host": self.host} | ({"password": self.password} if self.password else {})
+        parts = {"dbname": self.name, "user": self.user, "host": self.host} | (
+            {"password": self.password} if self.password else {}
+        )
         return " ".join(f"{key}={_quoted(value)}" for key, value in parts.items())
 
 
@@ -57,15 +59,35 @@ class Cluster:
     def run(self, program: str, *arguments: str) -> None:
         """Run one of its programs as the user it belongs to."""
         # what pg_ctl starts would keep a pipe open
-        streams: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} if program == "pg_ctl" else {"capture_output": True}
-        done = subprocess.run([str(self.binaries / program), *arguments], check=False, text=True, cwd="/", **streams, **as_owner())
+        streams: dict[str, Any] = (
+            {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            if program == "pg_ctl"
+            else {"capture_output": True}
+        )
+        done = subprocess.run(
+            [str(self.binaries / program), *arguments],
+            check=False,
+            text=True,
+            cwd="/",
+            **streams,
+            **as_owner(),
+        )
         if done.returncode:
             log = self.directory / "log"
             raise RuntimeError(f"{program}: {done.stderr or ''}{log.read_text() if log.exists() else ''}")
 
     def start(self) -> None:
         """Make and start it."""
-        self.run("initdb", "--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "-D", str(self.data))
+        self.run(
+            "initdb",
+            "--no-sync",
+            "--auth=trust",
+            "--username=postgres",
+            "--encoding=UTF8",
+            "--locale=C",
+            "-D",
+            str(self.data),
+        )
         with (self.data / "postgresql.conf").open("a") as file:
             file.write(CONFIGURATION.format(directory=self.directory))
         (self.data / "pg_hba.conf").write_text(ACCESS)
@@ -83,7 +105,10 @@ class Cluster:
     def role(self, prefix: str = "zodb", *options: str) -> str:
         """Make a role that can log in, and return its name."""
         name = f"{prefix}_{uuid.uuid4().hex[:8]}"
-        execute(self.login(), f"CREATE ROLE {name} LOGIN {' '.join(options)} PASSWORD '{PASSWORD.replace(chr(39), 2 * chr(39))}'")
+        execute(
+            self.login(),
+            f"CREATE ROLE {name} LOGIN {' '.join(options)} PASSWORD '{PASSWORD.replace(chr(39), 2 * chr(39))}'",
+        )
         return name
 
     def database(self, owner: str | None = None) -> Login:
@@ -97,10 +122,30 @@ class Cluster:
     def replica(self) -> Iterator[int]:
         """Start a streaming replica beside it; give its port."""
         data = self.directory / f"replica-{uuid.uuid4().hex[:6]}"
-        self.run("pg_basebackup", f"--host={self.directory}", "--username=postgres", "--checkpoint=fast", "--write-recovery-conf", "-D", str(data))
+        self.run(
+            "pg_basebackup",
+            f"--host={self.directory}",
+            "--username=postgres",
+            "--checkpoint=fast",
+            "--write-recovery-conf",
+            "-D",
+            str(data),
+        )
         port = 5433
         try:
-            self.run("pg_ctl", "start", "-w", "-t", "60", "-D", str(data), "-l", str(self.directory / "replica.log"), "-o", f"-p {port}")
+            self.run(
+                "pg_ctl",
+                "start",
+                "-w",
+                "-t",
+                "60",
+                "-D",
+                str(data),
+                "-l",
+                str(self.directory / "replica.log"),
+                "-o",
+                f"-p {port}",
+            )
             yield port
         finally:
             with contextlib.suppress(RuntimeError):
@@ -109,7 +154,12 @@ class Cluster:
 
     def names(self) -> set[str]:
         """Return the names of all databases and roles."""
-        return {str(row[0]) for row in execute(self.login(), "SELECT datname FROM pg_database UNION ALL SELECT rolname FROM pg_roles")}
+        return {
+            str(row[0])
+            for row in execute(
+                self.login(), "SELECT datname FROM pg_database UNION ALL SELECT rolname FROM pg_roles"
+            )
+        }
 
     def drop(self, names: set[str]) -> None:
         """Drop databases, whoever uses them, then roles."""

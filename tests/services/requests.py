@@ -22,7 +22,7 @@ from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ConnectionClosedError, ReadTimeoutError
 from urllib3.exceptions import ProtocolError
 
-from zodb_vault.stores.resilient import Patience
+from zodb_vault.stores.retry import RetryPolicy
 from zodb_vault.stores.s3api import Api
 
 
@@ -34,7 +34,9 @@ def counted() -> Iterator[Counter[str]]:
 
     def client(api: Api) -> Any:
         made = real(api)
-        made.meta.events.register("before-send.s3.*", lambda event_name, **_: counts.update([event_name.rpartition(".")[2]]))
+        made.meta.events.register(
+            "before-send.s3.*", lambda event_name, **_: counts.update([event_name.rpartition(".")[2]])
+        )
         return made
 
     with pytest.MonkeyPatch.context() as patch:
@@ -63,7 +65,9 @@ def behind(faults: Faults) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Api, "_new_client", client)
-        patch.setattr("zodb_vault.stores.s3api.Patience", partial(Patience, sleep=lambda _seconds: None))
+        patch.setattr(
+            "zodb_vault.stores.s3api.RetryPolicy", partial(RetryPolicy, sleep=lambda _seconds: None)
+        )
         yield
 
 
@@ -126,7 +130,9 @@ class EachReadIsCut(Faults):
     def act(self, request: Any, send: Callable[[Any], Any]) -> Any:
         answer = send(request)
         if request.method == "GET" and "list-type" not in request.url and answer.status_code in (200, 206):
-            answer.raw = _Cut(answer.raw, (int(answer.headers["Content-Length"]) + 1) // 2, loud=next(self._ways))
+            answer.raw = _Cut(
+                answer.raw, (int(answer.headers["Content-Length"]) + 1) // 2, loud=next(self._ways)
+            )
         return answer
 
 
@@ -156,7 +162,9 @@ class AllOfThem(Faults):
         self._fails, self._loses, self._cuts = EachFailsOnce(), EachWriteIsLost(), EachReadIsCut()
 
     def act(self, request: Any, send: Callable[[Any], Any]) -> Any:
-        return self._fails.act(request, lambda one: self._loses.act(one, lambda two: self._cuts.act(two, send)))
+        return self._fails.act(
+            request, lambda one: self._loses.act(one, lambda two: self._cuts.act(two, send))
+        )
 
 
 class Slow(Faults):
@@ -260,7 +268,10 @@ class Unlocking(Faults):
             return _answered(request, 200, body)
         asked = re.search(rb"<RetainUntilDate>(.*)</RetainUntilDate>", request.body)
         assert asked
-        if until and (datetime.fromisoformat(asked[1].decode()) < until or (mode == "COMPLIANCE" and mode.encode() not in request.body)):
+        if until and (
+            datetime.fromisoformat(asked[1].decode()) < until
+            or (mode == "COMPLIANCE" and mode.encode() not in request.body)
+        ):
             return _answer(request, 403, "AccessDenied")
         return send(request)
 

@@ -20,8 +20,8 @@ from typing import Any, Final, NamedTuple
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from zodb_vault.model.place import S3Settings
-from zodb_vault.stores.resilient import Patience
+from zodb_vault.model.s3settings import S3Settings
+from zodb_vault.stores.retry import RetryPolicy
 from zodb_vault.stores.s3 import S3Store
 
 KEY_ID, SECRET_KEY = "accesskey1", "the-secret-of-s3"
@@ -55,7 +55,7 @@ class Service(NamedTuple):
         import msgspec
 
         chosen = msgspec.structs.replace(self.settings, **settings)
-        return S3Store(f"s3://{bucket}/{prefix}", chosen, Patience(sleep=lambda _seconds: None))
+        return S3Store(f"s3://{bucket}/{prefix}", chosen, RetryPolicy(sleep=lambda _seconds: None))
 
     def variables(self, location: str) -> dict[str, str]:
         """Return the environment in which a command finds its repository there."""
@@ -71,10 +71,16 @@ class Service(NamedTuple):
 def _client(endpoint: str) -> Any:
     import boto3.session
 
-    return boto3.session.Session(KEY_ID, SECRET_KEY, region_name="us-east-1").client("s3", endpoint_url=endpoint)
+    return boto3.session.Session(KEY_ID, SECRET_KEY, region_name="us-east-1").client(
+        "s3", endpoint_url=endpoint
+    )
 
 
-CREDENTIALS: Final = {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_EC2_METADATA_DISABLED": "true"}
+CREDENTIALS: Final = {
+    "AWS_ACCESS_KEY_ID": KEY_ID,
+    "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
 
 
 @pytest.fixture(scope="session")
@@ -113,7 +119,16 @@ def rclone(s3_environment: None, tmp_path_factory: pytest.TempPathFactory) -> It
     directory = tmp_path_factory.mktemp("rclone")
     (directory / "data").mkdir()
     # it takes a free port by itself: one that is chosen here may be another's by the time it starts
-    command = [program, "serve", "s3", str(directory / "data"), "--addr", "127.0.0.1:0", "--auth-key", f"{KEY_ID},{SECRET_KEY}"]
+    command = [
+        program,
+        "serve",
+        "s3",
+        str(directory / "data"),
+        "--addr",
+        "127.0.0.1:0",
+        "--auth-key",
+        f"{KEY_ID},{SECRET_KEY}",
+    ]
     with (directory / "log").open("wb") as log:
         server = subprocess.Popen([*command, "--config", str(directory / "none")], stdout=log, stderr=log)
     try:

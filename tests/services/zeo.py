@@ -25,7 +25,11 @@ class ZeoServer:
         self.files, self.directory = files, directory
         # the name of a socket must not be long
         self._short = Path(tempfile.mkdtemp(prefix="zeo-"))
-        self.socket, self.zeo_conf, self.zope_conf = self._short / "s", directory / "zeo.conf", directory / "zope.conf"
+        self.socket, self.zeo_conf, self.zope_conf = (
+            self._short / "s",
+            directory / "zeo.conf",
+            directory / "zope.conf",
+        )
         self.log = directory / "zeo.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.zeo_conf.write_text(

@@ -38,7 +38,9 @@ class Zeo:
         directory.mkdir(exist_ok=True)
         for folder in storages.values():
             (directory / folder).mkdir(exist_ok=True)
-        sections = "".join(STORAGE.format(name=name, folder=folder, directory=directory) for name, folder in storages.items())
+        sections = "".join(
+            STORAGE.format(name=name, folder=folder, directory=directory) for name, folder in storages.items()
+        )
         self.conf.write_text(f"<zeo>\n  address {address}\n</zeo>\n{sections}")
 
     def data_fs(self, storage: str) -> Path:
@@ -54,7 +56,12 @@ class Zeo:
         """Run the server."""
         log = self.directory / "zeo.log"
         with log.open("ab") as stream:
-            server = subprocess.Popen([sys.executable, "-m", "ZEO.runzeo", "-C", self.conf], stdout=stream, stderr=stream, cwd=self.directory)
+            server = subprocess.Popen(
+                [sys.executable, "-m", "ZEO.runzeo", "-C", self.conf],
+                stdout=stream,
+                stderr=stream,
+                cwd=self.directory,
+            )
         try:
             self._wait(server, log)
             yield
@@ -83,7 +90,9 @@ class Zeo:
             with socket.create_connection((host or "localhost", int(port))):
                 yield
 
-    def client_conf(self, name: str, *, databases: dict[str, str], shared: bool = False, persistent: bool = False) -> Path:
+    def client_conf(
+        self, name: str, *, databases: dict[str, str], shared: bool = False, persistent: bool = False
+    ) -> Path:
         """Write the zope.conf of a client: its databases by name, and the storage of each."""
         home = self.directory / name
         home.mkdir(exist_ok=True)

@@ -16,7 +16,7 @@ from vault import Vault, blob_paths, entry_of
 
 from zodb_vault.cli.main import run
 from zodb_vault.errors import BlobsMissing, ConfigurationError, SourceError, TargetRefused
-from zodb_vault.strategies import packing
+from zodb_vault.strategies.blobs import source
 
 
 def many(directory: Path, count: int = 30) -> SiteFiles:
@@ -45,13 +45,17 @@ def row_of(path: Path) -> tuple[str, str, str]:
 def command(vault: Vault, *arguments: str) -> int:
     """Run a command on the repository and the site."""
     where = ["--repository", str(vault.directory / "repository"), "--site", "plone"]
-    return run([*arguments, *where, "--data-fs", str(vault.files.data_fs), "--blob-dir", str(vault.files.blob_dir)])
+    return run(
+        [*arguments, *where, "--data-fs", str(vault.files.data_fs), "--blob-dir", str(vault.files.blob_dir)]
+    )
 
 
 # Lost blobs
 
 
-def test_a_lost_blob_is_named_and_the_backup_incomplete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lost_blob_is_named_and_the_backup_incomplete(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     vault = Vault(tmp_path, many(tmp_path / "site"))
     lost = list(blob_paths(vault.files))[3]
     lost.unlink()
@@ -144,7 +148,9 @@ def test_a_loss_that_is_accepted_is_told_no_more_and_a_new_one_is(tmp_path: Path
     ("count", "lost", "fails"),
     [(30, 20, False), (30, 21, True), (21, 21, True), (20, 20, False), (2300, 23, False), (2300, 24, True)],
 )
-def test_more_than_twenty_and_one_percent_are_a_mistake(tmp_path: Path, count: int, lost: int, fails: bool) -> None:
+def test_more_than_twenty_and_one_percent_are_a_mistake(
+    tmp_path: Path, count: int, lost: int, fails: bool
+) -> None:
     vault = Vault(tmp_path, many(tmp_path / "site", count))
     for path in list(blob_paths(vault.files))[:lost]:
         path.unlink()
@@ -208,7 +214,10 @@ def test_a_directory_that_goes_away_meanwhile_has_not_lost_its_blobs(tmp_path: P
                 vault.files.blob_dir.mkdir()
 
     vault.progress.on_phase = unmount
-    with pytest.raises((ConfigurationError, SourceError), match="does not exist" if left == "nothing" else "not the blob directory any more"):
+    with pytest.raises(
+        (ConfigurationError, SourceError),
+        match="does not exist" if left == "nothing" else "not the blob directory any more",
+    ):
         vault.create()
     assert vault.ids == []
 
@@ -243,9 +252,9 @@ def test_blobs_and_no_directory_are_an_error_before_anything_is_stored(tmp_path:
     with pytest.raises(ConfigurationError, match="no blob directory is known") as caught:
         vault.create()
     assert "--only storage" in caught.value.hint
-    assert [entry for entry in vault.repository.store.list("") if "objects" in entry.key or "meta" in entry.key] == [
-        entry for entry in before if "objects" in entry.key or "meta" in entry.key
-    ]
+    assert [
+        entry for entry in vault.repository.store.list("") if "objects" in entry.key or "meta" in entry.key
+    ] == [entry for entry in before if "objects" in entry.key or "meta" in entry.key]
     created = vault.create(only="storage")
     assert (created.manifest.contents, entry_of(created.manifest).blobs) == ("storage", None)
     assert vault.ids == [created.manifest.id]
@@ -337,7 +346,9 @@ def failing(number: int, victim: Path, call: Callable[..., Any]) -> Callable[...
     """Return a system call that fails for one file."""
 
     def fail(what: Any, *arguments: Any, **options: Any) -> Any:
-        there = what if isinstance(what, (str, bytes, os.PathLike)) else Path(f"/proc/self/fd/{what}").readlink()
+        there = (
+            what if isinstance(what, (str, bytes, os.PathLike)) else Path(f"/proc/self/fd/{what}").readlink()
+        )
         if Path(os.fsdecode(there)) == victim:
             raise OSError(number, os.strerror(number))
         return call(what, *arguments, **options)
@@ -347,12 +358,14 @@ def failing(number: int, victim: Path, call: Callable[..., Any]) -> Callable[...
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE, errno.EMFILE])
 @pytest.mark.parametrize("call", ["open", "read"])
-def test_a_blob_that_cannot_be_read_is_no_missing_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, call: str) -> None:
+def test_a_blob_that_cannot_be_read_is_no_missing_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, call: str
+) -> None:
     """The tests run as root, whom no mode stops, and on a disk that does not fail."""
     vault = Vault(tmp_path, many(tmp_path / "site"))
     victim = list(blob_paths(vault.files))[7]
     with monkeypatch.context() as patch:
-        patch.setattr(packing.os, call, failing(number, victim, getattr(os, call)))
+        patch.setattr(source.os, call, failing(number, victim, getattr(os, call)))
         with pytest.raises(SourceError, match=os.strerror(number)) as caught:
             vault.create(allow_missing=30)
     assert str(victim) in caught.value.message
@@ -362,7 +375,9 @@ def test_a_blob_that_cannot_be_read_is_no_missing_one(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
-def test_a_data_fs_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_a_data_fs_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     vault = Vault(tmp_path, many(tmp_path / "site"))
     for call in ("open", "pread"):
         with monkeypatch.context() as patch:
@@ -373,7 +388,9 @@ def test_a_data_fs_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyt
     assert vault.ids == []
 
 
-def test_a_blob_that_changes_its_length_while_it_is_read_makes_it_start_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_blob_that_changes_its_length_while_it_is_read_makes_it_start_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """ZODB never does that; a copy that is still going on looks like it."""
     vault = Vault(tmp_path, many(tmp_path / "site"))
     victim = list(blob_paths(vault.files))[7]
@@ -390,7 +407,7 @@ def test_a_blob_that_changes_its_length_while_it_is_read_makes_it_start_over(tmp
                 victim.write_bytes(whole)
         return read(fd, length)
 
-    monkeypatch.setattr(packing.os, "read", growing)
+    monkeypatch.setattr(source.os, "read", growing)
     assert vault.create().manifest.status == "complete"
     assert any("starting over" in note for note in vault.progress.notes)
     vault.assert_restores(vault.files)

@@ -12,8 +12,8 @@ import pytest
 from factories import START, Site, SiteFiles, noise
 from vault import SITE, Vault, entry_of
 
-from zodb_vault.errors import TargetMissing, WrongSource
-from zodb_vault.operations import create as creating
+from zodb_vault.errors import TargetMissing, VaultError, WrongSource
+from zodb_vault.operations.create import attempt
 from zodb_vault.repository.objects import meta_key
 
 
@@ -58,7 +58,7 @@ def test_the_first_backup_of_any_site_is_full_and_restores(tmp_path: Path, name:
     files = {**factories.BUILDERS, **factories.UNUSUAL}[name](tmp_path / "site")
     vault = Vault(tmp_path, files)
     if name == "python_2":
-        with pytest.raises(creating.VaultError, match="Python 2"):
+        with pytest.raises(VaultError, match="Python 2"):
             vault.create()
         assert vault.ids == []
         return
@@ -70,7 +70,9 @@ def test_the_first_backup_of_any_site_is_full_and_restores(tmp_path: Path, name:
     assert entry.storage is not None and entry.blobs is not None
     assert entry.storage.transactions == entry.transactions_added == len(headers)
     assert entry.blobs.count == entry.blobs_added == len(oracle.blob_files(files.data_fs, files.blob_dir))
-    assert (entry.first_tid, entry.last_tid) == (tuple("0x" + headers[n].tid.hex() for n in (0, -1)) if headers else (None, None))
+    assert (entry.first_tid, entry.last_tid) == (
+        tuple("0x" + headers[n].tid.hex() for n in (0, -1)) if headers else (None, None)
+    )
 
 
 def test_an_incremental_holds_what_is_new_and_restores_all(vault: Vault, files: SiteFiles) -> None:
@@ -78,10 +80,14 @@ def test_an_incremental_holds_what_is_new_and_restores_all(vault: Vault, files: 
     for number in range(3):
         more(files, number)
         manifest = vault.create().manifest
-        assert (manifest.how, manifest.reason.code, manifest.status) == ("incremental", "continued", "complete")
+        assert (manifest.how, manifest.reason.code, manifest.status) == (
+            "incremental",
+            "continued",
+            "complete",
+        )
         entry = entry_of(manifest)
         assert (entry.transactions_added, entry.blobs_added) == (1, 1)
-        assert manifest.line == first.line
+        assert manifest.timeline == first.timeline
         vault.assert_restores(files)
     assert entry.storage is not None and entry.blobs is not None
     assert (entry.storage.transactions, entry.blobs.count) == (6, 6)
@@ -117,7 +123,7 @@ def test_a_forced_one_stores_everything_again_on_the_same_line(vault: Vault, fil
     more(files)
     forced = vault.create(full=True).manifest
     assert (forced.how, forced.reason.code, forced.parent) == ("full", "forced", None)
-    assert forced.line == first.line
+    assert forced.timeline == first.timeline
     objects = {part.object for m in (first, forced) for s in vault.segments(m) for part in s.parts}
     assert len(objects) == len(vault.segments(first)) + len(vault.segments(forced))
     vault.assert_restores(files)
@@ -157,7 +163,7 @@ def test_a_pack_that_removes_everything_since_the_backup(tmp_path: Path) -> None
         site.pack()
         manifest = vault.create().manifest
     assert manifest.reason.code == "packed"
-    assert len(manifest.line) == 1
+    assert len(manifest.timeline) == 1
     vault.assert_restores(site.files)
 
 
@@ -177,7 +183,9 @@ def test_a_pack_that_frees_nothing_goes_on(tmp_path: Path) -> None:
 # Restored sites, and other ones
 
 
-def test_a_file_that_went_back_to_between_two_backups_diverges(vault: Vault, files: SiteFiles, tmp_path: Path) -> None:
+def test_a_file_that_went_back_to_between_two_backups_diverges(
+    vault: Vault, files: SiteFiles, tmp_path: Path
+) -> None:
     vault.create()
     kept = more(files, 1)
     vault.create()
@@ -190,7 +198,10 @@ def test_a_file_that_went_back_to_between_two_backups_diverges(vault: Vault, fil
         new = site.put(news="another", other=noise(1000, 50))
     manifest = vault.create().manifest
     assert (manifest.how, manifest.reason.code) == ("incremental", "diverged")
-    assert [(line.id, line.until_tid) for line in manifest.line] == [(vault.ids[0], "0x" + kept.hex()), (manifest.id, None)]
+    assert [(line.id, line.until_tid) for line in manifest.timeline] == [
+        (vault.ids[0], "0x" + kept.hex()),
+        (manifest.id, None),
+    ]
     vault.assert_restores(files)
     vault.assert_restores(files, tid=kept)
     vault.assert_restores(files, tid=new)
@@ -199,7 +210,9 @@ def test_a_file_that_went_back_to_between_two_backups_diverges(vault: Vault, fil
     assert oracle.headers(vault.restore(lost.id, abandoned).data_fs)[-1].tid == abandoned
 
 
-def test_a_file_that_went_back_to_the_end_of_an_older_backup_diverges_from_the_newest(vault: Vault, files: SiteFiles, tmp_path: Path) -> None:
+def test_a_file_that_went_back_to_the_end_of_an_older_backup_diverges_from_the_newest(
+    vault: Vault, files: SiteFiles, tmp_path: Path
+) -> None:
     """It continues the older one byte for byte; the line of the newest ends there all the same."""
     vault.create()
     saved = copied(files, tmp_path / "saved")
@@ -212,14 +225,19 @@ def test_a_file_that_went_back_to_the_end_of_an_older_backup_diverges_from_the_n
         site.put(news="another", other=noise(1000, 50))
     manifest = vault.create().manifest
     assert (manifest.how, manifest.reason.code, manifest.parent) == ("incremental", "diverged", lost.id)
-    assert [(line.id, line.until_tid) for line in manifest.line] == [(vault.ids[0], "0x" + common.hex()), (manifest.id, None)]
+    assert [(line.id, line.until_tid) for line in manifest.timeline] == [
+        (vault.ids[0], "0x" + common.hex()),
+        (manifest.id, None),
+    ]
     assert entry_of(manifest).blobs_added == 1
     vault.assert_restores(files)
     with pytest.raises(TargetMissing, match=lost.id):
         vault.restore(tid=abandoned)
 
 
-def test_a_file_that_is_an_older_state_and_nothing_more_diverges(vault: Vault, files: SiteFiles, tmp_path: Path) -> None:
+def test_a_file_that_is_an_older_state_and_nothing_more_diverges(
+    vault: Vault, files: SiteFiles, tmp_path: Path
+) -> None:
     vault.create()
     saved = copied(files, tmp_path / "saved")
     abandoned = more(files, 1)
@@ -227,14 +245,16 @@ def test_a_file_that_is_an_older_state_and_nothing_more_diverges(vault: Vault, f
     put_back(saved, files)
     manifest = vault.create().manifest
     assert manifest.reason.code == "diverged"
-    assert len(manifest.line) == 2
+    assert len(manifest.timeline) == 2
     vault.assert_restores(files)
     with pytest.raises(TargetMissing):
         vault.restore(tid=abandoned)
     assert vault.code() == "unchanged"
 
 
-def test_blobs_of_an_abandoned_line_are_not_in_a_backup_of_the_new_one(vault: Vault, files: SiteFiles, tmp_path: Path) -> None:
+def test_blobs_of_an_abandoned_line_are_not_in_a_backup_of_the_new_one(
+    vault: Vault, files: SiteFiles, tmp_path: Path
+) -> None:
     """One pack holds a blob of the part that both lines share and one of the abandoned part."""
     vault.create()
     common, _abandoned = more(files, 1), more(files, 2)
@@ -259,7 +279,7 @@ def test_another_database_is_a_new_history(vault: Vault, files: SiteFiles, tmp_p
         site.put(other="site", blob=noise(100, 77))
     manifest = vault.create(take_over=True).manifest
     assert (manifest.how, manifest.reason.code, manifest.parent) == ("full", "new-history", None)
-    assert [line.id for line in manifest.line] == [manifest.id]
+    assert [line.id for line in manifest.timeline] == [manifest.id]
     vault.assert_restores(files)
 
 
@@ -280,7 +300,9 @@ def test_the_newest_of_several_lines_is_continued(vault: Vault, files: SiteFiles
     manifest = vault.create().manifest
     assert manifest.how == "incremental"
     assert entry_of(manifest).blobs_added == 1
-    assert {pack.index.meta for pack in vault.packs(right)} <= {pack.index.meta for pack in vault.packs(manifest)}
+    assert {pack.index.meta for pack in vault.packs(right)} <= {
+        pack.index.meta for pack in vault.packs(manifest)
+    }
     vault.assert_restores(files)
 
 
@@ -296,7 +318,9 @@ def remove_lists(vault: Vault) -> None:
             vault.repository.store.delete(meta_key(ref.list))
 
 
-def test_a_backup_whose_lists_are_gone_cannot_be_continued(vault: Vault, files: SiteFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backup_whose_lists_are_gone_cannot_be_continued(
+    vault: Vault, files: SiteFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("zodb_vault.model.chain.TAIL_LIMIT", 1)
     monkeypatch.setattr("zodb_vault.model.chain.TAIL_KEPT", 1)
     for number in range(3):
@@ -342,9 +366,11 @@ def test_a_wrong_source_is_refused_unless_it_takes_over(vault: Vault, tmp_path: 
     assert vault.code() in ("unchanged", "continued")
 
 
-def test_another_machine_is_another_source(vault: Vault, files: SiteFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_machine_is_another_source(
+    vault: Vault, files: SiteFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vault.create()
-    monkeypatch.setattr(creating, "machine", lambda: "another")
+    monkeypatch.setattr(attempt, "machine", lambda: "another")
     assert vault.code() == "unchanged"
     assert any("another" in note for note in vault.progress.notes)
 

@@ -18,7 +18,8 @@ from ZODB.utils import p64
 from zodb_vault.blobs.refs import BlobSet
 from zodb_vault.model import chain
 from zodb_vault.model.blob import BlobRef
-from zodb_vault.strategies import packing, segments
+from zodb_vault.strategies.blobs import packer
+from zodb_vault.strategies.filestorage import segments
 
 COUNTING = """
 import json, os, sys
@@ -70,7 +71,15 @@ class Cost(NamedTuple):
 def cost(vault: Vault, *arguments: str) -> Cost:
     """Make a backup in another process and return what it cost."""
     done = subprocess.run(
-        [sys.executable, "-c", COUNTING % SITE, str(vault.files.data_fs), str(vault.files.blob_dir), str(vault.directory / "repository"), *arguments],
+        [
+            sys.executable,
+            "-c",
+            COUNTING % SITE,
+            str(vault.files.data_fs),
+            str(vault.files.blob_dir),
+            str(vault.directory / "repository"),
+            *arguments,
+        ],
         check=True,
         capture_output=True,
         text=True,
@@ -92,9 +101,9 @@ def vaults(tmp_path_factory: pytest.TempPathFactory) -> list[Vault]:
     found = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segments, "SEGMENT_LIMIT", 20_000)
-        patch.setattr(packing, "PACK_LIMIT", 3_000)
+        patch.setattr(packer, "PACK_LIMIT", 3_000)
         patch.setattr(chain, "LIST_LIMIT", 10)
-        patch.setattr("zodb_vault.strategies.joining.NEIGHBOURS", 10_000)
+        patch.setattr("zodb_vault.strategies.blobs.compaction.NEIGHBOURS", 10_000)
         for transactions in (15, 300):
             directory = tmp_path_factory.mktemp(f"site-{transactions}")
             vault = Vault(directory, site_of(directory / "site", transactions))
@@ -137,16 +146,23 @@ def test_an_increment_reads_what_is_new_and_what_new_back_pointers_name(vaults: 
         # the headers once, the content once, the ends of the segment before and of this one, the records behind two pointers
         assert one.bytes <= new + 3 * (64 * 1024 + 100)
         assert one.reads <= 30
-        assert len([path for path in one.source if path.endswith(".blob")]) == 2  # the new one, and what undoing it made of the old one
+        assert (
+            len([path for path in one.source if path.endswith(".blob")]) == 2
+        )  # the new one, and what undoing it made of the old one
     assert costs[1].reads == costs[0].reads
     # a list that is full is read when the next one begins, never all of them
     assert costs[1].repository <= costs[0].repository + 4
 
 
-def test_records_that_may_all_be_blobs_are_handed_over_chunk_by_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_that_may_all_be_blobs_are_handed_over_chunk_by_chunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = factories.opaque(tmp_path / "site")
     start, tid = files.data_fs.stat().st_size, tid_at(START + 100 * MINUTE)
-    records = [RECORD.pack(p64(number), tid, 0, start, 0, 102) + b".e" + noise(100, number) for number in range(500, 700)]
+    records = [
+        RECORD.pack(p64(number), tid, 0, start, 0, 102) + b".e" + noise(100, number)
+        for number in range(500, 700)
+    ]
     length = TRANSACTION.size + sum(map(len, records))
     with files.data_fs.open("ab") as stream:
         stream.write(TRANSACTION.pack(tid, length, b" ", 0, 0, 0) + b"".join(records) + p64(length))
@@ -173,11 +189,24 @@ def test_memory_is_bounded_by_chunks_and_not_by_the_size_of_a_site(tmp_path: Pat
         directory = tmp_path / str(count)
         with Site(directory / "site") as site:
             for number in range(count):
-                site.put(**{f"text{number}": noise(2_500_000, number).hex()}, **{f"blob{number}": noise(2_500_000, 50 + number)})
+                site.put(
+                    **{f"text{number}": noise(2_500_000, number).hex()},
+                    **{f"blob{number}": noise(2_500_000, 50 + number)},
+                )
         vault = Vault(directory, site.files)
-        code = COUNTING % SITE + "\nprint(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])"
+        code = (
+            COUNTING % SITE
+            + "\nprint(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])"
+        )
         done = subprocess.run(
-            [sys.executable, "-c", code, str(site.files.data_fs), str(site.files.blob_dir), str(directory / "repository")],
+            [
+                sys.executable,
+                "-c",
+                code,
+                str(site.files.data_fs),
+                str(site.files.blob_dir),
+                str(directory / "repository"),
+            ],
             check=True,
             capture_output=True,
             text=True,

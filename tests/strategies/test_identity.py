@@ -13,7 +13,7 @@ from factories import BLOB_RECORD, MINUTE, START, RawRecord, Site, SiteFiles, no
 from vault import Vault, entry_of
 
 from zodb_vault.errors import TargetMissing, VaultError
-from zodb_vault.model import clock
+from zodb_vault.runtime import clock
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
@@ -60,7 +60,7 @@ def test_the_future_is_read_again_until_the_clock_has_passed_it(tmp_path: Path, 
         assert (entry.storage.transactions, entry.blobs.count) == (stored, 3)
         assert manifest.status == "complete"
         assert any("later than the clock" in warning for warning in entry.warnings) is (hours < 3)
-        assert len(manifest.line) == 1
+        assert len(manifest.timeline) == 1
         vault.assert_restores(files)
     assert not any(segment.future for segment in vault.segments())
     assert not any(pack.future for pack in vault.packs())
@@ -130,7 +130,10 @@ def unordered(directory: Path) -> SiteFiles:
     """Blobs with TIDs of which the last one is the lowest."""
     with Site(directory) as site:
         for number, minutes in enumerate((30, 20, 10), 1):
-            records = [RawRecord(number, text_record(f"text {number}")), RawRecord(100 + number, BLOB_RECORD, noise(500, number))]
+            records = [
+                RawRecord(number, text_record(f"text {number}")),
+                RawRecord(100 + number, BLOB_RECORD, noise(500, number)),
+            ]
             site.write(records, tid_at(START + minutes * MINUTE))
         return site.files
 
@@ -156,7 +159,9 @@ def test_what_follows_unordered_tids_is_an_increment(tmp_path: Path) -> None:
     vault.create()
     for number, minutes in enumerate((15, 5, 40), 10):
         with Site(files.data_fs.parent) as site:
-            site.write([RawRecord(200 + number, BLOB_RECORD, noise(600, number))], tid_at(START + minutes * MINUTE))
+            site.write(
+                [RawRecord(200 + number, BLOB_RECORD, noise(600, number))], tid_at(START + minutes * MINUTE)
+            )
         created = vault.create()
         assert (created.manifest.reason.code, entry_of(created.manifest).blobs_added) == ("continued", 1)
         assert created.manifest.status == "complete"
@@ -192,15 +197,15 @@ def test_a_part_of_an_unordered_file_is_stored_again(tmp_path: Path) -> None:
 
 
 def test_a_moment_of_an_unordered_file_is_refused(tmp_path: Path) -> None:
-    from zodb_vault.operations.restore import Options, plan
-    from zodb_vault.policy.recovery import AtMoment
+    from zodb_vault.operations.restore.run import RestoreOptions, plan
+    from zodb_vault.policy.recovery import AtTimestamp
 
     files = unordered(tmp_path / "site")
     vault = Vault(tmp_path, files)
     vault.create()
-    request = AtMoment(START + 25 * MINUTE)
+    request = AtTimestamp(START + 25 * MINUTE)
     with pytest.raises(TargetMissing, match="do not ascend"):
-        plan(vault.repository, "plone", None, Options(request=request, output=tmp_path / "out"))
+        plan(vault.repository, "plone", None, RestoreOptions(request=request, output=tmp_path / "out"))
     vault.assert_restores(files, tid=tid_at(START + 20 * MINUTE))
 
 
@@ -216,7 +221,9 @@ def test_an_unfinished_tail_is_left_out_and_continued_behind(tmp_path: Path, tai
     entry = entry_of(vault.create().manifest)
     assert entry.data_fs is not None
     assert entry.data_fs.end == len(whole)
-    assert any("a part of a transaction" in warning for warning in entry.warnings) is (tail in ("header", "short"))
+    assert any("a part of a transaction" in warning for warning in entry.warnings) is (
+        tail in ("header", "short")
+    )
     assert vault.restore().data_fs.read_bytes() == whole
     files.data_fs.write_bytes(whole)
     with Site(files.data_fs.parent) as site:

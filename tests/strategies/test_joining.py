@@ -9,8 +9,10 @@ import pytest
 from factories import Site, SiteFiles, noise
 from vault import Vault, blob_paths, entry_of
 
-from zodb_vault.strategies import joining, packing, segments
-from zodb_vault.strategies.joining import small_neighbours
+from zodb_vault.strategies.blobs import compaction, packer
+from zodb_vault.strategies.blobs.compaction import small_neighbours
+from zodb_vault.strategies.blobs.source import BlobDirectory
+from zodb_vault.strategies.filestorage import segments
 
 MIB = 1 << 20
 
@@ -35,7 +37,10 @@ def test_more_than_32_small_neighbours_are_joined(sizes: list[int], run: tuple[i
 
 
 def commit(site: Site, number: int, size: int = 400) -> None:
-    changes: dict[str, str | bytes] = {f"text{number}": f"text {number}", f"blob{number}": noise(size, number)}
+    changes: dict[str, str | bytes] = {
+        f"text{number}": f"text {number}",
+        f"blob{number}": noise(size, number),
+    }
     site.put(**changes)
 
 
@@ -49,7 +54,7 @@ def backups(vault: Vault, site: Site, first: int, count: int) -> None:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Join four neighbours already."""
-    monkeypatch.setattr(joining, "NEIGHBOURS", 3)
+    monkeypatch.setattr(compaction, "NEIGHBOURS", 3)
 
 
 def test_33_small_increments_are_joined(tmp_path: Path) -> None:
@@ -62,7 +67,11 @@ def test_33_small_increments_are_joined(tmp_path: Path) -> None:
         assert (len(vault.segments()), len(vault.packs())) == (1, 1)
     entry = entry_of(vault.newest)
     assert entry.storage is not None and entry.blobs is not None
-    assert entry.storage.transactions == len(oracle.headers(site.files.data_fs)) == vault.segments()[0].transactions
+    assert (
+        entry.storage.transactions
+        == len(oracle.headers(site.files.data_fs))
+        == vault.segments()[0].transactions
+    )
     assert vault.segments()[0].tail_start == oracle.headers(site.files.data_fs)[-1].start
     assert entry.blobs.count == 33
     assert len(set(vault.blobs())) == len(vault.blobs()) == 33
@@ -87,7 +96,7 @@ def test_what_is_joined_is_a_target_for_every_transaction(tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("few")
 def test_joined_segments_stay_below_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joining, "SEGMENT_LIMIT", 1500)
+    monkeypatch.setattr(segments, "SEGMENT_LIMIT", 1500)
     with Site(tmp_path / "site") as site:
         vault = Vault(tmp_path, site.files)
         backups(vault, site, 0, 4)
@@ -108,17 +117,21 @@ def flip(path: Path, pos: int) -> None:
     path.chmod(mode)
 
 
-def test_a_blob_that_changed_under_joining_keeps_its_old_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_blob_that_changed_under_joining_keeps_its_old_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Site(tmp_path / "site") as site:
         vault = Vault(tmp_path, site.files)
         backups(vault, site, 0, 3)
-        monkeypatch.setattr(joining, "NEIGHBOURS", 3)
+        monkeypatch.setattr(compaction, "NEIGHBOURS", 3)
         before = oracle.blob_files(*site.files)
         changed = next(blob_paths(site.files))
         flip(changed, 5)
         commit(site, 3)
         created = vault.create()
-    assert created.findings == [f"{changed} no longer gives the bytes that were backed up; the backup keeps them"]
+    assert created.findings == [
+        f"{changed} no longer gives the bytes that were backed up; the backup keeps them"
+    ]
     assert created.findings[0] in entry_of(created.manifest).warnings
     assert 1 < len(vault.packs()) < 4  # the one that was kept, and the three others
     assert created.manifest.status == "complete"
@@ -143,20 +156,22 @@ def test_a_blob_that_is_gone_under_joining_keeps_its_old_object(tmp_path: Path) 
     assert {key: restored[key] for key in before} == before
 
 
-def test_a_blob_that_goes_away_between_comparing_and_copying_keeps_its_old_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_blob_that_goes_away_between_comparing_and_copying_keeps_its_old_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Site(tmp_path / "site") as site:
         vault = Vault(tmp_path, site.files)
         backups(vault, site, 0, 3)
-        monkeypatch.setattr(joining, "NEIGHBOURS", 3)
+        monkeypatch.setattr(compaction, "NEIGHBOURS", 3)
         victim = next(blob_paths(site.files))
-        compare = packing.still_holds
+        compare = packer.still_holds
 
-        def still_holds(directory: packing.BlobDirectory, member: packing.Member) -> bool:
+        def still_holds(directory: BlobDirectory, member: packer.Member) -> bool:
             found = compare(directory, member)
             victim.unlink(missing_ok=True)
             return found
 
-        monkeypatch.setattr(joining, "still_holds", still_holds)
+        monkeypatch.setattr(compaction, "still_holds", still_holds)
         commit(site, 3)
         vault.create()
     assert len(vault.packs()) == 4
@@ -164,11 +179,13 @@ def test_a_blob_that_goes_away_between_comparing_and_copying_keeps_its_old_objec
     assert oracle.MISSING not in oracle.blob_files(*vault.restore()).values()
 
 
-def test_a_data_fs_that_changed_under_joining_keeps_its_old_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_fs_that_changed_under_joining_keeps_its_old_segments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Site(tmp_path / "site") as site:
         vault = Vault(tmp_path, site.files)
         backups(vault, site, 0, 3)
-        monkeypatch.setattr(joining, "NEIGHBOURS", 3)
+        monkeypatch.setattr(compaction, "NEIGHBOURS", 3)
         second = vault.segments()[1]
         before = site.files.data_fs.read_bytes()
         commit(site, 3)
@@ -177,7 +194,9 @@ def test_a_data_fs_that_changed_under_joining_keeps_its_old_segments(tmp_path: P
     changed[second.start + 23] ^= 1
     site.files.data_fs.write_bytes(changed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("zodb_vault.strategies.standing.Standing._stands", lambda _self, _segment: True)
+        patch.setattr(
+            "zodb_vault.strategies.filestorage.matching.SegmentMatcher._stands", lambda _self, _segment: True
+        )
         created = vault.create()
     assert len(created.findings) == 1
     assert f"no longer gives the bytes {second.start} to {second.end}" in created.findings[0]
@@ -186,9 +205,11 @@ def test_a_data_fs_that_changed_under_joining_keeps_its_old_segments(tmp_path: P
 
 
 @pytest.mark.usefixtures("few")
-def test_the_transactions_of_a_segment_are_few_enough_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_transactions_of_a_segment_are_few_enough_for_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Segments that are full in that sense are not small ones to be joined again and again."""
-    for module in (segments, joining):
+    for module in (segments, compaction):
         monkeypatch.setattr(module, "TRANSACTIONS_LIMIT", 8)
     with Site(tmp_path / "site") as site:
         vault = Vault(tmp_path, site.files)
@@ -235,10 +256,12 @@ def test_a_half_dead_pack_is_rewritten_from_the_source(tmp_path: Path) -> None:
     assert vault.verify("records", vault.ids[0]).ok
 
 
-def test_rewriting_stays_within_its_budget_and_goes_on_in_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "PACK_LIMIT", 8000)
-    monkeypatch.setattr(joining, "REWRITE_SHARE", 0.0)
-    monkeypatch.setattr(joining, "REWRITE_BYTES", 2000)
+def test_rewriting_stays_within_its_budget_and_goes_on_in_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packer, "PACK_LIMIT", 8000)
+    monkeypatch.setattr(compaction, "REWRITE_SHARE", 0.0)
+    monkeypatch.setattr(compaction, "REWRITE_BYTES", 2000)
     with Site(tmp_path / "site") as site:
         vault = Vault(tmp_path, site.files)
         site.put(kept="kept", **{f"blob{number}": noise(1000, number) for number in range(15)})
@@ -259,7 +282,7 @@ def test_rewriting_stays_within_its_budget_and_goes_on_in_the_next_run(tmp_path:
     assert left[0] > 0
     assert left == sorted(left, reverse=True)
     assert runs > 1
-    assert not any(joining.is_sparse(pack) for pack in vault.packs())
+    assert not any(compaction.is_sparse(pack) for pack in vault.packs())
 
 
 def test_a_rewritten_blob_that_changed_at_the_source_keeps_its_pack(tmp_path: Path) -> None:
@@ -278,7 +301,9 @@ def test_a_rewritten_blob_that_changed_at_the_source_keeps_its_pack(tmp_path: Pa
 
 
 @pytest.mark.parametrize("keep_old", [True, False])
-def test_a_pack_that_takes_blobs_away_while_packs_are_rewritten_is_no_finding(tmp_path: Path, keep_old: bool) -> None:
+def test_a_pack_that_takes_blobs_away_while_packs_are_rewritten_is_no_finding(
+    tmp_path: Path, keep_old: bool
+) -> None:
     vault, site = half_dead(tmp_path, keep_old)
 
     def pack(what: str) -> None:
@@ -293,7 +318,7 @@ def test_a_pack_that_takes_blobs_away_while_packs_are_rewritten_is_no_finding(tm
     vault.progress.on_phase = lambda _what: None
     vault.create(workers=1)
     site.close()
-    assert not any(joining.is_sparse(pack) for pack in vault.packs())
+    assert not any(compaction.is_sparse(pack) for pack in vault.packs())
     vault.assert_restores(site.files)
 
 
@@ -303,7 +328,9 @@ def test_an_old_backup_keeps_blobs_that_a_pack_removed(tmp_path: Path) -> None:
     old = SiteFiles(Path(f"{site.files.data_fs}.old"), Path(f"{site.files.blob_dir}.old"))
     vault.create()
     restored = vault.restore(vault.ids[0])
-    wanted = {key: digest for key, digest in oracle.blob_files(*old).items() if key in oracle.blob_files(*restored)}
+    wanted = {
+        key: digest for key, digest in oracle.blob_files(*old).items() if key in oracle.blob_files(*restored)
+    }
     assert oracle.blob_files(*restored) == wanted
     assert len(wanted) == 6
 
@@ -311,11 +338,15 @@ def test_an_old_backup_keeps_blobs_that_a_pack_removed(tmp_path: Path) -> None:
 # Limits
 
 
-def test_packs_are_full_and_no_longer_than_their_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "PACK_LIMIT", 10_000)
+def test_packs_are_full_and_no_longer_than_their_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packer, "PACK_LIMIT", 10_000)
     with Site(tmp_path / "site") as site:
         vault = Vault(tmp_path, site.files)
-        site.put(**{f"blob{number}": noise(1000 + number, number) for number in range(40)}, giant=noise(50_000))
+        site.put(
+            **{f"blob{number}": noise(1000 + number, number) for number in range(40)}, giant=noise(50_000)
+        )
     vault.create()
     lengths = sorted(pack.raw for pack in vault.packs())
     assert lengths[-1] > 50_000  # a blob that is longer than a pack has one of its own
@@ -324,8 +355,10 @@ def test_packs_are_full_and_no_longer_than_their_limit(tmp_path: Path, monkeypat
     vault.assert_restores(site.files)
 
 
-def test_segments_end_with_a_transaction_below_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zodb_vault.strategies.segments.SEGMENT_LIMIT", 3000)
+def test_segments_end_with_a_transaction_below_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zodb_vault.strategies.filestorage.cut.SEGMENT_LIMIT", 3000)
     with Site(tmp_path / "site") as site:
         vault = Vault(tmp_path, site.files)
         for number in range(12):

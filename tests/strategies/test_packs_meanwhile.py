@@ -14,7 +14,8 @@ from factories import Site, SiteFiles, noise
 from vault import Vault, entry_of
 
 from zodb_vault.errors import SourceChanged
-from zodb_vault.strategies import packing
+from zodb_vault.strategies.blobs import packer
+from zodb_vault.strategies.blobs.source import BlobDirectory, OpenBlobFile
 
 
 class Meanwhile:
@@ -71,7 +72,9 @@ POINTS = [("storage", 0), ("storage", 1), ("blobs", 0), ("blobs", 1), ("blobs", 
 
 
 @pytest.mark.parametrize(("phase", "after"), POINTS)
-def test_a_pack_that_keeps_old_blobs_is_no_reason_to_start_over(tmp_path: Path, phase: str, after: int) -> None:
+def test_a_pack_that_keeps_old_blobs_is_no_reason_to_start_over(
+    tmp_path: Path, phase: str, after: int
+) -> None:
     with open_site(tmp_path / "site", keep_old=True) as site:
         vault = Vault(tmp_path, site.files)
         Meanwhile(vault, site, phase, after)
@@ -117,7 +120,10 @@ def test_an_incremental_meets_a_pack(tmp_path: Path, keep_old: bool) -> None:
         Meanwhile(vault, site, "blobs")
         manifest = vault.create().manifest
         assert manifest.status == "complete"
-        assert manifest.reason.code == ("continued" if keep_old else "resumed") or manifest.reason.code == "packed"
+        assert (
+            manifest.reason.code == ("continued" if keep_old else "resumed")
+            or manifest.reason.code == "packed"
+        )
         assert oracle.MISSING not in oracle.blob_files(*vault.restore()).values()
         vault.create()
         vault.assert_restores(site.files)
@@ -138,7 +144,9 @@ def test_packs_in_every_attempt_fail_the_backup(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep_old", [True, False])
-def test_a_pack_that_takes_away_blobs_of_records_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_old: bool) -> None:
+def test_a_pack_that_takes_away_blobs_of_records_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_old: bool
+) -> None:
     """Of such a record nothing tells that it was a blob's once its file is gone: it must not pass for a text."""
     files = factories.opaque(tmp_path / "site")
     vault = Vault(tmp_path, files)
@@ -184,24 +192,28 @@ def moved(data: bytes, first_end: int, start: int, end: int) -> bytes:
 # Threads that share the blobs to pack
 
 
-def test_a_blob_that_is_given_back_after_the_end_was_seen_is_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_blob_that_is_given_back_after_the_end_was_seen_is_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One thread holds the last blob, which does not fit into its pack any more, while another one finds that there is none left."""
     with Site(tmp_path / "site") as site:
-        first, _second, last = (site.put(**{f"blob{number}": noise(size, number)}) for number, size in enumerate((100, 200, 3000)))
+        first, _second, last = (
+            site.put(**{f"blob{number}": noise(size, number)}) for number, size in enumerate((100, 200, 3000))
+        )
         files = site.files
     vault = Vault(tmp_path, files)
     holding, ends = threading.Event(), threading.Semaphore(0)
-    take: Callable[[packing.Shared], Any] = packing.Shared.__next__
-    open_ = packing.BlobDirectory.open
+    take: Callable[[packer.Shared], Any] = packer.Shared.__next__
+    open_ = BlobDirectory.open
 
-    def watched(shared: packing.Shared) -> Any:
+    def watched(shared: packer.Shared) -> Any:
         try:
             return take(shared)
         except StopIteration:
             ends.release()
             raise
 
-    def slow(directory: packing.BlobDirectory, ref: Any) -> packing.OpenFile | None:
+    def slow(directory: BlobDirectory, ref: Any) -> OpenBlobFile | None:
         if ref.tid == first:
             holding.wait(10)  # until the other thread has taken both that are left
         if ref.tid == last and not holding.is_set():
@@ -211,9 +223,9 @@ def test_a_blob_that_is_given_back_after_the_end_was_seen_is_packed(tmp_path: Pa
             threading.Event().wait(0.1)
         return open_(directory, ref)
 
-    monkeypatch.setattr(packing, "PACK_LIMIT", 3000)
-    monkeypatch.setattr(packing.Shared, "__next__", watched)
-    monkeypatch.setattr(packing.BlobDirectory, "open", slow)
+    monkeypatch.setattr(packer, "PACK_LIMIT", 3000)
+    monkeypatch.setattr(packer.Shared, "__next__", watched)
+    monkeypatch.setattr(BlobDirectory, "open", slow)
     manifest = vault.create().manifest
     assert holding.is_set()
     assert [pack.count for pack in vault.packs()] == [1, 1, 1]

@@ -18,13 +18,15 @@ from vault import SITE, Vault, entry_of
 
 from zodb_vault.cli.main import run
 from zodb_vault.errors import InUse, SourceChanged, StoreError
-from zodb_vault.model import canonical, clock
+from zodb_vault.model import canonical
 from zodb_vault.model.manifest import Marker
-from zodb_vault.repository import running
+from zodb_vault.repository import markers
+from zodb_vault.runtime import clock
 from zodb_vault.stores.local import LocalStaging, LocalStore
-from zodb_vault.strategies import packing, segments
+from zodb_vault.strategies.blobs import packer
+from zodb_vault.strategies.filestorage import segments
 
-KEY = running.marker_key(SITE, "create", "")
+KEY = markers.marker_key(SITE, "create", "")
 
 
 def site_of(directory: Path, transactions: int = 8) -> SiteFiles:
@@ -43,8 +45,8 @@ def vault(tmp_path: Path) -> Vault:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many small segments and packs, each noted at once."""
     monkeypatch.setattr(segments, "SEGMENT_LIMIT", 1500)
-    monkeypatch.setattr(packing, "PACK_LIMIT", 5000)
-    monkeypatch.setattr("zodb_vault.operations.create.NOTE_BYTES", 1)
+    monkeypatch.setattr(packer, "PACK_LIMIT", 5000)
+    monkeypatch.setattr("zodb_vault.operations.create.attempt.CHECKPOINT_BYTES", 1)
 
 
 # Two at once
@@ -55,7 +57,14 @@ def test_two_runs_at_once_are_one_too_many(vault: Vault, capsys: pytest.CaptureF
 
     def second(what: str) -> None:
         if what == "blobs":
-            arguments = ["--repository", str(vault.directory / "repository"), "--site", SITE, "--data-fs", str(vault.files.data_fs)]
+            arguments = [
+                "--repository",
+                str(vault.directory / "repository"),
+                "--site",
+                SITE,
+                "--data-fs",
+                str(vault.files.data_fs),
+            ]
             statuses.append(run(["create", *arguments, "--blob-dir", str(vault.files.blob_dir)]))
 
     vault.progress.on_phase = second
@@ -100,7 +109,7 @@ def test_of_two_that_begin_together_one_wins(vault: Vault) -> None:
 def dead_process() -> tuple[int, str]:
     """Return pid and identity of a process that has ended."""
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    identity = running.process_identity(child.pid)
+    identity = markers.process_identity(child.pid)
     child.communicate(b"\n")
     return child.pid, identity
 
@@ -109,7 +118,15 @@ def leave_marker(vault: Vault, **changes: Any) -> None:
     """Write the marker of another run."""
     now = clock.iso(clock.now())
     pid, process = dead_process()
-    marker = Marker(run="20200101T000000Z-000000", what="create", host="here", pid=pid, process=process, started=now, heartbeat=now)
+    marker = Marker(
+        run="20200101T000000Z-000000",
+        what="create",
+        host="here",
+        pid=pid,
+        process=process,
+        started=now,
+        heartbeat=now,
+    )
     vault.repository.store.put(KEY, [canonical.seal(msgspec.structs.replace(marker, **changes))])
 
 
@@ -127,7 +144,7 @@ def test_a_pid_that_was_given_to_another_process_is_not_alive(vault: Vault) -> N
 
 def test_the_marker_of_a_live_process_stands_however_old_it_is(vault: Vault) -> None:
     old = clock.iso(clock.now() - timedelta(days=3))
-    leave_marker(vault, pid=os.getpid(), process=running.process_identity(os.getpid()), heartbeat=old)
+    leave_marker(vault, pid=os.getpid(), process=markers.process_identity(os.getpid()), heartbeat=old)
     with pytest.raises(InUse, match=f"pid {os.getpid()}"):
         vault.create()
 
@@ -176,7 +193,9 @@ def test_an_interrupted_full_backup_is_continued(vault: Vault, number: int) -> N
     manifest = vault.create(workers=1).manifest
     if noted:
         assert manifest.reason.code == "resumed"
-        parts = [p for segment in vault.segments() for p in segment.parts] + [p for pack in vault.packs() for p in pack.parts]
+        parts = [p for segment in vault.segments() for p in segment.parts] + [
+            p for pack in vault.packs() for p in pack.parts
+        ]
         used = {f"objects/{p.object[:2]}/{p.object}" for p in parts}
         assert used & kept
         # what was stored is not stored again: at most the piece that was in the making, and its log
@@ -197,7 +216,9 @@ def logs(vault: Vault) -> set[str]:
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("number", [2, 5, 9])
-def test_an_interrupted_incremental_is_continued_after_more_commits(tmp_path: Path, vault: Vault, number: int) -> None:
+def test_an_interrupted_incremental_is_continued_after_more_commits(
+    tmp_path: Path, vault: Vault, number: int
+) -> None:
     vault.create(workers=1)
     with Site(vault.files.data_fs.parent) as site:
         for more in range(5):
@@ -209,7 +230,7 @@ def test_an_interrupted_incremental_is_continued_after_more_commits(tmp_path: Pa
         site.put(last="last", lastblob=noise(100, 9))
     manifest = vault.create(workers=1).manifest
     assert (manifest.how, manifest.status) == ("incremental", "complete")
-    assert len(manifest.line) == 1
+    assert len(manifest.timeline) == 1
     assert entry_of(manifest).blobs.count == 14  # type: ignore[union-attr]
     vault.assert_restores(vault.files)
 
@@ -219,7 +240,11 @@ def test_an_interrupted_incremental_is_continued_after_more_commits(tmp_path: Pa
 def test_an_interrupted_backup_of_a_file_that_was_packed_since(tmp_path: Path, keep_old: bool) -> None:
     with Site(tmp_path / "site", keep_old=keep_old) as site:
         for number in range(8):
-            site.put(text=noise(300, number).hex(), blob=noise(1500, number), kept="kept" if not number else "other")
+            site.put(
+                text=noise(300, number).hex(),
+                blob=noise(1500, number),
+                kept="kept" if not number else "other",
+            )
         vault = Vault(tmp_path, site.files)
         with pytest.MonkeyPatch.context() as patch:
             Fail(patch, 18)
@@ -283,7 +308,9 @@ def test_a_cold_backup_locks_the_name_and_the_file(vault: Vault, tmp_path: Path)
     link.symlink_to(vault.files.data_fs)
     vault.files = SiteFiles(link, vault.files.blob_dir)
     seen: list[set[str]] = []
-    vault.progress.on_phase = lambda what: seen.append({str(path) for path in tmp_path.rglob("*.lock") if path.read_bytes().strip()})
+    vault.progress.on_phase = lambda what: seen.append(
+        {str(path) for path in tmp_path.rglob("*.lock") if path.read_bytes().strip()}
+    )
     vault.create(cold=True)
     assert {f"{link}.lock", f"{link.resolve()}.lock"} <= seen[0]
     with Site(link.resolve().parent), pytest.raises(InUse):

@@ -59,8 +59,13 @@ def test_model_equals_zodb_after_resets(tmp_path: Path, seed: int) -> None:
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 2**32), operations=st.lists(st.sampled_from(sorted(histories.OPERATIONS)), max_size=12))
-def test_operations_can_be_chosen_by_hypothesis(tmp_path_factory: pytest.TempPathFactory, seed: int, operations: list[str]) -> None:
+@given(
+    seed=st.integers(0, 2**32),
+    operations=st.lists(st.sampled_from(sorted(histories.OPERATIONS)), max_size=12),
+)
+def test_operations_can_be_chosen_by_hypothesis(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, operations: list[str]
+) -> None:
     directory = tmp_path_factory.mktemp("history")
     with histories.History(directory, seed) as history:
         for operation in operations:
@@ -114,7 +119,11 @@ def test_assertions_see_a_difference(tmp_path: Path) -> None:
     data_fs, blob_dir = history.data_fs, history.blob_dir
     key = next(key for key in state if key.endswith("blob"))
     histories.assert_state(data_fs, blob_dir, state)
-    for wrong in ({**state, key: b"other"}, {**state, "new": "text"}, {k: v for k, v in state.items() if k != key}):
+    for wrong in (
+        {**state, key: b"other"},
+        {**state, "new": "text"},
+        {k: v for k, v in state.items() if k != key},
+    ):
         with pytest.raises(AssertionError, match=r"blob|new"):
             histories.assert_state(data_fs, blob_dir, wrong)
     next(blob_dir.rglob("*.blob")).unlink()
@@ -130,9 +139,15 @@ def test_assertions_see_a_difference(tmp_path: Path) -> None:
 def test_builders_make_the_same_readable_site_each_time(tmp_path: Path, name: str) -> None:
     one, two = (factories.BUILDERS[name](tmp_path / directory) for directory in ("one", "two"))
     transactions = oracle.transactions(*one)
-    assert [header.tid for header in oracle.headers(one.data_fs)] == [transaction.tid for transaction in transactions]
-    assert all(record.blob != oracle.MISSING for transaction in transactions for record in transaction.records)
-    assert name == "future_tids" or (one.data_fs.read_bytes() == two.data_fs.read_bytes() and transactions == oracle.transactions(*two))
+    assert [header.tid for header in oracle.headers(one.data_fs)] == [
+        transaction.tid for transaction in transactions
+    ]
+    assert all(
+        record.blob != oracle.MISSING for transaction in transactions for record in transaction.records
+    )
+    assert name == "future_tids" or (
+        one.data_fs.read_bytes() == two.data_fs.read_bytes() and transactions == oracle.transactions(*two)
+    )
     if name not in factories.UNREADABLE:
         assert histories.assert_all_references_resolve(*one) > 0
 
@@ -146,10 +161,17 @@ def test_populate_has_a_bit_of_everything(tmp_path: Path) -> None:
     transactions = oracle.transactions(*factories.populate(tmp_path))
     records = [record for transaction in transactions for record in transaction.records]
     assert {transaction.status for transaction in transactions} == {"p", " "}
-    assert {transaction.user.decode() for transaction in transactions} >= {"admin", "editor", "manager", "Ädmin Ümlaut"}
+    assert {transaction.user.decode() for transaction in transactions} >= {
+        "admin",
+        "editor",
+        "manager",
+        "Ädmin Ümlaut",
+    }
     assert any(transaction.extension for transaction in transactions)
     assert len(records) > 200
-    assert len({record.blob for record in records if record.blob}) < len([record for record in records if record.blob])
+    assert len({record.blob for record in records if record.blob}) < len(
+        [record for record in records if record.blob]
+    )
 
 
 @pytest.mark.parametrize("layout", ["bushy", "lawn"])
@@ -161,7 +183,9 @@ def test_layouts(tmp_path: Path, layout: str) -> None:
 
 
 def test_undo_shapes(tmp_path: Path) -> None:
-    assert [record.data for record in last(factories.uncreated(tmp_path / "uncreated")).records].count(None) == 2
+    assert [record.data for record in last(factories.uncreated(tmp_path / "uncreated")).records].count(
+        None
+    ) == 2
     back = last(factories.recreated(tmp_path / "recreated"))
     assert all(record.data for record in back.records)
     assert any(record.blob for record in back.records)
@@ -176,27 +200,52 @@ def test_undo_shapes(tmp_path: Path) -> None:
 
 def test_opaque_and_wrapped_records(tmp_path: Path) -> None:
     for name in factories.UNREADABLE:
-        records = [record for transaction in oracle.transactions(*factories.BUILDERS[name](tmp_path / name)) for record in transaction.records]
+        records = [
+            record
+            for transaction in oracle.transactions(*factories.BUILDERS[name](tmp_path / name))
+            for record in transaction.records
+        ]
         assert len([record for record in records if record.blob]) == 2, name
         assert name == "zlib_wrapped" or not any(is_blob_record(record.data) for record in records), name
-    assert any((record.data or b"").startswith(b".z") for record in last(factories.zlib_wrapped(tmp_path / "zlib")).records)
+    assert any(
+        (record.data or b"").startswith(b".z")
+        for record in last(factories.zlib_wrapped(tmp_path / "zlib")).records
+    )
 
 
 def test_sizes_and_empty_transactions(tmp_path: Path) -> None:
-    header = max(oracle.headers(factories.big_transaction(tmp_path / "big", 3_000_000).data_fs), key=lambda header: header.end - header.start)
+    header = max(
+        oracle.headers(factories.big_transaction(tmp_path / "big", 3_000_000).data_fs),
+        key=lambda header: header.end - header.start,
+    )
     assert header.end - header.start > 3_000_000
-    assert [len(transaction.records) for transaction in oracle.transactions(*factories.empty_transactions(tmp_path / "empty"))].count(0) == 2
+    assert [
+        len(transaction.records)
+        for transaction in oracle.transactions(*factories.empty_transactions(tmp_path / "empty"))
+    ].count(0) == 2
     assert factories.without_transactions(tmp_path / "bare").data_fs.stat().st_size == 4
 
 
 def test_unusual_tids(tmp_path: Path) -> None:
-    unordered, equal = factories.unordered_tids(tmp_path / "unordered"), factories.equal_tids(tmp_path / "equal")
+    unordered, equal = (
+        factories.unordered_tids(tmp_path / "unordered"),
+        factories.equal_tids(tmp_path / "equal"),
+    )
     tids = [header.tid for header in oracle.headers(unordered.data_fs)]
     assert tids != sorted(tids)
     tids = [header.tid for header in oracle.headers(equal.data_fs)]
     assert len(set(tids)) == len(tids) - 1
     now = factories.tid_at(datetime.now(UTC))
-    assert len([header for header in oracle.headers(factories.future_tids(tmp_path / "future").data_fs) if header.tid > now]) == 3
+    assert (
+        len(
+            [
+                header
+                for header in oracle.headers(factories.future_tids(tmp_path / "future").data_fs)
+                if header.tid > now
+            ]
+        )
+        == 3
+    )
 
 
 @pytest.mark.parametrize("tail", factories.TAILS)
@@ -219,7 +268,9 @@ def test_torn_tails_end_where_zodb_says(tmp_path: Path, tail: str) -> None:
 def test_writer_log_tells_what_the_files_show(tmp_path: Path, keep_old: str) -> None:
     data_fs, blob_dir, log, stop = (tmp_path / name for name in ("Data.fs", "blobs", "log", "stop"))
     script: list[str | Path] = [sys.executable, "-W", "error", writer.__file__, data_fs, blob_dir, log]
-    process = subprocess.Popen([*script, "--seconds", "30", "--pack-every", "0.3", "--stop-file", stop, keep_old])
+    process = subprocess.Popen(
+        [*script, "--seconds", "30", "--pack-every", "0.3", "--stop-file", stop, keep_old]
+    )
     time.sleep(1.5)
     stop.touch()
     assert process.wait(30) == 0

@@ -41,7 +41,9 @@ def detect(blob_dir: Path) -> str:
     """
     if not blob_dir.is_dir():
         what = "is not a directory" if blob_dir.exists() else "does not exist"
-        raise ConfigurationError([f"the blob directory {blob_dir} {what}"], "check the path given with --blob-dir or in zope.conf")
+        raise ConfigurationError(
+            [f"the blob directory {blob_dir} {what}"], "check the path given with --blob-dir or in zope.conf"
+        )
     try:
         name = (blob_dir / MARKER).read_text(encoding="ascii", errors="replace").strip()
     except FileNotFoundError:
@@ -52,7 +54,9 @@ def detect(blob_dir: Path) -> str:
             "name the authoritative blob directory of the storage or of the ZEO server",
         )
     if name not in LAYOUTS:
-        raise ConfigurationError([f"{blob_dir} has the unknown layout {name!r}"], f"known are {' and '.join(LAYOUTS)}")
+        raise ConfigurationError(
+            [f"{blob_dir} has the unknown layout {name!r}"], f"known are {' and '.join(LAYOUTS)}"
+        )
     return name
 
 

@@ -13,6 +13,10 @@ from typing import Final
 import msgspec
 
 from ..errors import Damage, SourceChanged
+from ..model import tid as tids
+from ..model.blob import BlobRef
+from ..model.chain import Documents
+from ..model.manifest import Pack
 from .layout import bushy
 
 BLOCK: Final = 512
@@ -76,7 +80,9 @@ class PackWriter:
             digest.update(chunk)
             self._put(chunk)
         if self.offset - start != size:
-            raise SourceChanged(f"the blob {name} changed from {size} to {self.offset - start} bytes while it was read")
+            raise SourceChanged(
+                f"the blob {name} changed from {size} to {self.offset - start} bytes while it was read"
+            )
         self._put(padding(size))
         self.members.append(Member("0x" + oid.hex(), "0x" + tid.hex(), start, size, digest.hexdigest()))
         return self.members[-1]
@@ -90,7 +96,9 @@ class PackWriter:
         self.offset += len(data)
 
 
-def members(index: list[Member], chunks: Iterable[bytes], wanted: Callable[[Member], bool]) -> Iterator[tuple[Member, Iterator[memoryview]]]:
+def members(
+    index: list[Member], chunks: Iterable[bytes], wanted: Callable[[Member], bool]
+) -> Iterator[tuple[Member, Iterator[memoryview]]]:
     """Yield each wanted member with its content, in one pass over the chunks of the tar.
 
     The content has to be consumed before the next member is asked for. A short tar ends the content early.
@@ -141,3 +149,18 @@ class _Cursor:
         self._start += len(self._chunk)
         self._chunk = memoryview(next(self._chunks, b""))
         return bool(self._chunk)
+
+
+def members_of(documents: Documents, pack: Pack) -> list[Member]:
+    """Return the live members of a pack."""
+    return msgspec.json.decode(documents.document(pack.index.meta), type=Index).rows
+
+
+def key(member: Member) -> bytes:
+    """Return the OID and TID of a member as one key."""
+    return bytes.fromhex(member.oid[2:] + member.tid[2:])
+
+
+def ref(member: Member) -> BlobRef:
+    """Return the blob revision that a member is."""
+    return BlobRef(tids.from_hex(member.oid), tids.from_hex(member.tid), True)

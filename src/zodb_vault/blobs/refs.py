@@ -34,7 +34,10 @@ class BlobSet:
         rows = [(oid + tid, sure) for oid, tid, sure in refs]
         with self._lock:
             self._db.execute("BEGIN")
-            self._db.executemany("INSERT INTO ref VALUES (?, ?, 0) ON CONFLICT DO UPDATE SET sure = max(sure, excluded.sure)", rows)
+            self._db.executemany(
+                "INSERT INTO ref VALUES (?, ?, 0) ON CONFLICT DO UPDATE SET sure = max(sure, excluded.sure)",
+                rows,
+            )
             self._db.execute("COMMIT")
 
     def have(self, keys: Iterable[bytes]) -> None:
@@ -48,13 +51,19 @@ class BlobSet:
         """Return which of these keys (OID + TID) are asked for."""
         with self._lock:
             ask = self._db.cursor().execute
-            return {key for key in keys if ask("SELECT 1 FROM ref WHERE key = ?", (key,)).fetchone() is not None}
+            return {
+                key for key in keys if ask("SELECT 1 FROM ref WHERE key = ?", (key,)).fetchone() is not None
+            }
 
     def take(self, keys: Iterable[bytes]) -> set[bytes]:
         """Return which of these keys (OID + TID) are lacking, and note that they no longer are."""
         with self._lock:
             ask = self._db.cursor().execute
-            found = {key for key in keys if ask("SELECT 1 FROM ref WHERE key = ? AND have = 0", (key,)).fetchone() is not None}
+            found = {
+                key
+                for key in keys
+                if ask("SELECT 1 FROM ref WHERE key = ? AND have = 0", (key,)).fetchone() is not None
+            }
         self.have(found)
         return found
 

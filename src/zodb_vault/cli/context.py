@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from ..operations.catalog import Catalog
     from ..policy.retention import Rules
     from ..repository.repository import Repository
+    from ..runtime.progress import Progress
     from ..stores.base import Store
-    from ..strategies.base import Progress
 
     TextType = click.ParamType[str]
 else:
@@ -66,7 +66,11 @@ class Text(TextType):
         if self._needed and not text.strip():
             self.fail("the value is empty", param, ctx)
         if self._longest and len(text) > self._longest:
-            self.fail(f"it has {len(text):,} characters, and {self._longest:,} are the most; make it shorter", param, ctx)
+            self.fail(
+                f"it has {len(text):,} characters, and {self._longest:,} are the most; make it shorter",
+                param,
+                ctx,
+            )
         return text
 
 
@@ -96,9 +100,9 @@ class Context:
     def remembering(self) -> Context:
         """Return this context for a command that neither proves nor restores: what was read of a distant repository before is not read again."""
         from ..repository.cache import Cache, cache_directory
-        from ..stores.base import Adapting
+        from ..stores.base import ProbesCapabilities
 
-        if isinstance(self.repository.store, Adapting):
+        if isinstance(self.repository.store, ProbesCapabilities):
             self.repository.remember(Cache(cache_directory(), self.repository.info.id))
         return self
 
@@ -113,7 +117,11 @@ class Context:
         from ..config.settings import load_settings
 
         return load_settings(
-            self.given.get("config"), os.environ, Path.cwd(), zope_conf=self._sources()["zope_conf"], repository=self._told("repository")
+            self.given.get("config"),
+            os.environ,
+            Path.cwd(),
+            zope_conf=self._sources()["zope_conf"],
+            repository=self._told("repository"),
         )
 
     @property
@@ -121,7 +129,10 @@ class Context:
         """Return where the repository is; raise UsageError when nothing says it."""
         location = self.settings.repository.location
         if location is None:
-            raise UsageError("nothing says where the repository is", "give --repository LOCATION, or [repository] location in zodb-vault.toml")
+            raise UsageError(
+                "nothing says where the repository is",
+                "give --repository LOCATION, or [repository] location in zodb-vault.toml",
+            )
         return str(location)
 
     @cached_property
@@ -129,7 +140,11 @@ class Context:
         """Return the place where the repository is, or is to be."""
         from ..stores.registry import open_store
 
-        return open_store(self.location, self.settings.repository.s3_at(self.location), self.given.get("limit_rate") or self.settings.limits.rate)
+        return open_store(
+            self.location,
+            self.settings.repository.s3_at(self.location),
+            self.given.get("limit_rate") or self.settings.limits.rate,
+        )
 
     @property
     def workers(self) -> int:
@@ -156,7 +171,11 @@ class Context:
         """Open another repository, with what the configuration says of its place; raise RepositoryMissing, UsageError."""
         from ..stores.registry import open_store
 
-        store = open_store(location, self.settings.repository.s3_at(location), self.given.get("limit_rate") or self.settings.limits.rate)
+        store = open_store(
+            location,
+            self.settings.repository.s3_at(location),
+            self.given.get("limit_rate") or self.settings.limits.rate,
+        )
         return self._opened(store, location)
 
     def _opened(self, store: Store, location: str) -> Repository:
@@ -197,7 +216,9 @@ class Context:
         """Return the site with its databases; raise ConfigurationError, UsageError."""
         from ..config.sites import resolve_site
 
-        return resolve_site(self.settings, site=self._told("site"), **self._sources(), environment=os.environ, cwd=Path.cwd())
+        return resolve_site(
+            self.settings, site=self._told("site"), **self._sources(), environment=os.environ, cwd=Path.cwd()
+        )
 
     def _sources(self) -> dict[str, Path | None]:
         """Return the options that say what the site is; the variables count when the command line names none, never mixed with it."""
@@ -214,7 +235,12 @@ class Context:
         settings = self.settings
         configured = settings.sites.get(self.site_name)
         chosen = settings.policy(policy or (configured.retention if configured else None))
-        return Rules(scheduled=chosen.scheduled, on_demand=chosen.on_demand, safety=chosen.safety, zone=zone_of(settings.schedule.timezone))
+        return Rules(
+            scheduled=chosen.scheduled,
+            on_demand=chosen.on_demand,
+            safety=chosen.safety,
+            zone=zone_of(settings.schedule.timezone),
+        )
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -250,7 +276,9 @@ class Context:
     def confirm(self, question: str) -> bool:
         """Ask; raise NoTerminal when nobody is there."""
         if not somebody_there():
-            raise NoTerminal("this needs an answer and there is no terminal", "give --yes to go on without being asked")
+            raise NoTerminal(
+                "this needs an answer and there is no terminal", "give --yes to go on without being asked"
+            )
         return click.confirm(question, err=True)
 
 
@@ -275,12 +303,22 @@ def site_options(function: F) -> F:
     options = [
         click.option("--config", type=A_PATH, help="The zodb-vault.toml to read."),
         click.option("--site", metavar="NAME", help="The site, when several are configured."),
-        click.option("--repository", metavar="LOCATION", help="Where the backups live: a directory, or s3://bucket/prefix."),
+        click.option(
+            "--repository",
+            metavar="LOCATION",
+            help="Where the backups live: a directory, or s3://bucket/prefix.",
+        ),
         click.option("--zope-conf", type=A_PATH, help="Read the site's databases from this zope.conf."),
-        click.option("--zeo-conf", type=A_PATH, help="Read the site's databases from this zeo.conf, on the server itself."),
+        click.option(
+            "--zeo-conf",
+            type=A_PATH,
+            help="Read the site's databases from this zeo.conf, on the server itself.",
+        ),
         click.option("--data-fs", type=A_PATH, help="The Data.fs of a site without configuration."),
         click.option("--blob-dir", type=A_PATH, help="The blob directory that goes with --data-fs."),
-        click.option("-q", "--quiet", is_flag=True, default=None, help="Say nothing unless something is wrong."),
+        click.option(
+            "-q", "--quiet", is_flag=True, default=None, help="Say nothing unless something is wrong."
+        ),
         click.option("-v", "--verbose", is_flag=True, default=None, help="Say more."),
     ]
     for option in reversed(options):
@@ -308,10 +346,21 @@ def _with_memory(option: Callable[[F], F]) -> Callable[[F], F]:
 
 
 RATE_OPTION: Final = click.option(
-    "--limit-rate", type=RATE, metavar="RATE", help="Transfer at most this much a second to and from the repository, such as 10M."
+    "--limit-rate",
+    type=RATE,
+    metavar="RATE",
+    help="Transfer at most this much a second to and from the repository, such as 10M.",
 )
 WORKERS_OPTION: Final = click.option(
-    "--workers", type=click.IntRange(1, MOST_TOLD), metavar="N", help="Do this many things at once; each takes memory. Default: by the processors."
+    "--workers",
+    type=click.IntRange(1, MOST_TOLD),
+    metavar="N",
+    help="Do this many things at once; each takes memory. Default: by the processors.",
 )
-NICE_OPTION: Final = click.option("--nice", is_flag=True, default=None, help="Let everybody else go first, at the processors and at the disk.")
+NICE_OPTION: Final = click.option(
+    "--nice",
+    is_flag=True,
+    default=None,
+    help="Let everybody else go first, at the processors and at the disk.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")

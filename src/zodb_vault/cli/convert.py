@@ -26,17 +26,43 @@ def command() -> None:
 
 
 @command.command("config")
-@click.option("--export", "exports", is_flag=True, help="From the site into a FileStorage: convert-export.conf.")
-@click.option("--import", "imports", is_flag=True, help="From a FileStorage into the site: convert-import.conf.")
-@click.option("--output", type=A_PATH, metavar="FILE", help="Where to write; `-` prints it, passwords and keys included.")
-@click.option("--directory", type=A_PATH, default="converted", show_default=True, metavar="DIR", help="Of the FileStorage: DIR/Data.fs, DIR/blobs.")
-@click.option("--database", "databases", multiple=True, metavar="NAME", help="Only this database (repeatable).")
+@click.option(
+    "--export", "exports", is_flag=True, help="From the site into a FileStorage: convert-export.conf."
+)
+@click.option(
+    "--import", "imports", is_flag=True, help="From a FileStorage into the site: convert-import.conf."
+)
+@click.option(
+    "--output",
+    type=A_PATH,
+    metavar="FILE",
+    help="Where to write; `-` prints it, passwords and keys included.",
+)
+@click.option(
+    "--directory",
+    type=A_PATH,
+    default="converted",
+    show_default=True,
+    metavar="DIR",
+    help="Of the FileStorage: DIR/Data.fs, DIR/blobs.",
+)
+@click.option(
+    "--database", "databases", multiple=True, metavar="NAME", help="Only this database (repeatable)."
+)
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
 @json_option
 @site_options
 @pass_context
 def config(
-    context: Context, /, exports: bool, imports: bool, output: Path | None, directory: Path, databases: tuple[str, ...], force: bool, as_json: bool
+    context: Context,
+    /,
+    exports: bool,
+    imports: bool,
+    output: Path | None,
+    directory: Path,
+    databases: tuple[str, ...],
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Write the configuration that zodb-convert needs to copy this site's databases.
 
@@ -53,7 +79,14 @@ def config(
         raise UsageError("--json and --output - both print to standard output", "give one of them")
     here = Path.cwd()
     file = None if output is None else Path(absolute(output, here))
-    made = configurations(context.site, "export" if exports else "import", databases, file, Path(absolute(directory, here)), os.environ)
+    made = configurations(
+        context.site,
+        "export" if exports else "import",
+        databases,
+        file,
+        Path(absolute(directory, here)),
+        os.environ,
+    )
     if not printed:
         write(made, force=force)
     _tell(context, made)

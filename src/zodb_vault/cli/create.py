@@ -8,12 +8,23 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from ..errors import Damage, UsageError, VaultError
-from .context import A_METHOD, A_NAME, A_NOTE, A_PATH, Context, json_option, limit_options, pass_context, site_options, somebody_there
+from .context import (
+    A_METHOD,
+    A_NAME,
+    A_NOTE,
+    A_PATH,
+    Context,
+    json_option,
+    limit_options,
+    pass_context,
+    site_options,
+    somebody_there,
+)
 from .output import count, print_json, printable, size
 
 if TYPE_CHECKING:
     from ..model.source import Method
-    from ..operations.create import Created
+    from ..operations.create.options import Created
 
 INCOMPLETE = 3
 NAMED = 20
@@ -22,40 +33,76 @@ NAMED = 20
 @click.command("create")
 @click.option("--name", type=A_NAME, help="A name for people; `restore NAME` finds it.")
 @click.option("--note", type=A_NOTE, help="Anything worth remembering.")
-@click.option("--trigger", type=click.Choice(["scheduled", "on-demand"]), help="Default: on-demand with a terminal, scheduled without.")
+@click.option(
+    "--trigger",
+    type=click.Choice(["scheduled", "on-demand"]),
+    help="Default: on-demand with a terminal, scheduled without.",
+)
 @click.option("--full", is_flag=True, help="Store everything again instead of what is new.")
-@click.option("--cold", is_flag=True, help="Take the exclusive lock of the storage first; fails while the site runs.")
+@click.option(
+    "--cold", is_flag=True, help="Take the exclusive lock of the storage first; fails while the site runs."
+)
 @click.option("--method", type=A_METHOD, default="native", show_default=True, help="How storages are copied.")
 @click.option("--mirror", type=A_PATH, metavar="DIR", help="Where the portable method keeps its copies.")
 @click.option("--only", type=click.Choice(["storage", "blobs"]), help="Half a backup; it is never `latest`.")
-@click.option("--database", "databases", multiple=True, metavar="NAME", help="Only this database (repeatable).")
+@click.option(
+    "--database", "databases", multiple=True, metavar="NAME", help="Only this database (repeatable)."
+)
 @click.option("--skip-unchanged", is_flag=True, help="Make no backup when nothing is new since the last one.")
-@click.option("--allow-missing", type=click.IntRange(0), metavar="N", help="Go on although up to N blobs are missing.")
-@click.option("--wait", is_flag=True, help="Wait for another create of the site to end, instead of ending with status 11.")
+@click.option(
+    "--allow-missing", type=click.IntRange(0), metavar="N", help="Go on although up to N blobs are missing."
+)
+@click.option(
+    "--wait",
+    is_flag=True,
+    help="Wait for another create of the site to end, instead of ending with status 11.",
+)
 @click.option("--take-over", is_flag=True, help="This source, from another place, is the site from now on.")
 @limit_options
 @json_option
 @site_options
 @pass_context
 def command(
-    context: Context, /, name: str | None, note: str | None, trigger: Literal["scheduled", "on-demand"] | None, method: Method,
-    mirror: Path | None, only: Literal["storage", "blobs"] | None, databases: tuple[str, ...], as_json: bool, **flags: Any,
-) -> int:  # fmt: skip
+    context: Context,
+    /,
+    name: str | None,
+    note: str | None,
+    trigger: Literal["scheduled", "on-demand"] | None,
+    method: Method,
+    mirror: Path | None,
+    only: Literal["storage", "blobs"] | None,
+    databases: tuple[str, ...],
+    as_json: bool,
+    **flags: Any,
+) -> int:
     """Back up the site as one unit: storage and blobs.
 
     Exit status 3: the backup was made, but the source has lost something or has changed what was stored before.
     Exit status 4: the backup was made, but an earlier one cannot be read.
     """
-    from ..operations.create import Options, create
+    from ..operations.create.options import CreateOptions
+    from ..operations.create.run import create
 
     if name == "latest":
-        raise UsageError("a backup cannot be named 'latest': the word means the newest one", "choose another name")
-    options = Options(
-        name=name, note=note, trigger=trigger or ("on-demand" if somebody_there() else "scheduled"), only=only, databases=databases,
-        method=method, mirror=mirror,
-        full=flags["full"], cold=flags["cold"], skip_unchanged=flags["skip_unchanged"], allow_missing=flags["allow_missing"],
-        take_over=flags["take_over"], wait=flags["wait"], workers=context.workers,
-    )  # fmt: skip
+        raise UsageError(
+            "a backup cannot be named 'latest': the word means the newest one", "choose another name"
+        )
+    options = CreateOptions(
+        name=name,
+        note=note,
+        trigger=trigger or ("on-demand" if somebody_there() else "scheduled"),
+        only=only,
+        databases=databases,
+        method=method,
+        mirror=mirror,
+        full=flags["full"],
+        cold=flags["cold"],
+        skip_unchanged=flags["skip_unchanged"],
+        allow_missing=flags["allow_missing"],
+        take_over=flags["take_over"],
+        wait=flags["wait"],
+        workers=context.workers,
+    )
     context.require_copies()
     context.give_way()
     repository, site = context.remembering.repository, context.site
@@ -77,12 +124,18 @@ def command(
 
 def _copied(context: Context, location: str, done: Created) -> bool:
     """Copy the backups of the site to another repository; False when that failed, which takes nothing from the backup that was made."""
-    from ..operations.copy import Options, copy
+    from ..operations.copy.run import CopyOptions, copy
 
-    options = Options(workers=context.workers)
+    options = CopyOptions(workers=context.workers)
     try:
         with context.progress() as progress:
-            copied = copy(context.repository_at(context.location), context.repository_at(location), context.site_name, progress, options)
+            copied = copy(
+                context.repository_at(context.location),
+                context.repository_at(location),
+                context.site_name,
+                progress,
+                options,
+            )
     except VaultError as error:
         made = f"backup {done.manifest.id} was made, but it was not copied to {printable(location)}"
         click.echo(f"zodb-vault: {made}: {printable(error.message)}", err=True)
@@ -99,7 +152,9 @@ def _say_what_is_wrong(done: Created) -> None:
         click.echo(f"zodb-vault: {made}: {printable(done.unlocked.message)}", err=True)
         click.echo(f"  -> {printable(done.unlocked.hint)}; the next run tries it again", err=True)
     for backup_id, why in done.damaged.items():
-        click.echo(f"zodb-vault: backup {backup_id} cannot be read and was not used: {printable(why)}", err=True)
+        click.echo(
+            f"zodb-vault: backup {backup_id} cannot be read and was not used: {printable(why)}", err=True
+        )
 
 
 def _print(context: Context, done: Created) -> None:
@@ -112,11 +167,19 @@ def _print(context: Context, done: Created) -> None:
         for warning in entry.warnings if not context.quiet or done.findings else []:
             click.echo(f"zodb-vault: {printable(entry.name)}: {printable(warning)}", err=True)
         # what is accepted as lost is no news any more
-        rows = done.missing.get(entry.name, []) if not context.quiet or manifest.status == "incomplete" else []
+        rows = (
+            done.missing.get(entry.name, []) if not context.quiet or manifest.status == "incomplete" else []
+        )
         for oid, tid, path in rows[:NAMED]:
-            click.echo(f"zodb-vault: {printable(entry.name)}: the blob {oid} {tid} is missing: {printable(path)}", err=True)
+            click.echo(
+                f"zodb-vault: {printable(entry.name)}: the blob {oid} {tid} is missing: {printable(path)}",
+                err=True,
+            )
         if len(rows) > NAMED:
-            click.echo(f"zodb-vault: {entry.name}: and {len(rows) - NAMED} more; `zodb-vault verify {manifest.id} --json` lists all", err=True)
+            click.echo(
+                f"zodb-vault: {entry.name}: and {len(rows) - NAMED} more; `zodb-vault verify {manifest.id} --json` lists all",
+                err=True,
+            )
 
 
 def _skipped(done: Created) -> str:
@@ -136,17 +199,32 @@ def _summary(done: Created) -> str:
 def _document(done: Created) -> dict[str, Any]:
     manifest = done.manifest
     return {
-        "id": manifest.id, "site": manifest.site, "status": "skipped" if done.skipped else manifest.status, "how": manifest.how,
-        "reason": manifest.reason, "created_at": manifest.created_at, "finished_at": manifest.finished_at,
-        "locked_until": manifest.locked_until, "added": 0 if done.skipped else manifest.added, "raw": done.raw, "stored": done.stored,
+        "id": manifest.id,
+        "site": manifest.site,
+        "status": "skipped" if done.skipped else manifest.status,
+        "how": manifest.how,
+        "reason": manifest.reason,
+        "created_at": manifest.created_at,
+        "finished_at": manifest.finished_at,
+        "locked_until": manifest.locked_until,
+        "added": 0 if done.skipped else manifest.added,
+        "raw": done.raw,
+        "stored": done.stored,
         "databases": [
             {
-                "name": entry.name, "last_tid": entry.last_tid, "transactions": entry.storage.transactions if entry.storage else None,
+                "name": entry.name,
+                "last_tid": entry.last_tid,
+                "transactions": entry.storage.transactions if entry.storage else None,
                 "transactions_added": 0 if done.skipped else entry.transactions_added,
-                "blobs": {"added": 0 if done.skipped else entry.blobs_added, "count": entry.blobs.count} if entry.blobs else None,
-                "missing": [{"oid": oid, "tid": tid, "path": path} for oid, tid, path in done.missing.get(entry.name, [])],
+                "blobs": {"added": 0 if done.skipped else entry.blobs_added, "count": entry.blobs.count}
+                if entry.blobs
+                else None,
+                "missing": [
+                    {"oid": oid, "tid": tid, "path": path}
+                    for oid, tid, path in done.missing.get(entry.name, [])
+                ],
                 "warnings": entry.warnings,
             }
             for entry in manifest.databases
         ],
-    }  # fmt: skip
+    }

@@ -16,10 +16,14 @@ from .context import Context, Text, pass_context, site_options
 @pass_context
 def command(context: Context, id: str, force: bool, yes: bool) -> None:
     """Move a backup to the trash; `undelete` brings it back (ID: id, unique prefix, name, or `latest`)."""
-    from ..operations.deletion import delete
+    from ..operations.prune.trash import delete
 
     backup = context.catalog.select(id)
-    if not yes and not context.confirm(f"Move backup {backup.manifest.id} of {backup.manifest.created_at} to the trash?"):
+    if not yes and not context.confirm(
+        f"Move backup {backup.manifest.id} of {backup.manifest.created_at} to the trash?"
+    ):
         raise Declined("nothing was deleted")
     delete(context.repository, context.catalog, backup, force=force)
-    context.say(f"{backup.manifest.id} is in the trash; `zodb-vault undelete {backup.manifest.id}` brings it back")
+    context.say(
+        f"{backup.manifest.id} is in the trash; `zodb-vault undelete {backup.manifest.id}` brings it back"
+    )

@@ -17,7 +17,14 @@ def command(context: Context, as_json: bool) -> int:
 
     The repository is really written to, read, listed and deleted in; nothing is left behind. Exit status 1: there are findings.
     """
-    from ..operations.doctor import Patient, examine
+    from ..operations.doctor.run import Patient, examine
 
-    checks = examine(Patient(lambda: context.settings, lambda: context.site_name, lambda: context.site, lambda: context.repository))
+    checks = examine(
+        Patient(
+            lambda: context.settings,
+            lambda: context.site_name,
+            lambda: context.site,
+            lambda: context.repository,
+        )
+    )
     return print_checks(checks, as_json=as_json, quiet=context.quiet)

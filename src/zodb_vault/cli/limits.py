@@ -60,4 +60,6 @@ def give_way() -> None:
     if ionice := shutil.which("ionice"):
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             command = [ionice, "-c", IDLE, "-p", str(os.getpid())]
-            subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=PATIENCE_SECONDS)
+            subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=PATIENCE_SECONDS
+            )

@@ -14,7 +14,7 @@ import click
 
 from .. import __version__
 from ..errors import ConfigurationError, UsageError, VaultError
-from ..model import ending
+from ..runtime import shutdown
 from .context import site_options
 from .group import Group
 from .output import print_error
@@ -22,10 +22,22 @@ from .signals import INTERRUPTED, let_go, take_over
 from .streams import prepare
 
 COMMANDS: Final = {
-    "annotate": "annotate", "completion": "completion", "convert": "convert", "create": "create", "delete": "delete", "doctor": "doctor",
-    "list": "list_", "log": "log", "plan": "plan", "prune": "prune", "repository": "repository", "restore": "restore", "show": "show",
-    "undelete": "undelete", "verify": "verify",
-}  # fmt: skip
+    "annotate": "annotate",
+    "completion": "completion",
+    "convert": "convert",
+    "create": "create",
+    "delete": "delete",
+    "doctor": "doctor",
+    "list": "list_",
+    "log": "log",
+    "plan": "plan",
+    "prune": "prune",
+    "repository": "repository",
+    "restore": "restore",
+    "show": "show",
+    "undelete": "undelete",
+    "verify": "verify",
+}
 
 # Bytes; under no other limit, not even 0, does Linux leave out a collector.
 NO_CORE: Final = 1
@@ -62,7 +74,11 @@ class LazyGroup(Group):
         return command
 
 
-@click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=LazyGroup,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @site_options
 def cli() -> None:
@@ -84,7 +100,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _drop_output()
         return 1
     except (click.exceptions.Abort, KeyboardInterrupt):
-        print_error("interrupted", ["interrupted"], "run the command again; what was stored already is used", INTERRUPTED, as_json=as_json)
+        print_error(
+            "interrupted",
+            ["interrupted"],
+            "run the command again; what was stored already is used",
+            INTERRUPTED,
+            as_json=as_json,
+        )
         return INTERRUPTED
     except click.ClickException as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # not known to click before 8.2
@@ -94,7 +116,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except VaultError as error:
         return _failed(error, as_json)
     except OSError as error:
-        where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, (str, bytes, os.PathLike)) else ""
+        where = (
+            f" ({os.fsdecode(error.filename)})"
+            if isinstance(error.filename, (str, bytes, os.PathLike))
+            else ""
+        )
         _drop_output()
         return _failed(VaultError(f"{error.strerror or error}{where}"), as_json)
     except Exception as error:  # noqa: BLE001  a mistake of ours: said as such, never a bare traceback with values in it
@@ -103,7 +129,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if {"-v", "--verbose"} & set(arguments):
             # names and lines of our code only: the message may hold a secret
             click.echo("".join(traceback.format_tb(error.__traceback__)), err=True)
-        return _failed(VaultError(message, "this is a mistake in zodb-vault; please report it with what `--verbose` prints"), as_json)
+        return _failed(
+            VaultError(
+                message, "this is a mistake in zodb-vault; please report it with what `--verbose` prints"
+            ),
+            as_json,
+        )
     return result if isinstance(result, int) else 0
 
 
@@ -137,7 +168,7 @@ def _failed(error: VaultError, as_json: bool) -> int:
     lines = error.issues if isinstance(error, ConfigurationError) else [error.message]
     print_error(error.kind, lines, error.hint, error.exit_code, as_json=as_json)
     # a run that was told to end is interrupted, whatever failed because of that
-    return INTERRUPTED if ending.told() else error.exit_code
+    return INTERRUPTED if shutdown.requested() else error.exit_code
 
 
 def main() -> NoReturn:

@@ -12,7 +12,7 @@ import msgspec
 from ..model.canonical import escaped
 
 if TYPE_CHECKING:
-    from ..operations.exercise import Check
+    from ..operations.doctor.store_probe import Check
 
 FINDINGS: Final = 1
 UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -26,7 +26,9 @@ def print_json(document: Any) -> None:
 def print_error(kind: str, problems: Sequence[str], hint: str, code: int, *, as_json: bool) -> None:
     """Print an error on standard error: the thing and the cause, then the next step."""
     if as_json:
-        document = {"error": {"code": code, "kind": kind, "message": "\n".join(problems), "hint": hint or None}}
+        document = {
+            "error": {"code": code, "kind": kind, "message": "\n".join(problems), "hint": hint or None}
+        }
         click.echo(_encoded(document).decode(), err=True)
         return
     first, *more = problems or [""]
@@ -40,7 +42,10 @@ def print_error(kind: str, problems: Sequence[str], hint: str, code: int, *, as_
 def print_checks(checks: Sequence[Check], *, as_json: bool, quiet: bool) -> int:
     """Print what was checked, findings with what to do about them, and return the exit status."""
     if as_json:
-        found = [{"name": one.name, "ok": one.ok, "message": one.message, "hint": None if one.ok else one.hint} for one in checks]
+        found = [
+            {"name": one.name, "ok": one.ok, "message": one.message, "hint": None if one.ok else one.hint}
+            for one in checks
+        ]
         print_json({"checks": found})
     for one in checks if not as_json else ():
         if one.ok and quiet:

@@ -13,7 +13,7 @@ from .output import count, print_json, printable
 
 if TYPE_CHECKING:
     from ..model.source import Method
-    from ..operations.plan import Planned, Step
+    from ..operations.create.plan import BackupStep, Planned
 
 
 @click.command("plan")
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @pass_context
 def command(context: Context, full: bool, method: Method, mirror: Path | None, as_json: bool) -> None:
     """Say what would be backed up, from where, how, in which order, and why; changes nothing."""
-    from ..operations.plan import Wanted, plan
+    from ..operations.create.plan import PlanOptions, plan
 
     site = context.site
     repository, problem = None, None
@@ -33,7 +33,7 @@ def command(context: Context, full: bool, method: Method, mirror: Path | None, a
         repository = context.remembering.repository
     except VaultError as error:
         problem = f"no earlier backup is known: {error.message}"
-    planned = plan(site, repository, problem, Wanted(full=full, method=method, mirror=mirror))
+    planned = plan(site, repository, problem, PlanOptions(full=full, method=method, mirror=mirror))
     if as_json:
         print_json(planned.document())
         return
@@ -68,11 +68,13 @@ def _kind(planned: Planned) -> str:
     kind = f"{database.backend} ({database.adapter})" if database.adapter else database.backend
     wrapped = f" in {' in '.join(reversed(database.wrappers))}" if database.wrappers else ""
     mount = f", mounted at {database.mount_point}" if database.mount_point else ""
-    history = {None: "", True: ", history kept", False: ", without history"}[None if database.backend == "filestorage" else database.history]
+    history = {None: "", True: ", history kept", False: ", without history"}[
+        None if database.backend == "filestorage" else database.history
+    ]
     return f"{kind}{wrapped}{mount}{history}, blobs: {database.blob_mode}"
 
 
-def _with(step: Step) -> str:
+def _with(step: BackupStep) -> str:
     return "" if step.tool == "zodb-vault" else f", with {step.tool}"
 
 
@@ -87,4 +89,6 @@ def _print_options(planned: Planned) -> None:
         for line in options[key].split("\n"):
             click.echo(f"  configured: {printable(key)} {printable(line)}")
     if len(options) > len(shown):
-        click.echo(f"  configured: {count(len(options) - len(shown), 'key')} more that zodb-vault does not know")
+        click.echo(
+            f"  configured: {count(len(options) - len(shown), 'key')} more that zodb-vault does not know"
+        )

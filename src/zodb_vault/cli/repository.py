@@ -44,10 +44,16 @@ def info(context: Context, as_json: bool) -> None:
 
     repository = context.repository
     document: dict[str, Any] = {
-        "id": repository.info.id, "location": repository.store.location, "format": repository.info.format, "created": repository.info.created,
-        "limits": limits(repository.store), "recipients": repository.info.recipients,
-        "sites": [{"name": name, "backups": len(repository.listing(name).backups)} for name in repository.sites()],
-    }  # fmt: skip
+        "id": repository.info.id,
+        "location": repository.store.location,
+        "format": repository.info.format,
+        "created": repository.info.created,
+        "limits": limits(repository.store),
+        "recipients": repository.info.recipients,
+        "sites": [
+            {"name": name, "backups": len(repository.listing(name).backups)} for name in repository.sites()
+        ],
+    }
     if as_json:
         print_json(document)
         return
@@ -70,7 +76,7 @@ def check(context: Context, as_json: bool) -> int:
 
     Nothing is left behind. Exit status 1: something does not work.
     """
-    from ..operations.exercise import exercise
+    from ..operations.doctor.store_probe import exercise
 
     return print_checks(exercise(context.store), as_json=as_json, quiet=context.quiet)
 
@@ -84,15 +90,21 @@ def unlock(context: Context, yes: bool) -> None:
 
     What a dead create has stored is then not used by the next one any more.
     """
-    from ..operations.unlock import standing, unlock
+    from ..operations.prune.unlock import marker_states, unlock
 
     repository = context.repository
-    found = standing(repository)
+    found = marker_states(repository)
     if not found:
         context.say("no run holds the repository")
     for one in found:
         marker = one.marker
-        state = "seems alive" if one.alive else "ended, its work is kept for the next run" if marker.ended else "dead"
+        state = (
+            "seems alive"
+            if one.alive
+            else "ended, its work is kept for the next run"
+            if marker.ended
+            else "dead"
+        )
         who = f"host {marker.host}, pid {marker.pid}, since {marker.started}, last heard of at {marker.heartbeat}"
         click.echo(f"{marker.what} {marker.run} of the site {one.site}: {who}: {state}", err=True)
         if (yes and not one.alive) or (not yes and context.confirm("Take its marker away?")):
@@ -102,7 +114,9 @@ def unlock(context: Context, yes: bool) -> None:
 
 @command.command("copy")
 @click.argument("target")
-@click.option("--decrypt", is_flag=True, help="TARGET is not encrypted: whoever can read it can read the backups.")
+@click.option(
+    "--decrypt", is_flag=True, help="TARGET is not encrypted: whoever can read it can read the backups."
+)
 @limit_options
 @json_option
 @site_options
@@ -114,16 +128,18 @@ def copy(context: Context, target: str, decrypt: bool, as_json: bool) -> None:
 
     A target for other recipients gets content that is encrypted for them; that needs the private key of what is encrypted already.
     """
-    from ..operations.copy import Options, copy
+    from ..operations.copy.run import CopyOptions, copy
 
     context.give_way()
-    options = Options(decrypt=decrypt, workers=context.workers)
+    options = CopyOptions(decrypt=decrypt, workers=context.workers)
     with context.progress() as progress:
         done = copy(context.repository, context.repository_at(target), context.site_name, progress, options)
     if as_json:
         print_json(done)
     else:
-        context.say(f"{count(len(done.copied), 'backup')} copied to {done.location}, {done.present:,} there already, {size(done.bytes)} stored")
+        context.say(
+            f"{count(len(done.copied), 'backup')} copied to {done.location}, {done.present:,} there already, {size(done.bytes)} stored"
+        )
 
 
 @command.group("recipients", cls=Group)
@@ -142,8 +158,13 @@ def set_(context: Context) -> None:
     """
     configured = context.settings.repository.recipients_at(context.location)
     if not configured:
-        raise UsageError("the configuration names no recipients", "name them in [repository.encryption]; to stop encrypting, make a new repository")
+        raise UsageError(
+            "the configuration names no recipients",
+            "name them in [repository.encryption]; to stop encrypting, make a new repository",
+        )
     repository = context.repository
     before = len(repository.info.recipients)
     repository.set_recipients(configured)
-    context.say(f"new content is encrypted for {count(len(repository.info.recipients), 'recipient')} (before: {before or 'none'})")
+    context.say(
+        f"new content is encrypted for {count(len(repository.info.recipients), 'recipient')} (before: {before or 'none'})"
+    )

@@ -38,18 +38,40 @@ def command(context: Context, id: str, as_json: bool) -> None:
         *(("verified", f"{one.level} {'well' if one.ok else 'DAMAGED'} at {one.at}") for one in facts.verified),
     ]  # fmt: skip
     for entry in manifest.databases:
-        rows.append(("database", f"{entry.name} ({entry.backend}), last transaction {entry.last_tid} at {entry.last_time}"))
+        rows.append(
+            (
+                "database",
+                f"{entry.name} ({entry.backend}), last transaction {entry.last_tid} at {entry.last_time}",
+            )
+        )
         rows.append(("", f"restorable from {entry.pack_tid or entry.first_tid} on"))
         if entry.data_fs:
-            rows.append(("", f"Data.fs: {size(entry.data_fs.end)}, {count(entry.data_fs.transactions, 'transaction')}"))
+            rows.append(
+                (
+                    "",
+                    f"Data.fs: {size(entry.data_fs.end)}, {count(entry.data_fs.transactions, 'transaction')}",
+                )
+            )
         if entry.dump:
             made = ", ".join(f"{name} {version}" for name, version in sorted(entry.dump.versions.items()))
-            rows.append(("", f"dump: {size(entry.dump.size)}, {count(sum(entry.dump.tables.values()), 'row')} ({made})"))
+            rows.append(
+                (
+                    "",
+                    f"dump: {size(entry.dump.size)}, {count(sum(entry.dump.tables.values()), 'row')} ({made})",
+                )
+            )
         if isinstance(entry.dump, PgTransactions):
-            laid = sum(ref.count for ref in entry.dump.overlay_lists) + len(entry.dump.overlays)
-            rows.append(("", f"{count(laid, 'overlay')} over the dump of {entry.dump.base.created_at}, experimental"))
+            laid = sum(ref.count for ref in entry.dump.delta_lists) + len(entry.dump.deltas)
+            rows.append(
+                ("", f"{count(laid, 'delta')} over the dump of {entry.dump.base.created_at}, experimental")
+            )
         if entry.blobs:
-            rows.append(("", f"blobs: {count(entry.blobs.count, 'blob')}, {size(entry.blobs.size)}, {entry.blobs.missing.count} missing"))
+            rows.append(
+                (
+                    "",
+                    f"blobs: {count(entry.blobs.count, 'blob')}, {size(entry.blobs.size)}, {entry.blobs.missing.count} missing",
+                )
+            )
         rows += [("warning", warning) for warning in entry.warnings]
     for label, value in rows:
         if value is not None:

@@ -10,13 +10,15 @@ import threading
 import time
 from typing import Final
 
-from ..model import ending
+from ..runtime import shutdown
 
 INTERRUPTED: Final = 130
 ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Wrappers such as timeout(1), and systemd with SendSIGHUP, send two for one: what follows this soon is the same one.
 SAME_SECONDS: Final = 0.5
-STOPPING: Final = "\r\nzodb-vault: stopping, what is stored is kept for the next run; once more aborts at once\r\n"
+STOPPING: Final = (
+    "\r\nzodb-vault: stopping, what is stored is kept for the next run; once more aborts at once\r\n"
+)
 SHOW_CURSOR: Final = "\x1b[?25h\r\n"
 
 
@@ -24,7 +26,9 @@ def take_over() -> None:
     """Let SIGINT, SIGTERM and SIGHUP end the run from now on, but those that the caller ignores (nohup)."""
     heard, told = os.pipe()
     os.set_blocking(told, False)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # the thread keeps them blocked: they are for the main one, whose calls have to end
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, ENDING
+    )  # the thread keeps them blocked: they are for the main one, whose calls have to end
     threading.Thread(target=_listen, args=(heard,), name="signals", daemon=True).start()
     # the number is written the moment a signal comes; a handler in Python has to wait for the call that the main thread is in
     signal.set_wakeup_fd(told, warn_on_full_buffer=False)
@@ -46,7 +50,7 @@ def _interrupt(_number: int, _frame: object) -> None:
     global _interrupted
     if not _interrupted:
         _interrupted = True
-        ending.tell()
+        shutdown.request()
         raise KeyboardInterrupt
 
 
@@ -60,7 +64,7 @@ def _listen(heard: int) -> None:
             continue
         if first is None:
             first = time.monotonic()
-            ending.tell()
+            shutdown.request()
             _say(STOPPING)
         elif time.monotonic() - first > SAME_SECONDS:
             _say(SHOW_CURSOR)

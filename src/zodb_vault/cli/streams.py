@@ -49,4 +49,6 @@ def prepare() -> None:
 def _text(raw: io.FileIO, before: TextIO | None, *, lines: bool) -> TextIO:
     encoding = before.encoding if before is not None else "utf-8"
     # a character that the encoding of the terminal or of a log does not have is no reason to fail
-    return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, errors="backslashreplace", line_buffering=lines)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), encoding=encoding, errors="backslashreplace", line_buffering=lines
+    )

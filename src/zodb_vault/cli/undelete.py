@@ -13,7 +13,7 @@ from .context import Context, Text, pass_context, site_options
 @pass_context
 def command(context: Context, id: str) -> None:
     """Bring a backup back from the trash (ID: the whole id)."""
-    from ..operations.deletion import undelete
+    from ..operations.prune.trash import undelete
 
     undelete(context.repository, context.site_name, id)
     context.say(f"{id} is back")

@@ -69,7 +69,9 @@ def foreign_cache(section: Section, key: str, directory: str | None) -> list[str
     name = marker(directory) if directory else None
     if name not in LAYOUTS:
         return []
-    return [f"{key} of {section.label} is {directory}, but {MARKER} there says {name}: blobs that are only there are not copied"]
+    return [
+        f"{key} of {section.label} is {directory}, but {MARKER} there says {name}: blobs that are only there are not copied"
+    ]
 
 
 def on_local_disk(section: Section, blob_dir: str) -> list[str]:
@@ -77,7 +79,9 @@ def on_local_disk(section: Section, blob_dir: str) -> list[str]:
     kind = local_file_system(blob_dir)
     if kind is None:
         return []
-    return [f"{blob_dir}, shared-blob-dir of {section.label}, is on a local file system ({kind}): blobs that other hosts write are not in it"]
+    return [
+        f"{blob_dir}, shared-blob-dir of {section.label}, is on a local file system ({kind}): blobs that other hosts write are not in it"
+    ]
 
 
 def marker(blob_dir: str) -> str | None:
@@ -109,7 +113,9 @@ def _doubts(name: str | None, blob_dir: str) -> list[str]:
     path = Path(blob_dir)
     try:
         if not path.is_dir():
-            return [f"the blob directory {blob_dir} {'is not a directory' if path.exists() else 'does not exist'}"]
+            return [
+                f"the blob directory {blob_dir} {'is not a directory' if path.exists() else 'does not exist'}"
+            ]
     except (OSError, ValueError):
         return [f"the blob directory {blob_dir} cannot be read"]
     if name == "":

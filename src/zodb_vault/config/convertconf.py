@@ -39,12 +39,18 @@ DROPPED = {
 }
 # What says where blobs are cached and how the schema is kept up: matters of the site, not of who copies it.
 CACHED = {"blob-cache-size", "blob-cache-size-check", "blob-dir", "shared-blob-dir"}
-NOT_COPIED = {"relstorage": {"cache-local-dir", "create-schema"}, "s3blobstorage": {"cache-dir", "cache-size"}, "zeoclient": {"wait"}}
+NOT_COPIED = {
+    "relstorage": {"cache-local-dir", "create-schema"},
+    "s3blobstorage": {"cache-dir", "cache-size"},
+    "zeoclient": {"wait"},
+}
 LOSES_BLOBS = (
     "DO NOT RELY ON THIS COPY: zodb-convert 1.0.0b12 loses every blob of a zodb-pgjsonb storage and reports success; "
     "save the database with pg_dump instead"
 )
-REFUSES_S3 = "zodb-convert 1.0.0b12 refuses <s3blobstorage> as a source (it does not say that it can be iterated)"
+REFUSES_S3 = (
+    "zodb-convert 1.0.0b12 refuses <s3blobstorage> as a source (it does not say that it can be iterated)"
+)
 NEW_TIDS = "<s3blobstorage> as a destination gives every transaction a new TID: backups of the source do not continue in it"
 COMPRESSED = "<serverzlibstorage> hands records on as they are: the copy is compressed, what opens it needs <zlibstorage> around it"
 ONLY_CURRENT = "a RelStorage without history has only the current revision of each object, without users and descriptions"
@@ -57,7 +63,14 @@ class ConvertConf(NamedTuple):
     warnings: list[str]
 
 
-def convert_conf(site: Site, database: Database, direction: Direction, directory: Path, environment: Mapping[str, str], cwd: Path) -> ConvertConf:
+def convert_conf(
+    site: Site,
+    database: Database,
+    direction: Direction,
+    directory: Path,
+    environment: Mapping[str, str],
+    cwd: Path,
+) -> ConvertConf:
     """Return the configuration that copies a database of a site into the FileStorage of a directory, or that one into it.
 
     Raise ConfigurationError for what ZConfig could not read back.
@@ -67,7 +80,11 @@ def convert_conf(site: Site, database: Database, direction: Direction, directory
     theirs = list(_lines(section, around, "source" if reads else "destination", reads))
     ours = list(_lines(*_file_storage(directory), "destination" if reads else "source", not reads))
     warnings = _warnings(database, direction)
-    template = importlib.resources.files(__package__).joinpath(f"convert-{direction}.conf").read_text(encoding="utf-8")
+    template = (
+        importlib.resources.files(__package__)
+        .joinpath(f"convert-{direction}.conf")
+        .read_text(encoding="utf-8")
+    )
     text = Template(template).substitute(
         database=_one_line(database.name),
         origin=_one_line(site.config or database.data_fs or ""),
@@ -80,7 +97,9 @@ def convert_conf(site: Site, database: Database, direction: Direction, directory
     return ConvertConf(text, warnings)
 
 
-def source_conf(site: Site, database: Database, environment: Mapping[str, str], cwd: Path, cache: Path) -> str:
+def source_conf(
+    site: Site, database: Database, environment: Mapping[str, str], cwd: Path, cache: Path
+) -> str:
     """Return the configuration of a database's storage alone, secrets included: opened for reading only, blobs cached in ``cache``.
 
     Wrappers that only compress records are left out, so that these are read as they are stored. A directory that is the authority for the
@@ -90,7 +109,9 @@ def source_conf(site: Site, database: Database, environment: Mapping[str, str], 
     while section.type in ("zlibstorage", "serverzlibstorage"):
         section = only_storage(section)
     section = _for_copying(section, database.blob_mode == "directory", cache)
-    lines = [f"%import {package}" for package in _imports(section, imported)] + list(_lines(section, around, None, read_only=True))
+    lines = [f"%import {package}" for package in _imports(section, imported)] + list(
+        _lines(section, around, None, read_only=True)
+    )
     return "\n".join(lines) + "\n"
 
 
@@ -105,7 +126,10 @@ def _for_copying(section: Section, authoritative: bool, cache: Path) -> Section:
     changed.sections = [_without_blobs(only_storage(section))] if wrapper else section.sections
     if wrapper:
         # larger than any blob, which would be gone before it can be copied
-        changed.values += [_value("cache-dir", str(cache), section), _value("cache-size", "1048576GB", section)]
+        changed.values += [
+            _value("cache-dir", str(cache), section),
+            _value("cache-size", "1048576GB", section),
+        ]
     elif not authoritative:
         changed.values.append(_value("blob-dir", str(cache), section))
     if section.type == "relstorage":
@@ -124,7 +148,9 @@ def _value(key: str, text: str, section: Section) -> Value:
     return Value(key, key, text, section.where)
 
 
-def _storage(site: Site, database: Database, environment: Mapping[str, str], cwd: Path) -> tuple[Section, Surroundings, list[str]]:
+def _storage(
+    site: Site, database: Database, environment: Mapping[str, str], cwd: Path
+) -> tuple[Section, Surroundings, list[str]]:
     """Return the section that a database's storage is configured with, and what its file imports; one is made for a bare Data.fs."""
     if site.config is None:
         return *_section(database.data_fs or "", database.blob_dir), []
@@ -145,7 +171,9 @@ def _section(path: str, blob_dir: str | None) -> tuple[Section, Surroundings]:
     return section, Surroundings("main", None, Path("/"), "", {})
 
 
-def _lines(section: Section, around: Surroundings, name: str | None, read_only: bool, indent: str = "") -> Iterator[str]:
+def _lines(
+    section: Section, around: Surroundings, name: str | None, read_only: bool, indent: str = ""
+) -> Iterator[str]:
     """Yield the lines of a storage section with all in it, but for a replication, which would begin when it is opened."""
     if section.type == "zrs":
         yield from _lines(only_storage(section), around, name, read_only, indent)
@@ -180,7 +208,9 @@ def _quoted(text: str, key: str, where: str) -> str:
 
 def _one_line(text: str) -> str:
     """Return text that stays within a comment."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
 
 
 def _imports(section: Section, imported: list[str]) -> list[str]:

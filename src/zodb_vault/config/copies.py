@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ..model.place import S3Settings
+from ..model.s3settings import S3Settings
 
 
 class CopySettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ..errors import ConfigurationError
-from ..model.place import S3Settings
+from ..model.s3settings import S3Settings
 from ..model.source import Secret
 from .copies import CopySettings
 from .durations import parse_duration
@@ -28,7 +28,16 @@ from .rates import Rate, parse_rate
 Location = NewType("Location", str)
 # How messages call the table of the bucket of a copy.
 COPIES_S3 = "repository.copies.s3"
-FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+FLAGS = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "1": True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
+}
 
 
 class Reading:
@@ -100,7 +109,11 @@ def read_struct(source: Source, path: str, given: object, struct: type[msgspec.S
         if key not in given:
             continue
         inner = f"{path}.{key}"
-        value = read_struct(source, inner, given[key], kind) if _is_table(kind) else source.value(inner, given[key], kind)
+        value = (
+            read_struct(source, inner, given[key], kind)
+            if _is_table(kind)
+            else source.value(inner, given[key], kind)
+        )
         if value is not None:
             found[key] = value
     return found
@@ -140,7 +153,9 @@ def _is_table(kind: Any) -> bool:
 def _paths(struct: type[msgspec.Struct]) -> list[tuple[tuple[str, ...], Any]]:
     found: list[tuple[tuple[str, ...], Any]] = []
     for name, kind in kinds(struct).items():
-        found += [((name, *rest), inner) for rest, inner in _paths(kind)] if _is_table(kind) else [((name,), kind)]
+        found += (
+            [((name, *rest), inner) for rest, inner in _paths(kind)] if _is_table(kind) else [((name,), kind)]
+        )
     return found
 
 
@@ -226,14 +241,18 @@ def _location(given: object, source: Source) -> Location:
     if not host:
         raise ValueError("is not a location, such as /srv/backups or s3://bucket/prefix")
     if "@" in host:
-        raise ValueError("holds credentials, they belong into the environment or the configuration of the S3 client")
+        raise ValueError(
+            "holds credentials, they belong into the environment or the configuration of the S3 client"
+        )
     return Location(text.rstrip("/"))
 
 
 def _copies(given: object, source: Source) -> tuple[CopySettings, ...]:
     entries = list(_texts(given, source)) if isinstance(given, str) else given
     if not isinstance(entries, list) or not entries:
-        raise ValueError('has to be a list of locations; one with recipients of its own is {location = "...", recipients = ["..."]}')
+        raise ValueError(
+            'has to be a list of locations; one with recipients of its own is {location = "...", recipients = ["..."]}'
+        )
     return tuple(_copy(entry, source) for entry in entries)
 
 
@@ -241,7 +260,9 @@ def _copy(given: object, source: Source) -> CopySettings:
     if not isinstance(given, dict):
         return CopySettings(location=_location(given, source))
     if unknown := sorted(given.keys() - set(CopySettings.__struct_fields__)):
-        raise ValueError(f"holds {unknown[0]}, which is not known{suggestion(unknown[0], CopySettings.__struct_fields__)}")
+        raise ValueError(
+            f"holds {unknown[0]}, which is not known{suggestion(unknown[0], CopySettings.__struct_fields__)}"
+        )
     recipients = _texts(given["recipients"], source) if "recipients" in given else None
     s3 = S3Settings(**read_struct(source, COPIES_S3, given["s3"], S3Settings)) if "s3" in given else None
     return CopySettings(location=_location(given.get("location"), source), recipients=recipients, s3=s3)

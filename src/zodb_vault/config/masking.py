@@ -10,7 +10,10 @@ from urllib.parse import urlsplit
 
 from ..model.source import Option, Secret
 
-SECRET_KEY = re.compile(r"pass(?!file)|pwd|secret|token|credential|(?:access|customer|private|encryption)[-_]?key|dsn|\bkey\Z", re.IGNORECASE)
+SECRET_KEY = re.compile(
+    r"pass(?!file)|pwd|secret|token|credential|(?:access|customer|private|encryption)[-_]?key|dsn|\bkey\Z",
+    re.IGNORECASE,
+)
 SECRET_VALUE = re.compile(r"(?:pass\w*|pwd|secret\w*|token)\s*[=:]", re.IGNORECASE)
 # Keys that storages and zope.conf know and that are shown. Any other may be a line of a password that was broken in two.
 KEYS = """
@@ -30,8 +33,28 @@ s3-download-connect-timeout s3-download-max-attempts s3-download-read-timeout s3
 server server-hostname server-sync shared-blob-dir storage transaction-timeout unix-socket user username var wait wait-timeout
 """
 KNOWN = frozenset(KEYS.split())
-SECRETS = {"dsn", "key", "passwd", "password", "password-function", "s3-access-key", "s3-secret-key", "s3-sse-customer-key"}
-HARMLESS = {"host", "hostaddr", "port", "dbname", "user", "application_name", "connect_timeout", "sslmode", "service", "target_session_attrs"}
+SECRETS = {
+    "dsn",
+    "key",
+    "passwd",
+    "password",
+    "password-function",
+    "s3-access-key",
+    "s3-secret-key",
+    "s3-sse-customer-key",
+}
+HARMLESS = {
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "application_name",
+    "connect_timeout",
+    "sslmode",
+    "service",
+    "target_session_attrs",
+}
 # Not the pairs of another notation, such as ``db;password=...``, nor a login within a URL.
 PLAIN = re.compile(r"'?[\w.,:/\\ -]*'?")
 NUMBERS = re.compile(r"'?[\d, ]*'?")
@@ -70,7 +93,9 @@ def scrubbed(text: str, dsn: str) -> str:
     """Return a text, such as what a driver says of a connection that failed, without the words of a DSN that are not shown."""
     value = conceal("dsn", dsn)
     shown = value.shown if isinstance(value, Secret) else value
-    hidden = set(WORD.findall(dsn)) - set(WORD.findall(shown)) - HARMLESS - {"password", "postgres", "postgresql"}
+    hidden = (
+        set(WORD.findall(dsn)) - set(WORD.findall(shown)) - HARMLESS - {"password", "postgres", "postgresql"}
+    )
     return WORD.sub(lambda match: HIDDEN if match[0] in hidden else match[0], text)
 
 
@@ -97,6 +122,8 @@ def _shown_pairs(text: str) -> str:
         if match is None:
             return "***"
         plain = NUMBERS if match[1] == "port" else PLAIN
-        shown.append(f"{match[1]}={match[2] if match[1] in HARMLESS and plain.fullmatch(match[2]) else HIDDEN}")
+        shown.append(
+            f"{match[1]}={match[2] if match[1] in HARMLESS and plain.fullmatch(match[2]) else HIDDEN}"
+        )
         at = match.end()
     return " ".join(shown)

@@ -24,7 +24,9 @@ from .masking import is_known
 from .sections import Section, Tree, place
 
 NAME = r"[a-zA-Z_][a-zA-Z0-9_]*"
-REFERENCE = re.compile(rf"\$(?:(?P<dollar>\$)|\((?P<variable>{NAME})\)|\{{(?P<braced>{NAME})\}}|(?P<plain>{NAME}))?")
+REFERENCE = re.compile(
+    rf"\$(?:(?P<dollar>\$)|\((?P<variable>{NAME})\)|\{{(?P<braced>{NAME})\}}|(?P<plain>{NAME}))?"
+)
 SCHEME = re.compile(r"([a-zA-Z][-+.a-zA-Z0-9]+):")
 
 # No configuration comes near these; what does is no configuration, or means harm.
@@ -41,7 +43,9 @@ def read_tree(path: Path, environment: Mapping[str, str]) -> Tree:
     try:
         reading.read(path, root)
     except ZConfig.ConfigurationError as error:
-        reading.problems.append(f"{place(error.url or str(path), getattr(error, 'lineno', 0))}: {error.message}")
+        reading.problems.append(
+            f"{place(error.url or str(path), getattr(error, 'lineno', 0))}: {error.message}"
+        )
     except ConfigurationError as error:
         reading.problems.extend(error.issues)
     if reading.problems:
@@ -107,7 +111,9 @@ class _Parser(ZConfigParser):  # type: ignore[misc, unused-ignore]
         opened = self.stack[-1][:2] if self.stack else (closed, None)
         if name and (closed, name.strip()) == opened:
             # zodb-convert templates of cookiecutter-zope-instance close <zeoclient source> like this, which Zope refuses.
-            section.notes.append(f"{place(self.url, self.lineno)}: </{rest.strip()}> is read as </{closed}>; ZConfig itself refuses it")
+            section.notes.append(
+                f"{place(self.url, self.lineno)}: </{rest.strip()}> is read as </{closed}>; ZConfig itself refuses it"
+            )
             rest = closed
         elif closed != opened[0]:
             self.error(f"</{rest.strip()}> stands where {section.label} of {section.where} has to be closed")
@@ -141,20 +147,30 @@ class _Parser(ZConfigParser):  # type: ignore[misc, unused-ignore]
 
     def error(self, message: str) -> NoReturn:
         if self.stack and message.startswith("unclosed"):
-            message = f"<{self.stack[-1][0]}{' ' + self.stack[-1][1] if self.stack[-1][1] else ''}> is not closed"
+            message = (
+                f"<{self.stack[-1][0]}{' ' + self.stack[-1][1] if self.stack[-1][1] else ''}> is not closed"
+            )
         raise ZConfig.ConfigurationSyntaxError(message, self.url, self.lineno)
 
     def _included(self, target: str) -> Path:
         scheme = SCHEME.match(target)
         if scheme and scheme[1].lower() != "file":
-            self.error(f"%include of {scheme[1]}: is not followed, only local files are; include a copy of that file")
+            self.error(
+                f"%include of {scheme[1]}: is not followed, only local files are; include a copy of that file"
+            )
         try:
             return Path(self.url).parent / unquote(urlsplit(target).path if scheme else target)
         except ValueError:
             self.error("%include names no file")
 
     def _replacement(self, match: re.Match[str]) -> str:
-        value: str = "$" if match["dollar"] else self._variable(match["variable"]) if match["variable"] else self._defined(match)
+        value: str = (
+            "$"
+            if match["dollar"]
+            else self._variable(match["variable"])
+            if match["variable"]
+            else self._defined(match)
+        )
         self.context.replaced += len(value)
         if self.context.replaced > MOST_REPLACED:
             self.error("the values of this file grow without end")
@@ -163,8 +179,12 @@ class _Parser(ZConfigParser):  # type: ignore[misc, unused-ignore]
     def _variable(self, name: str) -> str:
         value: str | None = self.context.environment.get(name)
         if value is None:
-            self.context.problems.append(f"{place(self.url, self.lineno)}: the environment variable {name} is not set")
-            self.context.hint = "run zodb-vault with the environment of the service, or set the variable for it"
+            self.context.problems.append(
+                f"{place(self.url, self.lineno)}: the environment variable {name} is not set"
+            )
+            self.context.hint = (
+                "run zodb-vault with the environment of the service, or set the variable for it"
+            )
         return value or ""
 
     def _defined(self, match: re.Match[str]) -> str:
@@ -187,7 +207,9 @@ def _text(path: Path) -> str:
             raise ConfigurationError([f"{path} is too long to be a configuration file"])
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise ConfigurationError([f"{path} cannot be read: {error.strerror or 'input/output error'}"]) from None
+        raise ConfigurationError(
+            [f"{path} cannot be read: {error.strerror or 'input/output error'}"]
+        ) from None
     except UnicodeDecodeError as error:
         raise ConfigurationError([f"{path} is not a text in UTF-8 (at byte {error.start})"]) from None
     except ValueError:

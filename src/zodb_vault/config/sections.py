@@ -55,7 +55,9 @@ class Section:
         """Return the value of a key, None when it is not given or empty; raise ConfigurationError when it is given twice."""
         found = [value for value in self.values if value.key == key]
         if len(found) > 1:
-            raise ConfigurationError([f"{found[1].where}: {key} of {self.label} is given twice, first in {found[0].where}"])
+            raise ConfigurationError(
+                [f"{found[1].where}: {key} of {self.label} is given twice, first in {found[0].where}"]
+            )
         return found[0].text or None if found else None
 
     def required(self, key: str) -> str:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ..errors import ConfigurationError, UsageError
-from ..model.place import S3Settings
+from ..model.s3settings import S3Settings
 from ..model.source import Secret
 from ..policy.parallelism import MOST_TOLD
 from ..policy.retention import OnDemandRetention, SafetyRetention, ScheduledRetention
@@ -34,7 +34,9 @@ SECRET_IDENTITY = "AGE-SECRET-KEY-"
 CHOICES = {"addressing_style": ("auto", "path", "virtual"), "object_lock": ("governance", "compliance")}
 SIGNER = re.compile(r"(ssh-|ecdsa-|sk-)[a-z0-9@.-]+ [A-Za-z0-9+/=]+( .*)?\Z")
 SITE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-SITE_NAME_RULE = "has to begin with a small letter or digit, then up to 62 of these, dots, dashes and underscores"
+SITE_NAME_RULE = (
+    "has to begin with a small letter or digit, then up to 62 of these, dots, dashes and underscores"
+)
 
 
 class EncryptionSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,7 +149,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             return self.retention
         if name not in self.policies:
             known = ", ".join(sorted(self.policies)) or "none"
-            raise UsageError(f"there is no retention policy {name!r}{suggestion(name, self.policies)}", f"configured: {known}")
+            raise UsageError(
+                f"there is no retention policy {name!r}{suggestion(name, self.policies)}",
+                f"configured: {known}",
+            )
         return self.policies[name]
 
 
@@ -159,7 +164,10 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "limits": LimitSettings,
 }
 # Tables with names that are chosen by whoever writes the file.
-NAMED_TABLES: dict[str, tuple[type[msgspec.Struct], str]] = {"site": (SiteSettings, "plone"), "policy": (PolicySettings, "long")}
+NAMED_TABLES: dict[str, tuple[type[msgspec.Struct], str]] = {
+    "site": (SiteSettings, "plone"),
+    "policy": (PolicySettings, "long"),
+}
 
 
 def load_settings(
@@ -175,7 +183,9 @@ def load_settings(
     Without ``config`` and ``ZODB_VAULT_CONFIG`` the file is looked for in ``cwd``, next to ``zope_conf`` or ``etc/zope.conf``, and in
     ``/etc/zodb-vault``; none at all is fine. Raise ConfigurationError with every problem, each with its file or variable and key.
     """
-    named = config or (Path(environment["ZODB_VAULT_CONFIG"]) if environment.get("ZODB_VAULT_CONFIG") else None)
+    named = config or (
+        Path(environment["ZODB_VAULT_CONFIG"]) if environment.get("ZODB_VAULT_CONFIG") else None
+    )
     file = Path(absolute(named, cwd)) if named else _found_file(cwd, zope_conf)
     reading = Reading(environment=environment)
     values: dict[str, Any] = {}
@@ -211,13 +221,19 @@ def _from_file(file: Path, reading: Reading) -> dict[str, Any]:
     document = _document(file)
     inside = reading.at(str(file), file.parent)
     inside.unknown("", document, [*TABLES, *NAMED_TABLES])
-    values = {name: read_struct(inside, name, document[name], struct) for name, struct in TABLES.items() if name in document}
+    values = {
+        name: read_struct(inside, name, document[name], struct)
+        for name, struct in TABLES.items()
+        if name in document
+    }
     for kind, (struct, example) in NAMED_TABLES.items():
         named = document.get(kind, {})
         if not isinstance(named, dict):
             inside.problem(kind, f"has to be a table for each {kind}, such as [{kind}.{example}]")
             named = {}
-        values[kind] = {name: read_struct(inside, f"{kind}.{name}", table, struct) for name, table in named.items()}
+        values[kind] = {
+            name: read_struct(inside, f"{kind}.{name}", table, struct) for name, table in named.items()
+        }
     return values
 
 
@@ -225,7 +241,9 @@ def _document(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise ConfigurationError([f"{file} cannot be read: {error.strerror or 'input/output error'}"]) from None
+        raise ConfigurationError(
+            [f"{file} cannot be read: {error.strerror or 'input/output error'}"]
+        ) from None
     except UnicodeDecodeError as error:
         raise ConfigurationError([f"{file} is not a text in UTF-8 (at byte {error.start})"]) from None
     except tomllib.TOMLDecodeError as error:
@@ -246,9 +264,13 @@ def _from_variables(reading: Reading, cwd: Path, sites: Mapping[str, Any]) -> di
     for variable in reading.named(prefix):
         site, key = _site_variable(variable.removeprefix(prefix), sites)
         if site is None or key is None:
-            reading.at(variable, cwd).problem("", f"has to be named {prefix}<SITE>_<KEY>, the key one of {', '.join(_site_keys())}")
+            reading.at(variable, cwd).problem(
+                "", f"has to be named {prefix}<SITE>_<KEY>, the key one of {', '.join(_site_keys())}"
+            )
             continue
-        named.setdefault(site, {})[key] = reading.at(variable, cwd).value("", reading.environment[variable], kinds(SiteSettings)[key])
+        named.setdefault(site, {})[key] = reading.at(variable, cwd).value(
+            "", reading.environment[variable], kinds(SiteSettings)[key]
+        )
     if named:
         values["site"] = named
     return values
@@ -284,12 +306,20 @@ def _check(values: dict[str, Any], reading: Reading, source: str) -> None:
             told.problem(f"site.{name}", SITE_NAME_RULE)
         sources = [key for key in ("zope_conf", "zeo_conf", "data_fs") if key in site]
         if len(sources) != 1:
-            told.problem(f"site.{name}", f"has to say exactly one of zope_conf, zeo_conf and data_fs, it says {' and '.join(sources) or 'none'}")
+            told.problem(
+                f"site.{name}",
+                f"has to say exactly one of zope_conf, zeo_conf and data_fs, it says {' and '.join(sources) or 'none'}",
+            )
         if "blob_dir" in site and "data_fs" not in site:
-            told.problem(f"site.{name}.blob_dir", "goes with data_fs only, a zope_conf or zeo_conf says it itself")
+            told.problem(
+                f"site.{name}.blob_dir", "goes with data_fs only, a zope_conf or zeo_conf says it itself"
+            )
         if site.get("retention") and site["retention"] not in values.get("policy", {}):
             known = values.get("policy", {})
-            told.problem(f"site.{name}.retention", f"names no policy{suggestion(site['retention'], known)}; a policy is a table [policy.NAME]")
+            told.problem(
+                f"site.{name}.retention",
+                f"names no policy{suggestion(site['retention'], known)}; a policy is a table [policy.NAME]",
+            )
     identity = values.get("identity", {})
     if identity.get("file") and identity.get("command"):
         told.problem("identity", "has to say file or command, not both")
@@ -318,10 +348,15 @@ def _check_keys(repository: Mapping[str, Any], told: Source) -> None:
     theirs = [recipient for copy in repository.get("copies", ()) for recipient in copy.recipients or ()]
     for key, recipients in (("encryption.recipients", ours), ("copies", theirs)):
         if any(recipient.strip().upper().startswith(SECRET_IDENTITY) for recipient in recipients):
-            told.problem(f"repository.{key}", "holds a private key, only public ones belong here; take it out and replace that key")
+            told.problem(
+                f"repository.{key}",
+                "holds a private key, only public ones belong here; take it out and replace that key",
+            )
     signers = repository.get("signing", {}).get("signers") or ()
     if not all(SIGNER.match(signer) for signer in signers):
-        told.problem("repository.signing.signers", "has to hold public keys of SSH, such as ssh-ed25519 AAAA...")
+        told.problem(
+            "repository.signing.signers", "has to hold public keys of SSH, such as ssh-ed25519 AAAA..."
+        )
 
 
 def _check_s3(s3: Mapping[str, Any], told: Source, path: str = "repository.s3") -> None:
@@ -336,7 +371,10 @@ def _check_s3(s3: Mapping[str, Any], told: Source, path: str = "repository.s3") 
     if not good:
         told.problem(f"{path}.endpoint", "has to be a URL such as https://s3.example.com")
     elif "@" in endpoint.netloc:
-        told.problem(f"{path}.endpoint", "holds credentials, they belong into the environment or the configuration of the S3 client")
+        told.problem(
+            f"{path}.endpoint",
+            "holds credentials, they belong into the environment or the configuration of the S3 client",
+        )
     if (s3.get("object_lock") is None) != (s3.get("object_lock_for") is None):
         told.problem(path, "has to say both object_lock and object_lock_for, or neither")
 
@@ -363,12 +401,18 @@ def _settings(file: Path | None, values: dict[str, Any]) -> Settings:
         identity=IdentitySettings(**values.get("identity", {})),
         sites={name: SiteSettings(**site) for name, site in values.get("site", {}).items()},
         retention=RetentionSettings(**_policy(values.get("retention", {}))),
-        policies={name: PolicySettings(**_policy(policy)) for name, policy in values.get("policy", {}).items()},
+        policies={
+            name: PolicySettings(**_policy(policy)) for name, policy in values.get("policy", {}).items()
+        },
         schedule=ScheduleSettings(**values.get("schedule", {})),
         limits=LimitSettings(**values.get("limits", {})),
     )
 
 
 def _policy(values: dict[str, Any]) -> dict[str, Any]:
-    kinds_of_backups = {"scheduled": ScheduledRetention, "on_demand": OnDemandRetention, "safety": SafetyRetention}
+    kinds_of_backups = {
+        "scheduled": ScheduledRetention,
+        "on_demand": OnDemandRetention,
+        "safety": SafetyRetention,
+    }
     return values | {name: struct(**values.get(name, {})) for name, struct in kinds_of_backups.items()}

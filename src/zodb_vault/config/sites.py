@@ -31,7 +31,10 @@ def choose_site(settings: Settings, site: str | None) -> str:
             raise UsageError(f"{site!r} is not the name of a site", f"a name {SITE_NAME_RULE}")
         return site
     if len(settings.sites) > 1:
-        raise UsageError(f"several sites are configured: {', '.join(sorted(settings.sites))}", "choose one with --site NAME")
+        raise UsageError(
+            f"several sites are configured: {', '.join(sorted(settings.sites))}",
+            "choose one with --site NAME",
+        )
     return next(iter(settings.sites), DEFAULT)
 
 
@@ -53,7 +56,9 @@ def resolve_site(
     name = choose_site(settings, site)
     given = _given(zope_conf, zeo_conf, data_fs, blob_dir, cwd)
     source = given or _configured(settings, name)
-    return msgspec.structs.replace(_read(name, source, environment, cwd), mirror=str(_mirror(settings, name, source, cwd)))
+    return msgspec.structs.replace(
+        _read(name, source, environment, cwd), mirror=str(_mirror(settings, name, source, cwd))
+    )
 
 
 def _mirror(settings: Settings, name: str, source: SiteSettings, cwd: Path) -> Path:
@@ -66,17 +71,24 @@ def _mirror(settings: Settings, name: str, source: SiteSettings, cwd: Path) -> P
     return (STATE_DIRECTORY if beside.is_relative_to(SYSTEM) else beside) / f"mirror-{name}"
 
 
-def _given(zope_conf: Path | None, zeo_conf: Path | None, data_fs: Path | None, blob_dir: Path | None, cwd: Path) -> SiteSettings | None:
+def _given(
+    zope_conf: Path | None, zeo_conf: Path | None, data_fs: Path | None, blob_dir: Path | None, cwd: Path
+) -> SiteSettings | None:
     """Return what the command line names, None when it names nothing; raise UsageError when that does not go together."""
     options = {"--zope-conf": zope_conf, "--zeo-conf": zeo_conf, "--data-fs": data_fs}
     named = [option for option, path in options.items() if path is not None]
     if len(named) > 1:
         raise UsageError(f"{' and '.join(named)} name the same thing twice", "give one of them")
     if blob_dir is not None and data_fs is None:
-        raise UsageError("--blob-dir goes with --data-fs", "a zope.conf or zeo.conf says itself where the blobs are")
+        raise UsageError(
+            "--blob-dir goes with --data-fs", "a zope.conf or zeo.conf says itself where the blobs are"
+        )
     if not named:
         return None
-    paths = [None if path is None else Path(absolute(path, cwd)) for path in (zope_conf, zeo_conf, data_fs, blob_dir)]
+    paths = [
+        None if path is None else Path(absolute(path, cwd))
+        for path in (zope_conf, zeo_conf, data_fs, blob_dir)
+    ]
     return SiteSettings(zope_conf=paths[0], zeo_conf=paths[1], data_fs=paths[2], blob_dir=paths[3])
 
 
@@ -86,7 +98,8 @@ def _configured(settings: Settings, name: str) -> SiteSettings:
     if settings.sites:
         known = sorted(settings.sites)
         raise UsageError(
-            f"no site {name!r} is configured{suggestion(name, known)}", f"configured in {settings.file or 'the environment'}: {', '.join(known)}"
+            f"no site {name!r} is configured{suggestion(name, known)}",
+            f"configured in {settings.file or 'the environment'}: {', '.join(known)}",
         )
     raise UsageError(
         "nothing says what to back up" if settings.file is None else f"{settings.file} names no site",
@@ -119,7 +132,14 @@ def _dumped_elsewhere(site: Site, source: SiteSettings) -> Site:
         return site
     known = [database.name for database in site.databases if database.adapter == "postgresql"]
     if len(known) != 1:
-        raise ConfigurationError([f"site.{site.name}.dsn_backup goes with one database in PostgreSQL, {site.config} has {len(known)}"])
+        raise ConfigurationError(
+            [
+                f"site.{site.name}.dsn_backup goes with one database in PostgreSQL, {site.config} has {len(known)}"
+            ]
+        )
     more = {REPLICA_DSN: source.dsn_backup, REPLICA_LAG: str(source.replica_lag.total_seconds())}
-    databases = [msgspec.structs.replace(one, options=one.options | more) if one.name in known else one for one in site.databases]
+    databases = [
+        msgspec.structs.replace(one, options=one.options | more) if one.name in known else one
+        for one in site.databases
+    ]
     return msgspec.structs.replace(site, databases=tuple(databases))

@@ -39,7 +39,13 @@ class Surroundings:
     """What the reader of a storage section has to know besides the section; ``notes`` become warnings of the database."""
 
     def __init__(
-        self, name: str, mount_point: str | None, base: Path, base_reason: str, environment: Mapping[str, str], here: Path | None = None
+        self,
+        name: str,
+        mount_point: str | None,
+        base: Path,
+        base_reason: str,
+        environment: Mapping[str, str],
+        here: Path | None = None,
     ) -> None:
         self.name = name
         self.mount_point = mount_point
@@ -70,13 +76,17 @@ class Surroundings:
 
     def text(self, value: Value) -> str:
         """Return the text of a line, a path in it absolute."""
-        is_path = (value.key in PATHS and value.text not in NO_PATHS) or (value.key in ADDRESSES and "/" in value.text)
+        is_path = (value.key in PATHS and value.text not in NO_PATHS) or (
+            value.key in ADDRESSES and "/" in value.text
+        )
         return self._resolved(value.key, value.text) if is_path and value.text else value.text
 
     def _resolved(self, key: str, text: str) -> str:
         path = at_home(text, self._environment)
         if not Path(path).is_absolute():
-            self.notes.append(f"{key} is the relative path {text}: it is taken from {self._base} ({self._base_reason}){self._other(path)}")
+            self.notes.append(
+                f"{key} is the relative path {text}: it is taken from {self._base} ({self._base_reason}){self._other(path)}"
+            )
         elif path != text:
             self.notes.append(f"{key} is {text}: ~ is taken as {self._environment['HOME']}")
         return absolute(path, self._base)
@@ -84,7 +94,11 @@ class Surroundings:
     def _other(self, path: str) -> str:
         """Return what to know when a relative path leads nowhere from its base, and somewhere from the working directory."""
         there = os.path.lexists(self._here / path) and not os.path.lexists(self._base / path)
-        return f"; it does not exist there, but in the working directory {self._here}, where a Zope that is started here looks" if there else ""
+        return (
+            f"; it does not exist there, but in the working directory {self._here}, where a Zope that is started here looks"
+            if there
+            else ""
+        )
 
 
 Reader = Callable[[Section, Surroundings], Database | Skipped]
@@ -110,7 +124,9 @@ def registered(type_: str) -> Reader | None:
         try:
             load = entry.load()
         except Exception as error:  # noqa: BLE001  a module of somebody else may raise anything when it is imported
-            raise ConfigurationError([f"{entry.value}, registered for <{type_}>, cannot be imported ({type(error).__name__})"]) from None
+            raise ConfigurationError(
+                [f"{entry.value}, registered for <{type_}>, cannot be imported ({type(error).__name__})"]
+            ) from None
         return _foreign(load, entry.value)
     return None
 
@@ -124,9 +140,14 @@ def _foreign(load: Reader, name: str) -> Reader:
         except VaultError:
             raise
         except Exception as error:  # noqa: BLE001  the text of an unknown error may hold a secret
-            raise section.error(f"{name}, registered for {section.label}, failed ({type(error).__name__})", hint=FOREIGN) from None
+            raise section.error(
+                f"{name}, registered for {section.label}, failed ({type(error).__name__})", hint=FOREIGN
+            ) from None
         if not isinstance(found, (Database, Skipped)):
-            raise section.error(f"{name}, registered for {section.label}, returned neither a Database nor a Skipped", hint=FOREIGN)
+            raise section.error(
+                f"{name}, registered for {section.label}, returned neither a Database nor a Skipped",
+                hint=FOREIGN,
+            )
         return found
 
     return read
@@ -196,11 +217,16 @@ def blobstorage(section: Section, around: Surroundings) -> Database | Skipped:
     if isinstance(inner, Skipped):
         return inner
     if inner.blob_dir is not None:
-        raise section.error(f"{section.label} and the storage in it both say a blob-dir", hint="ZODB accepts one of them; remove the other")
+        raise section.error(
+            f"{section.label} and the storage in it both say a blob-dir",
+            hint="ZODB accepts one of them; remove the other",
+        )
     section.required("blob-dir")
     blob_dir = around.path(section, "blob-dir")
     mode, warnings = directory_mode(section, blob_dir)
-    return _wrapped(section, around, msgspec.structs.replace(inner, blob_dir=blob_dir, blob_mode=mode), warnings)
+    return _wrapped(
+        section, around, msgspec.structs.replace(inner, blob_dir=blob_dir, blob_mode=mode), warnings
+    )
 
 
 def zlibstorage(section: Section, around: Surroundings) -> Database | Skipped:
@@ -215,7 +241,11 @@ def zrs(section: Section, around: Surroundings) -> Database | Skipped:
     if isinstance(inner, Skipped):
         return inner
     primary = section.text("replicate-from")
-    warnings = [f"{section.label} follows {primary}: what had not arrived here when a backup begins is not in it"] if primary else []
+    warnings = (
+        [f"{section.label} follows {primary}: what had not arrived here when a backup begins is not in it"]
+        if primary
+        else []
+    )
     return _wrapped(section, around, inner, warnings)
 
 
@@ -228,7 +258,9 @@ def s3blobstorage(section: Section, around: Surroundings) -> Database | Skipped:
         return inner
     warnings = foreign_cache(section, "cache-dir", around.path(section, "cache-dir"))
     if inner.blob_mode == "directory":
-        warnings.append(f"blobs that were stored in {inner.blob_dir} before {section.label} was added are not in the bucket")
+        warnings.append(
+            f"blobs that were stored in {inner.blob_dir} before {section.label} was added are not in the bucket"
+        )
     return _wrapped(section, around, msgspec.structs.replace(inner, blob_mode="s3"), warnings)
 
 
@@ -237,7 +269,11 @@ def demostorage(section: Section, around: Surroundings) -> Database | Skipped:
     if not section.sections:
         return Skipped(around.name, f"{section.label} without a storage in it is in memory only")
     changes = next((inner for inner in section.sections if inner.name == "changes"), None)
-    lies = "in memory, they are gone when the process ends" if changes is None else f"in the storage of {changes.where}"
+    lies = (
+        "in memory, they are gone when the process ends"
+        if changes is None
+        else f"in the storage of {changes.where}"
+    )
     raise section.error(
         f"{section.label} lays changes over a base, which is one database only while both stand together; the changes are {lies}",
         hint="back up the base with a configuration that names it alone, and the changes, where they are kept, with another",
@@ -254,7 +290,9 @@ def before(section: Section, around: Surroundings) -> Database:
 
 def in_memory(section: Section, around: Surroundings) -> Skipped:
     """Skip a storage that keeps nothing."""
-    return Skipped(around.name, f"{section.label} is in memory only, it holds nothing that outlives its process")
+    return Skipped(
+        around.name, f"{section.label} is in memory only, it holds nothing that outlives its process"
+    )
 
 
 def _wrapped(section: Section, around: Surroundings, inner: Database, warnings: list[str]) -> Database:
@@ -269,17 +307,24 @@ def _wrapped(section: Section, around: Surroundings, inner: Database, warnings: 
 def only_storage(section: Section) -> Section:
     """Return the section of the one storage inside; raise ConfigurationError when there is none or more than one."""
     if len(section.sections) != 1:
-        raise section.error(f"{section.label} holds {len(section.sections) or 'no'} storages, it has to hold one")
+        raise section.error(
+            f"{section.label} holds {len(section.sections) or 'no'} storages, it has to hold one"
+        )
     return section.sections[0]
 
 
 def _adapter(section: Section) -> Section:
     """Return the section of the one adapter; raise ConfigurationError when it is missing or not known."""
     if len(section.sections) != 1:
-        raise section.error(f"{section.label} has to hold one of {', '.join(f'<{name}>' for name in ADAPTERS)}")
+        raise section.error(
+            f"{section.label} has to hold one of {', '.join(f'<{name}>' for name in ADAPTERS)}"
+        )
     adapter = section.sections[0]
     if adapter.type not in ADAPTERS:
-        raise adapter.error(f"{adapter.label} is not a database that RelStorage is known for", hint=f"known are {', '.join(ADAPTERS)}")
+        raise adapter.error(
+            f"{adapter.label} is not a database that RelStorage is known for",
+            hint=f"known are {', '.join(ADAPTERS)}",
+        )
     return adapter
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from ..errors import ConfigurationError
 from ..model.source import Database, Option, Site, Skipped
-from ..policy.halves import bucket
+from ..policy.scope import bucket
 from .paths import absolute
 from .sections import Section, Tree
 from .storages import Surroundings, is_storage, misspelled, only_storage, read_storage, unknown_blobs
@@ -41,12 +41,16 @@ def read_site(path: Path, site_name: str, environment: Mapping[str, str], cwd: P
     return _site(file, site_name, tree, _found(file, tree.root), environment, here)
 
 
-def read_zope_conf(path: Path, site_name: str, environment: Mapping[str, str], cwd: Path | None = None) -> Site:
+def read_zope_conf(
+    path: Path, site_name: str, environment: Mapping[str, str], cwd: Path | None = None
+) -> Site:
     """Return the site of a zope.conf; a file of storages is read as well. Raise ConfigurationError as ``read_site``."""
     return read_site(path, site_name, environment, cwd)
 
 
-def read_zeo_conf(path: Path, site_name: str, environment: Mapping[str, str], cwd: Path | None = None) -> Site:
+def read_zeo_conf(
+    path: Path, site_name: str, environment: Mapping[str, str], cwd: Path | None = None
+) -> Site:
     """Return the site that a ZEO server serves: one database per storage, named as clients name it.
 
     Raise ConfigurationError as ``read_site``, and for a zope.conf.
@@ -55,7 +59,9 @@ def read_zeo_conf(path: Path, site_name: str, environment: Mapping[str, str], cw
     file = Path(absolute(path, here))
     tree = _tree(file, environment)
     if _databases(tree.root):
-        raise ConfigurationError([f"{file} is no zeo.conf: it holds <zodb_db> sections"], "give it as --zope-conf or zope_conf")
+        raise ConfigurationError(
+            [f"{file} is no zeo.conf: it holds <zodb_db> sections"], "give it as --zope-conf or zope_conf"
+        )
     return _site(file, site_name, tree, _found(file, tree.root), environment, here)
 
 
@@ -72,7 +78,9 @@ def read_storages(path: Path, environment: Mapping[str, str], cwd: Path) -> Conf
     tree = _tree(file, environment)
     base, reason = _base(tree, cwd)
     found = _found(file, tree.root)
-    around = {one.name: Surroundings(one.name, one.mount_point, base, reason, environment, cwd) for one in found}
+    around = {
+        one.name: Surroundings(one.name, one.mount_point, base, reason, environment, cwd) for one in found
+    }
     return Configured({one.name: (one.section, around[one.name]) for one in found}, tree.imports)
 
 
@@ -135,7 +143,9 @@ def _on_their_own(root: Section) -> list[Found]:
     return found
 
 
-def _site(file: Path, site_name: str, tree: Tree, found: list[Found], environment: Mapping[str, str], cwd: Path) -> Site:
+def _site(
+    file: Path, site_name: str, tree: Tree, found: list[Found], environment: Mapping[str, str], cwd: Path
+) -> Site:
     base, reason = _base(tree, cwd)
     databases: list[Database] = []
     skipped: list[Skipped] = []
@@ -155,7 +165,9 @@ def _site(file: Path, site_name: str, tree: Tree, found: list[Found], environmen
             databases.append(_finished(result, one, around, _server(tree.root, around)))
     if shared := _shared(databases, {one.name: one.section.where for one in found}):
         issues += shared
-        hints.append("give every database a Data.fs and a place for blobs of its own: a pack of one removes the blobs of the other")
+        hints.append(
+            "give every database a Data.fs and a place for blobs of its own: a pack of one removes the blobs of the other"
+        )
     if issues:
         raise ConfigurationError(issues, "\n".join(dict.fromkeys(filter(None, hints))))
     return Site(name=site_name, config=str(file), databases=tuple(databases), skipped=tuple(skipped))
@@ -168,16 +180,26 @@ def _shared(databases: list[Database], places: Mapping[str, str]) -> list[str]:
     for one in databases:
         blobs = one.blob_dir if one.blob_mode == "directory" else None
         objects = bucket(one) if "s3" in one.blob_mode else None
-        for what, path in (("Data.fs", one.data_fs), ("blob directory", blobs), ("bucket and prefix", objects)):
+        for what, path in (
+            ("Data.fs", one.data_fs),
+            ("blob directory", blobs),
+            ("bucket and prefix", objects),
+        ):
             known = path and (path.rstrip("/") if path is objects else os.path.realpath(path))
             if known and (other := first.setdefault(known, one.name)) != one.name:
-                issues.append(f"{places[one.name]}: the databases {other} and {one.name} have the same {what} {path}")
+                issues.append(
+                    f"{places[one.name]}: the databases {other} and {one.name} have the same {what} {path}"
+                )
     return issues
 
 
 def _skipped_target(one: Found, found: list[Found]) -> Skipped | None:
     """Skip the destination in a configuration of zodb-convert."""
-    if one.mount_point is None and {f.name for f in found} == {"source", "destination"} and one.name == "destination":
+    if (
+        one.mount_point is None
+        and {f.name for f in found} == {"source", "destination"}
+        and one.name == "destination"
+    ):
         return Skipped(one.name, "it is where a conversion writes to")
     return None
 
@@ -190,7 +212,9 @@ def _server(root: Section, around: Surroundings) -> dict[str, Option]:
 
 def _finished(database: Database, one: Found, around: Surroundings, server: dict[str, Option]) -> Database:
     notes = [note for section in one.section.walk() for note in section.notes]
-    warnings = dict.fromkeys([*database.warnings, *unknown_blobs(database), *around.notes, *misspelled(one.section), *notes])
+    warnings = dict.fromkeys(
+        [*database.warnings, *unknown_blobs(database), *around.notes, *misspelled(one.section), *notes]
+    )
     return msgspec.structs.replace(database, options=database.options | server, warnings=tuple(warnings))
 
 
@@ -199,7 +223,9 @@ def _base(tree: Tree, cwd: Path) -> tuple[Path, str]:
     home = tree.root.text("instancehome")
     if home:
         return Path(absolute(home, cwd)), "instancehome"
-    runner = next((section.text("directory") for section in tree.root.sections if section.type == "runner"), None)
+    runner = next(
+        (section.text("directory") for section in tree.root.sections if section.type == "runner"), None
+    )
     if runner:
         return Path(absolute(runner, cwd)), "directory of <runner>"
     for name in ("instancehome", "instance"):

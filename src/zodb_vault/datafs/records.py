@@ -76,7 +76,11 @@ def is_blob(data: bytes) -> bool | None:
         return _is_compressed_blob(data[2:])
     if b"ZODB.blob" in data[:CLASS_NAME_LIMIT]:
         return _names_blob(data)
-    if len(data) > 2 and data[-1:] == b"." and (data[:1] in b"(c" or (data[0] == 0x80 and data[1] <= pickle.HIGHEST_PROTOCOL)):
+    if (
+        len(data) > 2
+        and data[-1:] == b"."
+        and (data[:1] in b"(c" or (data[0] == 0x80 and data[1] <= pickle.HIGHEST_PROTOCOL))
+    ):
         return False
     return None
 
@@ -144,7 +148,11 @@ class Scanner:
     """
 
     def __init__(
-        self, start: int, on_transaction: Callable[[Transaction], None], read_at: ReadAt | None = None, entries: bytearray | None = None
+        self,
+        start: int,
+        on_transaction: Callable[[Transaction], None],
+        read_at: ReadAt | None = None,
+        entries: bytearray | None = None,
     ) -> None:
         self.blobs: list[BlobRef] = []
         self.pointers: list[Pointer] = []
@@ -245,7 +253,9 @@ class Scanner:
             if found is not False:
                 self._found(data[offset : offset + 8], data[offset + 8 : offset + 16], bool(found))
         elif back := LENGTH.unpack_from(data, body)[0]:
-            self._pointer(data[offset : offset + 8], data[offset + 8 : offset + 16], back, self._base + offset)
+            self._pointer(
+                data[offset : offset + 8], data[offset + 8 : offset + 16], back, self._base + offset
+            )
 
     def _wait(self, offset: int) -> int:
         self._short = True
@@ -270,7 +280,9 @@ class Scanner:
                 self._found(oid, tid, bool(found))
 
     def _defective(self, pos: int) -> int:
-        self.defects.append(Defect(pos, f"data record does not belong to the transaction at position {self._transaction}"))
+        self.defects.append(
+            Defect(pos, f"data record does not belong to the transaction at position {self._transaction}")
+        )
         self._step = Scanner._trailer
         return self._end - self._base
 
@@ -279,9 +291,21 @@ class Scanner:
             return self._wait(offset)
         tid, length, status, user, description, extension = self._header_fields
         if LENGTH.unpack_from(data, offset)[0] != length:
-            raise SourceDamaged(f"the transaction at position {self._transaction} does not repeat its length at its end")
+            raise SourceDamaged(
+                f"the transaction at position {self._transaction} does not repeat its length at its end"
+            )
         self._step = Scanner._header
         self._emit(
-            Transaction(tid, self._transaction, length + 8, status, self._records, self._blobs, user, description, extension)
+            Transaction(
+                tid,
+                self._transaction,
+                length + 8,
+                status,
+                self._records,
+                self._blobs,
+                user,
+                description,
+                extension,
+            )
         )
         return offset + LENGTH.size

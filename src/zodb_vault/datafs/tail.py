@@ -107,7 +107,11 @@ class Hopper:
         beyond = os.fstat(self._fd).st_size > end and not self._only_zeros(end)
         # asked again, for it may have been finished in between
         if (beyond or self._ends_finished(pos, head)) and os.pread(self._fd, TRANSACTION.size, pos) == head:
-            raise SourceDamaged(*self._broken(pos, "looks unfinished, and something finished stands there: its header is wrong"))
+            raise SourceDamaged(
+                *self._broken(
+                    pos, "looks unfinished, and something finished stands there: its header is wrong"
+                )
+            )
 
     def _ends_finished(self, pos: int, head: bytes) -> bool:
         """Tell whether the last bytes of the file are the length of a transaction behind ``pos``, or of this one, which is said to go on."""
@@ -125,7 +129,9 @@ class Hopper:
             head = os.pread(self._fd, RECORD.size, pos)
             if len(head) == RECORD.size and RECORD.unpack(head)[3] == transaction:
                 pos += RECORD.size + (RECORD.unpack(head)[5] or 8)
-            elif head[: LENGTH.size] == LENGTH.pack(pos - transaction) or not self._only_zeros(pos + RECORD.size):
+            elif head[: LENGTH.size] == LENGTH.pack(pos - transaction) or not self._only_zeros(
+                pos + RECORD.size
+            ):
                 raise SourceDamaged(*self._broken(transaction, "has a wrong length in its header"))
             else:
                 return
@@ -160,7 +166,9 @@ def backwards(fd: int, end: int) -> Iterator[Hop]:
         pos = end - 8 - length
         head = os.pread(fd, TRANSACTION.size, pos) if pos >= len(MAGIC) else b""
         if len(head) < TRANSACTION.size or TRANSACTION.unpack(head)[1] != length:
-            raise SourceDamaged(f"the transaction that ends at position {end} has no header where its length says")
+            raise SourceDamaged(
+                f"the transaction that ends at position {end} has no header where its length says"
+            )
         tid, _length, status, *_ = TRANSACTION.unpack(head)
         yield Hop(tid, pos, end, status)
         end = pos

@@ -8,13 +8,27 @@ from typing import Final, Generic, Protocol, TypeVar
 import msgspec
 
 from . import canonical
-from .manifest import DatabaseEntry, ListRef, Meta, Overlay, Pack, Part, PgTransactions, Segment, Transactions
+from .manifest import DatabaseEntry, Delta, ListRef, Meta, Pack, Part, PgTransactions, Segment, Transactions
+
+
+class _TidRows(msgspec.Struct):
+    rows: list[tuple[str, int, int, str, int, int]]
+
+
+def segment_tids(
+    documents: Documents, segment: Segment | Transactions
+) -> list[tuple[str, int, int, str, int, int]]:
+    """Return the rows (TID, position, size, status, records, blobs) of the transactions of a segment, or of those that a dump knows."""
+    if segment.tids is None:
+        return []
+    return msgspec.json.decode(documents.document(segment.tids.meta), type=_TidRows).rows
+
 
 TAIL_LIMIT: Final = 64
 TAIL_KEPT: Final = 32
 LIST_LIMIT: Final = 512
 
-E = TypeVar("E", bound=Segment | Pack | Part | Overlay | Transactions)
+E = TypeVar("E", bound=Segment | Pack | Part | Delta | Transactions)
 
 
 class Documents(Protocol):
@@ -39,7 +53,7 @@ def load(kind: type[E], documents: Documents, ref: ListRef) -> list[E]:
     return found.entries
 
 
-def store(documents: Documents, entries: Sequence[Segment | Pack | Part | Overlay | Transactions]) -> ListRef:
+def store(documents: Documents, entries: Sequence[Segment | Pack | Part | Delta | Transactions]) -> ListRef:
     """Store entries as one list."""
     meta = documents.put_document(canonical.encode({"entries": entries}))
     return ListRef(
@@ -53,7 +67,9 @@ def store(documents: Documents, entries: Sequence[Segment | Pack | Part | Overla
 class Chain(Generic[E]):
     """The segments or packs of a database, or the parts of its dump; never changed in place, every method returns a new one."""
 
-    def __init__(self, kind: type[E], documents: Documents, lists: Sequence[ListRef] = (), tail: Sequence[E] = ()) -> None:
+    def __init__(
+        self, kind: type[E], documents: Documents, lists: Sequence[ListRef] = (), tail: Sequence[E] = ()
+    ) -> None:
         self.kind, self.documents = kind, documents
         self.lists, self.tail = list(lists), list(tail)
 
@@ -128,7 +144,11 @@ class Chain(Generic[E]):
 
 def segments_of(entry: DatabaseEntry, documents: Documents) -> Chain[Segment]:
     """Return the segments of a database in a backup."""
-    return Chain(Segment, documents, entry.data_fs.lists, entry.data_fs.tail) if entry.data_fs else Chain(Segment, documents)
+    return (
+        Chain(Segment, documents, entry.data_fs.lists, entry.data_fs.tail)
+        if entry.data_fs
+        else Chain(Segment, documents)
+    )
 
 
 def dump_of(entry: DatabaseEntry, documents: Documents) -> Chain[Part]:
@@ -136,25 +156,35 @@ def dump_of(entry: DatabaseEntry, documents: Documents) -> Chain[Part]:
     return Chain(Part, documents, entry.dump.lists, entry.dump.tail) if entry.dump else Chain(Part, documents)
 
 
-def overlays_of(entry: DatabaseEntry, documents: Documents) -> Chain[Overlay]:
+def deltas_of(entry: DatabaseEntry, documents: Documents) -> Chain[Delta]:
     """Return what is laid over the dump of a database in a backup."""
     dump = entry.dump
-    return Chain(Overlay, documents, dump.overlay_lists, dump.overlays) if isinstance(dump, PgTransactions) else Chain(Overlay, documents)
+    return (
+        Chain(Delta, documents, dump.delta_lists, dump.deltas)
+        if isinstance(dump, PgTransactions)
+        else Chain(Delta, documents)
+    )
 
 
 def files_of(entry: DatabaseEntry, documents: Documents) -> Iterator[Part]:
     """Yield the parts of everything that belongs to the dump of a database."""
     yield from dump_of(entry, documents)
-    for overlay in overlays_of(entry, documents):
-        yield from overlay.parts
+    for delta in deltas_of(entry, documents):
+        yield from delta.parts
     yield from entry.dump.files if entry.dump else []
 
 
 def log_of(entry: DatabaseEntry, documents: Documents) -> Chain[Transactions]:
     """Return what the dump of a database knows of its transactions."""
-    return Chain(Transactions, documents, entry.dump.log_lists, entry.dump.log) if entry.dump else Chain(Transactions, documents)
+    return (
+        Chain(Transactions, documents, entry.dump.log_lists, entry.dump.log)
+        if entry.dump
+        else Chain(Transactions, documents)
+    )
 
 
 def packs_of(entry: DatabaseEntry, documents: Documents) -> Chain[Pack]:
     """Return the packs of a database in a backup."""
-    return Chain(Pack, documents, entry.blobs.lists, entry.blobs.tail) if entry.blobs else Chain(Pack, documents)
+    return (
+        Chain(Pack, documents, entry.blobs.lists, entry.blobs.tail) if entry.blobs else Chain(Pack, documents)
+    )

@@ -197,7 +197,7 @@ class RowFile(msgspec.Struct, frozen=True, kw_only=True):
     until: str | None = None
 
 
-class Overlay(msgspec.Struct, frozen=True, kw_only=True):
+class Delta(msgspec.Struct, frozen=True, kw_only=True):
     """The rows that were committed behind the TID ``after``, up to ``until``, and the large objects that they brought."""
 
     after: str | None
@@ -208,7 +208,11 @@ class Overlay(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def parts(self) -> list[Part]:
         """Return all parts."""
-        return [part for file in (*self.rows, *([self.large_objects] if self.large_objects else [])) for part in file.parts]
+        return [
+            part
+            for file in (*self.rows, *([self.large_objects] if self.large_objects else []))
+            for part in file.parts
+        ]
 
     @property
     def raw(self) -> int:
@@ -221,8 +225,8 @@ class Overlay(msgspec.Struct, frozen=True, kw_only=True):
         return sum(part.stored for part in self.parts)
 
 
-class Base(msgspec.Struct, frozen=True, kw_only=True):
-    """The dump that overlays are laid over: the backup it was made for and when, and what its own snapshot held."""
+class DeltaBase(msgspec.Struct, frozen=True, kw_only=True):
+    """The dump that deltas are laid over: the backup it was made for and when, and what its own snapshot held."""
 
     id: str
     created_at: str
@@ -234,15 +238,15 @@ class Base(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PgTransactions(PgDump, frozen=True, kw_only=True, tag="pg_transactions", tag_field="kind"):
-    """An archive of ``pg_dump``, the ``base``, and what was committed since: ``overlay_lists``, then ``overlays``.
+    """An archive of ``pg_dump``, the ``base``, and what was committed since: ``delta_lists``, then ``deltas``.
 
     ``live`` are the keys of what is there, all else is gone; ``whole`` tables are stored each time; ``derived`` ones, which a pack fills, are empty.
     ``keys``: number and sums of the keys of each table in the snapshot. ``encoding`` is that of texts. ``script`` puts all of it together by hand.
     """
 
-    base: Base
-    overlay_lists: list[ListRef]
-    overlays: list[Overlay]
+    base: DeltaBase
+    delta_lists: list[ListRef]
+    deltas: list[Delta]
     live: list[RowFile]
     whole: list[RowFile]
     derived: list[str]
@@ -252,7 +256,7 @@ class PgTransactions(PgDump, frozen=True, kw_only=True, tag="pg_transactions", t
 
     @property
     def files(self) -> list[Part]:
-        """Return the parts of what is stored beside the dump and the overlays."""
+        """Return the parts of what is stored beside the dump and the deltas."""
         return [*(part for file in (*self.live, *self.whole) for part in file.parts), *self.script]
 
 
@@ -328,7 +332,7 @@ class DatabaseEntry(msgspec.Struct, frozen=True, kw_only=True):
         return None if isinstance(self.storage, DataFs) else self.storage
 
 
-class Line(msgspec.Struct, frozen=True):
+class Timeline(msgspec.Struct, frozen=True):
     """A line this backup descends from, named by its first backup; it holds for us up to ``until_tid`` (None: to its end)."""
 
     id: str
@@ -339,7 +343,15 @@ class Reason(msgspec.Struct, frozen=True):
     """Why a backup was made the way it was: a code of the reference and a sentence."""
 
     code: Literal[
-        "first", "continued", "unchanged", "packed", "diverged", "new-history", "forced", "parent-missing", "resumed"
+        "first",
+        "continued",
+        "unchanged",
+        "packed",
+        "diverged",
+        "new-history",
+        "forced",
+        "parent-missing",
+        "resumed",
     ]
     text: str
 
@@ -365,9 +377,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     how: How
     reason: Reason
     parent: str | None
-    line: list[Line]
+    timeline: list[Timeline]
     status: Status
-    cuts: Literal["still", "moving"]
+    consistency: Literal["consistent", "uncoordinated"]
     source: Origin
     software: dict[str, str]
     seen: list[str]

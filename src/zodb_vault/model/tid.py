@@ -10,6 +10,14 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 
+from . import tid as tids
+
+
+def later_than(tid: bytes | None, moment: datetime) -> bool:
+    """Tell whether a TID lies in the future of a clock."""
+    return tid is not None and tid > tids.from_datetime(moment)
+
+
 HEX = re.compile(r"(?:0x)?([0-9a-fA-F]{16})\Z")
 UNITS_PER_MINUTE = 2**32
 SECONDS_PER_UNIT = 60 / UNITS_PER_MINUTE

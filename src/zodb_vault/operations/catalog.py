@@ -8,22 +8,42 @@ from functools import cached_property
 import msgspec
 
 from ..errors import BackupMissing, Damage, KeyMissing
-from ..model import clock
-from ..model.manifest import DatabaseEntry, Label, Line, Manifest, Marker, PgTransactions
+from ..model.capture import PreviousBackup
+from ..model.manifest import DatabaseEntry, Label, Manifest, Marker, PgTransactions, Timeline
 from ..policy import retention
 from ..policy.recovery import Reach, Span
-from ..policy.selection import Candidate, select
-from ..repository import running
-from ..repository.labels import Facts
-from ..repository.names import ID_TIME
+from ..policy.selection import SelectableBackup, select
+from ..repository import markers
+from ..repository.ids import ID_TIME
+from ..repository.labels import LabelFacts
 from ..repository.repository import Listing, Repository
+from ..runtime import clock
+
+
+def parents(catalog: Catalog) -> Iterator[Backup]:
+    """Yield the backups that a whole one may continue, newest first; one that lacks blobs may, its child looks for them again."""
+    return (
+        backup
+        for backup in catalog.readable()
+        if backup.manifest.whole and backup.manifest.trigger != "safety"
+    )
+
+
+def previous_backups_of(catalog: Catalog, database: str) -> Iterator[PreviousBackup]:
+    """Yield what these backups have of one database."""
+    for backup in parents(catalog):
+        for entry in backup.manifest.databases:
+            if entry.name == database and entry.storage is not None:
+                yield PreviousBackup(
+                    id=backup.manifest.id, captured=clock.parse(backup.manifest.created_at), entry=entry
+                )
 
 
 class Backup(msgspec.Struct):
     """One backup with what its labels say."""
 
     manifest: Manifest
-    facts: Facts
+    facts: LabelFacts
 
     @property
     def complete(self) -> bool:
@@ -42,32 +62,54 @@ class Backup(msgspec.Struct):
         Of several databases only one may be new: the line says it even where the reason is that of another one.
         """
         m = self.manifest
-        begins = m.line == [Line(m.id, None)] and not (m.reason.code in ("first", "resumed") and m.parent is None)
+        begins = m.timeline == [Timeline(m.id, None)] and not (
+            m.reason.code in ("first", "resumed") and m.parent is None
+        )
         return (begins or m.reason.code == "new-history") and not self.facts.accept_history
 
-    def retained(self, in_use: str | None = None) -> retention.Candidate:
+    def retained(self, in_use: str | None = None) -> retention.RetainedBackup:
         """Return what deciding whether it stays needs."""
         m = self.manifest
-        return retention.Candidate(
-            id=m.id, created_at=clock.parse(m.created_at), trigger=m.trigger, complete=self.complete, whole=m.whole, pinned=self.facts.pinned,
-            in_use=in_use, failed=self.facts.failed, new_history=self.new_history,
-        )  # fmt: skip
+        return retention.RetainedBackup(
+            id=m.id,
+            created_at=clock.parse(m.created_at),
+            trigger=m.trigger,
+            complete=self.complete,
+            whole=m.whole,
+            pinned=self.facts.pinned,
+            in_use=in_use,
+            failed=self.facts.failed,
+            new_history=self.new_history,
+        )
 
     @property
-    def candidate(self) -> Candidate:
+    def candidate(self) -> SelectableBackup:
         """Return what choosing by id or name needs."""
         m = self.manifest
-        return Candidate(id=m.id, name=self.facts.name, status="complete" if self.complete else "incomplete", whole=m.whole, trigger=m.trigger)
+        return SelectableBackup(
+            id=m.id,
+            name=self.facts.name,
+            status="complete" if self.complete else "incomplete",
+            whole=m.whole,
+            trigger=m.trigger,
+        )
 
     @property
     def reach(self) -> Reach:
         """Return what choosing by transaction or moment needs."""
         m = self.manifest
         return Reach(
-            id=m.id, created_at=clock.parse(m.created_at), complete=self.complete, whole=m.whole, trigger=m.trigger,
-            line=tuple(m.line), ordered=all(entry.ordered for entry in m.databases),
-            databases={entry.name: Span(entry.first_tid, entry.pack_tid, entry.last_tid) for entry in m.databases},
-        )  # fmt: skip
+            id=m.id,
+            created_at=clock.parse(m.created_at),
+            complete=self.complete,
+            whole=m.whole,
+            trigger=m.trigger,
+            timeline=tuple(m.timeline),
+            ordered=all(entry.ordered for entry in m.databases),
+            databases={
+                entry.name: Span(entry.first_tid, entry.pack_tid, entry.last_tid) for entry in m.databases
+            },
+        )
 
 
 class Catalog:
@@ -132,14 +174,14 @@ class Catalog:
         found = {}
         for key in self.listing.markers:
             try:
-                found[key] = running.read(self.repository.store, key)
+                found[key] = markers.read(self.repository.store, key)
             except KeyMissing:
                 continue  # that run has just finished
         return found
 
     def live_markers(self) -> list[Marker]:
         """Return the markers of runs that can still be going on."""
-        return [marker for marker, _ in self.markers.values() if running.alive(marker, self.repository.store)]
+        return [marker for marker, _ in self.markers.values() if markers.alive(marker, self.repository.store)]
 
 
 def raw_size(entry: DatabaseEntry) -> int:
@@ -153,7 +195,15 @@ def stored_size(entry: DatabaseEntry) -> int:
     dump = entry.dump
     beside = 0
     if dump is not None:
-        beside += sum(part.stored for part in dump.files) + sum(ref.stored for ref in dump.log_lists) + sum(one.stored for one in dump.log)
+        beside += (
+            sum(part.stored for part in dump.files)
+            + sum(ref.stored for ref in dump.log_lists)
+            + sum(one.stored for one in dump.log)
+        )
     if isinstance(dump, PgTransactions):
-        beside += sum(ref.stored for ref in dump.overlay_lists) + sum(overlay.stored for overlay in dump.overlays)
-    return beside + sum(ref.stored for half in halves for ref in half.lists) + sum(one.stored for half in halves for one in half.tail)
+        beside += sum(ref.stored for ref in dump.delta_lists) + sum(delta.stored for delta in dump.deltas)
+    return (
+        beside
+        + sum(ref.stored for half in halves for ref in half.lists)
+        + sum(one.stored for half in halves for one in half.tail)
+    )

@@ -13,7 +13,7 @@ import msgspec
 from ..config.convertconf import Direction, convert_conf
 from ..errors import NothingToBackUp, TargetRefused, UsageError
 from ..model.source import Database, Site
-from ..stores import durable
+from ..runtime import durable
 from ..strategies.base import folder_of
 
 MODE: Final = 0o600
@@ -46,7 +46,10 @@ def configurations(
     databases = _chosen(site, names)
     if output is not None and len(databases) > 1:
         known = ", ".join(database.name for database in databases)
-        raise UsageError(f"one file describes one database, and there are {len(databases)}: {known}", "choose one with --database NAME")
+        raise UsageError(
+            f"one file describes one database, and there are {len(databases)}: {known}",
+            "choose one with --database NAME",
+        )
     alone = len(site.databases) == 1
     made = []
     for database in databases:
@@ -54,13 +57,19 @@ def configurations(
         place = directory if alone else directory / folder
         _refuse_itself(database, place)
         conf = convert_conf(site, database, direction, place, environment, Path.cwd())
-        path = output or Path.cwd() / (f"convert-{direction}.conf" if alone else f"convert-{direction}-{folder}.conf")
+        path = output or Path.cwd() / (
+            f"convert-{direction}.conf" if alone else f"convert-{direction}-{folder}.conf"
+        )
         made.append(
             Configuration(
-                database=database.name, direction=direction, path=path, directory=place, text=conf.text,
+                database=database.name,
+                direction=direction,
+                path=path,
+                directory=place,
+                text=conf.text,
                 warnings=conf.warnings + _doubts(place, direction),
             )
-        )  # fmt: skip
+        )
     return made
 
 
@@ -96,12 +105,17 @@ def _write(path: Path, data: bytes, force: bool) -> None:
 
 
 def _refused(path: Path) -> TargetRefused:
-    return TargetRefused(f"{path} exists already", "give --force to replace it, or another name with --output")
+    return TargetRefused(
+        f"{path} exists already", "give --force to replace it, or another name with --output"
+    )
 
 
 def _chosen(site: Site, names: Sequence[str]) -> list[Database]:
     if not site.databases:
-        raise NothingToBackUp(f"the site {site.name} has no persistent database", "; ".join(f"{one.name}: {one.why}" for one in site.skipped))
+        raise NothingToBackUp(
+            f"the site {site.name} has no persistent database",
+            "; ".join(f"{one.name}: {one.why}" for one in site.skipped),
+        )
     known = [database.name for database in site.databases]
     unknown = sorted(set(names) - set(known))
     if unknown:
@@ -121,7 +135,9 @@ def _doubts(directory: Path, direction: Direction) -> list[str]:
     """Return what stands in the way of the conversion on the side of the FileStorage."""
     exists = (directory / "Data.fs").exists()
     if direction == "export" and exists:
-        return [f"{directory} holds a Data.fs already: use `zodb-convert --incremental`, or another directory with --directory"]
+        return [
+            f"{directory} holds a Data.fs already: use `zodb-convert --incremental`, or another directory with --directory"
+        ]
     if direction == "import" and not exists:
         return [f"there is no Data.fs in {directory} yet"]
     return []

@@ -15,9 +15,9 @@ from ..config.settings import IdentitySettings, Settings
 from ..errors import ConfigurationError, KeyNeeded, VaultError
 from ..model.manifest import DatabaseEntry
 from ..repository.ageworker import identity_of
+from ..repository.encryption import MAGIC, checked_recipients, require_installed
 from ..repository.objects import Objects
 from ..repository.references import part_of, read_list, references
-from ..repository.sealing import MAGIC, checked_recipients, require_installed
 
 CREDENTIAL: Final = "zodb-vault-identity"
 ARMOR: Final = b"-----BEGIN AGE ENCRYPTED FILE-----"
@@ -60,7 +60,8 @@ def require_copyable(copy: CopySettings, settings: Settings) -> None:
     if not _named(settings.identity):
         message = "is encrypted for others than the repository, so that each backup has to be decrypted for it; nothing says where the private key is"
         raise ConfigurationError(
-            [f"repository.copies: {copy.location} {message}"], f"{by_hand}` on a host that has the private key; or name that here ([identity])"
+            [f"repository.copies: {copy.location} {message}"],
+            f"{by_hand}` on a host that has the private key; or name that here ([identity])",
         )
 
 
@@ -73,7 +74,9 @@ def require_key(entries: Iterable[DatabaseEntry], documents: Objects) -> None:
         found = [*references(msgspec.to_builtins(half))]
         content = [one for one in found if one.kind == "content"]
         for oldest in [one for one in found if one.kind == "list"][:1]:
-            content[:0] = [one for one in references(read_list(oldest.name, documents)) if one.kind == "content"][:1]
+            content[:0] = [
+                one for one in references(read_list(oldest.name, documents)) if one.kind == "content"
+            ][:1]
         for one in dict.fromkeys(part_of(one) for one in (*content[:1], *content[-1:])):
             documents.require_key(one)
 
@@ -82,16 +85,26 @@ def _file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise KeyNeeded(f"the private key cannot be read: {error.strerror} ({path})", "correct ZODB_VAULT_IDENTITY_FILE or [identity] file") from None
+        raise KeyNeeded(
+            f"the private key cannot be read: {error.strerror} ({path})",
+            "correct ZODB_VAULT_IDENTITY_FILE or [identity] file",
+        ) from None
 
 
 def _output(command: str) -> bytes:
     """Run the command, which may hold a secret itself: it goes through the environment, as arguments are there for everybody to see."""
     done = subprocess.run(
-        ["/bin/sh", "-c", f'eval "${VARIABLE}"'], env=os.environ | {VARIABLE: command}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False
+        ["/bin/sh", "-c", f'eval "${VARIABLE}"'],
+        env=os.environ | {VARIABLE: command},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        check=False,
     )
     if done.returncode:
-        raise KeyNeeded(f"the command that prints the private key failed with status {done.returncode}", f"correct {VARIABLE} or [identity] command")
+        raise KeyNeeded(
+            f"the command that prints the private key failed with status {done.returncode}",
+            f"correct {VARIABLE} or [identity] command",
+        )
     return done.stdout
 
 
@@ -105,7 +118,10 @@ def _keys(data: bytes, where: str, ask: Callable[[str], str]) -> list[str]:
         except pyrage.DecryptError:
             raise KeyNeeded(f"the passphrase does not open {where}", "try again") from None
         except VaultError as error:
-            raise KeyNeeded(f"{where} has a passphrase: {error.message}", "run this on a terminal, or let a command print the private key") from None
+            raise KeyNeeded(
+                f"{where} has a passphrase: {error.message}",
+                "run this on a terminal, or let a command print the private key",
+            ) from None
     text = data.decode("utf-8", "replace")
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     found = [text] if text.startswith("-----BEGIN") else lines

@@ -13,15 +13,16 @@ from functools import partial
 from typing import Any, Final
 
 from ..errors import KeyMissing, StoreError
-from ..model import clock
 from ..model.chain import Documents
 from ..model.manifest import Manifest
-from ..policy.horizons import horizon, lasting
+from ..policy.lock_expiry import lasting, lock_expiry
 from ..repository.objects import meta_key, object_key
 from ..repository.references import read_list, references
 from ..repository.repository import INFO_KEY, RECOVERY_KEY, Repository
-from ..stores.base import Retaining, Store
-from ..strategies.base import Progress, Workers
+from ..runtime import clock
+from ..runtime.progress import Progress
+from ..runtime.workers import Workers
+from ..stores.base import Store, SupportsObjectLock
 
 # Each waits for an answer nearly all the time.
 RENEWERS: Final = 16
@@ -29,9 +30,9 @@ NAMED: Final = 5
 TRIAL: Final = timedelta(minutes=1)
 
 
-def retaining(store: Store) -> tuple[Retaining, timedelta] | None:
+def retaining(store: Store) -> tuple[SupportsObjectLock, timedelta] | None:
     """Return a store that is to lock what is stored, and for how long; None for others."""
-    return (store, store.retention) if isinstance(store, Retaining) and store.retention else None
+    return (store, store.retention) if isinstance(store, SupportsObjectLock) and store.retention else None
 
 
 def needed_keys(document: Any, documents: Documents, found: set[str] | None = None) -> set[str]:
@@ -57,7 +58,7 @@ class Locks:
     def __init__(self, repository: Repository, trial_key: str, now: datetime, progress: Progress) -> None:
         self._repository, self._trial_key, self._now, self._progress = repository, trial_key, now, progress
         self._found = retaining(repository.store)
-        self.until = horizon(now, self._found[1]) if self._found else None
+        self.until = lock_expiry(now, self._found[1]) if self._found else None
         self._renewed = set[str]()
 
     def lasting(self, manifests: Iterable[Manifest | None]) -> datetime | None:
@@ -83,11 +84,14 @@ class Locks:
         if missing:
             more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
             where = self._repository.store.location
-            raise StoreError(f"{', '.join(missing[:NAMED])}{more} cannot be found in {where}", "`zodb-vault verify` tells which backups need it")
+            raise StoreError(
+                f"{', '.join(missing[:NAMED])}{more} cannot be found in {where}",
+                "`zodb-vault verify` tells which backups need it",
+            )
         self._renewed |= set(todo)
 
 
-def _missing(store: Retaining, key: str, until: datetime) -> str | None:
+def _missing(store: SupportsObjectLock, key: str, until: datetime) -> str | None:
     """Renew a lock; return the key when there is nothing under it."""
     try:
         store.retain(key, until)
@@ -96,7 +100,7 @@ def _missing(store: Retaining, key: str, until: datetime) -> str | None:
     return None
 
 
-def attempt(store: Store, retaining: Retaining, key: str) -> None:
+def attempt(store: Store, retaining: SupportsObjectLock, key: str) -> None:
     """Try on something of no worth whether locks can be renewed; raise StoreError.
 
     A service that does not know such requests may take them for what is to be stored, and write that over what is there.
@@ -107,8 +111,9 @@ def attempt(store: Store, retaining: Retaining, key: str) -> None:
         retaining.retain(key, clock.now() + TRIAL)
         if store.get(key) != data:
             what = f"the service of {store.location} takes the request to lock an object for new content of it, and has no object lock"
-            raise StoreError(what, "take [repository.s3] object_lock out of the configuration, or use a service that has it")
+            raise StoreError(
+                what,
+                "take [repository.s3] object_lock out of the configuration, or use a service that has it",
+            )
     finally:
         store.delete(key)
-
-

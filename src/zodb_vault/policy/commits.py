@@ -11,26 +11,28 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from zodb_vault.model.tid import from_hex, to_datetime
+from ..model.tid import from_hex, to_datetime
 
 # The TIDs of one commit are microseconds apart, unless a database is held by another commit for long.
 SPAN: Final = timedelta(minutes=10)
 
 
-class Part(NamedTuple):
+class CommitPart(NamedTuple):
     """One transaction of one database; ``mark`` is its user, description and the digest of its extension."""
 
     tid: str
     mark: tuple[str, ...]
 
 
-Parts = Mapping[str, Sequence[Part]]
+CommitParts = Mapping[str, Sequence[CommitPart]]
 Commit = dict[str, int]
 
 
-def commits(parts: Parts) -> list[Commit]:
+def commits(parts: CommitParts) -> list[Commit]:
     """Return the commits to more than one database, each as the index of its part in every database; TIDs have to ascend."""
-    merged = sorted((part.tid, name, index) for name, some in parts.items() for index, part in enumerate(some))
+    merged = sorted(
+        (part.tid, name, index) for name, some in parts.items() for index, part in enumerate(some)
+    )
     last: dict[str, Commit] = {}
     found: list[Commit] = []
     for _tid, name, index in merged:
@@ -45,23 +47,25 @@ def commits(parts: Parts) -> list[Commit]:
     return [commit for commit in found if len(commit) > 1]
 
 
-def _goes_on(commit: Commit, last: Mapping[str, Commit], parts: Parts, name: str, part: Part) -> bool:
+def _goes_on(
+    commit: Commit, last: Mapping[str, Commit], parts: CommitParts, name: str, part: CommitPart
+) -> bool:
     """Tell whether a transaction can be one more part of a commit: it looks alike, and nothing came after any of the parts yet."""
     if name in commit or any(last[other] is not commit for other in commit):
         return False
     alike = all(parts[other][index].mark == part.mark for other, index in commit.items())
-    return alike and _moment(part.tid) - _moment(_first(commit, parts)) <= SPAN
+    return alike and _time_of(part.tid) - _time_of(_first(commit, parts)) <= SPAN
 
 
-def _first(commit: Commit, parts: Parts) -> str:
+def _first(commit: Commit, parts: CommitParts) -> str:
     return min(parts[name][index].tid for name, index in commit.items())
 
 
-def _moment(tid: str) -> datetime:
+def _time_of(tid: str) -> datetime:
     return to_datetime(from_hex(tid))
 
 
-def whole_cuts(parts: Parts, wanted: Mapping[str, int], named: str | None) -> dict[str, int]:
+def whole_cuts(parts: CommitParts, wanted: Mapping[str, int], named: str | None) -> dict[str, int]:
     """Return how many of its transactions each database keeps, close to what is ``wanted`` of each, so that no commit is halved.
 
     The database that is ``named`` keeps exactly what is wanted of it, and what it keeps or drops of a commit the others do too. Other
@@ -79,7 +83,7 @@ def whole_cuts(parts: Parts, wanted: Mapping[str, int], named: str | None) -> di
 class _Cuts:
     """The cuts as far as they are settled: of each database ``count`` transactions are kept, and not fewer than have to stay."""
 
-    def __init__(self, parts: Parts, wanted: Mapping[str, int], named: str | None) -> None:
+    def __init__(self, parts: CommitParts, wanted: Mapping[str, int], named: str | None) -> None:
         self.count = dict(wanted)
         self._stays = dict.fromkeys(parts, 0)
         self._goes = {name: len(some) for name, some in parts.items()}

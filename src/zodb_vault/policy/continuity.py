@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from zodb_vault.model.manifest import How, Line, Reason
+from ..model.manifest import How, Reason, Timeline
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
+class ContinuityFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of one database file and of the backup it may continue. Sizes are bytes, TIDs hex digits.
 
     The chain is the list of segments of ``parent``, from 0 to ``chain_end``; ``standing_end`` of it still stand in the
@@ -47,7 +47,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         """
         if self.parent is None or self.common_tid is None or self.parent_last_tid is None:
             return False
-        return self.common_tid == self.parent_last_tid or (self.pack_tid is not None and self.pack_tid >= self.parent_last_tid)
+        return self.common_tid == self.parent_last_tid or (
+            self.pack_tid is not None and self.pack_tid >= self.parent_last_tid
+        )
 
     @property
     def common(self) -> str | None:
@@ -60,17 +62,17 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 class Decision(msgspec.Struct, frozen=True):
     """How to back up one database: the first ``keep`` bytes are used again as the parent or an older backup has them.
 
-    ``starts_line``: the state does not continue the parent's; what both share ends at ``common_tid`` (None: nothing).
+    ``starts_timeline``: the state does not continue the parent's; what both share ends at ``common_tid`` (None: nothing).
     """
 
     how: How
     reason: Reason
     keep: int
     common_tid: str | None
-    starts_line: bool
+    starts_timeline: bool
 
 
-def decide(facts: Facts) -> Decision:
+def decide(facts: ContinuityFacts) -> Decision:
     """Return whether to back up in full or incrementally, with the reason as a sentence for administrators."""
     reason = _reason(facts)
     nothing_kept = facts.parent is None or reason.code in ("forced", "parent-missing", "new-history")
@@ -80,11 +82,11 @@ def decide(facts: Facts) -> Decision:
         reason=reason,
         keep=keep,
         common_tid=facts.common,
-        starts_line=not (facts.stands or facts.packed),
+        starts_timeline=not (facts.stands or facts.packed),
     )
 
 
-def next_line(parent_line: Sequence[Line], own_id: str, decision: Decision) -> list[Line]:
+def next_timeline(parent_line: Sequence[Timeline], own_id: str, decision: Decision) -> list[Timeline]:
     """Return the line of backup ``own_id``, oldest first, from its parent's (empty without a parent).
 
     It is the parent's, unless the decision starts one: then the parent's lines hold up to the common TID only, those that
@@ -92,53 +94,76 @@ def next_line(parent_line: Sequence[Line], own_id: str, decision: Decision) -> l
     With several databases, decide with the smallest common TID of those that start a line: what one of them abandoned
     must not be taken for the current line.
     """
-    if not decision.starts_line:
+    if not decision.starts_timeline:
         return list(parent_line)
     if decision.common_tid is None:
-        return [Line(own_id, None)]
-    kept: list[Line] = []
+        return [Timeline(own_id, None)]
+    kept: list[Timeline] = []
     for line in parent_line:
-        kept.append(Line(line.id, _earlier(line.until_tid, decision.common_tid)))
+        kept.append(Timeline(line.id, _earlier(line.until_tid, decision.common_tid)))
         if line.until_tid is None or line.until_tid >= decision.common_tid:
             break
-    return [*kept, Line(own_id, None)]
+    return [*kept, Timeline(own_id, None)]
 
 
 def _earlier(until: str | None, common: str) -> str:
     return common if until is None else min(until, common)
 
 
-def _reason(facts: Facts) -> Reason:
+def _reason(facts: ContinuityFacts) -> Reason:
     """Return the first reason that applies; the order is the order of what an administrator can do about it."""
     if facts.forced:
         return Reason("forced", "A full backup was asked for.")
     if facts.parent is None:
-        return _resumed(facts) if facts.resumed_end else Reason("first", "There is no backup yet that this one could continue.")
+        return (
+            _resumed(facts)
+            if facts.resumed_end
+            else Reason("first", "There is no backup yet that this one could continue.")
+        )
     if facts.parent_problem is not None:
-        return Reason("parent-missing", f"Backup {facts.parent} cannot be continued, its lists cannot be read: {facts.parent_problem}.")
+        return Reason(
+            "parent-missing",
+            f"Backup {facts.parent} cannot be continued, its lists cannot be read: {facts.parent_problem}.",
+        )
     if facts.stands:
         return _grown(facts)
     return _resumed(facts) if facts.resumed_end else _replaced(facts)
 
 
-def _grown(facts: Facts) -> Reason:
+def _grown(facts: ContinuityFacts) -> Reason:
     if facts.cut_end == facts.chain_end:
-        return Reason("unchanged", f"The file still ends at byte {facts.cut_end} with the last transaction of backup {facts.parent}.")
+        return Reason(
+            "unchanged",
+            f"The file still ends at byte {facts.cut_end} with the last transaction of backup {facts.parent}.",
+        )
     new = facts.cut_end - facts.chain_end
-    return Reason("continued", f"The file continues backup {facts.parent}: {new} bytes are new, from byte {facts.chain_end} on.")
+    return Reason(
+        "continued",
+        f"The file continues backup {facts.parent}: {new} bytes are new, from byte {facts.chain_end} on.",
+    )
 
 
-def _resumed(facts: Facts) -> Reason:
-    return Reason("resumed", f"An interrupted run has stored {facts.resumed_end} of {facts.cut_end} bytes, which are used again.")
+def _resumed(facts: ContinuityFacts) -> Reason:
+    return Reason(
+        "resumed",
+        f"An interrupted run has stored {facts.resumed_end} of {facts.cut_end} bytes, which are used again.",
+    )
 
 
-def _replaced(facts: Facts) -> Reason:
-    kept = f"{facts.standing_end} of its {facts.chain_end} bytes are still in place" if facts.standing_end else "nothing of it is in place"
+def _replaced(facts: ContinuityFacts) -> Reason:
+    kept = (
+        f"{facts.standing_end} of its {facts.chain_end} bytes are still in place"
+        if facts.standing_end
+        else "nothing of it is in place"
+    )
     if facts.packed:
         text = f"The file was packed since backup {facts.parent} (it holds transaction {facts.common_tid} of it); {kept}."
         return Reason("packed", text)
     if facts.common_tid is None:
-        return Reason("new-history", f"The file holds no transaction of backup {facts.parent}: it is new, or another database.")
+        return Reason(
+            "new-history",
+            f"The file holds no transaction of backup {facts.parent}: it is new, or another database.",
+        )
     last = facts.parent_last_tid or "none"
     return Reason(
         "diverged",
@@ -175,9 +200,12 @@ class DumpFacts(msgspec.Struct, frozen=True, kw_only=True):
 def decide_dump(facts: DumpFacts) -> Decision:
     """Return why a dump is made as it is: the storage half is always whole, blob files that the backup before has are used again."""
     return Decision(
-        how="incremental" if facts.reuses_blobs and not facts.forced else "full", reason=_dump_reason(facts), keep=0,
-        common_tid=facts.parent_last_tid if facts.continues else facts.common_tid, starts_line=not facts.continues,
-    )  # fmt: skip
+        how="incremental" if facts.reuses_blobs and not facts.forced else "full",
+        reason=_dump_reason(facts),
+        keep=0,
+        common_tid=facts.parent_last_tid if facts.continues else facts.common_tid,
+        starts_timeline=not facts.continues,
+    )
 
 
 def _dump_reason(facts: DumpFacts) -> Reason:
@@ -186,11 +214,20 @@ def _dump_reason(facts: DumpFacts) -> Reason:
     if facts.parent is None:
         return Reason("first", "There is no backup yet that this one could continue.")
     if facts.continues and facts.last_tid == facts.parent_last_tid:
-        return Reason("unchanged", f"The last transaction is still {facts.last_tid}, that of backup {facts.parent}; a dump is always whole.")
+        return Reason(
+            "unchanged",
+            f"The last transaction is still {facts.last_tid}, that of backup {facts.parent}; a dump is always whole.",
+        )
     if facts.continues:
-        return Reason("continued", f"It goes on from the last transaction {facts.parent_last_tid} of backup {facts.parent}; a dump is always whole.")
+        return Reason(
+            "continued",
+            f"It goes on from the last transaction {facts.parent_last_tid} of backup {facts.parent}; a dump is always whole.",
+        )
     if facts.common_tid is None and not facts.restored:
-        return Reason("new-history", f"The database holds nothing of backup {facts.parent}: it is new, or another database.")
+        return Reason(
+            "new-history",
+            f"The database holds nothing of backup {facts.parent}: it is new, or another database.",
+        )
     return Reason(
         "diverged",
         f"The database does not go on from the last transaction {facts.parent_last_tid} of backup {facts.parent}: "

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from zodb_vault.errors import BackupMissing, TargetMissing, UsageError
-from zodb_vault.model.manifest import Line, Trigger
-from zodb_vault.model.tid import from_datetime, from_hex, iso, to_datetime, to_hex
-from zodb_vault.policy.moments import in_utc
+from ..errors import BackupMissing, TargetMissing, UsageError
+from ..model.manifest import Timeline, Trigger
+from ..model.tid import from_datetime, from_hex, iso, to_datetime, to_hex
+from .timestamps import in_utc
 
 FIRST_TID, LAST_TID = "0x" + 16 * "0", "0x" + 16 * "f"
 
@@ -49,7 +49,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
     complete: bool
     whole: bool
     trigger: Trigger
-    line: tuple[Line, ...]
+    timeline: tuple[Timeline, ...]
     ordered: bool
     databases: Mapping[str, Span]
 
@@ -71,13 +71,13 @@ class BeforeTid(msgspec.Struct, frozen=True):
     tid: str
 
 
-class AtMoment(msgspec.Struct, frozen=True):
+class AtTimestamp(msgspec.Struct, frozen=True):
     """The state at this moment (aware, as ``parse_moment`` returns it): after the last transaction at or before it."""
 
     moment: datetime
 
 
-Request = ToTid | BeforeTid | AtMoment
+Request = ToTid | BeforeTid | AtTimestamp
 
 
 class Cover(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,7 +114,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     ordered: bool = True
 
 
-class Cut(msgspec.Struct, frozen=True):
+class CutPoint(msgspec.Struct, frozen=True):
     """The last transaction to keep and the position at which it ends."""
 
     tid: str
@@ -138,17 +138,19 @@ class Search(msgspec.Struct, frozen=True):
     explicit: bool
 
 
-class Found(msgspec.Struct, frozen=True):
+class Settled(msgspec.Struct, frozen=True):
     """The outcome of ``settle``; ``cut`` None: the backup as a whole."""
 
     backup_id: str
-    cut: Cut | None
+    cut: CutPoint | None
 
 
 Transactions = Iterable[tuple[str, int]]
 
 
-def search(reaches: Sequence[Reach], database: str, request: Request | None, backup_id: str | None = None) -> Search:
+def search(
+    reaches: Sequence[Reach], database: str, request: Request | None, backup_id: str | None = None
+) -> Search:
     """Return which backups of the site to look into for the target, and with which bound.
 
     ``reaches`` are all backups of the site in any order. Without a request it is the given backup, or the latest, as a whole.
@@ -160,31 +162,33 @@ def search(reaches: Sequence[Reach], database: str, request: Request | None, bac
     if request is None:
         return Search(None, [Choice(backup_id=chosen.id, bound=None)], [], [], backup_id is not None)
     _require_database([chosen] if backup_id else reaches, database)
-    covers = _present([_own_cover(chosen, database)]) if backup_id else covers_of_line(reaches, database)
+    covers = _present([_own_cover(chosen, database)]) if backup_id else covers_of_timeline(reaches, database)
     holding = [cover for cover in covers if _may_hold(cover, request)]
     elsewhere = [] if backup_id else _elsewhere(reaches, database, request, covers, holding)
-    return Search(request, [_choice(cover, request) for cover in holding], covers, elsewhere, backup_id is not None)
+    return Search(
+        request, [_choice(cover, request) for cover in holding], covers, elsewhere, backup_id is not None
+    )
 
 
-def settle(found: Search, read: Callable[[str], Transactions]) -> Found:
+def settle(found: Search, read: Callable[[str], Transactions]) -> Settled:
     """Return the backup and the cut; raise TargetMissing, naming the nearest valid targets, when there is none.
 
     ``read`` gives the transactions of the database in a backup as (TID, end position) in the order of the file; it is
     called only for the backups that have to be looked into, until one holds the target.
     """
     if found.request is None:
-        return Found(found.choices[0].backup_id, None)
+        return Settled(found.choices[0].backup_id, None)
     gaps = []
     for choice in found.choices:
-        cut = cut_within(read(choice.backup_id), choice)
-        if isinstance(cut, Cut):
-            return Found(choice.backup_id, cut)
+        cut = cut_point_within(read(choice.backup_id), choice)
+        if isinstance(cut, CutPoint):
+            return Settled(choice.backup_id, cut)
         gaps.append(cut)
     elsewhere = [cover for cover in found.elsewhere if _holds(cover, found.request, read)]
     raise _missing(found, found.request, gaps, elsewhere)
 
 
-def cut_within(transactions: Transactions, choice: Choice) -> Cut | Gap:
+def cut_point_within(transactions: Transactions, choice: Choice) -> CutPoint | Gap:
     """Return the cut that the choice means, or the valid targets around it; ``transactions`` are (TID, end position) in file order.
 
     They may begin later than the file does if the choice is ordered, as long as the target before the bound is there.
@@ -205,7 +209,7 @@ def elsewhere_for_tid(reaches: Sequence[Reach], database: str, tid: str) -> list
     return [cover.id for cover in search(reaches, database, ToTid(tid)).elsewhere]
 
 
-def covers_of_line(reaches: Sequence[Reach], database: str) -> list[Cover]:
+def covers_of_timeline(reaches: Sequence[Reach], database: str) -> list[Cover]:
     """Return what the backups on the current line can bring back of a database, newest first.
 
     Where the line went on elsewhere (``until_tid``) a backup counts up to that TID only. A clock that was ahead must not make
@@ -214,13 +218,13 @@ def covers_of_line(reaches: Sequence[Reach], database: str) -> list[Cover]:
     eligible = sorted((r for r in reaches if r.eligible), key=lambda r: r.id, reverse=True)
     if not eligible:
         return []
-    limits = {line.id: line.until_tid for line in eligible[0].line}
+    limits = {line.id: line.until_tid for line in eligible[0].timeline}
     seen = eligible[0].created_at
     covers = []
     for reach in eligible:
         seen = min(seen, reach.created_at)
-        if reach.line[-1].id in limits:
-            covers.append(_cover(reach, database, limits[reach.line[-1].id], seen))
+        if reach.timeline[-1].id in limits:
+            covers.append(_cover(reach, database, limits[reach.timeline[-1].id], seen))
     return _present(covers)
 
 
@@ -268,7 +272,7 @@ def _why_not(reach: Reach) -> str:
 def _may_hold(cover: Cover, request: Request) -> bool:
     """Tell from the ends alone whether the backup can answer; without order of TIDs only a TID itself can be looked for."""
     if not cover.ordered:
-        return not isinstance(request, AtMoment) and request.tid <= cover.until
+        return not isinstance(request, AtTimestamp) and request.tid <= cover.until
     if isinstance(request, ToTid):
         return cover.start <= request.tid <= cover.top
     return cover.start <= _highest(request) <= cover.end_tid
@@ -276,7 +280,7 @@ def _may_hold(cover: Cover, request: Request) -> bool:
 
 def _highest(request: Request) -> str:
     """Return the highest TID that the wanted state may contain; "" if it cannot contain any."""
-    if isinstance(request, AtMoment):
+    if isinstance(request, AtTimestamp):
         return to_hex(from_datetime(request.moment))
     if isinstance(request, ToTid):
         return request.tid
@@ -296,7 +300,13 @@ def _choice(cover: Cover, request: Request) -> Choice:
     )
 
 
-def _elsewhere(reaches: Sequence[Reach], database: str, request: Request, covers: Sequence[Cover], holding: Sequence[Cover]) -> list[Cover]:
+def _elsewhere(
+    reaches: Sequence[Reach],
+    database: str,
+    request: Request,
+    covers: Sequence[Cover],
+    holding: Sequence[Cover],
+) -> list[Cover]:
     """Return what may hold the target outside of ``covers``, newest first: other backups, and the abandoned ends of these."""
     searched = {cover.id for cover in holding}
     whole = {(cover.id, cover.top) for cover in covers}
@@ -306,7 +316,7 @@ def _elsewhere(reaches: Sequence[Reach], database: str, request: Request, covers
 
 
 def _holds(cover: Cover, request: Request, read: Callable[[str], Transactions]) -> bool:
-    return isinstance(cut_within(read(cover.id), _choice(cover, request)), Cut)
+    return isinstance(cut_point_within(read(cover.id), _choice(cover, request)), CutPoint)
 
 
 def _targets(transactions: Transactions, choice: Choice) -> Iterator[tuple[str, int]]:
@@ -321,14 +331,14 @@ def _targets(transactions: Transactions, choice: Choice) -> Iterator[tuple[str, 
             yield tid, end
 
 
-def _exactly(targets: Iterator[tuple[str, int]], choice: Choice) -> Cut | Gap:
-    found: Cut | None = None
+def _exactly(targets: Iterator[tuple[str, int]], choice: Choice) -> CutPoint | Gap:
+    found: CutPoint | None = None
     below: str | None = None
     above: str | None = None
     wanted = choice.bound or LAST_TID
     for tid, end in targets:
         if tid == wanted:
-            found = Cut(tid, end)
+            found = CutPoint(tid, end)
         elif tid < wanted:
             below = max(tid, below or tid)
         else:
@@ -338,22 +348,24 @@ def _exactly(targets: Iterator[tuple[str, int]], choice: Choice) -> Cut | Gap:
     return found or Gap(below, above)
 
 
-def _last_below(targets: Iterator[tuple[str, int]], choice: Choice) -> Cut | Gap:
-    last: Cut | None = None
+def _last_below(targets: Iterator[tuple[str, int]], choice: Choice) -> CutPoint | Gap:
+    last: CutPoint | None = None
     for tid, end in targets:
-        if choice.bound is not None and (tid > choice.bound or (tid == choice.bound and not choice.inclusive)):
+        if choice.bound is not None and (
+            tid > choice.bound or (tid == choice.bound and not choice.inclusive)
+        ):
             return last or Gap(None, tid)
-        last = Cut(tid, end)
+        last = CutPoint(tid, end)
     return last or Gap(None, None)
 
 
-def _directly_before(targets: Iterator[tuple[str, int]], choice: Choice) -> Cut | Gap:
+def _directly_before(targets: Iterator[tuple[str, int]], choice: Choice) -> CutPoint | Gap:
     """Return the target in front of ``bound`` in the file: where TIDs do not ascend, "before" has no other meaning."""
-    last: Cut | None = None
+    last: CutPoint | None = None
     for tid, end in targets:
         if tid == choice.bound:
             return last or Gap(None, tid)
-        last = Cut(tid, end)
+        last = CutPoint(tid, end)
     return Gap(None, None)
 
 
@@ -367,8 +379,8 @@ def _spoken(tid: str) -> str:
 
 def _normal(request: Request | None) -> Request | None:
     """Return the request with its TID in the one spelling that compares, or its moment in UTC."""
-    if isinstance(request, AtMoment):
-        return AtMoment(request.moment.astimezone(UTC))
+    if isinstance(request, AtTimestamp):
+        return AtTimestamp(request.moment.astimezone(UTC))
     if request is None:
         return None
     try:
@@ -397,10 +409,14 @@ def _backup(reaches: Sequence[Reach], backup_id: str | None) -> Reach:
 def _require_database(reaches: Sequence[Reach], database: str) -> None:
     known = sorted({name for reach in reaches for name in reach.databases})
     if database not in known:
-        raise UsageError(f"there is no database {database!r} in the backups", f"the databases are: {', '.join(known)}")
+        raise UsageError(
+            f"there is no database {database!r} in the backups", f"the databases are: {', '.join(known)}"
+        )
 
 
-def _missing(found: Search, request: Request, gaps: Sequence[Gap], elsewhere: Sequence[Cover]) -> TargetMissing:
+def _missing(
+    found: Search, request: Request, gaps: Sequence[Gap], elsewhere: Sequence[Cover]
+) -> TargetMissing:
     """Return the error that names what was asked for, why it is no target, and the nearest ones that are."""
     if isinstance(request, ToTid):
         message, hint = _no_transaction(request, found, gaps)
@@ -418,31 +434,49 @@ def _missing(found: Search, request: Request, gaps: Sequence[Gap], elsewhere: Se
 
 
 def _no_transaction(request: ToTid, found: Search, gaps: Sequence[Gap]) -> tuple[str, str]:
-    below = [c.top for c in found.covers if c.top < request.tid] + [gap.previous for gap in gaps if gap.previous]
+    below = [c.top for c in found.covers if c.top < request.tid] + [
+        gap.previous for gap in gaps if gap.previous
+    ]
     above = [c.start for c in found.covers if c.start > request.tid] + [gap.next for gap in gaps if gap.next]
     sides = [f"the one before is {_spoken(max(below))}"] if below else []
     sides += [f"the one after is {_spoken(min(above))}"] if above else []
     where = "in this backup" if found.explicit else "on the current line"
     nearest = ", ".join(sides) or "there is no valid target at all"
-    return f"transaction {_spoken(request.tid)} is not a valid target {where}: {nearest}", "give one of those with --tid"
+    return (
+        f"transaction {_spoken(request.tid)} is not a valid target {where}: {nearest}",
+        "give one of those with --tid",
+    )
 
 
-def _no_state(request: AtMoment | BeforeTid, found: Search) -> tuple[str, str]:
+def _no_state(request: AtTimestamp | BeforeTid, found: Search) -> tuple[str, str]:
     """Return message and hint for a moment, or the moment before a TID, that no backup covers."""
     bound = _highest(request)
-    wanted = in_utc(request.moment) if isinstance(request, AtMoment) else f"the state before {_spoken(request.tid)}"
+    wanted = (
+        in_utc(request.moment)
+        if isinstance(request, AtTimestamp)
+        else f"the state before {_spoken(request.tid)}"
+    )
     covers = [cover for cover in found.covers if cover.ordered]
     if not covers:
-        return f"{wanted} cannot be restored: no backup knows the times of its states", "zodb-vault list shows the backups"
+        return (
+            f"{wanted} cannot be restored: no backup knows the times of its states",
+            "zodb-vault list shows the backups",
+        )
     below = max((c for c in covers if c.end_tid < bound), key=lambda c: c.end_tid, default=None)
     above = min((c for c in covers if c.start > bound), key=lambda c: c.start, default=None)
     if above is None:
         return _too_late(wanted, max(covers, key=lambda c: c.end_tid), found.explicit)
     earliest = f"{in_utc(_time(above.start))} ({above.start}, backup {above.id})"
     if below is None:
-        return f"{wanted} cannot be restored: the earliest state that can is that of {earliest}", "choose a later one"
+        return (
+            f"{wanted} cannot be restored: the earliest state that can is that of {earliest}",
+            "choose a later one",
+        )
     latest = f"{in_utc(below.end)} (up to {below.top}, backup {below.id})"
-    return f"{wanted} cannot be restored: the nearest moments that can are {latest} before and {earliest} after it", "choose one of these"
+    return (
+        f"{wanted} cannot be restored: the nearest moments that can are {latest} before and {earliest} after it",
+        "choose one of these",
+    )
 
 
 def _too_late(wanted: str, last: Cover, explicit: bool) -> tuple[str, str]:

@@ -8,8 +8,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from ..model import clock
 from ..model.manifest import Trigger
+from ..runtime import clock
 
 Tier = Literal["daily", "weekly", "monthly"]
 WEEK: Final = 7
@@ -52,7 +52,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     zone: tzinfo
 
 
-class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+class RetainedBackup(msgspec.Struct, frozen=True, kw_only=True):
     """What the decision has to know of one backup.
 
     ``in_use`` names who relies on it. ``failed`` is the level of a verification that found damage and was not followed by one that found
@@ -75,52 +75,61 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
         return self.complete and self.whole and self.trigger != "safety"
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class RetentionReport(msgspec.Struct, frozen=True):
     """What becomes of one backup, and why."""
 
     id: str
     reasons: list[str]
 
 
-class Decision(msgspec.Struct, frozen=True):
+class RetentionDecision(msgspec.Struct, frozen=True):
     """What stays and what goes, newest first; ``withheld`` says why less goes than the rules alone would let go."""
 
-    keep: list[Verdict]
-    remove: list[Verdict]
+    keep: list[RetentionReport]
+    remove: list[RetentionReport]
     withheld: list[str]
 
 
-def decide(backups: Sequence[Candidate], rules: Rules, now: datetime, store_now: datetime) -> Decision:
+def decide(
+    backups: Sequence[RetainedBackup], rules: Rules, now: datetime, store_now: datetime
+) -> RetentionDecision:
     """Decide for all backups of a site, which are given in any order; ``store_now`` is what the clock of the repository says."""
     ordered = sorted(backups, key=lambda backup: backup.id)
     tiers, why_no_tier = _tiers(ordered, rules)
     withheld = [text for text in (distrust(ordered, now, store_now), _failed_verification(ordered)) if text]
-    keep: list[Verdict] = []
-    remove: list[Verdict] = []
+    keep: list[RetentionReport] = []
+    remove: list[RetentionReport] = []
     wanted = _wanted(ordered, rules, tiers, now)
     for backup, protecting in zip(ordered, _protecting(ordered), strict=True):
         reasons = [*protecting, *wanted[backup.id]]
         if reasons or withheld:
-            keep.append(Verdict(backup.id, reasons or withheld))
+            keep.append(RetentionReport(backup.id, reasons or withheld))
         else:
-            remove.append(Verdict(backup.id, _why_not(backup, why_no_tier.get(backup.id), rules)))
-    return Decision(keep[::-1], remove[::-1], withheld)
+            remove.append(RetentionReport(backup.id, _why_not(backup, why_no_tier.get(backup.id), rules)))
+    return RetentionDecision(keep[::-1], remove[::-1], withheld)
 
 
-def also_keeping(decision: Decision, other: Decision, why: str) -> Decision:
+def also_keeping(decision: RetentionDecision, other: RetentionDecision, why: str) -> RetentionDecision:
     """Return a decision in which also those stay that another decision, over some of the backups, keeps."""
     kept = {verdict.id: verdict for verdict in other.keep}
-    saved = [Verdict(one.id, [f"{reason} ({why})" for reason in kept[one.id].reasons]) for one in decision.remove if one.id in kept]
+    saved = [
+        RetentionReport(one.id, [f"{reason} ({why})" for reason in kept[one.id].reasons])
+        for one in decision.remove
+        if one.id in kept
+    ]
     keep = sorted([*decision.keep, *saved], key=lambda verdict: verdict.id, reverse=True)
-    return Decision(keep, [one for one in decision.remove if one.id not in kept], decision.withheld)
+    return RetentionDecision(keep, [one for one in decision.remove if one.id not in kept], decision.withheld)
 
 
-def tiers_of(backups: Sequence[Candidate], rules: Rules) -> dict[str, Tier]:
+def tiers_of(backups: Sequence[RetainedBackup], rules: Rules) -> dict[str, Tier]:
     """Return the tier of each backup that has one."""
-    return {backup_id: tier for backup_id, (tier, _) in _tiers(sorted(backups, key=lambda backup: backup.id), rules)[0].items()}
+    return {
+        backup_id: tier
+        for backup_id, (tier, _) in _tiers(sorted(backups, key=lambda backup: backup.id), rules)[0].items()
+    }
 
 
-def distrust(ordered: Sequence[Candidate], now: datetime, store_now: datetime) -> str | None:
+def distrust(ordered: Sequence[RetainedBackup], now: datetime, store_now: datetime) -> str | None:
     """Return why the age of backups is not to be trusted, None when it is; ``ordered`` by id."""
     if abs(store_now - now) >= SKEW:
         return f"the clock of the repository says {clock.iso(store_now)}, the one here {clock.iso(now)}: nothing is removed by age"
@@ -134,17 +143,23 @@ def distrust(ordered: Sequence[Candidate], now: datetime, store_now: datetime) -
     return None
 
 
-def _failed_verification(ordered: Sequence[Candidate]) -> str | None:
+def _failed_verification(ordered: Sequence[RetainedBackup]) -> str | None:
     """Return why nothing goes when the newest backup, or the newest that counts, is known to be damaged."""
     newest = [*ordered[-1:], *[backup for backup in ordered if backup.counts][-1:]]
     failed = next((backup for backup in newest if backup.failed), None)
-    return f"the newest backup {failed.id} failed its verification ({failed.failed}): nothing is removed" if failed else None
+    return (
+        f"the newest backup {failed.id} failed its verification ({failed.failed}): nothing is removed"
+        if failed
+        else None
+    )
 
 
-def _protecting(ordered: Sequence[Candidate]) -> list[list[str]]:
+def _protecting(ordered: Sequence[RetainedBackup]) -> list[list[str]]:
     """Return, for each backup, what keeps it whatever the rules say."""
     last = next((backup.id for backup in reversed(ordered) if backup.counts), "")
-    history = next((backup.id for backup in reversed(ordered) if backup.new_history and backup.trigger != "safety"), "")
+    history = next(
+        (backup.id for backup in reversed(ordered) if backup.new_history and backup.trigger != "safety"), ""
+    )
     found: list[list[str]] = []
     for backup in ordered:
         reasons = ["pinned"] if backup.pinned else []
@@ -153,7 +168,9 @@ def _protecting(ordered: Sequence[Candidate]) -> list[list[str]]:
         if backup.id > last and backup.trigger != "safety":
             reasons.append("newer than the newest complete one")
         if backup.id < history:
-            reasons.append(f"older than the new history that {history} begins, which `annotate {history} --accept-history` would accept")
+            reasons.append(
+                f"older than the new history that {history} begins, which `annotate {history} --accept-history` would accept"
+            )
         if backup.id == history and found:
             # without it nothing would tell any more
             reasons.append("begins a new history that was not accepted")
@@ -161,16 +178,26 @@ def _protecting(ordered: Sequence[Candidate]) -> list[list[str]]:
     return found
 
 
-def _wanted(ordered: Sequence[Candidate], rules: Rules, tiers: dict[str, tuple[Tier, str]], now: datetime) -> dict[str, list[str]]:
+def _wanted(
+    ordered: Sequence[RetainedBackup], rules: Rules, tiers: dict[str, tuple[Tier, str]], now: datetime
+) -> dict[str, list[str]]:
     """Return what the rules keep each backup for."""
     reasons: dict[str, list[str]] = {backup.id: [] for backup in ordered}
     for backup_id, (_tier, reason) in tiers.items():
         reasons[backup_id].append(reason)
     aged = {
-        "on-demand": _on_demand([backup for backup in reversed(ordered) if backup.trigger == "on-demand"], rules.on_demand, now),
-        "safety": _young([backup for backup in reversed(ordered) if backup.trigger == "safety"], rules.safety.age, now),
+        "on-demand": _on_demand(
+            [backup for backup in reversed(ordered) if backup.trigger == "on-demand"], rules.on_demand, now
+        ),
+        "safety": _young(
+            [backup for backup in reversed(ordered) if backup.trigger == "safety"], rules.safety.age, now
+        ),
         # these fill no tier, and may be all there is while the site lacks something
-        "scheduled": _young([b for b in reversed(ordered) if b.trigger == "scheduled" and not b.counts], rules.on_demand.age, now),
+        "scheduled": _young(
+            [b for b in reversed(ordered) if b.trigger == "scheduled" and not b.counts],
+            rules.on_demand.age,
+            now,
+        ),
     }
     limits = {"on-demand": rules.on_demand.limit, "safety": rules.safety.limit, "scheduled": None}
     for kind, found in aged.items():
@@ -179,19 +206,33 @@ def _wanted(ordered: Sequence[Candidate], rules: Rules, tiers: dict[str, tuple[T
     return reasons
 
 
-def _on_demand(newest_first: Sequence[Candidate], rule: OnDemandRetention, now: datetime) -> list[tuple[str, str]]:
+def _on_demand(
+    newest_first: Sequence[RetainedBackup], rule: OnDemandRetention, now: datetime
+) -> list[tuple[str, str]]:
     # one that lacks something does not push out one that is whole
-    best = {backup.id for backup in [b for b in newest_first if b.counts][: rule.newest]} | {backup.id for backup in newest_first[: rule.newest]}
+    best = {backup.id for backup in [b for b in newest_first if b.counts][: rule.newest]} | {
+        backup.id for backup in newest_first[: rule.newest]
+    }
     young = dict(_young(newest_first, rule.age, now))
     named = f"one of the newest {rule.newest} made on demand"
-    return [(one.id, named if one.id in best else young[one.id]) for one in newest_first if one.id in best or one.id in young]
+    return [
+        (one.id, named if one.id in best else young[one.id])
+        for one in newest_first
+        if one.id in best or one.id in young
+    ]
 
 
-def _young(newest_first: Sequence[Candidate], age: timedelta, now: datetime) -> list[tuple[str, str]]:
-    return [(one.id, f"{one.trigger}, younger than {_spoken(age)}") for one in newest_first if now - one.created_at < age]
+def _young(newest_first: Sequence[RetainedBackup], age: timedelta, now: datetime) -> list[tuple[str, str]]:
+    return [
+        (one.id, f"{one.trigger}, younger than {_spoken(age)}")
+        for one in newest_first
+        if now - one.created_at < age
+    ]
 
 
-def _tiers(ordered: Sequence[Candidate], rules: Rules) -> tuple[dict[str, tuple[Tier, str]], dict[str, str]]:
+def _tiers(
+    ordered: Sequence[RetainedBackup], rules: Rules
+) -> tuple[dict[str, tuple[Tier, str]], dict[str, str]]:
     """Return the tier of each backup that has one, with the reason, and why each other one that counts has none.
 
     Nothing is remembered between two runs: what an earlier one removed had no place in the chains below, and without it they are the same.
@@ -204,7 +245,9 @@ def _tiers(ordered: Sequence[Candidate], rules: Rules) -> tuple[dict[str, tuple[
     lost |= passed
     promoted, passed = _apart(older, MONTH, "monthly")
     older, monthlies = _split(promoted, limits.monthly)
-    lost |= passed | {backup_id: f"older than the {limits.monthly} newest monthly ones" for _day, backup_id in older}
+    lost |= passed | {
+        backup_id: f"older than the {limits.monthly} newest monthly ones" for _day, backup_id in older
+    }
     tiers: dict[str, tuple[Tier, str]] = {}
     names: tuple[Tier, ...] = ("daily", "weekly", "monthly")
     for tier, chosen in zip(names, (dailies, weeklies, monthlies), strict=True):
@@ -217,7 +260,9 @@ def _tiers(ordered: Sequence[Candidate], rules: Rules) -> tuple[dict[str, tuple[
     return tiers, lost
 
 
-def _first_of_day(counting: Sequence[Candidate], zone: tzinfo) -> tuple[list[tuple[date, str]], dict[str, str]]:
+def _first_of_day(
+    counting: Sequence[RetainedBackup], zone: tzinfo
+) -> tuple[list[tuple[date, str]], dict[str, str]]:
     firsts: dict[date, str] = {}
     lost = {}
     for backup in counting:
@@ -227,12 +272,16 @@ def _first_of_day(counting: Sequence[Candidate], zone: tzinfo) -> tuple[list[tup
     return sorted(firsts.items()), lost
 
 
-def _split(chosen: list[tuple[date, str]], count: int) -> tuple[list[tuple[date, str]], list[tuple[date, str]]]:
+def _split(
+    chosen: list[tuple[date, str]], count: int
+) -> tuple[list[tuple[date, str]], list[tuple[date, str]]]:
     """Return the older ones, which do not fit, and the newest ``count``."""
     return chosen[: max(0, len(chosen) - count)], chosen[max(0, len(chosen) - count) :]
 
 
-def _apart(chosen: list[tuple[date, str]], days: int, tier: Tier) -> tuple[list[tuple[date, str]], dict[str, str]]:
+def _apart(
+    chosen: list[tuple[date, str]], days: int, tier: Tier
+) -> tuple[list[tuple[date, str]], dict[str, str]]:
     """Promote, oldest first, each that is at least so many calendar days after the one promoted before it."""
     promoted: list[tuple[date, str]] = []
     passed = {}
@@ -244,12 +293,15 @@ def _apart(chosen: list[tuple[date, str]], days: int, tier: Tier) -> tuple[list[
     return promoted, passed
 
 
-def _why_not(backup: Candidate, no_tier: str | None, rules: Rules) -> list[str]:
+def _why_not(backup: RetainedBackup, no_tier: str | None, rules: Rules) -> list[str]:
     """Return why the rules let a backup go."""
     reasons = [no_tier] if no_tier else []
     if backup.trigger == "on-demand":
         limit = f" or more than {rules.on_demand.limit}" if rules.on_demand.limit is not None else ""
-        return [*reasons, f"not one of the newest {rules.on_demand.newest} made on demand, and older than {_spoken(rules.on_demand.age)}{limit}"]
+        return [
+            *reasons,
+            f"not one of the newest {rules.on_demand.newest} made on demand, and older than {_spoken(rules.on_demand.age)}{limit}",
+        ]
     if backup.trigger == "safety":
         limit = f" or more than {rules.safety.limit}" if rules.safety.limit is not None else ""
         return [f"safety, older than {_spoken(rules.safety.age)}{limit}"]
@@ -258,5 +310,9 @@ def _why_not(backup: Candidate, no_tier: str | None, rules: Rules) -> list[str]:
 
 def _spoken(age: timedelta) -> str:
     if age % timedelta(days=1):
-        return f"{int(age.total_seconds() // 3600)} hours" if not age % timedelta(hours=1) else f"{int(age.total_seconds())} seconds"
+        return (
+            f"{int(age.total_seconds() // 3600)} hours"
+            if not age % timedelta(hours=1)
+            else f"{int(age.total_seconds())} seconds"
+        )
     return f"{age.days} days"

@@ -7,14 +7,14 @@ from difflib import get_close_matches
 
 import msgspec
 
-from zodb_vault.errors import BackupMissing, UsageError
-from zodb_vault.model.manifest import Status, Trigger
+from ..errors import BackupMissing, UsageError
+from ..model.manifest import Status, Trigger
 
 LATEST = "latest"
 NAMED = 5
 
 
-class Candidate(msgspec.Struct, frozen=True):
+class SelectableBackup(msgspec.Struct, frozen=True):
     """What choosing has to know of one backup; ``name`` is the newest such fact of its labels."""
 
     id: str
@@ -29,7 +29,7 @@ class Candidate(msgspec.Struct, frozen=True):
         return self.status == "complete" and self.whole and self.trigger != "safety"
 
 
-def select(text: str, backups: Sequence[Candidate]) -> str:
+def select(text: str, backups: Sequence[SelectableBackup]) -> str:
     """Return the id of the one backup that ``text`` means; ``backups`` are those of the site, in any order.
 
     ``latest`` is always the newest eligible one. Otherwise an id wins over a name, and a name over a prefix of an id.
@@ -42,13 +42,17 @@ def select(text: str, backups: Sequence[Candidate]) -> str:
     if text == LATEST:
         return _latest(backups)
     named = [b for b in backups if b.name == text]
-    for matches in ([b for b in backups if b.id == text], named, [b for b in backups if b.id.startswith(text)]):
+    for matches in (
+        [b for b in backups if b.id == text],
+        named,
+        [b for b in backups if b.id.startswith(text)],
+    ):
         if matches:
             return _only(text, matches)
     raise BackupMissing(f"no backup has the id, prefix or name {text!r}", _nearest(text, backups))
 
 
-def _latest(backups: Sequence[Candidate]) -> str:
+def _latest(backups: Sequence[SelectableBackup]) -> str:
     eligible = [b.id for b in backups if b.eligible]
     if eligible:
         return max(eligible)
@@ -59,7 +63,7 @@ def _latest(backups: Sequence[Candidate]) -> str:
     )
 
 
-def _only(text: str, matches: Sequence[Candidate]) -> str:
+def _only(text: str, matches: Sequence[SelectableBackup]) -> str:
     if len(matches) == 1:
         return matches[0].id
     newest = sorted(matches, key=lambda b: b.id, reverse=True)
@@ -68,7 +72,7 @@ def _only(text: str, matches: Sequence[Candidate]) -> str:
     raise UsageError(f"{text!r} can mean {len(newest)} backups: {listed}{more}", "give the whole id")
 
 
-def _nearest(text: str, backups: Sequence[Candidate]) -> str:
+def _nearest(text: str, backups: Sequence[SelectableBackup]) -> str:
     known = {b.id: b for b in backups} | {b.name: b for b in backups if b.name}
     close = get_close_matches(text, list(known), n=1, cutoff=0.7)
     if close:
@@ -76,5 +80,5 @@ def _nearest(text: str, backups: Sequence[Candidate]) -> str:
     return f"the newest is {_spoken(max(backups, key=lambda b: b.id))}"
 
 
-def _spoken(backup: Candidate) -> str:
+def _spoken(backup: SelectableBackup) -> str:
     return f"{backup.id} ({backup.name!r})" if backup.name else backup.id

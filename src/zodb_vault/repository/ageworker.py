@@ -73,14 +73,22 @@ def recipient_of(text: str) -> Any:
     """Return the public key of a text; raise pyrage.RecipientError."""
     import pyrage
 
-    return pyrage.ssh.Recipient.from_str(text) if text.startswith("ssh-") else pyrage.x25519.Recipient.from_str(text)
+    return (
+        pyrage.ssh.Recipient.from_str(text)
+        if text.startswith("ssh-")
+        else pyrage.x25519.Recipient.from_str(text)
+    )
 
 
 def identity_of(text: str) -> Any:
     """Return the private key of a text; raise pyrage.IdentityError."""
     import pyrage
 
-    return pyrage.ssh.Identity.from_buffer(text.encode()) if text.startswith("-----BEGIN") else pyrage.x25519.Identity.from_str(text)
+    return (
+        pyrage.ssh.Identity.from_buffer(text.encode())
+        if text.startswith("-----BEGIN")
+        else pyrage.x25519.Identity.from_str(text)
+    )
 
 
 def _work(task: dict[str, Any], incoming: Incoming, outgoing: Outgoing) -> str | None:

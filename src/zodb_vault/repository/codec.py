@@ -30,9 +30,15 @@ STORAGE_WINDOW_LOG: Final = 25
 def _parameters(far: bool) -> zstandard.ZstdCompressionParameters:
     if far:
         return zstandard.ZstdCompressionParameters.from_level(
-            FAR_LEVEL, window_log=STORAGE_WINDOW_LOG, enable_ldm=True, write_checksum=True, write_content_size=False
+            FAR_LEVEL,
+            window_log=STORAGE_WINDOW_LOG,
+            enable_ldm=True,
+            write_checksum=True,
+            write_content_size=False,
         )
-    return zstandard.ZstdCompressionParameters.from_level(NEAR_LEVEL, write_checksum=True, write_content_size=False)
+    return zstandard.ZstdCompressionParameters.from_level(
+        NEAR_LEVEL, write_checksum=True, write_content_size=False
+    )
 
 
 class Encoder:

@@ -24,7 +24,7 @@ class Verified(msgspec.Struct, frozen=True):
     at: str
 
 
-class Facts(msgspec.Struct, kw_only=True):
+class LabelFacts(msgspec.Struct, kw_only=True):
     """What all labels of a backup say together; of single facts the last one holds."""
 
     name: str | None = None
@@ -39,7 +39,9 @@ class Facts(msgspec.Struct, kw_only=True):
     def failed(self) -> str | None:
         """Return the level of a verification that found damage and was followed by none that proves the same and found none."""
         for n, one in enumerate(self.verified):
-            if not one.ok and not any(later.ok and _proves(later.level, one.level) for later in self.verified[n + 1 :]):
+            if not one.ok and not any(
+                later.ok and _proves(later.level, one.level) for later in self.verified[n + 1 :]
+            ):
                 return one.level
         return None
 
@@ -50,7 +52,11 @@ def superseded(labels: Mapping[str, Label]) -> list[str]:
     gone = []
     for key in sorted(labels):
         label = labels[key]
-        level = str(label.value.get("level")) if label.fact == "verified" and isinstance(label.value, dict) else ""
+        level = (
+            str(label.value.get("level"))
+            if label.fact == "verified" and isinstance(label.value, dict)
+            else ""
+        )
         if label.fact in SINGLE or level:
             if before := last.get((label.fact, level)):
                 gone.append(before)
@@ -63,15 +69,15 @@ def _proves(level: str, other: str) -> bool:
     return ranks.get(level, -1) >= ranks.get(other, len(LEVELS))
 
 
-def fold(labels: Iterable[Label]) -> Facts:
+def fold(labels: Iterable[Label]) -> LabelFacts:
     """Fold labels in the order of their names; facts of a kind that this version does not know are passed over."""
-    facts = Facts(verified=[], restored=[])
+    facts = LabelFacts(verified=[], restored=[])
     for label in labels:
         field = label.fact.replace("-", "_")
         if field == "verified":
             facts.verified.append(msgspec.convert(label.value, Verified))
         elif field == "restored":
             facts.restored.append(label.value)
-        elif field in Facts.__struct_fields__:
+        elif field in LabelFacts.__struct_fields__:
             setattr(facts, field, label.value)
     return facts

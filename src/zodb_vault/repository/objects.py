@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from ..errors import Damage, KeyMissing
-from ..model import ending
 from ..model.manifest import Codec, Meta, Part
+from ..runtime import shutdown
 from ..stores.base import Store
 from .codec import Encoder, decode
-from .sealing import Keys, Sealer
+from .encryption import Encryptor, Keys
 
 PART_RAW: Final = 64 << 20
 DECODE_CHUNK: Final = 256 << 10
@@ -30,10 +30,10 @@ def meta_key(name: str) -> str:
     return f"meta/{name[:2]}/{name}"
 
 
-class Sealed:
+class Encrypting:
     """One object while its zstd file is encrypted, if it is; its name is known at its end."""
 
-    def __init__(self, store: Store, sealer: Sealer | None = None) -> None:
+    def __init__(self, store: Store, sealer: Encryptor | None = None) -> None:
         self._sealer = sealer
         self._digest = hashlib.sha256()
         self._staging = store.stage()
@@ -62,10 +62,10 @@ class Sealed:
             self.stored += len(data)
 
 
-class _Object(Sealed):
+class _Object(Encrypting):
     """One object while it is encoded."""
 
-    def __init__(self, store: Store, run: str, far: bool, sealer: Sealer | None = None) -> None:
+    def __init__(self, store: Store, run: str, far: bool, sealer: Encryptor | None = None) -> None:
         super().__init__(store, sealer)
         self._encoder = Encoder(run, far)
         self.raw = 0
@@ -90,7 +90,7 @@ class ContentWriter:
 
     def write(self, data: bytes | memoryview) -> None:
         """Append; an object that is full becomes durable before this returns."""
-        ending.check()
+        shutdown.check()
         view = memoryview(data)
         while len(view):
             self._object = self._object or self._objects.begin(self._far, sealed=True)
@@ -113,7 +113,9 @@ class ContentWriter:
         whole, self._object = self._object, None
         name = whole.finish(object_key)
         self._objects.count(name, whole.stored)
-        self._parts.append(Part(object=name, raw=whole.raw, stored=whole.stored, to=self._to, codec=self._objects.codec))
+        self._parts.append(
+            Part(object=name, raw=whole.raw, stored=whole.stored, to=self._to, codec=self._objects.codec)
+        )
 
 
 class Objects:
@@ -136,11 +138,13 @@ class Objects:
 
     def begin(self, far: bool, *, sealed: bool) -> _Object:
         """Return an empty object; a ``sealed`` one is encrypted if there are recipients."""
-        return _Object(self._store, self.run, far, self._keys.seal() if sealed and self._keys.recipients else None)
+        return _Object(
+            self._store, self.run, far, self._keys.seal() if sealed and self._keys.recipients else None
+        )
 
-    def seal(self) -> Sealed:
+    def seal(self) -> Encrypting:
         """Return an object to be, for a zstd file that was encoded before."""
-        return Sealed(self._store, self._keys.seal() if self._keys.recipients else None)
+        return Encrypting(self._store, self._keys.seal() if self._keys.recipients else None)
 
     def put_document(self, data: bytes) -> Meta:
         """Store a document and return its name."""
@@ -187,7 +191,9 @@ class Objects:
         if part.codec != "zstd+age":
             return
         with contextlib.suppress(Damage, KeyMissing):
-            for _chunk in self._keys.open(itertools.islice(self._store.stream(object_key(part.object)), 1), part.object):
+            for _chunk in self._keys.open(
+                itertools.islice(self._store.stream(object_key(part.object)), 1), part.object
+            ):
                 pass
 
     def concealed(self, parts: Iterable[Part]) -> bool:
@@ -202,7 +208,7 @@ class Objects:
         digest = hashlib.sha256()
         try:
             for chunk in self._store.stream(key):
-                ending.check()
+                shutdown.check()
                 digest.update(chunk)
                 yield chunk
         except KeyMissing:

@@ -38,7 +38,9 @@ def reference(key: str, value: object, said: Mapping[str, Any]) -> Reference | N
     if not (isinstance(value, str) and NAME.match(value)) or key in NO_NAMES:
         return None
     if key not in KINDS:
-        raise UnsupportedRepository(f"what {key} refers to is not known to this version: {value}", "install a newer zodb-vault")
+        raise UnsupportedRepository(
+            f"what {key} refers to is not known to this version: {value}", "install a newer zodb-vault"
+        )
     return Reference(KINDS[key], value, said)
 
 
@@ -71,7 +73,10 @@ def part_of(found: Reference) -> Part:
     try:
         return msgspec.convert(found.said, Part)
     except msgspec.ValidationError as error:
-        raise UnsupportedRepository(f"an object is stored in a way that this version does not know: {error}", "install a newer zodb-vault") from None
+        raise UnsupportedRepository(
+            f"an object is stored in a way that this version does not know: {error}",
+            "install a newer zodb-vault",
+        ) from None
 
 
 def read_list(name: str, documents: Documents) -> Any:
@@ -94,7 +99,9 @@ def add_names(document: Any, names: dict[str, int], documents: Documents) -> Non
             elif key == "list" and value not in names:
                 _add_list(value, document, names, documents)
             else:
-                names[value] = max(names.get(value, 0), _number(document.get("stored")) if key in ("object", "meta") else 0)
+                names[value] = max(
+                    names.get(value, 0), _number(document.get("stored")) if key in ("object", "meta") else 0
+                )
     elif isinstance(document, list):
         for value in document:
             add_names(value, names, documents)

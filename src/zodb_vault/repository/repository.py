@@ -13,15 +13,25 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from ..errors import BackupMissing, ConfigurationError, Damage, KeyExists, KeyMissing, RepositoryMissing, TargetRefused, UnsupportedRepository
-from ..model import canonical, clock
+from ..errors import (
+    BackupMissing,
+    ConfigurationError,
+    Damage,
+    KeyExists,
+    KeyMissing,
+    RepositoryMissing,
+    TargetRefused,
+    UnsupportedRepository,
+)
+from ..model import canonical
 from ..model.manifest import FORMAT, Gone, Label, Manifest, RepositoryInfo
-from ..stores.base import Adapting, Store
+from ..runtime import clock
+from ..stores.base import ProbesCapabilities, Store
 from .cache import Cache
-from .labels import Facts, fold
-from .names import is_ours, new_id
+from .encryption import FEATURE, Keys, checked_recipients, require_installed
+from .ids import is_ours, new_id
+from .labels import LabelFacts, fold
 from .objects import Objects
-from .sealing import FEATURE, Keys, checked_recipients, require_installed
 from .signing import is_signed, sign
 
 T = TypeVar("T")
@@ -29,7 +39,7 @@ T = TypeVar("T")
 INFO_KEY: Final = "repository.json"
 RECOVERY_KEY: Final = "RECOVERY.md"
 # ``dump``: the storage half of a database may be what the tool of a database server wrote. ``age``: content is encrypted.
-KNOWN_REQUIREMENTS: Final[frozenset[str]] = frozenset({"dump", "overlays", FEATURE})
+KNOWN_REQUIREMENTS: Final[frozenset[str]] = frozenset({"dump", "deltas", FEATURE})
 MARKER: Final = re.compile(r"(create|[a-z]+-\d{8}T\d{6}Z-[0-9a-f]{6})\.json\Z")
 
 
@@ -73,13 +83,21 @@ class Repository:
         recipients = checked_recipients(recipients)
         foreign = next((entry.key for entry in store.list("") if entry.key != RECOVERY_KEY), None)
         if foreign is not None:
-            what = "a repository" if foreign.startswith(("sites/", "meta/", "objects/", INFO_KEY)) else foreign
-            raise TargetRefused(f"there is {what} in {store.location} already", "use it as it is, or choose an empty place")
+            what = (
+                "a repository" if foreign.startswith(("sites/", "meta/", "objects/", INFO_KEY)) else foreign
+            )
+            raise TargetRefused(
+                f"there is {what} in {store.location} already", "use it as it is, or choose an empty place"
+            )
         text = recovery_text()
         info = RepositoryInfo(
-            id=secrets.token_hex(16), created=clock.iso(clock.now()), recovery=hashlib.sha256(text).hexdigest(),
-            recipients=recipients, requires=[FEATURE] if recipients else [], store=store.probe() if isinstance(store, Adapting) else {},
-        )  # fmt: skip
+            id=secrets.token_hex(16),
+            created=clock.iso(clock.now()),
+            recovery=hashlib.sha256(text).hexdigest(),
+            recipients=recipients,
+            requires=[FEATURE] if recipients else [],
+            store=store.probe() if isinstance(store, ProbesCapabilities) else {},
+        )
         store.put(RECOVERY_KEY, [text])
         store.put(INFO_KEY, [canonical.seal(info)])
         return cls(store, info)
@@ -91,11 +109,14 @@ class Repository:
             data = store.get(INFO_KEY)
         except KeyMissing:
             raise RepositoryMissing(
-                f"there is no repository in {store.location}", "make one with `zodb-vault --repository LOCATION repository init`"
+                f"there is no repository in {store.location}",
+                "make one with `zodb-vault --repository LOCATION repository init`",
             ) from None
-        _require_known(_document(canonical.unseal(data, INFO_KEY), INFO_KEY), f"the repository in {store.location}")
+        _require_known(
+            _document(canonical.unseal(data, INFO_KEY), INFO_KEY), f"the repository in {store.location}"
+        )
         info = _decode(data, RepositoryInfo, INFO_KEY)
-        if isinstance(store, Adapting):
+        if isinstance(store, ProbesCapabilities):
             store.rely_on(info.store)
         return cls(store, info)
 
@@ -155,7 +176,10 @@ class Repository:
         signature = self.signature(site, backup)
         if signature is None:
             raise Damage(f"the backup {backup} is not signed", hint)
-        if not is_signed(data, signature, self._signers) or _decode(data, Manifest, manifest_key(site, backup)) != manifest:
+        if (
+            not is_signed(data, signature, self._signers)
+            or _decode(data, Manifest, manifest_key(site, backup)) != manifest
+        ):
             raise Damage(f"the backup {backup} is not as one of the configured signers has signed it", hint)
 
     def require_recipients(self) -> None:
@@ -163,7 +187,9 @@ class Repository:
         if set(checked_recipients(self._configured)) != set(self.info.recipients):
             ours, theirs = len(self._configured), len(self.info.recipients)
             raise ConfigurationError(
-                [f"the configuration names {ours or 'no'} recipients, and they are not the {theirs or 'no'} recipients of the repository"],
+                [
+                    f"the configuration names {ours or 'no'} recipients, and they are not the {theirs or 'no'} recipients of the repository"
+                ],
                 "correct [repository.encryption] recipients, or, if the configuration is right, `zodb-vault repository recipients set`; "
                 "if nobody changed it, find out who changed repository.json before anything more is stored",
             )
@@ -224,13 +250,17 @@ class Repository:
     def note_gone(self, site: str, backup: str) -> None:
         """Note that a backup was removed for good, so that nobody takes it for lost."""
         with contextlib.suppress(KeyExists):
-            self.store.put(gone_key(site, backup), [canonical.seal(Gone(id=backup, at=clock.iso(self.store.clock())))])
+            self.store.put(
+                gone_key(site, backup), [canonical.seal(Gone(id=backup, at=clock.iso(self.store.clock())))]
+            )
 
     def manifest(self, site: str, backup: str) -> Manifest:
         """Return a manifest; raise BackupMissing, Damage or UnsupportedRepository."""
         manifest = _decode(self.manifest_bytes(site, backup), Manifest, manifest_key(site, backup))
         if (manifest.site, manifest.id) != (site, backup):
-            raise Damage(f"{manifest_key(site, backup)} is the manifest of the backup {manifest.id} of the site {manifest.site}")
+            raise Damage(
+                f"{manifest_key(site, backup)} is the manifest of the backup {manifest.id} of the site {manifest.site}"
+            )
         return manifest
 
     def manifest_document(self, site: str, backup: str) -> dict[str, Any]:
@@ -245,13 +275,17 @@ class Repository:
         try:
             data = self._read(key)
         except KeyMissing:
-            raise BackupMissing(f"there is no backup {backup} of the site {site}", "`zodb-vault list` shows what there is") from None
+            raise BackupMissing(
+                f"there is no backup {backup} of the site {site}", "`zodb-vault list` shows what there is"
+            ) from None
         _require_known(_document(data, key), f"the backup {backup}")
         return data
 
     def trashed_document(self, site: str, backup: str) -> dict[str, Any]:
         """Return the manifest of a deleted backup; raise BackupMissing, Damage or UnsupportedRepository."""
-        return _document(self._checked_manifest(trash_key(site, backup), site, backup), trash_key(site, backup))
+        return _document(
+            self._checked_manifest(trash_key(site, backup), site, backup), trash_key(site, backup)
+        )
 
     def commit(self, manifest: Manifest) -> None:
         """Make a backup exist; everything that it names has to be durable before."""
@@ -266,7 +300,7 @@ class Repository:
         self._write(key, Label(fact=fact, value=value, at=clock.iso(now)))
         listing.labels.setdefault(backup, []).append(key)
 
-    def facts(self, listing: Listing, backup: str) -> Facts:
+    def facts(self, listing: Listing, backup: str) -> LabelFacts:
         """Return what the labels of a backup say."""
         return fold(self.label(key) for key in sorted(listing.labels.get(backup, [])))
 
@@ -326,7 +360,9 @@ def _decode(data: bytes, kind: type[T], key: str) -> T:
 def _require_known(document: dict[str, Any], what: str) -> None:
     version, requires = document.get("format"), document.get("requires") or []
     if not isinstance(version, int) or version > FORMAT:
-        raise UnsupportedRepository(f"{what} has format {version}, this version reads up to {FORMAT}", "install a newer zodb-vault")
+        raise UnsupportedRepository(
+            f"{what} has format {version}, this version reads up to {FORMAT}", "install a newer zodb-vault"
+        )
     unknown = sorted(set(requires) - KNOWN_REQUIREMENTS)
     if unknown:
         raise UnsupportedRepository(

@@ -30,16 +30,29 @@ def is_signed(data: bytes, signature: bytes, signers: Sequence[str]) -> bool:
     """Tell whether one of the signers, public keys of SSH, has signed exactly this."""
     with tempfile.TemporaryDirectory(prefix="zodb-vault-signature-") as directory:
         allowed, file = Path(directory, "signers"), Path(directory, "signature")
-        allowed.write_text("".join(f'{NAMESPACE} namespaces="{NAMESPACE}" {" ".join(one.split()[:2])}\n' for one in signers), encoding="utf-8")
+        allowed.write_text(
+            "".join(f'{NAMESPACE} namespaces="{NAMESPACE}" {" ".join(one.split()[:2])}\n' for one in signers),
+            encoding="utf-8",
+        )
         file.write_bytes(signature)
-        done = _run(["-Y", "verify", "-f", str(allowed), "-I", NAMESPACE, "-n", NAMESPACE, "-s", str(file)], data)
+        done = _run(
+            ["-Y", "verify", "-f", str(allowed), "-I", NAMESPACE, "-n", NAMESPACE, "-s", str(file)], data
+        )
     return done.returncode == 0
 
 
 def _run(arguments: list[str], data: bytes) -> subprocess.CompletedProcess[bytes]:
     try:
         return subprocess.run(
-            [PROGRAM, *arguments], input=data, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True, check=False
+            [PROGRAM, *arguments],
+            input=data,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            check=False,
         )
     except FileNotFoundError:
-        raise VaultError(f"signatures need {PROGRAM}, which is not on PATH", "install the client of OpenSSH (Debian: openssh-client)") from None
+        raise VaultError(
+            f"signatures need {PROGRAM}, which is not on PATH",
+            "install the client of OpenSSH (Debian: openssh-client)",
+        ) from None

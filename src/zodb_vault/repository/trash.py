@@ -10,10 +10,11 @@ from typing import Final
 import msgspec
 
 from ..errors import Damage, InUse, KeyChanged, KeyExists, KeyMissing
-from ..model import canonical, clock
+from ..model import canonical
 from ..model.manifest import Broken, Pending
+from ..runtime import clock
 from ..stores.base import Store
-from .names import id_time, new_id
+from .ids import id_time, new_id
 
 # A site's name begins with a small letter or a digit.
 ATTEMPTS: Final = 5
@@ -41,7 +42,9 @@ class PendingList:
         """Return when each key was listed first."""
         return {key: clock.parse(since) for key, since in self.pending.rows}
 
-    def write(self, since: dict[str, datetime], seen: dict[str, list[str]], *, certainly: bool = False) -> None:
+    def write(
+        self, since: dict[str, datetime], seen: dict[str, list[str]], *, certainly: bool = False
+    ) -> None:
         """Exchange the list if it changes; raise InUse when somebody else has done so since it was read.
 
         ``certainly``: find out whether somebody has even if nothing changes.
@@ -68,7 +71,9 @@ def forget(store: Store, keys: Iterable[str]) -> None:
         if not gone & found.since.keys():
             break
         try:
-            found.write({key: since for key, since in found.since.items() if key not in gone}, found.pending.seen)
+            found.write(
+                {key: since for key, since in found.since.items() if key not in gone}, found.pending.seen
+            )
             break
         except InUse:
             if attempt == ATTEMPTS:
@@ -78,7 +83,9 @@ def forget(store: Store, keys: Iterable[str]) -> None:
 def note_broken(store: Store, marker: str) -> None:
     """Note, before it is done, that a run is declared dead: should it be alive after all, its objects are safe for another grace period."""
     now = store.clock()
-    store.put(f"{BROKEN_PREFIX}{new_id([], now)}.json", [canonical.seal(Broken(at=clock.iso(now), marker=marker))])
+    store.put(
+        f"{BROKEN_PREFIX}{new_id([], now)}.json", [canonical.seal(Broken(at=clock.iso(now), marker=marker))]
+    )
 
 
 def broken_at(key: str) -> datetime | None:

@@ -34,7 +34,7 @@ class Staging(Protocol):
 
 
 @runtime_checkable
-class Littering(Protocol):
+class LeavesTemporaries(Protocol):
     """A store in which a write that was killed leaves something behind that is no key."""
 
     def leftovers(self) -> Iterator[Entry]:
@@ -95,7 +95,7 @@ class Store(Protocol):
 
 
 @runtime_checkable
-class Adapting(Protocol):
+class ProbesCapabilities(Protocol):
     """A store over a service that may lack what others have: it is found out once, recorded in the repository, and relied on."""
 
     def probe(self) -> dict[str, str | bool]:
@@ -112,7 +112,7 @@ class Adapting(Protocol):
 
 
 @runtime_checkable
-class Retaining(Protocol):
+class SupportsObjectLock(Protocol):
     """A store that can keep what is stored from being changed or removed, by whomever, until its time is over."""
 
     @property
@@ -127,7 +127,7 @@ class Retaining(Protocol):
 
 def limits(store: Store) -> list[str]:
     """Return what a store cannot promise."""
-    return store.limits() if isinstance(store, Adapting) else []
+    return store.limits() if isinstance(store, ProbesCapabilities) else []
 
 
 def require_key(key: str) -> None:

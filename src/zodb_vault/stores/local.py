@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import KeyChanged, KeyExists, KeyMissing, StoreError
-from ..model import clock
-from . import durable
+from ..runtime import clock, durable
 from .base import Entry, require_key, require_prefix
 
 CHUNK: Final = 1 << 20
@@ -168,7 +167,11 @@ class LocalStore:
     def _walk(self, directory: Path, prefix: str) -> Iterator[Entry]:
         try:
             with os.scandir(directory) as scan:
-                found = [(entry.name + "/" * entry.is_dir(follow_symlinks=False), entry) for entry in scan if entry.name[0] != "."]
+                found = [
+                    (entry.name + "/" * entry.is_dir(follow_symlinks=False), entry)
+                    for entry in scan
+                    if entry.name[0] != "."
+                ]
         except FileNotFoundError:
             return
         except NotADirectoryError:

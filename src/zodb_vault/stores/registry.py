@@ -6,9 +6,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ..errors import UsageError
-from ..model.place import S3Settings
+from ..model.s3settings import S3Settings
 from .base import Store
-from .pace import Pace, paced
+from .rate_limit import RateLimit, rate_limited
 
 
 def open_store(location: str, s3: S3Settings | None = None, rate: int | None = None) -> Store:
@@ -16,15 +16,18 @@ def open_store(location: str, s3: S3Settings | None = None, rate: int | None = N
 
     Raise UsageError for a kind that this version does not have.
     """
-    pace = Pace(rate) if rate else None
+    pace = RateLimit(rate) if rate else None
     scheme = urlsplit(location).scheme
     if scheme == "s3":
         from .s3 import S3Store
 
         return S3Store(location, s3, pace=pace)  # it keeps its own pace: what is staged is sent later
     if len(scheme) > 1 and "://" in location:
-        raise UsageError(f"repositories on {scheme}:// are not supported by this version", "name a directory or s3://bucket/prefix")
+        raise UsageError(
+            f"repositories on {scheme}:// are not supported by this version",
+            "name a directory or s3://bucket/prefix",
+        )
     from .local import LocalStore
 
     store = LocalStore(Path(location).expanduser().absolute())
-    return paced(store, pace) if pace else store
+    return rate_limited(store, pace) if pace else store

@@ -15,12 +15,12 @@ from typing import IO, Any, Final
 from urllib.parse import urlsplit
 
 from ..errors import KeyChanged, KeyExists, KeyMissing, StoreError, UsageError
-from ..model.place import S3Settings
+from ..model.s3settings import S3Settings
 from .base import KEY, Entry, require_key, require_prefix
-from .pace import Pace
-from .resilient import Passing, Patience
+from .mutex import Mutex
+from .rate_limit import RateLimit
+from .retry import RetryPolicy, TransientError
 from .s3api import Answer, Api
-from .turns import Turns
 
 # What is larger than this waits in a file without a name for its key: a few at a time are within the memory budget.
 IN_MEMORY: Final = 1 << 20
@@ -61,13 +61,19 @@ class S3Staging:
 class S3Store:
     """Keys are objects below a prefix that ends with a slash; exclusive writes are conditional requests, or turns where there are none."""
 
-    def __init__(self, location: str, settings: S3Settings | None = None, patience: Patience | None = None, pace: Pace | None = None) -> None:
+    def __init__(
+        self,
+        location: str,
+        settings: S3Settings | None = None,
+        patience: RetryPolicy | None = None,
+        pace: RateLimit | None = None,
+    ) -> None:
         bucket, prefix = _bucket_and_prefix(location)
         self.location = f"s3://{bucket}/{prefix}".rstrip("/")
         self._prefix = f"{prefix}/" if prefix else ""
         self._settings = settings or S3Settings()
         self.api = Api(bucket, self._settings, patience, pace)
-        self._turns = Turns(self.api, self._prefix)
+        self._turns = Mutex(self.api, self._prefix)
         self._found: dict[str, str | bool] = {}
         self._lock = threading.Lock()
         # what this store wrote last under keys whose content changes: no need to read it to name it
@@ -86,7 +92,9 @@ class S3Store:
             found[PUT] = _refused(lambda: self.api.put(key, other, _digest(other), only_new=True))
             etag = self.api.put(key, one, _digest(one))
             second = self.api.put(key, other, _digest(other))
-            found[REPLACE] = etag != second and _refused(lambda: self.api.put(key, one, _digest(one), only_over=etag))
+            found[REPLACE] = etag != second and _refused(
+                lambda: self.api.put(key, one, _digest(one), only_over=etag)
+            )
             found[DELETE] = bool(found[REPLACE]) and _refused(lambda: self.api.delete(key, only=etag))
         finally:
             self.api.delete(key)
@@ -101,7 +109,9 @@ class S3Store:
     def limits(self) -> list[str]:
         """Return what is not promised without conditional writes."""
         if not self._found:
-            return ["it is not known what this service can do, every run finds it out anew: the repository was made at another place"]
+            return [
+                "it is not known what this service can do, every run finds it out anew: the repository was made at another place"
+            ]
         if self._can(PUT) and self._can_exchange:
             return []
         return [
@@ -274,7 +284,10 @@ class S3Store:
                 if not KEY.match(key) or key == last:
                     continue  # signs, probes and what others put there; some services name twice what is just written
                 if key < last:
-                    raise StoreError(f"{self.location} is not listed in order", "use a general purpose bucket, directory buckets have no order")
+                    raise StoreError(
+                        f"{self.location} is not listed in order",
+                        "use a general purpose bucket, directory buckets have no order",
+                    )
                 last = key
                 yield Entry(key, found.size)
 
@@ -286,8 +299,17 @@ class S3Store:
 def _bucket_and_prefix(location: str) -> tuple[str, str]:
     parts = urlsplit(location)
     prefix = parts.path.strip("/")
-    if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment or (prefix and not KEY.match(prefix)):
-        raise UsageError(f"{location} is not a place in S3", "write s3://bucket/prefix; the prefix of letters, digits, dots, dashes, underscores")
+    if (
+        parts.scheme != "s3"
+        or not parts.netloc
+        or parts.query
+        or parts.fragment
+        or (prefix and not KEY.match(prefix))
+    ):
+        raise UsageError(
+            f"{location} is not a place in S3",
+            "write s3://bucket/prefix; the prefix of letters, digits, dots, dashes, underscores",
+        )
     return parts.netloc, prefix
 
 
@@ -302,6 +324,6 @@ def _refused(attempt: Callable[[], object]) -> bool:
     except KeyChanged:
         return True
     except StoreError as error:
-        if isinstance(error.__cause__, Passing):
+        if isinstance(error.__cause__, TransientError):
             raise  # an outage tells nothing
     return False

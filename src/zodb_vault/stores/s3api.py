@@ -17,11 +17,11 @@ from typing import IO, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from ..errors import KeyChanged, KeyMissing, StoreError, UsageError
-from ..model import clock, ending
-from ..model.place import S3Settings
-from ..policy.horizons import horizon
-from .pace import Pace, Paced
-from .resilient import Passing, Patience
+from ..model.s3settings import S3Settings
+from ..policy.lock_expiry import lock_expiry
+from ..runtime import clock, shutdown
+from .rate_limit import RateLimit, RateLimited
+from .retry import RetryPolicy, TransientError
 
 CHUNK: Final = 1 << 20
 CONNECT_SECONDS: Final = 10
@@ -32,14 +32,28 @@ MISSING: Final = ("NoSuchKey", "404", "NotFound")
 REFUSED: Final = ("PreconditionFailed", "412", "InvalidRange", "416")
 # ConditionalRequestConflict and OperationAborted: somebody else writes the same key this moment
 PASSING: Final = (
-    "SlowDown", "SlowDownRead", "SlowDownWrite", "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled", "TooManyRequests",
-    "RequestLimitExceeded", "BandwidthLimitExceeded", "RequestTimeout", "RequestTimeoutException", "ServiceUnavailable", "InternalError",
-    "ConditionalRequestConflict", "OperationAborted", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch",
-)  # fmt: skip
-PASSING_STATUS: Final = (409, 429, 500, 502, 503, 504)
-CREDENTIALS: Final = (
-    "check the credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile (AWS_PROFILE), or the role of this machine"
+    "SlowDown",
+    "SlowDownRead",
+    "SlowDownWrite",
+    "Throttling",
+    "ThrottlingException",
+    "ThrottledException",
+    "RequestThrottled",
+    "TooManyRequests",
+    "RequestLimitExceeded",
+    "BandwidthLimitExceeded",
+    "RequestTimeout",
+    "RequestTimeoutException",
+    "ServiceUnavailable",
+    "InternalError",
+    "ConditionalRequestConflict",
+    "OperationAborted",
+    "IncompleteBody",
+    "BadDigest",
+    "XAmzContentSHA256Mismatch",
 )
+PASSING_STATUS: Final = (409, 429, 500, 502, 503, 504)
+CREDENTIALS: Final = "check the credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile (AWS_PROFILE), or the role of this machine"
 HINTS: Final[Mapping[str, str]] = {
     "AccessDenied": "grant what the how-to `repository in S3` lists for this command, and check the credentials",
     "403": "grant what the how-to `repository in S3` lists for this command, and check the credentials",
@@ -100,11 +114,23 @@ class Api:
     """One bucket. Keys are those of the bucket; any thread may call, each call has a client of its own for as long as it lasts."""
 
     def __init__(
-        self, bucket: str, settings: S3Settings, patience: Patience | None = None, pace: Pace | None = None, *,
-        advice: Advice | None = None, login: Login | None = None,
-    ) -> None:  # fmt: skip
-        self._bucket, self._settings, self._pace, self._advice, self._login = bucket, settings, pace, advice or Advice(), login or Login()
-        self.patience = patience or Patience()
+        self,
+        bucket: str,
+        settings: S3Settings,
+        patience: RetryPolicy | None = None,
+        pace: RateLimit | None = None,
+        *,
+        advice: Advice | None = None,
+        login: Login | None = None,
+    ) -> None:
+        self._bucket, self._settings, self._pace, self._advice, self._login = (
+            bucket,
+            settings,
+            pace,
+            advice or Advice(),
+            login or Login(),
+        )
+        self.patience = patience or RetryPolicy()
         self._clients: queue.LifoQueue[Any] = queue.LifoQueue()
         self._date: tuple[str, float] | None = None
 
@@ -116,13 +142,22 @@ class Api:
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
 
     def put(
-        self, key: str, body: bytes | IO[bytes], digest: bytes, *, only_new: bool = False, only_over: str | None = None, locked: bool = False
+        self,
+        key: str,
+        body: bytes | IO[bytes],
+        digest: bytes,
+        *,
+        only_new: bool = False,
+        only_over: str | None = None,
+        locked: bool = False,
     ) -> str:
         """Store an object whole and return its ETag; its SHA-256 is checked by every server that checks signatures of content.
 
         ``only_new``: raise KeyChanged when the key is taken; ``only_over``: unless it stands for this ETag, KeyMissing for nothing.
         """
-        condition: dict[str, Any] = {"IfNoneMatch": "*"} if only_new else {"IfMatch": only_over} if only_over else {}
+        condition: dict[str, Any] = (
+            {"IfNoneMatch": "*"} if only_new else {"IfMatch": only_over} if only_over else {}
+        )
         if self._settings.storage_class:
             condition["StorageClass"] = self._settings.storage_class
         if locked or self._is_amazon:
@@ -130,7 +165,7 @@ class Api:
         if locked:
             assert self._settings.object_lock and self._settings.object_lock_for
             condition["ObjectLockMode"] = self._settings.object_lock.upper()
-            condition["ObjectLockRetainUntilDate"] = horizon(clock.now(), self._settings.object_lock_for)
+            condition["ObjectLockRetainUntilDate"] = lock_expiry(clock.now(), self._settings.object_lock_for)
 
         def attempt() -> Any:
             if not isinstance(body, bytes):
@@ -145,9 +180,19 @@ class Api:
         try:
             done = []
             for number, part in enumerate(parts, 1):
-                answer = self._call(key, "upload_part", Key=key, UploadId=upload, PartNumber=number, Body=part, **self._login.request)
+                answer = self._call(
+                    key,
+                    "upload_part",
+                    Key=key,
+                    UploadId=upload,
+                    PartNumber=number,
+                    Body=part,
+                    **self._login.request,
+                )
                 done.append({"PartNumber": number, "ETag": answer["ETag"]})
-            self._call(key, "complete_multipart_upload", Key=key, UploadId=upload, MultipartUpload={"Parts": done})
+            self._call(
+                key, "complete_multipart_upload", Key=key, UploadId=upload, MultipartUpload={"Parts": done}
+            )
         except BaseException:
             with contextlib.suppress(StoreError):
                 self._call(key, "abort_multipart_upload", Key=key, UploadId=upload)
@@ -156,7 +201,14 @@ class Api:
     def copy(self, key: str, to: str) -> None:
         """Copy an object within its bucket, at the service; its length may be 5 GiB."""
         secret = {f"CopySource{name}": value for name, value in self._login.request.items()}
-        self._call(key, "copy_object", Key=to, CopySource={"Bucket": self._bucket, "Key": key}, **self._login.request, **secret)
+        self._call(
+            key,
+            "copy_object",
+            Key=to,
+            CopySource={"Bucket": self._bucket, "Key": key},
+            **self._login.request,
+            **secret,
+        )
 
     def open(self, key: str, start: int = 0, etag: str | None = None) -> Answer:
         """Begin to read an object; with ``etag`` exactly that one, else raise KeyChanged. One attempt: whoever reads goes on where it broke."""
@@ -167,7 +219,7 @@ class Api:
         # a server that does not know ranges answers with everything
         span = str(found.get("ContentRange") or "")
         begins = int(span.partition(" ")[2].partition("-")[0]) if span else 0
-        body = Paced(found["Body"], self._pace) if self._pace else found["Body"]
+        body = RateLimited(found["Body"], self._pace) if self._pace else found["Body"]
         return Answer(body, begins, begins + int(found["ContentLength"]), str(found.get("ETag", "")))
 
     def chunks(self, key: str) -> Iterator[tuple[Answer, bytes]]:
@@ -176,7 +228,10 @@ class Api:
         while pos != size:
             try:
                 answer = self.open(key, pos, etag)
-                if etag not in (None, answer.etag):  # a service that does not know conditions answers with another object
+                if etag not in (
+                    None,
+                    answer.etag,
+                ):  # a service that does not know conditions answers with another object
                     raise self._changed(key)
                 size, etag, known = answer.size, answer.etag, pos - answer.start
                 for chunk in self._rest(key, answer):
@@ -187,7 +242,7 @@ class Api:
                         yield answer, new
                 if not size:
                     yield answer, b""
-            except Passing as failure:
+            except TransientError as failure:
                 patience.wait(failure)
 
     def tail(self, key: str, start: int) -> bytes:
@@ -197,7 +252,7 @@ class Api:
     def _rest(self, key: str, answer: Answer) -> Iterator[bytes]:
         with contextlib.closing(answer.body), self.translated(key):
             while chunk := answer.body.read(CHUNK):
-                ending.check()
+                shutdown.check()
                 yield chunk
 
     def retain(self, key: str, until: datetime) -> None:
@@ -236,7 +291,9 @@ class Api:
         token: dict[str, str] = {}
         while True:
             page = self._call(prefix, "list_objects_v2", Prefix=prefix, **token)
-            yield [Listed(one["Key"], int(one["Size"]), one["LastModified"]) for one in page.get("Contents", ())]
+            yield [
+                Listed(one["Key"], int(one["Size"]), one["LastModified"]) for one in page.get("Contents", ())
+            ]
             if not page.get("IsTruncated"):
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
@@ -274,7 +331,9 @@ class Api:
                 with self.translated(key):
                     client = self._new_client()
             except ValueError:
-                raise StoreError(self._message(key, "the endpoint or the region is none"), self._advice.correct) from None
+                raise StoreError(
+                    self._message(key, "the endpoint or the region is none"), self._advice.correct
+                ) from None
         try:
             yield client
         finally:
@@ -282,15 +341,23 @@ class Api:
 
     def _new_client(self) -> Any:
         config = _library("botocore.config").Config(
-            connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS, retries={"total_max_attempts": 1},
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=READ_SECONDS,
+            retries={"total_max_attempts": 1},
             # what is signed is checked by every server; checksums of newer clients are refused by some
-            request_checksum_calculation="when_required", response_checksum_validation="when_required",
-            s3={"addressing_style": self._settings.addressing_style or "auto", "payload_signing_enabled": True},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            s3={
+                "addressing_style": self._settings.addressing_style or "auto",
+                "payload_signing_enabled": True,
+            },
             user_agent_extra="zodb-vault",
-        )  # fmt: skip
+        )
         with SESSION_LOCK:  # a session is not safe for threads, its clients are
             session = _session(self._settings.profile, self._settings.region)
-            client = session.client("s3", endpoint_url=self._settings.endpoint, config=config, **self._login.client)
+            client = session.client(
+                "s3", endpoint_url=self._settings.endpoint, config=config, **self._login.client
+            )
         if self._pace:
             # behind the signature, for which the body is read as well
             client.meta.events.register("before-send.s3.PutObject", self._slow_down)
@@ -299,7 +366,10 @@ class Api:
     def _slow_down(self, request: Any, **_: Any) -> None:
         """Let the body of a request be sent at the pace."""
         if self._pace and request.body:
-            request.body = Paced(io.BytesIO(request.body) if isinstance(request.body, bytes | bytearray) else request.body, self._pace)
+            request.body = RateLimited(
+                io.BytesIO(request.body) if isinstance(request.body, bytes | bytearray) else request.body,
+                self._pace,
+            )
 
     @contextlib.contextmanager
     def translated(self, key: str) -> Iterator[None]:
@@ -309,14 +379,31 @@ class Api:
             yield
         except exceptions.ClientError as error:
             raise self._refused(key, error) from None
-        except (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError) as error:
-            raise Passing(self._message(key, f"the connection failed ({type(error).__name__})"), self._advice.unreachable) from error
-        except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.CredentialRetrievalError) as error:
-            raise StoreError(self._message(key, f"there are no usable credentials ({type(error).__name__})"), self._advice.credentials) from None
+        except (
+            exceptions.HTTPClientError,
+            exceptions.ConnectionError,
+            exceptions.IncompleteReadError,
+        ) as error:
+            raise TransientError(
+                self._message(key, f"the connection failed ({type(error).__name__})"),
+                self._advice.unreachable,
+            ) from error
+        except (
+            exceptions.NoCredentialsError,
+            exceptions.PartialCredentialsError,
+            exceptions.CredentialRetrievalError,
+        ) as error:
+            raise StoreError(
+                self._message(key, f"there are no usable credentials ({type(error).__name__})"),
+                self._advice.credentials,
+            ) from None
         except exceptions.BotoCoreError as error:
-            raise StoreError(self._message(key, f"the request could not be made ({type(error).__name__})"), self._advice.otherwise) from None
+            raise StoreError(
+                self._message(key, f"the request could not be made ({type(error).__name__})"),
+                self._advice.otherwise,
+            ) from None
 
-    def _refused(self, key: str, error: Any) -> StoreError | Passing:
+    def _refused(self, key: str, error: Any) -> StoreError | TransientError:
         code = str(error.response.get("Error", {}).get("Code", ""))
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         if code in MISSING:
@@ -325,7 +412,10 @@ class Api:
             return self._changed(key)
         message = self._message(key, f"the service answers {code or status}")
         if code in PASSING or status in PASSING_STATUS:
-            return Passing(message, "the service is overloaded or out of order; run the command again later, what is stored already is used")
+            return TransientError(
+                message,
+                "the service is overloaded or out of order; run the command again later, what is stored already is used",
+            )
         return StoreError(message, self._advice.hints.get(code, self._advice.otherwise))
 
     def _changed(self, key: str) -> KeyChanged:
@@ -346,4 +436,6 @@ def _library(module: str) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("boto3", "botocore"):
             raise
-        raise UsageError("repositories in S3 need boto3, which is not installed", "install zodb-vault[s3]") from None
+        raise UsageError(
+            "repositories in S3 need boto3, which is not installed", "install zodb-vault[s3]"
+        ) from None

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import Protocol
 from urllib.parse import quote
 
 import msgspec
 
 from ..blobs.refs import BlobSet
 from ..errors import NothingToBackUp
+from ..model.capture import CaptureOptions, InterruptedRun, PreviousBackup
 from ..model.chain import Documents
 from ..model.manifest import DatabaseEntry, Meta, Part, Stored
 from ..model.source import Database
 from ..policy.continuity import Decision
+from ..runtime.progress import Progress
 
-R = TypeVar("R")
 
-
-class Content(Protocol):
+class ContentSink(Protocol):
     """A stream of content that becomes objects."""
 
     def write(self, data: bytes | memoryview) -> None:
@@ -39,7 +35,7 @@ class Content(Protocol):
 class Sink(Protocol):
     """Where a capture puts what it copies; several threads may use it at once."""
 
-    def content(self, to: str, *, far: bool = False) -> Content:
+    def content(self, to: str, *, far: bool = False) -> ContentSink:
         """Return a writer; ``far`` content repeats itself at a distance."""
         ...
 
@@ -56,23 +52,7 @@ class Sink(Protocol):
         ...
 
 
-class Progress(Protocol):
-    """Who is told how far a long operation is."""
-
-    def begin(self, what: str, total: int | None) -> None:
-        """Begin a phase of ``total`` bytes (None: not known)."""
-        ...
-
-    def advance(self, count: int) -> None:
-        """Tell that this many bytes more are done; any thread may call it."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Tell something that is worth a line."""
-        ...
-
-
-class Keeper(Protocol):
+class Checkpointer(Protocol):
     """Who remembers what an unfinished run has stored."""
 
     def due(self, size: int) -> bool:
@@ -88,45 +68,15 @@ class Keeper(Protocol):
         ...
 
 
-class Earlier(msgspec.Struct, frozen=True, kw_only=True):
-    """One database of an earlier complete backup that may be continued; ``captured`` is the clock of that run."""
-
-    id: str
-    captured: datetime
-    entry: DatabaseEntry
-
-
-class Resumed(msgspec.Struct, frozen=True):
-    """What an interrupted run left: its notes, and the parent that it continued."""
-
-    stored: Stored
-    parent: Earlier | None
-
-
-class Wishes(msgspec.Struct, frozen=True, kw_only=True):
-    """How a user wants a capture to be; ``restored``: the site was put back to an older state since the newest backup.
-
-    ``doubtful``: what an interrupted run has left may be somebody else's, and this run is to vouch for it: it is compared with the source.
-    """
-
-    forced: bool = False
-    storage: bool = True
-    blobs: bool = True
-    allow_missing: int | None = None
-    restored: bool = False
-    doubtful: bool = False
-    workers: int = 2
-
-
 class Survey(Protocol):
     """Looks at one database and at what earlier backups have of it, and decides; writes nothing."""
 
-    def find_base(self, earlier: Iterable[Earlier], resumed: Resumed | None) -> None:
+    def find_base(self, earlier: Iterable[PreviousBackup], resumed: InterruptedRun | None) -> None:
         """Choose what of earlier backups, newest first, can be used again, and take the cut."""
         ...
 
     @property
-    def uses(self) -> list[Earlier]:
+    def uses(self) -> list[PreviousBackup]:
         """Return the backups that the new one goes on from, or takes content from."""
         ...
 
@@ -181,7 +131,7 @@ class Capture(Survey, Protocol):
         """Return the versions of what it is captured with, and from."""
         ...
 
-    def begin(self, sink: Sink, keeper: Keeper, progress: Progress) -> None:
+    def begin(self, sink: Sink, keeper: Checkpointer, progress: Progress) -> None:
         """Settle what is used again of earlier backups."""
         ...
 
@@ -202,7 +152,7 @@ class Capture(Survey, Protocol):
         ...
 
 
-class Verdict(Protocol):
+class CheckReport(Protocol):
     """Who is told what a check of one database finds; ``where`` names the object, OID or TID."""
 
     def count(self, what: str, number: int = 1) -> None:
@@ -233,20 +183,32 @@ class Strategy(Protocol):
         """Return where the storage half is, without secrets; it tells one source from another."""
         ...
 
-    def survey(self, database: Database, documents: Documents, wishes: Wishes, now: datetime) -> Survey:
+    def survey(
+        self, database: Database, documents: Documents, wishes: CaptureOptions, now: datetime
+    ) -> Survey:
         """Look at a database; raise SourceError when that is impossible."""
         ...
 
-    def capture(self, database: Database, documents: Documents, wishes: Wishes, now: datetime) -> Capture:
+    def capture(
+        self, database: Database, documents: Documents, wishes: CaptureOptions, now: datetime
+    ) -> Capture:
         """Return what copies it; raise SourceError, or InUse while an interrupted restore keeps it closed."""
         ...
 
-    def check(self, entry: DatabaseEntry, sink: Sink, refs: BlobSet, verdict: Verdict, progress: Progress, workers: int) -> None:
+    def check(
+        self,
+        entry: DatabaseEntry,
+        sink: Sink,
+        refs: BlobSet,
+        verdict: CheckReport,
+        progress: Progress,
+        workers: int,
+    ) -> None:
         """Check that the storage half of a backup holds, and note the blobs in packs that it asks for in ``refs``; raise Damage."""
         ...
 
 
-class Seen(msgspec.Struct, frozen=True, kw_only=True):
+class TargetState(msgspec.Struct, frozen=True, kw_only=True):
     """A database that a dump is to be loaded into: ``way`` says how it gets there, ``last_tid`` is the last transaction of what is in it now."""
 
     where: str
@@ -256,7 +218,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
 
 
-class Point(msgspec.Struct, frozen=True, kw_only=True):
+class RestorePoint(msgspec.Struct, frozen=True, kw_only=True):
     """A transaction that is to be the last one of a restored database, and how many transactions and revisions there are up to it."""
 
     tid: str
@@ -267,7 +229,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
 class Destination(Protocol):
     """A database of a server that a dump can be loaded into."""
 
-    def look(self, entry: DatabaseEntry, *, replace: bool, point: Point | None = None) -> Seen:
+    def look(self, entry: DatabaseEntry, *, replace: bool, point: RestorePoint | None = None) -> TargetState:
         """Return what is there; raise InUse while somebody has it open, TargetRefused when it is not empty and not to be replaced.
 
         With a ``point`` the dump is cut there before it is valid; raise TargetRefused where that is impossible.
@@ -275,8 +237,14 @@ class Destination(Protocol):
         ...
 
     def load(
-        self, entry: DatabaseEntry, sink: Sink, seen: Seen, progress: Progress, beat: Callable[[], None], point: Point | None = None
-    ) -> list[str]:  # fmt: skip
+        self,
+        entry: DatabaseEntry,
+        sink: Sink,
+        seen: TargetState,
+        progress: Progress,
+        beat: Callable[[], None],
+        point: RestorePoint | None = None,
+    ) -> list[str]:
         """Load the dump and make it valid in one step; return what was kept. Raise Damage, InUse, TargetRefused: the old state is whole then."""
         ...
 
@@ -297,49 +265,3 @@ def unsupported(database: Database) -> NothingToBackUp:
 def folder_of(name: str) -> str:
     """Return a database's name as it is used in paths."""
     return quote(name, safe="") or "%00"
-
-
-@contextlib.contextmanager
-def signals_held() -> Iterator[None]:
-    """Hold back what ends the process while a thread starts: interrupted there, it would wait for ever, and the process for it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-class Workers:
-    """A few threads that keep the order of their results; hashing, compressing and reading release the interpreter lock."""
-
-    def __init__(self, count: int, tick: Callable[[], None]) -> None:
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="vault")
-        self._tick, self.count = tick, count
-
-    def __enter__(self) -> Workers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def in_order(self, jobs: Iterable[Callable[[], R]]) -> Iterator[R]:
-        """Yield the results of the jobs in their order, with at most one job more under way than there are threads."""
-        pending: deque[Future[R]] = deque()
-        try:
-            for job in jobs:
-                with signals_held():
-                    pending.append(self._pool.submit(job))
-                if len(pending) > self.count:
-                    yield self._result(pending.popleft())
-            while pending:
-                yield self._result(pending.popleft())
-        finally:
-            for future in pending:
-                future.cancel()
-            wait(pending)
-
-    def _result(self, future: Future[R]) -> R:
-        while not future.done():
-            wait([future], timeout=1.0)
-            self._tick()
-        return future.result()

@@ -24,7 +24,9 @@ def test_paths_are_those_of_zodb(name: str, oid: bytes, tid: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-@pytest.mark.parametrize("oid", [bytes(8), bytes(7) + b"\1", bytes(6) + b"\1\0", b"\xff" * 8, b"\0\x10" + bytes(6)])
+@pytest.mark.parametrize(
+    "oid", [bytes(8), bytes(7) + b"\1", bytes(6) + b"\1\0", b"\xff" * 8, b"\0\x10" + bytes(6)]
+)
 def test_paths_of_the_ends_of_the_range_are_those_of_zodb(name: str, oid: bytes) -> None:
     assert LAYOUTS[name](oid, bytes(8)) == zodb.LAYOUTS[name].getBlobFilePath(oid, bytes(8))
 
@@ -38,7 +40,9 @@ def test_the_layout_of_a_site_is_found(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("used", [False, True])
 @pytest.mark.parametrize("temporary", [False, True])
 @pytest.mark.parametrize("hidden", [False, True])
-def test_without_a_marker_the_layout_is_what_zodb_says(tmp_path: Path, used: bool, temporary: bool, hidden: bool) -> None:
+def test_without_a_marker_the_layout_is_what_zodb_says(
+    tmp_path: Path, used: bool, temporary: bool, hidden: bool
+) -> None:
     for name, there in (("0x01", used), ("tmp", temporary), (".snapshot", hidden)):
         if there:
             (tmp_path / name).mkdir()
@@ -66,7 +70,11 @@ def test_an_unknown_layout_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "dangling").symlink_to("nowhere")
-    for name, says in (("file", "is not a directory"), ("absent", "does not exist"), ("dangling", "does not exist")):
+    for name, says in (
+        ("file", "is not a directory"),
+        ("absent", "does not exist"),
+        ("dangling", "does not exist"),
+    ):
         with pytest.raises(ConfigurationError, match=says):
             detect(tmp_path / name)
 

@@ -44,10 +44,14 @@ def test_a_pack_is_what_tarfile_reads() -> None:
     data, index = pack(contents())
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
         found = archive.getmembers()
-        assert [m.name for m in found] == [bushy(number.to_bytes(8, "big"), TID) for number in range(len(SIZES))]
+        assert [m.name for m in found] == [
+            bushy(number.to_bytes(8, "big"), TID) for number in range(len(SIZES))
+        ]
         assert [m.size for m in found] == SIZES
         assert [(m.offset_data, m.size) for m in found] == [(m.offset, m.size) for m in index]
-        assert {(m.mode, m.uid, m.gid, m.mtime, m.type) for m in found} == {(0o444, 0, 0, 1_700_000_000, tarfile.REGTYPE)}
+        assert {(m.mode, m.uid, m.gid, m.mtime, m.type) for m in found} == {
+            (0o444, 0, 0, 1_700_000_000, tarfile.REGTYPE)
+        }
         for m, content in zip(found, contents(), strict=True):
             stream = archive.extractfile(m)
             assert stream is not None
@@ -57,7 +61,9 @@ def test_a_pack_is_what_tarfile_reads() -> None:
 
 def test_the_program_tar_makes_a_blob_directory_of_it(tmp_path: Path) -> None:
     data, _index = pack(contents())
-    done = subprocess.run(["tar", "-x", "-f", "-"], input=data, cwd=tmp_path, check=False, capture_output=True)
+    done = subprocess.run(
+        ["tar", "-x", "-f", "-"], input=data, cwd=tmp_path, check=False, capture_output=True
+    )
     assert (done.returncode, done.stderr) == (0, b"")
     for number, content in enumerate(contents()):
         path = tmp_path / bushy(number.to_bytes(8, "big"), TID)
@@ -86,12 +92,20 @@ def test_a_header_says_every_size_and_time(size: int, mtime: int) -> None:
 
 def test_a_blob_of_more_than_8_gib_is_listed_by_the_program_tar() -> None:
     size = 9 << 30
-    done = subprocess.run(["tar", "-t", "-v", "-f", "-"], input=header(bushy(bytes(8), TID), size, 0), check=False, capture_output=True, text=False)
+    done = subprocess.run(
+        ["tar", "-t", "-v", "-f", "-"],
+        input=header(bushy(bytes(8), TID), size, 0),
+        check=False,
+        capture_output=True,
+        text=False,
+    )
     assert str(size).encode() in done.stdout
 
 
 def test_every_name_fits_into_a_header() -> None:
-    assert tarfile.TarInfo.frombuf(header(bushy(b"\xff" * 8, b"\xff" * 8), 0, 0), "ascii", "strict").name == bushy(b"\xff" * 8, b"\xff" * 8)
+    assert tarfile.TarInfo.frombuf(
+        header(bushy(b"\xff" * 8, b"\xff" * 8), 0, 0), "ascii", "strict"
+    ).name == bushy(b"\xff" * 8, b"\xff" * 8)
 
 
 @pytest.mark.parametrize("size", [4, 6, 0])
@@ -131,10 +145,14 @@ def test_a_short_pack_gives_short_content_or_is_damage(length: int) -> None:
             found.append(b"".join(content))
     except Damage:
         assert length < index[len(found)].offset
-    assert found == [tar[m.offset : min(length, m.offset + m.size)] for m in index if m.offset - 376 <= length]  # its header, up to the length
+    assert found == [
+        tar[m.offset : min(length, m.offset + m.size)] for m in index if m.offset - 376 <= length
+    ]  # its header, up to the length
 
 
-@pytest.mark.parametrize("change", [{"oid": "0x" + 16 * "1"}, {"tid": "0x" + 16 * "1"}, {"size": 701}, {"offset": 1024}])
+@pytest.mark.parametrize(
+    "change", [{"oid": "0x" + 16 * "1"}, {"tid": "0x" + 16 * "1"}, {"size": 701}, {"offset": 1024}]
+)
 def test_an_index_that_does_not_fit_the_pack_is_damage(change: dict[str, Any]) -> None:
     tar, index = pack([factories.noise(700)])
     with pytest.raises(Damage, match="has no blob"):

@@ -49,7 +49,10 @@ def test_what_a_pack_has_is_not_lacking(refs: BlobSet) -> None:
     assert number(2) not in list(refs.lacking())
 
 
-@given(st.lists(st.tuples(st.binary(min_size=8, max_size=8), st.binary(min_size=8, max_size=8), st.booleans())), st.data())
+@given(
+    st.lists(st.tuples(st.binary(min_size=8, max_size=8), st.binary(min_size=8, max_size=8), st.booleans())),
+    st.data(),
+)
 def test_it_is_a_set_and_a_dictionary(rows: list[tuple[bytes, bytes, bool]], data: st.DataObject) -> None:
     refs = BlobSet()
     try:
@@ -125,7 +128,9 @@ assert sum(1 for _ in refs.lacking()) == len(refs) == 300_000
 print(peak() - before)
 """
     environment = {**os.environ, "SQLITE_TMPDIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment
+    )
     assert int(done.stdout) < 32_000  # kilobytes; as Python objects they take more than 60 MB
     assert list(tmp_path.iterdir()) == []
 

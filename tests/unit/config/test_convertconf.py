@@ -38,7 +38,10 @@ def site_of(tmp_path: Path, name: str) -> Site:
         copy.write_text(text.replace("/etc/ssl/", f"{CERTIFICATES}/").replace("client.key", "client_key.pem"))
     text = "".join(path.read_text() for path in folder.rglob("*.conf"))
     below = {"srv/nasty/Data.fs", "srv/zlib/var/Data.fs", "srv/site/var/filestorage/Data.fs"}
-    for found in {*re.findall(rf"{re.escape(str(tmp_path))}/srv/\S+", text), *(tmp_path / one for one in below)}:
+    for found in {
+        *re.findall(rf"{re.escape(str(tmp_path))}/srv/\S+", text),
+        *(tmp_path / one for one in below),
+    }:
         Path(found).parent.mkdir(parents=True, exist_ok=True)
     return read_site(folder / name, "plone", ENVIRONMENT, tmp_path)
 
@@ -70,20 +73,35 @@ def values(factory: Any) -> Any:
     if isinstance(section, list):
         return [values(one) for one in section]
     if not hasattr(section, "getSectionAttributes"):
-        return section.address if hasattr(section, "address") else type(section) if isinstance(section, tuple) else section
+        return (
+            section.address
+            if hasattr(section, "address")
+            else type(section)
+            if isinstance(section, tuple)
+            else section
+        )
     keys = sorted(set(section.getSectionAttributes()) - CHANGED)
     return {"type": section.getSectionType()} | {key: values(getattr(section, key)) for key in keys}
 
 
 @pytest.mark.parametrize("direction", ["export", "import"])
 @pytest.mark.parametrize("name", ALL)
-def test_the_schema_of_zodb_convert_reads_what_is_written_for_every_configuration(tmp_path: Path, name: str, direction: str) -> None:
+def test_the_schema_of_zodb_convert_reads_what_is_written_for_every_configuration(
+    tmp_path: Path, name: str, direction: str
+) -> None:
     site = site_of(tmp_path, name)
     assert site.databases
     for database in site.databases:
         config = parsed(generated(tmp_path, site, database, direction))
-        ours, theirs = (config.destination, config.source) if direction == "export" else (config.source, config.destination)
-        assert (ours.config.path, ours.config.blob_dir) == (str(tmp_path / "converted/Data.fs"), str(tmp_path / "converted/blobs"))
+        ours, theirs = (
+            (config.destination, config.source)
+            if direction == "export"
+            else (config.source, config.destination)
+        )
+        assert (ours.config.path, ours.config.blob_dir) == (
+            str(tmp_path / "converted/Data.fs"),
+            str(tmp_path / "converted/blobs"),
+        )
         assert bool(ours.config.read_only) is (direction == "import")
         assert theirs.name == ("source" if direction == "export" else "destination")
 
@@ -104,7 +122,9 @@ def test_every_key_and_wrapper_of_the_site_is_kept(tmp_path: Path, name: str) ->
     text = (tmp_path / "configs" / name).read_text()
     head = "\n".join(re.findall(r"^%.*", text, re.MULTILINE))
     # not all of the files are whole
-    head += "\n%import zc.zlibstorage" * ("zlibstorage" in text) + "\n%import relstorage" * ("<relstorage>" in text)
+    head += "\n%import zc.zlibstorage" * ("zlibstorage" in text) + "\n%import relstorage" * (
+        "<relstorage>" in text
+    )
     schema = ZConfig.loadSchemaFile(StringIO(SCHEMA_OF_STORAGES))
     for database in site.databases:
         (body,) = re.findall(rf"<zodb_db {database.name}>(.*?)</zodb_db>", text, re.DOTALL)
@@ -115,7 +135,9 @@ def test_every_key_and_wrapper_of_the_site_is_kept(tmp_path: Path, name: str) ->
             assert values(config) == values(zope.storages[0])
 
 
-def test_data_dir_and_a_section_closed_with_its_name_are_written_as_their_packages_want_them(tmp_path: Path) -> None:
+def test_data_dir_and_a_section_closed_with_its_name_are_written_as_their_packages_want_them(
+    tmp_path: Path,
+) -> None:
     site = site_of(tmp_path, "rs_sqlite.conf")
     text = generated(tmp_path, site, site.databases[0], "export")
     assert f"\n    data-dir {tmp_path}/srv/rs/sqlite\n" in text
@@ -131,9 +153,14 @@ def test_data_dir_and_a_section_closed_with_its_name_are_written_as_their_packag
 
 def test_keys_with_an_underscore_keep_it_however_they_are_written(tmp_path: Path) -> None:
     for written in ("unix_socket", "unix-socket", "UNIX_SOCKET"):
-        site = one_storage(tmp_path, f"<relstorage>\n<mysql>\n{written} /run/mysql.sock\n</mysql>\n</relstorage>")
+        site = one_storage(
+            tmp_path, f"<relstorage>\n<mysql>\n{written} /run/mysql.sock\n</mysql>\n</relstorage>"
+        )
         assert "    unix_socket /run/mysql.sock\n" in generated(tmp_path, site, site.databases[0], "export")
-    site = one_storage(tmp_path, f"<relstorage>\n<sqlite3>\ndata-dir {tmp_path}/x\ngevent_yield_interval 5\n</sqlite3>\n</relstorage>")
+    site = one_storage(
+        tmp_path,
+        f"<relstorage>\n<sqlite3>\ndata-dir {tmp_path}/x\ngevent_yield_interval 5\n</sqlite3>\n</relstorage>",
+    )
     assert "    gevent_yield_interval 5\n" in generated(tmp_path, site, site.databases[0], "export")
     assert not [warning for warning in site.databases[0].warnings if "gevent" in warning]
 
@@ -149,7 +176,9 @@ def test_a_replication_is_left_out_and_its_package_is_not_needed(tmp_path: Path)
     for direction, role in (("export", "source"), ("import", "destination")):
         text = generated(tmp_path, site, site.databases[0], direction)
         assert f"<filestorage {role}>" in text
-        assert not re.search("zrs|replicate|keep-alive", text.partition("%import")[2] or text.rpartition("#")[2])
+        assert not re.search(
+            "zrs|replicate|keep-alive", text.partition("%import")[2] or text.rpartition("#")[2]
+        )
         assert getattr(parsed(text), role).config.blob_dir == f"{tmp_path}/srv/plone/var/blobstorage"
 
 
@@ -157,10 +186,16 @@ def test_only_the_source_is_opened_for_reading_and_neither_is_ever_emptied(tmp_p
     section = "<blobstorage>\nblob-dir b\n<filestorage>\npath Data.fs\ncreate true\nread-only false\n</filestorage>\n</blobstorage>"
     site = one_storage(tmp_path, section)
     export = parsed(generated(tmp_path, site, site.databases[0], "export"))
-    assert (export.source.config.base.config.read_only, export.source.config.base.config.create) == (True, None)
+    assert (export.source.config.base.config.read_only, export.source.config.base.config.create) == (
+        True,
+        None,
+    )
     assert not export.destination.config.read_only
     imported = parsed(generated(tmp_path, site, site.databases[0], "import"))
-    assert (imported.destination.config.base.config.read_only, imported.destination.config.base.config.create) == (None, None)
+    assert (
+        imported.destination.config.base.config.read_only,
+        imported.destination.config.base.config.create,
+    ) == (None, None)
     assert imported.source.config.read_only is True
 
 
@@ -186,7 +221,9 @@ def test_a_value_reads_back_as_it_is_whatever_it_holds(tmp_path: Path) -> None:
     assert parsed(text).destination.config.dsn == secret
 
 
-@pytest.mark.parametrize("secret", ["hunter2\n</pgjsonb>", "hunter2\rx", " hunter2", "hunter2\u2028x", "hunter2\udcff"])
+@pytest.mark.parametrize(
+    "secret", ["hunter2\n</pgjsonb>", "hunter2\rx", " hunter2", "hunter2\u2028x", "hunter2\udcff"]
+)
 def test_a_value_that_no_file_can_hold_is_refused_and_not_shown(tmp_path: Path, secret: str) -> None:
     site = one_storage(tmp_path, "<pgjsonb>\ndsn $(SECRET)\n</pgjsonb>", SECRET=secret)
     with pytest.raises(ConfigurationError, match="line 5: the value of dsn cannot be written") as caught:
@@ -196,7 +233,9 @@ def test_a_value_that_no_file_can_hold_is_refused_and_not_shown(tmp_path: Path, 
 
 def test_a_name_with_a_line_break_stays_in_its_comment(tmp_path: Path) -> None:
     database = Database(name="a\n<b>", backend="filestorage", data_fs="/x/Data.fs")
-    text = convert_conf(Site(name="plone", config=None, databases=(database,)), database, "export", tmp_path, {}, tmp_path).text
+    text = convert_conf(
+        Site(name="plone", config=None, databases=(database,)), database, "export", tmp_path, {}, tmp_path
+    ).text
     assert r"a\n<b>" in text
 
 
@@ -207,11 +246,17 @@ def test_only_the_packages_that_the_storage_needs_are_imported(tmp_path: Path) -
     assert re.findall("%import .*", text) == ["%import zodb_s3blobs"]
 
 
-def test_a_storage_of_another_package_keeps_all_imports_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_storage_of_another_package_keeps_all_imports_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from zodb_vault.config import storages
 
-    monkeypatch.setattr(storages, "registered", lambda type_: storages.filestorage if type_ == "cloudstorage" else None)
-    site = one_storage(tmp_path, "<cloudstorage>\npath x\n</cloudstorage>", head="%import cloud.one\n%import cloud.two")
+    monkeypatch.setattr(
+        storages, "registered", lambda type_: storages.filestorage if type_ == "cloudstorage" else None
+    )
+    site = one_storage(
+        tmp_path, "<cloudstorage>\npath x\n</cloudstorage>", head="%import cloud.one\n%import cloud.two"
+    )
     text = generated(tmp_path, site, site.databases[0], "export")
     assert re.findall("%import .*", text) == ["%import cloud.one", "%import cloud.two"]
     assert "<cloudstorage source>\n  path " in text
@@ -229,8 +274,16 @@ def test_what_zodb_convert_does_wrong_stands_in_the_file_and_in_the_warnings(tmp
     assert "new TID" in warned("s3_direct.conf", "import")
     assert "needs <zlibstorage>" in warned("zeo_zlib.conf", "export")
     assert "only the current revision" in warned("rs_pg_hf_cache.conf", "export")
-    assert [warned(name, "export") for name in ("direct.conf", "rs_pg_cache.conf", "zeo_shared.conf")] == ["", "", ""]
-    assert [warned(name, "import") for name in ("direct.conf", "pgjsonb.conf", "rs_pg_hf_cache.conf")] == ["", "", ""]
+    assert [warned(name, "export") for name in ("direct.conf", "rs_pg_cache.conf", "zeo_shared.conf")] == [
+        "",
+        "",
+        "",
+    ]
+    assert [warned(name, "import") for name in ("direct.conf", "pgjsonb.conf", "rs_pg_hf_cache.conf")] == [
+        "",
+        "",
+        "",
+    ]
 
 
 def test_our_own_reader_understands_what_is_written(tmp_path: Path) -> None:

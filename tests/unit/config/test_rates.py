@@ -9,7 +9,15 @@ from zodb_vault.config.rates import parse_rate
 
 @pytest.mark.parametrize(
     ("text", "rate"),
-    [("10M", 10_000_000), ("10MB", 10_000_000), ("500k", 500_000), (" 1.5 m ", 1_500_000), ("1G/s", 10**9), ("2MiB/s", 2 << 20), ("10K", 10_000)],
+    [
+        ("10M", 10_000_000),
+        ("10MB", 10_000_000),
+        ("500k", 500_000),
+        (" 1.5 m ", 1_500_000),
+        ("1G/s", 10**9),
+        ("2MiB/s", 2 << 20),
+        ("10K", 10_000),
+    ],
 )
 def test_a_number_and_a_unit(text: str, rate: int) -> None:
     assert parse_rate(text) == rate

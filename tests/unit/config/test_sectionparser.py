@@ -50,7 +50,9 @@ def test_substitution(tmp_path: Path) -> None:
     assert tree_of(tmp_path, text, ENV="e").root.text("k") == "b/e$ b"
 
 
-def test_the_given_environment_counts_not_that_of_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_given_environment_counts_not_that_of_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ONLY_HERE", "x")
     assert issues(tmp_path, "k $(ONLY_HERE)\n")
 
@@ -171,8 +173,13 @@ def never_a_traceback_never_a_secret(tmp_path: Path, content: bytes) -> None:
         printed = f"{error} {error!r} {error.hint} {error.__context__!r} {error.__cause__!r}"
     else:
         # what no storage knows is never printed, whether key or value
-        shown = [{key: value for key, value in d.options.items() if may_be_named(key)} for d in site.databases]
-        named = [msgspec.structs.replace(d, options=options) for d, options in zip(site.databases, shown, strict=True)]
+        shown = [
+            {key: value for key, value in d.options.items() if may_be_named(key)} for d in site.databases
+        ]
+        named = [
+            msgspec.structs.replace(d, options=options)
+            for d, options in zip(site.databases, shown, strict=True)
+        ]
         values = [list(masked(d.options).values()) for d in site.databases]
         printed = f"{msgspec.structs.replace(site, databases=tuple(named))!r} {[masked(options) for options in shown]} {values}"
     assert SECRET not in printed

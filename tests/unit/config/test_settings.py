@@ -62,7 +62,13 @@ def issues(directory: Path, text: str, **environment: str) -> list[str]:
 
 
 def resolve(settings: Settings, cwd: Path, **given: Path | str | None) -> Site:
-    arguments: dict = {"site": None, "zope_conf": None, "zeo_conf": None, "data_fs": None, "blob_dir": None} | given
+    arguments: dict = {
+        "site": None,
+        "zope_conf": None,
+        "zeo_conf": None,
+        "data_fs": None,
+        "blob_dir": None,
+    } | given
     return resolve_site(settings, **arguments, environment={}, cwd=cwd)
 
 
@@ -74,10 +80,22 @@ def test_every_value(tmp_path: Path) -> None:
     assert found.identity.file == Path("/home/op/key.txt")
     assert found.sites == {
         "plone": SiteSettings(zope_conf=tmp_path / "instance/etc/zope.conf"),
-        "my.site-2": SiteSettings(data_fs=Path("/srv/Data.fs"), blob_dir=tmp_path / "blobs", client_confs=(tmp_path / "a.conf", Path("/b.conf"))),
+        "my.site-2": SiteSettings(
+            data_fs=Path("/srv/Data.fs"),
+            blob_dir=tmp_path / "blobs",
+            client_confs=(tmp_path / "a.conf", Path("/b.conf")),
+        ),
     }
-    assert (found.retention.scheduled.daily, found.retention.scheduled.weekly, found.retention.scheduled.monthly) == (14, 4, 12)
-    assert (found.retention.on_demand.newest, found.retention.on_demand.age, found.retention.on_demand.limit) == (3, timedelta(days=10), 20)
+    assert (
+        found.retention.scheduled.daily,
+        found.retention.scheduled.weekly,
+        found.retention.scheduled.monthly,
+    ) == (14, 4, 12)
+    assert (
+        found.retention.on_demand.newest,
+        found.retention.on_demand.age,
+        found.retention.on_demand.limit,
+    ) == (3, timedelta(days=10), 20)
     assert (found.retention.safety.age, found.retention.grace) == (timedelta(days=30), timedelta(hours=24))
     assert (found.schedule.at, found.schedule.timezone) == ("04:00", "Europe/Vienna")
 
@@ -85,7 +103,11 @@ def test_every_value(tmp_path: Path) -> None:
 def test_without_a_file_everything_has_its_default(tmp_path: Path) -> None:
     found = load(tmp_path)
     assert (found.file, found.repository.location, found.sites) == (None, None, {})
-    assert (found.retention.scheduled.daily, found.retention.grace, found.schedule.timezone) == (7, timedelta(hours=72), "UTC")
+    assert (found.retention.scheduled.daily, found.retention.grace, found.schedule.timezone) == (
+        7,
+        timedelta(hours=72),
+        "UTC",
+    )
 
 
 @pytest.mark.parametrize("place", [".", "etc", "elsewhere", "system"])
@@ -102,8 +124,14 @@ def test_the_working_directory_comes_first_and_a_named_file_rules(tmp_path: Path
         (tmp_path / place).mkdir(exist_ok=True)
         (tmp_path / place / "zodb-vault.toml").write_text("")
     assert load_settings(None, {}, tmp_path).file == tmp_path / "zodb-vault.toml"
-    assert load_settings(Path("etc/zodb-vault.toml"), {"ZODB_VAULT_CONFIG": "none"}, tmp_path).file == tmp_path / "etc/zodb-vault.toml"
-    assert load_settings(None, {"ZODB_VAULT_CONFIG": "system/zodb-vault.toml"}, tmp_path).file == tmp_path / "system/zodb-vault.toml"
+    assert (
+        load_settings(Path("etc/zodb-vault.toml"), {"ZODB_VAULT_CONFIG": "none"}, tmp_path).file
+        == tmp_path / "etc/zodb-vault.toml"
+    )
+    assert (
+        load_settings(None, {"ZODB_VAULT_CONFIG": "system/zodb-vault.toml"}, tmp_path).file
+        == tmp_path / "system/zodb-vault.toml"
+    )
     with pytest.raises(ConfigurationError, match="none.toml cannot be read: No such file"):
         load_settings(Path("none.toml"), {}, tmp_path)
 
@@ -171,13 +199,24 @@ def test_variables_rule_over_the_file(tmp_path: Path) -> None:
     assert found.repository.location == "s3://bucket/prefix"
     assert found.repository.encryption.recipients == ("age1x", "age1y")
     assert (found.retention.scheduled.daily, found.retention.scheduled.weekly) == (3, 4)
-    assert (found.retention.safety.age, found.retention.on_demand.newest, found.retention.on_demand.limit) == (timedelta(days=14), 1, 20)
+    assert (
+        found.retention.safety.age,
+        found.retention.on_demand.newest,
+        found.retention.on_demand.limit,
+    ) == (timedelta(days=14), 1, 20)
     assert found.schedule.at == "04:00"
-    assert (found.identity.file, found.identity.command and found.identity.command.reveal()) == (None, "pass show hunter2")
+    assert (found.identity.file, found.identity.command and found.identity.command.reveal()) == (
+        None,
+        "pass show hunter2",
+    )
     assert "hunter2" not in repr(found)
     clients = (tmp_path / "a.conf", Path("/b.conf"))
-    assert found.sites["my.site-2"] == SiteSettings(data_fs=Path("/srv/Data.fs"), blob_dir=tmp_path / "other", client_confs=clients)
-    assert found.sites["new"] == SiteSettings(zeo_conf=Path("/zeo.conf"), client_confs=(Path("/a.conf"), tmp_path / "b.conf"))
+    assert found.sites["my.site-2"] == SiteSettings(
+        data_fs=Path("/srv/Data.fs"), blob_dir=tmp_path / "other", client_confs=clients
+    )
+    assert found.sites["new"] == SiteSettings(
+        zeo_conf=Path("/zeo.conf"), client_confs=(Path("/a.conf"), tmp_path / "b.conf")
+    )
 
 
 def test_the_command_line_rules_over_both(tmp_path: Path) -> None:
@@ -260,14 +299,25 @@ INNER_NAMES = [
     "..",
     "A",
 ]
-LEAVES = st.one_of(st.integers(), st.booleans(), st.text(max_size=5), st.sampled_from(["s3://a:b@c", "04:00", "a/b", "x" * 300]))
+LEAVES = st.one_of(
+    st.integers(),
+    st.booleans(),
+    st.text(max_size=5),
+    st.sampled_from(["s3://a:b@c", "04:00", "a/b", "x" * 300]),
+)
 VALUES = st.recursive(
-    LEAVES, lambda inner: st.dictionaries(st.sampled_from(INNER_NAMES), inner, max_size=4) | st.lists(inner, max_size=3), max_leaves=8
+    LEAVES,
+    lambda inner: (
+        st.dictionaries(st.sampled_from(INNER_NAMES), inner, max_size=4) | st.lists(inner, max_size=3)
+    ),
+    max_leaves=8,
 )
 
 
 @given(st.dictionaries(st.sampled_from(TABLE_NAMES), VALUES, max_size=4))
-@hypothesis_settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_fuzz(tmp_path: Path, document: dict) -> None:
     try:
         load(tmp_path, "\n".join(f"{key} = {toml(value)}" for key, value in document.items()))
@@ -294,15 +344,26 @@ def test_without_configuration_the_site_is_called_default(tmp_path: Path) -> Non
     site = resolve(Settings(), tmp_path, data_fs=Path("Data.fs"))
     database = site.databases[0]
     assert (site.name, site.config, database.name) == ("default", None, "main")
-    assert (database.backend, database.data_fs, database.blob_dir, database.blob_mode) == ("filestorage", f"{tmp_path}/Data.fs", None, "none")
+    assert (database.backend, database.data_fs, database.blob_dir, database.blob_mode) == (
+        "filestorage",
+        f"{tmp_path}/Data.fs",
+        None,
+        "none",
+    )
 
 
 def test_paths_of_the_command_line_are_absolute_and_not_resolved(tmp_path: Path) -> None:
     """F48, F51."""
     (tmp_path / "real" / "blobs").mkdir(parents=True)
     (tmp_path / "link").symlink_to("real")
-    database = resolve(Settings(), tmp_path, data_fs=Path("link/./Data.fs"), blob_dir=Path("link//blobs/")).databases[0]
-    assert (database.data_fs, database.blob_dir, database.blob_mode) == (f"{tmp_path}/link/Data.fs", f"{tmp_path}/link/blobs", "directory")
+    database = resolve(
+        Settings(), tmp_path, data_fs=Path("link/./Data.fs"), blob_dir=Path("link//blobs/")
+    ).databases[0]
+    assert (database.data_fs, database.blob_dir, database.blob_mode) == (
+        f"{tmp_path}/link/Data.fs",
+        f"{tmp_path}/link/blobs",
+        "directory",
+    )
 
 
 def test_a_cache_is_refused_on_the_command_line(tmp_path: Path) -> None:
@@ -313,10 +374,14 @@ def test_a_cache_is_refused_on_the_command_line(tmp_path: Path) -> None:
 
 
 def test_one_configured_site_needs_no_choice(tmp_path: Path) -> None:
-    (tmp_path / "zope.conf").write_text("<zodb_db main>\n<filestorage>\npath /Data.fs\n</filestorage>\n</zodb_db>\n")
+    (tmp_path / "zope.conf").write_text(
+        "<zodb_db main>\n<filestorage>\npath /Data.fs\n</filestorage>\n</zodb_db>\n"
+    )
     settings = load(tmp_path, '[site.plone]\nzope_conf = "zope.conf"')
     assert resolve(settings, Path("/elsewhere")).name == "plone"
-    assert resolve(settings, tmp_path, data_fs=Path("other.fs")).databases[0].data_fs == f"{tmp_path}/other.fs"
+    assert (
+        resolve(settings, tmp_path, data_fs=Path("other.fs")).databases[0].data_fs == f"{tmp_path}/other.fs"
+    )
     assert resolve(settings, tmp_path, zope_conf=Path("zope.conf"), site="new").name == "new"
 
 
@@ -357,6 +422,10 @@ def test_what_cannot_be_meant(tmp_path: Path, given: dict[str, Path | str]) -> N
 
 
 def test_zeo_conf_of_the_command_line_and_of_the_file(tmp_path: Path) -> None:
-    (tmp_path / "zeo.conf").write_text("<zeo>\naddress 8100\n</zeo>\n<filestorage 1>\npath /Data.fs\n</filestorage>\n")
+    (tmp_path / "zeo.conf").write_text(
+        "<zeo>\naddress 8100\n</zeo>\n<filestorage 1>\npath /Data.fs\n</filestorage>\n"
+    )
     assert resolve(Settings(), tmp_path, zeo_conf=Path("zeo.conf")).databases[0].name == "1"
-    assert resolve(load(tmp_path, '[site.x]\nzeo_conf = "zeo.conf"'), tmp_path).config == f"{tmp_path}/zeo.conf"
+    assert (
+        resolve(load(tmp_path, '[site.x]\nzeo_conf = "zeo.conf"'), tmp_path).config == f"{tmp_path}/zeo.conf"
+    )

@@ -124,7 +124,11 @@ def test_storages_of_a_zeo_server_have_the_names_that_clients_use() -> None:
 def test_what_two_databases_share_by_mistake_is_an_error_that_names_both(tmp_path: Path) -> None:
     (tmp_path / "blobs").mkdir()
     (tmp_path / "link").symlink_to("blobs")
-    sections = [("main", "Data.fs", "blobs"), ("catalog", "Catalog.fs", "link"), ("users", "Data.fs", "others")]
+    sections = [
+        ("main", "Data.fs", "blobs"),
+        ("catalog", "Catalog.fs", "link"),
+        ("users", "Data.fs", "others"),
+    ]
     text = "".join(
         f"<zodb_db {name}>\n<filestorage>\npath {tmp_path}/{data}\nblob-dir {tmp_path}/{blobs}\n</filestorage>\n</zodb_db>\n"
         for name, data, blobs in sections
@@ -162,7 +166,10 @@ def test_the_destination_of_a_conversion_is_skipped_and_its_closing_tag_noted() 
     site = read("convert_zeo.conf")
     assert [d.name for d in site.databases] == ["source"]
     assert [s.name for s in site.skipped] == ["destination"]
-    assert any("</zeoclient source> is read as </zeoclient>" in w and "line 4" in w for w in site.databases[0].warnings)
+    assert any(
+        "</zeoclient source> is read as </zeoclient>" in w and "line 4" in w
+        for w in site.databases[0].warnings
+    )
 
 
 def test_options_are_kept_for_strategies_with_absolute_paths() -> None:
@@ -180,7 +187,10 @@ def test_options_are_kept_for_strategies_with_absolute_paths() -> None:
 
 
 def test_strategies_get_the_secrets_that_they_need() -> None:
-    assert read("rs_pg_cache.conf").databases[0].option("postgresql.dsn") == "dbname='zodb' user='zope' host='db' password='hunter2'"
+    assert (
+        read("rs_pg_cache.conf").databases[0].option("postgresql.dsn")
+        == "dbname='zodb' user='zope' host='db' password='hunter2'"
+    )
     assert read("rs_mysql.conf").databases[0].option("mysql.passwd") == "hunter2"
     assert read("s3_direct.conf").databases[0].option("s3blobstorage.s3-secret-key") == "hunter2"
 
@@ -230,7 +240,10 @@ def test_what_is_shown_of_a_dsn(tmp_path: Path, dsn: str, shown: str) -> None:
 
 
 def test_nothing_is_shown_of_several_dsns_in_one_place(tmp_path: Path) -> None:
-    options = storage(tmp_path, "<pgjsonb>\ndsn postgresql://u:x@h/db\n<zodb_db>\ndsn host=h password=hunter2\n</zodb_db>\n</pgjsonb>").options
+    options = storage(
+        tmp_path,
+        "<pgjsonb>\ndsn postgresql://u:x@h/db\n<zodb_db>\ndsn host=h password=hunter2\n</zodb_db>\n</pgjsonb>",
+    ).options
     assert "hunter2" not in repr([masked({key: value}) for key, value in options.items()])
     shown = conceal("dsn", "postgresql://u:x@h/db\nhost=h password=hunter2")
     assert isinstance(shown, Secret) and shown.shown == "***"
@@ -239,16 +252,23 @@ def test_nothing_is_shown_of_several_dsns_in_one_place(tmp_path: Path) -> None:
 def test_what_a_driver_says_is_shown_but_for_what_is_hidden_of_the_dsn() -> None:
     said = 'connection to server at "db", port 5433 failed: password authentication failed for user "zope"'
     assert scrubbed(said, "host=db port=5433 user=zope password=hunter2") == said
-    assert scrubbed('invalid integer value "hun-ter" for "port"', "postgresql://zope:hun-ter/x@h/db") == 'invalid integer value "***-***" for "port"'
+    assert (
+        scrubbed('invalid integer value "hun-ter" for "port"', "postgresql://zope:hun-ter/x@h/db")
+        == 'invalid integer value "***-***" for "port"'
+    )
 
 
 def test_only_values_of_known_keys_are_shown(tmp_path: Path) -> None:
-    options = storage(tmp_path, "<filestorage>\npath /Data.fs\npack-gc off\npasswor hunter2\nunheard-of x\n</filestorage>").options
+    options = storage(
+        tmp_path, "<filestorage>\npath /Data.fs\npack-gc off\npasswor hunter2\nunheard-of x\n</filestorage>"
+    ).options
     assert masked(options) == {"path": "/Data.fs", "pack-gc": "off", "passwor": "***", "unheard-of": "***"}
 
 
 def test_url_with_a_login_is_masked_whatever_its_key(tmp_path: Path) -> None:
-    database = storage(tmp_path, "<filestorage>\npath /Data.fs\npacker http://me:hunter2@proxy/\n</filestorage>")
+    database = storage(
+        tmp_path, "<filestorage>\npath /Data.fs\npacker http://me:hunter2@proxy/\n</filestorage>"
+    )
     assert isinstance(database.options["packer"], Secret)
     assert masked(database.options)["packer"] == "http://me:***@proxy/"
 
@@ -259,7 +279,9 @@ def test_url_with_a_login_is_masked_whatever_its_key(tmp_path: Path) -> None:
 def test_relative_paths_are_taken_from_the_working_directory_and_that_is_said() -> None:
     database = read("zodb.conf").databases[0]
     assert database.data_fs == "/cwd/Data.fs"
-    assert database.warnings == ("path is the relative path Data.fs: it is taken from /cwd (the working directory)",)
+    assert database.warnings == (
+        "path is the relative path Data.fs: it is taken from /cwd (the working directory)",
+    )
 
 
 @pytest.mark.parametrize(
@@ -272,7 +294,10 @@ def test_relative_paths_are_taken_from_the_working_directory_and_that_is_said() 
     ],
 )
 def test_relative_paths_are_taken_from_the_instance_home(tmp_path: Path, head: str, reason: str) -> None:
-    file = write(tmp_path / "zope.conf", f"{head}\n<zodb_db main>\n<filestorage>\npath var//./Data.fs\n</filestorage>\n</zodb_db>\n")
+    file = write(
+        tmp_path / "zope.conf",
+        f"{head}\n<zodb_db main>\n<filestorage>\npath var//./Data.fs\n</filestorage>\n</zodb_db>\n",
+    )
     database = read_zope_conf(file, "plone", {}).databases[0]
     assert database.data_fs == "/inst/var/Data.fs"
     assert f"it is taken from /inst ({reason})" in database.warnings[0]
@@ -280,11 +305,17 @@ def test_relative_paths_are_taken_from_the_instance_home(tmp_path: Path, head: s
 
 def test_a_relative_path_of_a_zeo_server_is_taken_from_where_its_runner_goes() -> None:
     database = read("zeo_zlib.conf").databases[0]
-    assert "path is the relative path var/Data.fs: it is taken from /srv/zlib (directory of <runner>)" in database.warnings
+    assert (
+        "path is the relative path var/Data.fs: it is taken from /srv/zlib (directory of <runner>)"
+        in database.warnings
+    )
 
 
 def test_a_file_that_is_only_in_the_working_directory_is_pointed_out(tmp_path: Path) -> None:
-    file = write(tmp_path / "zope.conf", f"instancehome {tmp_path}/inst\n<zodb_db main>\n<filestorage>\npath Data.fs\n</filestorage>\n</zodb_db>\n")
+    file = write(
+        tmp_path / "zope.conf",
+        f"instancehome {tmp_path}/inst\n<zodb_db main>\n<filestorage>\npath Data.fs\n</filestorage>\n</zodb_db>\n",
+    )
     assert "but in" not in read_site(file, "plone", {}, tmp_path).databases[0].warnings[0]
     write(tmp_path / "Data.fs", "")
     database = read_site(file, "plone", {}, tmp_path).databases[0]
@@ -297,7 +328,9 @@ def test_a_file_that_is_only_in_the_working_directory_is_pointed_out(tmp_path: P
 
 def test_home_directory_and_trailing_slash(tmp_path: Path) -> None:
     """F48."""
-    database = storage(tmp_path, "<filestorage>\npath ~/Data.fs\nblob-dir /srv/blobs/\n</filestorage>", HOME="/home/zope")
+    database = storage(
+        tmp_path, "<filestorage>\npath ~/Data.fs\nblob-dir /srv/blobs/\n</filestorage>", HOME="/home/zope"
+    )
     assert (database.data_fs, database.blob_dir) == ("/home/zope/Data.fs", "/srv/blobs")
     assert any("~ is taken as /home/zope" in warning for warning in database.warnings)
 
@@ -312,7 +345,9 @@ def test_dots_behind_a_symbolic_link_stay(tmp_path: Path) -> None:
 
 
 def test_the_path_of_the_file_itself_may_be_relative(tmp_path: Path) -> None:
-    write(tmp_path / "zope.conf", "<zodb_db main>\n<filestorage>\npath /Data.fs\n</filestorage>\n</zodb_db>\n")
+    write(
+        tmp_path / "zope.conf", "<zodb_db main>\n<filestorage>\npath /Data.fs\n</filestorage>\n</zodb_db>\n"
+    )
     assert read_site(Path("zope.conf"), "plone", {}, tmp_path).config == f"{tmp_path}/zope.conf"
 
 
@@ -362,8 +397,13 @@ def test_unmarked_blobs_are_not_passed_by_either(tmp_path: Path, section: str) -
     assert "lawn" in str(refused(tmp_path, BLOBS_OF[section].format(tmp_path / "blobs")))
 
 
-@pytest.mark.parametrize(("section", "layout"), [*((s, "bushy") for s in WHOLE), *((s, "lawn") for s in WHOLE), *((s, "zeocache") for s in CACHES)])
-def test_agreement_is_silent(tmp_path: Path, section: str, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("section", "layout"),
+    [*((s, "bushy") for s in WHOLE), *((s, "lawn") for s in WHOLE), *((s, "zeocache") for s in CACHES)],
+)
+def test_agreement_is_silent(
+    tmp_path: Path, section: str, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("zodb_vault.config.blobmodes.local_file_system", lambda path: None)
     directory = marked(tmp_path, layout)
     before = sorted(directory.rglob("*"))
@@ -375,7 +415,10 @@ def test_a_new_cache_directory_is_silent_a_missing_blob_directory_is_not(tmp_pat
     assert storage(tmp_path, BLOBS_OF["zeo cache"].format(tmp_path / "new")).warnings == ()
     assert "does not exist" in storage(tmp_path, BLOBS_OF["filestorage"].format(tmp_path / "new")).warnings[0]
     (tmp_path / "file").write_text("")
-    assert "is not a directory" in storage(tmp_path, BLOBS_OF["filestorage"].format(tmp_path / "file")).warnings[0]
+    assert (
+        "is not a directory"
+        in storage(tmp_path, BLOBS_OF["filestorage"].format(tmp_path / "file")).warnings[0]
+    )
     assert not (tmp_path / "new").exists()
 
 
@@ -387,12 +430,22 @@ def test_unknown_and_unreadable_layouts_are_warnings(tmp_path: Path) -> None:
     assert "cannot be read" in storage(tmp_path, BLOBS_OF["filestorage"].format(directory)).warnings[0]
 
 
-def test_shared_directory_on_a_local_disk_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_directory_on_a_local_disk_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("zodb_vault.config.blobmodes.local_file_system", lambda path: "ext4")
     directory = marked(tmp_path, "bushy")
-    assert "local file system (ext4)" in storage(tmp_path, BLOBS_OF["relstorage shared"].format(directory)).warnings[0]
     assert (
-        storage(tmp_path, BLOBS_OF["relstorage shared"].format(directory).replace("<postgresql/>", "<sqlite3>\ndata-dir /d\n</sqlite3>")).warnings
+        "local file system (ext4)"
+        in storage(tmp_path, BLOBS_OF["relstorage shared"].format(directory)).warnings[0]
+    )
+    assert (
+        storage(
+            tmp_path,
+            BLOBS_OF["relstorage shared"]
+            .format(directory)
+            .replace("<postgresql/>", "<sqlite3>\ndata-dir /d\n</sqlite3>"),
+        ).warnings
         == ()
     )
 
@@ -400,7 +453,9 @@ def test_shared_directory_on_a_local_disk_is_a_warning(tmp_path: Path, monkeypat
 def test_kind_of_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from zodb_vault.config import mounts
 
-    table = write(tmp_path / "mounts", "d / ext4 rw 0 0\nsrv:/x /mnt/a\\040b nfs4 rw 0 0\nd /mnt/local xfs rw 0 0\n")
+    table = write(
+        tmp_path / "mounts", "d / ext4 rw 0 0\nsrv:/x /mnt/a\\040b nfs4 rw 0 0\nd /mnt/local xfs rw 0 0\n"
+    )
     monkeypatch.setattr(mounts, "MOUNTS", table)
     assert mounts.local_file_system("/mnt/local/blobs") == "xfs"
     assert mounts.local_file_system("/mnt/a b/blobs") is None
@@ -451,12 +506,24 @@ def test_blobs_from_before_the_bucket_are_a_warning(tmp_path: Path) -> None:
         ("<relstorage>\n</relstorage>", ["<postgresql>", "<oracle>"]),
         ("<relstorage>\n<mssql/>\n</relstorage>", ["<mssql>"]),
         ("<relstorage>\n<sqlite3/>\n</relstorage>", ["says no data-dir"]),
-        ("<relstorage>\nshared-blob-dir perhaps\n<postgresql/>\n</relstorage>", ["shared-blob-dir", "on or off", "line 4"]),
+        (
+            "<relstorage>\nshared-blob-dir perhaps\n<postgresql/>\n</relstorage>",
+            ["shared-blob-dir", "on or off", "line 4"],
+        ),
         ("<pgjsonb>\n</pgjsonb>", ["says no dsn"]),
-        ("<s3blobstorage>\ncache-dir /c\n<filestorage>\npath /a\n</filestorage>\n</s3blobstorage>", ["says no bucket-name"]),
+        (
+            "<s3blobstorage>\ncache-dir /c\n<filestorage>\npath /a\n</filestorage>\n</s3blobstorage>",
+            ["says no bucket-name"],
+        ),
         ("<zlibstorage>\n</zlibstorage>", ["holds no storages"]),
-        ("<blobstorage>\nblob-dir /a\n<filestorage>\npath /a\nblob-dir /b\n</filestorage>\n</blobstorage>", ["both say a blob-dir"]),
-        ("<filestorage>\npath /a\n</filestorage>\n<filestorage>\npath /b\n</filestorage>", ["holds 2 storages"]),
+        (
+            "<blobstorage>\nblob-dir /a\n<filestorage>\npath /a\nblob-dir /b\n</filestorage>\n</blobstorage>",
+            ["both say a blob-dir"],
+        ),
+        (
+            "<filestorage>\npath /a\n</filestorage>\n<filestorage>\npath /b\n</filestorage>",
+            ["holds 2 storages"],
+        ),
         ("", ["holds no storages"]),
     ],
 )
@@ -474,7 +541,13 @@ def test_advice_for_an_unknown_storage(tmp_path: Path) -> None:
 
 def test_memory_inside_wrappers_is_skipped(tmp_path: Path) -> None:
     wrapped = "<blobstorage>\nblob-dir /b\n<zlibstorage>\n<mappingstorage/>\n</zlibstorage>\n</blobstorage>"
-    site = read_site(write(tmp_path / "z", f"<zodb_db one>\n{wrapped}\n</zodb_db>\n<zodb_db two>\n<demostorage/>\n</zodb_db>"), "plone", {})
+    site = read_site(
+        write(
+            tmp_path / "z", f"<zodb_db one>\n{wrapped}\n</zodb_db>\n<zodb_db two>\n<demostorage/>\n</zodb_db>"
+        ),
+        "plone",
+        {},
+    )
     assert (site.databases, [s.name for s in site.skipped]) == ((), ["one", "two"])
 
 
@@ -487,7 +560,9 @@ def test_all_problems_of_all_databases_are_told_at_once(tmp_path: Path) -> None:
 
 def test_names_must_differ(tmp_path: Path) -> None:
     one = "<zodb_db Main>\n<filestorage>\npath /a\n</filestorage>\n</zodb_db>\n"
-    with pytest.raises(ConfigurationError, match=r"line 7: a second database is called 'main', the first stands in .* line 2"):
+    with pytest.raises(
+        ConfigurationError, match=r"line 7: a second database is called 'main', the first stands in .* line 2"
+    ):
         read_site(write(tmp_path / "z", one + one.replace("Main", "main")), "plone", {})
 
 
@@ -520,7 +595,10 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     site = tmp_path / "site-packages"
     (site / "tiny_storage-1.0.dist-info").mkdir(parents=True)
     write(site / "tiny_storage.py", PACKAGE)
-    write(site / "tiny_storage-1.0.dist-info" / "METADATA", "Metadata-Version: 2.1\nName: tiny-storage\nVersion: 1.0\n")
+    write(
+        site / "tiny_storage-1.0.dist-info" / "METADATA",
+        "Metadata-Version: 2.1\nName: tiny-storage\nVersion: 1.0\n",
+    )
     write(
         site / "tiny_storage-1.0.dist-info" / "entry_points.txt",
         f"[{storages.ENTRY_POINTS}]\ntinystorage = tiny_storage:storage\nbrokenstorage = tiny_storage:absent\nodd = no_such_module:x\n",
@@ -531,8 +609,15 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.usefixtures("installed")
 def test_another_package_can_register_a_storage(tmp_path: Path) -> None:
-    database = storage(tmp_path, "<zlibstorage>\n<tinystorage>\npath var/Data.fs\npassword hunter2\n</tinystorage>\n</zlibstorage>")
-    assert (database.backend, database.data_fs, database.wrappers) == ("filestorage", f"{tmp_path}/var/Data.fs", ("zlibstorage",))
+    database = storage(
+        tmp_path,
+        "<zlibstorage>\n<tinystorage>\npath var/Data.fs\npassword hunter2\n</tinystorage>\n</zlibstorage>",
+    )
+    assert (database.backend, database.data_fs, database.wrappers) == (
+        "filestorage",
+        f"{tmp_path}/var/Data.fs",
+        ("zlibstorage",),
+    )
     assert masked(database.options)["password"] == "***"
     # on its own, where only the type tells that it is a storage
     site = read_site(write(tmp_path / "z", "<tinystorage>\npath /x\n</tinystorage>"), "plone", {}, tmp_path)
@@ -545,11 +630,16 @@ def test_another_package_can_register_a_storage(tmp_path: Path) -> None:
     [
         ("<brokenstorage/>", "tiny_storage:absent, registered for <brokenstorage>, cannot be imported"),
         ("<odd/>", "no_such_module:x, registered for <odd>, cannot be imported (ModuleNotFoundError)"),
-        ("<tinystorage>\nfail yes\npassword hunter2\n</tinystorage>", "tiny_storage:storage, registered for <tinystorage>, failed (RuntimeError)"),
+        (
+            "<tinystorage>\nfail yes\npassword hunter2\n</tinystorage>",
+            "tiny_storage:storage, registered for <tinystorage>, failed (RuntimeError)",
+        ),
         ("<tinystorage>\nnothing yes\n</tinystorage>", "returned neither a Database nor a Skipped"),
     ],
 )
-def test_a_mistake_of_the_other_package_is_an_error_that_names_it(tmp_path: Path, section: str, words: str) -> None:
+def test_a_mistake_of_the_other_package_is_an_error_that_names_it(
+    tmp_path: Path, section: str, words: str
+) -> None:
     error = refused(tmp_path, section)
     assert words in str(error)
     assert "hunter2" not in f"{error} {error.hint} {error.__cause__!r}"

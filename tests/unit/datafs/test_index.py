@@ -16,7 +16,10 @@ from ZODB.fsIndex import fsIndex
 from zodb_vault.datafs.index import END, READ, write_index
 from zodb_vault.datafs.records import ENTRY, Scanner
 
-WHOLE = {**factories.BUILDERS, **{name: factories.UNUSUAL[name] for name in ("without_transactions", "unordered_tids", "equal_tids")}}
+WHOLE = {
+    **factories.BUILDERS,
+    **{name: factories.UNUSUAL[name] for name in ("without_transactions", "unordered_tids", "equal_tids")},
+}
 
 
 def theirs(data_fs: Path) -> tuple[int, dict[bytes, int]]:
@@ -71,7 +74,11 @@ def test_the_index_of_a_random_history_is_what_zodb_writes(tmp_path: Path, seed:
 def test_an_undone_transaction_of_ancient_versions_is_left_out(tmp_path: Path) -> None:
     data_fs = factories.populate(tmp_path).data_fs
     with data_fs.open("ab") as stream:
-        stream.write(factories.voted_bytes(factories.tid_at(factories.START + 1000 * factories.MINUTE), data_fs.stat().st_size, b"u"))
+        stream.write(
+            factories.voted_bytes(
+                factories.tid_at(factories.START + 1000 * factories.MINUTE), data_fs.stat().st_size, b"u"
+            )
+        )
     write(data_fs, tmp_path / "ours.index")
     assert loaded(tmp_path / "ours.index") == theirs(data_fs)
 
@@ -104,7 +111,9 @@ def test_an_index_that_is_there_is_replaced(tmp_path: Path) -> None:
 
 def test_later_entries_count_and_none_is_lost_between_reads(tmp_path: Path) -> None:
     count = 3 * READ // ENTRY.size + 5
-    old, new = ([(number.to_bytes(8, "big"), place + number) for number in range(count)] for place in (4, 10**12))
+    old, new = (
+        [(number.to_bytes(8, "big"), place + number) for number in range(count)] for place in (4, 10**12)
+    )
     told = b"".join(ENTRY.pack(*one) for one in [*old, *new]) + ENTRY.pack(END, 10**13)
     assert write_index(io.BytesIO(told), tmp_path / "ours.index") == count
     assert loaded(tmp_path / "ours.index") == (10**13, dict(new))

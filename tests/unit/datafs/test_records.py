@@ -28,7 +28,10 @@ from zodb_vault.datafs.records import Defect, Pointer, Scanner, Transaction, fol
 from zodb_vault.errors import SourceDamaged
 from zodb_vault.model.blob import BlobRef
 
-WHOLE = {**factories.BUILDERS, **{name: factories.UNUSUAL[name] for name in ("without_transactions", "unordered_tids", "equal_tids")}}
+WHOLE = {
+    **factories.BUILDERS,
+    **{name: factories.UNUSUAL[name] for name in ("without_transactions", "unordered_tids", "equal_tids")},
+}
 
 
 class Seen(NamedTuple):
@@ -43,7 +46,9 @@ class Seen(NamedTuple):
 def scan(data: bytes, sizes: Iterable[int] = (), start: int = 0, *, resolve: bool = True) -> Seen:
     """Feed ``data[start:]`` in chunks of these sizes, the rest at once."""
     transactions: list[Transaction] = []
-    scanner = Scanner(start, transactions.append, (lambda length, pos: data[pos : pos + length]) if resolve else None)
+    scanner = Scanner(
+        start, transactions.append, (lambda length, pos: data[pos : pos + length]) if resolve else None
+    )
     seen = Seen(transactions, [], [], [])
     for size in [*sizes, len(data)]:
         scanner.feed(data[start : start + size])
@@ -78,7 +83,9 @@ def _clean() -> Iterable[None]:
 
 def existing(blobs: Iterable[BlobRef], files: SiteFiles) -> set[tuple[bytes, bytes]]:
     """Return those that are blobs: by their record, or by their file where the record cannot be read."""
-    return {(b.oid, b.tid) for b in blobs if b.sure or oracle.blob_path(files.blob_dir, b.oid, b.tid).exists()}
+    return {
+        (b.oid, b.tid) for b in blobs if b.sure or oracle.blob_path(files.blob_dir, b.oid, b.tid).exists()
+    }
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -86,9 +93,12 @@ def test_transactions_are_those_that_zodb_iterates(name: str) -> None:
     files, data, _ = built(name)
     seen = scan(data).transactions
     assert [(t.tid, t.status.decode(), t.user, t.description, t.records) for t in seen] == [
-        (t.tid, t.status, t.user, t.description, len(t.records)) for t in oracle.transactions(files.data_fs, None)
+        (t.tid, t.status, t.user, t.description, len(t.records))
+        for t in oracle.transactions(files.data_fs, None)
     ]
-    assert [(t.tid, t.pos, t.pos + t.size) for t in seen] == [(h.tid, h.start, h.end) for h in oracle.headers(files.data_fs)]
+    assert [(t.tid, t.pos, t.pos + t.size) for t in seen] == [
+        (h.tid, h.start, h.end) for h in oracle.headers(files.data_fs)
+    ]
     assert [pickle.loads(t.extension) if t.extension else {} for t in seen] == [
         t.extension for t in oracle.transactions(files.data_fs, None)
     ]
@@ -108,7 +118,11 @@ def test_blobs_are_those_that_have_a_file(name: str) -> None:
 def test_pointers_followed_later_lead_to_the_same_blobs(name: str) -> None:
     _files, data, _ = built(name)
     seen, now = scan(data, resolve=False), scan(data)
-    later = [(p.oid, p.tid) for p in seen.pointers if follow(lambda length, pos: data[pos : pos + length], p.back) is not False]
+    later = [
+        (p.oid, p.tid)
+        for p in seen.pointers
+        if follow(lambda length, pos: data[pos : pos + length], p.back) is not False
+    ]
     assert sorted([(b.oid, b.tid) for b in seen.blobs] + later) == sorted((b.oid, b.tid) for b in now.blobs)
 
 
@@ -123,7 +137,9 @@ def test_chunks_of_one_size_give_the_same(name: str, size: int) -> None:
 
 @given(st.data())
 def test_chunks_of_any_sizes_give_the_same(data: st.DataObject) -> None:
-    name = data.draw(st.sampled_from(["populate", "undone_into_packed", "empty_transactions", "opaque", "recreated"]))
+    name = data.draw(
+        st.sampled_from(["populate", "undone_into_packed", "empty_transactions", "opaque", "recreated"])
+    )
     content = built(name).data
     cuts = sorted(data.draw(st.lists(st.integers(0, len(content)), max_size=30)))
     sizes = [b - a for a, b in zip([0, *cuts], cuts, strict=False)]
@@ -154,13 +170,17 @@ def test_a_giant_transaction_is_scanned_in_the_memory_of_a_chunk(tmp_path: Path)
 # Raw transactions, for what ZODB does not write
 
 
-def transaction(pos: int, records: bytes, *, status: bytes = b" ", tid: bytes = b"\3" * 8, texts: bytes = b"") -> bytes:
+def transaction(
+    pos: int, records: bytes, *, status: bytes = b" ", tid: bytes = b"\3" * 8, texts: bytes = b""
+) -> bytes:
     """Return the bytes of a transaction at a position."""
     length = factories.TRANSACTION.size + len(texts) + len(records)
     return factories.TRANSACTION.pack(tid, length, status, len(texts), 0, 0) + texts + records + p64(length)
 
 
-def record(pos: int, data: bytes, *, oid: int = 1, back: int | None = None, length: int | None = None) -> bytes:
+def record(
+    pos: int, data: bytes, *, oid: int = 1, back: int | None = None, length: int | None = None
+) -> bytes:
     """Return the bytes of a data record of the transaction at ``pos``."""
     body = data if back is None else p64(back)
     said = (len(data) if back is None else 0) if length is None else length
@@ -201,7 +221,9 @@ def test_a_pointer_that_leads_behind_the_end_is_reported() -> None:
     scanner = Scanner(0, lambda _t: None, lambda _length, _pos: b"")
     scanner.feed(data)
     scanner.finish()
-    assert [d.why for d in scanner.defects] == ["the back-pointer to position 26 leads behind the end of the file"]
+    assert [d.why for d in scanner.defects] == [
+        "the back-pointer to position 26 leads behind the end of the file"
+    ]
     assert [b.oid for b in scanner.blobs] == [p64(2)]
 
 
@@ -238,9 +260,15 @@ def test_a_broken_chain_of_transactions_is_damage(what: str, data: bytes) -> Non
 # Which records are blobs
 
 FORMS = [
-    *(pickle.dumps(Blob, protocol) + pickle.dumps(None, protocol) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)),
+    *(
+        pickle.dumps(Blob, protocol) + pickle.dumps(None, protocol)
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
+    ),
     *(pickle.dumps(("ZODB.blob", "Blob"), protocol) + pickle.dumps(None, protocol) for protocol in range(6)),
-    *(pickle.dumps((("ZODB.blob", "Blob"), None), protocol) + pickle.dumps(None, protocol) for protocol in range(6)),
+    *(
+        pickle.dumps((("ZODB.blob", "Blob"), None), protocol) + pickle.dumps(None, protocol)
+        for protocol in range(6)
+    ),
     *(pickle.dumps((Blob, None), protocol) + pickle.dumps(None, protocol) for protocol in range(6)),
     *(pickle.dumps((Blob, ()), protocol) + pickle.dumps(None, protocol) for protocol in range(6)),
 ]
@@ -274,14 +302,22 @@ def test_a_record_that_only_names_blobs_is_none(data: bytes) -> None:
     assert is_blob(b".z" + zlib.compress(data)) is False
 
 
-@pytest.mark.parametrize("data", [b"\0", b"xyz", b".e" + bytes(40), b".z" + bytes(40), b"\x80\xff.", b"\x80", b".z", factories.noise(200)])
+@pytest.mark.parametrize(
+    "data",
+    [b"\0", b"xyz", b".e" + bytes(40), b".z" + bytes(40), b"\x80\xff.", b"\x80", b".z", factories.noise(200)],
+)
 def test_of_an_unknown_encoding_nothing_is_said(data: bytes) -> None:
     assert is_blob(data) is None
 
 
 @given(st.binary(max_size=600))
 def test_any_bytes_get_an_answer(data: bytes) -> None:
-    for record_data in (data, b".z" + data, data + b"ZODB.blob" + data, b".z" + zlib.compress(b"(" + data + b"ZODB.blob.")):
+    for record_data in (
+        data,
+        b".z" + data,
+        data + b"ZODB.blob" + data,
+        b".z" + zlib.compress(b"(" + data + b"ZODB.blob."),
+    ):
         assert is_blob(record_data) in (True, False, None)
 
 
@@ -297,11 +333,15 @@ class Bomb:
 
 def test_hostile_pickles_run_nothing(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
-    hostile = [pickle.dumps((Bomb(open, str(mark), "w"), "ZODB.blob"), protocol) + b"N." for protocol in range(6)]
+    hostile = [
+        pickle.dumps((Bomb(open, str(mark), "w"), "ZODB.blob"), protocol) + b"N." for protocol in range(6)
+    ]
     hostile += [
-        b"\x80\x02cbuiltins\nopen\n(X%sX\x01\x00\x00\x00wtR(X\x09\x00\x00\x00ZODB.blobt." % (struct.pack("<I", len(str(mark))) + str(mark).encode()),
+        b"\x80\x02cbuiltins\nopen\n(X%sX\x01\x00\x00\x00wtR(X\x09\x00\x00\x00ZODB.blobt."
+        % (struct.pack("<I", len(str(mark))) + str(mark).encode()),
         b"(S'touch %s'\nios\nsystem\n(S'ZODB.blob'\nt." % str(mark).encode(),
-        b"\x80\x02cposix\nsystem\nX%s\x85R0X\x09\x00\x00\x00ZODB.blob." % (struct.pack("<I", len(f"touch {mark}")) + f"touch {mark}".encode()),
+        b"\x80\x02cposix\nsystem\nX%s\x85R0X\x09\x00\x00\x00ZODB.blob."
+        % (struct.pack("<I", len(f"touch {mark}")) + f"touch {mark}".encode()),
         b"\x80\x02czodb_vault_never\nimported\n)\x81X\x09\x00\x00\x00ZODB.blob\x86.",
         b"\x80\x02cantigravity\nfly\nX\x09\x00\x00\x00ZODB.blob\x86.",
     ]
@@ -334,14 +374,18 @@ for code in (b"r\\0\\0\\0\\1", b"B\\0\\0\\0\\x10", b"\\x8e\\0\\0\\0\\x10\\0\\0\\
     assert not is_blob(b"\\x80\\4X\\x09\\0\\0\\0ZODB.blob" + code + b".")
 print(next(line for line in open("/proc/self/status") if "VmHWM" in line).split()[1])
 """
-    assert int(subprocess.run([sys.executable, "-c", script], check=True, capture_output=True).stdout) < 100_000
+    assert (
+        int(subprocess.run([sys.executable, "-c", script], check=True, capture_output=True).stdout) < 100_000
+    )
 
 
 def test_a_blob_of_any_form_is_found_in_a_file(tmp_path: Path) -> None:
     with Site(tmp_path) as site:
         for number, form in enumerate(FORMS, 100):
             site.write([RawRecord(number, form, b"content")])
-    assert [b.oid for b in scan(site.files.data_fs.read_bytes()).blobs] == [p64(number) for number in range(100, 100 + len(FORMS))]
+    assert [b.oid for b in scan(site.files.data_fs.read_bytes()).blobs] == [
+        p64(number) for number in range(100, 100 + len(FORMS))
+    ]
 
 
 def test_a_scanner_and_what_it_leads_to_are_freed_at_once() -> None:

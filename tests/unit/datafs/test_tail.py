@@ -18,9 +18,12 @@ from ZODB.utils import p64
 from zodb_vault.datafs import tail as tail_module
 from zodb_vault.datafs.tail import Hop, Hopper, Tail, backwards, check_magic, tail_digest
 from zodb_vault.errors import SourceDamaged, SourceError
-from zodb_vault.strategies.datafile import DataFile
+from zodb_vault.strategies.filestorage.datafile import DataFile
 
-WHOLE = {**factories.BUILDERS, **{name: factories.UNUSUAL[name] for name in ("without_transactions", "unordered_tids", "equal_tids")}}
+WHOLE = {
+    **factories.BUILDERS,
+    **{name: factories.UNUSUAL[name] for name in ("without_transactions", "unordered_tids", "equal_tids")},
+}
 
 
 def hop(data_fs: Path, start: int = 0) -> tuple[list[Hop], Tail]:
@@ -55,7 +58,9 @@ def data_fs(tmp_path: Path, content: bytes) -> Path:
 def test_every_finished_transaction_is_walked_over(tmp_path: Path, name: str) -> None:
     data_fs = WHOLE[name](tmp_path).data_fs
     hops, tail = hop(data_fs)
-    assert [(h.tid, h.pos, h.end, h.status.decode()) for h in hops] == [(h.tid, h.start, h.end, h.status) for h in oracle.headers(data_fs)]
+    assert [(h.tid, h.pos, h.end, h.status.decode()) for h in hops] == [
+        (h.tid, h.start, h.end, h.status) for h in oracle.headers(data_fs)
+    ]
     assert tail == (data_fs.stat().st_size, "clean")
 
 
@@ -180,7 +185,9 @@ def test_a_hole_in_the_middle_is_damage(data_fs: Path) -> None:
 
 @pytest.mark.parametrize("which", [0, 1, -3, -2])
 @pytest.mark.parametrize("writing", [False, True])
-def test_an_unfinished_transaction_that_others_follow_is_damage_and_drops_nothing(data_fs: Path, which: int, writing: bool) -> None:
+def test_an_unfinished_transaction_that_others_follow_is_damage_and_drops_nothing(
+    data_fs: Path, which: int, writing: bool
+) -> None:
     """Whoever has an index of such a file does not notice it, and goes on."""
     victim = oracle.headers(data_fs)[which]
     overwrite(data_fs, victim.start + 16, b"c")
@@ -191,7 +198,10 @@ def test_an_unfinished_transaction_that_others_follow_is_damage_and_drops_nothin
     assert str(data_fs.stat().st_size - victim.start) in caught.value.message
 
 
-@pytest.mark.parametrize(("which", "garbage"), [*itertools.product([-4, -3, -2], [b"\xff" * 23, b"\x7e" * 23, b"c" * 23]), (-1, b"\xff" * 23)])
+@pytest.mark.parametrize(
+    ("which", "garbage"),
+    [*itertools.product([-4, -3, -2], [b"\xff" * 23, b"\x7e" * 23, b"c" * 23]), (-1, b"\xff" * 23)],
+)
 def test_a_header_of_garbage_among_the_last_ones_is_damage(data_fs: Path, which: int, garbage: bytes) -> None:
     """Its texts may seem to reach behind the end of the file, so that no record of it can be asked."""
     victim = oracle.headers(data_fs)[which]
@@ -228,7 +238,9 @@ class Writing:
 
 
 @pytest.mark.parametrize("at", range(1, READS + 1))
-def test_an_abort_that_truncates_while_we_read_is_no_damage(data_fs: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+def test_an_abort_that_truncates_while_we_read_is_no_damage(
+    data_fs: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
     end = data_fs.stat().st_size
     factories.tear(data_fs, "voted")
     writing = Writing(monkeypatch, at, lambda: os.truncate(data_fs, end))
@@ -253,7 +265,9 @@ def test_commits_while_we_read_are_no_damage(
         with data_fs.open("r+b") as stream:
             for number in range(commits):
                 stream.seek(pos)
-                pos += stream.write(factories.voted_bytes(tid_at(START + (1000 + number) * factories.MINUTE), pos, b" "))
+                pos += stream.write(
+                    factories.voted_bytes(tid_at(START + (1000 + number) * factories.MINUTE), pos, b" ")
+                )
 
     writing = Writing(monkeypatch, at, commit)
     hops, tail = hop(data_fs)
@@ -284,7 +298,13 @@ def test_the_digest_of_a_tail_is_that_of_header_last_bytes_and_length(tmp_path: 
     big = max(oracle.headers(data_fs), key=lambda header: header.end - header.start)
     with data_fs.open("rb") as stream:
         before = tail_digest(stream.fileno(), big.start, big.end)
-    for pos, differs in [(big.start, True), (big.start + 22, True), (big.start + 5000, False), (big.end - 65536, True), (big.end - 65537, False)]:
+    for pos, differs in [
+        (big.start, True),
+        (big.start + 22, True),
+        (big.start + 5000, False),
+        (big.end - 65536, True),
+        (big.end - 65537, False),
+    ]:
         data = data_fs.read_bytes()
         overwrite(data_fs, pos, bytes([data[pos] ^ 1]))
         with data_fs.open("rb") as stream:
@@ -295,7 +315,9 @@ def test_the_digest_of_a_tail_is_that_of_header_last_bytes_and_length(tmp_path: 
 def test_two_transactions_never_share_a_digest(data_fs: Path) -> None:
     hops, _tail = hop(data_fs)
     with data_fs.open("rb") as stream:
-        digests = [tail_digest(stream.fileno(), h.pos, h.end) for h in hops] + [tail_digest(stream.fileno(), 4, 4)]
+        digests = [tail_digest(stream.fileno(), h.pos, h.end) for h in hops] + [
+            tail_digest(stream.fileno(), 4, 4)
+        ]
     assert len(set(digests)) == len(digests)
 
 
@@ -329,7 +351,9 @@ def test_the_digest_of_a_transaction_changes_when_it_is_packed(tmp_path: Path) -
         (b"SQLite format 3\0", "is not a Data.fs", "--data-fs"),
     ],
 )
-def test_a_file_that_is_no_data_fs_is_refused_with_advice(tmp_path: Path, content: bytes, says: str, advises: str) -> None:
+def test_a_file_that_is_no_data_fs_is_refused_with_advice(
+    tmp_path: Path, content: bytes, says: str, advises: str
+) -> None:
     path = tmp_path / "Data.fs"
     path.write_bytes(content)
     with path.open("rb") as stream, pytest.raises(SourceDamaged, match=says) as caught:
@@ -359,7 +383,7 @@ def fifo(path: Path) -> None:
 def test_what_is_no_file_is_refused_without_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], object], says: str
 ) -> None:
-    monkeypatch.setattr("zodb_vault.strategies.datafile.PACK_WINDOW", (0.0, 0.0))
+    monkeypatch.setattr("zodb_vault.strategies.filestorage.datafile.PACK_WINDOW", (0.0, 0.0))
     path = tmp_path / "Data.fs"
     make(path)
     with pytest.raises(SourceError, match=says) as caught:
@@ -381,7 +405,7 @@ def test_a_missing_file_is_the_window_of_a_pack(data_fs: Path, monkeypatch: pyte
         if next(pauses, None) is None:
             old.rename(data_fs)
 
-    monkeypatch.setattr("zodb_vault.strategies.datafile.time.sleep", sleep)
+    monkeypatch.setattr("zodb_vault.strategies.filestorage.datafile.time.sleep", sleep)
     DataFile(data_fs).close()
 
 
@@ -406,7 +430,7 @@ def test_an_error_of_the_disk_names_the_file(data_fs: Path, monkeypatch: pytest.
         raise OSError(5, "Input/output error")
 
     try:
-        monkeypatch.setattr("zodb_vault.strategies.datafile.os.pread", fail)
+        monkeypatch.setattr("zodb_vault.strategies.filestorage.datafile.os.pread", fail)
         with pytest.raises(SourceError, match="cannot be read: Input/output error") as caught:
             file.read_at(10, 0)
         assert str(data_fs) in caught.value.message

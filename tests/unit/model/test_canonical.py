@@ -18,7 +18,11 @@ from zodb_vault.model.manifest import Part, RepositoryInfo
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
 PLAIN = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXTS
-DOCUMENTS = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4), max_leaves=20)
+DOCUMENTS = st.recursive(
+    PLAIN,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
+    max_leaves=20,
+)
 OBJECTS = st.dictionaries(TEXTS.filter(lambda key: key != "self_sha256"), DOCUMENTS, min_size=1, max_size=5)
 INFO = RepositoryInfo(id="ab", created="2026-01-01T00:00:00Z", recovery="cd", requires=["one", "two"])
 
@@ -27,12 +31,17 @@ INFO = RepositoryInfo(id="ab", created="2026-01-01T00:00:00Z", recovery="cd", re
 def test_what_is_sealed_is_the_document_and_its_digest(document: dict[str, Any]) -> None:
     data = canonical.unseal(canonical.seal(document), "x")
     decoded = json.loads(data)
-    assert decoded.pop("self_sha256") == hashlib.sha256(b"".join(data.splitlines(keepends=True)[:-1])).hexdigest()
+    assert (
+        decoded.pop("self_sha256")
+        == hashlib.sha256(b"".join(data.splitlines(keepends=True)[:-1])).hexdigest()
+    )
     assert decoded == document
 
 
 @given(OBJECTS)
-def test_keys_are_sorted_at_every_depth_and_their_order_before_does_not_count(document: dict[str, Any]) -> None:
+def test_keys_are_sorted_at_every_depth_and_their_order_before_does_not_count(
+    document: dict[str, Any],
+) -> None:
     def reverse(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: reverse(value[key]) for key in reversed(list(value))}
@@ -47,7 +56,9 @@ def test_keys_are_sorted_at_every_depth_and_their_order_before_does_not_count(do
     json.loads(data, object_pairs_hook=check)
 
 
-@given(st.lists(st.dictionaries(TEXTS, PLAIN, max_size=3) | st.lists(PLAIN, max_size=3), min_size=1, max_size=6))
+@given(
+    st.lists(st.dictionaries(TEXTS, PLAIN, max_size=3) | st.lists(PLAIN, max_size=3), min_size=1, max_size=6)
+)
 def test_every_entry_of_a_list_of_objects_or_rows_stands_on_a_line_of_its_own(entries: list[Any]) -> None:
     lines = canonical.encode({"entries": entries}).decode().split("\n")
     assert lines[0] == '{"entries":['
@@ -99,5 +110,10 @@ def test_anything_cut_off_or_added_is_damage() -> None:
 def test_the_digest_is_what_the_shell_computes(tmp_path: Path) -> None:
     path = tmp_path / "document"
     path.write_bytes(canonical.seal(INFO))
-    done = subprocess.run(["sh", "-c", "sed '$d' \"$1\" | sha256sum", "sh", str(path)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["sh", "-c", "sed '$d' \"$1\" | sha256sum", "sh", str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.split()[0] == json.loads(path.read_text())["self_sha256"]

@@ -100,7 +100,9 @@ def changed(every: int) -> Operation:
 def changed_at(share: float) -> Operation:
     def apply(found: Chain[Segment], model: list[Segment]) -> tuple[Chain[Segment], list[Segment]]:
         chosen = model[int(share * len(model))] if model else None
-        return found.mapped(lambda entry: None if entry is chosen or entry == chosen else entry), [entry for entry in model if entry != chosen]
+        return found.mapped(lambda entry: None if entry is chosen or entry == chosen else entry), [
+            entry for entry in model if entry != chosen
+        ]
 
     return apply
 
@@ -189,7 +191,9 @@ def test_a_manifest_stays_small_for_twenty_thousand_segments() -> None:
     for start in range(0, 20_000, 400):
         found = found.plus(segments(400, start)).sealed()
     assert [entry.start for entry in found] == [n * 100 for n in range(20_000)]
-    manifest = canonical.encode(DataFs(end=2_000_000, transactions=20_000, lists=found.lists, tail=found.tail))
+    manifest = canonical.encode(
+        DataFs(end=2_000_000, transactions=20_000, lists=found.lists, tail=found.tail)
+    )
     assert len(manifest) < 64 << 10
     assert len(found.lists) <= 20_000 // 256
 

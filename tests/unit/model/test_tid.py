@@ -28,7 +28,20 @@ def test_texts_sort_as_tids_do(raws: list[bytes]) -> None:
     assert [tids.to_hex(raw) for raw in sorted(raws)] == sorted(tids.to_hex(raw) for raw in raws)
 
 
-@pytest.mark.parametrize("text", ["", "0x", "latest", "0x123", "0x" + "0" * 17, "0X" + "0" * 16, "0x" + "g" * 16, "-0x" + "0" * 16, "٣" * 16])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "0x",
+        "latest",
+        "0x123",
+        "0x" + "0" * 17,
+        "0X" + "0" * 16,
+        "0x" + "g" * 16,
+        "-0x" + "0" * 16,
+        "٣" * 16,
+    ],
+)
 def test_what_is_no_tid_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a TID"):
         tids.from_hex(text)
@@ -36,7 +49,14 @@ def test_what_is_no_tid_is_refused(text: str) -> None:
 
 @given(MOMENTS)
 def test_a_moment_is_what_persistent_says(moment: datetime) -> None:
-    stamp = TimeStamp(moment.year, moment.month, moment.day, moment.hour, moment.minute, moment.second + moment.microsecond / 1e6)
+    stamp = TimeStamp(
+        moment.year,
+        moment.month,
+        moment.day,
+        moment.hour,
+        moment.minute,
+        moment.second + moment.microsecond / 1e6,
+    )
     assert abs(tids.to_datetime(stamp.raw()) - datetime.fromtimestamp(stamp.timeTime(), UTC)) <= UNIT
 
 
@@ -59,7 +79,9 @@ def test_later_moments_have_greater_tids(one: datetime, other: datetime) -> None
 
 def test_the_zone_does_not_count() -> None:
     moment = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
-    assert tids.from_datetime(moment.astimezone(timezone(timedelta(hours=5, minutes=30)))) == tids.from_datetime(moment)
+    assert tids.from_datetime(
+        moment.astimezone(timezone(timedelta(hours=5, minutes=30)))
+    ) == tids.from_datetime(moment)
 
 
 @given(RAW)

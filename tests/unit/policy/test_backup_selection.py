@@ -7,13 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zodb_vault.errors import BackupMissing, UsageError
-from zodb_vault.policy.selection import Candidate, select
+from zodb_vault.policy.selection import SelectableBackup, select
 
 OLD, MIDDLE, NEW = "20261118T040000Z-aaaaaa", "20261119T040000Z-bbbbbb", "20261120T040000Z-cccccc"
 
 
-def backup(id: str, name: str | None = None, status: str = "complete", whole: bool = True, trigger: str = "scheduled") -> Candidate:
-    return Candidate(id, name, status, whole, trigger)  # type: ignore[arg-type]
+def backup(
+    id: str, name: str | None = None, status: str = "complete", whole: bool = True, trigger: str = "scheduled"
+) -> SelectableBackup:
+    return SelectableBackup(id, name, status, whole, trigger)  # type: ignore[arg-type]
 
 
 THREE = [backup(MIDDLE), backup(NEW), backup(OLD, "before upgrade")]
@@ -21,7 +23,13 @@ THREE = [backup(MIDDLE), backup(NEW), backup(OLD, "before upgrade")]
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [(MIDDLE, MIDDLE), ("20261119", MIDDLE), ("before upgrade", OLD), ("latest", NEW), ("20261118T040000Z-a", OLD)],
+    [
+        (MIDDLE, MIDDLE),
+        ("20261119", MIDDLE),
+        ("before upgrade", OLD),
+        ("latest", NEW),
+        ("20261118T040000Z-a", OLD),
+    ],
 )
 def test_ids_prefixes_names_and_latest(text: str, expected: str) -> None:
     assert select(text, THREE) == expected
@@ -75,7 +83,10 @@ def test_a_long_list_of_candidates_is_cut_short() -> None:
         select("2026", many)
 
 
-@pytest.mark.parametrize(("text", "hint"), [("before-upgrade", "before upgrade"), ("20261119T040000Z-bbbbbc", MIDDLE), ("xyz", NEW)])
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [("before-upgrade", "before upgrade"), ("20261119T040000Z-bbbbbc", MIDDLE), ("xyz", NEW)],
+)
 def test_an_unknown_id_names_the_closest_or_the_newest(text: str, hint: str) -> None:
     with pytest.raises(BackupMissing) as caught:
         select(text, THREE)

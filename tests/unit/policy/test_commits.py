@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zodb_vault.model.tid import from_datetime, to_hex
-from zodb_vault.policy.commits import Part, commits, whole_cuts
+from zodb_vault.policy.commits import CommitPart, commits, whole_cuts
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NAMES = ("main", "catalog", "users")
@@ -20,8 +20,10 @@ def tid(seconds: float) -> str:
     return to_hex(from_datetime(START + timedelta(seconds=seconds)))
 
 
-def parts(**databases: list[tuple[float, str]]) -> dict[str, list[Part]]:
-    return {name: [Part(tid(second), (mark,)) for second, mark in some] for name, some in databases.items()}
+def parts(**databases: list[tuple[float, str]]) -> dict[str, list[CommitPart]]:
+    return {
+        name: [CommitPart(tid(second), (mark,)) for second, mark in some] for name, some in databases.items()
+    }
 
 
 def test_parts_look_alike_and_nothing_comes_between() -> None:
@@ -32,7 +34,9 @@ def test_parts_look_alike_and_nothing_comes_between() -> None:
 def test_what_came_later_in_the_same_database_belongs_to_no_earlier_part() -> None:
     assert commits(parts(main=[(1, "a"), (2, "b")], catalog=[(3, "a")])) == []
     assert commits(parts(main=[(1, "a"), (2, "a")], catalog=[(3, "a")])) == [{"main": 1, "catalog": 0}]
-    assert commits(parts(main=[(1, "a"), (2, "b")], users=[(1.1, "a")], catalog=[(3, "a")])) == [{"main": 0, "users": 0}]
+    assert commits(parts(main=[(1, "a"), (2, "b")], users=[(1.1, "a")], catalog=[(3, "a")])) == [
+        {"main": 0, "users": 0}
+    ]
 
 
 @pytest.mark.parametrize(("seconds", "one"), [(599, True), (601, False)])
@@ -60,20 +64,29 @@ def test_a_commit_to_three_databases() -> None:
 )
 def test_what_is_kept_of_the_others(wanted: dict[str, int], named: str | None, kept: dict[str, int]) -> None:
     both = parts(
-        main=[(1, "a"), (2, "b"), (3, "only here"), (5, "d")], catalog=[(1.1, "a"), (2.1, "b"), (2.5, "only there"), (4.9, "d"), (6, "")]
+        main=[(1, "a"), (2, "b"), (3, "only here"), (5, "d")],
+        catalog=[(1.1, "a"), (2.1, "b"), (2.5, "only there"), (4.9, "d"), (6, "")],
     )
     assert whole_cuts(both, wanted, named) == kept
 
 
 def test_what_hangs_together_over_a_third_database_is_dropped_together() -> None:
     three = parts(main=[(8, "a"), (11.5, "c")], catalog=[(5, "b")], users=[(11, "c"), (12, "b")])
-    assert whole_cuts(three, {"main": 1, "catalog": 1, "users": 0}, "main") == {"main": 1, "catalog": 0, "users": 0}
+    assert whole_cuts(three, {"main": 1, "catalog": 1, "users": 0}, "main") == {
+        "main": 1,
+        "catalog": 0,
+        "users": 0,
+    }
 
 
 def test_what_has_to_stay_is_known_before_anything_is_dropped() -> None:
     """``b`` waited for users until it was later than ``c``, which main keeps: so catalog keeps ``c``, and with it what came before."""
     three = parts(main=[(1, "a"), (7, "c")], catalog=[(2, "b"), (9, "c")], users=[(3, "a"), (8, "b")])
-    assert whole_cuts(three, {"main": 2, "catalog": 1, "users": 1}, "main") == {"main": 2, "catalog": 2, "users": 2}
+    assert whole_cuts(three, {"main": 2, "catalog": 1, "users": 1}, "main") == {
+        "main": 2,
+        "catalog": 2,
+        "users": 2,
+    }
 
 
 class Running(NamedTuple):
@@ -85,9 +98,9 @@ class Running(NamedTuple):
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> tuple[dict[str, list[Part]], list[dict[str, int]]]:
+def histories(draw: st.DrawFn) -> tuple[dict[str, list[CommitPart]], list[dict[str, int]]]:
     """Draw commits to one or several databases that run at the same time, as locks allow; return the parts and what belongs together."""
-    found: dict[str, list[Part]] = {name: [] for name in NAMES}
+    found: dict[str, list[CommitPart]] = {name: [] for name in NAMES}
     truth: dict[int, dict[str, int]] = {}
     running: list[Running] = []
     clock, number, marks = 0.0, 0, draw(st.sampled_from(["unique", "few"]))
@@ -109,14 +122,18 @@ def histories(draw: st.DrawFn) -> tuple[dict[str, list[Part]], list[dict[str, in
         one.has.append(name)
         truth.setdefault(one.number, {})[name] = len(found[name])
         mark = str(one.number) if marks == "unique" else str(one.number // 3)
-        found[name].append(Part(tid(clock), (mark,)))
+        found[name].append(CommitPart(tid(clock), (mark,)))
     # what still runs at the end is in a backup only where all of it is
     unfinished = {one.number for one in running if one.wants}
-    return found, [commit for number, commit in truth.items() if len(commit) > 1 and number not in unfinished] if marks == "unique" else []
+    return found, [
+        commit for number, commit in truth.items() if len(commit) > 1 and number not in unfinished
+    ] if marks == "unique" else []
 
 
 @given(histories(), st.data())
-def test_no_cut_halves_a_commit(drawn: tuple[dict[str, list[Part]], list[dict[str, int]]], data: st.DataObject) -> None:
+def test_no_cut_halves_a_commit(
+    drawn: tuple[dict[str, list[CommitPart]], list[dict[str, int]]], data: st.DataObject
+) -> None:
     found, truth = drawn
     names = [name for name in NAMES if found[name]]
     if not names:
@@ -128,7 +145,11 @@ def test_no_cut_halves_a_commit(drawn: tuple[dict[str, list[Part]], list[dict[st
         counts = whole_cuts(found, wanted, one)
         assert one is None or counts[one] == wanted[one], "the database that is named is cut where it is said"
         assert all(0 <= counts[name] <= len(found[name]) for name in NAMES)
-        halved = [commit for commit in truth if len({index < counts[name] for name, index in commit.items()}) > 1]
+        halved = [
+            commit for commit in truth if len({index < counts[name] for name, index in commit.items()}) > 1
+        ]
         assert not halved
         if one is None:
-            assert all(counts[name] <= wanted[name] for name in NAMES), "nothing later than the moment is kept"
+            assert all(counts[name] <= wanted[name] for name in NAMES), (
+                "nothing later than the moment is kept"
+            )

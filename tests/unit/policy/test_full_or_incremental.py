@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zodb_vault.model.manifest import Line, Reason
-from zodb_vault.policy.continuity import Decision, Facts, decide, next_line
+from zodb_vault.model.manifest import Reason, Timeline
+from zodb_vault.policy.continuity import ContinuityFacts, Decision, decide, next_timeline
 
 T3, T5, T7, T9 = (f"0x{n:016x}" for n in (3, 5, 7, 9))
 PARENT: dict[str, Any] = {"parent": "P", "parent_last_tid": T7, "chain_end": 100}
@@ -20,7 +20,14 @@ CASES: list[tuple[dict[str, Any], str, str, int, str | None, bool]] = [
     ({"parent": None, "cut_end": 50, "resumed_end": 20}, "full", "resumed", 0, None, True),
     ({**PARENT, "standing_end": 100, "cut_end": 100}, "incremental", "unchanged", 100, T7, False),
     ({**PARENT, "standing_end": 100, "cut_end": 130}, "incremental", "continued", 100, T7, False),
-    ({**PARENT, "standing_end": 100, "cut_end": 130, "resumed_end": 20}, "incremental", "continued", 100, T7, False),
+    (
+        {**PARENT, "standing_end": 100, "cut_end": 130, "resumed_end": 20},
+        "incremental",
+        "continued",
+        100,
+        T7,
+        False,
+    ),
     ({**REPLACED, "common_tid": T7}, "full", "packed", 0, T7, False),
     ({**REPLACED, "common_tid": T7, "standing_end": 40}, "incremental", "packed", 40, T7, False),
     ({**REPLACED, "common_tid": T5, "pack_tid": T9}, "full", "packed", 0, T5, False),
@@ -28,27 +35,63 @@ CASES: list[tuple[dict[str, Any], str, str, int, str | None, bool]] = [
     ({**REPLACED, "common_tid": T5, "pack_tid": T5}, "full", "diverged", 0, T5, True),
     ({**REPLACED, "common_tid": T5}, "full", "diverged", 0, T5, True),
     ({**REPLACED, "common_tid": T5, "standing_end": 60}, "incremental", "diverged", 60, T5, True),
-    ({**PARENT, "common_tid": T5, "standing_end": 60, "cut_end": 60}, "incremental", "diverged", 60, T5, True),
+    (
+        {**PARENT, "common_tid": T5, "standing_end": 60, "cut_end": 60},
+        "incremental",
+        "diverged",
+        60,
+        T5,
+        True,
+    ),
     (REPLACED, "full", "new-history", 0, None, True),
     ({**REPLACED, "pack_tid": T9}, "full", "new-history", 0, None, True),
     ({**REPLACED, "common_tid": T7, "resumed_end": 30}, "full", "resumed", 0, T7, False),
-    ({**REPLACED, "common_tid": T5, "resumed_end": 30, "standing_end": 10}, "incremental", "resumed", 10, T5, True),
+    (
+        {**REPLACED, "common_tid": T5, "resumed_end": 30, "standing_end": 10},
+        "incremental",
+        "resumed",
+        10,
+        T5,
+        True,
+    ),
     ({**REPLACED, "resumed_end": 30}, "full", "resumed", 0, None, True),
     ({**PARENT, "forced": True, "standing_end": 100, "cut_end": 130}, "full", "forced", 0, T7, False),
     ({**REPLACED, "forced": True, "common_tid": T5}, "full", "forced", 0, T5, True),
     ({"forced": True, "parent": None, "cut_end": 50}, "full", "forced", 0, None, True),
     ({**PARENT, "parent_problem": "gone", "cut_end": 130}, "full", "parent-missing", 0, None, True),
-    ({**PARENT, "parent_problem": "gone", "cut_end": 130, "common_tid": T7}, "full", "parent-missing", 0, T7, False),
-    ({"parent": "P", "parent_problem": "gone", "parent_last_tid": T7, "cut_end": 130}, "full", "parent-missing", 0, None, True),
+    (
+        {**PARENT, "parent_problem": "gone", "cut_end": 130, "common_tid": T7},
+        "full",
+        "parent-missing",
+        0,
+        T7,
+        False,
+    ),
+    (
+        {"parent": "P", "parent_problem": "gone", "parent_last_tid": T7, "cut_end": 130},
+        "full",
+        "parent-missing",
+        0,
+        None,
+        True,
+    ),
     ({"parent": "P", "cut_end": 0}, "incremental", "unchanged", 0, None, False),
     ({"parent": "P", "cut_end": 50}, "incremental", "continued", 0, None, False),
 ]
 
 
 @pytest.mark.parametrize(("facts", "how", "code", "keep", "common", "starts"), CASES)
-def test_decisions(facts: dict[str, Any], how: str, code: str, keep: int, common: str | None, starts: bool) -> None:
-    found = decide(Facts(**facts))
-    assert (found.how, found.reason.code, found.keep, found.common_tid, found.starts_line) == (how, code, keep, common, starts)
+def test_decisions(
+    facts: dict[str, Any], how: str, code: str, keep: int, common: str | None, starts: bool
+) -> None:
+    found = decide(ContinuityFacts(**facts))
+    assert (found.how, found.reason.code, found.keep, found.common_tid, found.starts_timeline) == (
+        how,
+        code,
+        keep,
+        common,
+        starts,
+    )
 
 
 @pytest.mark.parametrize(
@@ -56,7 +99,10 @@ def test_decisions(facts: dict[str, Any], how: str, code: str, keep: int, common
     [
         ({**PARENT, "standing_end": 100, "cut_end": 130}, ["backup P", "30 bytes", "byte 100"]),
         ({**PARENT, "standing_end": 100, "cut_end": 100}, ["backup P", "byte 100"]),
-        ({**REPLACED, "common_tid": T7, "standing_end": 40}, ["packed", "backup P", T7, "40 of its 100 bytes"]),
+        (
+            {**REPLACED, "common_tid": T7, "standing_end": 40},
+            ["packed", "backup P", T7, "40 of its 100 bytes"],
+        ),
         ({**REPLACED, "common_tid": T5}, ["backup P", T5, T7, "nothing of it"]),
         (REPLACED, ["no transaction of backup P"]),
         ({**PARENT, "parent_problem": "list 4f is gone", "cut_end": 1}, ["Backup P", "list 4f is gone"]),
@@ -64,7 +110,7 @@ def test_decisions(facts: dict[str, Any], how: str, code: str, keep: int, common
     ],
 )
 def test_the_text_is_a_sentence_with_the_facts(facts: dict[str, Any], said: list[str]) -> None:
-    text = decide(Facts(**facts)).reason.text
+    text = decide(ContinuityFacts(**facts)).reason.text
     assert text[0].isupper()
     assert text.endswith(".")
     assert all(fact in text for fact in said)
@@ -75,38 +121,42 @@ def starting(common: str | None) -> Decision:
 
 
 def test_the_first_backup_names_its_line() -> None:
-    assert next_line([], "A", starting(None)) == [Line("A", None)]
+    assert next_timeline([], "A", starting(None)) == [Timeline("A", None)]
 
 
 def test_a_backup_that_continues_keeps_the_line() -> None:
-    line = [Line("A", T3), Line("B", None)]
-    assert next_line(line, "C", decide(Facts(**PARENT, standing_end=100, cut_end=100))) == line
+    line = [Timeline("A", T3), Timeline("B", None)]
+    assert next_timeline(line, "C", decide(ContinuityFacts(**PARENT, standing_end=100, cut_end=100))) == line
 
 
 @pytest.mark.parametrize(
     ("common", "expected"),
     [
-        (T3, [Line("A", T3), Line("C", None)]),
-        (T5, [Line("A", T5), Line("C", None)]),
-        (T7, [Line("A", T5), Line("B", T7), Line("C", None)]),
-        (None, [Line("C", None)]),
+        (T3, [Timeline("A", T3), Timeline("C", None)]),
+        (T5, [Timeline("A", T5), Timeline("C", None)]),
+        (T7, [Timeline("A", T5), Timeline("B", T7), Timeline("C", None)]),
+        (None, [Timeline("C", None)]),
     ],
 )
-def test_a_backup_that_diverges_limits_the_lines_before_it(common: str | None, expected: list[Line]) -> None:
-    assert next_line([Line("A", T5), Line("B", None)], "C", starting(common)) == expected
+def test_a_backup_that_diverges_limits_the_lines_before_it(
+    common: str | None, expected: list[Timeline]
+) -> None:
+    assert next_timeline([Timeline("A", T5), Timeline("B", None)], "C", starting(common)) == expected
 
 
 @given(st.lists(st.integers(0, 50), max_size=12))
 def test_lines_stay_ordered_and_never_reach_beyond_the_common_past(commons: list[int]) -> None:
-    line: list[Line] = [Line("0", None)]
+    timeline: list[Timeline] = [Timeline("0", None)]
     for number, common in enumerate(commons, 1):
         shared = f"0x{common:016x}"
-        older, line = line, next_line(line, str(number), starting(shared))
-        assert line[-1] == Line(str(number), None)
-        untils = [one.until_tid for one in line[:-1]]
+        older, timeline = timeline, next_timeline(timeline, str(number), starting(shared))
+        assert timeline[-1] == Timeline(str(number), None)
+        untils = [one.until_tid for one in timeline[:-1]]
         assert all(until is not None and until <= shared for until in untils)
         assert untils == sorted(set(untils), key=str)
-        assert [one.id for one in line[:-1]] == [one.id for one in older[: len(line) - 1]]
+        assert [one.id for one in timeline[:-1]] == [one.id for one in older[: len(timeline) - 1]]
         limits = {one.id: one.until_tid for one in older}
-        assert all(limits[one.id] is None or str(one.until_tid) <= str(limits[one.id]) for one in line[:-1])
-        assert untils[-1] == shared or len(line) - 1 == len(older)
+        assert all(
+            limits[one.id] is None or str(one.until_tid) <= str(limits[one.id]) for one in timeline[:-1]
+        )
+        assert untils[-1] == shared or len(timeline) - 1 == len(older)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from zodb_vault.errors import UsageError
 from zodb_vault.model.tid import from_datetime
-from zodb_vault.policy.moments import in_utc, parse_moment
+from zodb_vault.policy.timestamps import in_utc, parse_timestamp
 
 VIENNA = ZoneInfo("Europe/Vienna")
 
@@ -37,7 +37,7 @@ def utc(*fields: int) -> datetime:
     ],
 )
 def test_accepted_spellings(text: str, expected: datetime) -> None:
-    found = parse_moment(text, VIENNA)
+    found = parse_timestamp(text, VIENNA)
     assert found == expected
     assert found.tzinfo is UTC
 
@@ -86,18 +86,18 @@ def test_accepted_spellings(text: str, expected: datetime) -> None:
 )
 def test_everything_else_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UsageError) as caught:
-        parse_moment(text, UTC)
+        parse_timestamp(text, UTC)
     assert "2026-11-20T10:15" in caught.value.hint
 
 
 def test_a_day_alone_asks_for_start_or_end() -> None:
     with pytest.raises(UsageError) as caught:
-        parse_moment("2026-03-01", VIENNA)
+        parse_timestamp("2026-03-01", VIENNA)
     assert "a day, not a moment" in caught.value.message
     start, end = "2026-03-01T00:00", "2026-03-01T23:59:59.999999"
     assert f"{start} for its start" in caught.value.hint
     assert f"{end} for its end" in caught.value.hint
-    assert parse_moment(end, VIENNA) - parse_moment(start, VIENNA) == timedelta(days=1, microseconds=-1)
+    assert parse_timestamp(end, VIENNA) - parse_timestamp(start, VIENNA) == timedelta(days=1, microseconds=-1)
 
 
 @pytest.mark.parametrize(
@@ -107,35 +107,41 @@ def test_a_day_alone_asks_for_start_or_end() -> None:
         ("2026-03-29T02:30", "skipped", "2026-03-29T00:30:00Z", "2026-03-29T01:30:00Z"),
     ],
 )
-def test_a_local_time_around_a_clock_change_is_refused_with_both_meanings(text: str, why: str, early: str, late: str) -> None:
+def test_a_local_time_around_a_clock_change_is_refused_with_both_meanings(
+    text: str, why: str, early: str, late: str
+) -> None:
     with pytest.raises(UsageError) as caught:
-        parse_moment(text, VIENNA)
+        parse_timestamp(text, VIENNA)
     assert why in caught.value.message
     assert f"{early} or {late}" in caught.value.message
     for candidate in (early, late):
-        assert in_utc(parse_moment(candidate, VIENNA)) == candidate
+        assert in_utc(parse_timestamp(candidate, VIENNA)) == candidate
 
 
-@pytest.mark.parametrize("text", ["2026-10-25T01:59:59.999999", "2026-10-25T03:00", "2026-03-29T01:59:59.999999", "2026-03-29T03:00"])
+@pytest.mark.parametrize(
+    "text",
+    ["2026-10-25T01:59:59.999999", "2026-10-25T03:00", "2026-03-29T01:59:59.999999", "2026-03-29T03:00"],
+)
 def test_local_times_beside_a_clock_change_are_accepted(text: str) -> None:
-    assert parse_moment(text, VIENNA).astimezone(VIENNA).isoformat().startswith(text)
+    assert parse_timestamp(text, VIENNA).astimezone(VIENNA).isoformat().startswith(text)
 
 
 def test_a_moment_to_the_second_is_the_instant_that_begins_it() -> None:
-    moment = parse_moment("2026-11-20T10:15:30Z", UTC)
+    moment = parse_timestamp("2026-11-20T10:15:30Z", UTC)
     assert from_datetime(utc(2026, 11, 20, 10, 15, 30)) <= from_datetime(moment)
     assert from_datetime(utc(2026, 11, 20, 10, 15, 30, 1)) > from_datetime(moment)
 
 
-MOMENTS = st.datetimes(min_value=datetime(1900, 1, 2), max_value=datetime(9916, 12, 30), timezones=st.just(UTC))  # noqa: DTZ001
+FIRST, LAST = datetime(1900, 1, 2), datetime(9916, 12, 30)  # noqa: DTZ001
+MOMENTS = st.datetimes(min_value=FIRST, max_value=LAST, timezones=st.just(UTC))
 OFFSETS = st.integers(-23 * 60 - 59, 23 * 60 + 59).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 
 
 @given(MOMENTS, OFFSETS, st.sampled_from("T "))
 def test_any_offset_names_the_same_instant(moment: datetime, zone: timezone, between: str) -> None:
     text = moment.astimezone(zone).isoformat(sep=between)
-    assert parse_moment(text, VIENNA) == moment
-    assert parse_moment(in_utc(moment), VIENNA) == moment
+    assert parse_timestamp(text, VIENNA) == moment
+    assert parse_timestamp(in_utc(moment), VIENNA) == moment
     from_datetime(moment)
 
 
@@ -146,7 +152,7 @@ def test_any_offset_names_the_same_instant(moment: datetime, zone: timezone, bet
 def test_a_local_time_is_refused_or_reads_back_as_itself(naive: datetime, name: str) -> None:
     zone = ZoneInfo(name)
     try:
-        found = parse_moment(naive.isoformat(), zone)
+        found = parse_timestamp(naive.isoformat(), zone)
     except UsageError:
         aware = naive.replace(tzinfo=zone)
         assert aware.utcoffset() != aware.replace(fold=1).utcoffset()
@@ -157,6 +163,6 @@ def test_a_local_time_is_refused_or_reads_back_as_itself(naive: datetime, name: 
 @given(st.text(max_size=30))
 def test_no_text_escapes_as_another_error(text: str) -> None:
     try:
-        parse_moment(text, VIENNA)
+        parse_timestamp(text, VIENNA)
     except UsageError as error:
         assert error.hint

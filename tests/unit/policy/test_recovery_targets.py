@@ -11,27 +11,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zodb_vault.errors import BackupMissing, TargetMissing, UsageError
-from zodb_vault.model.manifest import Line
+from zodb_vault.model.manifest import Timeline
 from zodb_vault.model.tid import from_datetime, to_hex
-from zodb_vault.policy.continuity import Facts, decide, next_line
-from zodb_vault.policy.moments import in_utc, parse_moment
+from zodb_vault.policy.continuity import ContinuityFacts, decide, next_timeline
 from zodb_vault.policy.recovery import (
-    AtMoment,
+    AtTimestamp,
     BeforeTid,
     Choice,
-    Cut,
-    Found,
+    CutPoint,
     Gap,
     Reach,
     Request,
+    Settled,
     Span,
     ToTid,
     candidates_for_tid,
-    cut_within,
+    cut_point_within,
     elsewhere_for_tid,
     search,
     settle,
 )
+from zodb_vault.policy.timestamps import in_utc, parse_timestamp
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 ISO = re.compile(r"\d{4}-\d\d-\d\dT[0-9:.]+Z")
@@ -65,22 +65,28 @@ class Site:
         seconds: Iterable[float],
         *,
         packed: float | None = None,
-        line: tuple[tuple[int, float | None], ...] = ((1, None),),
+        timeline: tuple[tuple[int, float | None], ...] = ((1, None),),
         complete: bool = True,
         whole: bool = True,
         trigger: str = "scheduled",
         ordered: bool = True,
     ) -> str:
         kept = list(seconds)
-        span = Span(tid(kept[0]), None if packed is None else tid(packed), tid(kept[-1])) if kept else Span(None, None, None)
-        lines = tuple(Line(identity(n), None if until is None else tid(until)) for n, until in line)
+        span = (
+            Span(tid(kept[0]), None if packed is None else tid(packed), tid(kept[-1]))
+            if kept
+            else Span(None, None, None)
+        )
+        timelines = tuple(
+            Timeline(identity(n), None if until is None else tid(until)) for n, until in timeline
+        )
         reach = Reach(
             id=identity(number),
             created_at=at(created),
             complete=complete,
             whole=whole,
             trigger=trigger,  # type: ignore[arg-type]
-            line=lines,
+            timeline=timelines,
             ordered=ordered,
             databases={"main": span},
         )
@@ -92,7 +98,7 @@ class Site:
         self.read_ids.append(backup_id)
         return self.lists[backup_id]
 
-    def find(self, request: Request | None, backup_id: str | None = None) -> Found:
+    def find(self, request: Request | None, backup_id: str | None = None) -> Settled:
         return settle(search(self.reaches, "main", request, backup_id), self.read)
 
     def refusal(self, request: Request, backup_id: str | None = None) -> TargetMissing:
@@ -102,8 +108,8 @@ class Site:
         return caught.value
 
 
-def found(backup_id: str, second: float) -> Found:
-    return Found(backup_id, Cut(tid(second), int(second * 100)))
+def found(backup_id: str, second: float) -> Settled:
+    return Settled(backup_id, CutPoint(tid(second), int(second * 100)))
 
 
 def packed_site() -> Site:
@@ -120,14 +126,14 @@ def diverged_site() -> Site:
     site = Site()
     site.backup(1, 35, [10, 20, 30])
     site.backup(2, 55, [10, 20, 30, 50])
-    site.backup(3, 65, [10, 20, 60], line=((1, 20), (3, None)))
+    site.backup(3, 65, [10, 20, 60], timeline=((1, 20), (3, None)))
     return site
 
 
 def test_the_latest_is_taken_whole_and_without_reading_a_list() -> None:
     site = packed_site()
-    assert site.find(None) == Found(identity(3), None)
-    assert site.find(None, identity(1)) == Found(identity(1), None)
+    assert site.find(None) == Settled(identity(3), None)
+    assert site.find(None, identity(1)) == Settled(identity(1), None)
     assert site.read_ids == []
 
 
@@ -135,8 +141,8 @@ def test_the_latest_is_taken_whole_and_without_reading_a_list() -> None:
 def test_what_is_not_eligible_is_neither_latest_nor_searched(spoiled: dict[str, bool]) -> None:
     site = packed_site()
     site.backup(4, 120, [90, 100], **spoiled)  # type: ignore[arg-type]
-    assert site.find(None) == Found(identity(3), None)
-    for request in (ToTid(tid(100)), AtMoment(at(110)), BeforeTid(tid(101))):
+    assert site.find(None) == Settled(identity(3), None)
+    for request in (ToTid(tid(100)), AtTimestamp(at(110)), BeforeTid(tid(101))):
         refused = site.refusal(request)
         assert f"{identity(4)} (" in refused.message
         assert identity(4) in refused.hint
@@ -164,7 +170,9 @@ def test_unknown_databases_and_malformed_tids_are_usage_errors() -> None:
         site.find(ToTid("0x12"))
 
 
-@pytest.mark.parametrize(("second", "number"), [(90, 3), (80, 3), (60, 2), (50, 2), (40, 2), (30, 1), (20, 1), (10, 1)])
+@pytest.mark.parametrize(
+    ("second", "number"), [(90, 3), (80, 3), (60, 2), (50, 2), (40, 2), (30, 1), (20, 1), (10, 1)]
+)
 def test_a_tid_is_taken_from_the_newest_backup_where_it_is_a_target(second: int, number: int) -> None:
     assert packed_site().find(ToTid(tid(second))) == found(identity(number), second)
 
@@ -215,7 +223,7 @@ def test_an_abandoned_transaction_is_named_and_needs_its_backup() -> None:
 
 def test_an_older_backup_counts_up_to_the_point_where_the_line_went_on_elsewhere() -> None:
     site = diverged_site()
-    site.backup(4, 75, [20, 60, 70], packed=60, line=((1, 20), (3, None)))
+    site.backup(4, 75, [20, 60, 70], packed=60, timeline=((1, 20), (3, None)))
     assert site.find(ToTid(tid(20))) == found(identity(3), 20)
     assert candidates_for_tid(site.reaches, "main", tid(20)) == [identity(3), identity(2), identity(1)]
     assert candidates_for_tid(site.reaches, "main", tid(30)) == [identity(3)]
@@ -232,15 +240,28 @@ def test_elsewhere_is_named_only_where_the_transaction_exists() -> None:
 
 @pytest.mark.parametrize(
     ("second", "number", "expected"),
-    [(95, 3, 90), (90, 3, 90), (89, 3, 80), (80, 3, 80), (65, 2, 60), (60, 2, 60), (59.5, 2, 50), (40, 2, 40), (35, 1, 30), (10, 1, 10)],
+    [
+        (95, 3, 90),
+        (90, 3, 90),
+        (89, 3, 80),
+        (80, 3, 80),
+        (65, 2, 60),
+        (60, 2, 60),
+        (59.5, 2, 50),
+        (40, 2, 40),
+        (35, 1, 30),
+        (10, 1, 10),
+    ],
 )
-def test_a_moment_is_answered_by_the_newest_backup_that_covers_it(second: float, number: int, expected: int) -> None:
-    assert packed_site().find(AtMoment(at(second))) == found(identity(number), expected)
+def test_a_moment_is_answered_by_the_newest_backup_that_covers_it(
+    second: float, number: int, expected: int
+) -> None:
+    assert packed_site().find(AtTimestamp(at(second))) == found(identity(number), expected)
 
 
 @pytest.mark.parametrize("second", [66, 79.999])
 def test_a_moment_between_an_old_backup_and_the_pack_is_refused_with_both_sides(second: float) -> None:
-    refused = packed_site().refusal(AtMoment(at(second)))
+    refused = packed_site().refusal(AtTimestamp(at(second)))
     assert in_utc(at(65)) in refused.message
     assert identity(2) in refused.message
     assert tid(80) in refused.message
@@ -248,27 +269,27 @@ def test_a_moment_between_an_old_backup_and_the_pack_is_refused_with_both_sides(
 
 
 def test_a_moment_after_the_newest_backup_is_refused() -> None:
-    refused = packed_site().refusal(AtMoment(at(96)))
+    refused = packed_site().refusal(AtTimestamp(at(96)))
     assert f"reaches to {in_utc(at(95))}" in refused.message
     assert "latest" in refused.hint
 
 
 def test_a_moment_before_everything_is_refused_with_the_earliest() -> None:
-    refused = packed_site().refusal(AtMoment(at(9)))
+    refused = packed_site().refusal(AtTimestamp(at(9)))
     assert f"earliest state that can is that of {in_utc(at(10))}" in refused.message
 
 
 def test_a_moment_on_the_abandoned_part_gives_the_current_line() -> None:
-    assert diverged_site().find(AtMoment(at(50))) == found(identity(3), 20)
-    assert diverged_site().find(AtMoment(at(50)), identity(2)) == found(identity(2), 50)
+    assert diverged_site().find(AtTimestamp(at(50))) == found(identity(3), 20)
+    assert diverged_site().find(AtTimestamp(at(50)), identity(2)) == found(identity(2), 50)
 
 
 def test_an_abandoned_end_does_not_answer_for_the_current_line() -> None:
     site = diverged_site()
-    site.backup(3, 75, [20, 60, 70], packed=60, line=((1, 20), (3, None)))
+    site.backup(3, 75, [20, 60, 70], packed=60, timeline=((1, 20), (3, None)))
     del site.reaches[2]
-    assert site.find(AtMoment(at(20))) == found(identity(2), 20)
-    refused = site.refusal(AtMoment(at(30)))
+    assert site.find(AtTimestamp(at(20))) == found(identity(2), 20)
+    refused = site.refusal(AtTimestamp(at(30)))
     assert in_utc(at(20)) in refused.message
     assert f"{identity(2)} (on an abandoned line)" in refused.message
 
@@ -277,23 +298,23 @@ def test_a_clock_that_was_ahead_does_not_claim_what_a_newer_backup_saw() -> None
     site = Site()
     site.backup(1, 1000, [10, 20])
     site.backup(2, 65, [20, 40, 60], packed=60)
-    assert site.find(AtMoment(at(20))) == found(identity(1), 20)
-    assert site.find(AtMoment(at(62))) == found(identity(2), 60)
-    site.refusal(AtMoment(at(70)))
+    assert site.find(AtTimestamp(at(20))) == found(identity(1), 20)
+    assert site.find(AtTimestamp(at(62))) == found(identity(2), 60)
+    site.refusal(AtTimestamp(at(70)))
 
 
 def test_tids_later_than_the_clock_of_the_backup_are_reached() -> None:
     site = Site()
     site.backup(1, 15, [10, 20, 30])
-    assert site.find(AtMoment(at(30))) == found(identity(1), 30)
-    site.refusal(AtMoment(at(31)))
+    assert site.find(AtTimestamp(at(30))) == found(identity(1), 30)
+    site.refusal(AtTimestamp(at(31)))
 
 
 def test_a_moment_can_be_asked_of_one_backup() -> None:
     site = packed_site()
-    assert site.find(AtMoment(at(30)), identity(1)) == found(identity(1), 30)
-    assert "reaches to" in site.refusal(AtMoment(at(40)), identity(1)).message
-    assert "earliest" in site.refusal(AtMoment(at(30)), identity(3)).message
+    assert site.find(AtTimestamp(at(30)), identity(1)) == found(identity(1), 30)
+    assert "reaches to" in site.refusal(AtTimestamp(at(40)), identity(1)).message
+    assert "earliest" in site.refusal(AtTimestamp(at(30)), identity(3)).message
 
 
 @pytest.mark.parametrize(
@@ -323,8 +344,8 @@ def test_before_a_tid_is_decided_by_the_last_tid_below_it() -> None:
 def test_a_backup_packed_after_the_common_past_is_not_named_as_a_neighbour() -> None:
     site = Site()
     site.backup(2, 55, [10, 20, 30, 50], packed=30)
-    site.backup(3, 75, [20, 60, 70], packed=60, line=((1, 20), (3, None)))
-    for request in (ToTid(tid(25)), AtMoment(at(25))):
+    site.backup(3, 75, [20, 60, 70], packed=60, timeline=((1, 20), (3, None)))
+    for request in (ToTid(tid(25)), AtTimestamp(at(25))):
         refused = site.refusal(request)
         assert tid(60) in refused.message
         assert tid(30) not in refused.message
@@ -333,7 +354,7 @@ def test_a_backup_packed_after_the_common_past_is_not_named_as_a_neighbour() -> 
 def test_unordered_backups_count_up_to_the_end_of_their_line() -> None:
     site = Site()
     site.backup(1, 55, [10, 20, 50, 40], ordered=False)
-    site.backup(3, 75, [20, 60, 70], packed=60, line=((1, 20), (3, None)))
+    site.backup(3, 75, [20, 60, 70], packed=60, timeline=((1, 20), (3, None)))
     assert site.find(ToTid(tid(20))) == found(identity(1), 20)
     assert identity(1) in site.refusal(ToTid(tid(50))).hint
     assert identity(1) in site.refusal(BeforeTid(tid(50))).hint
@@ -347,7 +368,7 @@ def test_unordered_tids_refuse_moments_and_keep_the_order_of_the_file() -> None:
     site = Site()
     site.backup(1, 65, [10, 50, 30, 40, 20], packed=50, ordered=False)
     for backup_id in (None, identity(1)):
-        refused = site.refusal(AtMoment(at(45)), backup_id)
+        refused = site.refusal(AtTimestamp(at(45)), backup_id)
         assert "do not ascend" in refused.message
         assert "--tid" in refused.hint
         assert site.find(ToTid(tid(40)), backup_id) == found(identity(1), 40)
@@ -361,24 +382,34 @@ def test_a_backup_without_transactions_has_no_targets() -> None:
     site = Site()
     site.backup(1, 35, [])
     assert "no valid target at all" in site.refusal(ToTid(tid(10))).message
-    site.refusal(AtMoment(at(20)))
+    site.refusal(AtTimestamp(at(20)))
 
 
 def test_cuts_in_an_ordered_list() -> None:
     transactions = [(tid(second), second) for second in (10, 20, 30, 40)]
     target = Choice(backup_id="A", bound=tid(25), start=tid(20), top=tid(30))
-    assert cut_within(transactions, target) == Cut(tid(20), 20)
-    assert cut_within(transactions, Choice(backup_id="A", bound=tid(20), start=tid(20), top=tid(30), inclusive=False)) == Gap(None, tid(20))
-    assert cut_within(transactions, Choice(backup_id="A", bound=tid(40), start=tid(20), top=tid(30))) == Cut(tid(30), 30)
-    assert cut_within(transactions, Choice(backup_id="A", bound=tid(25), start=tid(20), top=tid(30), exact=True)) == Gap(tid(20), tid(30))
-    assert cut_within(transactions, Choice(backup_id="A", bound=None)) == Cut(tid(40), 40)
-    assert cut_within(iter([]), target) == Gap(None, None)
+    assert cut_point_within(transactions, target) == CutPoint(tid(20), 20)
+    assert cut_point_within(
+        transactions, Choice(backup_id="A", bound=tid(20), start=tid(20), top=tid(30), inclusive=False)
+    ) == Gap(None, tid(20))
+    assert cut_point_within(
+        transactions, Choice(backup_id="A", bound=tid(40), start=tid(20), top=tid(30))
+    ) == CutPoint(tid(30), 30)
+    assert cut_point_within(
+        transactions, Choice(backup_id="A", bound=tid(25), start=tid(20), top=tid(30), exact=True)
+    ) == Gap(tid(20), tid(30))
+    assert cut_point_within(transactions, Choice(backup_id="A", bound=None)) == CutPoint(tid(40), 40)
+    assert cut_point_within(iter([]), target) == Gap(None, None)
 
 
 def test_equal_tids_are_kept_together() -> None:
     transactions = [(tid(10), 1), (tid(20), 2), (tid(20), 3), (tid(30), 4)]
-    assert cut_within(transactions, Choice(backup_id="A", bound=tid(20), exact=True, start=tid(10), ordered=False)) == Cut(tid(20), 3)
-    assert cut_within(transactions, Choice(backup_id="A", bound=tid(20), inclusive=False, start=tid(10), ordered=False)) == Cut(tid(10), 1)
+    assert cut_point_within(
+        transactions, Choice(backup_id="A", bound=tid(20), exact=True, start=tid(10), ordered=False)
+    ) == CutPoint(tid(20), 3)
+    assert cut_point_within(
+        transactions, Choice(backup_id="A", bound=tid(20), inclusive=False, start=tid(10), ordered=False)
+    ) == CutPoint(tid(10), 1)
 
 
 class Life:
@@ -410,7 +441,11 @@ class Life:
             return
         ids = sorted(self.truth)
         file, line = self.truth[ids[choose(len(ids))]]
-        targets = [n for n, (_, status) in enumerate(file) if status == " " or all(s == " " for _, s in file[n + 1 :])]
+        targets = [
+            n
+            for n, (_, status) in enumerate(file)
+            if status == " " or all(s == " " for _, s in file[n + 1 :])
+        ]
         if targets:
             last = targets[choose(len(targets))]
             self.file = file[: last + 1]
@@ -424,18 +459,22 @@ class Life:
         packed = [second for second, status in self.file if status == "p"]
         parent = max(self.site.reaches, key=lambda r: r.id, default=None)
         decision = decide(self.facts(parent, packed[-1] if packed else None))
-        line = tuple(next_line(parent.line if parent else [], own, decision))
-        self.site.backup(self.clock, self.clock, [s for s, _ in self.file], packed=packed[-1] if packed else None)
-        self.site.reaches[-1] = Reach(**{**{f: getattr(self.site.reaches[-1], f) for f in Reach.__struct_fields__}, "line": line})
+        line = tuple(next_timeline(parent.timeline if parent else [], own, decision))
+        self.site.backup(
+            self.clock, self.clock, [s for s, _ in self.file], packed=packed[-1] if packed else None
+        )
+        self.site.reaches[-1] = Reach(
+            **{**{f: getattr(self.site.reaches[-1], f) for f in Reach.__struct_fields__}, "timeline": line}
+        )
         self.truth[own] = (self.file, self.line)
         self.restored = False
 
-    def facts(self, parent: Reach | None, packed: int | None) -> Facts:
+    def facts(self, parent: Reach | None, packed: int | None) -> ContinuityFacts:
         old = self.truth[parent.id][0] if parent else []
         same = [a == b for a, b in zip(old, self.file, strict=False)]
         held = {second for second, _ in self.file}
         shared = [second for second, _ in old if second in held]
-        return Facts(
+        return ContinuityFacts(
             parent=parent.id if parent else None,
             cut_end=len(self.file),
             standing_end=[*same, False].index(False),
@@ -449,7 +488,9 @@ class Life:
 @st.composite
 def lives(draw: st.DrawFn) -> Life:
     life = Life()
-    steps = st.sampled_from([life.commit, life.commit, life.commit, life.backup, life.backup, life.pack, life.restore])
+    steps = st.sampled_from(
+        [life.commit, life.commit, life.commit, life.backup, life.backup, life.pack, life.restore]
+    )
     for step in draw(st.lists(steps, min_size=3, max_size=16)):
         life.clock += 2
         step(lambda n: draw(st.integers(0, n - 1)))
@@ -467,9 +508,9 @@ def resolved(life: Life, request: Request) -> int | None:
         result = life.site.find(request)
     except TargetMissing as error:
         told = error.message.split("; it stands")[0]
-        if isinstance(request, AtMoment):
+        if isinstance(request, AtTimestamp):
             for text in ISO.findall(told)[1:]:
-                assert life.site.find(AtMoment(parse_moment(text, UTC))).cut
+                assert life.site.find(AtTimestamp(parse_timestamp(text, UTC))).cut
         return None
     assert result.cut is not None
     file, line = life.truth[result.backup_id]
@@ -490,7 +531,10 @@ def test_every_answer_is_that_of_the_remembered_line(life: Life) -> None:
     start = max([file[0][0], *(s for s, status in file if status == "p")])
     for second in range(-1, life.clock + 2):
         past, before = [s for s in line if s <= second], [s for s in line if s < second]
-        answers = [resolved(life, request) for request in (AtMoment(at(second)), ToTid(tid(second)), BeforeTid(tid(second)))]
+        answers = [
+            resolved(life, request)
+            for request in (AtTimestamp(at(second)), ToTid(tid(second)), BeforeTid(tid(second)))
+        ]
         if answers[0] is not None:
             assert answers[0] == past[-1]
         if answers[1] is not None:
@@ -512,6 +556,6 @@ def test_every_target_of_a_backup_on_the_same_line_is_found(life: Life) -> None:
         targets = [s for n, (s, status) in enumerate(file) if all(other == " " for _, other in file[n + 1 :])]
         for second in targets:
             assert life.site.find(ToTid(tid(second)), reach.id) == found(reach.id, second)
-            if reach.line[-1].id == newest.line[-1].id:
+            if reach.timeline[-1].id == newest.timeline[-1].id:
                 assert resolved(life, ToTid(tid(second))) == second
-                assert resolved(life, AtMoment(at(second))) == second
+                assert resolved(life, AtTimestamp(at(second))) == second

@@ -13,19 +13,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zodb_vault.policy import retention
-from zodb_vault.policy.retention import Candidate, OnDemandRetention, Rules, SafetyRetention, ScheduledRetention, decide
+from zodb_vault.policy.retention import (
+    OnDemandRetention,
+    RetainedBackup,
+    Rules,
+    SafetyRetention,
+    ScheduledRetention,
+    decide,
+)
 
 VIENNA = ZoneInfo("Europe/Vienna")
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
-DEFAULT = Rules(scheduled=ScheduledRetention(), on_demand=OnDemandRetention(), safety=SafetyRetention(), zone=UTC)
+DEFAULT = Rules(
+    scheduled=ScheduledRetention(), on_demand=OnDemandRetention(), safety=SafetyRetention(), zone=UTC
+)
 
 
-def at(moment: datetime, **facts: Any) -> Candidate:
+def at(moment: datetime, **facts: Any) -> RetainedBackup:
     facts = {"trigger": "scheduled"} | facts
-    return Candidate(id=f"{moment.astimezone(UTC):%Y%m%dT%H%M%SZ}-aaaaaa", created_at=moment, **facts)
+    return RetainedBackup(id=f"{moment.astimezone(UTC):%Y%m%dT%H%M%SZ}-aaaaaa", created_at=moment, **facts)
 
 
-def days_ago(days: float, **facts: Any) -> Candidate:
+def days_ago(days: float, **facts: Any) -> RetainedBackup:
     return at(NOW - timedelta(days=days), **facts)
 
 
@@ -33,15 +42,17 @@ def rules(**changes: Any) -> Rules:
     return msgspec.structs.replace(DEFAULT, **changes)
 
 
-def kept(backups: list[Candidate], chosen: Rules = DEFAULT, now: datetime = NOW) -> list[Candidate]:
+def kept(backups: list[RetainedBackup], chosen: Rules = DEFAULT, now: datetime = NOW) -> list[RetainedBackup]:
     """Return what stays, oldest first."""
     ids = {verdict.id for verdict in decide(backups, chosen, now, now).keep}
     return sorted((backup for backup in backups if backup.id in ids), key=lambda backup: backup.id)
 
 
-def reasons(backups: list[Candidate], backup: Candidate, chosen: Rules = DEFAULT) -> str:
+def reasons(backups: list[RetainedBackup], backup: RetainedBackup, chosen: Rules = DEFAULT) -> str:
     decision = decide(backups, chosen, NOW, NOW)
-    return "; ".join(next(verdict.reasons for verdict in [*decision.keep, *decision.remove] if verdict.id == backup.id))
+    return "; ".join(
+        next(verdict.reasons for verdict in [*decision.keep, *decision.remove] if verdict.id == backup.id)
+    )
 
 
 # Tiers
@@ -55,7 +66,10 @@ def test_the_first_backup_of_a_calendar_day_is_its_daily() -> None:
 
 
 def test_the_calendar_is_that_of_the_zone() -> None:
-    one, other = at(datetime(2026, 11, 18, 22, 30, tzinfo=UTC)), at(datetime(2026, 11, 18, 23, 30, tzinfo=UTC))
+    one, other = (
+        at(datetime(2026, 11, 18, 22, 30, tzinfo=UTC)),
+        at(datetime(2026, 11, 18, 23, 30, tzinfo=UTC)),
+    )
     assert kept([one, other, days_ago(0)]) == [one, days_ago(0)]
     assert kept([one, other, days_ago(0)], rules(zone=VIENNA)) == [one, other, days_ago(0)]
 
@@ -126,9 +140,12 @@ def test_safety_backups_stay_for_their_time() -> None:
     assert kept([old, young, days_ago(0)]) == [young, days_ago(0)]
     assert "30 days" in reasons([old, young, days_ago(0)], old)
     assert kept([young, days_ago(0)], rules(safety=SafetyRetention(age=timedelta(hours=5)))) == [days_ago(0)]
-    assert kept([young, days_ago(1, trigger="safety"), days_ago(0)], rules(safety=SafetyRetention(limit=1))) == [
-        days_ago(1, trigger="safety"), days_ago(0),
-    ]  # fmt: skip
+    assert kept(
+        [young, days_ago(1, trigger="safety"), days_ago(0)], rules(safety=SafetyRetention(limit=1))
+    ) == [
+        days_ago(1, trigger="safety"),
+        days_ago(0),
+    ]
 
 
 def test_what_lacks_something_stays_until_there_is_a_newer_whole_one_and_it_is_old() -> None:
@@ -142,7 +159,7 @@ def test_what_lacks_something_stays_until_there_is_a_newer_whole_one_and_it_is_o
 # What rules over all of it
 
 
-def all_of(count: int, **facts: Any) -> list[Candidate]:
+def all_of(count: int, **facts: Any) -> list[RetainedBackup]:
     return [days_ago(n * 2 + 200, **facts) for n in range(count)] + [days_ago(0)]
 
 
@@ -157,16 +174,20 @@ def test_pinned_and_used_ones_stay() -> None:
 
 def test_the_last_complete_one_stays_whatever_the_policy_says() -> None:
     nothing = Rules(
-        scheduled=ScheduledRetention(daily=0, weekly=0, monthly=0), on_demand=OnDemandRetention(newest=0, age=timedelta()),
-        safety=SafetyRetention(age=timedelta()), zone=UTC,
-    )  # fmt: skip
+        scheduled=ScheduledRetention(daily=0, weekly=0, monthly=0),
+        on_demand=OnDemandRetention(newest=0, age=timedelta()),
+        safety=SafetyRetention(age=timedelta()),
+        zone=UTC,
+    )
     for trigger in ("scheduled", "on-demand"):
         backups = [days_ago(500 + n, trigger=trigger) for n in range(3)] + [days_ago(1, trigger="safety")]
         assert kept(backups, nothing) == [backups[0]]
     assert kept([days_ago(3), days_ago(2, whole=False)], nothing) == [days_ago(3), days_ago(2, whole=False)]
 
 
-def untouched(backups: list[Candidate], word: str, now: datetime = NOW, store_now: datetime = NOW) -> None:
+def untouched(
+    backups: list[RetainedBackup], word: str, now: datetime = NOW, store_now: datetime = NOW
+) -> None:
     decision = decide(backups, DEFAULT, now, store_now)
     assert not decision.remove
     assert len(decision.keep) == len(backups)
@@ -176,9 +197,18 @@ def untouched(backups: list[Candidate], word: str, now: datetime = NOW, store_no
 def test_nothing_goes_when_the_newest_failed_its_verification() -> None:
     backups = all_of(20)
     assert len(kept(backups)) < len(backups)
-    untouched([*backups[:-1], msgspec.structs.replace(backups[-1], failed="records")], "failed its verification")
+    untouched(
+        [*backups[:-1], msgspec.structs.replace(backups[-1], failed="records")], "failed its verification"
+    )
     # also when something that does not count was made after it
-    untouched([*backups[:-1], msgspec.structs.replace(backups[-1], failed="bytes"), at(NOW + timedelta(seconds=9), trigger="safety")], "failed")
+    untouched(
+        [
+            *backups[:-1],
+            msgspec.structs.replace(backups[-1], failed="bytes"),
+            at(NOW + timedelta(seconds=9), trigger="safety"),
+        ],
+        "failed",
+    )
     assert len(kept([msgspec.structs.replace(backups[0], failed="records"), *backups[1:]])) < len(backups)
 
 
@@ -216,16 +246,20 @@ def test_nothing_older_than_a_new_history_goes_until_it_is_accepted() -> None:
 
 
 @st.composite
-def sets(draw: st.DrawFn) -> list[Candidate]:
+def sets(draw: st.DrawFn) -> list[RetainedBackup]:
     steps = draw(st.lists(st.integers(min_value=1, max_value=10 * 24 * 60), min_size=1, max_size=60))
     moment, backups = NOW - timedelta(minutes=sum(steps)), []
     for step in steps:
         moment += timedelta(minutes=step)
         backups.append(
             at(
-                moment, trigger=draw(st.sampled_from(["scheduled", "scheduled", "on-demand", "safety"])), complete=draw(st.integers(0, 9)) > 0,
-                whole=draw(st.integers(0, 9)) > 0, pinned=draw(st.integers(0, 19)) == 0, in_use="x" if draw(st.integers(0, 19)) == 0 else None,
-            )  # fmt: skip
+                moment,
+                trigger=draw(st.sampled_from(["scheduled", "scheduled", "on-demand", "safety"])),
+                complete=draw(st.integers(0, 9)) > 0,
+                whole=draw(st.integers(0, 9)) > 0,
+                pinned=draw(st.integers(0, 19)) == 0,
+                in_use="x" if draw(st.integers(0, 19)) == 0 else None,
+            )
         )
     return backups
 
@@ -233,39 +267,61 @@ def sets(draw: st.DrawFn) -> list[Candidate]:
 counts = st.one_of(st.none(), st.integers(0, 12))
 all_rules = st.builds(
     Rules,
-    scheduled=st.builds(ScheduledRetention, daily=st.integers(0, 9), weekly=st.integers(0, 6), monthly=st.integers(0, 14), limit=counts),
-    on_demand=st.builds(OnDemandRetention, newest=st.integers(0, 5), age=st.timedeltas(timedelta(), timedelta(days=60)), limit=counts),
+    scheduled=st.builds(
+        ScheduledRetention,
+        daily=st.integers(0, 9),
+        weekly=st.integers(0, 6),
+        monthly=st.integers(0, 14),
+        limit=counts,
+    ),
+    on_demand=st.builds(
+        OnDemandRetention,
+        newest=st.integers(0, 5),
+        age=st.timedeltas(timedelta(), timedelta(days=60)),
+        limit=counts,
+    ),
     safety=st.builds(SafetyRetention, age=st.timedeltas(timedelta(), timedelta(days=60)), limit=counts),
     zone=st.sampled_from([UTC, VIENNA, ZoneInfo("America/New_York"), ZoneInfo("Pacific/Apia")]),
 )
 
 
 @given(sets(), all_rules)
-def test_every_backup_is_judged_once_with_a_reason_and_what_must_stay_does(backups: list[Candidate], chosen: Rules) -> None:
+def test_every_backup_is_judged_once_with_a_reason_and_what_must_stay_does(
+    backups: list[RetainedBackup], chosen: Rules
+) -> None:
     decision = decide(backups, chosen, NOW, NOW)
     judged = [*decision.keep, *decision.remove]
     assert sorted(verdict.id for verdict in judged) == [backup.id for backup in backups]
     assert all(verdict.reasons and all(verdict.reasons) for verdict in judged)
     removed = {verdict.id for verdict in decision.remove}
     assert not [backup for backup in backups if backup.id in removed and (backup.pinned or backup.in_use)]
-    assert [backup.id for backup in backups if backup.counts][-1:] == [b.id for b in backups if b.counts and b.id not in removed][-1:]
+    assert [backup.id for backup in backups if backup.counts][-1:] == [
+        b.id for b in backups if b.counts and b.id not in removed
+    ][-1:]
 
 
 @given(sets(), all_rules)
-def test_what_stays_stays_when_it_is_judged_again(backups: list[Candidate], chosen: Rules) -> None:
+def test_what_stays_stays_when_it_is_judged_again(backups: list[RetainedBackup], chosen: Rules) -> None:
     limits = (chosen.scheduled.limit, chosen.on_demand.limit, chosen.safety.limit)
     again = decide(kept(backups, chosen), chosen, NOW, NOW)
     assert not again.remove, limits
 
 
 @given(sets(), all_rules, st.data())
-def test_pruning_often_leaves_what_pruning_once_does(backups: list[Candidate], chosen: Rules, data: st.DataObject) -> None:
+def test_pruning_often_leaves_what_pruning_once_does(
+    backups: list[RetainedBackup], chosen: Rules, data: st.DataObject
+) -> None:
     """No run depends on what earlier runs have left, but for the day's first: prune while it is the last one that counts keeps more."""
-    scheduled = [msgspec.structs.replace(one, trigger="scheduled", complete=True, whole=True, pinned=False, in_use=None) for one in backups]
+    scheduled = [
+        msgspec.structs.replace(
+            one, trigger="scheduled", complete=True, whole=True, pinned=False, in_use=None
+        )
+        for one in backups
+    ]
     firsts = {one.created_at.astimezone(chosen.zone).date(): one for one in reversed(scheduled)}
     firsts_only = sorted(firsts.values(), key=lambda backup: backup.id)
     chosen = msgspec.structs.replace(chosen, scheduled=msgspec.structs.replace(chosen.scheduled, limit=None))
-    alive: list[Candidate] = []
+    alive: list[RetainedBackup] = []
     for backup in firsts_only:
         alive.append(backup)
         if data.draw(st.booleans()):
@@ -290,9 +346,11 @@ STEPS: dict[str, Clock] = {
 }
 
 
-def two_years(clock: Clock, days: int = 730) -> Iterator[tuple[int, list[Candidate], list[Candidate]]]:
+def two_years(
+    clock: Clock, days: int = 730
+) -> Iterator[tuple[int, list[RetainedBackup], list[RetainedBackup]]]:
     """Back up every night and prune; yield the day, what there was before and what is left."""
-    alive: list[Candidate] = []
+    alive: list[RetainedBackup] = []
     for day in range(days):
         now = nightly(day).astimezone(UTC) + clock(day)
         before = [*alive, at(now)]
@@ -300,7 +358,7 @@ def two_years(clock: Clock, days: int = 730) -> Iterator[tuple[int, list[Candida
         yield day, before, alive
 
 
-def gaps(alive: list[Candidate]) -> list[int]:
+def gaps(alive: list[RetainedBackup]) -> list[int]:
     days = [backup.created_at.astimezone(VIENNA).date() for backup in alive]
     return [(later - earlier).days for earlier, later in zip(days, days[1:], strict=False)]
 

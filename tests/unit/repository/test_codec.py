@@ -39,7 +39,11 @@ def test_what_was_encoded_decodes_however_it_is_cut(chunks: list[bytes], far: bo
 
 
 @FAR
-@pytest.mark.parametrize("content", [b"", b"x", random.Random(1).randbytes(300_000), b"page\n" * 200_000], ids=["empty", "x", "noise", "pages"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"x", random.Random(1).randbytes(300_000), b"page\n" * 200_000],
+    ids=["empty", "x", "noise", "pages"],
+)
 def test_plain_zstd_reads_it(tmp_path: Path, content: bytes, far: bool) -> None:
     path = tmp_path / "object"
     path.write_bytes(encoded(content, far))
@@ -61,7 +65,9 @@ def test_repetitions_in_the_storage_are_found_at_a_distance() -> None:
 
 
 def test_a_larger_window_is_refused() -> None:
-    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=MOST_WINDOW_LOG + 1, write_content_size=False)
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        1, window_log=MOST_WINDOW_LOG + 1, write_content_size=False
+    )
     stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
     head = Encoder(RUN, far=False).head
     with pytest.raises(Damage):
@@ -94,7 +100,12 @@ def test_any_flipped_bit_of_the_content_is_found(far: bool, raw_is_known: bool) 
 @pytest.mark.parametrize("content", [b"", b"x" * 1000])
 def test_what_is_cut_off_or_longer_is_damage(content: bytes) -> None:
     stored = encoded(content)
-    wrong = [stored[:n] for n in range(len(stored))] + [stored + b"x", stored + stored, stored[8:], b"x" + stored]
+    wrong = [stored[:n] for n in range(len(stored))] + [
+        stored + b"x",
+        stored + stored,
+        stored[8:],
+        b"x" + stored,
+    ]
     for changed in wrong:
         for size in (1 << 20, 5):
             with pytest.raises(Damage):

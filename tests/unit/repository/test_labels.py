@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zodb_vault.model.manifest import Label
-from zodb_vault.repository.labels import Facts, Verified, fold
+from zodb_vault.repository.labels import LabelFacts, Verified, fold
 
 
 def label(fact: str, value: Any) -> Label:
@@ -17,22 +17,34 @@ def label(fact: str, value: Any) -> Label:
 
 
 def test_no_labels_say_nothing() -> None:
-    assert fold([]) == Facts()
+    assert fold([]) == LabelFacts()
 
 
 @pytest.mark.parametrize("fact", ["name", "note", "pinned", "accept-missing", "accept-history"])
 def test_of_a_single_fact_the_last_one_holds(fact: str) -> None:
-    facts = fold([label(fact, "first"), label("note" if fact != "note" else "name", "between"), label(fact, "last")])
+    facts = fold(
+        [label(fact, "first"), label("note" if fact != "note" else "name", "between"), label(fact, "last")]
+    )
     assert getattr(facts, fact.replace("-", "_")) == "last"
 
 
 def test_what_was_set_can_be_taken_back() -> None:
-    assert fold([label("pinned", True), label("pinned", False), label("name", "x"), label("name", None)]) == Facts()
+    assert (
+        fold([label("pinned", True), label("pinned", False), label("name", "x"), label("name", None)])
+        == LabelFacts()
+    )
 
 
 def test_every_verification_and_every_restore_is_kept() -> None:
     one, two = {"level": "bytes", "ok": True, "at": "a"}, {"level": "records", "ok": False, "at": "b"}
-    facts = fold([label("verified", one), label("restored", {"at": "c"}), label("verified", two), label("restored", {"at": "d"})])
+    facts = fold(
+        [
+            label("verified", one),
+            label("restored", {"at": "c"}),
+            label("verified", two),
+            label("restored", {"at": "d"}),
+        ]
+    )
     assert facts.verified == [Verified("bytes", True, "a"), Verified("records", False, "b")]
     assert facts.restored == [{"at": "c"}, {"at": "d"}]
 
@@ -49,7 +61,11 @@ def test_folding_twice_does_not_add_up() -> None:
     assert fold([]).verified == []
 
 
-@given(st.lists(st.sampled_from(["name", "note"]).flatmap(lambda fact: st.tuples(st.just(fact), st.text(max_size=3)))))
+@given(
+    st.lists(
+        st.sampled_from(["name", "note"]).flatmap(lambda fact: st.tuples(st.just(fact), st.text(max_size=3)))
+    )
+)
 def test_two_kinds_of_facts_do_not_touch_each_other(facts: list[tuple[str, str]]) -> None:
     found = fold(label(*fact) for fact in facts)
     for kind in ("name", "note"):

@@ -56,7 +56,9 @@ def test_a_document_is_named_by_the_digest_of_its_stored_bytes(store: LocalStore
 
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.integers(0, 60), max_size=4), st.integers(7, 50))
-def test_content_is_split_into_parts_that_join_to_it(tmp_path_factory: pytest.TempPathFactory, sizes: list[int], limit: int) -> None:
+def test_content_is_split_into_parts_that_join_to_it(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], limit: int
+) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(module, "PART_RAW", limit)
         objects = Objects(LocalStore(tmp_path_factory.mktemp("objects") / "r"), "run")
@@ -67,7 +69,9 @@ def test_content_is_split_into_parts_that_join_to_it(tmp_path_factory: pytest.Te
         assert b"".join(objects.read(parts)) == content
 
 
-def test_content_of_more_than_64_mib_is_two_objects(tmp_path: Path, store: LocalStore, objects: Objects) -> None:
+def test_content_of_more_than_64_mib_is_two_objects(
+    tmp_path: Path, store: LocalStore, objects: Objects
+) -> None:
     writer = objects.content(TO, far=True)
     digest = hashlib.sha256()
     for n in range(65):
@@ -81,12 +85,16 @@ def test_content_of_more_than_64_mib_is_two_objects(tmp_path: Path, store: Local
         assert len(chunk) <= 64 << 20
         again.update(chunk)
     assert again.digest() == digest.digest()
-    command = " ".join(["cat", *(f"<(zstd -dcq '{store.root / object_key(part.object)}')" for part in parts), "| sha256sum"])
+    command = " ".join(
+        ["cat", *(f"<(zstd -dcq '{store.root / object_key(part.object)}')" for part in parts), "| sha256sum"]
+    )
     plain = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert plain.stdout.split()[0] == digest.hexdigest()
 
 
-def test_a_full_object_is_stored_before_the_next_begins(store: LocalStore, objects: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_object_is_stored_before_the_next_begins(
+    store: LocalStore, objects: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "PART_RAW", 10)
     writer = objects.content(TO)
     writer.write(b"x" * 10)
@@ -122,7 +130,9 @@ def change(store: LocalStore, key: str, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", ["content", "document"])
-def test_every_flipped_byte_of_a_stored_object_is_damage(store: LocalStore, objects: Objects, kind: str) -> None:
+def test_every_flipped_byte_of_a_stored_object_is_damage(
+    store: LocalStore, objects: Objects, kind: str
+) -> None:
     if kind == "content":
         parts = stored(objects, b"some content")
         name = parts[0].object

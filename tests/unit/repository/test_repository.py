@@ -14,12 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zodb_vault.cli.main import run
-from zodb_vault.errors import BackupMissing, Damage, KeyExists, RepositoryMissing, TargetRefused, UnsupportedRepository
-from zodb_vault.model import canonical, clock
-from zodb_vault.model.manifest import DatabaseEntry, Line, Manifest, Origin, Reason
+from zodb_vault.errors import (
+    BackupMissing,
+    Damage,
+    KeyExists,
+    RepositoryMissing,
+    TargetRefused,
+    UnsupportedRepository,
+)
+from zodb_vault.model import canonical
+from zodb_vault.model.manifest import DatabaseEntry, Manifest, Origin, Reason, Timeline
 from zodb_vault.repository import repository as module
-from zodb_vault.repository.names import new_id
+from zodb_vault.repository.ids import new_id
 from zodb_vault.repository.repository import INFO_KEY, RECOVERY_KEY, Repository, manifest_key
+from zodb_vault.runtime import clock
 from zodb_vault.stores.local import LocalStore
 
 SITE = "default"
@@ -40,11 +48,26 @@ def repository(store: LocalStore) -> Repository:
 
 def manifest(backup: str = ID, **changes: Any) -> Manifest:
     known: dict[str, Any] = {
-        "id": backup, "site": SITE, "repository": "r", "created_at": clock.iso(NOW), "finished_at": clock.iso(NOW), "trigger": "on-demand",
-        "contents": "all", "how": "full", "reason": Reason("first", "there is no earlier backup"), "parent": None, "line": [Line(backup, None)],
-        "status": "complete", "cuts": "still", "source": Origin("machine", None, ["/data"]), "software": {}, "seen": [],
-        "databases": list[DatabaseEntry](), "added": 0, "recovery": "",
-    }  # fmt: skip
+        "id": backup,
+        "site": SITE,
+        "repository": "r",
+        "created_at": clock.iso(NOW),
+        "finished_at": clock.iso(NOW),
+        "trigger": "on-demand",
+        "contents": "all",
+        "how": "full",
+        "reason": Reason("first", "there is no earlier backup"),
+        "parent": None,
+        "timeline": [Timeline(backup, None)],
+        "status": "complete",
+        "consistency": "consistent",
+        "source": Origin("machine", None, ["/data"]),
+        "software": {},
+        "seen": [],
+        "databases": list[DatabaseEntry](),
+        "added": 0,
+        "recovery": "",
+    }
     return Manifest(**known | changes)
 
 
@@ -80,12 +103,16 @@ def test_the_order_of_the_existing_ids_does_not_count() -> None:
     assert new_id(ids, NOW)[:16] == new_id(ids[::-1], NOW)[:16] == "20270101T000001Z"
 
 
-@pytest.mark.parametrize("strange", ["", "latest", "99999999T999999Z-abcdef", "20260101T000000Z", "20260101T000000Z-abcdef.json"])
+@pytest.mark.parametrize(
+    "strange", ["", "latest", "99999999T999999Z-abcdef", "20260101T000000Z", "20260101T000000Z-abcdef.json"]
+)
 def test_what_is_no_id_does_not_count(strange: str) -> None:
     assert new_id([strange], NOW).startswith("20260101T000000Z-")
 
 
-def test_labels_are_ordered_behind_those_there_are_when_the_clock_steps_back(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_are_ordered_behind_those_there_are_when_the_clock_steps_back(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
     repository.commit(manifest())
     for hours, name in ((5, "first"), (0, "second"), (-9, "third")):
         monkeypatch.setattr(clock, "now", lambda hours=hours: NOW + timedelta(hours=hours))
@@ -104,7 +131,10 @@ def test_a_new_repository_says_what_it_is(store: LocalStore, repository: Reposit
 
 
 def test_two_repositories_have_two_ids(tmp_path: Path) -> None:
-    assert Repository.create(LocalStore(tmp_path / "a")).info.id != Repository.create(LocalStore(tmp_path / "b")).info.id
+    assert (
+        Repository.create(LocalStore(tmp_path / "a")).info.id
+        != Repository.create(LocalStore(tmp_path / "b")).info.id
+    )
 
 
 def test_a_place_with_something_in_it_is_refused(store: LocalStore, repository: Repository) -> None:
@@ -140,7 +170,9 @@ def test_a_newer_format_is_refused(store: LocalStore, repository: Repository, ve
 
 
 def test_an_unknown_requirement_is_refused(store: LocalStore, repository: Repository) -> None:
-    overwrite(store, INFO_KEY, canonical.seal(msgspec.structs.replace(repository.info, requires=["time-travel"])))
+    overwrite(
+        store, INFO_KEY, canonical.seal(msgspec.structs.replace(repository.info, requires=["time-travel"]))
+    )
     with pytest.raises(UnsupportedRepository, match="time-travel"):
         Repository.open(store)
 
@@ -182,8 +214,12 @@ def test_a_backup_that_is_not_there_is_missing(repository: Repository) -> None:
         repository.manifest(SITE, ID)
 
 
-@pytest.mark.parametrize(("changes", "named"), [({"format": 2}, "format 2"), ({"requires": ["teleportation"]}, "teleportation")])
-def test_a_backup_that_needs_more_than_we_know_is_refused(store: LocalStore, repository: Repository, changes: dict[str, Any], named: str) -> None:
+@pytest.mark.parametrize(
+    ("changes", "named"), [({"format": 2}, "format 2"), ({"requires": ["teleportation"]}, "teleportation")]
+)
+def test_a_backup_that_needs_more_than_we_know_is_refused(
+    store: LocalStore, repository: Repository, changes: dict[str, Any], named: str
+) -> None:
     document = msgspec.to_builtins(manifest()) | changes | {"databases": "of another type"}
     overwrite(store, manifest_key(SITE, ID), canonical.seal(document))
     with pytest.raises(UnsupportedRepository, match=named):
@@ -203,8 +239,12 @@ def test_what_is_no_manifest_is_damage(store: LocalStore, repository: Repository
         repository.manifest(SITE, ID)
 
 
-@pytest.mark.parametrize("key", ["sites/default/backups/20260101T000000Z-000000.json", f"sites/other/backups/{ID}.json"])
-def test_a_manifest_under_the_name_of_another_backup_is_damage(store: LocalStore, repository: Repository, key: str) -> None:
+@pytest.mark.parametrize(
+    "key", ["sites/default/backups/20260101T000000Z-000000.json", f"sites/other/backups/{ID}.json"]
+)
+def test_a_manifest_under_the_name_of_another_backup_is_damage(
+    store: LocalStore, repository: Repository, key: str
+) -> None:
     """Otherwise ``delete`` of the copy would take the backup that it is a copy of."""
     repository.commit(manifest())
     store.put(key, [store.get(manifest_key(SITE, ID))])
@@ -214,10 +254,19 @@ def test_a_manifest_under_the_name_of_another_backup_is_damage(store: LocalStore
     assert repository.manifest(SITE, ID) == manifest()
 
 
-def test_keys_of_a_later_version_are_kept_in_what_is_shown(store: LocalStore, repository: Repository, capsys: pytest.CaptureFixture[str]) -> None:
-    document = {**msgspec.to_builtins(manifest()), "later": {"keys": [1, 2]}, "source": {"machine": "m", "config": None, "paths": [], "kernel": "7"}}
+def test_keys_of_a_later_version_are_kept_in_what_is_shown(
+    store: LocalStore, repository: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = {
+        **msgspec.to_builtins(manifest()),
+        "later": {"keys": [1, 2]},
+        "source": {"machine": "m", "config": None, "paths": [], "kernel": "7"},
+    }
     store.put(manifest_key(SITE, ID), [canonical.seal(document)])
-    store.put(f"sites/{SITE}/labels/{ID}/{ID}.json", [canonical.seal({"fact": "mood", "value": "good", "at": clock.iso(NOW)})])
+    store.put(
+        f"sites/{SITE}/labels/{ID}/{ID}.json",
+        [canonical.seal({"fact": "mood", "value": "good", "at": clock.iso(NOW)})],
+    )
     assert run(["--repository", str(store.root), "show", ID, "--json"]) == 0
     shown = msgspec.json.decode(capsys.readouterr().out)
     assert {key: shown["manifest"][key] for key in document} == document
@@ -232,12 +281,30 @@ def test_keys_of_a_later_version_are_kept_in_what_is_shown(store: LocalStore, re
 @pytest.mark.parametrize(
     "stray",
     [
-        "notes.json", "20260101T000000Z-abcdef (copy).json", "20260101T000000Z-abcdef.json.bak", "20260101T000000Z-abcdef.sig", "~lock",
-        "99999999T999999Z-abcdef.json", "20260102T000000Z-ABCDEF.json", "caf\udce9.json", "deep/20260102T000000Z-abcdef.json",
+        "notes.json",
+        "20260101T000000Z-abcdef (copy).json",
+        "20260101T000000Z-abcdef.json.bak",
+        "20260101T000000Z-abcdef.sig",
+        "~lock",
+        "99999999T999999Z-abcdef.json",
+        "20260102T000000Z-ABCDEF.json",
+        "caf\udce9.json",
+        "deep/20260102T000000Z-abcdef.json",
     ],
-)  # fmt: skip
-@pytest.mark.parametrize("where", [f"sites/{SITE}/backups", f"sites/{SITE}/labels/{ID}", f"sites/{SITE}/running", f"trash/{SITE}", f"sites/{SITE}"])
-def test_stray_files_are_not_taken_for_ours(store: LocalStore, repository: Repository, where: str, stray: str) -> None:
+)
+@pytest.mark.parametrize(
+    "where",
+    [
+        f"sites/{SITE}/backups",
+        f"sites/{SITE}/labels/{ID}",
+        f"sites/{SITE}/running",
+        f"trash/{SITE}",
+        f"sites/{SITE}",
+    ],
+)
+def test_stray_files_are_not_taken_for_ours(
+    store: LocalStore, repository: Repository, where: str, stray: str
+) -> None:
     """F29: a stray file was picked up as data."""
     repository.commit(manifest())
     path = store.root / where / stray

@@ -13,10 +13,11 @@ import msgspec
 import pytest
 
 from zodb_vault.errors import Damage, InUse, KeyMissing
-from zodb_vault.model import canonical, clock
+from zodb_vault.model import canonical
 from zodb_vault.model.manifest import Marker, Stored
-from zodb_vault.repository import running
-from zodb_vault.repository.running import RENEW, STALE, Run, alive, marker_key, process_identity, read
+from zodb_vault.repository import markers
+from zodb_vault.repository.markers import RENEW, STALE, Run, alive, marker_key, process_identity, read
+from zodb_vault.runtime import clock
 from zodb_vault.stores.local import LocalStore
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -50,8 +51,14 @@ def store(tmp_path: Path, time: Clock) -> LocalStore:
 
 def marker(**changes: Any) -> Marker:
     known: dict[str, Any] = {
-        "run": "run", "what": "create", "host": "elsewhere", "pid": 1, "process": ELSEWHERE, "started": clock.iso(NOW), "heartbeat": clock.iso(NOW)
-    }  # fmt: skip
+        "run": "run",
+        "what": "create",
+        "host": "elsewhere",
+        "pid": 1,
+        "process": ELSEWHERE,
+        "started": clock.iso(NOW),
+        "heartbeat": clock.iso(NOW),
+    }
     return Marker(**known | changes)
 
 
@@ -97,8 +104,10 @@ def test_elsewhere_the_heartbeat_decides(store: LocalStore, time: Clock, process
         assert alive(found, store) is expected, age
 
 
-def test_where_nothing_tells_processes_apart_the_heartbeat_decides(store: LocalStore, time: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "process_identity", lambda _pid: "")
+def test_where_nothing_tells_processes_apart_the_heartbeat_decides(
+    store: LocalStore, time: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(markers, "process_identity", lambda _pid: "")
     run = start(store)
     assert alive(run.marker, store)
     time.now += STALE
@@ -131,7 +140,12 @@ def test_a_marker_says_who_runs_and_what_it_relies_on(store: LocalStore) -> None
     run = start(store, "20260101T000000Z-abcdef", uses=["parent"])
     found, data = read(store, KEY)
     assert found == run.marker
-    assert (found.run, found.uses, found.pid, found.process) == ("20260101T000000Z-abcdef", ["parent"], os.getpid(), process_identity(os.getpid()))
+    assert (found.run, found.uses, found.pid, found.process) == (
+        "20260101T000000Z-abcdef",
+        ["parent"],
+        os.getpid(),
+        process_identity(os.getpid()),
+    )
     assert (found.started, found.heartbeat) == (clock.iso(NOW), clock.iso(NOW))
     assert store.get(KEY) == data == canonical.unseal(data, KEY)
 
@@ -157,7 +171,13 @@ def test_taking_over_keeps_what_the_dead_run_stored(store: LocalStore) -> None:
     stale = dead(store, stored=stored, uses=["old"])
     run = start(store, "new", uses=["parent"], adopted=stale)
     found = read(store, KEY)[0]
-    assert (found, found.stored, found.uses, found.run, found.ended) == (run.marker, stored, ["parent"], "new", False)
+    assert (found, found.stored, found.uses, found.run, found.ended) == (
+        run.marker,
+        stored,
+        ["parent"],
+        "new",
+        False,
+    )
 
 
 def test_of_two_that_break_the_same_marker_only_the_first_may(store: LocalStore) -> None:
@@ -188,7 +208,7 @@ def test_a_marker_that_was_removed_meanwhile_is_not_taken_over(store: LocalStore
 
 def test_two_processes_that_break_a_marker_at_once_do_not_both_run(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from zodb_vault.errors import InUse; from zodb_vault.repository.running import Run, read, marker_key\n"
+        "import sys; from pathlib import Path; from zodb_vault.errors import InUse; from zodb_vault.repository.markers import Run, read, marker_key\n"
         "from zodb_vault.stores.local import LocalStore; store = LocalStore(Path(sys.argv[1])); won = []\n"
         "stale = [read(store, marker_key(f'site{n}', 'create', '')) for n in range(100)]\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
@@ -201,7 +221,12 @@ def test_two_processes_that_break_a_marker_at_once_do_not_both_run(tmp_path: Pat
     for n in range(100):
         store.put(marker_key(f"site{n}", "create", ""), [canonical.seal(marker())])
     children = [
-        subprocess.Popen([sys.executable, "-c", code, str(store.root), run], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(store.root), run],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         for run in ("left", "right")
     ]
     for child in children:
@@ -240,7 +265,12 @@ def test_renewing_changes_only_what_is_given(store: LocalStore, time: Clock) -> 
     run.renew(uses=["parent", "other"])
     run.renew(ended=True)
     found = read(store, KEY)[0]
-    assert (found.stored, found.uses, found.ended, found.started) == (stored, ["parent", "other"], True, clock.iso(NOW))
+    assert (found.stored, found.uses, found.ended, found.started) == (
+        stored,
+        ["parent", "other"],
+        True,
+        clock.iso(NOW),
+    )
     run.renew(stored=[])
     assert read(store, KEY)[0].stored == []
 
@@ -254,7 +284,9 @@ def test_a_run_whose_marker_is_lost_learns_it_when_it_renews(store: LocalStore, 
 
 
 @pytest.mark.parametrize("how", ["removed", "taken over"])
-def test_a_run_that_was_silent_for_long_looks_before_it_commits(store: LocalStore, time: Clock, how: str) -> None:
+def test_a_run_that_was_silent_for_long_looks_before_it_commits(
+    store: LocalStore, time: Clock, how: str
+) -> None:
     run = start(store)
     run.require()
     time.now += STALE

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from zodb_vault.errors import KeyChanged, KeyExists, StoreError
-from zodb_vault.stores import durable
+from zodb_vault.runtime import durable
 from zodb_vault.stores.local import LocalStore
 
 KEY = "objects/ab/" + "ab" * 32
@@ -90,7 +90,9 @@ def without_anonymous_files(real: Callable[..., int]) -> Callable[..., int]:
 
 def everything(root: Path) -> list[str]:
     """Return all files below a directory, hidden ones too, lock files not."""
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and path.name != ".lock")
+    return sorted(
+        str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and path.name != ".lock"
+    )
 
 
 def staged(store: LocalStore, content: bytes) -> None:
@@ -109,7 +111,9 @@ WRITES = pytest.mark.parametrize("write", [put, staged])
 # The order in which bytes become durable
 
 
-def test_a_staged_object_is_complete_then_durable_then_named_then_its_name_durable(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_staged_object_is_complete_then_durable_then_named_then_its_name_durable(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recorder = Recorder(store.root, monkeypatch)
     staging = store.stage()
     staging.write(b"x" * 1000)
@@ -125,16 +129,23 @@ def test_a_staged_object_is_complete_then_durable_then_named_then_its_name_durab
     assert not any(call.name == "write" for call in recorder.calls)
 
 
-def test_a_put_is_complete_then_durable_then_named_then_its_name_durable(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_put_is_complete_then_durable_then_named_then_its_name_durable(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (store.root / "objects/ab").mkdir(parents=True)
     recorder = Recorder(store.root, monkeypatch)
     store.put(KEY, [b"x" * 1000, b"y" * 234])
     assert recorder.without_writes() == [
-        Call("fsync", "content", 1234), Call("link", KEY), Call("unlink", "temporary"), Call("fsync", "objects/ab")
-    ]  # fmt: skip
+        Call("fsync", "content", 1234),
+        Call("link", KEY),
+        Call("unlink", "temporary"),
+        Call("fsync", "objects/ab"),
+    ]
 
 
-def test_a_replacement_is_durable_before_it_takes_the_name(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replacement_is_durable_before_it_takes_the_name(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.put(KEY, [b"old"])
     recorder = Recorder(store.root, monkeypatch)
     store.replace(KEY, b"newer", b"old")
@@ -176,7 +187,9 @@ def test_a_removal_is_durable(store: LocalStore, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("umask", [0o022, 0o000, 0o027, 0o077])
 @WRITES
-def test_files_are_0400_and_directories_0700(store: LocalStore, write: Callable[[LocalStore, bytes], None], umask: int) -> None:
+def test_files_are_0400_and_directories_0700(
+    store: LocalStore, write: Callable[[LocalStore, bytes], None], umask: int
+) -> None:
     before = os.umask(umask)
     try:
         write(store, b"x")
@@ -202,7 +215,10 @@ def test_an_existing_directory_keeps_its_mode(store: LocalStore) -> None:
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EMLINK, errno.ENOTSUP])
 @WRITES
 def test_a_file_system_without_hard_links_is_refused_and_said(
-    store: LocalStore, monkeypatch: pytest.MonkeyPatch, write: Callable[[LocalStore, bytes], None], number: int
+    store: LocalStore,
+    monkeypatch: pytest.MonkeyPatch,
+    write: Callable[[LocalStore, bytes], None],
+    number: int,
 ) -> None:
     def refuse(*_arguments: object, **_options: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -220,7 +236,11 @@ def test_a_file_system_without_hard_links_is_refused_and_said(
 @pytest.mark.parametrize("name", ["write", "fsync"])
 @WRITES
 def test_a_failing_disk_is_a_store_error_and_leaves_nothing(
-    store: LocalStore, monkeypatch: pytest.MonkeyPatch, write: Callable[[LocalStore, bytes], None], name: str, number: int
+    store: LocalStore,
+    monkeypatch: pytest.MonkeyPatch,
+    write: Callable[[LocalStore, bytes], None],
+    name: str,
+    number: int,
 ) -> None:
     (store.root / "objects/ab").mkdir(parents=True)
 
@@ -244,7 +264,9 @@ def test_a_disk_that_takes_less_than_offered_gets_the_rest(
     assert store.get(KEY) == bytes(range(200))
 
 
-def test_a_failed_replacement_leaves_the_old_content(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_replacement_leaves_the_old_content(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.put(KEY, [b"old"])
 
     def fail(*_arguments: object) -> None:
@@ -269,7 +291,9 @@ def test_directories_that_others_make_at_the_same_moment_are_no_problem(tmp_path
         errors: list[BaseException] = []
         barrier = threading.Barrier(4)
 
-        def make(number: int = number, errors: list[BaseException] = errors, barrier: threading.Barrier = barrier) -> None:
+        def make(
+            number: int = number, errors: list[BaseException] = errors, barrier: threading.Barrier = barrier
+        ) -> None:
             barrier.wait()
             try:
                 durable.make_directories(tmp_path / str(number) / "a" / "b" / "c")
@@ -284,7 +308,9 @@ def test_directories_that_others_make_at_the_same_moment_are_no_problem(tmp_path
         assert errors == []
 
 
-def test_a_directory_that_appears_between_two_looks_is_no_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_that_appears_between_two_looks_is_no_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target, real, looked = tmp_path / "new", Path.is_dir, list[Path]()
 
     def late(path: Path) -> bool:
@@ -347,7 +373,9 @@ def test_a_process_that_ends_while_it_stages_leaves_nothing(tmp_path: Path, end:
         "import os, sys; from pathlib import Path; from zodb_vault.stores.local import LocalStore\n"
         f"staging = LocalStore(Path(sys.argv[1])).stage(); staging.write(b'x' * 100000); print('staged', flush=True); {end}"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "store")], capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "store")], capture_output=True, check=False
+    )
     assert done.stdout == b"staged\n", done.stderr
     assert everything(tmp_path / "store") == []
 
@@ -365,7 +393,12 @@ def test_two_processes_that_exchange_at_once_do_not_both_win(tmp_path: Path) -> 
     for n in range(200):
         store.put(f"running/{n}", [b"stale"])
     children = [
-        subprocess.Popen([sys.executable, "-c", code, str(store.root), name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(store.root), name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         for name in ("left", "right")
     ]
     for child in children:
@@ -421,7 +454,11 @@ def test_write_does_not_follow_a_link(tmp_path: Path) -> None:
 def test_what_was_staged_can_be_read_before_it_has_a_name(tmp_path: Path) -> None:
     staged_file = durable.Staged(tmp_path)
     staged_file.write(b"0123456789")
-    assert (staged_file.read_at(4, 3), staged_file.read_at(4, 8), staged_file.read_at(4, 10)) == (b"3456", b"89", b"")
+    assert (staged_file.read_at(4, 3), staged_file.read_at(4, 8), staged_file.read_at(4, 10)) == (
+        b"3456",
+        b"89",
+        b"",
+    )
     staged_file.discard()
 
 
@@ -438,7 +475,9 @@ def no_open_files_left() -> Iterator[None]:
 def test_content_leaves_the_cache_and_documents_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is pushed out of the cache otherwise is what the running site reads."""
     advised: list[tuple[int, int, int]] = []
-    monkeypatch.setattr(os, "posix_fadvise", lambda _fd, pos, size, advice: advised.append((pos, size, advice)))
+    monkeypatch.setattr(
+        os, "posix_fadvise", lambda _fd, pos, size, advice: advised.append((pos, size, advice))
+    )
     store, size = LocalStore(tmp_path / "repository"), 3 * durable.DOCUMENT + 7
     staging = store.stage()
     staging.write(bytes(size))
@@ -453,7 +492,9 @@ def test_content_leaves_the_cache_and_documents_stay(tmp_path: Path, monkeypatch
     assert advised == []
 
 
-def test_a_file_system_that_takes_no_advice_is_as_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_that_takes_no_advice_is_as_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_arguments: object) -> None:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from memorystore import MemoryStore
 
 from zodb_vault.errors import StoreError
-from zodb_vault.model import ending
-from zodb_vault.stores.base import Littering
+from zodb_vault.runtime import shutdown
+from zodb_vault.stores.base import LeavesTemporaries
 from zodb_vault.stores.local import LocalStore
-from zodb_vault.stores.pace import BURST_SECONDS, Bucket, Pace, Paced, paced
-from zodb_vault.stores.resilient import ATTEMPTS_AT_END, Passing, Patience
+from zodb_vault.stores.rate_limit import BURST_SECONDS, RateLimit, RateLimited, TokenBucket, rate_limited
+from zodb_vault.stores.retry import ATTEMPTS_AT_END, RetryPolicy, TransientError
 
 RATE = 1_000_000
 
@@ -39,12 +39,14 @@ def told(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process was told to end."""
     event = threading.Event()
     event.set()
-    monkeypatch.setattr(ending, "_TOLD", event)
+    monkeypatch.setattr(shutdown, "_REQUESTED", event)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3_000_000), st.floats(0, 3)), min_size=1, max_size=50))
-def test_never_more_passes_than_the_rate_allows_and_nobody_waits_longer_than_for_that(takes: list[tuple[int, float]]) -> None:
-    bucket, now, passed, begun = Bucket(RATE, 0.0), 0.0, 0, 0.0
+def test_never_more_passes_than_the_rate_allows_and_nobody_waits_longer_than_for_that(
+    takes: list[tuple[int, float]],
+) -> None:
+    bucket, now, passed, begun = TokenBucket(RATE, 0.0), 0.0, 0, 0.0
     for count, idle in takes:
         now += idle
         wait = bucket.take(count, now)
@@ -57,14 +59,14 @@ def test_never_more_passes_than_the_rate_allows_and_nobody_waits_longer_than_for
 
 def test_a_stream_takes_as_long_as_its_bytes_need() -> None:
     clock = Clock()
-    pace = Pace(RATE, clock, clock.sleep)
+    pace = RateLimit(RATE, clock, clock.sleep)
     sent = b"".join(pace.pieces([bytes(700_000), b"", bytes(9_300_000)]))
     assert len(sent) == 10_000_000
     assert clock.now - 100 == pytest.approx(10.0, abs=BURST_SECONDS + 0.05)
 
 
 def test_a_clock_that_goes_backwards_gives_nothing_away() -> None:
-    bucket = Bucket(RATE, 50.0)
+    bucket = TokenBucket(RATE, 50.0)
     assert bucket.take(RATE, 10.0) == pytest.approx(1.0)
     assert bucket.take(RATE, 50.0) == pytest.approx(2.0)
 
@@ -76,7 +78,7 @@ def test_threads_share_one_rate() -> None:
         with lock:
             waits.append(seconds)
 
-    pace = Pace(RATE, lambda: 0.0, note)
+    pace = RateLimit(RATE, lambda: 0.0, note)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _number: pace.take(50_000), range(100)))
     assert max(waits) == pytest.approx(5.0)
@@ -85,7 +87,7 @@ def test_threads_share_one_rate() -> None:
 
 def test_a_body_is_sent_in_pieces_and_again_from_its_beginning() -> None:
     clock = Clock()
-    body = Paced(io.BytesIO(bytes(500_000)), Pace(RATE, clock, clock.sleep))
+    body = RateLimited(io.BytesIO(bytes(500_000)), RateLimit(RATE, clock, clock.sleep))
     first = body.read(400_000)
     assert len(first) == RATE * BURST_SECONDS
     body.seek(0)
@@ -97,9 +99,11 @@ def test_a_body_is_sent_in_pieces_and_again_from_its_beginning() -> None:
 
 
 def test_a_paced_store_leaves_behind_what_its_store_does(tmp_path: object) -> None:
-    pace = Pace(RATE)
-    assert isinstance(paced(LocalStore(tmp_path), pace), Littering)  # type: ignore[arg-type]
-    assert isinstance(paced(MemoryStore({}), pace), Littering) is isinstance(MemoryStore({}), Littering)
+    pace = RateLimit(RATE)
+    assert isinstance(rate_limited(LocalStore(tmp_path), pace), LeavesTemporaries)  # type: ignore[arg-type]
+    assert isinstance(rate_limited(MemoryStore({}), pace), LeavesTemporaries) is isinstance(
+        MemoryStore({}), LeavesTemporaries
+    )
 
 
 # Runs that are to end
@@ -107,17 +111,17 @@ def test_a_paced_store_leaves_behind_what_its_store_does(tmp_path: object) -> No
 
 @pytest.mark.usefixtures("told")
 def test_a_thread_of_a_run_that_is_to_end_gives_up_and_the_main_one_does_not_wait() -> None:
-    pace = Pace(10_000)
+    pace = RateLimit(10_000)
     pace.take(10_000_000)  # a quarter of an hour
     with ThreadPoolExecutor(1) as pool, pytest.raises(KeyboardInterrupt):
         pool.submit(pace.take, 1).result()
 
 
 def test_a_pause_in_a_thread_ends_when_the_run_is_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ending, "_TOLD", threading.Event())
+    monkeypatch.setattr(shutdown, "_REQUESTED", threading.Event())
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(ending.pause, 60)
-        ending.tell()
+        waiting = pool.submit(shutdown.pause, 60)
+        shutdown.request()
         with pytest.raises(KeyboardInterrupt):
             waiting.result(5)
 
@@ -128,9 +132,9 @@ def test_a_run_that_is_to_end_tries_once_more_and_no_thread_of_it_does() -> None
 
     def fail() -> None:
         tries.append(1)
-        raise Passing("it is overloaded", "wait")
+        raise TransientError("it is overloaded", "wait")
 
-    patience = Patience(sleep=lambda _seconds: None)
+    patience = RetryPolicy(sleep=lambda _seconds: None)
     with pytest.raises(StoreError):
         patience.call(fail)
     assert len(tries) == ATTEMPTS_AT_END

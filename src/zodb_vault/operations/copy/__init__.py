@@ -1,0 +1,1 @@
+"""Copy backups to another repository."""

@@ -1,0 +1,175 @@
+"""Turn the databases that are copied by the portable method into their mirrors, brought up to date and held until the backup is made."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from ...config.convertconf import ONLY_CURRENT, source_conf
+from ...errors import ConfigurationError, NothingToBackUp, SourceChanged, UsageError
+from ...model.source import Database, Method, Site
+from ...repository.repository import Repository
+from ...runtime.progress import Progress
+from ...strategies.base import folder_of
+from ...strategies.portable.mirror import Checked, Mirror, held
+from ...strategies.portable.reader import Source
+from ...strategies.portable.sync import Renew, Update
+
+ATTEMPTS: Final = 4
+PASSES: Final = 5
+
+
+class Mirrored(NamedTuple):
+    """The databases as they are to be backed up; ``behind`` tells whether one that is mirrored has gone on since."""
+
+    databases: list[Database]
+    behind: Callable[[], bool]
+
+
+class MirrorOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the mirrors are (None: as the site says), whether to copy everything again, whether another source may take a mirror over."""
+
+    directory: Path | None = None
+    afresh: bool = False
+    take_over: bool = False
+    machine: str
+
+
+def is_mirrored(database: Database, method: Method) -> bool:
+    """Tell whether a method copies a database into a mirror: a FileStorage with its blobs is one already."""
+    return method == "portable" and (database.backend != "filestorage" or "s3blobs" in database.wrappers)
+
+
+def unportable(database: Database) -> NothingToBackUp | None:
+    """Return why a storage cannot be copied into a mirror, None when it can: its blobs have to come with its transactions."""
+    if database.backend == "pgjsonb":
+        return NothingToBackUp(
+            f"the portable method cannot copy the database {database.name}: {database.backend} gives no blobs to who reads its transactions",
+            "save it with pg_dump, together with its S3 bucket if blobs are kept there",
+        )
+    return None
+
+
+def mirror_of(site: Site, database: Database, directory: Path | None) -> Path:
+    """Return the directory of the mirror of one database; raise UsageError when nothing says it."""
+    root = directory or (Path(site.mirror) if site.mirror else None)
+    if root is None:
+        raise UsageError("nothing says where the mirror of the database is to be", "give --mirror DIR")
+    return root.absolute() / folder_of(database.name)
+
+
+def as_mirrored(database: Database, mirror: Mirror) -> Database:
+    """Return a database as a backup of its mirror sees it."""
+    notes = (ONLY_CURRENT,) if database.history is False else ()
+    return msgspec.structs.replace(
+        database,
+        data_fs=str(mirror.data_fs),
+        blob_dir=str(mirror.blob_dir),
+        method="portable",
+        warnings=(*database.warnings, *notes),
+        blob_mode="database" if database.blob_mode == "none" else database.blob_mode,
+    )
+
+
+@contextlib.contextmanager
+def mirrored(
+    repository: Repository,
+    site: Site,
+    databases: list[Database],
+    method: Method,
+    wanted: MirrorOptions,
+    progress: Progress,
+) -> Iterator[Mirrored]:
+    """Give the databases, those that the method copies as their mirrors.
+
+    Raise UsageError, InUse, TargetRefused, SourceError, SourceChanged, WrongSource; what was copied until then is used by the next run.
+    """
+    chosen = [database for database in databases if is_mirrored(database, method)]
+    places = {database.name: mirror_of(site, database, wanted.directory) for database in chosen}
+    for database in chosen:
+        refuse_place(places[database.name], repository, site)
+    with contextlib.ExitStack() as stack:
+        copies = [
+            _Copied(site, database, stack.enter_context(held(places[database.name])), wanted, progress)
+            for database in chosen
+        ]
+        _bring_up_to_date(copies, len(databases))
+        seen = {copy.database.name: as_mirrored(copy.database, copy.mirror) for copy in copies}
+        yield Mirrored(
+            [seen.get(database.name, database) for database in databases],
+            lambda: any(copy.behind() for copy in copies),
+        )
+
+
+def _bring_up_to_date(copies: list[_Copied], databases: int) -> None:
+    """Copy what is new; of several databases until all are of the same moment, if that comes."""
+    for copy in copies:
+        copy.update(first=True)
+    for _ in range(PASSES if databases > 1 else 0):
+        if not any([copy.update(first=False) for copy in copies]):
+            return
+
+
+def refuse_place(place: Path, repository: Repository, site: Site) -> None:
+    """Raise ConfigurationError for a mirror that would lie in the repository or in something of the site, or these in it."""
+    own = place.resolve()
+    others = {} if "://" in repository.store.location else {"the repository": repository.store.location}
+    for database in site.databases:
+        others |= {
+            f"the blob directory of {database.name}": database.blob_dir or "",
+            f"the Data.fs of {database.name}": database.data_fs or "",
+        }
+    for what, path in others.items():
+        other = Path(path).resolve()
+        if path and (own == other or own in other.parents or other in own.parents):
+            raise ConfigurationError(
+                [f"the mirror {own} and {what} ({other}) lie in each other"],
+                "name another directory with --mirror",
+            )
+
+
+class _Copied:
+    """One database and its mirror."""
+
+    def __init__(
+        self, site: Site, database: Database, mirror: Mirror, wanted: MirrorOptions, progress: Progress
+    ) -> None:
+        self.database, self.mirror = database, mirror
+        self._site, self._wanted, self._progress = site, wanted, progress
+        self._checked: Checked | None = None
+
+    def update(self, *, first: bool) -> bool:
+        """Bring the mirror up to date; tell whether there was anything new. A pack of the source meanwhile makes it begin again."""
+        renew: Renew = "everything" if first and self._wanted.afresh else None
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return self._once(renew)
+            except SourceChanged as error:
+                if attempt == ATTEMPTS:
+                    raise
+                renew = "records"
+                self._progress.note(f"{error.message}; starting over ({attempt} of {ATTEMPTS - 1})")
+        raise AssertionError("unreachable")
+
+    def _once(self, renew: Renew) -> bool:
+        with self._open() as source:
+            update = Update(self.mirror, source, self._wanted.machine, self._progress)
+            self._checked = update.run(renew=renew, take_over=self._wanted.take_over)
+            return update.copied > 0
+
+    def behind(self) -> bool:
+        """Tell whether the source has gone on since."""
+        last = int((self._checked.last_tid if self._checked else None) or "0", 16)
+        with self._open() as source:
+            return int.from_bytes(source.last_tid(), "big") != last
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[Source]:
+        text = source_conf(self._site, self.database, os.environ, Path.cwd(), self.mirror.cache)
+        with contextlib.closing(Source(self.database, text, self.mirror.cache)) as source:
+            yield source

@@ -1,0 +1,57 @@
+"""What a user asks of `create`, and what it did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from ...errors import VaultError
+from ...model.manifest import Manifest, Trigger
+from ...model.source import Method
+from ..catalog import raw_size, stored_size
+
+
+class CreateOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user asks of one create."""
+
+    name: str | None = None
+    note: str | None = None
+    trigger: Trigger = "on-demand"
+    full: bool = False
+    cold: bool = False
+    only: Literal["storage", "blobs"] | None = None
+    method: Method = "native"
+    mirror: Path | None = None
+    databases: tuple[str, ...] = ()
+    skip_unchanged: bool = False
+    allow_missing: int | None = None
+    take_over: bool = False
+    wait: bool = False
+    workers: int = 2
+
+
+class Created(msgspec.Struct, frozen=True, kw_only=True):
+    """What a create did; ``manifest`` is that of the parent when nothing was new and that was to be skipped.
+
+    ``findings`` are changes of the source under what was stored, ``damaged`` earlier backups that could not be read and were not used,
+    ``unlocked`` says why what it takes from earlier ones is not locked for as long as it has to be.
+    """
+
+    manifest: Manifest
+    skipped: bool
+    missing: dict[str, list[tuple[str, str, str]]]
+    findings: list[str]
+    damaged: dict[str, str] = {}
+    unlocked: VaultError | None = None
+
+    @property
+    def raw(self) -> int:
+        """Return the bytes that a restore writes."""
+        return sum(raw_size(entry) for entry in self.manifest.databases)
+
+    @property
+    def stored(self) -> int:
+        """Return the bytes that the backup needs in the repository."""
+        return sum(stored_size(entry) for entry in self.manifest.databases)

@@ -1,0 +1,232 @@
+"""What a create would do now and why; changes nothing, and says as much as it can without a repository or a source."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from ...errors import VaultError
+from ...model.capture import CaptureOptions
+from ...model.manifest import Meta
+from ...model.source import Database, Method, Site, Skipped
+from ...policy.scope import Scope, bucket, portable_scope, scope_of
+from ...repository.repository import Repository
+from ...runtime import clock
+from ...strategies.blobs.probe import opinions
+from ...strategies.portable.mirror import Mirror
+from ...strategies.registry import strategy_of
+from ..catalog import Catalog, previous_backups_of
+from .eligibility import by_method, refuse_overlap, refused
+from .mirrors import as_mirrored, is_mirrored, mirror_of, refuse_place
+
+
+class NoDocuments:
+    """Stands for the documents of a repository that is not there: a plan asks for none then, and writes none ever."""
+
+    def put_document(self, data: bytes) -> Meta:
+        """Refuse."""
+        raise NotImplementedError
+
+    def document(self, name: str) -> bytes:
+        """Refuse."""
+        raise NotImplementedError
+
+
+class BackupStep(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that is copied; ``order`` counts over all databases: all storages come before any blobs."""
+
+    order: int
+    what: str
+    database: str
+    source: str
+    tool: str
+    why: str
+
+
+class Planned(msgspec.Struct, frozen=True, kw_only=True):
+    """What would be done with a database: ``left`` is what is not copied and why, ``elsewhere`` where to run when nothing is here."""
+
+    database: Database
+    method: str
+    copies_blobs: bool
+    blob_location: str | None
+    steps: list[BackupStep]
+    left: tuple[str, ...]
+    elsewhere: str | None
+    how: str | None
+    reason: dict[str, str] | None
+    warnings: list[str]
+
+    def document(self) -> dict[str, Any]:
+        """Return what ``plan --json`` prints of it."""
+        database = self.database
+        return {
+            "name": database.name,
+            "mount_point": database.mount_point,
+            "backend": database.backend,
+            "adapter": database.adapter,
+            "wrappers": list(database.wrappers),
+            "history": database.history,
+            "blob_mode": database.blob_mode,
+            "blob_location": self.blob_location,
+            "copies_blobs": self.copies_blobs,
+            "method": self.method,
+            "steps": [
+                {
+                    "order": step.order,
+                    "what": step.what,
+                    "database": step.database,
+                    "from": step.source,
+                    "tool": step.tool,
+                }
+                for step in self.steps
+            ],
+            "how": self.how,
+            "reason": self.reason,
+            "warnings": self.warnings + ([self.elsewhere] if self.elsewhere else []),
+        }
+
+
+class BackupPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What would be done with a site."""
+
+    site: str
+    databases: list[Planned]
+    skipped: tuple[Skipped, ...]
+
+    def document(self) -> dict[str, Any]:
+        """Return what ``plan --json`` prints."""
+        return {
+            "site": self.site,
+            "databases": [database.document() for database in self.databases],
+            "skipped": [{"name": one.name, "why": one.why} for one in self.skipped],
+        }
+
+
+class PlanOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user would ask of the create."""
+
+    full: bool = False
+    method: Method = "native"
+    mirror: Path | None = None
+
+
+NATIVE: Final = PlanOptions()
+
+
+def plan(
+    site: Site, repository: Repository | None, problem: str | None, wanted: PlanOptions = NATIVE
+) -> BackupPlan:
+    """Return the plan; ``problem`` says why there is no repository.
+
+    Raise ConfigurationError where a database itself says that the configuration would have blobs passed by.
+    """
+    problems = {
+        name: warnings + ([problem] if problem else []) for name, warnings in opinions(site.databases).items()
+    }
+    consists = {database.name: _halves(site, database, wanted) for database in site.databases}
+    steps = list(_steps(consists))
+    databases = [
+        _database(site, database, consists[database.name], steps, repository, problems, wanted)
+        for database in site.databases
+    ]
+    return BackupPlan(site=site.name, databases=databases, skipped=site.skipped)
+
+
+def _halves(site: Site, database: Database, wanted: PlanOptions) -> Scope:
+    if not is_mirrored(database, wanted.method):
+        return scope_of(database)
+    if refused(database, wanted.method):
+        return Scope((), portable=True)
+    return portable_scope(database, str(mirror_of(site, database, wanted.mirror)))
+
+
+def _steps(consists: dict[str, Scope]) -> Iterator[BackupStep]:
+    """Yield the steps of all databases in their order."""
+    order = 0
+    for what in ("storage", "blobs"):
+        for name, one in consists.items():
+            for half in one.copied:
+                if half.what == what:
+                    order += 1
+                    yield BackupStep(
+                        order=order,
+                        what=what,
+                        database=name,
+                        source=half.source,
+                        tool=half.tool,
+                        why=half.why,
+                    )
+
+
+def _database(
+    site: Site,
+    database: Database,
+    consists: Scope,
+    steps: list[BackupStep],
+    repository: Repository | None,
+    problems: dict[str, list[str]],
+    wanted: PlanOptions,
+) -> Planned:
+    warnings = [*database.warnings, *problems[database.name]]
+    how, reason = None, None
+    if refusal := refused(database, wanted.method):
+        warnings += [refusal.message] if not consists.elsewhere else []
+    else:
+        try:
+            seen = _seen(site, database, repository, wanted)
+            how, reason = _decision(site, seen, repository, wanted.full) if seen else (None, None)
+            warnings += [] if seen else ["there is no mirror yet: the first run copies the whole database"]
+        except (VaultError, OSError) as error:
+            warnings += [error.message if isinstance(error, VaultError) else str(error)]
+            warnings += (
+                [f"{database.data_fs} does not exist"]
+                if database.data_fs and not os.path.lexists(database.data_fs)
+                else []
+            )
+    return Planned(
+        database=database,
+        method="portable" if consists.portable else by_method(database, wanted.method).method,
+        copies_blobs=consists.copies_blobs,
+        blob_location=bucket(database) if "s3" in database.blob_mode else database.blob_dir,
+        steps=[step for step in steps if step.database == database.name],
+        left=consists.left,
+        elsewhere=consists.elsewhere,
+        how=how,
+        reason=reason,
+        warnings=list(dict.fromkeys(warnings)),
+    )
+
+
+def _seen(
+    site: Site, database: Database, repository: Repository | None, wanted: PlanOptions
+) -> Database | None:
+    """Return the database as a backup sees it: its mirror, as far as that goes, by the portable method; None when there is no mirror yet."""
+    if not is_mirrored(database, wanted.method):
+        return by_method(database, wanted.method)
+    directory = mirror_of(site, database, wanted.mirror)
+    if repository:
+        refuse_place(directory, repository, site)
+    mirror = Mirror(directory)
+    return as_mirrored(database, mirror) if mirror.data_fs.exists() else None
+
+
+def _decision(
+    site: Site, database: Database, repository: Repository | None, full: bool
+) -> tuple[str, dict[str, str]]:
+    if repository:
+        refuse_overlap(repository, [database])
+    documents = repository.objects("") if repository else NoDocuments()
+    survey = strategy_of(database).survey(database, documents, CaptureOptions(forced=full), clock.now())
+    with contextlib.closing(survey):
+        earlier = (
+            previous_backups_of(Catalog(repository, site.name), database.name) if repository else iter(())
+        )
+        survey.find_base(earlier, None)
+        decision = survey.decide()
+        return decision.how, {"code": decision.reason.code, "text": decision.reason.text}

@@ -1,0 +1,103 @@
+"""Create a backup: take the cuts, copy the storages, then the blobs, and commit all of it with one write."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from ...errors import InUse, KeyMissing, SourceChanged
+from ...model.manifest import Marker
+from ...model.source import Database, Site
+from ...repository import markers
+from ...repository.repository import Repository
+from ...runtime.progress import Progress
+from ...strategies.registry import strategy_of
+from .attempt import Attempt
+from .eligibility import choose_databases, refuse_overlap, with_advice
+from .mirrors import Mirrored, MirrorOptions, mirrored
+from .options import Created, CreateOptions
+from .provenance import machine
+
+ATTEMPTS: Final = 4
+WAIT_SECONDS: Final = 1.0
+
+
+def create(
+    repository: Repository,
+    site: Site,
+    options: CreateOptions,
+    progress: Progress,
+    begun: Callable[[str], None] = lambda _id: None,
+) -> Created:
+    """Back up a site; ``begun`` is told the id as soon as it is known.
+
+    Raise InUse while another create of the site runs, NothingToBackUp, ConfigurationError, WrongSource, SourceError, BlobsMissing, StoreError.
+    Whatever is raised, no backup exists then, and what was stored is used by the next run.
+    """
+    databases = with_advice(choose_databases(site, options), options)
+    refuse_overlap(repository, databases)
+    repository.require_recipients()
+    wanted = MirrorOptions(
+        directory=options.mirror, afresh=options.full, take_over=options.take_over, machine=machine()
+    )
+    while True:
+        if options.wait:
+            _wait_for_others(repository, site.name, progress)
+        try:
+            with (
+                mirrored(repository, site, databases, options.method, wanted, progress) as sources,
+                _exclusive_storages(sources.databases, options.cold),
+            ):
+                return _attempts(repository, site, sources, options, progress, begun)
+        except InUse:
+            # of several that waited one was faster
+            if not options.wait or _other(repository, site.name) is None:
+                raise
+
+
+def _attempts(
+    repository: Repository,
+    site: Site,
+    sources: Mirrored,
+    options: CreateOptions,
+    progress: Progress,
+    begun: Callable[[str], None],
+) -> Created:
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return Attempt(repository, site, sources, options, progress, begun).run()
+        except SourceChanged as error:
+            if attempt == ATTEMPTS:
+                raise
+            progress.note(f"{error.message}; starting over ({attempt} of {ATTEMPTS - 1})")
+    raise AssertionError("unreachable")
+
+
+def _other(repository: Repository, site: str) -> Marker | None:
+    """Return the marker of a create of the site that is going on."""
+    try:
+        marker, _data = markers.read(repository.store, markers.marker_key(site, "create", ""))
+    except KeyMissing:
+        return None
+    return marker if markers.alive(marker, repository.store) else None
+
+
+def _wait_for_others(repository: Repository, site: str, progress: Progress) -> None:
+    said = None
+    while (other := _other(repository, site)) is not None:
+        if other.run != said:
+            progress.note(
+                f"waiting for the create {other.run} (host {other.host}, pid {other.pid}, since {other.started})"
+            )
+            said = other.run
+        time.sleep(WAIT_SECONDS)
+
+
+@contextlib.contextmanager
+def _exclusive_storages(databases: list[Database], cold: bool) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for database in databases if cold else []:
+            stack.enter_context(strategy_of(database).exclusive(database))
+        yield

@@ -1,0 +1,1 @@
+"""Check that backups can be made and restored here."""

@@ -1,0 +1,134 @@
+"""Which Python packages and programs a site needs, and whether they are installed."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from typing import Final, NamedTuple
+
+from .store_probe import Check
+
+TOOL_SECONDS: Final = 10
+
+
+class Package(NamedTuple):
+    """A package as it is imported, the names that it may be installed under, and the oldest version that will do."""
+
+    module: str
+    distributions: tuple[str, ...]
+    version: str
+    extra: str = ""
+    python: tuple[int, int] = (3, 11)
+
+
+ALWAYS: Final = (
+    Package("ZODB", ("ZODB",), "5.8"),
+    Package("ZConfig", ("ZConfig",), "4.0"),
+    Package("click", ("click",), "8.1"),
+    Package("rich", ("rich",), "13"),
+    Package("msgspec", ("msgspec",), "0.18"),
+    Package("zstandard", ("zstandard",), "0.22"),
+)
+
+
+PSYCOPG2: Final = Package("psycopg2", ("psycopg2", "psycopg2-binary"), "2.8", "relstorage")
+
+
+BOTO3: Final = Package("boto3", ("boto3",), "1.36", "s3")
+
+
+PYRAGE: Final = Package("pyrage", ("pyrage",), "1.2", "encryption")
+
+
+BACKENDS: Final[Mapping[str, tuple[Package, ...]]] = {
+    "filestorage": (),
+    "zeo": (Package("ZEO", ("ZEO",), "5.2", "zeo"),),
+    "relstorage": (Package("relstorage", ("RelStorage",), "3.5", "relstorage"),),
+    "pgjsonb": (Package("zodb_pgjsonb", ("zodb-pgjsonb",), "1.0", "pgjsonb", (3, 12)),),
+}
+
+
+WRAPPERS: Final[Mapping[str, Package]] = {
+    "s3blobs": Package("zodb_s3blobs", ("zodb-s3blobs",), "1.0", "s3blobs", (3, 12)),
+    "zlibstorage": Package("zc.zlibstorage", ("zc.zlibstorage",), "1.0"),
+    "serverzlibstorage": Package("zc.zlibstorage", ("zc.zlibstorage",), "1.0"),
+}
+
+
+# Each tool by the names that it may have.
+TOOLS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
+    "postgresql": (("pg_dump",), ("pg_restore",)),
+    "mysql": (("mariadb-dump", "mysqldump"), ("mariadb", "mysql")),
+}
+
+
+def check_package(package: Package) -> Check:
+    """Check that a package can be imported and is new enough."""
+    name = f"package {package.distributions[0]}"
+    what = (
+        f"zodb-vault[{package.extra}]"
+        if package.extra
+        else f"'{package.distributions[0]} >= {package.version}'"
+    )
+    hint = f"install it into this Python: {sys.executable} -m pip install {what}"
+    if sys.version_info[:2] < package.python:
+        needs, here = (".".join(map(str, version)) for version in (package.python, sys.version_info[:2]))
+        return Check(
+            name, False, f"needs Python {needs}, this is {here}", f"install zodb-vault with Python {needs}"
+        )
+    try:
+        importlib.import_module(package.module)
+    except Exception as error:  # noqa: BLE001  what is broken inside a package may raise anything
+        return Check(name, False, f"cannot be imported: {type(error).__name__}: {error}", hint)
+    version = next(filter(None, map(_version, package.distributions)), None)
+    if version is None:
+        return Check(name, True, "can be imported; its version is not known")
+    return Check(
+        name, _at_least(version, package.version), f"{version}, needed is {package.version} or later", hint
+    )
+
+
+def _version(distribution: str) -> str | None:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(distribution)
+    return None
+
+
+def _at_least(version: str, needed: str) -> bool:
+    found, least = (
+        tuple(int(n) for n in re.findall(r"\d+", text.partition("+")[0])) for text in (version, needed)
+    )
+    return found >= least
+
+
+def check_tool(names: tuple[str, ...]) -> Iterator[Check]:
+    """Run the tool: a file of its name may be a wrapper that finds no version to run."""
+    path = next((path for name in names if (path := shutil.which(name))), None)
+    hint = (
+        f"install the client programs of the database, and have them on PATH ({os.environ.get('PATH', '')})"
+    )
+    if path is None:
+        yield Check(f"tool {names[0]}", False, f"{' or '.join(names)} is not on PATH", hint)
+        return
+    try:
+        done = subprocess.run(
+            [path, "--version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=TOOL_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        yield Check(
+            f"tool {names[0]}", False, f"{path} --version did not end within {TOOL_SECONDS} seconds", hint
+        )
+        return
+    said = (done.stdout or done.stderr).decode(errors="replace").strip().partition("\n")[0]
+    yield Check(f"tool {names[0]}", done.returncode == 0, f"{path}: {said}", hint)

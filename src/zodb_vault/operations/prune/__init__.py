@@ -1,0 +1,1 @@
+"""Remove backups, and free what nothing needs any more."""

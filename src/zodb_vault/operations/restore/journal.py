@@ -1,0 +1,117 @@
+"""The journal of a restore, beside the Data.fs: what was decided, what is done, and so what an interrupted one has to do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from ...errors import Damage
+from ...model import canonical
+from ...runtime import durable
+
+SUFFIX: Final = ".restore.json"
+
+
+class Journal(msgspec.Struct, frozen=True, kw_only=True):
+    """One restore of one database.
+
+    ``building``: the old state is whole, blobs may have been added. ``switching``: the rename may have happened, the inode
+    tells. ``switched``: the new state is valid, what the old one alone needed is being put aside. ``done``: nothing is left to do;
+    only a record has this phase. ``aborting``: the old state is being put back.
+    Names are relative to the directory of Data.fs, ``kept_dir`` to the blob directory. ``saved``: how long the file to be replaced
+    was when a safety backup of it was made, None without one.
+    """
+
+    restore: str
+    backup: str
+    site: str
+    database: str
+    phase: Literal["building", "switching", "switched", "done", "aborting"]
+    end: int
+    last_tid: str | None
+    only: str | None
+    data_fs: str
+    blob_dir: str | None
+    building: str
+    replaced: str | None
+    kept_dir: str
+    new_inode: int = 0
+    dropped: int = 0
+    saved: int | None = None
+    bucket: str | None = None
+
+
+def path_of(data_fs: Path) -> Path:
+    """Return where the journal of a Data.fs lies."""
+    return data_fs.with_name(data_fs.name + SUFFIX)
+
+
+def read(path: Path) -> Journal | None:
+    """Return a journal, None when there is none; raise Damage."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        return msgspec.json.decode(canonical.unseal(data, str(path)), type=Journal)
+    except msgspec.MsgspecError as error:
+        raise Damage(f"{path} does not have the form it should have: {error}") from None
+
+
+def write(data_fs: Path, journal: Journal) -> Journal:
+    """Make a new state of the journal durable and return it; the caller holds the lock of the storage."""
+    path = path_of(data_fs)
+    temporary = _new(path)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        durable.write_all(fd, [canonical.seal(journal)])
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(temporary, path)
+    durable.sync_directory(path.parent)
+    return journal
+
+
+def finish(data_fs: Path, journal: Journal) -> Journal:
+    """Turn the journal, in one step, into the record of a finished restore, which says what was kept; return what the record says."""
+    os.rename(path_of(data_fs), record_of(data_fs, journal.restore))
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_new(path_of(data_fs)))
+    durable.sync_directory(data_fs.parent)
+    return msgspec.structs.replace(journal, phase="done")
+
+
+def records(data_fs: Path) -> dict[str, Path]:
+    """Return the records of finished restores beside a Data.fs, by the id of the restore."""
+    before, after = f"{data_fs.name}.restored-", ".json"
+    names = sorted(path.name for path in data_fs.parent.iterdir()) if data_fs.parent.is_dir() else []
+    found = (name for name in names if name.startswith(before) and name.endswith(after))
+    return {name.removeprefix(before).removesuffix(after): data_fs.with_name(name) for name in found}
+
+
+def read_record(data_fs: Path, restore: str) -> Journal | None:
+    """Return the record of a finished restore, None when there is none; raise Damage."""
+    journal = read(record_of(data_fs, restore))
+    return msgspec.structs.replace(journal, phase="done") if journal else None
+
+
+def record_of(data_fs: Path, restore: str) -> Path:
+    """Return where the record of a finished restore lies."""
+    return data_fs.with_name(f"{data_fs.name}.restored-{restore}.json")
+
+
+def remove(path: Path) -> None:
+    """Remove a journal or record, and what an interrupted ``write`` left."""
+    for one in (path, _new(path)):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(one)
+    durable.sync_directory(path.parent)
+
+
+def _new(path: Path) -> Path:
+    return path.with_name(f"{path.name}.new")

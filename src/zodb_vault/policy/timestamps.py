@@ -1,0 +1,104 @@
+"""Decide which instant a text on the command line means, or refuse to guess."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
+
+from ..errors import UsageError
+
+EXAMPLE = (
+    "write a day with a time, for example 2026-11-20T10:15, 2026-11-20T10:15:30Z or 2026-11-20T10:15:30+01:00"
+)
+DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+TIMESTAMP = re.compile(
+    r"(?P<year>[0-9]{4})-(?P<month>[0-9]{2})-(?P<day>[0-9]{2})"
+    r"[T ](?P<hour>[0-9]{2}):(?P<minute>[0-9]{2})(?::(?P<second>[0-9]{2})(?:[.,](?P<fraction>[0-9]{1,6}))?)?"
+    r"(?P<zone>Z|[+-][0-9]{2}(?::?[0-9]{2})?)?"
+)
+# A TID counts minutes since 1900 in 32 bits, which end in the year 9917.
+FIRST_YEAR, LAST_YEAR = 1900, 9916
+
+
+def parse_timestamp(text: str, local_zone: tzinfo) -> datetime:
+    """Return the instant that ``text`` means, in UTC; without a zone in the text it is a time of ``local_zone``.
+
+    Accepted is ISO 8601 with a day and a time: ``2026-11-20T10:15``, with seconds, with up to six digits of a
+    second, with ``Z`` or an offset, and with a space in place of the ``T``.
+    What is left out is zero: ``10:15:30`` means the instant 10:15:30.000000, not the second that begins there, so a
+    transaction at 10:15:30.2 is later. To the microsecond, comparisons with TIDs are those of ``model.tid.from_datetime``.
+
+    ``local_zone`` has to know its own rules (``zoneinfo.ZoneInfo``); the offset that holds today is not enough.
+    Raise UsageError for everything else: a day alone, a local time that the clocks skipped or showed twice, any other text.
+    """
+    wanted = text.strip()
+    match = TIMESTAMP.fullmatch(wanted)
+    if match is None:
+        raise _no_timestamp(wanted)
+    try:
+        found = _read(match, local_zone)
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"{wanted!r} is no moment: {error}", EXAMPLE) from error
+    if not FIRST_YEAR <= found.year <= LAST_YEAR:
+        raise UsageError(
+            f"{wanted!r} is no moment of a database: its times run from {FIRST_YEAR} to {LAST_YEAR}", EXAMPLE
+        )
+    return found
+
+
+def in_utc(moment: datetime) -> str:
+    """Return the moment as ISO 8601 in UTC with ``Z``; ``parse_moment`` gives the same moment back."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _no_timestamp(text: str) -> UsageError:
+    if DAY.fullmatch(text) is None or not _is_day(text):
+        return UsageError(f"{text!r} is no moment", EXAMPLE)
+    return UsageError(
+        f"{text!r} is a day, not a moment: its start and its end are different states",
+        f"write {text}T00:00 for its start, {text}T23:59:59.999999 for its end, or any time between",
+    )
+
+
+def _is_day(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _read(match: re.Match[str], local_zone: tzinfo) -> datetime:
+    """Return the instant in UTC; raise ValueError or OverflowError when a field is out of range."""
+    numbers = [int(match[field] or 0) for field in ("year", "month", "day", "hour", "minute", "second")]
+    year, month, day, hour, minute, second = numbers
+    microsecond = int((match["fraction"] or "").ljust(6, "0"))
+    zone = _zone(match["zone"]) if match["zone"] else local_zone
+    stated = datetime(year, month, day, hour, minute, second, microsecond, tzinfo=zone)
+    return stated.astimezone(UTC) if match["zone"] else _only_meaning(match.string, stated)
+
+
+def _zone(text: str) -> timezone:
+    """Return the fixed zone of ``Z`` or an offset; raise ValueError when the offset is out of range."""
+    if text == "Z":
+        return UTC
+    digits = text[1:].replace(":", "").ljust(4, "0")
+    hours, minutes = int(digits[:2]), int(digits[2:])
+    if minutes > 59:
+        raise ValueError("the minutes of an offset must be in 0..59")
+    offset = timedelta(hours=hours, minutes=minutes)
+    return timezone(-offset if text[0] == "-" else offset)
+
+
+def _only_meaning(text: str, local: datetime) -> datetime:
+    """Return the one instant of a local time; raise UsageError when the clocks skipped it or showed it twice."""
+    first, second = (local.replace(fold=fold).astimezone(UTC) for fold in (0, 1))
+    if first == second:
+        return first
+    # PEP 495: read with the offset from before the change, a skipped time is the later of the two.
+    why = "the clocks showed it twice" if first < second else "the clocks skipped it"
+    early, late = sorted((first, second))
+    raise UsageError(
+        f"{text!r} is not one moment in local time: {why}; it could mean {in_utc(early)} or {in_utc(late)}",
+        f"write the moment in UTC: {in_utc(early)} or {in_utc(late)}",
+    )

@@ -1,0 +1,233 @@
+"""Who can read the content of a repository: encrypted for public keys, decrypted with private ones, in processes of their own."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import queue
+import select
+import subprocess
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, Literal
+
+from ..errors import ConfigurationError, Damage, KeyNeeded, UnsupportedRepository, VaultError
+from ..runtime.child_process import command_of, environment
+from .ageworker import LENGTH, recipient_of
+
+FEATURE: Final = "age"
+MAGIC: Final = b"age-encryption.org/v1"
+PIECE: Final = 1 << 16
+WHERE: Final = "say where the private key is: ZODB_VAULT_IDENTITY_FILE, ZODB_VAULT_IDENTITY_COMMAND, or [identity] in zodb-vault.toml"
+INSTALL: Final = "install zodb-vault[encryption]"
+Outcome = Literal["identity", "recipient", "key", "damage"]
+
+
+class _Process:
+    """One process that encrypts or decrypts one content after the other."""
+
+    def __init__(self) -> None:
+        self._child = subprocess.Popen(
+            command_of("zodb_vault.repository.ageworker"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment(),
+            bufsize=0,
+        )
+        assert self._child.stdin and self._child.stdout
+        self._in, self._out = self._child.stdin.fileno(), self._child.stdout.fileno()
+        os.set_blocking(self._in, False)
+        self._received = bytearray()
+        self._ended = False
+        self.end = weakref.finalize(self, _end, self._child)
+
+    def begin(self, task: dict[str, Sequence[str]]) -> None:
+        """Begin with a content."""
+        self._ended = False
+        data = json.dumps(task).encode()
+        list(self._pump(LENGTH.pack(len(data)) + data))
+
+    def exchange(self, data: bytes | memoryview) -> Iterator[bytes]:
+        """Send some content, and yield what is done already."""
+        for start in range(0, len(data), PIECE):
+            piece = memoryview(data)[start : start + PIECE]
+            yield from self._pump(LENGTH.pack(len(piece)) + piece)
+
+    def finish(self) -> Iterator[bytes]:
+        """Yield the rest; ``outcome`` is known then."""
+        yield from self._pump(LENGTH.pack(0))
+        while not self._ended:
+            yield from self._received_now()
+        while (message := self._message()) is None:
+            self._read()
+        self.outcome: Outcome | None = json.loads(message)
+
+    def _pump(self, data: bytes) -> Iterator[bytes]:
+        """Send bytes, and take what comes meanwhile: the other side stops when nobody does."""
+        waiting = select.poll()
+        waiting.register(self._in, select.POLLOUT)
+        waiting.register(self._out, select.POLLIN)
+        view = memoryview(data)
+        while view:
+            ready = dict(waiting.poll())
+            if ready.get(self._out):
+                yield from self._received_now()
+            if ready.get(self._in):
+                try:
+                    view = view[os.write(self._in, view) :]
+                except BlockingIOError:
+                    continue
+                except BrokenPipeError:
+                    raise _died() from None
+
+    def _received_now(self) -> Iterator[bytes]:
+        self._read()
+        while not self._ended and (message := self._message()) is not None:
+            if message:
+                yield message
+            self._ended = not message
+
+    def _read(self) -> None:
+        data = os.read(self._out, 4 * PIECE)
+        if not data:
+            raise _died()
+        self._received += data
+
+    def _message(self) -> bytes | None:
+        if len(self._received) < LENGTH.size:
+            return None
+        end = LENGTH.size + int(LENGTH.unpack_from(self._received)[0])
+        if len(self._received) < end:
+            return None
+        message = bytes(self._received[LENGTH.size : end])
+        del self._received[:end]
+        return message
+
+
+def _died() -> VaultError:
+    return VaultError(
+        "the process that encrypts and decrypts died",
+        "free memory and run the command again; what is stored already is used",
+    )
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    assert child.stdin and child.stdout
+    child.stdin.close()
+    child.stdout.close()
+    child.wait()
+
+
+class Keys:
+    """The keys of a repository: ``recipients`` that new content is encrypted for (none: it is not), and the private keys, asked for when needed."""
+
+    def __init__(
+        self, recipients: Sequence[str] = (), identities: Callable[[], Sequence[str]] | None = None
+    ) -> None:
+        self.recipients = tuple(recipients)
+        self._find = identities
+        self._found: tuple[str, ...] | None = None if identities else ()
+        self._idle: queue.LifoQueue[_Process] = queue.LifoQueue()
+        self._lock = threading.Lock()
+
+    @property
+    def identities(self) -> Sequence[str]:
+        """Return the private keys, none where nothing says where they are; raise KeyNeeded when they cannot be had."""
+        with self._lock:
+            if self._found is None:
+                assert self._find
+                self._found = tuple(self._find())
+            return self._found
+
+    def seal(self) -> Encryptor:
+        """Return what encrypts one content."""
+        return Encryptor(self._process(), self._idle, self.recipients)
+
+    def open(self, chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
+        """Yield decrypted content; raise KeyNeeded without the right key, Damage naming ``name``."""
+        identities = self.identities
+        if not identities:
+            raise KeyNeeded("the content is encrypted, and nothing says where the private key is", WHERE)
+        process = self._process()
+        process.begin({"identities": identities})
+        for chunk in chunks:
+            yield from process.exchange(chunk)
+        yield from process.finish()
+        self._idle.put(process)
+        match process.outcome:
+            case "key":
+                raise KeyNeeded(f"object {name} is encrypted for another key", WHERE)
+            case "identity":
+                raise KeyNeeded(
+                    "what is given as the private key is none that can be used",
+                    WHERE + "; a key of SSH must have no passphrase",
+                )
+            case "damage":
+                raise Damage(f"object {name} does not decrypt")
+
+    def _process(self) -> _Process:
+        try:
+            return self._idle.get_nowait()
+        except queue.Empty:
+            require_installed("the repository")
+            return _Process()
+
+
+class Encryptor:
+    """Encrypts one content."""
+
+    def __init__(self, process: _Process, idle: queue.LifoQueue[_Process], recipients: Sequence[str]) -> None:
+        self._process, self._idle = process, idle
+        process.begin({"recipients": recipients})
+
+    def encode(self, data: bytes) -> bytes:
+        """Return what is encrypted of ``data`` already."""
+        return b"".join(self._process.exchange(data))
+
+    def finish(self) -> bytes:
+        """Return the rest."""
+        rest = b"".join(self._process.finish())
+        if self._process.outcome is not None:
+            raise VaultError("the content could not be encrypted", "check [repository.encryption] recipients")
+        self._idle.put(self._process)
+        return rest
+
+
+def installed() -> bool:
+    """Tell whether content can be encrypted and decrypted here."""
+    return importlib.util.find_spec("pyrage") is not None
+
+
+def require_installed(what: str) -> None:
+    """Raise UnsupportedRepository where encryption is not installed."""
+    if not installed():
+        raise UnsupportedRepository(
+            f"{what} is encrypted, which needs pyrage, and that is not installed", INSTALL
+        )
+
+
+def checked_recipients(recipients: Sequence[str]) -> list[str]:
+    """Return public keys in the form that is compared and stored; raise ConfigurationError for what is none."""
+    if not recipients:
+        return []
+    require_installed("what these recipients can read")
+    import pyrage
+
+    found, issues = [], []
+    for number, text in enumerate(recipients, 1):
+        # the third word of a key of SSH is a comment
+        words = text.split()[:2] if text.strip().startswith("ssh-") else [text.strip()]
+        try:
+            recipient_of(" ".join(words))
+        except pyrage.RecipientError:
+            known = "public keys of age (age1...) and of SSH (ssh-ed25519, ssh-rsa) are"
+            issues.append(
+                f"[repository.encryption] recipients: number {number} is no public key that can be used; {known}"
+            )
+        found.append(" ".join(words))
+    if issues:
+        raise ConfigurationError(issues)
+    return sorted(set(found))

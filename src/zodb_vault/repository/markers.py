@@ -1,0 +1,185 @@
+"""Markers of runs in progress: one create of a site at a time, and nothing deleted that a run relies on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from ..errors import Damage, InUse, KeyChanged, KeyExists, KeyMissing
+from ..model import canonical
+from ..model.manifest import ListRef, Marker, Stored
+from ..runtime import clock
+from ..stores.base import Store
+from .trash import note_broken
+
+STALE: Final = timedelta(minutes=15)
+RENEW: Final = timedelta(seconds=30)
+
+
+def marker_key(site: str, what: str, run: str) -> str:
+    """Return the key of a marker; there is only one for all creates of a site."""
+    return f"sites/{site}/running/{what if what == 'create' else f'{what}-{run}'}.json"
+
+
+def read(store: Store, key: str) -> tuple[Marker, bytes]:
+    """Return a marker with its stored bytes; raise KeyMissing or Damage."""
+    data = store.get(key)
+    try:
+        return msgspec.json.decode(canonical.unseal(data, key), type=Marker), data
+    except msgspec.MsgspecError as error:
+        raise Damage(f"{key} does not have the form it should have: {error}") from None
+
+
+def left_by_dead_run(store: Store, key: str) -> tuple[Marker, bytes] | None:
+    """Return the marker that a dead run has left under a key, None when there is none; raise InUse when the run is alive, Damage."""
+    try:
+        found = read(store, key)
+    except KeyMissing:
+        return None
+    if alive(found[0], store):
+        raise InUse(
+            f"the {found[0].what} {found[0].run} is still running (host {found[0].host}, pid {found[0].pid})",
+            "wait for it to end",
+        )
+    return found
+
+
+def alive(marker: Marker, store: Store) -> bool:
+    """Tell whether the run of a marker can still be going on.
+
+    On the same machine and in the same process namespace the process itself decides, else the age of the heartbeat.
+    """
+    if marker.ended:
+        return False
+    here, _, _started = process_identity(os.getpid()).rpartition("/")
+    there, _, _started = marker.process.rpartition("/")
+    if here and here == there:
+        return process_identity(marker.pid) == marker.process
+    return store.clock() - clock.parse(marker.heartbeat) < STALE
+
+
+def process_identity(pid: int) -> str:
+    """Return a name of a process that no other gets: boot, process namespace, start time; the host's name where /proc tells none."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+    try:
+        # the name in parentheses may hold blanks; the start time is field 22, the 20th behind it (proc(5))
+        started = (
+            Path(f"/proc/{pid}/stat")
+            .read_text(encoding="utf-8", errors="replace")
+            .rpartition(")")[2]
+            .split()[19]
+        )
+    except (OSError, IndexError):
+        started = "gone"
+    return f"{boot}/{space}/{started}"
+
+
+class Run:
+    """The marker of this run. Made by ``start``; ``renew`` keeps it fresh, ``finish`` removes it."""
+
+    def __init__(self, store: Store, key: str, marker: Marker, data: bytes) -> None:
+        self._store, self._key, self._data = store, key, data
+        self.marker = marker
+
+    @classmethod
+    def start(
+        cls,
+        store: Store,
+        site: str,
+        what: str,
+        run: str,
+        uses: list[str],
+        adopted: tuple[Marker, bytes] | None = None,
+    ) -> Run:
+        """Write the marker; with ``adopted`` take the place of exactly that stale one and keep what it names.
+
+        Raise InUse when another run was faster.
+        """
+        now = clock.iso(store.clock())
+        marker = Marker(
+            run=run,
+            what=what,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            process=process_identity(os.getpid()),
+            started=now,
+            heartbeat=now,
+            uses=uses,
+            stored=adopted[0].stored if adopted else [],
+        )
+        key, data = marker_key(site, what, run), canonical.seal(marker)
+        try:
+            if adopted:
+                if not adopted[0].ended:
+                    note_broken(store, key)
+                store.replace(key, data, adopted[1])
+            else:
+                store.put(key, [data])
+        except (KeyExists, KeyChanged, KeyMissing):
+            raise InUse(f"another {what} of the site {site} has just begun", "wait for it to end") from None
+        return cls(store, key, marker, data)
+
+    def due(self) -> bool:
+        """Tell whether the heartbeat should be renewed."""
+        return self._store.clock() - clock.parse(self.marker.heartbeat) >= RENEW
+
+    def renew(
+        self,
+        *,
+        stored: list[Stored] | None = None,
+        copied: list[ListRef] | None = None,
+        uses: list[str] | None = None,
+        ended: bool = False,
+    ) -> None:
+        """Refresh the heartbeat, and what the run has stored or relies on; raise InUse when the marker was taken away.
+
+        ``ended``: this run gives up, the next one may use what is stored.
+        """
+        marker = msgspec.structs.replace(
+            self.marker,
+            heartbeat=clock.iso(self._store.clock()),
+            stored=self.marker.stored if stored is None else stored,
+            copied=self.marker.copied if copied is None else copied,
+            uses=self.marker.uses if uses is None else uses,
+            ended=ended,
+        )
+        data = canonical.seal(marker)
+        try:
+            self._store.replace(self._key, data, self._data)
+        except (KeyChanged, KeyMissing):
+            raise self.lost() from None
+        self.marker, self._data = marker, data
+
+    def require(self) -> None:
+        """Raise InUse unless the marker still stands; a run that is younger than the stale limit need not look."""
+        if self._store.clock() - clock.parse(self.marker.heartbeat) >= STALE and not self.stands():
+            raise self.lost()
+
+    def stands(self) -> bool:
+        """Look whether the marker is there as this run wrote it."""
+        try:
+            return self._store.get(self._key) == self._data
+        except KeyMissing:
+            return False
+
+    def finish(self) -> None:
+        """Remove the marker, unless another run took its place."""
+        with contextlib.suppress(KeyChanged, KeyMissing):
+            self._store.delete(self._key, expected=self._data)
+
+    def lost(self) -> InUse:
+        """Return the error of a run whose marker was taken away."""
+        return InUse(
+            "this run was taken for dead and another one took its place",
+            "run it again; what it stored is used by the next run",
+        )

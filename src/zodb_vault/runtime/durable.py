@@ -1,0 +1,205 @@
+"""The one way bytes become durable: a temporary file in the same directory, fsync, its final name, fsync of the directory."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import functools
+import os
+import secrets
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Final, cast
+
+from ..errors import StoreError
+
+
+def sync_file_system(path: Path) -> None:
+    """Make everything that was written to the file system of ``path`` durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        if not hasattr(library, "syncfs"):
+            os.sync()
+        elif library.syncfs(fd) != 0:
+            number = ctypes.get_errno()
+            raise StoreError(
+                f"{path} could not be written to the disk: {os.strerror(number)}",
+                "check the disk; nothing was switched over",
+            )
+    finally:
+        os.close(fd)
+
+
+def write_file(
+    path: str, chunks: Iterable[memoryview], mode: int, settle: Callable[[int], None], *, exclusive: bool
+) -> int:
+    """Write a file that nobody else knows yet, let ``settle`` prepare its descriptor, and return its length.
+
+    Raise FileExistsError (``exclusive``) or FileNotFoundError before a chunk is taken.
+    """
+    fd = os.open(
+        path, os.O_WRONLY | os.O_CREAT | (os.O_EXCL if exclusive else os.O_TRUNC) | os.O_CLOEXEC, mode
+    )
+    try:
+        size = write_all(fd, chunks)
+        settle(fd)
+    finally:
+        os.close(fd)
+    return size
+
+
+TEMPORARY_PREFIX: Final = ".tmp-"
+# Where a file without a name can be reached; not there in a chroot without /proc.
+DESCRIPTORS: Final = "/proc/self/fd"
+# What file systems and kernels without O_TMPFILE answer (open(2)).
+NO_ANONYMOUS_FILES: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
+SYNC_FILE_RANGE_WRITE: Final = 2
+# What is longer is content, which is not read again soon.
+DOCUMENT: Final = 1 << 20
+
+
+@functools.cache
+def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    import ctypes  # nothing but a restore needs it
+
+    found = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if found is None:
+        return None
+    found.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    return cast(Callable[[int, int, int, int], int], found)
+
+
+def write(path: Path, chunks: Iterable[bytes], *, exclusive: bool, mode: int = 0o400) -> int:
+    """Write the joined chunks under the name ``path`` and return their length.
+
+    Exclusive: raise FileExistsError when the name is taken, also by a run of this very moment; else take its place.
+    At any moment the name stands for nothing, the old content or the whole new one.
+    """
+    temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        try:
+            size = write_all(fd, chunks)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        if exclusive:
+            os.link(temporary, path)
+        else:
+            os.rename(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+    sync_directory(path.parent)
+    return size
+
+
+class Staged:
+    """A file without a name that is written while its content is made, and gets its name when it is durable.
+
+    Whatever ends the process before that, nothing of it is left where the file system knows anonymous files (O_TMPFILE).
+    """
+
+    def __init__(self, directory: Path, mode: int = 0o400) -> None:
+        self._temporary: Path | None = None
+        fd = _anonymous(directory, mode)
+        if fd is None:
+            self._temporary = directory / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+            fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        self._fd = fd
+        self._end = weakref.finalize(self, _discard, self._fd, self._temporary)
+
+    def write(self, data: bytes) -> None:
+        """Append."""
+        write_all(self._fd, [data])
+
+    def name(self, path: Path) -> None:
+        """Make the content durable under a new name; raise FileExistsError when it is taken."""
+        os.fsync(self._fd)
+        let_go(self._fd, DOCUMENT, 0)
+        if self._temporary is None:
+            # a directory descriptor makes Python call linkat, which follows the link in /proc to the file itself
+            os.link(f"{DESCRIPTORS}/{self._fd}", path, src_dir_fd=self._fd, follow_symlinks=True)
+        else:
+            os.link(self._temporary, path)
+        sync_directory(path.parent)
+
+    def read_at(self, length: int, pos: int) -> bytes:
+        """Return some of what was written."""
+        return os.pread(self._fd, length, pos)
+
+    def discard(self) -> None:
+        """Let go of the file; without a name it is gone then."""
+        self._end()
+
+
+def _anonymous(directory: Path, mode: int) -> int | None:
+    """Return a new file without a name; None where the system has none, or could not give it a name later."""
+    if not os.path.isdir(DESCRIPTORS):
+        return None
+    try:
+        return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode)
+    except OSError as error:
+        if error.errno in NO_ANONYMOUS_FILES:
+            return None
+        raise
+
+
+def _discard(fd: int, temporary: Path | None) -> None:
+    os.close(fd)
+    if temporary is not None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def write_all(fd: int, chunks: Iterable[bytes | memoryview]) -> int:
+    """Write every byte of every chunk; the system may take less than it was offered."""
+    size = 0
+    for chunk in chunks:
+        view = memoryview(chunk)
+        while view:
+            written = os.write(fd, view)
+            view, size = view[written:], size + written
+    return size
+
+
+def begin_writing(fd: int, pos: int, size: int) -> None:
+    """Let the system begin to write a range of a file to the disk, so that making it durable takes less time; may do nothing."""
+    if (call := _sync_file_range()) is not None:
+        call(fd, pos, size, SYNC_FILE_RANGE_WRITE)
+
+
+def let_go(fd: int, pos: int, size: int) -> None:
+    """Tell the system that a range of a file is not read again soon: memory is better used for what others read."""
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):  # advice only
+            os.posix_fadvise(fd, pos, size, os.POSIX_FADV_DONTNEED)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_directories(path: Path, mode: int = 0o700) -> None:
+    """Make a directory and its parents, each durable in its own parent; an existing one is left as it is."""
+    missing = list(_missing(path))
+    for directory in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory, mode)
+        sync_directory(directory.parent)
+
+
+def _missing(path: Path) -> Iterator[Path]:
+    while not path.is_dir():
+        if path.exists() and not path.is_dir():  # asked again: another process may have made it in between
+            raise NotADirectoryError(20, "is in the way and not a directory", str(path))
+        yield path
+        path = path.parent

@@ -1,0 +1,89 @@
+"""Owner and mode of files and directories that a restore makes for the user of the site."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from ..errors import TargetRefused
+from . import durable
+
+TEMPORARY: Final = ".zodb-vault-new"
+
+
+class Ownership(msgspec.Struct, frozen=True):
+    """Who files and directories are to belong to, and the mode of directories; ids of -1 leave them as they are."""
+
+    uid: int
+    gid: int
+    directory_mode: int
+
+    def give(self, fd: int) -> None:
+        """Give an open file to its owner."""
+        if (self.uid, self.gid) != (-1, -1):
+            os.fchown(fd, self.uid, self.gid)
+
+
+def make_directories_like_parent(path: Path) -> None:
+    """Make a directory and its parents; made by root, each belongs from its first moment to who the one that it lies in belongs to."""
+    if path.is_dir():
+        return
+    make_directories_like_parent(path.parent)
+    temporary, parent = path.with_name(f"{path.name}{TEMPORARY}"), path.parent.stat()
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(temporary, 0o700)
+    if os.geteuid() == 0:
+        os.chown(temporary, parent.st_uid, parent.st_gid)
+    os.rename(temporary, path)
+    durable.sync_directory(path.parent)
+
+
+def ownership_in(directory: Path) -> Ownership:
+    """Return who what is made in a directory is to belong to."""
+    info = directory.stat()
+    same = (info.st_uid, info.st_gid) == (os.geteuid(), os.getegid())
+    return Ownership(-1 if same else info.st_uid, -1 if same else info.st_gid, info.st_mode & 0o777)
+
+
+def ownership_of_file(path: Path) -> Ownership:
+    """Return who what is to stand at ``path`` belongs to: as what stands there now, else as its directory; with the mode of a file."""
+    info = path.stat() if path.exists() else path.parent.stat()
+    mode = info.st_mode & 0o777 if path.is_file() else 0o644 & ~_umask()
+    same = (info.st_uid, info.st_gid) == (os.geteuid(), os.getegid())
+    return Ownership(-1 if same else info.st_uid, -1 if same else info.st_gid, mode)
+
+
+def require_owner(path: Path, *, ours: bool) -> None:
+    """Raise TargetRefused unless this process may write at ``path`` and give files to who what stands there belongs to.
+
+    With ``ours``, directories that have to be made belong to whoever makes them.
+    """
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    directory, info = existing if existing.is_dir() else existing.parent, existing.stat()
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise TargetRefused(
+            f"{directory} cannot be written to by uid {os.geteuid()}",
+            "correct its permissions, or mount it writable",
+        )
+    if os.geteuid() == 0 or (ours and existing not in (path, path.parent)):
+        return
+    if os.geteuid() != info.st_uid:
+        raise TargetRefused(
+            f"{existing} belongs to uid {info.st_uid}, this is uid {os.geteuid()}",
+            "run as that user, or as root",
+        )
+    if info.st_gid not in (os.getegid(), *os.getgroups()):
+        raise TargetRefused(
+            f"{existing} belongs to gid {info.st_gid}, which uid {os.geteuid()} is not in",
+            "run as a user of that group, or as root",
+        )
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

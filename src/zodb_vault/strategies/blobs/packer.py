@@ -1,0 +1,194 @@
+"""Copies blob files into packs, and finds out which blobs the packs of earlier backups have already."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from ...blobs.packs import Member, PackWriter, key, members_of, ref, room
+from ...blobs.refs import BlobSet
+from ...errors import SourceChanged
+from ...model import canonical
+from ...model import tid as tids
+from ...model.blob import BlobRef
+from ...model.manifest import Pack
+from ...model.tid import later_than
+from ...runtime.progress import Progress
+from ..base import Sink
+from .source import BlobSource, OpenedBlob
+
+PACK_LIMIT: Final = 64 << 20
+CHUNK: Final = 1 << 20
+
+
+class Packed(msgspec.Struct):
+    """Packs that were written with the keys (OID + TID) of their blobs, how many blobs were not there, which are empty."""
+
+    packs: list[Pack] = []
+    keys: list[bytes] = []
+    gone: int = 0
+    empty: list[BlobRef] = []
+
+
+class Shared:
+    """One iterator that several threads take from and give back to; ``exhausted`` when nothing is left."""
+
+    def __init__(self, refs: Iterable[BlobRef]) -> None:
+        self._refs, self._lock = iter(refs), threading.Lock()
+        self._returned: list[BlobRef] = []
+        self.exhausted = False
+
+    def __iter__(self) -> Iterator[BlobRef]:
+        return self
+
+    def __next__(self) -> BlobRef:
+        with self._lock:
+            if self._returned:
+                return self._returned.pop()
+            found = next(self._refs, None)
+            if found is None:
+                self.exhausted = True
+                raise StopIteration
+            return found
+
+    def give_back(self, ref: BlobRef) -> None:
+        """Let the next taker have it."""
+        with self._lock:
+            self._returned.append(ref)
+            self.exhausted = False
+
+
+class Packer:
+    """Writes packs; its methods may run in several threads."""
+
+    def __init__(self, sink: Sink, folder: str, now: datetime, progress: Progress) -> None:
+        self.sink, self.to = sink, f"{folder}/blobs"
+        self._now, self._progress = now, progress
+
+    def pack(self, place: BlobSource, refs: Shared) -> Packed:
+        """Take blobs from ``refs`` until one pack is full or there are no more."""
+        done = Packed([], [], 0, [])
+        writer = _Writer(self)
+        for wanted in refs:
+            blob = place.open(wanted)
+            if blob is None:
+                done.gone += 1
+                continue
+            with contextlib.closing(blob):
+                if not writer.fits(blob.size):
+                    refs.give_back(wanted)
+                    break
+                if not blob.size:
+                    done.empty.append(wanted)
+                writer.members.add(wanted.oid, wanted.tid, blob.size, blob.mtime, self._chunks(blob))
+                done.keys.append(wanted.oid + wanted.tid)
+        if writer.members.members:
+            done.packs.append(writer.close())
+        return done
+
+    def index(self, members: list[Member]) -> Pack:
+        """Store an index and return the pack that it describes, still without parts."""
+        meta = self.sink.put_document(
+            canonical.rows("blobs", [msgspec.json.encode(member) for member in members])
+        )
+        newest = max(member.tid for member in members)
+        return Pack(
+            count=len(members),
+            size=sum(member.size for member in members),
+            live=sum(room(member.size) for member in members),
+            last_tid=newest,
+            index=meta,
+            parts=[],
+            future=later_than(tids.from_hex(newest), self._now),
+        )
+
+    def live(self, pack: Pack, wanted: Callable[[Member], bool]) -> Pack | None:
+        """Return the pack with an index of its wanted members only, itself when that is all, None when it is nothing."""
+        rows = members_of(self.sink, pack)
+        keep = [member for member in rows if wanted(member)]
+        if len(keep) == len(rows):
+            return pack
+        if not keep:
+            return None
+        return msgspec.structs.replace(self.index(keep), parts=pack.parts, future=pack.future)
+
+    def _chunks(self, blob: OpenedBlob) -> Iterator[bytes]:
+        # a byte more is asked for than there should be: a short answer says that the file ends there
+        size = blob.size
+        while chunk := blob.read(min(CHUNK, size + 1)):
+            self._progress.advance(len(chunk))
+            yield chunk
+            size -= len(chunk)
+            if size <= 0:
+                return
+
+
+class _Writer:
+    """One pack in the making."""
+
+    def __init__(self, packer: Packer) -> None:
+        self._packer = packer
+        self._content = packer.sink.content(packer.to)
+        self.members = PackWriter(self._content.write)
+
+    def fits(self, size: int) -> bool:
+        return not self.members.members or self.members.offset + room(size) <= PACK_LIMIT
+
+    def close(self) -> Pack:
+        self.members.finish()
+        return msgspec.structs.replace(self._packer.index(self.members.members), parts=self._content.close())
+
+
+def still_holds(place: BlobSource, member: Member) -> bool:
+    """Tell whether the source gives exactly the bytes that a member was made from."""
+    blob = place.open(ref(member))
+    if blob is None:
+        return False
+    digest = hashlib.sha256()
+    with contextlib.closing(blob):
+        while chunk := blob.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest() == member.sha256
+
+
+def reconcile(
+    packer: Packer,
+    refs: BlobSet,
+    sure_until: str,
+    known_until: str,
+    pack: Pack,
+    holds: Callable[[Member], bool] | None = None,
+) -> Pack | None:
+    """Return what is live of an earlier pack, and note in ``refs`` what it has.
+
+    Blobs up to the TID ``sure_until`` are live by what is known of their part of the file; later ones only when they are
+    asked for, and not beyond ``known_until``, where two lines can have used one TID for two contents, and if what they hold ``holds``.
+    """
+    if pack.last_tid <= sure_until and not pack.future:
+        return pack
+
+    def wanted(member: Member) -> bool:
+        return member.tid <= sure_until or (
+            member.tid <= known_until and key(member) in refs and (holds is None or holds(member))
+        )
+
+    kept = packer.live(pack, wanted)
+    if kept is not None:
+        refs.have(key(member) for member in members_of(packer.sink, kept))
+    return kept
+
+
+def require_unchanged(place: BlobSource, members: Iterable[Member], written: Iterable[Member]) -> None:
+    """Raise SourceChanged when a blob that was compared a moment ago was written with another digest."""
+    digests = {(member.oid, member.tid): member.sha256 for member in members}
+    for member in written:
+        if digests.get((member.oid, member.tid), member.sha256) != member.sha256:
+            raise SourceChanged(
+                f"a blob in {place.root} changed while it was read: {member.oid} {member.tid}"
+            )

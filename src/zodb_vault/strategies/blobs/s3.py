@@ -1,0 +1,225 @@
+"""Blobs that a site keeps in a bucket of S3, one by one; nothing is ever listed for them: what is asked for is known, all else is not ours."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import hashlib
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from ...errors import ConfigurationError, KeyMissing, SourceError, StoreError
+from ...model import tid as tids
+from ...model.blob import BlobRef
+from ...model.s3settings import S3Settings
+from ...model.source import Database
+from ...policy.scope import bucket as shown_bucket
+from ...stores.retry import RetryPolicy
+from ...stores.s3api import Advice, Api, Login
+
+CREDENTIALS: Final = "check s3-access-key and s3-secret-key of the section in zope.conf; without them, what S3 clients read from the environment"
+CORRECT: Final = "correct bucket, endpoint and region in zope.conf"
+REFUSED: Final = (
+    "grant s3:GetObject on the blobs, for a restore into the bucket s3:PutObject too; "
+    "for a key that does not exist some services say so as well, unless s3:ListBucket is granted"
+)
+ADVICE: Final = Advice(
+    hints={
+        "AccessDenied": REFUSED,
+        "403": REFUSED,
+        "InvalidAccessKeyId": CREDENTIALS,
+        "SignatureDoesNotMatch": CREDENTIALS,
+        "ExpiredToken": "get new credentials, then run the command again; what is stored already is used",
+        "RequestTimeTooSkewed": "set the clock of this machine (NTP)",
+        "NoSuchBucket": CORRECT,
+        "PermanentRedirect": "name the region of the bucket as s3-region in zope.conf",
+        "AuthorizationHeaderMalformed": "name the region of the bucket as s3-region in zope.conf",
+        "InvalidRequest": "check s3-sse-customer-key in zope.conf: blobs that were encrypted with a key are read with the same one only",
+    },
+    otherwise="check the S3 keys of the section in zope.conf, and the service",
+    unreachable="check the network and s3-endpoint-url in zope.conf, then run the command again; what is stored already is used",
+    credentials=CREDENTIALS,
+    correct=CORRECT,
+)
+FALSE: Final = ("false", "no", "off", "0")
+
+
+class OpenObject:
+    """A blob that is an object; it was written when its transaction was."""
+
+    def __init__(self, ref: BlobRef, chunks: Iterator[bytes], size: int) -> None:
+        self._chunks, self._rest = chunks, b""
+        self.size, self.mtime = size, int(tids.to_datetime(ref.tid).timestamp())
+
+    def read(self, length: int) -> bytes:
+        """Return the next bytes."""
+        self._rest = self._rest or next(self._chunks, b"")
+        found, self._rest = self._rest[:length], self._rest[length:]
+        return found
+
+    def close(self) -> None:
+        """End the request."""
+        self._chunks.close()  # type: ignore[attr-defined]
+
+
+class BlobBucket:
+    """The blobs of one database in its bucket; ``key_of`` names each below the prefix, ``size_of`` tells how long it has to be, if that is known.
+
+    An object of another length is not the blob: it counts as missing, and says so.
+    """
+
+    far = True
+
+    def __init__(
+        self,
+        database: Database,
+        key_of: Callable[[BlobRef], str],
+        size_of: Callable[[BlobRef], int | None] = lambda _ref: None,
+        patience: RetryPolicy | None = None,
+    ) -> None:
+        self.root = shown_bucket(database)
+        self._key_of, self._size_of = key_of, size_of
+        option = options_of(database)
+        # always with its slash: the prefix of one site may be the beginning of that of another
+        prefix = option("s3-prefix").rstrip("/")
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._bucket = option("bucket-name") or option("s3-bucket-name")
+        self._api = Api(
+            self._bucket, _settings(option), patience, advice=ADVICE, login=_login(database, option)
+        )
+        self._wrong: dict[bytes, str] = {}
+
+    def key(self, ref: BlobRef) -> str:
+        """Return the key of a blob."""
+        return self._prefix + self._key_of(ref)
+
+    def path(self, ref: BlobRef) -> str:
+        """Return the address of a blob, and what is wrong with it if that was found out."""
+        return f"s3://{self._bucket}/{self.key(ref)}{self._wrong.get(ref.oid + ref.tid, '')}"
+
+    def open(self, ref: BlobRef) -> OpenObject | None:
+        """Begin to read a blob; raise SourceError."""
+        with translated():
+            chunks = self._api.chunks(self.key(ref))
+            try:
+                answer, first = next(chunks)
+            except KeyMissing:
+                return None
+        wanted = self._size_of(ref)
+        if wanted not in (None, answer.size):
+            self._wrong[ref.oid + ref.tid] = f" ({answer.size} bytes, the database says {wanted})"
+            chunks.close()  # type: ignore[attr-defined]
+            return None
+        return OpenObject(ref, _translated(first, chunks), answer.size)
+
+    # for a restore
+
+    def holds(self, ref: BlobRef, size: int, sha256: str) -> bool | None:
+        """Tell whether the object of a blob has exactly this content; None when there is no such object. Raise StoreError."""
+        chunks, digest = self._api.chunks(self.key(ref)), hashlib.sha256()
+        with contextlib.closing(chunks):  # type: ignore[type-var]
+            try:
+                for answer, chunk in chunks:
+                    if answer.size != size:
+                        return False
+                    digest.update(chunk)
+            except KeyMissing:
+                return None
+        return digest.hexdigest() == sha256
+
+    def put(self, ref: BlobRef, data: bytes) -> None:
+        """Store a blob whole."""
+        self._api.put(self.key(ref), data, hashlib.sha256(data).digest())
+
+    def put_parts(self, ref: BlobRef, parts: Iterator[bytes]) -> None:
+        """Store a long blob; there is none when ``parts`` raises."""
+        self._api.put_parts(self.key(ref), parts)
+
+    def keep(self, ref: BlobRef, folder: str) -> None:
+        """Copy the object of a blob into a folder beside those of all blobs."""
+        self._api.copy(self.key(ref), f"{self._prefix}{folder}/{self._key_of(ref)}")
+
+    def folder(self, name: str) -> str:
+        """Return the address of a folder."""
+        return f"s3://{self._bucket}/{self._prefix}{name}/"
+
+    def is_used(self) -> bool:
+        """Tell whether there is any object of a blob; raise StoreError."""
+        return any(page for page in self._api.pages(f"{self._prefix}blobs/"))
+
+
+def _translated(first: bytes, chunks: Iterator[tuple[Any, bytes]]) -> Iterator[bytes]:
+    with contextlib.closing(chunks), translated():  # type: ignore[type-var]
+        yield first
+        try:
+            for _answer, chunk in chunks:
+                yield chunk
+        except KeyMissing:  # deleted while it was read: the blob ends too early, which its pack notices
+            return
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Turn what a store raises into what a source raises."""
+    try:
+        yield
+    except KeyMissing:
+        raise
+    except StoreError as error:
+        raise SourceError(error.message, error.hint) from None
+
+
+def require_client(database: Database) -> None:
+    """Raise ConfigurationError when buckets cannot be read here."""
+    if importlib.util.find_spec("boto3") is None:
+        raise ConfigurationError(
+            [f"the blobs of the database {database.name} are in S3, which needs boto3: it is not installed"],
+            "pip install 'zodb-vault[s3]'",
+        )
+
+
+def wrapper_key(ref: BlobRef) -> str:
+    """Return the key that zodb-s3blobs gives a blob: both ids in hex without leading zeros."""
+    return f"blobs/{int.from_bytes(ref.oid):x}/{int.from_bytes(ref.tid):x}.blob"
+
+
+def options_of(database: Database) -> Callable[[str], str]:
+    """Return what gives the text of a key of S3, of the wrapper if there is one."""
+    prefix = "s3blobstorage." if "s3blobs" in database.wrappers else ""
+    return lambda key: database.option(prefix + key)
+
+
+def _settings(option: Callable[[str], str]) -> S3Settings:
+    return S3Settings(
+        endpoint=option("s3-endpoint-url") or None,
+        region=option("s3-region") or None,
+        addressing_style=option("s3-addressing-style") or None,
+    )
+
+
+def _login(database: Database, option: Callable[[str], str]) -> Login:
+    client: dict[str, Any] = {"use_ssl": option("s3-use-ssl").lower() not in FALSE}
+    if option("s3-access-key"):
+        client |= {
+            "aws_access_key_id": option("s3-access-key"),
+            "aws_secret_access_key": option("s3-secret-key"),
+        }
+    return Login(client, _customer_key(database, option("s3-sse-customer-key")))
+
+
+def _customer_key(database: Database, text: str) -> Mapping[str, Any]:
+    """Return what every request says about the key that the objects are encrypted with; raise ConfigurationError when it is none."""
+    if not text:
+        return {}
+    try:
+        key = base64.b64decode(text, validate=True)
+    except binascii.Error:
+        key = b""
+    if len(key) != 32:
+        raise ConfigurationError(
+            [f"database {database.name}: s3-sse-customer-key is not the base64 of 32 bytes"],
+            "use the zope.conf that the site runs with",
+        )
+    return {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": key}

@@ -1,0 +1,115 @@
+"""Whether a stored Data.fs holds: every transaction parses, TIDs ascend, every back-pointer leads to a record."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ...blobs.refs import BlobSet
+from ...datafs.records import Pointer
+from ...errors import Damage
+from ...model.chain import segment_tids, segments_of
+from ...model.manifest import DatabaseEntry, DataFs, Segment
+from ...runtime.progress import Progress
+from ...runtime.workers import Workers
+from ..base import CheckReport, Sink
+from .rebuild import SegmentReader, resolve
+
+
+class DataFsCheck:
+    """Reads the whole storage half once, and what its back-pointers lead to."""
+
+    def __init__(
+        self,
+        entry: DatabaseEntry,
+        storage: DataFs,
+        sink: Sink,
+        refs: BlobSet,
+        verdict: CheckReport,
+        progress: Progress,
+    ) -> None:
+        self.entry, self.storage, self.sink, self.refs = entry, storage, sink, refs
+        self.verdict, self.progress = verdict, progress
+
+    def run(self, workers: int) -> None:
+        """Check, and note the blobs that are asked for; raise Damage when the rest cannot be read."""
+        self.progress.begin("storage", self.storage.end)
+        content = SegmentReader(
+            self.sink, segments_of(self.entry, self.sink), self.storage.end, self.progress, digests=True
+        )
+        pointers: list[Pointer] = []
+        last, count, pos = b"", 0, 0
+        with Workers(workers, _nothing) as threads:
+            for part in content.parts(threads, None):
+                self._continuous(part.segment, pos)
+                self.refs.add(part.blobs)
+                pointers += part.pointers
+                self._order(last, part.tids)
+                self._lists(part.segment, part.tids)
+                for why in part.defects:
+                    self.verdict.source("record", why)
+                last, pos, count = (
+                    part.tids[-1] if part.tids else last,
+                    part.segment.end,
+                    count + part.transactions,
+                )
+        if (count, pos) != (self.storage.transactions, self.storage.end):
+            self.verdict.damage(
+                "storage",
+                f"{count} transactions end at {pos}, not {self.storage.transactions} at {self.storage.end}",
+            )
+        self.verdict.count("transactions", count)
+        self._pointers(pointers)
+
+    def _continuous(self, segment: Segment, pos: int) -> None:
+        if segment.start != pos:
+            raise Damage(
+                f"after byte {pos} of Data.fs of {self.entry.name} a segment from {segment.start} on follows"
+            )
+
+    def _order(self, last: bytes, tids: list[bytes]) -> None:
+        if all(a < b for a, b in zip([last, *tids], tids, strict=False)):
+            return
+        tell = self.verdict.damage if self.entry.ordered else self.verdict.source
+        tell("order", "the TIDs do not ascend")
+
+    def _lists(self, segment: Segment, tids: list[bytes]) -> None:
+        """Check the two lists of transactions that go with a segment."""
+        rows = segment_tids(self.sink, segment)
+        log = msgspec.json.decode(b"".join(self.sink.read(segment.log)))["rows"] if segment.log else []
+        if [row[0] for row in rows] != ["0x" + tid.hex() for tid in tids] or len(log) != len(tids):
+            self.verdict.damage(
+                "list",
+                f"the lists of transactions of the bytes {segment.start} to {segment.end} do not fit them",
+            )
+
+    def _pointers(self, pointers: list[Pointer]) -> None:
+        """Follow back-pointers, which may lead into any segment: sorted, so that each segment is decoded about once."""
+        reader, defects = DataFsReader(self.sink, self.entry), list[str]()
+        for pointer in sorted(pointers, key=lambda pointer: pointer.back):
+            self.refs.add(resolve([pointer], reader.read_at, defects))
+            self.verdict.count("back-pointers")
+        for why in defects:
+            self.verdict.source("back-pointer", why)
+
+
+class DataFsReader:
+    """Reads at any position of a backed up Data.fs; keeps the one segment decoded that was asked for last."""
+
+    def __init__(self, sink: Sink, entry: DatabaseEntry) -> None:
+        self._sink, self._entry = sink, entry
+        self._segment: Segment | None = None
+        self._data = b""
+
+    def read_at(self, length: int, pos: int) -> bytes:
+        """Return the bytes at a position, fewer at the end of a segment (no record crosses it)."""
+        if self._segment is None or not self._segment.start <= pos < self._segment.end:
+            self._segment = next(
+                (s for s in segments_of(self._entry, self._sink) if s.start <= pos < s.end), None
+            )
+            self._data = b"".join(self._sink.read(self._segment.parts)) if self._segment else b""
+        start = pos - self._segment.start if self._segment else 0
+        return self._data[start : start + length]
+
+
+def _nothing() -> None:
+    pass

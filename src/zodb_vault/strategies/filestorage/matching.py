@@ -1,0 +1,72 @@
+"""What of the backups that exist still stands in a Data.fs, byte for byte in its old place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import takewhile
+
+from ...datafs.tail import backwards, tail_digest
+from ...model import tid as tids
+from ...model.chain import Chain, segment_tids
+from ...model.manifest import Segment
+from .datafile import DataFile
+
+
+class SegmentMatcher:
+    """Compares segments with the file; the answer for a segment that several backups share is asked once."""
+
+    def __init__(self, file: DataFile) -> None:
+        self._file, self._size = file, os.fstat(file.fd).st_size
+        self._known: dict[tuple[int, str], bool] = {}
+
+    def count(self, chain: Chain[Segment]) -> tuple[int, int]:
+        """Return how many segments the file continues, up to the last whose final transaction stands, and how many can be trusted.
+
+        From the first segment on whose TIDs were later than the clock, nothing identifies content: to be read again.
+        """
+        left, stands, trusted = len(chain), 0, 0
+        for segment in reversed(chain):
+            if not stands and self._stands(segment):
+                stands = trusted = left
+            left -= 1
+            if segment.future:
+                trusted = min(trusted, left)
+            elif stands:
+                break  # TIDs ascend: what comes before is older still
+        return stands, trusted
+
+    def _stands(self, segment: Segment) -> bool:
+        key = (segment.end, segment.tail_digest)
+        if key not in self._known:
+            digest = tail_digest if segment.end <= self._size else _nothing
+            with self._file.readable():
+                self._known[key] = (
+                    digest(self._file.fd, segment.tail_start, segment.end) == segment.tail_digest
+                )
+        return self._known[key]
+
+
+def _nothing(_fd: int, _pos: int, _end: int) -> str:
+    return ""
+
+
+def newest_common(file: DataFile, end: int, chain: Chain[Segment], floor: int) -> bytes | None:
+    """Return the newest TID that the file before ``end`` and the chain share; both are walked backwards, not below ``floor`` bytes."""
+    theirs = _backwards_tids(chain, floor)
+    ours = (hop.tid for hop in takewhile(lambda hop: hop.pos >= floor, backwards(file.fd, end)))
+    a, b = next(theirs, None), next(ours, None)
+    while a is not None and b is not None and a != b:
+        if a > b:
+            a = next(theirs, None)
+        else:
+            b = next(ours, None)
+    return a if a == b else None
+
+
+def _backwards_tids(chain: Chain[Segment], floor: int) -> Iterator[bytes]:
+    for segment in reversed(chain):
+        if segment.end <= floor:
+            return
+        for row in reversed(segment_tids(chain.documents, segment)):
+            yield tids.from_hex(row[0])

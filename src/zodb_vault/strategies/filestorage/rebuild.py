@@ -1,0 +1,147 @@
+"""Segments back to a Data.fs: decoded, checked and scanned in one pass over several threads."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Final
+
+import msgspec
+
+from ...blobs.refs import BlobSet
+from ...datafs.records import Pointer, ReadAt, Scanner, Transaction, follow
+from ...errors import Damage, SourceDamaged
+from ...model.blob import BlobRef
+from ...model.manifest import Segment
+from ...runtime.durable import begin_writing, let_go
+from ...runtime.progress import Progress
+from ...runtime.workers import Workers
+from ..base import Sink
+
+BEHIND: Final = 16 << 20
+
+
+class DecodedSegment(msgspec.Struct):
+    """What one segment gave: its blob references, the back-pointers that lead out of it or into it, and ``entries`` for an index."""
+
+    segment: Segment
+    blobs: list[BlobRef]
+    pointers: list[Pointer]
+    defects: list[str]
+    transactions: int
+    tids: list[bytes]
+    entries: bytearray
+
+
+class SegmentReader:
+    """The content of the segments of one database up to ``end``, for whoever wants to write, check or look at it.
+
+    The digests of the stored objects and the checksums of their frames are checked always; ``digests``: those of the content too.
+    """
+
+    def __init__(
+        self, sink: Sink, segments: Iterable[Segment], end: int, progress: Progress, *, digests: bool
+    ) -> None:
+        self._sink, self._segments, self._end, self._progress = sink, segments, end, progress
+        self._digests = digests
+
+    def parts(self, workers: Workers, fd: int | None) -> Iterator[DecodedSegment]:
+        """Yield what each segment gives, in order; with ``fd`` its bytes are written to their place in that file.
+
+        Raise Damage when an object is missing or damaged, or when the content is not what the manifest says.
+        """
+        wanted = (segment for segment in self._segments if segment.start < self._end)
+        yield from workers.in_order(partial(self._part, segment, fd) for segment in wanted)
+
+    def _part(self, segment: Segment, fd: int | None) -> DecodedSegment:
+        tids, entries = list[bytes](), bytearray()
+        # only who writes the file has it indexed
+        scanner = Scanner(
+            segment.start,
+            lambda transaction: _note(tids, transaction),
+            entries=None if fd is None else entries,
+        )
+        digest, pos = hashlib.sha256(), segment.start
+        try:
+            for chunk in self._sink.read(segment.parts):
+                if self._digests:
+                    digest.update(chunk)
+                kept = chunk[: max(0, self._end - pos)]
+                if fd is not None:
+                    _write_at(fd, kept, pos)
+                scanner.feed(kept)
+                pos += len(chunk)
+                self._progress.advance(len(chunk))
+            if pos != segment.end or (self._digests and digest.hexdigest() != segment.sha256):
+                raise Damage(
+                    f"the bytes {segment.start} to {segment.end} of Data.fs are not those that were stored"
+                )
+            scanner.finish()
+        except SourceDamaged as error:
+            raise Damage(
+                f"the bytes {segment.start} to {segment.end} of Data.fs do not hold: {error.message}"
+            ) from None
+        blobs, pointers, defects = scanner.drain()
+        return DecodedSegment(
+            segment,
+            blobs,
+            pointers,
+            [f"position {d.pos}: {d.why}" for d in defects],
+            len(tids),
+            tids,
+            entries,
+        )
+
+
+def _note(tids: list[bytes], transaction: Transaction) -> None:
+    tids.append(transaction.tid)
+
+
+def _write_at(fd: int, data: bytes, pos: int) -> None:
+    view, start = memoryview(data), pos
+    while view:
+        written = os.pwrite(fd, view, pos)
+        view, pos = view[written:], pos + written
+    begin_writing(fd, start, len(data))
+    # by now what was written a little earlier is on the disk
+    let_go(fd, max(0, start - BEHIND), BEHIND)
+
+
+def resolve(pointers: Iterable[Pointer], read_at: ReadAt, defects: list[str]) -> list[BlobRef]:
+    """Return the blob references behind back-pointers; one that leads nowhere goes to ``defects``."""
+    found = []
+    for pointer in pointers:
+        try:
+            answer = follow(read_at, pointer.back)
+        except SourceDamaged as error:
+            defects.append(error.message)
+            continue
+        if answer is not False:
+            found.append(BlobRef(pointer.oid, pointer.tid, bool(answer)))
+    return found
+
+
+def rebuild(
+    content: SegmentReader, fd: int, workers: Workers, refs: BlobSet, index: Callable[[bytearray], None]
+) -> tuple[int, list[str]]:
+    """Write a Data.fs, collect the blobs that it asks for, tell ``index`` its records; return the number of transactions and the source's defects."""
+    count, defects = 0, list[str]()
+    for part in content.parts(workers, fd):
+        # in order: every back-pointer leads to bytes that are written by now
+        refs.add(part.blobs)
+        refs.add(resolve(part.pointers, lambda length, pos: os.pread(fd, length, pos), defects))
+        index(part.entries)
+        count += part.transactions
+        defects += part.defects
+    return count, defects
+
+
+def refs_of_file(fd: int, end: int, refs: BlobSet) -> None:
+    """Collect the blobs that the first ``end`` bytes of a Data.fs ask for; raise SourceDamaged."""
+    scanner, pos = Scanner(0, lambda _transaction: None, lambda length, at: os.pread(fd, length, at)), 0
+    while pos < end and (chunk := os.pread(fd, min(1 << 20, end - pos), pos)):
+        scanner.feed(chunk)
+        pos += len(chunk)
+        refs.add(scanner.drain()[0])

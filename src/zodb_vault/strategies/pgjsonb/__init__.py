@@ -1,0 +1,1 @@
+"""The backend zodb-pgjsonb: PostgreSQL, with large blobs in S3."""

@@ -1,0 +1,1 @@
+"""What RelStorage and zodb-pgjsonb share on PostgreSQL: connection, snapshot, dump, deltas, restore."""

@@ -1,0 +1,191 @@
+"""Whether a stored archive of ``pg_dump`` holds: read to its end by ``pg_restore``, without a server, its rows and large objects counted."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from ...blobs.refs import BlobSet
+from ...datafs.records import BLOB_RECORD_LIMIT, is_blob
+from ...errors import Damage, VaultError
+from ...model.blob import BlobRef, MissingRows
+from ...model.chain import dump_of
+from ...model.manifest import DatabaseEntry, PgDump
+from ...runtime.progress import Progress
+from ..base import CheckReport, Sink
+from ..sql.program import Program, program_of
+from ..sql.snapshot import advancing
+from .snapshot import FETCH, LARGE_OBJECT, large_object
+
+LOST: Final = "large object "
+
+
+# With more than so many lost, something else is wrong.
+MOST_MISSING: Final = 10_000
+
+
+def check_dump(
+    entry: DatabaseEntry, sink: Sink, refs: BlobSet, verdict: CheckReport, progress: Progress
+) -> None:
+    """Read a dump to its end and compare it with what its snapshot held; raise Damage when it cannot be read."""
+    dump = entry.dump
+    assert isinstance(dump, PgDump)
+    made_by = int(dump.versions.get("pg_dump", "0").partition(".")[0] or 0)
+    with contextlib.closing(BlobSet()) as named:
+        reader = ArchiveReader("blob_chunk", ["chunk"], lambda fields: large_object(int(fields[0])), made_by)
+        read = reader.run(advancing(sink.read(dump_of(entry, sink)), progress), named, refs)
+        with contextlib.closing(read.created):
+            lost = known_as_lost(entry, sink)
+            named.have(one.oid + one.tid for one in read.created.everything())
+            for one in named.lacking():
+                if int.from_bytes(one.oid) not in lost:
+                    verdict.damage(
+                        "blob",
+                        f"the dump lacks the large object {int.from_bytes(one.oid)}, which blob_chunk refers to",
+                    )
+        verdict.count("large objects", len(named))
+    if entry.blob_mode not in ("directory", "s3"):
+        refs.have(one.oid + one.tid for one in list(refs.everything()))  # in the dump itself
+    compare_tables(dump, read, verdict)
+    verdict.count("bytes of large objects", read.size)
+
+
+def compare_tables(dump: PgDump, read: Read, verdict: CheckReport) -> None:
+    """Compare the rows of a dump with those of the snapshot that it was made of."""
+    for table in sorted(dump.tables.keys() | read.tables.keys()):
+        rows, wanted = read.tables.get(table), dump.tables.get(table)
+        verdict.count("rows", rows or 0)
+        if rows != wanted:
+            verdict.damage(
+                "table", f"{table} has {rows} rows in the dump, {wanted} in the snapshot that it was made of"
+            )
+
+
+def known_as_lost(entry: DatabaseEntry, sink: Sink) -> set[int]:
+    """Return the large objects that the database itself had lost."""
+    listed = entry.blobs.missing.list if entry.blobs else None
+    rows = msgspec.json.decode(sink.document(listed), type=MissingRows).rows if listed else []
+    return {int(place.rpartition(" ")[2]) for _oid, _tid, place in rows if place.startswith(LOST)}
+
+
+COPY: Final = re.compile(rb"COPY (\S+) \(([^)]*)\) FROM stdin;\Z")
+OPEN: Final = re.compile(rb"SELECT pg_catalog\.lo_open\('(\d+)', \d+\);")
+WRITE: Final = b"SELECT pg_catalog.lowrite(0, '\\x"
+END: Final = b"\\."
+# What a row of a blob record may have: its state in hexadecimal, and numbers.
+BLOB_ROW: Final = 2 * BLOB_RECORD_LIMIT + 200
+NAME: Final = b"ZODB.blob".hex().encode()
+
+
+class Read(msgspec.Struct):
+    """What an archive holds: rows of each table, large objects that are made, that are filled, and their bytes."""
+
+    tables: dict[str, int]
+    created: BlobSet
+    filled: int
+    size: int
+
+
+class ArchiveReader:
+    """Reads the script that ``pg_restore`` makes of an archive; ``name_of`` tells from ``columns`` of ``table`` what a row asks for.
+
+    ``row`` is told table, columns and text of every row.
+    """
+
+    def __init__(
+        self,
+        table: str,
+        columns: Sequence[str],
+        name_of: Callable[[list[bytes]], BlobRef | None],
+        made_by: int,
+        row: Callable[[str, list[str], bytes], None] | None = None,
+    ) -> None:
+        self._table, self._columns, self._name_of, self._row = table, columns, name_of, row
+        command = [program_of(["pg_restore"], "postgresql-client", made_by), "--file=-"]
+        self._program = Program(
+            command, {}, lambda text: Damage(f"the dump cannot be read: {text}"), fed=True
+        )
+        self.read = Read({}, BlobSet(), 0, 0)
+        self._places: list[int] = []
+
+    def run(self, chunks: Iterable[bytes], named: BlobSet, refs: BlobSet) -> Read:
+        """Return what is in the archive, and note what the rows of the table name, and the blobs that records ask for; raise Damage."""
+        problem: list[BaseException] = []
+        feeder = threading.Thread(target=self._feed, args=(chunks, problem), name="vault-feed")
+        with self._program as program:
+            feeder.start()
+            try:
+                self._consume(program, named, refs)
+            finally:
+                if problem:
+                    program.kill()
+                feeder.join()
+            if problem:
+                raise problem[0]
+            program.finish()
+        return self.read
+
+    def _feed(self, chunks: Iterable[bytes], problem: list[BaseException]) -> None:
+        try:
+            for chunk in chunks:
+                if not self._program.feed(chunk):
+                    break
+        except (VaultError, KeyboardInterrupt) as error:
+            problem.append(error)
+        finally:
+            self._program.close_input()
+
+    def _consume(self, program: Program, named: BlobSet, refs: BlobSet) -> None:
+        table, rows, found, columns = "", 0, list[BlobRef](), list[str]()
+        for line in program.lines():
+            if table:
+                if line == END:
+                    self.read.tables[table], table, rows = rows, "", 0
+                    continue
+                rows += 1
+                if self._row is not None:
+                    self._row(table, columns, line)
+                if len(line) < BLOB_ROW and NAME in line and "state" in columns:
+                    refs.add(blob_of(line, columns))
+                if self._places:
+                    found += self._named(line)
+                    if len(found) >= FETCH:
+                        named.add(found)
+                        found = []
+            elif match := COPY.match(line):
+                table = match[1].decode("utf-8", "replace").replace('"', "")
+                columns = [column.strip() for column in match[2].decode().split(",")]
+                ours = table.endswith(f".{self._table}") and set(self._columns) <= set(columns)
+                self._places = [columns.index(column) for column in self._columns] if ours else []
+            else:
+                self._large_objects(line)
+        named.add(found)
+
+    def _named(self, line: bytes) -> list[BlobRef]:
+        fields = line.split(b"\t")
+        name = self._name_of([fields[place] for place in self._places])
+        return [name] if name is not None else []
+
+    def _large_objects(self, line: bytes) -> None:
+        if line.startswith(WRITE):
+            self.read.size += (len(line) - len(WRITE) - len(b"');")) // 2
+        elif OPEN.match(line):
+            self.read.filled += 1
+        elif found := LARGE_OBJECT.findall(line):
+            self.read.created.add(large_object(int(oid)) for oid in found)
+
+
+def blob_of(line: bytes, columns: list[str]) -> list[BlobRef]:
+    """Return the blob that a row of ``object_state`` asks for, if its record is that of one."""
+    if len(line) >= BLOB_ROW or NAME not in line:
+        return []
+    values = dict(zip(columns, line.split(b"\t"), strict=False))
+    state = values.get("state", b"")
+    if not state.startswith(b"\\\\x") or not is_blob(bytes.fromhex(state[3:].decode("ascii"))):
+        return []
+    return [BlobRef(int(values["zoid"]).to_bytes(8), int(values["tid"]).to_bytes(8), True)]

@@ -1,0 +1,229 @@
+"""Whether a dump and what is laid over it give what the snapshot held: put together in thought, without a server.
+
+Every row passes, the newest delta first and the dump last; of each that would be left the key is added up, and the large object that it names
+is looked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+
+from ...blobs.refs import BlobSet
+from ...datafs.records import BLOB_RECORD_LIMIT, is_blob
+from ...errors import Damage
+from ...model.blob import BlobRef
+from ...model.chain import deltas_of, dump_of
+from ...model.manifest import DatabaseEntry, PgTransactions, RowFile
+from ...runtime.progress import Progress
+from ..base import CheckReport, Sink
+from ..sql.snapshot import advancing
+from .archive import ArchiveReader, blob_of, known_as_lost
+from .blob_rows import BLOB_COLUMNS, blob_row
+from .delta import HEADER
+from .delta_script import layout_for
+from .snapshot import large_object
+from .tally import Field, Tally, number_of, tally_of
+
+
+def check_deltas(
+    entry: DatabaseEntry, sink: Sink, refs: BlobSet, verdict: CheckReport, progress: Progress
+) -> None:
+    """Read base and deltas to their ends and compare what they give with what the snapshot held; raise Damage when something cannot be read."""
+    dump = entry.dump
+    assert isinstance(dump, PgTransactions)
+    with contextlib.ExitStack() as stack:
+        check = _Check(
+            entry, dump, sink, verdict, progress, lambda: stack.enter_context(contextlib.closing(BlobSet()))
+        )
+        check.keys_left()
+        check.deltas()
+        check.base()
+        check.whole()
+        check.compare()
+        refs.add(check.asked_for())
+        if entry.blob_mode not in ("directory", "s3"):
+            refs.have(one.oid + one.tid for one in list(refs.everything()))  # in the database itself
+
+
+class _Check:
+    def __init__(
+        self,
+        entry: DatabaseEntry,
+        dump: PgTransactions,
+        sink: Sink,
+        verdict: CheckReport,
+        progress: Progress,
+        new: Callable[[], BlobSet],
+    ) -> None:
+        self.entry, self.dump, self.sink, self.verdict, self.progress = entry, dump, sink, verdict, progress
+        schema = next(iter(dump.keys)).partition(".")[0]
+        self.named, self.there, self.blobs = new(), new(), new()
+        self.tallies: dict[str, Tally] = {}
+        for one in layout_for(entry.backend, bool(entry.history)).keyed:
+            self.tallies[f"{schema}.{one.name}"] = tally_of(one, self.named, new)
+        # of which table the rows ask for blobs outside of the database
+        self.states, self.asking = (
+            f"{schema}.object_state",
+            f"{schema}.{'blob_state' if entry.backend == 'pgjsonb' else 'object_state'}",
+        )
+
+    def keys_left(self) -> None:
+        """Read which keys are left."""
+        for file in self.dump.live:
+            self.tallies[file.table].left(file, self._rows(file))
+
+    def deltas(self) -> None:
+        """Read what was added, the newest first."""
+        for delta in reversed(deltas_of(self.entry, self.sink)):
+            for file in delta.rows:
+                tally, places = (
+                    self.tallies[file.table],
+                    {column: place for place, column in enumerate(file.columns)},
+                )
+                asks = self._asks(file.table, places)
+                for fields in self._rows(file):
+                    values = {column: number_of(fields[places[column]]) for column in tally.columns}
+                    if tally.add(values, newer=True) and asks(fields):
+                        self.blobs.add([BlobRef(values["zoid"].to_bytes(8), values["tid"].to_bytes(8), True)])
+            if delta.large_objects is not None:
+                self.there.add(
+                    large_object(number_of(fields[0])) for fields in self._rows(delta.large_objects)
+                )
+            self.verdict.count("deltas")
+
+    def _asks(self, table: str, places: dict[str, int]) -> Callable[[list[Field]], bool]:
+        """Return what tells whether a row asks for a blob outside of the database."""
+        if table != self.asking:
+            return lambda _fields: False
+        if table == self.states:
+            return lambda fields: is_record(fields[places["state"]])
+        return lambda fields: fields[places["s3_key"]] is not None
+
+    def base(self) -> None:
+        """Read the dump, and compare the rows of each of its tables with its own snapshot."""
+        base = self.dump.base
+        made_by = int(base.versions.get("pg_dump", "0").partition(".")[0] or 0)
+        chunks = advancing(self.sink.read(dump_of(self.entry, self.sink)), self.progress)
+        with contextlib.closing(BlobSet()) as unused:  # of records it is noted row by row what is left
+            if self.asking == self.states:
+                read = ArchiveReader("blob_chunk", [], lambda _fields: None, made_by, self._of_base).run(
+                    chunks, unused, unused
+                )
+            else:
+                reader = ArchiveReader(
+                    "blob_state", BLOB_COLUMNS, partial(blob_row, self.verdict), made_by, self._of_base
+                )
+                read = reader.run(chunks, self.blobs, unused)
+        with contextlib.closing(read.created):
+            self.there.add(read.created.everything())
+        for table in sorted(base.tables.keys() | read.tables.keys()):
+            if read.tables.get(table) != base.tables.get(table):
+                told = f"{table} has {read.tables.get(table)} rows in the base, {base.tables.get(table)} in the snapshot that it was made of"
+                self.verdict.damage("table", told)
+        self.verdict.count("bytes of large objects", read.size)
+
+    def _of_base(self, table: str, columns: list[str], line: bytes) -> None:
+        tally = self.tallies.get(table)
+        if tally is not None:
+            places = tally.places(columns)
+            fields = line.split(b"\t", max(places.values()) + 1)
+            values = {column: _number_of_text(fields[place]) for column, place in places.items()}
+            if tally.add(values, newer=False) and table == self.asking == self.states:
+                self.blobs.add(blob_of(line, columns))
+
+    def whole(self) -> None:
+        """Read the tables that are stored whole, and the script."""
+        for file in self.dump.whole:
+            if (lines := sum(chunk.count(b"\n") for chunk in self._content(file))) != file.rows:
+                self.verdict.damage("table", f"{file.table} has {lines} rows, {file.rows} were stored")
+        for _chunk in self.sink.read(self.dump.script):
+            pass
+
+    def compare(self) -> None:
+        """Compare what would be restored with what the snapshot held."""
+        for table, tally in self.tallies.items():
+            wanted = {
+                column: int(value)
+                for column, value in self.dump.keys[table].items()
+                if column in ("rows", *tally.one.sums)
+            }
+            for column, value in tally.result().items():
+                if value != wanted[column]:
+                    what = "has" if column == "rows" else f"has a column {column} that adds up to"
+                    self.verdict.damage(
+                        "table",
+                        f"{table} {what} {value} with everything laid over the base, {wanted[column]} in its snapshot",
+                    )
+        lost = known_as_lost(self.entry, self.sink)
+        self.named.have(one.oid + one.tid for one in self.there.everything())
+        for one in self.named.lacking():
+            if int.from_bytes(one.oid) not in lost:
+                self.verdict.damage(
+                    "blob",
+                    f"neither base nor deltas have the large object {int.from_bytes(one.oid)}, which blob_chunk refers to",
+                )
+        self.verdict.count("large objects", len(self.named))
+        self.verdict.count("rows", sum(self.dump.tables.values()))
+
+    def asked_for(self) -> Iterator[BlobRef]:
+        """Yield the blobs that the records ask for which would be left."""
+        asking = self.tallies[self.asking]
+        return (blob for blob in self.blobs.everything() if asking.is_left(blob))
+
+    def _rows(self, file: RowFile) -> Iterator[list[Field]]:
+        count = 0
+        for fields in rows_of(self._content(file), file.table):
+            count += 1
+            yield fields
+        if count != file.rows:
+            self.verdict.damage("table", f"{count} rows of {file.table} are there, {file.rows} were stored")
+
+    def _content(self, file: RowFile) -> Iterator[bytes]:
+        digest = hashlib.sha256()
+        for chunk in advancing(self.sink.read(file.parts), self.progress):
+            digest.update(chunk)
+            yield chunk
+        if digest.hexdigest() != file.sha256:
+            self.verdict.damage("table", f"the rows of {file.table} are not those that were stored")
+
+
+def rows_of(chunks: Iterable[bytes], table: str) -> Iterator[list[Field]]:
+    """Yield the fields of each row of a binary COPY; raise Damage when it is none, or ends too early."""
+    reader = _Reader(iter(chunks), table)
+    if reader.take(len(HEADER)) != HEADER:
+        raise Damage(f"the rows of {table} do not begin as rows do")
+    while (count := struct.unpack(">h", reader.take(2))[0]) >= 0:
+        fields: list[Field] = []
+        for _ in range(count):
+            length = struct.unpack(">i", reader.take(4))[0]
+            fields.append(reader.take(length) if length >= 0 else None)
+        yield fields
+
+
+class _Reader:
+    def __init__(self, chunks: Iterator[bytes], table: str) -> None:
+        self._chunks, self._table = chunks, table
+        self._buffer, self._place = b"", 0
+
+    def take(self, length: int) -> bytes:
+        """Return the next bytes."""
+        while len(self._buffer) - self._place < length:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                raise Damage(f"the rows of {self._table} end too early")
+            self._buffer, self._place = self._buffer[self._place :] + chunk, 0
+        self._place += length
+        return self._buffer[self._place - length : self._place]
+
+
+def is_record(state: Field) -> bool:
+    """Tell whether a record is that of a blob."""
+    return state is not None and 0 < len(state) <= BLOB_RECORD_LIMIT and bool(is_blob(state))
+
+
+def _number_of_text(field: bytes) -> int:
+    return int(field == b"t") if field in (b"t", b"f") else int(field)

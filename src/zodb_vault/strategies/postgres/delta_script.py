@@ -1,0 +1,165 @@
+"""The SQL script that applies deltas to a restored base dump."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+from ...errors import UnsupportedRepository
+from ...model.manifest import Delta, PgTransactions, RowFile
+from .connection import quoted
+from .delta import BITS, SET_COLUMNS
+from .tables import Keyed, Layout, layout_of
+
+CONTENT: Final = "vault_large_objects"
+
+
+CHUNKS: Final = "vault_chunks"
+
+
+FORMER: Final = "vault_former"
+
+
+class Sql(NamedTuple):
+    """A statement."""
+
+    text: str
+
+
+class Load(NamedTuple):
+    """A file of rows that goes into a table; ``table`` is a name as it stands in SQL."""
+
+    table: str
+    columns: Sequence[str]
+    file: RowFile
+
+
+ScriptStep = Sql | Load
+
+
+def steps_of(layout: Layout, dump: PgTransactions, deltas: Iterable[Delta]) -> Iterator[ScriptStep]:
+    """Yield what is to be done, behind the rows of the dump and before its indexes."""
+    schema = next(iter(dump.keys)).partition(".")[0]
+    yield Sql(f"SET client_encoding = {_text(dump.encoding)}")
+    yield from _added(deltas, [f"{schema}.{one.name}" for one in layout.keyed if one.kind == "history"])
+    for file in dump.whole:
+        yield Sql(f"TRUNCATE ONLY {quoted_table(file.table)}")
+        yield Load(quoted_table(file.table), file.columns, file)
+    for table in dump.derived:
+        yield Sql(f"TRUNCATE ONLY {quoted_table(table)}")
+    chunks = quoted_table(f"{schema}.blob_chunk") if dump.large_objects or dump.base.large_objects else None
+    if chunks:
+        yield Sql(f"CREATE TEMPORARY TABLE {CHUNKS} AS SELECT DISTINCT chunk FROM ONLY {chunks}")
+    for one in layout.keyed:
+        files = [file for file in dump.live if file.table == f"{schema}.{one.name}"]
+        yield from _only_current(one, files, dump) if one.kind == "set" else _only_left(one, files)
+    if chunks:
+        gone = f"oid IN (SELECT chunk FROM {CHUNKS} EXCEPT SELECT chunk FROM ONLY {chunks})"
+        yield Sql(f"SELECT count(lo_unlink(oid)) FROM pg_largeobject_metadata WHERE {gone}")
+    for name, value in dump.sequences.items():
+        yield Sql(f"SELECT setval({_text(quoted_table(name))}, {value})")
+
+
+def _added(deltas: Iterable[Delta], history: Sequence[str]) -> Iterator[ScriptStep]:
+    """Yield what brings all rows that were ever added, and the content of large objects; a number can have been used again.
+
+    What a delta has of ``history`` may be there already.
+    """
+    for table in history:
+        yield Sql(f"CREATE TEMPORARY TABLE {FORMER} AS SELECT * FROM ONLY {quoted_table(table)} LIMIT 0")
+    yield Sql(f"CREATE TEMPORARY TABLE {CONTENT} (chunk oid, place bigint, data bytea)")
+    for delta in deltas:
+        for file in delta.rows:
+            if file.table in history:
+                yield from _former(file)
+            else:
+                yield Load(quoted_table(file.table), file.columns, file)
+        if delta.large_objects is not None:
+            yield Load(CONTENT, delta.large_objects.columns, delta.large_objects)
+            yield Sql(
+                f"SELECT count(lo_unlink(oid)) FROM pg_largeobject_metadata WHERE oid IN (SELECT chunk FROM {CONTENT})"
+            )
+            yield Sql(f"SELECT count(lo_create(chunk)) FROM (SELECT DISTINCT chunk FROM {CONTENT}) one")
+            yield Sql(f"SELECT lo_put(chunk, place, data) FROM {CONTENT}")
+            yield Sql(f"TRUNCATE {CONTENT}")
+
+
+def _former(file: RowFile) -> Iterator[ScriptStep]:
+    columns, table = ", ".join(map(quoted, file.columns)), quoted_table(file.table)
+    there = f"SELECT FROM ONLY {table} o WHERE (o.zoid, o.tid) = (f.zoid, f.tid)"
+    yield Load(FORMER, file.columns, file)
+    yield Sql(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {FORMER} f WHERE NOT EXISTS ({there})")
+    yield Sql(f"TRUNCATE {FORMER}")
+
+
+def _only_current(one: Keyed, files: list[RowFile], dump: PgTransactions) -> Iterator[ScriptStep]:
+    """Yield what leaves the newest row of each object that is left."""
+    table, live = (
+        quoted_table(next(key for key in dump.keys if key.endswith(f".{one.name}"))),
+        f"vault_live_{one.name}",
+    )
+    since = int(dump.base.last_tid, 16) if dump.base.last_tid else -1
+    newest = f"SELECT zoid, max(tid) AS tid FROM ONLY {table} WHERE tid > {since} GROUP BY zoid"
+    yield Sql(f"DELETE FROM ONLY {table} o USING ({newest}) n WHERE o.zoid = n.zoid AND o.tid < n.tid")
+    yield Sql(f"CREATE TEMPORARY TABLE {live} (base bigint, bits bit({BITS}))")
+    for file in files:
+        yield Load(live, SET_COLUMNS, file)
+    there = f"SELECT FROM {live} l WHERE l.base = o.zoid >> 10 AND get_bit(l.bits, (o.zoid & {BITS - 1})::integer) = 1"
+    yield Sql(f"DELETE FROM ONLY {table} o WHERE NOT EXISTS ({there})")
+
+
+def _only_left(one: Keyed, files: list[RowFile]) -> Iterator[ScriptStep]:
+    """Yield what leaves those revisions that packs have left, as packs have left them."""
+    for file in files:
+        table, left = quoted_table(file.table), f"vault_left_{one.name}"
+        same = " AND ".join(f"l.{column} = o.{column}" for column in one.key)
+        yield Sql(
+            f"CREATE TEMPORARY TABLE {left} AS SELECT {', '.join(file.columns)} FROM ONLY {table} LIMIT 0"
+        )
+        yield Load(left, file.columns, file)
+        until = int(file.until, 16) if file.until else -1
+        yield Sql(
+            f"DELETE FROM ONLY {table} o WHERE tid <= {until} AND NOT EXISTS (SELECT FROM {left} l WHERE {same})"
+        )
+        if one.changed:
+            assigned = ", ".join(f"{column} = l.{column}" for column in one.changed)
+            differs = " OR ".join(f"l.{column} IS DISTINCT FROM o.{column}" for column in one.changed)
+            yield Sql(f"UPDATE ONLY {table} o SET {assigned} FROM {left} l WHERE {same} AND ({differs})")
+
+
+def quoted_table(table: str) -> str:
+    """Return the quoted name of a table, its schema included."""
+    schema, _dot, name = table.partition(".")
+    return f"{quoted(schema)}.{quoted(name)}"
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def script_of(backend: str, history: bool, dump: PgTransactions, deltas: Iterable[Delta]) -> bytes:
+    """Return the statements as a script for ``psql``, which is run where the files are."""
+    lines = ["\\set ON_ERROR_STOP on", "SET search_path = '';", "\\o /dev/null"]
+    for step in steps_of(layout_for(backend, history), dump, deltas):
+        if isinstance(step, Sql):
+            lines.append(f"{step.text};")
+        else:
+            name = step.file.parts[0].to.rpartition("/")[2]
+            lines.append(f"\\copy {target_of(step)} FROM {_text(name)} WITH (FORMAT {step.file.format})")
+    return "\n".join([*lines, ""]).encode()
+
+
+def layout_for(backend: str, history: bool) -> Layout:
+    """Return what the tables of a storage are; raise UnsupportedRepository."""
+    layout = layout_of(backend, history)
+    if layout is None:
+        raise UnsupportedRepository(
+            f"this version does not know the tables of {backend} that deltas are for",
+            "install a newer zodb-vault",
+        )
+    return layout
+
+
+def target_of(step: Load) -> str:
+    """Return table and columns that rows are loaded into, quoted."""
+    return f"{step.table} ({', '.join(map(quoted, step.columns))})"

@@ -1,0 +1,1 @@
+"""The backend RelStorage, on PostgreSQL, MySQL, MariaDB and SQLite."""

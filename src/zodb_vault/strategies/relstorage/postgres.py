@@ -1,0 +1,85 @@
+"""RelStorage in PostgreSQL: which of its large objects are blobs, and whether the dump has them all."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from typing import Final
+
+from ...blobs.refs import BlobSet
+from ...errors import SourceError
+from ...model.blob import BlobRef
+from ...model.manifest import PgDump
+from ...model.source import REPLICA_DSN, REPLICA_LAG, Database
+from ...runtime.progress import Progress
+from ...runtime.workers import Workers
+from ..base import Checkpointer, Sink
+from ..postgres.archive import LOST, MOST_MISSING
+from ..postgres.snapshot import Postgres, large_object
+from ..sql.history import relstorage
+from ..sql.snapshot import BLOB_RECORDS, StoredDump
+
+NAMED: Final = 20
+
+
+class PostgresRows(Postgres):
+    """The tables of RelStorage in a PostgreSQL database; see ``Rows``."""
+
+    transactions = "transaction"
+    blob_records = BLOB_RECORDS.format(position=f"position('\\x{b'ZODB.blob'.hex()}'::bytea in state)")
+    revisions = relstorage(blob_records)
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(
+            database.option("postgresql.dsn"),
+            database.option(REPLICA_DSN),
+            float(database.option(REPLICA_LAG, "0")),
+        )
+
+    def dump(
+        self, sink: Sink, folder: str, workers: Workers, keeper: Checkpointer, progress: Progress
+    ) -> StoredDump:
+        """Dump, and compare the large objects of the dump with those that the rows of blobs name."""
+        sequences = self.sequences()
+        done = self.dump_into(sink, f"{folder}/database.dump", workers, keeper, progress)
+        with contextlib.closing(done.large_objects), contextlib.closing(BlobSet()) as named:
+            named.add(
+                large_object(int(chunk)) for (chunk,) in self.stream("SELECT DISTINCT chunk FROM blob_chunk")
+            )
+            named.have(one.oid + one.tid for one in done.large_objects.everything())
+            lacking = [int.from_bytes(one.oid) for one in islice(named.lacking(), MOST_MISSING)]
+            orphans = len(done.large_objects) - len(named) + len(lacking)
+            count = len(named)
+        warnings = [f"pg_dump: {line}" for line in done.words.splitlines()[:NAMED]]
+        if orphans > 0:
+            warnings.append(
+                f"{orphans} large objects belong to no blob; they are dumped too, `vacuumlo` removes them from the database"
+            )
+        return StoredDump(
+            storage=partial(PgDump, large_objects=count, sequences=sequences),
+            parts=done.parts,
+            tables=done.tables,
+            warnings=warnings,
+            missing=list(self._lost(lacking)),
+        )
+
+    def large_objects_named(self) -> tuple[int, list[tuple[BlobRef, str]]]:
+        """Return how many large objects the rows of blobs name, and the blobs whose large objects the database has lost."""
+        if not self.has_table("blob_chunk"):
+            return 0, []
+        lacking = "SELECT DISTINCT chunk FROM blob_chunk WHERE chunk NOT IN (SELECT oid FROM pg_largeobject_metadata) LIMIT %s"
+        lost = [int(number) for (number,) in self.ask(lacking, MOST_MISSING)]
+        return int(self.ask("SELECT count(DISTINCT chunk) FROM blob_chunk")[0][0]), list(self._lost(lost))
+
+    def _lost(self, lacking: list[int]) -> Iterator[tuple[BlobRef, str]]:
+        """Yield the blobs whose large objects the database has lost; raise SourceError for one that is there and not in the dump."""
+        for oid in lacking:
+            if self.ask("SELECT 1 FROM pg_largeobject_metadata WHERE oid = %s", oid):
+                raise SourceError(
+                    f"the dump lacks the large object {oid}, which blob_chunk refers to",
+                    "run the command again",
+                )
+            for zoid, tid in self.ask("SELECT zoid, tid FROM blob_chunk WHERE chunk = %s", oid):
+                yield BlobRef(int(zoid).to_bytes(8), int(tid).to_bytes(8), True), f"{LOST}{oid}"

@@ -1,0 +1,1 @@
+"""What all SQL storages share: one snapshot, one dump, the history of revisions."""

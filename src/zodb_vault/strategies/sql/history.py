@@ -1,0 +1,287 @@
+"""The transactions of a database that keeps all revisions: from which one on it can be restored to each, how they are listed, how it is cut.
+
+What follows from the tables of each kind of storage, whatever server they are on, stands here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from ...errors import Damage
+from ...model import canonical
+from ...model import tid as tids
+from ...model.chain import Chain, log_of, segment_tids
+from ...model.manifest import DatabaseEntry, Transactions
+from ..base import CheckReport, RestorePoint, Sink
+
+# So many transactions are one document: what is looked for in ten million of them is found in one of some hundred.
+BLOCK: Final = 65_536
+
+
+class Asked(Protocol):
+    """A database as one snapshot shows it."""
+
+    def ask(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Return the rows of a query."""
+        ...
+
+    def stream(self, query: str, *parameters: Any) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a query."""
+        ...
+
+
+class Revisions(msgspec.Struct, frozen=True, kw_only=True):
+    """How one kind of storage keeps revisions, in SQL; ``%s`` is a TID.
+
+    ``packed`` are queries for the TIDs up to which a pack has taken revisions away. ``cut`` leaves what there was up to a TID, ``check`` counts
+    what does not belong to that state. ``states`` are all revisions: ``tid``, ``state_size``, and what ``blob_records`` asks for.
+    ``marks_packs``: after a pack ``packed`` tells it, whatever it took away.
+    """
+
+    transactions: str
+    states: str
+    blob_records: str
+    packed: tuple[str, ...]
+    cut: tuple[str, ...]
+    check: tuple[tuple[str, str], ...]
+    marks_packs: bool = True
+
+    def start(self, rows: Asked) -> str | None:
+        """Return the TID up to which a pack has taken revisions away, None when there was none."""
+        found = [row[0] for query in self.packed for row in rows.ask(query) if row[0] is not None]
+        return tids.to_hex(int(max(found)).to_bytes(8)) if found else None
+
+    def count(self, rows: Asked, until: str) -> tuple[int, int]:
+        """Return how many transactions and how many revisions there are up to a TID."""
+        number = int(until, 16)
+        ((transactions,),) = rows.ask(
+            f"SELECT count(*) FROM {self.transactions} t WHERE tid > 0 AND tid <= %s", number
+        )
+        ((states,),) = rows.ask(f"SELECT count(*) FROM {self.states} s WHERE tid <= %s", number)
+        return int(transactions), int(states)
+
+    def log(
+        self, rows: Asked, sink: Sink, folder: str, after: str | None, beat: Callable[[], None]
+    ) -> Iterator[Transactions]:
+        """List the transactions that are later than a TID."""
+        number = int(after, 16) if after else 0
+        counted = f"""
+        SELECT tid, count(*) AS objects, sum(state_size) AS size, sum(CASE WHEN {self.blob_records} THEN 1 ELSE 0 END) AS blobs
+        FROM {self.states} s WHERE tid > %s GROUP BY tid
+        """
+        query = f"""
+        SELECT t.tid, t.username, t.description, t.extension, coalesce(c.objects, 0), coalesce(c.size, 0), coalesce(c.blobs, 0)
+        FROM {self.transactions} t LEFT JOIN ({counted}) c ON c.tid = t.tid WHERE t.tid > %s ORDER BY t.tid
+        """
+        found = rows.stream(query, number, number)
+        while block := list(islice(found, BLOCK)):
+            yield _stored(block, sink, folder)
+            beat()
+
+
+def _stored(block: list[tuple[Any, ...]], sink: Sink, folder: str) -> Transactions:
+    """Store some transactions as the two lists of a segment: the clear one and the one that is content."""
+    clear, content = [], []
+    for number, user, description, extension, objects, size, blobs in block:
+        tid = tids.to_hex(int(number).to_bytes(8))
+        digest = hashlib.sha256(_bytes(extension)).hexdigest() if extension else ""
+        clear.append(b'["%s",0,%d,"",%d,%d]' % (tid.encode(), size, objects, blobs))
+        content.append(msgspec.json.encode([tid, _text(user), _text(description), digest]))
+    writer = sink.content(f"{folder}/log")
+    writer.write(canonical.rows("log", content))
+    first, last = (tids.to_hex(int(row[0]).to_bytes(8)) for row in (block[0], block[-1]))
+    document = sink.put_document(canonical.rows("tids", clear))
+    return Transactions(count=len(block), first_tid=first, last_tid=last, tids=document, log=writer.close())
+
+
+def _bytes(value: Any) -> bytes:
+    return value.encode() if isinstance(value, str) else bytes(value)
+
+
+def _text(value: Any) -> str:
+    return (
+        ""
+        if value is None
+        else value
+        if isinstance(value, str)
+        else bytes(value).decode("utf-8", "backslashreplace")
+    )
+
+
+def stands(revisions: Revisions, rows: Asked, sink: Sink, earlier: DatabaseEntry) -> bool:
+    """Tell whether everything is there that an earlier backup of the same database lists: no pack has taken anything of it away."""
+    log = log_of(earlier, sink)
+    if not len(log) or earlier.last_tid is None:
+        return False
+    point = point_at(log, sink, earlier.last_tid)
+    return revisions.count(rows, earlier.last_tid) == (point.transactions, point.states)
+
+
+def start_of(
+    revisions: Revisions, rows: Asked, sink: Sink, earlier: DatabaseEntry | None, last_tid: str
+) -> str | None:
+    """Return the oldest transaction that can be restored, None for the first one.
+
+    Where packs leave no mark, one is noticed by what an earlier backup lists and is gone: what is older than now is left to that backup.
+    """
+    found = revisions.start(rows)
+    if revisions.marks_packs or earlier is None or not len(log_of(earlier, sink)):
+        return found
+    noticed = earlier.pack_tid if stands(revisions, rows, sink, earlier) else last_tid
+    return max((one for one in (found, noticed) if one is not None), default=None)
+
+
+def log_since(
+    revisions: Revisions,
+    rows: Asked,
+    sink: Sink,
+    folder: str,
+    earlier: DatabaseEntry | None,
+    beat: Callable[[], None],
+) -> Chain[Transactions]:
+    """Return the list of all transactions: that of an earlier backup with the new ones behind it, as long as it stands."""
+    goes_on = earlier is not None and stands(revisions, rows, sink, earlier)
+    known = log_of(earlier, sink) if earlier is not None and goes_on else Chain(Transactions, sink)
+    until = earlier.last_tid if earlier is not None and goes_on else None
+    return known.plus(list(revisions.log(rows, sink, folder, until, beat))).sealed()
+
+
+def point_at(log: Chain[Transactions], sink: Sink, until: str) -> RestorePoint:
+    """Return what a database has up to a transaction of its log."""
+    transactions = states = 0
+    for block in log:
+        if block.first_tid > until:
+            break
+        rows = [row for row in segment_tids(sink, block) if row[0] <= until]
+        transactions, states = transactions + len(rows), states + sum(row[4] for row in rows)
+    return RestorePoint(tid=until, transactions=transactions, states=states)
+
+
+def check_log(entry: DatabaseEntry, sink: Sink, verdict: CheckReport) -> None:
+    """Check that the list of transactions can be read and is one: ascending, up to the last TID, as many as were counted."""
+    before, count = "", 0
+    for block in log_of(entry, sink):
+        rows = segment_tids(sink, block)
+        ascending = all(
+            one < other
+            for one, other in zip([before, *(row[0] for row in rows)], (row[0] for row in rows), strict=False)
+        )
+        if (
+            not rows
+            or not ascending
+            or (len(rows), rows[0][0], rows[-1][0]) != (block.count, block.first_tid, block.last_tid)
+        ):
+            verdict.damage(
+                "log", "a list of transactions is not the one that was stored", tid=block.first_tid
+            )
+            return
+        before, count = rows[-1][0], count + len(rows)
+    verdict.count("transactions", count)
+    if count and before != entry.last_tid:
+        verdict.damage("log", f"the list of transactions ends with {before}, the dump with {entry.last_tid}")
+
+
+def cut(
+    revisions: Revisions, do: Callable[[str], None], ask: Callable[[str], int], point: RestorePoint
+) -> None:
+    """Take away what is later than a transaction; raise Damage when what is left is not what the storage had then."""
+    number = int(point.tid, 16)
+    for statement in revisions.cut:
+        do(statement.replace("%s", str(number)))
+    left = (
+        (
+            "transactions",
+            f"SELECT count(*) FROM {revisions.transactions} t WHERE tid > 0",
+            point.transactions,
+        ),
+        ("revisions", f"SELECT count(*) FROM {revisions.states} s", point.states),
+        *((what, query.replace("%s", str(number)), 0) for what, query in revisions.check),
+    )
+    for what, query, wanted in left:
+        if (found := ask(query)) != wanted:
+            raise Damage(
+                f"after everything later than {point.tid} was taken away there are {found} {what}, and {wanted} were expected"
+            )
+
+
+_NEWEST: Final = "(SELECT max(o.tid) FROM object_state o WHERE o.zoid = current_object.zoid AND o.tid <= %s)"
+# A pack that was interrupted has taken revisions away from the oldest transaction on, and left the rest to the next run.
+_BEGUN: Final = """
+SELECT max(keep_tid) FROM pack_object WHERE EXISTS (
+  SELECT 1 FROM pack_state p WHERE NOT EXISTS (SELECT 1 FROM object_state o WHERE o.zoid = p.zoid AND o.tid = p.tid)
+)
+"""
+_NO_CURRENT: Final = """
+SELECT count(*) FROM object_state o WHERE NOT EXISTS (SELECT 1 FROM object_state n WHERE n.zoid = o.zoid AND n.tid > o.tid)
+AND NOT EXISTS (SELECT 1 FROM current_object c WHERE c.zoid = o.zoid AND c.tid = o.tid)
+"""
+
+
+def relstorage(blob_records: str) -> Revisions:
+    """Return how RelStorage keeps history; what was prepared for a pack is of a state that is no more, and goes."""
+    return Revisions(
+        transactions='"transaction"',
+        states="object_state",
+        blob_records=blob_records,
+        packed=('SELECT max(tid) FROM "transaction" WHERE packed', _BEGUN),
+        cut=(
+            "DELETE FROM object_ref WHERE tid > %s",
+            "DELETE FROM object_refs_added WHERE tid > %s",
+            "DELETE FROM pack_object",
+            "DELETE FROM pack_state",
+            "DELETE FROM pack_state_tid",
+            "DELETE FROM blob_chunk WHERE tid > %s",
+            f"UPDATE current_object SET tid = {_NEWEST} WHERE tid > %s AND {_NEWEST} IS NOT NULL",
+            "DELETE FROM current_object WHERE tid > %s",
+            "DELETE FROM object_state WHERE tid > %s",
+            'DELETE FROM "transaction" WHERE tid > %s',
+        ),
+        check=(("objects whose newest revision is not the current one", _NO_CURRENT),),
+    )
+
+
+_COLUMNS: Final = "zoid, tid, class_mod, class_name, state, state_size, refs"
+# What has no current revision any more: the newest of the others, unless that says the object is gone.
+_BACK: Final = f"""
+SELECT {_COLUMNS} FROM (
+  SELECT DISTINCT ON (zoid) {_COLUMNS} FROM object_history h WHERE NOT EXISTS (SELECT 1 FROM object_state o WHERE o.zoid = h.zoid)
+  ORDER BY zoid, tid DESC
+) n WHERE n.state IS NOT NULL
+"""
+_UNLOGGED: Final = "NOT EXISTS (SELECT 1 FROM transaction_log l WHERE l.tid = h.tid)"
+_LOST: Final = """
+WITH RECURSIVE reached AS (
+  SELECT 0::bigint AS zoid UNION SELECT unnest(o.refs) FROM object_state o JOIN reached r ON o.zoid = r.zoid
+) SELECT count(*) FROM reached r WHERE NOT EXISTS (SELECT 1 FROM object_state o WHERE o.zoid = r.zoid)
+"""
+# A pack removes transactions of which older revisions are left, and what is not reachable now, but may have been then.
+PGJSONB: Final = Revisions(
+    transactions=f"""(
+      SELECT tid, username, description, extension FROM transaction_log
+      UNION ALL SELECT DISTINCT h.tid, '', '', ''::bytea FROM object_history h WHERE {_UNLOGGED}
+    )""",
+    states="""(
+      SELECT zoid, tid, class_mod, class_name, state_size FROM object_state
+      UNION ALL SELECT zoid, tid, class_mod, class_name, state_size FROM object_history h
+      WHERE NOT EXISTS (SELECT 1 FROM object_state o WHERE o.zoid = h.zoid AND o.tid = h.tid)
+    )""",
+    blob_records="class_mod = 'ZODB.blob' AND class_name = 'Blob'",
+    packed=(f"SELECT max(tid) FROM object_history h WHERE {_UNLOGGED}",),
+    cut=(
+        "DELETE FROM pack_state",
+        "DELETE FROM blob_state WHERE tid > %s",
+        "DELETE FROM object_history WHERE tid > %s",
+        "DELETE FROM object_state WHERE tid > %s",
+        f"INSERT INTO transaction_log (tid) SELECT DISTINCT h.tid FROM ({_BACK}) h WHERE {_UNLOGGED}",
+        f"INSERT INTO object_state ({_COLUMNS}) {_BACK}",
+        "DELETE FROM object_history h USING object_state o WHERE o.zoid = h.zoid AND o.tid = h.tid",
+        "DELETE FROM transaction_log WHERE tid > %s",
+    ),
+    check=(("objects that are referred to and that a pack has removed", _LOST),),
+    marks_packs=False,
+)

@@ -1,0 +1,119 @@
+"""What a capture asks of one snapshot of a SQL database, and how a dump of it is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from ...datafs.records import BLOB_RECORD_LIMIT, CLASS_NAME_LIMIT
+from ...model import tid as tids
+from ...model.blob import BlobRef
+from ...model.manifest import Dump, Part
+from ...runtime.progress import Progress
+from ...runtime.workers import Workers
+from ..base import Checkpointer, Sink
+from .history import Revisions
+
+# Several are under way at once, in memory: with more the budget of 200 MB would not hold.
+PART_RAW: Final = 16 << 20
+
+
+PIECE: Final = 1 << 20
+
+
+def store_part(sink: Sink, to: str, block: memoryview) -> list[Part]:
+    """Store a block, as one object unless objects are shorter."""
+    writer = sink.content(to)
+    for start in range(0, len(block), PIECE):
+        writer.write(block[start : start + PIECE])
+    return writer.close()
+
+
+def advancing(chunks: Iterable[bytes], progress: Progress) -> Iterator[bytes]:
+    """Yield chunks, and tell how far it is."""
+    for chunk in chunks:
+        progress.advance(len(chunk))
+        yield chunk
+
+
+class StoredDump(msgspec.Struct, kw_only=True):
+    """A dump that is stored; ``warnings`` and ``missing`` (a blob, and where it should be) are what it lacks at the source."""
+
+    storage: Callable[..., Dump]
+    parts: list[Part]
+    tables: dict[str, int]
+    warnings: list[str] = []
+    missing: list[tuple[BlobRef, str]] = []
+
+
+class Rows(Protocol):
+    """A database that RelStorage keeps its objects in, as one snapshot shows it; queries are written with ``%s``."""
+
+    transactions: str
+    blob_records: str
+
+    @property
+    def revisions(self) -> Revisions | None:
+        """Return how it keeps revisions, None where nothing can be restored but the last one."""
+        ...
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Return the versions of the server and of its tool."""
+        ...
+
+    def snapshot(self) -> None:
+        """Take the snapshot again, as of now."""
+        ...
+
+    def has_table(self, name: str) -> bool:
+        """Tell whether a table exists in the snapshot."""
+        ...
+
+    def ask(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Return the rows of a query in the snapshot."""
+        ...
+
+    def stream(self, query: str, *parameters: Any) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a query in the snapshot."""
+        ...
+
+    def ask_now(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Return the rows of a query as of now."""
+        ...
+
+    def let_go(self) -> None:
+        """Give the snapshot up, and with it all locks: a pack must not wait until all blobs are copied."""
+        ...
+
+    def hold(self) -> bool:
+        """See to it that a dump is of the same moment as the snapshot; tell whether that had to be taken again."""
+        ...
+
+    def dump(
+        self, sink: Sink, folder: str, workers: Workers, keeper: Checkpointer, progress: Progress
+    ) -> StoredDump:
+        """Dump the snapshot into objects; raise SourceError."""
+        ...
+
+    def close(self) -> None:
+        """Close the connections."""
+        ...
+
+
+def hex_or_none(number: int | None) -> str | None:
+    """Return a number of a row as a TID is written."""
+    return None if number is None else hex_of(number)
+
+
+def hex_of(number: int) -> str:
+    """Return a number of a row as a TID or OID is printed."""
+    return tids.to_hex(int(number).to_bytes(8))
+
+
+# Where a record can be that of a blob; the head of its pickle tells.
+BLOB_RECORDS: Final = (
+    f"state_size BETWEEN 1 AND {BLOB_RECORD_LIMIT} AND {{position}} BETWEEN 1 AND {CLASS_NAME_LIMIT}"
+)
