@@ -210,7 +210,9 @@ def test_no_secret_of_a_database_is_seen_whatever_command_runs(
         for options in (("plan", "-v"), ("plan", "--json"), ("create", "-v"), ("doctor", "-v")):
             printed += _ran(options, -1, variables | {"ZODB_VAULT_ZOPE_CONF": str(other_conf)}, work)
         printed += "".join(_broken(module, name, command, variables, work) for module, name, command in (
-            ("strategies.postgres.connection", "connect", "create"), ("stores.registry", "open_store", "list"), ("config.zopeconf", "read_site", "plan"),
+            ("strategies.postgres.connection", "connect", "create"),
+            ("stores.registry", "open_store", "list"),
+            ("config.zopeconf", "read_site", "plan"),
         ))  # fmt: skip
     # the dump program inherits the limit from ours
     cores = [limit for arguments, limit in watch.limits.items() if b"--snapshot" in arguments]
