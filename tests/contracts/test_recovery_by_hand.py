@@ -27,7 +27,7 @@ from zodb_vault.repository import objects
 from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
 from zodb_vault.strategies.blobs import packer
-from zodb_vault.strategies.filestorage import segments
+from zodb_vault.strategies.filestorage import cut
 
 TOOLS: Final = ("sh", "sed", "sha256sum", "zstd", "tar", "cat", "mkdir")
 SITE: Final = "default"
@@ -67,7 +67,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chain, "TAIL_LIMIT", 3)
     monkeypatch.setattr(chain, "TAIL_KEPT", 1)
     monkeypatch.setattr(chain, "LIST_LIMIT", 4)
-    monkeypatch.setattr(segments, "SEGMENT_LIMIT", 2000)
+    monkeypatch.setattr(cut, "SEGMENT_LIMIT", 2000)
     monkeypatch.setattr(packer, "PACK_LIMIT", 9000)
     monkeypatch.setattr(objects, "PART_RAW", 3000)
 
@@ -201,7 +201,7 @@ def test_a_transaction_and_a_blob_longer_than_an_object(
     vault: Vault, tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(objects, "PART_RAW", 300_000)
-    monkeypatch.setattr(segments, "SEGMENT_LIMIT", 300_000)
+    monkeypatch.setattr(cut, "SEGMENT_LIMIT", 300_000)
     source = factories.big_transaction(vault.files.data_fs.parent)
     with factories.Site(source.data_fs.parent) as site:
         site.put(film=factories.noise(1_000_000, 7), small=factories.noise(10, 8))

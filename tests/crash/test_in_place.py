@@ -457,8 +457,8 @@ def test_damaged_pack_never_takes_the_place_of_a_blob(tmp_path: Path) -> None:
 ENDED = """
 import sys, time
 from zodb_vault.cli import main
-from zodb_vault.operations import switch
-from zodb_vault.strategies import filestorage
+from zodb_vault.operations.restore import datafs
+from zodb_vault.strategies.filestorage import capture
 
 def wait(*arguments):
     print("ready", flush=True)
@@ -486,7 +486,7 @@ def test_create_that_is_ended_leaves_what_it_stored_to_the_next_run(
         "--blob-dir",
         files.blob_dir,
     ]
-    _end("filestorage.FileStorageCapture.copy_blobs", number, *options, "create")
+    _end("capture.FileStorageCapture.copy_blobs", number, *options, "create")
     marker, _data = markers.read(opened.repository.store, markers.marker_key(vault.SITE, "create", ""))
     assert marker.ended and marker.stored[0].segments
     assert opened.ids == []
@@ -500,7 +500,7 @@ def test_create_that_is_ended_leaves_what_it_stored_to_the_next_run(
 def test_restore_that_is_ended_is_finished_by_the_next_run(built: Built) -> None:
     options = ["--repository", built.target.directory / "repository", "--site", vault.SITE]
     options += ["--data-fs", built.files.data_fs, "--blob-dir", built.files.blob_dir]
-    _end("switch.Switch.switch", signal.SIGTERM, *options, "restore", "--yes", "--no-safety-backup")
+    _end("datafs.DataFsRestore.switch", signal.SIGTERM, *options, "restore", "--yes", "--no-safety-backup")
     assert built.files.data_fs.read_bytes() == built.old.data
     assert built.target.interrupted()
     assert built.target.repository.listing(vault.SITE).markers == []

@@ -28,7 +28,7 @@ from zodb_vault.repository import trash
 from zodb_vault.repository.repository import Repository
 from zodb_vault.runtime import clock
 from zodb_vault.stores.local import LocalStore
-from zodb_vault.strategies.filestorage import segments
+from zodb_vault.strategies.filestorage import cut
 
 GRACE = timedelta(days=3)
 RULES = Rules(
@@ -91,7 +91,7 @@ def scene(tmp_path: Path, days: Days, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Backups of which one is to be swept, one lies in the trash, one goes there now, and two stay; some share objects."""
     monkeypatch.setattr(chain, "TAIL_LIMIT", 2)
     monkeypatch.setattr(chain, "TAIL_KEPT", 1)
-    monkeypatch.setattr(segments, "SEGMENT_LIMIT", 1500)
+    monkeypatch.setattr(cut, "SEGMENT_LIMIT", 1500)
     directory = tmp_path / "base"
     Repository.create(LocalStore(_site(directory).parent.parent / "repository"))
     opened = Opened(directory)

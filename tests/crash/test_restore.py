@@ -27,7 +27,7 @@ from zodb_vault.errors import InUse, TargetRefused
 from zodb_vault.operations.create.options import CreateOptions
 from zodb_vault.operations.restore import datafs as switch
 from zodb_vault.strategies.blobs import packer
-from zodb_vault.strategies.filestorage import segments
+from zodb_vault.strategies.filestorage import cut
 
 Check = Callable[[Target, "Scene"], None]
 
@@ -60,7 +60,7 @@ class Scene(NamedTuple):
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make several segments and packs of a few kilobytes."""
-    monkeypatch.setattr(segments, "SEGMENT_LIMIT", 1000)
+    monkeypatch.setattr(cut, "SEGMENT_LIMIT", 1000)
     monkeypatch.setattr(packer, "PACK_LIMIT", 4000)
 
 

@@ -41,13 +41,13 @@ from zodb_vault.repository.repository import Repository
 from zodb_vault.stores import mutex
 from zodb_vault.stores.s3 import S3Store
 from zodb_vault.strategies.blobs import packer
-from zodb_vault.strategies.filestorage import segments
+from zodb_vault.strategies.filestorage import cut
 
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make several segments and packs of a few kilobytes."""
-    monkeypatch.setattr(segments, "SEGMENT_LIMIT", 1500)
+    monkeypatch.setattr(cut, "SEGMENT_LIMIT", 1500)
     monkeypatch.setattr(packer, "PACK_LIMIT", 5000)
 
 

@@ -438,7 +438,8 @@ def killed(site: Portable, at: int, moment: str) -> None:
     """Run a create in a process that kills itself at its n-th transaction or checking."""
     script = (
         "import os, sys; sys.path.insert(0, {tests!r}); from pathlib import Path\n"
-        "from zodb_vault.strategies import mirror, portable; from zodb_vault.operations.create.run import Options, create\n"
+        "from zodb_vault.strategies.portable import mirror, sync as portable\n"
+        "from zodb_vault.operations.create.options import CreateOptions; from zodb_vault.operations.create.run import create\n"
         "from zodb_vault.repository.repository import Repository; from zodb_vault.stores.local import LocalStore\n"
         "from zodb_vault.config.zopeconf import read_site; import vault\n"
         "owner = portable.Copy if hasattr(portable.Copy, {moment!r}) else mirror.Mirror\n"
@@ -448,7 +449,7 @@ def killed(site: Portable, at: int, moment: str) -> None:
         "    if n[0] == {at}: os.kill(os.getpid(), 9)\n"
         "    return real(*a, **k)\n"
         "setattr(owner, {moment!r}, dying)\n"
-        "options = Options(method='portable', mirror=Path({root!r}))\n"
+        "options = CreateOptions(method='portable', mirror=Path({root!r}))\n"
         "create(Repository.open(LocalStore(Path({repository!r}))), read_site(Path({conf!r}), vault.SITE, {{}}), options, vault.Quiet())\n"
     ).format(
         tests=str(Path(__file__).parents[1]),

@@ -19,7 +19,7 @@ from zodb_vault.blobs.refs import BlobSet
 from zodb_vault.model import chain
 from zodb_vault.model.blob import BlobRef
 from zodb_vault.strategies.blobs import packer
-from zodb_vault.strategies.filestorage import segments
+from zodb_vault.strategies.filestorage import cut, segments
 
 COUNTING = """
 import json, os, sys
@@ -49,8 +49,8 @@ def counted(fd, length, pos):
 os.pread = counted
 sys.addaudithook(audit)
 from zodb_vault.cli.main import run
-from zodb_vault.strategies import joining
-joining.NEIGHBOURS = 10_000
+from zodb_vault.strategies.blobs import compaction
+compaction.NEIGHBOURS = 10_000
 status = run(["create", "-q", "--repository", repository, "--data-fs", data_fs, "--blob-dir", blob_dir, "--site", %r, *arguments])
 print(json.dumps({**counts, "status": status}))
 """
@@ -100,7 +100,7 @@ def vaults(tmp_path_factory: pytest.TempPathFactory) -> list[Vault]:
     """A small site and one of twenty times the size, in many small segments and packs that fill several lists, backed up."""
     found = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(segments, "SEGMENT_LIMIT", 20_000)
+        patch.setattr(cut, "SEGMENT_LIMIT", 20_000)
         patch.setattr(packer, "PACK_LIMIT", 3_000)
         patch.setattr(chain, "LIST_LIMIT", 10)
         patch.setattr("zodb_vault.strategies.blobs.compaction.NEIGHBOURS", 10_000)

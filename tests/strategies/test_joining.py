@@ -12,7 +12,7 @@ from vault import Vault, blob_paths, entry_of
 from zodb_vault.strategies.blobs import compaction, packer
 from zodb_vault.strategies.blobs.compaction import small_neighbours
 from zodb_vault.strategies.blobs.source import BlobDirectory
-from zodb_vault.strategies.filestorage import segments
+from zodb_vault.strategies.filestorage import cut, segments
 
 MIB = 1 << 20
 
@@ -209,7 +209,7 @@ def test_the_transactions_of_a_segment_are_few_enough_for_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Segments that are full in that sense are not small ones to be joined again and again."""
-    for module in (segments, compaction):
+    for module in (cut, segments):
         monkeypatch.setattr(module, "TRANSACTIONS_LIMIT", 8)
     with Site(tmp_path / "site") as site:
         vault = Vault(tmp_path, site.files)

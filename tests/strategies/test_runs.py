@@ -24,7 +24,7 @@ from zodb_vault.repository import markers
 from zodb_vault.runtime import clock
 from zodb_vault.stores.local import LocalStaging, LocalStore
 from zodb_vault.strategies.blobs import packer
-from zodb_vault.strategies.filestorage import segments
+from zodb_vault.strategies.filestorage import cut
 
 KEY = markers.marker_key(SITE, "create", "")
 
@@ -44,7 +44,7 @@ def vault(tmp_path: Path) -> Vault:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many small segments and packs, each noted at once."""
-    monkeypatch.setattr(segments, "SEGMENT_LIMIT", 1500)
+    monkeypatch.setattr(cut, "SEGMENT_LIMIT", 1500)
     monkeypatch.setattr(packer, "PACK_LIMIT", 5000)
     monkeypatch.setattr("zodb_vault.operations.create.attempt.CHECKPOINT_BYTES", 1)
 
