@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from zodb_vault.cli.main import run
-from zodb_vault.operations.doctor import run as doctor
+from zodb_vault.operations.doctor import packages
 from zodb_vault.strategies.blobs import probe
 
 PLANS = [["plan"], ["plan", "-v"], ["plan", "--json"], ["plan", "-q", "--full"]]
@@ -34,7 +34,7 @@ SELDOM = settings(OFTEN, max_examples=40)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask no name server, and run no tool a thousand times: what they answer is looked at elsewhere."""
     monkeypatch.setitem(sys.modules, "psycopg2", None)
-    monkeypatch.setattr(doctor, "check_tool", lambda names: iter(()))
+    monkeypatch.setattr(packages, "check_tool", lambda names: iter(()))
     monkeypatch.setenv("HOME", "/home/nobody")
     monkeypatch.setenv("STAGE", "live")
     assert probe.CONNECT_SECONDS

@@ -28,8 +28,7 @@ from commandline import (
 from zodb_vault.errors import StoreError
 from zodb_vault.model import canonical
 from zodb_vault.model.manifest import Marker
-from zodb_vault.operations.doctor import packages, store_probe
-from zodb_vault.operations.doctor import run as doctor
+from zodb_vault.operations.doctor import packages, repository, space, store_probe
 from zodb_vault.operations.doctor.packages import BACKENDS
 from zodb_vault.operations.restore.journal import Journal
 from zodb_vault.operations.restore.journal import write as write_journal
@@ -96,7 +95,7 @@ def test_a_site_in_order_has_no_findings_and_nothing_is_changed(vault: Vault) ->
         "blobs main",
         "space main",
         "repository",
-        "repository place",
+        "repository location",
         "repository access",
         "newest backup",
         "space repository",
@@ -108,7 +107,7 @@ def test_a_site_in_order_has_no_findings_and_nothing_is_changed(vault: Vault) ->
 def test_text_has_a_line_for_each_check_and_when_quiet_only_findings_with_what_to_do(vault: Vault) -> None:
     printed = vault.done("doctor").out
     assert all(line.startswith("ok ") for line in printed.splitlines())
-    assert "repository access: written, read, listed and deleted" in printed
+    assert "repository access: writing, reading, listing and deleting work" in printed
     quiet = vault.done("doctor", "-q")
     assert (quiet.out, quiet.err) == ("", "")
     vault.files.data_fs.unlink()
@@ -150,7 +149,7 @@ def test_every_check_runs_whatever_the_others_find(vault: Vault) -> None:
     broken = found(vault.bare("--config", "nowhere.toml", *vault.options, "doctor", "--json"))
     assert "nowhere.toml cannot be read" in broken["configuration"]["message"]
     assert broken["package ZODB"]["ok"]
-    assert broken["site"]["message"] == "not checked: the configuration is not known"
+    assert broken["site"]["message"] == "not checked: the configuration could not be read"
 
 
 def test_a_mistake_of_ours_in_one_check_is_a_finding_without_the_values_it_holds(
@@ -159,9 +158,9 @@ def test_a_mistake_of_ours_in_one_check_is_a_finding_without_the_values_it_holds
     def fail(*_: object) -> None:
         raise RuntimeError(SECRET)
 
-    monkeypatch.setattr(doctor, "refuse_overlap", fail)
+    monkeypatch.setattr(repository, "refuse_overlap", fail)
     outcome = vault("doctor", "--json")
-    assert wrong(outcome) == {"repository place": "the check failed: RuntimeError"}
+    assert wrong(outcome) == {"repository location": "the check failed: RuntimeError"}
     assert SECRET not in outcome.out + outcome.err
 
 
@@ -403,10 +402,10 @@ def test_space_is_compared_with_what_the_next_backup_and_a_restore_need(
 ) -> None:
     size = vault.files.data_fs.stat().st_size
     blobs = sum(path.stat().st_size for path in vault.files.blob_dir.rglob("*.blob"))
-    monkeypatch.setattr(doctor, "_bytes", str)
+    monkeypatch.setattr(space, "readable_size", str)
 
     def findings(repository: int, site: int) -> set[str]:
-        monkeypatch.setattr(doctor.shutil, "disk_usage", Usage(repository=repository, site=site))
+        monkeypatch.setattr(space.shutil, "disk_usage", Usage(repository=repository, site=site))
         return set(wrong(vault("doctor", "--json")))
 
     assert findings(size + blobs, size) == set()
@@ -416,7 +415,7 @@ def test_space_is_compared_with_what_the_next_backup_and_a_restore_need(
     vault.make()
     assert findings(0, size) == set(), "nothing is new"
     message = found(vault("doctor", "--json"))["space repository"]["message"]
-    assert message.endswith("which would not fit")
+    assert message.endswith("a full backup does not fit")
     with factories.Site(vault.files.data_fs.parent) as site:
         site.put(news=factories.noise(4000, 7).hex())
     assert findings(0, 10 * size) == {"space repository"}
@@ -430,7 +429,7 @@ def test_space_is_compared_with_what_the_next_backup_and_a_restore_need(
 
 
 def test_the_count_of_blobs_ends_somewhere(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "MOST_BLOBS", 2)
+    monkeypatch.setattr(space, "MAX_BLOBS_COUNTED", 2)
     assert "at least" in found(vault("doctor", "--json"))["space repository"]["message"]
 
 
@@ -452,7 +451,7 @@ def test_a_repository_in_the_blob_directory_is_a_finding(vault: Vault) -> None:
     assert (
         "lie in each other"
         in wrong(vault.bare("--repository", inside, *vault.options[2:], "doctor", "--json"))[
-            "repository place"
+            "repository location"
         ]
     )
 
@@ -466,9 +465,9 @@ def test_a_backup_of_the_future_is_a_finding_about_the_clock(
         vault.make()
     check = found(vault("doctor", "--json"))["clock"]
     assert not check["ok"]
-    assert "in the future: the clock is wrong, or it was when that was made" in check["message"]
+    assert "in the future: the clock is wrong, or it was wrong when that backup was made" in check["message"]
     assert "NTP" in check["hint"]
-    assert "if it is right, this passes" in check["hint"]
+    assert "if it is right, this finding ends" in check["hint"]
 
 
 def test_a_store_with_another_clock_is_a_finding(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -515,9 +514,9 @@ def test_a_run_in_progress_is_named_and_a_dead_one_is_a_finding(vault: Vault) ->
     assert checks["lock create"]["ok"]
     (restore, verify) = (checks[f"lock {what}-20260101T000000Z-cccccc"] for what in ("restore", "verify"))
     assert (restore["ok"], verify["ok"]) == (False, False)
-    assert restore["message"].startswith("has died")
+    assert restore["message"].startswith("died, last heartbeat")
     assert f"pid {child.pid}" in restore["message"]
-    assert verify["message"].startswith("was interrupted")
+    assert verify["message"].startswith("interrupted")
     flip(vault.repository / "sites/default/running/create.json")
     assert set(wrong(vault("doctor", "--json"))) == {
         "lock create",
@@ -594,12 +593,12 @@ def bad(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Bad]]:
     ("fault", "message"),
     [
         ("", None),
-        ("overwrites", "a name that is taken can be written again"),
-        ("reads differently", "what was written reads back differently"),
-        ("does not list", "what was written is not listed"),
+        ("overwrites", "an existing key can be overwritten"),
+        ("reads differently", "the store returns other bytes than were written"),
+        ("does not list", "the store does not list what was written"),
         ("loses writes", "is not in"),
         ("refuses deletes", "no deletes here"),
-        ("ignores deletes", "what was deleted is still listed"),
+        ("ignores deletes", "the store still lists what was deleted"),
     ],
 )
 def test_a_repository_that_does_not_do_what_it_has_to_is_a_finding_and_keeps_no_probe(

@@ -620,7 +620,7 @@ def test_the_wrapper_around_a_client_of_zeo_is_told_what_to_do(make: Make, tmp_p
 
 def test_doctor_asks_the_bucket(make: Make) -> None:
     vault = make()
-    assert f"s3://{vault.place.bucket}/plone: there are objects of blobs" in vault("doctor").out
+    assert f"s3://{vault.place.bucket}/plone: there are blobs" in vault("doctor").out
     vault.conf.write_text(vault.conf.read_text().replace(vault.place.bucket, "nobodys-bucket"))
     done = vault("doctor", "--json")
     (check,) = [check for check in done.document["checks"] if check["name"] == "blobs main"]

@@ -17,10 +17,11 @@ def command(context: Context, as_json: bool) -> int:
 
     The repository is really written to, read, listed and deleted in; nothing is left behind. Exit status 1: there are findings.
     """
-    from ..operations.doctor.run import Patient, examine
+    from ..operations.doctor.inputs import CheckInputs
+    from ..operations.doctor.run import examine
 
     checks = examine(
-        Patient(
+        CheckInputs(
             lambda: context.settings,
             lambda: context.site_name,
             lambda: context.site,

@@ -10,12 +10,12 @@ import click
 import msgspec
 
 from ..model.canonical import escaped
+from ..model.units import readable_size
 
 if TYPE_CHECKING:
-    from ..operations.doctor.store_probe import Check
+    from ..operations.doctor.check import CheckResult
 
 FINDINGS: Final = 1
-UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def print_json(document: Any) -> None:
@@ -39,7 +39,7 @@ def print_error(kind: str, problems: Sequence[str], hint: str, code: int, *, as_
         click.echo(f"  -> {printable(hint)}", err=True)
 
 
-def print_checks(checks: Sequence[Check], *, as_json: bool, quiet: bool) -> int:
+def print_checks(checks: Sequence[CheckResult], *, as_json: bool, quiet: bool) -> int:
     """Print what was checked, findings with what to do about them, and return the exit status."""
     if as_json:
         found = [
@@ -70,12 +70,7 @@ def printable(text: str) -> str:
 
 def size(count: int | None) -> str:
     """Return a number of bytes in the unit that suits it (powers of ten), such as ``6.3 GB``."""
-    if count is None:
-        return "-"
-    value, unit = float(count), 0
-    while value >= 999.95 and unit < len(UNITS) - 1:
-        value, unit = value / 1000, unit + 1
-    return f"{count} B" if unit == 0 else f"{value:.1f} {UNITS[unit]}"
+    return "-" if count is None else readable_size(count)
 
 
 def ago(moment: datetime, now: datetime) -> str:

@@ -76,9 +76,9 @@ def check(context: Context, as_json: bool) -> int:
 
     Nothing is left behind. Exit status 1: something does not work.
     """
-    from ..operations.doctor.store_probe import exercise
+    from ..operations.doctor.store_probe import probe_store
 
-    return print_checks(exercise(context.store), as_json=as_json, quiet=context.quiet)
+    return print_checks(probe_store(context.store), as_json=as_json, quiet=context.quiet)
 
 
 @command.command("unlock")

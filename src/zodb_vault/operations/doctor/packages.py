@@ -10,10 +10,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from importlib import metadata
 from typing import Final, NamedTuple
 
-from .store_probe import Check
+from .check import CheckResult, run_check
+from .inputs import CheckInputs
 
 TOOL_SECONDS: Final = 10
 
@@ -69,7 +71,39 @@ TOOLS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
 }
 
 
-def check_package(package: Package) -> Check:
+def check_packages(inputs: CheckInputs) -> Iterator[CheckResult]:
+    """Check the packages that zodb-vault needs everywhere, and for its repository."""
+    for package in ALWAYS:
+        yield check_package(package)
+    location = inputs.settings.repository.location or ""
+    if location.startswith("s3://"):
+        yield check_package(BOTO3)
+    if inputs.settings.repository.encryption.recipients:
+        yield check_package(PYRAGE)
+
+
+def check_site_packages(inputs: CheckInputs) -> Iterator[CheckResult]:
+    """Check the packages that the databases of the site need."""
+    needed: dict[Package, None] = {}
+    for database in inputs.site.databases:
+        needed |= dict.fromkeys(BACKENDS.get(database.backend, ()))
+        needed |= dict.fromkeys(WRAPPERS[wrapper] for wrapper in database.wrappers if wrapper in WRAPPERS)
+        if database.adapter == "postgresql":
+            needed[PSYCOPG2] = None
+        if "s3" in database.blob_mode:
+            needed[BOTO3] = None
+    for package in needed:
+        yield check_package(package)
+
+
+def check_tools(inputs: CheckInputs) -> Iterator[CheckResult]:
+    """Check the programs that the databases of the site need."""
+    adapters = dict.fromkeys(one.adapter for one in inputs.site.databases if one.adapter)
+    for names in dict.fromkeys(names for adapter in adapters for names in TOOLS.get(adapter, ())):
+        yield from run_check(f"tool {names[0]}", partial(check_tool, names))
+
+
+def check_package(package: Package) -> CheckResult:
     """Check that a package can be imported and is new enough."""
     name = f"package {package.distributions[0]}"
     what = (
@@ -80,17 +114,17 @@ def check_package(package: Package) -> Check:
     hint = f"install it into this Python: {sys.executable} -m pip install {what}"
     if sys.version_info[:2] < package.python:
         needs, here = (".".join(map(str, version)) for version in (package.python, sys.version_info[:2]))
-        return Check(
+        return CheckResult(
             name, False, f"needs Python {needs}, this is {here}", f"install zodb-vault with Python {needs}"
         )
     try:
         importlib.import_module(package.module)
     except Exception as error:  # noqa: BLE001  what is broken inside a package may raise anything
-        return Check(name, False, f"cannot be imported: {type(error).__name__}: {error}", hint)
+        return CheckResult(name, False, f"cannot be imported: {type(error).__name__}: {error}", hint)
     version = next(filter(None, map(_version, package.distributions)), None)
     if version is None:
-        return Check(name, True, "can be imported; its version is not known")
-    return Check(
+        return CheckResult(name, True, "can be imported; its version is not known")
+    return CheckResult(
         name, _at_least(version, package.version), f"{version}, needed is {package.version} or later", hint
     )
 
@@ -108,14 +142,14 @@ def _at_least(version: str, needed: str) -> bool:
     return found >= least
 
 
-def check_tool(names: tuple[str, ...]) -> Iterator[Check]:
+def check_tool(names: tuple[str, ...]) -> Iterator[CheckResult]:
     """Run the tool: a file of its name may be a wrapper that finds no version to run."""
     path = next((path for name in names if (path := shutil.which(name))), None)
     hint = (
         f"install the client programs of the database, and have them on PATH ({os.environ.get('PATH', '')})"
     )
     if path is None:
-        yield Check(f"tool {names[0]}", False, f"{' or '.join(names)} is not on PATH", hint)
+        yield CheckResult(f"tool {names[0]}", False, f"{' or '.join(names)} is not on PATH", hint)
         return
     try:
         done = subprocess.run(
@@ -126,9 +160,9 @@ def check_tool(names: tuple[str, ...]) -> Iterator[Check]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        yield Check(
+        yield CheckResult(
             f"tool {names[0]}", False, f"{path} --version did not end within {TOOL_SECONDS} seconds", hint
         )
         return
     said = (done.stdout or done.stderr).decode(errors="replace").strip().partition("\n")[0]
-    yield Check(f"tool {names[0]}", done.returncode == 0, f"{path}: {said}", hint)
+    yield CheckResult(f"tool {names[0]}", done.returncode == 0, f"{path}: {said}", hint)

@@ -1,18 +1,15 @@
-"""Find out by using it whether a place can hold a repository: written, exchanged, read, listed and deleted for real, and removed again."""
+"""Find out by using it whether a store can hold a repository: write, replace, read, list and delete, then clean up."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
-import msgspec
-
-from ...errors import KeyChanged, KeyExists, RepositoryMissing, StoreError, VaultError
+from ...errors import KeyChanged, KeyExists, RepositoryMissing, StoreError
 from ...model.manifest import RepositoryInfo
 from ...repository import markers
 from ...repository.ids import ID_TIME
@@ -20,95 +17,65 @@ from ...repository.repository import Repository
 from ...runtime import clock
 from ...stores.base import ProbesCapabilities, Store
 from ..locks import attempt, retaining
+from .check import CheckResult, run_check
 
 PROBE_PREFIX: Final = "_doctor-"
 PROBE_SIZE: Final = 100_000
-FAST: Final = timedelta(minutes=1)
-APART: Final = timedelta(hours=1)
-UNRELIABLE: Final = (
-    "the repository cannot be relied on there; check the file system or the service, or keep it elsewhere"
-)
+# A backup that is newer than this machine's clock by more than this says that a clock is, or was, wrong.
+MAX_AHEAD: Final = timedelta(minutes=1)
+MAX_CLOCK_DIFFERENCE: Final = timedelta(hours=1)
+UNRELIABLE: Final = "a repository is not safe there; check the file system or the service, or choose another location"
 
 
-class Check(msgspec.Struct, frozen=True):
-    """What was looked at, whether it is as it has to be, what was found, and what to do about it."""
-
-    name: str
-    ok: bool
-    message: str
-    hint: str | None = None
-
-
-def exercise(store: Store) -> list[Check]:
-    """Return the results for a place, whether there is a repository already or not."""
+def probe_store(store: Store) -> list[CheckResult]:
+    """Check a store, with or without a repository in it."""
     found: list[RepositoryInfo] = []
 
-    def repository() -> Iterator[Check]:
+    def check_repository() -> Iterator[CheckResult]:
         try:
             opened = Repository.open(store)
         except RepositoryMissing:
-            yield Check("repository", True, f"there is none in {store.location} yet")
+            yield CheckResult("repository", True, f"there is none in {store.location} yet")
             return
         found.append(opened.info)
-        yield Check("repository", True, f"{opened.info.id} in {store.location}")
+        yield CheckResult("repository", True, f"{opened.info.id} in {store.location}")
 
-    steps: tuple[tuple[str, Callable[[], Iterable[Check]]], ...] = (
-        ("repository", repository),
-        ("repository access", partial(access, store)),
-        ("repository service", lambda: abilities(store, found[0] if found else None)),
-        ("object lock", partial(locks, store)),
-        ("clock", partial(clocks, store, None)),
+    checks: tuple[tuple[str, Callable[[], Iterable[CheckResult]]], ...] = (
+        ("repository", check_repository),
+        ("repository access", partial(check_access, store)),
+        ("repository service", lambda: check_service(store, found[0] if found else None)),
+        ("object lock", partial(check_object_lock, store)),
+        ("clock", partial(check_clocks, store, None)),
     )
-    return [check for name, step in steps for check in guarded(name, step)]
+    return [result for name, check in checks for result in run_check(name, check)]
 
 
-def guarded(name: str, checks: Callable[[], Iterable[Check]]) -> Iterator[Check]:
-    """Yield checks; what ends one of them becomes a finding that ends no other."""
+def _probe_key() -> str:
+    """Return a new key; the time in it tells later runs which probes are old enough to be removed."""
+    return f"{PROBE_PREFIX}{clock.now().strftime(ID_TIME)}-{secrets.token_hex(8)}"
+
+
+def check_access(store: Store) -> Iterator[CheckResult]:
+    """Write, read, list and delete a probe. Probes that killed runs left behind are removed as well."""
+    problem, name, key = None, "repository access", _probe_key()
     try:
-        yield from checks()
-    except VaultError as error:
-        yield Check(name, False, error.message, error.hint)
-    except OSError as error:
-        where = (
-            f" ({os.fsdecode(error.filename)})"
-            if isinstance(error.filename, (str, bytes, os.PathLike))
-            else ""
-        )
-        yield Check(
-            name,
-            False,
-            f"{error.strerror or type(error).__name__}{where}",
-            "correct the cause and run this again",
-        )
-    except Exception as error:  # noqa: BLE001  the others are wanted nevertheless; the text of an unknown error may hold a secret
-        yield Check(
-            name,
-            False,
-            f"the check failed: {type(error).__name__}",
-            "this is a mistake in zodb-vault; please report it",
-        )
-
-
-def access(store: Store) -> Iterator[Check]:
-    """Write, read, list and delete for real, and leave nothing behind, also of a run that was killed."""
-    problem, name = None, "repository access"
-    key = f"{PROBE_PREFIX}{clock.now().strftime(ID_TIME)}-{secrets.token_hex(8)}"
-    try:
-        _exercise(store, key)
+        _use(store, key)
     except StoreError as error:
         problem = error
     finally:
-        left = _remove(store, key)
+        left = _remove_probes(store, key)
     if problem is None and not left:
-        yield Check(name, True, f"written, read, listed and deleted in {store.location}")
+        yield CheckResult(name, True, f"writing, reading, listing and deleting work in {store.location}")
         return
-    what = [problem.message] if problem else []
-    what += [f"{', '.join(left)} could not be removed"] if left else []
-    yield Check(name, False, "; ".join(what), problem.hint if problem else f"remove it from {store.location}")
+    messages = [problem.message] if problem else []
+    if left:
+        messages.append(f"{', '.join(left)} could not be removed")
+    hint = problem.hint if problem else f"remove it from {store.location}"
+    yield CheckResult(name, False, "; ".join(messages), hint)
 
 
-def _exercise(store: Store, key: str) -> None:
-    """Write, read, list and delete as backups do; raise StoreError."""
+def _use(store: Store, key: str) -> None:
+    """Write, read, list, replace and delete as backups do; raise StoreError."""
     data = secrets.token_bytes(PROBE_SIZE)
     staging = store.stage()
     try:
@@ -116,30 +83,26 @@ def _exercise(store: Store, key: str) -> None:
         staging.store(key)
     finally:
         staging.discard()
-    _require(
-        store.get(key) == data and b"".join(store.stream(key)) == data,
-        "what was written reads back differently",
-    )
-    _require((key, len(data)) in _probes(store), "what was written is not listed")
-    taken = "a name that is taken can be written again, so two runs could destroy each other's work"
-    _require(_raises(KeyExists, lambda: store.put(key, [b"other"])), taken)
+    read_back = store.get(key) == data and b"".join(store.stream(key)) == data
+    _require(read_back, "the store returns other bytes than were written")
+    _require((key, len(data)) in _probes(store), "the store does not list what was written")
+    _require_conflict(KeyExists, lambda: store.put(key, [b"other"]), "an existing key can be overwritten")
     store.delete(key)
-    _require(not any(found == key for found, _size in _probes(store)), "what was deleted is still listed")
+    _require(all(found != key for found, _size in _probes(store)), "the store still lists what was deleted")
     store.put(key, [data])
-    changed = "what another run has changed can be exchanged or deleted, so two runs could destroy each other's work"
-    _require(_raises(KeyChanged, lambda: store.replace(key, b"other", b"nothing like it")), changed)
-    store.replace(key, b"exchanged", data)
-    _require(store.get(key) == b"exchanged", "what was exchanged reads back differently")
-    _require(_raises(KeyChanged, lambda: store.delete(key, data)), changed)
-    store.delete(key, b"exchanged")
-
-
-def _raises(kind: type[StoreError], attempt: Callable[[], object]) -> bool:
-    try:
-        attempt()
-    except kind:
-        return True
-    return False
+    _require_conflict(
+        KeyChanged,
+        lambda: store.replace(key, b"other", b"not what is stored"),
+        "a key can be replaced although another run has changed it",
+    )
+    store.replace(key, b"replaced", data)
+    _require(store.get(key) == b"replaced", "the store returns other bytes than were written")
+    _require_conflict(
+        KeyChanged,
+        lambda: store.delete(key, data),
+        "a key can be deleted although another run has changed it",
+    )
+    store.delete(key, b"replaced")
 
 
 def _require(condition: bool, problem: str) -> None:
@@ -147,8 +110,18 @@ def _require(condition: bool, problem: str) -> None:
         raise StoreError(problem, UNRELIABLE)
 
 
+def _require_conflict(kind: type[StoreError], attempt: Callable[[], object], problem: str) -> None:
+    """Raise StoreError when the store allows what it has to refuse."""
+    with contextlib.suppress(kind):
+        attempt()
+        raise StoreError(f"{problem}, so two runs could destroy each other's work", UNRELIABLE)
+
+
 def _probes(store: Store) -> Iterator[tuple[str, int]]:
-    """Yield the probes in the repository; the list is in byte order, and left as soon as it is past them: what follows may be long."""
+    """Yield key and size of each probe.
+
+    A list is in byte order and may be long, so it is left at the first key that comes after all probes.
+    """
     for key, size in store.list(""):
         if key.startswith(PROBE_PREFIX):
             yield key, size
@@ -156,13 +129,16 @@ def _probes(store: Store) -> Iterator[tuple[str, int]]:
             return
 
 
-def _remove(store: Store, probe: str) -> list[str]:
-    """Remove a probe and those of runs that were killed, older than any that still goes on; return what cannot be removed."""
+def _remove_probes(store: Store, probe: str) -> list[str]:
+    """Remove this probe and the old ones of killed runs; return the keys that cannot be removed.
+
+    A probe that is younger than a stale marker may belong to a run that is still alive, and is left alone.
+    """
     before = f"{PROBE_PREFIX}{(clock.now() - markers.STALE).strftime(ID_TIME)}"
-    there, left = [probe], []
+    keys, left = [probe], []
     with contextlib.suppress(StoreError):
-        there += [key for key, _size in _probes(store) if key < before]
-    for key in there:
+        keys += [key for key, _size in _probes(store) if key < before]
+    for key in keys:
         try:
             store.delete(key)
         except StoreError:
@@ -170,58 +146,57 @@ def _remove(store: Store, probe: str) -> list[str]:
     return left
 
 
-def abilities(store: Store, info: RepositoryInfo | None) -> Iterator[Check]:
-    """Tell what the service lacks, and whether it is still as it was found when the repository was made."""
+def check_service(store: Store, info: RepositoryInfo | None) -> Iterator[CheckResult]:
+    """Report what the service cannot do; it is a finding when it could do it when the repository was created."""
     if not isinstance(store, ProbesCapabilities):
         return
     name, found = "repository service", store.probe()
     recorded = info.store if info else {}
-    here = (recorded.get("location"), recorded.get("endpoint")) == (found["location"], found["endpoint"])
-    lost = [ability for ability, there in found.items() if there is False and here and recorded.get(ability)]
-    missing = ", ".join(ability for ability, there in found.items() if there is False)
+    missing = [ability for ability, works in found.items() if works is False]
+    same_service = all(recorded.get(one) == found[one] for one in ("location", "endpoint"))
+    lost = [ability for ability in missing if same_service and recorded.get(ability)]
     if lost:
-        message = f"{', '.join(lost)} worked when the repository was made and does not any more; every run relies on it"
-        yield Check(
-            name,
-            False,
-            message,
-            "find out what changed at the service, and run nothing at the same time until then",
+        message = (
+            f"{', '.join(lost)} worked when the repository was created and no longer works; every run relies on it"
         )
+        hint = "find out what changed at the service; until then, run only one command at a time"
+        yield CheckResult(name, False, message, hint)
     elif missing:
-        yield Check(name, True, f"it lacks {missing}; {'; '.join(store.limits())}")
+        yield CheckResult(name, True, f"it cannot do {', '.join(missing)}; {'; '.join(store.limits())}")
     else:
-        yield Check(name, True, "it has everything: conditional writes, exchanges and deletions, and ranges")
+        yield CheckResult(name, True, "conditional writes, replaces and deletes work, and so do ranges")
 
 
-def locks(store: Store) -> Iterator[Check]:
-    """Tell whether the time for which something is locked can be made longer; what this leaves of a probe is locked for a minute."""
-    if (found := retaining(store)) is None:
+def check_object_lock(store: Store) -> Iterator[CheckResult]:
+    """Check that a lock can be extended. The versions of the probe that this leaves are locked for a minute."""
+    found = retaining(store)
+    if found is None:
         return
     try:
-        attempt(store, found[0], f"{PROBE_PREFIX}{clock.now().strftime(ID_TIME)}-{secrets.token_hex(8)}")
+        attempt(store, found[0], _probe_key())
     except StoreError as error:
-        yield Check("object lock", False, f"locks cannot be renewed: {error.message}", error.hint)
+        yield CheckResult("object lock", False, f"locks cannot be renewed: {error.message}", error.hint)
         return
-    yield Check(
-        "object lock", True, f"locks can be renewed; what a backup needs is kept for {found[1]} after it"
-    )
+    message = f"locks can be renewed; what a backup needs is kept for {found[1]} after it"
+    yield CheckResult("object lock", True, message)
 
 
-def clocks(store: Store, newest: datetime | None) -> Iterator[Check]:
-    """Compare the clocks of this machine, of the store and of the newest backup."""
-    now, there = clock.now(), store.clock()
-    hint = "set the clock of this machine (NTP); until it is right, nothing is deleted by age"
-    if abs(there - now) > APART:
-        yield Check(
-            "clock",
-            False,
-            f"it is {clock.iso(now)} here and {clock.iso(there)} where the repository is",
-            hint,
+def check_clocks(store: Store, newest: datetime | None) -> Iterator[CheckResult]:
+    """Compare the clock of this machine with those of the store and of the newest backup."""
+    now, store_time = clock.now(), store.clock()
+    if abs(store_time - now) > MAX_CLOCK_DIFFERENCE:
+        message = f"the clock shows {clock.iso(now)} here and {clock.iso(store_time)} where the repository is"
+        hint = "set the clock of this machine (NTP); until it is right, nothing is deleted by age"
+        yield CheckResult("clock", False, message, hint)
+    elif newest is not None and newest > now + MAX_AHEAD:
+        message = (
+            f"the clock shows {clock.iso(now)}, and the newest backup has the time {clock.iso(newest)}, "
+            "which is in the future: the clock is wrong, or it was wrong when that backup was made"
         )
-    elif newest is not None and newest > now + FAST:
-        message = f"it is {clock.iso(now)}, and the newest backup is of {clock.iso(newest)}, in the future: "
-        message += "the clock is wrong, or it was when that was made"
-        hint = "set the clock if it is wrong (NTP); if it is right, this passes when that time has come, or with that backup"
-        yield Check("clock", False, message, hint)
+        hint = (
+            "if the clock is wrong, set it (NTP); if it is right, this finding ends when that time has passed, "
+            "or when that backup is deleted"
+        )
+        yield CheckResult("clock", False, message, hint)
     else:
-        yield Check("clock", True, f"it is {clock.iso(now)}; no backup is newer")
+        yield CheckResult("clock", True, f"the clock shows {clock.iso(now)}; no backup is newer")

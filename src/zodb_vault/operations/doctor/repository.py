@@ -1,0 +1,81 @@
+"""Checks of the repository: it can be opened and used, its backups can be read, and no run has died in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from ...errors import KeyMissing
+from ...repository import markers
+from ...repository.ids import id_time
+from ...stores.base import Store
+from ..create.eligibility import refuse_overlap
+from .check import CheckResult, run_check
+from .inputs import CheckInputs
+from .store_probe import check_access, check_clocks, check_object_lock, check_service
+
+
+def check_repository(inputs: CheckInputs) -> Iterator[CheckResult]:
+    """Check that the repository can be opened."""
+    repository = inputs.repository
+    yield CheckResult("repository", True, f"{repository.info.id} in {repository.store.location}")
+
+
+def check_location(inputs: CheckInputs) -> Iterator[CheckResult]:
+    """Check that neither the repository nor a blob directory contains the other."""
+    refuse_overlap(inputs.repository, list(inputs.site.databases))
+    yield CheckResult("repository location", True, "the repository and the blob directories are separate")
+
+
+def check_store(inputs: CheckInputs) -> Iterator[CheckResult]:
+    """Check by using it that the store does what the repository relies on."""
+    repository = inputs.repository
+    yield from check_access(repository.store)
+    yield from check_service(repository.store, repository.info)
+    yield from check_object_lock(repository.store)
+
+
+def check_newest_backup(inputs: CheckInputs) -> Iterator[CheckResult]:
+    """Check that the newest backups can be read."""
+    name, newest, damaged = "newest backup", inputs.newest, inputs.catalog.damaged
+    if damaged:
+        names = ", ".join(f"{one}: {why}" for one, why in damaged.items())
+        hint = "`zodb-vault verify --all --level bytes` shows what is damaged"
+        yield CheckResult(name, False, f"newer backups cannot be read: {names}", hint)
+        return
+    what = f"{newest.id}, {newest.status}" if newest else "none yet"
+    number = len(inputs.catalog.listing.backups)
+    yield CheckResult(name, True, f"{what}; backups of {inputs.site_name}: {number}")
+
+
+def check_clock(inputs: CheckInputs) -> Iterator[CheckResult]:
+    """Compare the clock of this machine with those of the store and of the newest backup."""
+    times = [id_time(backup_id) for backup_id in inputs.catalog.listing.backups]
+    newest = max((time for time in times if time), default=None)
+    yield from check_clocks(inputs.repository.store, newest)
+
+
+def check_locks(inputs: CheckInputs) -> Iterator[CheckResult]:
+    """Check the marker of every run that holds the repository."""
+    keys = inputs.catalog.listing.markers
+    if not keys:
+        yield CheckResult("locks", True, "no run holds the repository")
+    for key in keys:
+        name = f"lock {key.rpartition('/')[2].removesuffix('.json')}"
+        yield from run_check(name, partial(_check_marker, inputs.repository.store, key, name))
+
+
+def _check_marker(store: Store, key: str, name: str) -> Iterator[CheckResult]:
+    """Check whether the run of a marker is alive; the marker of a dead run is a finding."""
+    try:
+        marker, _data = markers.read(store, key)
+    except KeyMissing:
+        yield CheckResult(name, True, "the run has just ended")
+        return
+    run = f"{marker.what} {marker.run}, host {marker.host}, pid {marker.pid}, since {marker.started}"
+    if markers.alive(marker, store):
+        yield CheckResult(name, True, f"running: {run}")
+        return
+    state = "interrupted" if marker.ended else f"died, last heartbeat at {marker.heartbeat}"
+    hint = f"find out why it ended; the next {marker.what} of the site takes over what this run stored"
+    yield CheckResult(name, False, f"{state}: {run}", hint)

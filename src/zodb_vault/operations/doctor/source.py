@@ -1,0 +1,95 @@
+"""Checks of the data of the site: the Data.fs, the database server and the blobs can be read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...blobs.layout import TEMPORARY, detect
+from ...errors import StoreError
+from ...model.source import Database
+from ...model.units import readable_size
+from ...strategies.blobs.probe import second_opinion
+from ...strategies.blobs.s3 import BlobBucket, wrapper_key
+from ...strategies.filestorage.datafile import DataFile
+from ..create.eligibility import refused
+from ..restore import journal as journals
+from .check import CheckResult
+from .inputs import CheckInputs
+
+
+def check_source(_inputs: CheckInputs, database: Database) -> Iterator[CheckResult]:
+    """Check that a database can be backed up, and that no unfinished restore has left its Data.fs incomplete."""
+    name = f"source {database.name}"
+    if refusal := refused(database):
+        yield CheckResult(name, False, refusal.message, refusal.hint)
+        return
+    if database.data_fs is None:  # a database server has a check of its own, see check_database
+        return
+    data_fs = Path(database.data_fs)
+    DataFile(data_fs).close()
+    journal = journals.read(journals.path_of(data_fs))
+    if journal is None:
+        size = readable_size(data_fs.stat().st_size)
+        yield CheckResult(name, True, f"{data_fs} can be read, {size}")
+        return
+    yield CheckResult(
+        name,
+        False,
+        f"a restore of {journal.backup} into {data_fs} was started and did not finish ({journal.phase})",
+        f"finish it with `zodb-vault restore {journal.backup}`, or undo it with `zodb-vault restore --abort`",
+    )
+
+
+def check_database(_inputs: CheckInputs, database: Database) -> Iterator[CheckResult]:
+    """Check that a database server answers, and that it holds the blobs where the configuration says."""
+    opinion = second_opinion(database)
+    if opinion is None:
+        return
+    yield CheckResult(
+        f"database {database.name}",
+        opinion.asked,
+        "; ".join(opinion.warnings) or "the database answers, and its blobs are where the configuration says",
+        "start the database server, and run this as the user and on the machine that make the backups; "
+        "that user needs permission to read the database",
+    )
+
+
+def check_blobs(_inputs: CheckInputs, database: Database) -> Iterator[CheckResult]:
+    """Check that the blobs can be read: one file of a directory, or the list of a bucket."""
+    if "s3" in database.blob_mode:
+        yield _check_bucket(database)
+    if database.blob_mode != "directory" or database.blob_dir is None:
+        return
+    name, path = f"blobs {database.name}", Path(database.blob_dir)
+    layout = detect(path)
+    sample = next(blob_files(path), None)
+    if sample is None:
+        yield CheckResult(name, True, f"{path}: layout {layout}, no blobs")
+        return
+    with sample.open("rb") as file:
+        file.read(1)
+    yield CheckResult(name, True, f"{path}: layout {layout}, can be read")
+
+
+def _check_bucket(database: Database) -> CheckResult:
+    name, bucket = f"blobs {database.name}", BlobBucket(database, wrapper_key)
+    try:
+        used = bucket.is_used()
+    except StoreError as error:
+        return CheckResult(name, False, error.message, error.hint)
+    return CheckResult(name, True, f"{bucket.root}: {'there are blobs' if used else 'no blobs'}")
+
+
+def blob_files(path: Path) -> Iterator[Path]:
+    """Yield the blob files of a directory in no order; raise OSError when a folder cannot be read."""
+
+    def on_error(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # a pack of the site removes folders while this runs
+            raise error
+
+    for folder, folders, names in os.walk(path, onerror=on_error):
+        if Path(folder) == path:
+            folders[:] = [one for one in folders if one != TEMPORARY and one.startswith("0x")]
+        yield from (Path(folder, one) for one in names if one.endswith(".blob"))
