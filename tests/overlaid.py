@@ -13,7 +13,7 @@ import psycopg2
 from relvault import pg_restore
 from services.postgres import Cluster, Login
 
-from zodb_vault.strategies.incremental import TransactionsCapture
+from zodb_vault.strategies.postgres.incremental import TransactionsCapture
 from zodb_vault.strategies.postgres.snapshot import Postgres
 
 # What a pack finds out, and finds out again when it is not there.

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import msgspec
 
 from ..blobs.refs import BlobSet
-from ..errors import NothingToBackUp
+from ..errors import NothingToBackUp, UsageError
 from ..model.capture import CaptureOptions, InterruptedRun, PreviousBackup
 from ..model.chain import Documents
 from ..model.manifest import DatabaseEntry, Meta, Part, Stored
@@ -207,6 +207,10 @@ class Strategy(Protocol):
         """Check that the storage half of a backup holds, and note the blobs in packs that it asks for in ``refs``; raise Damage."""
         ...
 
+    def destination(self, database: Database, role: str | None) -> Destination:
+        """Return the database that a dump is loaded into, ``role`` being its future owner; raise UsageError when no dump can be."""
+        ...
+
 
 class TargetState(msgspec.Struct, frozen=True, kw_only=True):
     """A database that a dump is to be loaded into: ``way`` says how it gets there, ``last_tid`` is the last transaction of what is in it now."""
@@ -259,6 +263,14 @@ def unsupported(database: Database) -> NothingToBackUp:
     return NothingToBackUp(
         f"this version cannot back up {database.backend}{wrapped} yet: the database {database.name}",
         "`zodb-vault plan` says what a backup of it consists of; `--method portable` copies it through ZODB where that gives its blobs",
+    )
+
+
+def not_restorable(database: Database) -> UsageError:
+    """Return the error for a database that no dump can be loaded into."""
+    return UsageError(
+        f"the database {database.name} is on {database.adapter or database.backend}, no dump can be loaded there",
+        "restore with --output DIR",
     )
 
 

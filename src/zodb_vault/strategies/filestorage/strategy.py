@@ -15,7 +15,7 @@ from ...model.manifest import DatabaseEntry
 from ...model.source import Database
 from ...policy.scope import storage_location
 from ...runtime.progress import Progress
-from ..base import CheckReport, Sink, Strategy, unsupported
+from ..base import CheckReport, Destination, Sink, Strategy, not_restorable, unsupported
 from ..blobs.s3 import require_client
 from .capture import FileStorageCapture
 from .check import DataFsCheck
@@ -70,6 +70,10 @@ class FileStorage:
         """Parse every transaction and follow every back-pointer."""
         if entry.data_fs is not None:
             DataFsCheck(entry, entry.data_fs, sink, refs, verdict, progress).run(workers)
+
+    def destination(self, database: Database, role: str | None) -> Destination:
+        """Refuse: a Data.fs is no dump."""
+        raise not_restorable(database)
 
 
 STRATEGY: Final[Strategy] = FileStorage()

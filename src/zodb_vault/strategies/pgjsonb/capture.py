@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -27,10 +27,11 @@ from ..base import Checkpointer, Sink
 from ..blobs.capture import BlobFiles
 from ..blobs.s3 import BlobBucket, require_client
 from ..postgres.blob_rows import blob_ref
+from ..postgres.incremental import TransactionsCapture
 from ..postgres.snapshot import FETCH, Postgres
 from ..sql.capture import SqlCapture
 from ..sql.history import PGJSONB
-from ..sql.snapshot import StoredDump, hex_or_none
+from ..sql.snapshot import Rows, StoredDump, hex_or_none
 
 NAMED: Final = 20
 
@@ -76,6 +77,11 @@ class PgjsonbRows(Postgres):
             tables=done.tables,
             warnings=warnings,
         )
+
+
+def open_rows(database: Database) -> PgjsonbRows:
+    """Log in."""
+    return PgjsonbRows(database.option("dsn"))
 
 
 class S3Rows:
@@ -136,18 +142,18 @@ class PgjsonbCapture(SqlCapture):
     """Looks at a database, decides, and copies it; see ``Capture``."""
 
     package, blob_table = "zodb-pgjsonb", "blob_state"
-    rows: PgjsonbRows
 
     def __init__(
-        self, database: Database, documents: Documents, wishes: CaptureOptions, now: datetime
+        self,
+        open_rows: Callable[[Database], Rows],
+        database: Database,
+        documents: Documents,
+        wishes: CaptureOptions,
+        now: datetime,
     ) -> None:
         self.objects = S3Rows()
         self._lock = threading.Lock()
-        super().__init__(database, documents, wishes, now)
-
-    def open_rows(self) -> PgjsonbRows:
-        """Log in."""
-        return PgjsonbRows(self.database.option("dsn"))
+        super().__init__(open_rows, database, documents, wishes, now)
 
     def close(self) -> None:
         """Close the connections."""
@@ -256,6 +262,10 @@ class PgjsonbCapture(SqlCapture):
     def _still_asked_for(self, blob: BlobRef) -> bool:
         with self._lock:
             return bool(self.rows.ask_now(f"SELECT 1 FROM blob_state WHERE {ONE}", *_numbers(blob)))
+
+
+class PgjsonbTransactionsCapture(TransactionsCapture, PgjsonbCapture):
+    """Copies what was committed since an earlier dump; see ``TransactionsCapture``."""
 
 
 def _numbers(ref: BlobRef) -> tuple[int, int]:

@@ -18,14 +18,15 @@ from ...model.chain import Documents, dump_of
 from ...model.manifest import DatabaseEntry, PgDump, PgTransactions
 from ...model.source import Database
 from ...runtime.progress import Progress
-from ..base import CheckReport, Sink, unsupported
+from ..base import CheckReport, Destination, Sink, unsupported
 from ..blobs.s3 import require_client
 from ..postgres.archive import ArchiveReader, compare_tables
 from ..postgres.blob_rows import BLOB_COLUMNS, blob_row
 from ..postgres.connection import where
+from ..postgres.delta_check import check_deltas
 from ..sql.history import check_log
 from ..sql.snapshot import advancing
-from .capture import PgjsonbCapture
+from .capture import PgjsonbCapture, PgjsonbTransactionsCapture, open_rows
 
 
 class Pgjsonb:
@@ -54,10 +55,8 @@ class Pgjsonb:
     ) -> PgjsonbCapture:
         """Log in and look."""
         if database.method == "transactions":
-            from ..incremental import PgjsonbTransactionsCapture
-
-            return PgjsonbTransactionsCapture(database, documents, wishes, now)
-        return PgjsonbCapture(database, documents, wishes, now)
+            return PgjsonbTransactionsCapture(open_rows, database, documents, wishes, now)
+        return PgjsonbCapture(open_rows, database, documents, wishes, now)
 
     capture = survey
 
@@ -76,8 +75,6 @@ class Pgjsonb:
             return
         progress.begin("storage", dump.size)
         if isinstance(dump, PgTransactions):
-            from ..postgres.delta_check import check_deltas
-
             check_deltas(entry, sink, refs, verdict, progress)
             return
         made_by = int(dump.versions.get("pg_dump", "0").partition(".")[0] or 0)
@@ -86,6 +83,12 @@ class Pgjsonb:
         with contextlib.closing(read.created):
             compare_tables(dump, read, verdict)
         check_log(entry, sink, verdict)
+
+    def destination(self, database: Database, role: str | None) -> Destination:
+        """Log in to where a dump is to be loaded."""
+        from ..postgres.restore import PostgresDestination
+
+        return PostgresDestination(database.option("dsn"), role)
 
 
 STRATEGY: Final = Pgjsonb()

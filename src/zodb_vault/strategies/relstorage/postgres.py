@@ -30,6 +30,7 @@ class PostgresRows(Postgres):
     transactions = "transaction"
     blob_records = BLOB_RECORDS.format(position=f"position('\\x{b'ZODB.blob'.hex()}'::bytea in state)")
     revisions = relstorage(blob_records)
+    blobs_are_large_objects = True
 
     def __init__(self, database: Database) -> None:
         super().__init__(

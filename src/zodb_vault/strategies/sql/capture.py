@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -28,7 +28,6 @@ from ..blobs.capture import BlobFiles, reusable_until
 from ..blobs.missing import limit_missing, note_missing
 from ..blobs.s3 import BlobBucket, wrapper_key
 from ..blobs.source import BlobDirectory, BlobSource
-from ..registry import ROWS
 from .history import log_since, start_of
 from .snapshot import Rows, StoredDump, hex_of, hex_or_none
 
@@ -45,7 +44,12 @@ class SqlCapture:
     package, blob_table = "RelStorage", "blob_chunk"
 
     def __init__(
-        self, database: Database, documents: Documents, wishes: CaptureOptions, now: datetime
+        self,
+        open_rows: Callable[[Database], Rows],
+        database: Database,
+        documents: Documents,
+        wishes: CaptureOptions,
+        now: datetime,
     ) -> None:
         self.database, self.documents, self.wishes, self.now = database, documents, wishes, now
         self.folder = folder_of(database.name)
@@ -61,11 +65,7 @@ class SqlCapture:
             if database.blob_mode == "directory" and database.blob_dir
             else None
         )
-        self.rows = self.open_rows()
-
-    def open_rows(self) -> Rows:
-        """Log in."""
-        return ROWS[self.database.adapter or ""](self.database)
+        self.rows = open_rows(database)
 
     def close(self) -> None:
         """Close the connections."""

@@ -1,4 +1,4 @@
-"""The method ``transactions``: a dump as a base, then deltas of what was committed since and of what is left; see ``pgchanges``."""
+"""The method ``transactions``: a dump as a base, then deltas of what was committed since and of what is left; see ``delta``."""
 
 from __future__ import annotations
 
@@ -8,23 +8,21 @@ from typing import Any
 
 import msgspec
 
-from ..errors import Damage
-from ..model import canonical
-from ..model.capture import PreviousBackup
-from ..model.chain import Chain, deltas_of
-from ..model.manifest import DatabaseEntry, Delta, DeltaBase, Dump, Part, PgDump, PgTransactions, RowFile
-from ..policy.continuity import Decision
-from ..policy.deltas import DeltaFacts, decide_delta
-from ..runtime import clock
-from ..runtime.workers import Workers
-from .pgjsonb.capture import PgjsonbCapture
-from .postgres.delta import Changes, State
-from .postgres.delta_script import script_of
-from .postgres.snapshot import Postgres
-from .postgres.tables import layout_of
-from .relstorage.postgres import PostgresRows
-from .sql.capture import SqlCapture
-from .sql.snapshot import StoredDump
+from ...errors import Damage
+from ...model import canonical
+from ...model.capture import PreviousBackup
+from ...model.chain import Chain, deltas_of
+from ...model.manifest import DatabaseEntry, Delta, DeltaBase, Dump, Part, PgDump, PgTransactions, RowFile
+from ...policy.continuity import Decision
+from ...policy.deltas import DeltaFacts, decide_delta
+from ...runtime import clock
+from ...runtime.workers import Workers
+from ..sql.capture import SqlCapture
+from ..sql.snapshot import StoredDump
+from .delta import Changes, State
+from .delta_script import script_of
+from .snapshot import Postgres
+from .tables import layout_of
 
 SCRIPT = "deltas.sql"
 
@@ -36,10 +34,14 @@ class TransactionsCapture(SqlCapture):
         """Return how this backup is made, and why."""
         dumped = super().decide()
         layout = layout_of(self.database.backend, self.history)
-        assert isinstance(self.rows, Postgres)
-        self.changes = Changes(self.rows, layout, self.last_tid, self._tick) if layout else None
+        self.changes = Changes(self._postgres, layout, self.last_tid, self._tick) if layout else None
         self.decision = decide_delta(self._facts(dumped))
         return self.decision
+
+    @property
+    def _postgres(self) -> Postgres:
+        assert isinstance(self.rows, Postgres)
+        return self.rows
 
     def _tick(self) -> None:
         self.keeper.beat()
@@ -88,7 +90,7 @@ class TransactionsCapture(SqlCapture):
         if (
             entry.blobs is not None
             and entry.blobs.missing.count
-            and isinstance(self.rows, PostgresRows)
+            and self._postgres.blobs_are_large_objects
             and not self.copies_blobs
         ):
             return None  # of large objects that come back no delta would know
@@ -117,7 +119,7 @@ class TransactionsCapture(SqlCapture):
         new = changes.delta(self.sink, self.folder)
         live = list(self._live(changes, before, known))
         whole = changes.copied_whole(self.sink, self.folder, known.whole if known else [])
-        count, lost = self.rows.large_objects_named() if isinstance(self.rows, PostgresRows) else (0, [])
+        count, lost = self._postgres.large_objects_named()
         build = partial(
             self._built,
             changes=changes,
@@ -171,10 +173,6 @@ class TransactionsCapture(SqlCapture):
     def entry(self) -> DatabaseEntry:
         """Return what the manifest says of this database."""
         return msgspec.structs.replace(super().entry(), method="transactions", experimental=True)
-
-
-class PgjsonbTransactionsCapture(TransactionsCapture, PgjsonbCapture):
-    """The same of zodb-pgjsonb."""
 
 
 def _rows(changes: Changes, whole: list[RowFile]) -> dict[str, int]:
