@@ -28,9 +28,9 @@ from typing import Any, Literal, NamedTuple
 import pytest
 
 from zodb_vault.datafs.index import write_index
-from zodb_vault.operations.restore import datafs as switch
-from zodb_vault.operations.restore import index as indexing
 from zodb_vault.runtime import clock, workers
+from zodb_vault.strategies.filestorage.restore import index as indexing
+from zodb_vault.strategies.filestorage.restore import phases as switch
 
 Operation = Callable[[], object]
 Moment = Literal["before", "middle", "after"]

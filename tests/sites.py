@@ -17,12 +17,12 @@ from factories import SiteFiles, noise
 from zodb_vault.errors import TargetMissing
 from zodb_vault.model.source import Database, Site
 from zodb_vault.operations.create.options import CreateOptions
-from zodb_vault.operations.restore import journal as journals
 from zodb_vault.operations.restore import run as restoring
 from zodb_vault.operations.restore.abort import abort
-from zodb_vault.operations.restore.destination import DataFsPaths, paths_for
 from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
+from zodb_vault.strategies.filestorage.restore import journal as journals
+from zodb_vault.strategies.filestorage.restore.paths import DataFsPaths, paths_for
 
 OURS = (".restor", ".zodb-vault", ".replaced-", ".kept-", ".tmp-", ".probe")
 SOMETHING = (".tmp", ".lock", ".index", ".tr0")

@@ -39,8 +39,6 @@ from zodb_vault.operations.catalog import Catalog, stored_size
 from zodb_vault.operations.create import attempt
 from zodb_vault.operations.create import run as create
 from zodb_vault.operations.create.options import CreateOptions
-from zodb_vault.operations.restore import datafs as switch
-from zodb_vault.operations.restore import index as indexing
 from zodb_vault.operations.restore import run as restore
 from zodb_vault.operations.restore.targets import RestoreTarget, resolve
 from zodb_vault.operations.verify import run as verify
@@ -51,6 +49,8 @@ from zodb_vault.runtime import clock
 from zodb_vault.stores.local import LocalStore
 from zodb_vault.strategies.blobs import compaction, packer
 from zodb_vault.strategies.filestorage import segments
+from zodb_vault.strategies.filestorage.restore import index as indexing
+from zodb_vault.strategies.filestorage.restore import phases as switch
 
 START = datetime(2026, 3, 1, tzinfo=UTC).timestamp()
 SITE = "default"

@@ -30,12 +30,12 @@ from zodb_vault.model import canonical
 from zodb_vault.model.manifest import Marker
 from zodb_vault.operations.doctor import packages, repository, space, store_probe
 from zodb_vault.operations.doctor.packages import BACKENDS
-from zodb_vault.operations.restore.journal import Journal
-from zodb_vault.operations.restore.journal import write as write_journal
 from zodb_vault.repository.markers import marker_key, process_identity
 from zodb_vault.runtime import clock
 from zodb_vault.stores.base import Entry
 from zodb_vault.stores.local import LocalStore
+from zodb_vault.strategies.filestorage.restore.journal import Journal
+from zodb_vault.strategies.filestorage.restore.journal import write as write_journal
 
 SECRET = "hunter2"
 RELSTORAGE = f"""%import relstorage

@@ -285,7 +285,7 @@ def test_abort_without_an_interrupted_restore_is_the_status_13_and_changes_nothi
 def test_an_interrupted_restore_is_aborted_and_says_so(
     stocked: Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from zodb_vault.operations.restore.datafs import DataFsRestore
+    from zodb_vault.strategies.filestorage.restore.phases import DataFsRestore
 
     class Cut(BaseException):
         pass
@@ -310,8 +310,8 @@ def test_an_interrupted_restore_is_aborted_and_says_so(
 def test_a_restore_that_has_filled_the_disk_is_aborted_without_any_room(
     stocked: Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from zodb_vault.operations.restore.datafs import DataFsRestore
     from zodb_vault.runtime import durable
+    from zodb_vault.strategies.filestorage.restore.phases import DataFsRestore
 
     site, write_all = stocked.files.data_fs.parent, durable.write_all
     before = stored(site)
@@ -383,7 +383,7 @@ def test_an_abort_that_fails_says_where_and_how_to_go_on(
     stocked: Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from zodb_vault.operations.restore import abort as undo
-    from zodb_vault.operations.restore.datafs import DataFsRestore
+    from zodb_vault.strategies.filestorage.restore.phases import DataFsRestore
 
     def fail(*_arguments: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO), "/a/disk")

@@ -23,11 +23,11 @@ from memorystore import MemoryStaging, MemoryStore
 
 from zodb_vault.cli.main import run
 from zodb_vault.model import chain
-from zodb_vault.operations.restore import datafs as switch
 from zodb_vault.repository.codec import decode
 from zodb_vault.repository.objects import meta_key, object_key
 from zodb_vault.stores import registry
 from zodb_vault.stores.base import Entry
+from zodb_vault.strategies.filestorage.restore import phases as switch
 
 NAMED: Final = re.compile(rb'"(object|meta|list)":"([0-9a-f]{64})"')
 DONE, IN_USE, REFUSED, NO_SUCH, INTERRUPTED = 0, 11, 1, 13, 130

@@ -18,9 +18,9 @@ from commandline import Outcome
 from memorystore import MemoryStore
 
 from zodb_vault.cli.main import run
-from zodb_vault.operations.restore import datafs as switch
 from zodb_vault.stores import registry
 from zodb_vault.strategies.blobs import directory_restore
+from zodb_vault.strategies.filestorage.restore import phases as switch
 
 FILES: Final = (
     "repository.json",

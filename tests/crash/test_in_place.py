@@ -28,15 +28,15 @@ from ZODB.FileStorage import FileStorage
 from zodb_vault.errors import Damage, InUse, SafetyBackupFailed, TargetMissing, TargetRefused, VaultError
 from zodb_vault.operations.create import run as creating
 from zodb_vault.operations.create.options import CreateOptions
-from zodb_vault.operations.restore import datafs as switch
 from zodb_vault.operations.restore import run as restoring
 from zodb_vault.operations.restore.abort import discard_kept
-from zodb_vault.operations.restore.destination import paths_for
 from zodb_vault.repository import markers
 from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
 from zodb_vault.strategies.filestorage.capture import FileStorageCapture
 from zodb_vault.strategies.filestorage.lock import storage_locks
+from zodb_vault.strategies.filestorage.restore import phases as switch
+from zodb_vault.strategies.filestorage.restore.paths import paths_for
 
 NOBODY = commandline.NOBODY
 
@@ -457,7 +457,7 @@ def test_damaged_pack_never_takes_the_place_of_a_blob(tmp_path: Path) -> None:
 ENDED = """
 import sys, time
 from zodb_vault.cli import main
-from zodb_vault.operations.restore import datafs
+from zodb_vault.strategies.filestorage.restore import phases
 from zodb_vault.strategies.filestorage import capture
 
 def wait(*arguments):
@@ -500,7 +500,7 @@ def test_create_that_is_ended_leaves_what_it_stored_to_the_next_run(
 def test_restore_that_is_ended_is_finished_by_the_next_run(built: Built) -> None:
     options = ["--repository", built.target.directory / "repository", "--site", vault.SITE]
     options += ["--data-fs", built.files.data_fs, "--blob-dir", built.files.blob_dir]
-    _end("datafs.DataFsRestore.switch", signal.SIGTERM, *options, "restore", "--yes", "--no-safety-backup")
+    _end("phases.DataFsRestore.switch", signal.SIGTERM, *options, "restore", "--yes", "--no-safety-backup")
     assert built.files.data_fs.read_bytes() == built.old.data
     assert built.target.interrupted()
     assert built.target.repository.listing(vault.SITE).markers == []

@@ -25,9 +25,9 @@ from ZODB.FileStorage import FileStorage
 from zodb_vault.cli import main
 from zodb_vault.errors import InUse, TargetRefused
 from zodb_vault.operations.create.options import CreateOptions
-from zodb_vault.operations.restore import datafs as switch
 from zodb_vault.strategies.blobs import packer
 from zodb_vault.strategies.filestorage import cut
+from zodb_vault.strategies.filestorage.restore import phases as switch
 
 Check = Callable[[Target, "Scene"], None]
 

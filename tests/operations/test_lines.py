@@ -13,13 +13,13 @@ from vault import SITE, Vault
 
 from zodb_vault.errors import TargetMissing, WrongSource
 from zodb_vault.model import manifest
-from zodb_vault.operations.restore import index as indexing
 from zodb_vault.operations.restore import run as restore
 from zodb_vault.operations.restore.targets import RestoreTarget, resolve
 from zodb_vault.policy.recovery import AtTimestamp, BeforeTid, Request, ToTid
 from zodb_vault.repository.repository import Repository
 from zodb_vault.runtime import clock
 from zodb_vault.strategies.blobs import compaction
+from zodb_vault.strategies.filestorage.restore import index as indexing
 
 
 def to(tid: bytes) -> ToTid:

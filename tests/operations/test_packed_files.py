@@ -14,9 +14,9 @@ from factories import SiteFiles
 from vault import Vault
 
 from zodb_vault.errors import TargetMissing
-from zodb_vault.operations.restore import index as indexing
 from zodb_vault.operations.restore.targets import resolve
 from zodb_vault.policy.recovery import AtTimestamp, BeforeTid, ToTid
+from zodb_vault.strategies.filestorage.restore import index as indexing
 
 
 def packed_twice(directory: Path) -> SiteFiles:

@@ -31,10 +31,10 @@ from zodb_vault.operations.create.attempt import CONSISTENCY_PAUSES
 from zodb_vault.operations.create.plan import plan
 from zodb_vault.operations.restore import run as restoring
 from zodb_vault.operations.restore.abort import abort
-from zodb_vault.operations.restore.destination import paths_of_database
 from zodb_vault.operations.verify import run as verifying
 from zodb_vault.policy.recovery import ToTid
 from zodb_vault.strategies.filestorage.capture import FileStorageCapture
+from zodb_vault.strategies.filestorage.restore.paths import paths_of_database
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import writer
 from factories import SiteFiles
 
 from zodb_vault.errors import SourceChanged
-from zodb_vault.operations.restore import index as indexing
+from zodb_vault.strategies.filestorage.restore import index as indexing
 
 SECONDS = 20.0
 PAUSE = 0.05

@@ -15,9 +15,9 @@ from commandline import flip
 from relstorages import RelSite
 from relvault import NOISE, RelVault
 
-from zodb_vault.operations.restore.datafs import DataFsRestore
 from zodb_vault.operations.restore.dumps import Dumps
 from zodb_vault.strategies.blobs.directory_restore import BlobDirectoryWriter
+from zodb_vault.strategies.filestorage.restore.phases import DataFsRestore
 
 FILES = """
 <zodb_db catalog>

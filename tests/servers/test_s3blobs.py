@@ -23,7 +23,6 @@ from wrapped import WrappedVault
 
 from zodb_vault.errors import StoreError
 from zodb_vault.model.manifest import Missing
-from zodb_vault.operations.restore import datafs as switch
 from zodb_vault.repository.repository import Repository
 from zodb_vault.runtime import clock
 from zodb_vault.stores.local import LocalStore
@@ -33,6 +32,7 @@ from zodb_vault.strategies.blobs import s3 as buckets
 from zodb_vault.strategies.blobs import s3_restore
 from zodb_vault.strategies.filestorage import capture as filestorage
 from zodb_vault.strategies.filestorage.capture import FileStorageCapture
+from zodb_vault.strategies.filestorage.restore import phases as switch
 from zodb_vault.strategies.sql.capture import SqlCapture
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 12), reason="zodb-s3blobs needs Python 3.12")

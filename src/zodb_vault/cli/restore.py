@@ -343,7 +343,7 @@ def _old_state(
     context: Context, site: Site | None, discard: str | None, databases: tuple[str, ...], as_json: bool
 ) -> None:
     from ..operations.restore.abort import abort, discard_kept, require_together
-    from ..operations.restore.destination import paths_of_database
+    from ..strategies.filestorage.restore.paths import paths_of_database
     from ..strategies.filestorage.zeo import require_stopped
 
     if site is None:

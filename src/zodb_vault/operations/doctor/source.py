@@ -13,8 +13,8 @@ from ...model.units import readable_size
 from ...strategies.blobs.probe import second_opinion
 from ...strategies.blobs.s3 import BlobBucket, wrapper_key
 from ...strategies.filestorage.datafile import DataFile
+from ...strategies.filestorage.restore import journal as journals
 from ..create.eligibility import refused
-from ..restore import journal as journals
 from .check import CheckResult
 from .inputs import CheckInputs
 

@@ -16,11 +16,12 @@ from ...errors import TargetMissing, TargetRefused
 from ...model.source import Database
 from ...runtime import durable
 from ...runtime.ownership import TEMPORARY as NEW
+from ...strategies.blobs.kept import ADDED
 from ...strategies.filestorage.lock import bar, storage_locks, unbar
-from . import journal as journals
-from .destination import DataFsPaths
-from .journal import Journal
-from .kept import ADDED, leftovers
+from ...strategies.filestorage.restore import journal as journals
+from ...strategies.filestorage.restore.journal import Journal
+from ...strategies.filestorage.restore.kept import leftovers
+from ...strategies.filestorage.restore.paths import DataFsPaths
 
 Undoing = list[tuple[DataFsPaths, Journal]]
 

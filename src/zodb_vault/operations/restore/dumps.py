@@ -28,13 +28,13 @@ from ...runtime.progress import Progress
 from ...runtime.workers import Workers
 from ...strategies.base import RestorePoint, TargetState
 from ...strategies.blobs.directory_restore import BlobDirectoryWriter
+from ...strategies.blobs.kept import KEPT_PREFIX, KeptFiles
 from ...strategies.blobs.s3 import BlobBucket
 from ...strategies.blobs.s3_restore import S3BlobWriter
+from ...strategies.filestorage.restore.phases import write_marker
 from ...strategies.registry import bucket_to_fill, destination_of
 from ...strategies.sql.history import point_at
 from . import output_marker
-from .datafs import write_marker
-from .kept import KEPT_PREFIX, KeptFiles
 from .output_marker import Begun
 from .targets import DatabaseCut
 

@@ -14,14 +14,14 @@ from ...model.source import Site
 from ...repository.objects import Objects
 from ...repository.repository import Repository
 from ...strategies.blobs.s3_restore import shared_by
+from ...strategies.filestorage.restore import journal as journals
+from ...strategies.filestorage.restore.client_caches import Cache, Left, stale_caches
+from ...strategies.filestorage.restore.journal import Journal
+from ...strategies.filestorage.restore.paths import DataFsPaths
 from ..catalog import Catalog
 from ..identity import require_key
-from . import journal as journals
 from .abort import require_together
-from .client_caches import Cache, Left, stale_caches
-from .destination import DataFsPaths
 from .dumps import DumpOptions, DumpStep, begun_by, plan_dump
-from .journal import Journal
 from .output_marker import is_begun
 from .preflight import (
     RestoreOptions,

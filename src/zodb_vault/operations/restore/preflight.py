@@ -22,9 +22,9 @@ from ...repository.repository import Repository
 from ...runtime.ownership import require_owner
 from ...strategies.filestorage.datafile import DataFile
 from ...strategies.filestorage.matching import newest_common
-from . import journal as journals
-from .destination import DataFsPaths, paths_for, paths_of_database
-from .journal import Journal
+from ...strategies.filestorage.restore import journal as journals
+from ...strategies.filestorage.restore.journal import Journal
+from ...strategies.filestorage.restore.paths import DataFsPaths, paths_for, paths_of_database
 from .targets import DatabaseCut, RestoreTarget
 
 

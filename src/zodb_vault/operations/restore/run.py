@@ -15,16 +15,17 @@ from ...repository.repository import Repository
 from ...runtime import clock
 from ...runtime.ownership import make_directories_like_parent
 from ...runtime.progress import Progress
+from ...strategies.blobs.kept import KEPT_PREFIX
 from ...strategies.filestorage.lock import bar, storage_locks, unbar
+from ...strategies.filestorage.restore import journal as journals
+from ...strategies.filestorage.restore.client_caches import Cache, remove_caches, require_unused
+from ...strategies.filestorage.restore.journal import Journal
+from ...strategies.filestorage.restore.kept import replaced_name
+from ...strategies.filestorage.restore.paths import DataFsPaths
+from ...strategies.filestorage.restore.phases import DataFsRestore
 from ...strategies.filestorage.zeo import require_stopped
-from . import journal as journals
 from .abort import kept_paths
-from .client_caches import Cache, remove_caches, require_unused
-from .datafs import DataFsRestore
-from .destination import DataFsPaths
 from .dumps import Dumps
-from .journal import Journal
-from .kept import KEPT_PREFIX, replaced_name
 from .plan import DataFsStep, RestorePlan, caches_of, how_of, needs_of, plan
 from .preflight import RestoreOptions, database_for, require_empty, require_links
 from .safeguards import marked, note_restored, safety_backup, saved_first

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ...datafs.index import END
-from ...datafs.records import ENTRY
-from ...runtime.child_process import command_of, environment
+from ....datafs.index import END
+from ....datafs.records import ENTRY
+from ....runtime.child_process import command_of, environment
 
 
 class Indexing:

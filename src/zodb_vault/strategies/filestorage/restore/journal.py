@@ -9,9 +9,9 @@ from typing import Final, Literal
 
 import msgspec
 
-from ...errors import Damage
-from ...model import canonical
-from ...runtime import durable
+from ....errors import Damage
+from ....model import canonical
+from ....runtime import durable
 
 SUFFIX: Final = ".restore.json"
 

@@ -15,10 +15,10 @@ from typing import Final
 
 import msgspec
 
-from ...errors import InUse, UsageError
-from ...model.source import Database, Site
-from ...policy.scope import client_caches
-from ...strategies.filestorage.zeo import is_served
+from ....errors import InUse, UsageError
+from ....model.source import Database, Site
+from ....policy.scope import client_caches
+from ..zeo import is_served
 
 LOCK: Final = ".lock"
 # zeocache: <oid % 997>/<oid // 997>.<tid>.blob

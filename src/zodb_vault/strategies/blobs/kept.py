@@ -10,14 +10,8 @@ from typing import Final
 
 from ...runtime import durable
 from ...runtime.ownership import Ownership
-from .destination import DataFsPaths
 
 KEPT_PREFIX: Final = ".zodb-vault-kept-"
-
-
-LEFTOVERS: Final = (".old", ".pack", ".tmp")
-
-
 ADDED: Final = "added"
 
 
@@ -62,27 +56,3 @@ class KeptFiles:
         if (self._owner.uid, self._owner.gid) != (-1, -1):
             os.chown(path, self._owner.uid, self._owner.gid)
         durable.sync_directory(path.parent)
-
-
-def replaced_name(data_fs: Path, restore: str) -> str:
-    """Return the name under which a restore keeps the file that it replaces."""
-    return f"{data_fs.name}.replaced-{restore}"
-
-
-def leftovers(place: DataFsPaths, kept: str) -> list[Path]:
-    """Return what packs and torn tails of the old state left beside it, or was renamed so with the suffix ``kept``.
-
-    A later start must not take it for its own. FileStorage writes it beside the configured name.
-    """
-    found = set()
-    for base in {place.data_fs, place.locked.parent.resolve() / place.locked.name}:
-        for entry in base.parent.iterdir():
-            suffix = entry.name.removeprefix(base.name).removesuffix(kept)
-            torn = suffix.startswith(".tr") and suffix[3:].isdigit()
-            if (
-                entry.name.startswith(base.name)
-                and entry.name.endswith(kept)
-                and (suffix in LEFTOVERS or torn)
-            ):
-                found.add(entry)
-    return sorted(found)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import msgspec
 
-from ...blobs.layout import detect
-from ...errors import TargetRefused
-from ...model.source import Database
-from ...strategies.blobs.s3 import BlobBucket, wrapper_key
+from ....blobs.layout import detect
+from ....errors import TargetRefused
+from ....model.source import Database
+from ...blobs.s3 import BlobBucket, wrapper_key
 from .journal import Journal
 
 

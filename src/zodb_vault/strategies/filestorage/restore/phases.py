@@ -12,30 +12,31 @@ from pathlib import Path
 
 import msgspec
 
-from ...blobs.layout import MARKER, TEMPORARY
-from ...blobs.refs import BlobSet
-from ...datafs.tail import Hopper
-from ...errors import Damage, SourceDamaged, TargetRefused
-from ...model.blob import MissingRows
-from ...model.chain import Documents, packs_of, segments_of
-from ...model.manifest import DatabaseEntry
-from ...runtime import durable
-from ...runtime.durable import sync_file_system, write_file
-from ...runtime.ownership import TEMPORARY as NEW
-from ...runtime.ownership import Ownership, make_directories_like_parent, ownership_in, ownership_of_file
-from ...runtime.progress import Progress
-from ...runtime.workers import Workers
-from ...strategies.base import Sink
-from ...strategies.blobs.directory_restore import BlobDirectoryWriter
-from ...strategies.blobs.s3 import BlobBucket
-from ...strategies.blobs.s3_restore import S3BlobWriter
-from ...strategies.blobs.source import BlobDirectory
-from ...strategies.filestorage.rebuild import SegmentReader, rebuild, refs_of_file
+from ....blobs.layout import MARKER, TEMPORARY
+from ....blobs.refs import BlobSet
+from ....datafs.tail import Hopper
+from ....errors import Damage, SourceDamaged, TargetRefused
+from ....model.blob import MissingRows
+from ....model.chain import Documents, packs_of, segments_of
+from ....model.manifest import DatabaseEntry
+from ....runtime import durable
+from ....runtime.durable import sync_file_system, write_file
+from ....runtime.ownership import TEMPORARY as NEW
+from ....runtime.ownership import Ownership, make_directories_like_parent, ownership_in, ownership_of_file
+from ....runtime.progress import Progress
+from ....runtime.workers import Workers
+from ...base import Sink
+from ...blobs.directory_restore import BlobDirectoryWriter
+from ...blobs.kept import ADDED, KeptFiles
+from ...blobs.s3 import BlobBucket
+from ...blobs.s3_restore import S3BlobWriter
+from ...blobs.source import BlobDirectory
+from ..rebuild import SegmentReader, rebuild, refs_of_file
 from . import journal as journals
-from .destination import DataFsPaths
 from .index import Indexing
 from .journal import Journal
-from .kept import ADDED, KeptFiles, leftovers, replaced_name
+from .kept import leftovers, replaced_name
+from .paths import DataFsPaths
 
 
 class DataFsRestore:
