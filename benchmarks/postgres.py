@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).parent.parent / "tests"
+TESTS = Path(__file__).parent.parent / "tests" / "support"
 BATCH = 2000
 
 
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
     sys.path.insert(0, str(TESTS))
-    from relstorages import RelSite, on
+    from relstorage_sites import RelSite, on
     from services.postgres import BINARIES, PASSWORD, Cluster, as_owner
 
     directory = Path(tempfile.mkdtemp(prefix="zv-bench-", dir="/tmp"))

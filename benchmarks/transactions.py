@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
     sys.path.insert(0, str(postgres.TESTS))
-    from relstorages import RelSite, on
+    from relstorage_sites import RelSite, on
     from services.postgres import BINARIES, PASSWORD, Cluster, as_owner
 
     directory = Path(tempfile.mkdtemp(prefix="zv-bench-", dir="/tmp"))

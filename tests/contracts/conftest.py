@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Final, NoReturn, Protocol
 
 import pytest
-from memorystore import MemoryStore
-from services.requests import AllOfThem, behind
+from memory_store import MemoryStore
 from services.s3 import Service
+from services.s3_requests import AllOfThem, behind
 
 from zodb_vault.errors import StoreError
 from zodb_vault.model.s3settings import S3Settings

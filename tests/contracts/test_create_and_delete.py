@@ -15,11 +15,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import factories
 import msgspec
 import pytest
-from commandline import Outcome
-from memorystore import MemoryStaging, MemoryStore
+import site_factory
+from command_line import Outcome
+from memory_store import MemoryStaging, MemoryStore
 
 from zodb_vault.cli.main import run
 from zodb_vault.model import chain
@@ -166,13 +166,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def world(
     tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> World:
-    files = factories.SiteFiles(tmp_path / "site" / "Data.fs", tmp_path / "site" / "blobs")
+    files = site_factory.SiteFiles(tmp_path / "site" / "Data.fs", tmp_path / "site" / "blobs")
     options = ["--repository", "/memory", "--data-fs", str(files.data_fs), "--blob-dir", str(files.blob_dir)]
     world = World(MemoryStore(), {}, options, [], monkeypatch, capsys)
     assert world.run("repository", "init").status == DONE
     for number in range(5):
-        with factories.Site(files.data_fs.parent) as site:
-            site.put(text=f"number {number}", blob=factories.noise(300, number))
+        with site_factory.Site(files.data_fs.parent) as site:
+            site.put(text=f"number {number}", blob=site_factory.noise(300, number))
         if number < 4:
             assert world.run("create").status == DONE
     # of the first two nothing remains but what the others share with them

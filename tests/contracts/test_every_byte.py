@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import factories
-import oracle
+import independent_reader
 import pytest
-from commandline import Outcome
-from memorystore import MemoryStore
+import site_factory
+from command_line import Outcome
+from memory_store import MemoryStore
 
 from zodb_vault.cli.main import run
 from zodb_vault.stores import registry
@@ -40,7 +40,7 @@ class Broken(NamedTuple):
 
     store: MemoryStore
     whole: dict[str, bytes]
-    source: factories.SiteFiles
+    source: site_factory.SiteFiles
     ids: list[str]
     capsys: pytest.CaptureFixture[str]
 
@@ -69,11 +69,11 @@ class Broken(NamedTuple):
 @pytest.fixture(scope="module")
 def built(
     tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[dict[str, bytes], factories.SiteFiles, list[str]]:
+) -> tuple[dict[str, bytes], site_factory.SiteFiles, list[str]]:
     """A full and an incremental backup of a site with two blobs, and a label."""
     directory = tmp_path_factory.mktemp("every-byte")
     site, repository = directory / "site", directory / "repository"
-    source = factories.SiteFiles(site / "Data.fs", site / "blobs")
+    source = site_factory.SiteFiles(site / "Data.fs", site / "blobs")
     options = [
         "-q",
         "--repository",
@@ -83,12 +83,12 @@ def built(
         "--blob-dir",
         str(source.blob_dir),
     ]
-    with factories.Site(site) as opened:
-        opened.put(text="one", blob=factories.noise(60, 1))
+    with site_factory.Site(site) as opened:
+        opened.put(text="one", blob=site_factory.noise(60, 1))
     assert run([*options, "repository", "init"]) == 0
     assert run([*options, "create", "--name", "first"]) == 0
-    with factories.Site(site) as opened:
-        opened.put(blob=factories.noise(50, 2))
+    with site_factory.Site(site) as opened:
+        opened.put(blob=site_factory.noise(50, 2))
     assert run([*options, "create"]) == 0
     store = MemoryStore.of(repository)
     ids = [key.rsplit("/", 1)[1].removesuffix(".json") for key in sorted(store.content) if "/backups/" in key]
@@ -97,7 +97,7 @@ def built(
 
 @pytest.fixture
 def broken(
-    built: tuple[dict[str, bytes], factories.SiteFiles, list[str]],
+    built: tuple[dict[str, bytes], site_factory.SiteFiles, list[str]],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Broken:
@@ -228,20 +228,20 @@ def test_restore_gives_the_right_bytes_or_an_error(
             monkeypatch.setattr(
                 place, name, lambda _what: None
             )  # what is durable is proved elsewhere, and takes most of the time
-    wanted = oracle.transactions(*broken.source)
+    wanted = independent_reader.transactions(*broken.source)
     output, ends = tmp_path / "output", set()
     for key in broken.keys(prefix):
         for changed in damages(broken.whole[key]):
             broken.hold({key: changed})
             outcome = broken("restore", broken.ids[-1], "--output", output, "--yes")
             ends.add(outcome.status)
-            restored = factories.SiteFiles(output / "Data.fs", output / "blobs")
+            restored = site_factory.SiteFiles(output / "Data.fs", output / "blobs")
             if outcome.status:
                 assert outcome.status in (DAMAGE, NO_REPOSITORY, 13), (key, outcome)
                 assert "internal error" not in outcome.err
                 assert not restored.data_fs.exists()
             else:
                 assert restored.data_fs.read_bytes() == broken.source.data_fs.read_bytes(), key
-                assert oracle.transactions(*restored) == wanted, key
+                assert independent_reader.transactions(*restored) == wanted, key
             shutil.rmtree(output, ignore_errors=True)
     assert ends != {0} or prefix in ("RECOVERY.md", "sites/default/labels/")

@@ -8,10 +8,10 @@ import shutil
 from pathlib import Path
 from typing import Any, Final
 
-import factories
-import oracle
+import independent_reader
 import pytest
-from commandline import Vault, tree
+import site_factory
+from command_line import Vault, tree
 
 GOLDEN: Final = Path(__file__).parent.parent / "data" / "golden-v1"
 EXPECTED: Final[list[dict[str, Any]]] = json.loads((GOLDEN / "expected.json").read_text())
@@ -26,14 +26,17 @@ def vault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Vault:
     return vault
 
 
-def content(files: factories.SiteFiles) -> dict[str, Any]:
+def content(files: site_factory.SiteFiles) -> dict[str, Any]:
     data = files.data_fs.read_bytes()
-    blobs = {f"{oid.hex()} {tid.hex()}": digest for (oid, tid), digest in oracle.blob_files(*files).items()}
+    blobs = {
+        f"{oid.hex()} {tid.hex()}": digest
+        for (oid, tid), digest in independent_reader.blob_files(*files).items()
+    }
     return {
         "size": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
         "blobs": blobs,
-        "last": oracle.headers(files.data_fs)[-1].tid.hex(),
+        "last": independent_reader.headers(files.data_fs)[-1].tid.hex(),
     }
 
 
@@ -89,9 +92,11 @@ def test_it_is_verified(vault: Vault, level: str) -> None:
 def test_it_is_restored(vault: Vault, tmp_path: Path, number: int) -> None:
     output = tmp_path / "output"
     vault.done("restore", f"golden-{number}", "--output", output, "--yes")
-    restored = factories.SiteFiles(output / "Data.fs", output / "blobs")
+    restored = site_factory.SiteFiles(output / "Data.fs", output / "blobs")
     assert content(restored) == EXPECTED[number]
-    assert len(oracle.transactions(*restored)) == len(oracle.headers(restored.data_fs))
+    assert len(independent_reader.transactions(*restored)) == len(
+        independent_reader.headers(restored.data_fs)
+    )
 
 
 def test_each_of_its_transactions_is_restored(vault: Vault, tmp_path: Path) -> None:
@@ -102,12 +107,12 @@ def test_each_of_its_transactions_is_restored(vault: Vault, tmp_path: Path) -> N
     for row in rows:
         output = tmp_path / row["tid"]
         vault.done("restore", "--tid", row["tid"], "--output", output, "--only", "storage", "--yes")
-        assert oracle.headers(output / "Data.fs")[-1].tid.hex() == row["tid"].removeprefix("0x")
+        assert independent_reader.headers(output / "Data.fs")[-1].tid.hex() == row["tid"].removeprefix("0x")
 
 
 def test_it_is_continued_where_the_site_lives_on(vault: Vault, tmp_path: Path) -> None:
     vault.done("restore", "golden-2", "--output", tmp_path / "site", "--yes")
-    with factories.Site(vault.files.data_fs.parent) as site:
+    with site_factory.Site(vault.files.data_fs.parent) as site:
         site.put(news="The site lives on")
     made = vault.done("create", "--take-over", "--json").document
     assert (made["how"], made["reason"]["code"], made["databases"][0]["transactions_added"]) == (

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import factories
-import keys
-import oracle
+import independent_reader
+import key_pairs
 import pytest
-from commandline import Vault
+import site_factory
+from command_line import Vault
 
 from zodb_vault.model import chain
 from zodb_vault.model.chain import packs_of
@@ -36,7 +36,7 @@ SITE: Final = "default"
 class Recovered(NamedTuple):
     """What the blocks of RECOVERY.md printed, and what they left."""
 
-    files: factories.SiteFiles
+    files: site_factory.SiteFiles
     blocks: list[str]
     out: str
     err: str
@@ -104,7 +104,7 @@ def recover(
         check=False,
     )
     return Recovered(
-        factories.SiteFiles(output / "Data.fs", output / "blobs"),
+        site_factory.SiteFiles(output / "Data.fs", output / "blobs"),
         blocks,
         done.stdout.decode(),
         done.stderr.decode(),
@@ -112,69 +112,69 @@ def recover(
 
 
 def assert_recovered(
-    vault: Vault, tools: Path, tmp_path: Path, backup: str, source: factories.SiteFiles
+    vault: Vault, tools: Path, tmp_path: Path, backup: str, source: site_factory.SiteFiles
 ) -> None:
     """Require Data.fs byte for byte, every blob that it refers to, checks that say so, and that ZODB opens it all."""
     found = recover(vault.repository, tools, tmp_path / f"recovered-{backup}", backup)
-    wanted = oracle.blob_files(source.data_fs, source.blob_dir)
+    wanted = independent_reader.blob_files(source.data_fs, source.blob_dir)
     assert found.err == "" or (not wanted and "tar" in found.err), found.err
     computed, noted, *checks = found.out.splitlines()
     assert computed == noted
     assert checks
     assert all(line.endswith(": OK") for line in checks), found.out
     assert found.files.data_fs.read_bytes() == source.data_fs.read_bytes()
-    assert {key: digest(oracle.blob_path(found.files.blob_dir, *key)) for key in wanted} == wanted
-    assert oracle.transactions(*found.files) == oracle.transactions(*source)
+    assert {key: digest(independent_reader.blob_path(found.files.blob_dir, *key)) for key in wanted} == wanted
+    assert independent_reader.transactions(*found.files) == independent_reader.transactions(*source)
 
 
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def copy_of(files: factories.SiteFiles, directory: Path) -> factories.SiteFiles:
+def copy_of(files: site_factory.SiteFiles, directory: Path) -> site_factory.SiteFiles:
     shutil.copytree(files.data_fs.parent, directory, symlinks=True)
-    return factories.SiteFiles(directory / "Data.fs", directory / "blobs")
+    return site_factory.SiteFiles(directory / "Data.fs", directory / "blobs")
 
 
 def manifest(vault: Vault, backup: str) -> Manifest:
     return Repository.open(LocalStore(vault.repository)).manifest(SITE, backup)
 
 
-def increments(vault: Vault, tmp_path: Path, count: int) -> Iterator[tuple[str, factories.SiteFiles]]:
+def increments(vault: Vault, tmp_path: Path, count: int) -> Iterator[tuple[str, site_factory.SiteFiles]]:
     """Make backups with changes in between; yield each with a copy of the site as it was then."""
     for number in range(count):
         if number:
-            with factories.Site(vault.files.data_fs.parent) as site:
+            with site_factory.Site(vault.files.data_fs.parent) as site:
                 site.put(**{f"news-{number}": f"News number {number}. " * 40})
-                site.put(**{f"photo-{number}": factories.noise(700, 50 + number)})
-                site.put(logo=factories.noise(900, 80 + number))
+                site.put(**{f"photo-{number}": site_factory.noise(700, 50 + number)})
+                site.put(logo=site_factory.noise(900, 80 + number))
         yield vault.make(), copy_of(vault.files, tmp_path / f"source-{number}")
 
 
-BUILDERS: Final[list[Callable[[Path], factories.SiteFiles]]] = [
-    factories.populate,
-    factories.lawn,
-    factories.packed,
-    factories.undone_blob_change,
-    factories.recreated,
-    factories.undone_into_packed,
-    factories.empty_transactions,
-    factories.long_texts,
-    factories.unordered_tids,
-    factories.only_root,
+BUILDERS: Final[list[Callable[[Path], site_factory.SiteFiles]]] = [
+    site_factory.populate,
+    site_factory.lawn,
+    site_factory.packed,
+    site_factory.undone_blob_change,
+    site_factory.recreated,
+    site_factory.undone_into_packed,
+    site_factory.empty_transactions,
+    site_factory.long_texts,
+    site_factory.unordered_tids,
+    site_factory.only_root,
 ]
 
 
 @pytest.mark.parametrize("builder", BUILDERS, ids=lambda builder: builder.__name__)
 def test_every_shape_of_site(
-    vault: Vault, tools: Path, tmp_path: Path, builder: Callable[[Path], factories.SiteFiles]
+    vault: Vault, tools: Path, tmp_path: Path, builder: Callable[[Path], site_factory.SiteFiles]
 ) -> None:
     source = builder(vault.files.data_fs.parent)
     assert_recovered(vault, tools, tmp_path, vault.make(), source)
 
 
 def test_a_full_backup_and_every_incremental_one(vault: Vault, tools: Path, tmp_path: Path) -> None:
-    factories.populate(vault.files.data_fs.parent)
+    site_factory.populate(vault.files.data_fs.parent)
     for backup, source in list(increments(vault, tmp_path, 4)):
         assert_recovered(vault, tools, tmp_path, backup, source)
 
@@ -182,7 +182,7 @@ def test_a_full_backup_and_every_incremental_one(vault: Vault, tools: Path, tmp_
 def test_segments_and_blobs_in_lists_and_content_in_parts(
     small: None, vault: Vault, tools: Path, tmp_path: Path
 ) -> None:
-    factories.populate(vault.files.data_fs.parent)
+    site_factory.populate(vault.files.data_fs.parent)
     made = list(increments(vault, tmp_path, 5))
     entry = manifest(vault, made[-1][0]).databases[0]
     assert entry.data_fs is not None
@@ -202,9 +202,9 @@ def test_a_transaction_and_a_blob_longer_than_an_object(
 ) -> None:
     monkeypatch.setattr(objects, "PART_RAW", 300_000)
     monkeypatch.setattr(cut, "SEGMENT_LIMIT", 300_000)
-    source = factories.big_transaction(vault.files.data_fs.parent)
-    with factories.Site(source.data_fs.parent) as site:
-        site.put(film=factories.noise(1_000_000, 7), small=factories.noise(10, 8))
+    source = site_factory.big_transaction(vault.files.data_fs.parent)
+    with site_factory.Site(source.data_fs.parent) as site:
+        site.put(film=site_factory.noise(1_000_000, 7), small=site_factory.noise(10, 8))
     backup = vault.make()
     entry = manifest(vault, backup).databases[0]
     assert entry.data_fs is not None
@@ -215,36 +215,36 @@ def test_a_transaction_and_a_blob_longer_than_an_object(
 
 
 def test_backups_before_and_after_a_pack(small: None, vault: Vault, tools: Path, tmp_path: Path) -> None:
-    factories.populate(vault.files.data_fs.parent)
+    site_factory.populate(vault.files.data_fs.parent)
     before = list(increments(vault, tmp_path, 3))
-    with factories.Site(vault.files.data_fs.parent) as site:
+    with site_factory.Site(vault.files.data_fs.parent) as site:
         del site.root["report"]
         site.pack(site.commit("remove report"))
-        site.put(after="the pack", photo=factories.noise(500, 99))
+        site.put(after="the pack", photo=site_factory.noise(500, 99))
     for backup, source in [*before, (vault.make(), vault.files)]:
         assert_recovered(vault, tools, tmp_path, backup, source)
 
 
 def test_a_site_without_blobs_and_without_a_blob_directory(vault: Vault, tools: Path, tmp_path: Path) -> None:
-    with factories.Site(vault.files.data_fs.parent) as site:
+    with site_factory.Site(vault.files.data_fs.parent) as site:
         site.put(text="no blob anywhere")
     arguments = ["--repository", vault.repository, "--data-fs", vault.files.data_fs]
     backup = vault.bare(*arguments, "create", "--json").document["id"]
     found = recover(vault.repository, tools, tmp_path / "recovered", backup)
     assert found.files.data_fs.read_bytes() == vault.files.data_fs.read_bytes()
-    assert oracle.transactions(*found.files) == oracle.transactions(*vault.files)
+    assert independent_reader.transactions(*found.files) == independent_reader.transactions(*vault.files)
 
 
 def test_of_several_databases_the_one_that_was_chosen(vault: Vault, tools: Path, tmp_path: Path) -> None:
     """The names differ in a dot only, which a pattern of ``sed`` could take for any sign."""
     sites = {
-        name: factories.SiteFiles(tmp_path / name / "Data.fs", tmp_path / name / "blobs")
+        name: site_factory.SiteFiles(tmp_path / name / "Data.fs", tmp_path / name / "blobs")
         for name in ("ab.c", "ab-c")
     }
     sections = list[str]()
     for name, files in sites.items():
-        with factories.Site(files.data_fs.parent) as site:
-            site.put(text=name, blob=factories.noise(300, len(sections)))
+        with site_factory.Site(files.data_fs.parent) as site:
+            site.put(text=name, blob=site_factory.noise(300, len(sections)))
         storage = f"<filestorage>\n path {files.data_fs}\n blob-dir {files.blob_dir}\n</filestorage>"
         sections.append(f"<zodb_db {name}>\n mount-point /{name}\n {storage}\n</zodb_db>\n")
     conf = tmp_path / "zope.conf"
@@ -259,11 +259,11 @@ def test_of_several_databases_the_one_that_was_chosen(vault: Vault, tools: Path,
             vault.repository, tools, tmp_path / f"recovered-{name}", outcome.document["id"], folder
         )
         assert found.files.data_fs.read_bytes() == sites[name].data_fs.read_bytes()
-        assert oracle.transactions(*found.files) == oracle.transactions(*sites[name])
+        assert independent_reader.transactions(*found.files) == independent_reader.transactions(*sites[name])
 
 
 def test_damage_is_said(vault: Vault, tools: Path, tmp_path: Path) -> None:
-    factories.populate(vault.files.data_fs.parent)
+    site_factory.populate(vault.files.data_fs.parent)
     backup = vault.make()
     entry = manifest(vault, backup).databases[0]
     assert entry.data_fs is not None
@@ -279,7 +279,7 @@ def test_damage_is_said(vault: Vault, tools: Path, tmp_path: Path) -> None:
 
 
 def test_a_changed_manifest_shows_in_its_digest(vault: Vault, tools: Path, tmp_path: Path) -> None:
-    factories.populate(vault.files.data_fs.parent)
+    site_factory.populate(vault.files.data_fs.parent)
     backup = vault.make()
     path = vault.repository / f"sites/{SITE}/backups/{backup}.json"
     path.chmod(0o600)
@@ -292,7 +292,7 @@ def test_a_changed_manifest_shows_in_its_digest(vault: Vault, tools: Path, tmp_p
 
 def test_an_earlier_moment(vault: Vault, tools: Path, tmp_path: Path) -> None:
     """Section 5: the lists that the manifest names say where a transaction ends."""
-    source = factories.populate(vault.files.data_fs.parent)
+    source = site_factory.populate(vault.files.data_fs.parent)
     backup = vault.make()
     entry = manifest(vault, backup).databases[0]
     assert entry.data_fs is not None
@@ -302,7 +302,7 @@ def test_an_earlier_moment(vault: Vault, tools: Path, tmp_path: Path) -> None:
     rows = subprocess.run(["zstd", "-dcq", str(path)], capture_output=True, text=True, check=True).stdout
     lines = re.findall(r'^\["(0x[0-9a-f]{16})",(\d+),(\d+),', rows, re.MULTILINE)
     ends = {tid: int(begin) + int(length) for tid, begin, length in lines}
-    assert list(ends.values()) == [header.end for header in oracle.headers(source.data_fs)]
+    assert list(ends.values()) == [header.end for header in independent_reader.headers(source.data_fs)]
 
 
 def test_the_text_names_every_tool_that_it_uses(vault: Vault) -> None:
@@ -318,14 +318,14 @@ def test_encrypted_content_comes_back_with_age_and_the_private_key(
     age = shutil.which("age")
     assert age, "age is not installed"
     (tools / "age").symlink_to(age)
-    factories.populate(vault.files.data_fs.parent)
+    site_factory.populate(vault.files.data_fs.parent)
     clear = vault.make()
-    public, identity = keys.x25519(tmp_path / "it's my key")
-    other, other_identity = keys.ssh(tmp_path / "ssh key")
+    public, identity = key_pairs.x25519(tmp_path / "it's my key")
+    other, other_identity = key_pairs.ssh(tmp_path / "ssh key")
     monkeypatch.setenv("ZODB_VAULT_REPOSITORY_ENCRYPTION_RECIPIENTS", f"{public},{other}")
     vault.done("repository", "recipients", "set")
-    with factories.Site(vault.files.data_fs.parent) as site:
-        site.put(news="Third news", photo=factories.noise(4000, 9))
+    with site_factory.Site(vault.files.data_fs.parent) as site:
+        site.put(news="Third news", photo=site_factory.noise(4000, 9))
     mixed, full = vault.make(), vault.make("--full")
     for backup in (clear, mixed, full):
         for name, file in (("age", identity), ("ssh", other_identity)):
@@ -333,9 +333,11 @@ def test_encrypted_content_comes_back_with_age_and_the_private_key(
             assert found.err == ""
             if backup != clear:
                 assert found.files.data_fs.read_bytes() == vault.files.data_fs.read_bytes()
-            wanted = oracle.blob_files(found.files.data_fs, vault.files.blob_dir)
-            assert {key: digest(oracle.blob_path(found.files.blob_dir, *key)) for key in wanted} == wanted
-    stranger = keys.x25519(tmp_path / "stranger")[1]
+            wanted = independent_reader.blob_files(found.files.data_fs, vault.files.blob_dir)
+            assert {
+                key: digest(independent_reader.blob_path(found.files.blob_dir, *key)) for key in wanted
+            } == wanted
+    stranger = key_pairs.x25519(tmp_path / "stranger")[1]
     assert (
         "DAMAGED"
         in recover(vault.repository, tools, tmp_path / "stranger's", full, IDENTITY=str(stranger)).err

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
+import fault_injection
 import pytest
-import seam
 
 
 @pytest.fixture(autouse=True)
@@ -13,4 +13,4 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make what runs here quick, and keep what the machine of the tests is set to away."""
     for name in [name for name in os.environ if name.startswith("ZODB_VAULT")]:
         monkeypatch.delenv(name)
-    seam.tame(monkeypatch)
+    fault_injection.tame(monkeypatch)

@@ -9,11 +9,11 @@ import errno
 import shutil
 from pathlib import Path
 
-import keys
+import fault_injection
+import filestorage_vault
+import key_pairs
 import pytest
-import seam
-import vault
-from factories import Site, SiteFiles, noise
+from site_factory import Site, SiteFiles, noise
 
 from zodb_vault.model import chain
 from zodb_vault.operations.catalog import Catalog
@@ -34,10 +34,12 @@ def opened(directory: Path) -> Repository:
     return repository
 
 
-def copying_in(directory: Path) -> seam.Operation:
+def copying_in(directory: Path) -> fault_injection.Operation:
     def operation() -> None:
         source, target = (opened(directory / name) for name in ("repository", "target"))
-        copying.copy(source, target, vault.SITE, vault.Quiet(), copying.CopyOptions(workers=1))
+        copying.copy(
+            source, target, filestorage_vault.SITE, filestorage_vault.Quiet(), copying.CopyOptions(workers=1)
+        )
 
     return operation
 
@@ -48,12 +50,14 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(chain, "TAIL_LIMIT", 1)
     monkeypatch.setattr(chain, "TAIL_KEPT", 1)
     monkeypatch.setattr(copying, "NOTE_BYTES", 1)
-    keys.inside(monkeypatch)
+    key_pairs.inside(monkeypatch)
     directory = tmp_path / "base"
-    made = vault.Vault(directory, SiteFiles(directory / "site" / "Data.fs", directory / "site" / "blobs"))
+    made = filestorage_vault.Vault(
+        directory, SiteFiles(directory / "site" / "Data.fs", directory / "site" / "blobs")
+    )
     Repository.create(
         LocalStore(directory / "target"),
-        [keys.x25519(directory / "identity")[0]] if request.param == "anew" else [],
+        [key_pairs.x25519(directory / "identity")[0]] if request.param == "anew" else [],
     )
     for number in range(3):
         with Site(directory / "site") as site:
@@ -67,14 +71,14 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 def judge(directory: Path) -> int:
     """Require what is listed to be whole, and return how many that are."""
     target = opened(directory / "target")
-    catalog = Catalog(target, vault.SITE)
+    catalog = Catalog(target, filestorage_vault.SITE)
     for backup in catalog.listing.backups:
         report = verifying.verify(
             target,
-            vault.SITE,
+            filestorage_vault.SITE,
             catalog.backup(backup),
             verifying.VerifyOptions(level="records"),
-            vault.Quiet(),
+            filestorage_vault.Quiet(),
         )
         assert report.ok, (backup, report.damage)
     return len(catalog.listing.backups)
@@ -91,21 +95,23 @@ def go_on(directory: Path) -> None:
         for prefix in ("objects/", "meta/"):
             assert [*source.list(prefix)] == [*target.list(prefix)]
     for store in (source, target):
-        assert not [*store.list(f"sites/{vault.SITE}/running/")]
+        assert not [*store.list(f"sites/{filestorage_vault.SITE}/running/")]
 
 
 def test_killed_at_any_moment(scene: Path, tmp_path: Path) -> None:
     points = list(
-        seam.points(seam.calls_of(copying_in(Path(shutil.copytree(scene, tmp_path / "trace"))), tmp_path))
+        fault_injection.points(
+            fault_injection.calls_of(copying_in(Path(shutil.copytree(scene, tmp_path / "trace"))), tmp_path)
+        )
     )
     assert len(points) > 30
     found = set()
     anew = bool(opened(scene / "target").info.recipients)
     # chance decides on names then, and so on how many directories are made: what is near the end may be behind it
-    for point in seam.named(points)[:-12:3] if anew else points:
+    for point in fault_injection.named(points)[:-12:3] if anew else points:
         case = Path(shutil.copytree(scene, tmp_path / "case"))
         try:
-            seam.kill(copying_in(case), point)
+            fault_injection.kill(copying_in(case), point)
             found.add(judge(case))
             go_on(case)
         except Exception as error:
@@ -116,12 +122,18 @@ def test_killed_at_any_moment(scene: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO], ids=["ENOSPC", "EIO"])
 def test_any_call_fails(scene: Path, tmp_path: Path, error: int) -> None:
-    calls = seam.calls_of(copying_in(Path(shutil.copytree(scene, tmp_path / "trace"))), tmp_path)
+    calls = fault_injection.calls_of(copying_in(Path(shutil.copytree(scene, tmp_path / "trace"))), tmp_path)
     anew = bool(opened(scene / "target").info.recipients)
-    for number in seam.some(calls, ("write", "link")) if anew else seam.each(calls, seam.ALLOCATING):
+    for number in (
+        fault_injection.some(calls, ("write", "link"))
+        if anew
+        else fault_injection.each(calls, fault_injection.ALLOCATING)
+    ):
         case = Path(shutil.copytree(scene, tmp_path / "case"))
         try:
-            seam.through(seam.Failing(number, error, lasting=error == errno.ENOSPC), copying_in(case))
+            fault_injection.through(
+                fault_injection.Failing(number, error, lasting=error == errno.ENOSPC), copying_in(case)
+            )
             judge(case)
             go_on(case)
         except Exception as failure:

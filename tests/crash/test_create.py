@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import oracle
+import fault_injection
+import filestorage_vault
+import independent_reader
 import pytest
-import seam
-import vault
-from factories import Site, SiteFiles, noise
+from site_factory import Site, SiteFiles, noise
 
 from zodb_vault.cli import main
 from zodb_vault.errors import KeyMissing
@@ -32,17 +32,17 @@ from zodb_vault.stores.local import LocalStore
 from zodb_vault.strategies.blobs import compaction, packer
 from zodb_vault.strategies.filestorage import cut, segments
 
-MARKER = markers.marker_key(vault.SITE, "create", "")
+MARKER = markers.marker_key(filestorage_vault.SITE, "create", "")
 
 
-class Opened(vault.Vault):
+class Opened(filestorage_vault.Vault):
     """The site and the repository that lie below a directory."""
 
     def __init__(self, directory: Path) -> None:
         files = SiteFiles(directory / "site" / "Data.fs", directory / "site" / "blobs")
         self.directory, self.files, self.blob_dir = directory, files, files.blob_dir
         self.repository = Repository.open(LocalStore(directory / "repository"))
-        self.progress, self._numbers = vault.Quiet(), itertools.count()
+        self.progress, self._numbers = filestorage_vault.Quiet(), itertools.count()
 
 
 class Scene(NamedTuple):
@@ -57,7 +57,7 @@ class Scene(NamedTuple):
         return target
 
 
-def creating_in(directory: Path) -> seam.Operation:
+def creating_in(directory: Path) -> fault_injection.Operation:
     def operation() -> None:
         Opened(directory).create()
 
@@ -122,12 +122,14 @@ def resumed(directory: Path) -> Scene:
     """A first create was killed when all was stored and most of it noted."""
     scene = first(directory)
     trace = scene.copy(directory / "trace")
-    calls = seam.calls_of(creating_in(trace), directory)
+    calls = fault_injection.calls_of(creating_in(trace), directory)
     shutil.rmtree(trace)
     commit = next(
-        point for point in seam.points(calls) if "/backups/" in point.call.path and point.moment == "middle"
+        point
+        for point in fault_injection.points(calls)
+        if "/backups/" in point.call.path and point.moment == "middle"
     )
-    seam.kill(creating_in(scene.directory), commit)
+    fault_injection.kill(creating_in(scene.directory), commit)
     assert Opened(scene.directory).ids == []
     assert markers.read(LocalStore(scene.directory / "repository"), MARKER)[0].stored
     return scene
@@ -184,21 +186,21 @@ def go_on(opened: Opened, scene: Scene) -> None:
         )
 
 
-def traced(scene: Scene, tmp_path: Path) -> list[seam.Call]:
+def traced(scene: Scene, tmp_path: Path) -> list[fault_injection.Call]:
     directory = scene.copy(tmp_path / "trace")
-    calls = seam.calls_of(creating_in(directory), tmp_path)
+    calls = fault_injection.calls_of(creating_in(directory), tmp_path)
     shutil.rmtree(directory)
     return calls
 
 
 def test_killed_at_any_moment(scene: Scene, tmp_path: Path) -> None:
-    points = list(seam.points(traced(scene, tmp_path)))
+    points = list(fault_injection.points(traced(scene, tmp_path)))
     assert len(points) > 10
     committed = 0
     for point in points:
         case = scene.copy(tmp_path / "case")
         try:
-            seam.kill(creating_in(case), point)
+            fault_injection.kill(creating_in(case), point)
             committed += judge(Opened(case), scene)
             go_on(Opened(case), scene)
         except Exception as error:
@@ -211,11 +213,12 @@ def test_killed_at_any_moment(scene: Scene, tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO], ids=["ENOSPC", "EIO"])
 def test_any_call_fails(scene: Scene, tmp_path: Path, error: int) -> None:
     calls = traced(scene, tmp_path)
-    for number in seam.each(calls, seam.ALLOCATING):
+    for number in fault_injection.each(calls, fault_injection.ALLOCATING):
         case, said = scene.copy(tmp_path / "case"), tmp_path / "said"
         try:
-            failing = seam.Failing(number, error, lasting=error == errno.ENOSPC)
-            status = seam.through(failing, lambda: main.run([*options(case), "create"]), output=said)  # noqa: B023
+            failing = fault_injection.Failing(number, error, lasting=error == errno.ENOSPC)
+            command = [*options(case), "create"]
+            status = fault_injection.through(failing, partial(main.run, command), output=said)
             text, code = said.read_text(), os.waitstatus_to_exitcode(status)
             new = judge(Opened(case), scene)
             assert code == 1 or (code == 0 and new), (code, text)
@@ -251,7 +254,10 @@ def test_notes_of_an_interrupted_run_that_are_lost_fail_no_later_one(scene: Scen
         for number, call in enumerate(traced(scene, tmp_path), 1)
         if call.name == "link" and "/backups/" in call.path
     )
-    seam.kill(creating_in(interrupted), seam.Point(commit, "before", seam.Call("link", "", visible=True)))
+    fault_injection.kill(
+        creating_in(interrupted),
+        fault_injection.Point(commit, "before", fault_injection.Call("link", "", visible=True)),
+    )
     names = sorted(documents_noted(Opened(interrupted)))
     assert len(names) >= 3
     said = tmp_path / "said"
@@ -259,11 +265,11 @@ def test_notes_of_an_interrupted_run_that_are_lost_fail_no_later_one(scene: Scen
         case = Path(shutil.copytree(interrupted, tmp_path / "case"))
         LocalStore(case / "repository").delete(meta_key(name))
         create, prune = (partial(main.run, [*options(case), command]) for command in ("create", "prune"))
-        status = seam.fork(create, said)
+        status = fault_injection.fork(create, said)
         assert os.waitstatus_to_exitcode(status) == 4, said.read_text()
         assert name in said.read_text() and "it was interrupted" in said.read_text()
         assert judge(Opened(case), scene)
-        assert os.waitstatus_to_exitcode(seam.fork(prune, said)) == 0, said.read_text()
+        assert os.waitstatus_to_exitcode(fault_injection.fork(prune, said)) == 0, said.read_text()
         go_on(Opened(case), scene)
         shutil.rmtree(case)
         said.unlink()
@@ -274,7 +280,7 @@ def options(directory: Path) -> list[str]:
     files = {"--repository": "repository", "--data-fs": "site/Data.fs", "--blob-dir": "site/blobs"}
     return [
         "--site",
-        vault.SITE,
+        filestorage_vault.SITE,
         *(part for name, path in files.items() for part in (name, str(directory / path))),
     ]
 
@@ -284,12 +290,12 @@ def test_a_power_failure_at_the_commit_takes_nothing_that_the_manifest_needs(
 ) -> None:
     directory, seen = scene.copy(tmp_path / "case"), tmp_path / "seen"
 
-    def look(call: seam.Call, files: set[str], directories: set[str]) -> None:
+    def look(call: fault_injection.Call, files: set[str], directories: set[str]) -> None:
         if call.name == "link" and "/backups/" in call.path:
             left = {path for path in files | directories if "/running" not in path and "/backups" not in path}
             seen.write_text("\n".join(sorted(left)) or "nothing")
 
-    seam.through(seam.Volatile(look), creating_in(directory))
+    fault_injection.through(fault_injection.Volatile(look), creating_in(directory))
     assert seen.read_text() == "nothing"
 
 
@@ -298,6 +304,6 @@ def test_states_are_those_of_the_backups(tmp_path: Path) -> None:
     scene = incremental(tmp_path)
     with pytest.raises(AssertionError):
         Opened(scene.directory).assert_restores(Opened(scene.directory).files)
-    assert len(oracle.headers(scene.directory / "site" / "Data.fs")) == 1 + len(
-        oracle.headers(next(iter(scene.known.values())).data_fs)
+    assert len(independent_reader.headers(scene.directory / "site" / "Data.fs")) == 1 + len(
+        independent_reader.headers(next(iter(scene.known.values())).data_fs)
     )

@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import commandline
-import oracle
+import command_line
+import fault_injection
+import filestorage_vault
+import in_place_sites
+import independent_reader
 import pytest
-import seam
-import sites
-import vault
-from factories import START, Site, SiteFiles, noise, populate
-from sites import State, Target
+from in_place_sites import State, Target
+from site_factory import START, Site, SiteFiles, noise, populate
 from ZODB.FileStorage import FileStorage
 
 from zodb_vault.errors import Damage, InUse, SafetyBackupFailed, TargetMissing, TargetRefused, VaultError
@@ -38,7 +38,7 @@ from zodb_vault.strategies.filestorage.lock import storage_locks
 from zodb_vault.strategies.filestorage.restore import phases as switch
 from zodb_vault.strategies.filestorage.restore.paths import paths_for
 
-NOBODY = commandline.NOBODY
+NOBODY = command_line.NOBODY
 
 
 class Built(NamedTuple):
@@ -52,7 +52,7 @@ class Built(NamedTuple):
 
 
 def _build(directory: Path, **options: Any) -> Built:
-    target, new, old = sites.build(directory, **options)
+    target, new, old = in_place_sites.build(directory, **options)
     return Built(target, new["main"], old["main"])
 
 
@@ -85,15 +85,15 @@ def nobody(operation: Callable[[], object], said: Path) -> str:
             print(type(error).__name__, error.message)
             return 1
 
-    status = os.waitstatus_to_exitcode(seam.fork(dropped, said))
+    status = os.waitstatus_to_exitcode(fault_injection.fork(dropped, said))
     return f"{status} {said.read_text()}"
 
 
 def refused_without_a_change(built: Built, error: type[VaultError], match: str, **options: Any) -> None:
-    before = commandline.stored(built.target.directory)
+    before = command_line.stored(built.target.directory)
     with pytest.raises(error, match=match):
         built.target.restore(**options)
-    assert commandline.stored(built.target.directory) == before
+    assert command_line.stored(built.target.directory) == before
 
 
 # What stands in place
@@ -111,7 +111,7 @@ def test_symlinked_data_fs_is_resolved_and_the_index_goes_to_the_configured_name
             built.target.restore()
     built.target.restore()
     assert built.files.data_fs.is_symlink()
-    assert sites.state_of(built.files) == built.new
+    assert in_place_sites.state_of(built.files) == built.new
     assert Path(f"{built.files.data_fs}.index").exists()
     assert not Path(f"{real}.index").exists()
     assert next(real.parent.glob("Real.fs.replaced-*")).read_bytes() == built.old.data
@@ -124,15 +124,15 @@ def test_symlinked_directory_is_not_locked_twice(built: Built, tmp_path: Path) -
     (tmp_path / "link").symlink_to(built.target.directory)
     linked = Target(tmp_path / "link")
     linked.restore()
-    assert sites.state_of(linked.files()) == built.new
+    assert in_place_sites.state_of(linked.files()) == built.new
 
 
 def test_lawn_target_stays_a_lawn(tmp_path: Path) -> None:
     built = _build(tmp_path / "work", layout="lawn")
     built.target.restore()
     assert (built.files.blob_dir / ".layout").read_text() == "lawn"
-    assert sites.state_of(built.files) == built.new
-    assert all(len(Path(path).parts) == 2 for path in sites.blob_tree(built.files))
+    assert in_place_sites.state_of(built.files) == built.new
+    assert all(len(Path(path).parts) == 2 for path in in_place_sites.blob_tree(built.files))
 
 
 def test_exchanged_blob_is_kept_and_everything_can_be_freed(built: Built) -> None:
@@ -149,7 +149,7 @@ def test_exchanged_blob_is_kept_and_everything_can_be_freed(built: Built) -> Non
     assert not [path for path in built.files.data_fs.parent.rglob("*") if restore in path.name]
     with pytest.raises(TargetMissing):
         discard_kept(built.target.places(), restore)
-    sites.assert_opens(built.files, built.target.directory / "opened")
+    in_place_sites.assert_opens(built.files, built.target.directory / "opened")
 
 
 def test_blob_directory_of_another_site_is_refused_unless_it_is_to_be_replaced(built: Built) -> None:
@@ -157,9 +157,9 @@ def test_blob_directory_of_another_site_is_refused_unless_it_is_to_be_replaced(b
     with Site(built.files.data_fs.parent, start=START.replace(year=2025)) as site:
         site.put(other="site", picture=noise(400, 50))
     refused_without_a_change(built, TargetRefused, "another site")
-    other = sites.state_of(built.files)
+    other = in_place_sites.state_of(built.files)
     built.target.restore(replace_blobs=True)
-    assert sites.state_of(built.files) == built.new
+    assert in_place_sites.state_of(built.files) == built.new
     assert next(built.files.data_fs.parent.glob("Data.fs.replaced-*")).read_bytes() == other.data
 
 
@@ -194,7 +194,7 @@ def test_nobody_can_make_an_empty_data_fs_meanwhile(built: Built) -> None:
     built.target.progress.on_phase = start
     built.target.restore()
     assert tried == ["storage", "blobs"]
-    assert sites.state_of(built.files) == built.new
+    assert in_place_sites.state_of(built.files) == built.new
 
 
 def test_site_that_was_started_without_a_data_fs_between_two_runs_is_kept(
@@ -208,7 +208,7 @@ def test_site_that_was_started_without_a_data_fs_between_two_runs_is_kept(
         site.put(made="meanwhile")
     meanwhile = built.files.data_fs.read_bytes()
     built.target.restore()
-    assert sites.state_of(built.files) == built.new
+    assert in_place_sites.state_of(built.files) == built.new
     assert next(built.files.data_fs.parent.glob("Data.fs.replaced-*")).read_bytes() == meanwhile
 
 
@@ -239,18 +239,18 @@ def test_file_system_without_hard_links(built: Built, monkeypatch: pytest.Monkey
 
 def test_another_restore_that_ran_while_the_question_stood(built: Built) -> None:
     options = restoring.RestoreOptions(safety_backup=False)
-    plan = restoring.plan(built.target.repository, vault.SITE, built.target.site, options)
+    plan = restoring.plan(built.target.repository, filestorage_vault.SITE, built.target.site, options)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
         patch.setattr(switch.DataFsRestore, "switch", _interrupt)
         built.target.restore()
     with pytest.raises(InUse, match="meanwhile"):
-        restoring.execute(built.target.repository, plan, vault.SITE, built.target.progress)
+        restoring.execute(built.target.repository, plan, filestorage_vault.SITE, built.target.progress)
     built.target.restore()
-    assert sites.state_of(built.files) == built.new
+    assert in_place_sites.state_of(built.files) == built.new
 
 
 def test_another_target_than_the_one_that_was_interrupted(built: Built) -> None:
-    first = built.target.repository.listing(vault.SITE).backups[0]
+    first = built.target.repository.listing(filestorage_vault.SITE).backups[0]
     creating.create(built.target.repository, built.target.site, CreateOptions(), built.target.progress)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
         patch.setattr(switch.DataFsRestore, "switch", _interrupt)
@@ -258,28 +258,28 @@ def test_another_target_than_the_one_that_was_interrupted(built: Built) -> None:
     refused_without_a_change(built, TargetRefused, f"backup {first} .* was interrupted")
     refused_without_a_change(built, TargetRefused, "was interrupted", backup=first, only="storage")
     built.target.restore(backup=first)
-    assert sites.state_of(built.files) == built.new
+    assert in_place_sites.state_of(built.files) == built.new
 
 
 def test_who_may_not_give_files_to_their_owner(as_root: Path) -> None:
     built = _build(as_root / "work")
-    commandline.give_to_nobody(as_root / "work")
+    command_line.give_to_nobody(as_root / "work")
     os.chown(built.files.data_fs, 0, 0)
-    before = commandline.stored(as_root / "work")
+    before = command_line.stored(as_root / "work")
     assert "TargetRefused" in nobody(built.target.restore, as_root / "said")
-    assert commandline.stored(as_root / "work") == before
+    assert command_line.stored(as_root / "work") == before
 
 
 def test_who_is_not_in_the_group_of_the_files(as_root: Path) -> None:
     built = _build(as_root / "work")
-    commandline.give_to_nobody(as_root / "work")
+    command_line.give_to_nobody(as_root / "work")
     os.chown(built.files.blob_dir, NOBODY, 0)
     assert "gid 0" in nobody(built.target.restore, as_root / "said")
 
 
 def test_read_only_repository_is_no_obstacle(as_root: Path) -> None:
     built = _build(as_root / "work")
-    commandline.give_to_nobody(as_root / "work")
+    command_line.give_to_nobody(as_root / "work")
     for path in ((as_root / "work" / "repository"), *(as_root / "work" / "repository").rglob("*")):
         os.chown(path, 0, 0)
         path.chmod(0o555 if path.is_dir() else 0o444)
@@ -292,7 +292,7 @@ def test_read_only_repository_is_no_obstacle(as_root: Path) -> None:
     assert said.startswith("0 "), said
     assert "cannot be written to" in said
     assert "could not be noted" in said
-    assert sites.state_of(built.files) == built.new
+    assert in_place_sites.state_of(built.files) == built.new
     output = as_root / "free" / "out"
     output.parent.mkdir()
     output.parent.chmod(0o777)
@@ -303,7 +303,7 @@ def test_read_only_repository_is_no_obstacle(as_root: Path) -> None:
 
 def test_what_root_restores_belongs_to_who_the_site_runs_as(as_root: Path) -> None:
     built = _build(as_root / "work")
-    commandline.give_to_nobody(as_root / "work")
+    command_line.give_to_nobody(as_root / "work")
     built.files.data_fs.chmod(0o640)
     built.target.restore()
     strangers = [
@@ -339,7 +339,10 @@ def test_what_root_restores_belongs_to_who_the_site_runs_as(as_root: Path) -> No
 
 def safety_backups(target: Target) -> list[str]:
     repository = target.repository
-    manifests = [repository.manifest(vault.SITE, one) for one in repository.listing(vault.SITE).backups]
+    manifests = [
+        repository.manifest(filestorage_vault.SITE, one)
+        for one in repository.listing(filestorage_vault.SITE).backups
+    ]
     return [
         f"{manifest.status} {manifest.databases[0].last_tid}"
         for manifest in manifests
@@ -353,19 +356,19 @@ def test_incomplete_safety_backup_of_a_damaged_target_suffices_and_is_named(buil
     done = built.target.restore(safety_backup=True)
     assert [one.partition(" ")[0] for one in safety_backups(built.target)] == ["incomplete"]
     assert any(f"the safety backup {done.safety_backup}" in note for note in built.target.progress.notes)
-    assert sites.state_of(built.files) == built.new
+    assert in_place_sites.state_of(built.files) == built.new
 
 
 def test_safety_backup_that_cannot_be_taken_is_a_refusal_with_the_way_round(built: Built) -> None:
-    marker = markers.marker_key(vault.SITE, "create", "")
-    run = markers.Run.start(built.target.repository.store, vault.SITE, "create", "another", [])
-    before = commandline.stored(built.files.data_fs.parent)
+    marker = markers.marker_key(filestorage_vault.SITE, "create", "")
+    run = markers.Run.start(built.target.repository.store, filestorage_vault.SITE, "create", "another", [])
+    before = command_line.stored(built.files.data_fs.parent)
     with pytest.raises(SafetyBackupFailed) as failed:
         built.target.restore(safety_backup=True)
     assert "--no-safety-backup" in failed.value.hint
-    assert commandline.stored(built.files.data_fs.parent) == before
+    assert command_line.stored(built.files.data_fs.parent) == before
     run.finish()
-    assert marker not in built.target.repository.listing(vault.SITE).markers
+    assert marker not in built.target.repository.listing(filestorage_vault.SITE).markers
 
 
 def test_safety_backup_is_made_again_when_the_site_went_on_after_an_interruption(built: Built) -> None:
@@ -381,14 +384,14 @@ def test_safety_backup_is_made_again_when_the_site_went_on_after_an_interruption
         last = site.put(more="went on")
     built.target.restore(safety_backup=True)
     assert [one.partition(" ")[2] for one in safety_backups(built.target)][1:] == ["0x" + last.hex()]
-    assert sites.state_of(built.files) == built.new
+    assert in_place_sites.state_of(built.files) == built.new
 
 
 def test_two_restores_within_a_second_do_not_stand_in_each_others_way(built: Built) -> None:
     built.target.restore()
     built.target.restore()
     assert len(list(built.files.data_fs.parent.glob("Data.fs.replaced-*"))) == 2
-    assert sites.state_of(built.files) == built.new
+    assert in_place_sites.state_of(built.files) == built.new
 
 
 def test_restore_is_noted_once_however_often_it_is_interrupted(built: Built) -> None:
@@ -399,22 +402,22 @@ def test_restore_is_noted_once_however_often_it_is_interrupted(built: Built) -> 
         if phase == "put_aside":
             built.target.restore()
     repository = built.target.repository
-    listing = repository.listing(vault.SITE)
+    listing = repository.listing(filestorage_vault.SITE)
     notes = repository.facts(listing, listing.backups[0]).restored
     assert len(notes) == len({note["restore"] for note in notes}) == 2
 
 
 def test_abort_without_the_blob_directory_on_the_command_line(built: Built) -> None:
     """The journal knows where the blobs were."""
-    tree = sites.blob_tree(built.files)
+    tree = in_place_sites.blob_tree(built.files)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
         patch.setattr(switch.DataFsRestore, "switch", _interrupt)
         built.target.restore()
-    assert sites.blob_tree(built.files) != tree
+    assert in_place_sites.blob_tree(built.files) != tree
     from zodb_vault.operations.restore.abort import abort
 
     abort([paths_for(built.files.data_fs, None, None)])
-    assert sites.blob_tree(built.files) == tree
+    assert in_place_sites.blob_tree(built.files) == tree
 
 
 def test_abort_takes_the_blobs_out_of_a_directory_that_had_none(built: Built) -> None:
@@ -423,9 +426,9 @@ def test_abort_takes_the_blobs_out_of_a_directory_that_had_none(built: Built) ->
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
         patch.setattr(switch.DataFsRestore, "switch", _interrupt)
         built.target.restore(safety_backup=False)
-    assert sites.blob_tree(built.files)
+    assert in_place_sites.blob_tree(built.files)
     built.target.abort()
-    assert not sites.blob_tree(built.files)
+    assert not in_place_sites.blob_tree(built.files)
     assert built.files.data_fs.read_bytes() == built.old.data
 
 
@@ -438,7 +441,7 @@ def test_damaged_pack_never_takes_the_place_of_a_blob(tmp_path: Path) -> None:
     target = Target(directory)
     creating.create(target.repository, target.site, CreateOptions(), target.progress)
     objects = [path for path in (directory / "repository" / "objects").rglob("*") if path.is_file()]
-    commandline.flip(max(objects, key=lambda path: path.stat().st_size), 300_000)
+    command_line.flip(max(objects, key=lambda path: path.stat().st_size), 300_000)
     for path in target.files().blob_dir.rglob("*.blob"):
         path.chmod(0o600)
         path.write_bytes(b"another content")
@@ -448,7 +451,7 @@ def test_damaged_pack_never_takes_the_place_of_a_blob(tmp_path: Path) -> None:
         b"another content"
     }
     assert target.abort()
-    assert sites.ours(target.files()) == []
+    assert in_place_sites.ours(target.files()) == []
 
 
 # Runs that are ended
@@ -475,19 +478,21 @@ def test_create_that_is_ended_leaves_what_it_stored_to_the_next_run(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     files = populate(tmp_path / "site")
-    opened = vault.Vault(tmp_path, files)
+    opened = filestorage_vault.Vault(tmp_path, files)
     options = [
         "--repository",
         tmp_path / "repository",
         "--site",
-        vault.SITE,
+        filestorage_vault.SITE,
         "--data-fs",
         files.data_fs,
         "--blob-dir",
         files.blob_dir,
     ]
     _end("capture.FileStorageCapture.copy_blobs", number, *options, "create")
-    marker, _data = markers.read(opened.repository.store, markers.marker_key(vault.SITE, "create", ""))
+    marker, _data = markers.read(
+        opened.repository.store, markers.marker_key(filestorage_vault.SITE, "create", "")
+    )
     assert marker.ended and marker.stored[0].segments
     assert opened.ids == []
     before = {path.name for path in (tmp_path / "repository" / "objects").rglob("*")}
@@ -498,14 +503,14 @@ def test_create_that_is_ended_leaves_what_it_stored_to_the_next_run(
 
 
 def test_restore_that_is_ended_is_finished_by_the_next_run(built: Built) -> None:
-    options = ["--repository", built.target.directory / "repository", "--site", vault.SITE]
+    options = ["--repository", built.target.directory / "repository", "--site", filestorage_vault.SITE]
     options += ["--data-fs", built.files.data_fs, "--blob-dir", built.files.blob_dir]
     _end("phases.DataFsRestore.switch", signal.SIGTERM, *options, "restore", "--yes", "--no-safety-backup")
     assert built.files.data_fs.read_bytes() == built.old.data
     assert built.target.interrupted()
-    assert built.target.repository.listing(vault.SITE).markers == []
+    assert built.target.repository.listing(filestorage_vault.SITE).markers == []
     built.target.restore()
-    assert sites.state_of(built.files) == built.new
+    assert in_place_sites.state_of(built.files) == built.new
 
 
 def _end(hook: str, number: signal.Signals, *arguments: object) -> None:
@@ -517,7 +522,7 @@ def _end(hook: str, number: signal.Signals, *arguments: object) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=commandline.environment(),
+        env=command_line.environment(),
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -532,7 +537,7 @@ def test_run_that_fails_at_once_does_not_forget_what_an_earlier_one_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = populate(tmp_path / "site")
-    opened = vault.Vault(tmp_path, files)
+    opened = filestorage_vault.Vault(tmp_path, files)
     for method, error in (("copy_blobs", InterruptedError), ("begin", InterruptedError)):
         with monkeypatch.context() as patch, pytest.raises(error):
             patch.setattr(FileStorageCapture, method, _interrupt)
@@ -540,4 +545,4 @@ def test_run_that_fails_at_once_does_not_forget_what_an_earlier_one_stored(
     before = {path.name for path in (tmp_path / "repository" / "objects").rglob("*")}
     assert opened.create().manifest.reason.code == "resumed"
     assert {part.object for segment in opened.segments() for part in segment.parts} <= before
-    assert oracle.headers(files.data_fs)
+    assert independent_reader.headers(files.data_fs)

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import fault_injection
+import filestorage_vault
 import pytest
-import seam
-import vault
-from factories import Site, SiteFiles, noise
+from site_factory import Site, SiteFiles, noise
 
 from zodb_vault.errors import BackupMissing
 from zodb_vault.model import chain
@@ -39,17 +39,19 @@ RULES = Rules(
 )
 
 
-class Opened(vault.Vault):
+class Opened(filestorage_vault.Vault):
     """The repository that lies below a directory."""
 
     def __init__(self, directory: Path) -> None:
         files = SiteFiles(directory / "site" / "Data.fs", directory / "site" / "blobs")
         self.directory, self.files, self.blob_dir = directory, files, files.blob_dir
         self.repository = Repository.open(LocalStore(directory / "repository"))
-        self.progress, self._numbers = vault.Quiet(), itertools.count()
+        self.progress, self._numbers = filestorage_vault.Quiet(), itertools.count()
 
     def prune(self) -> sweep.Swept:
-        return prune.prune(self.repository, vault.SITE, prune.PruneOptions(rules=RULES, grace=GRACE)).swept
+        return prune.prune(
+            self.repository, filestorage_vault.SITE, prune.PruneOptions(rules=RULES, grace=GRACE)
+        ).swept
 
     def content(self) -> dict[str, int]:
         return {
@@ -59,7 +61,7 @@ class Opened(vault.Vault):
         }
 
 
-def pruning_in(directory: Path) -> seam.Operation:
+def pruning_in(directory: Path) -> fault_injection.Operation:
     def operation() -> None:
         Opened(directory).prune()
 
@@ -70,13 +72,13 @@ class Days:
     """A clock that stands still until it is told how many days before or after the tests began it is."""
 
     def __init__(self) -> None:
-        self.now = seam.START
+        self.now = fault_injection.START
 
     def __call__(self) -> datetime:
         return self.now
 
     def set(self, days: float) -> None:
-        self.now = seam.START + timedelta(days=days)
+        self.now = fault_injection.START + timedelta(days=days)
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +107,7 @@ def scene(tmp_path: Path, days: Days, monkeypatch: pytest.MonkeyPatch) -> Path:
         deletion.delete(opened.repository, opened.catalog, opened.catalog.backup(backup), force=False)
         for step in steps:
             days.set(step)
-            sweep.sweep(opened.repository, sweep.SweepOptions(site=vault.SITE, grace=GRACE))
+            sweep.sweep(opened.repository, sweep.SweepOptions(site=filestorage_vault.SITE, grace=GRACE))
     (directory / "repository" / "objects" / ".tmp-0123456789abcdef").write_bytes(b"x")
     days.set(0)
     return directory
@@ -119,8 +121,8 @@ def _site(directory: Path) -> Path:
 
 def judge(opened: Opened) -> None:
     """Require everything that is listed, and everything in the trash once it is brought back, to be whole."""
-    for backup in opened.repository.trashed(vault.SITE):
-        deletion.undelete(opened.repository, vault.SITE, backup)
+    for backup in opened.repository.trashed(filestorage_vault.SITE):
+        deletion.undelete(opened.repository, filestorage_vault.SITE, backup)
     assert len(opened.ids) >= 2
     for backup in opened.ids:
         report = opened.verify("records", backup)
@@ -147,13 +149,13 @@ def copies(scene: Path, tmp_path: Path) -> Iterator[Path]:
 def test_killed_at_any_moment(scene: Path, tmp_path: Path, days: Days) -> None:
     cases = copies(scene, tmp_path)
     expected = ends(Opened(next(cases)), days)
-    points = list(seam.points(seam.calls_of(pruning_in(next(cases)), tmp_path)))
+    points = list(fault_injection.points(fault_injection.calls_of(pruning_in(next(cases)), tmp_path)))
     assert len(points) > 30
     for point in points:
         case = next(cases)
         days.set(0)
         try:
-            seam.kill(pruning_in(case), point)
+            fault_injection.kill(pruning_in(case), point)
             looked = Path(shutil.copytree(case, case.with_name("looked")))
             judge(Opened(looked))
             assert ends(Opened(case), days) == expected
@@ -168,12 +170,14 @@ def test_killed_at_any_moment(scene: Path, tmp_path: Path, days: Days) -> None:
 def test_any_call_fails(scene: Path, tmp_path: Path, days: Days, error: int) -> None:
     cases = copies(scene, tmp_path)
     expected = ends(Opened(next(cases)), days)
-    calls = seam.calls_of(pruning_in(next(cases)), tmp_path)
-    for number in seam.each(calls, (*seam.ALLOCATING, "unlink")):
+    calls = fault_injection.calls_of(pruning_in(next(cases)), tmp_path)
+    for number in fault_injection.each(calls, (*fault_injection.ALLOCATING, "unlink")):
         case = next(cases)
         days.set(0)
         try:
-            seam.through(seam.Failing(number, error, lasting=error == errno.ENOSPC), pruning_in(case))
+            fault_injection.through(
+                fault_injection.Failing(number, error, lasting=error == errno.ENOSPC), pruning_in(case)
+            )
             looked = Path(shutil.copytree(case, case.with_name("looked")))
             judge(Opened(looked))
             assert ends(Opened(case), days) == expected
@@ -189,12 +193,12 @@ def test_a_power_failure_takes_back_no_removal_that_others_rely_on(scene: Path, 
     """When the first object goes, the trashed manifest that named it is gone for good."""
     seen = tmp_path / "seen"
 
-    def look(call: seam.Call, _files: set[str], directories: set[str]) -> None:
+    def look(call: fault_injection.Call, _files: set[str], directories: set[str]) -> None:
         if call.name == "unlink" and "/objects/" in call.path and not seen.exists():
             seen.write_text("\n".join(sorted(path for path in directories if "/trash" in path)) or "nothing")
 
-    seam.through(seam.Volatile(look), pruning_in(scene))
+    fault_injection.through(fault_injection.Volatile(look), pruning_in(scene))
     assert seen.read_text() == "nothing"
     with pytest.raises(BackupMissing):
-        deletion.undelete(Opened(scene).repository, vault.SITE, "20200101T000000Z-aaaaaa")
+        deletion.undelete(Opened(scene).repository, filestorage_vault.SITE, "20200101T000000Z-aaaaaa")
     assert os.path.exists(scene / "repository" / trash.PENDING_KEY)

@@ -13,13 +13,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import oracle
+import fault_injection
+import filestorage_vault
+import in_place_sites
+import independent_reader
 import pytest
-import seam
-import sites
-import vault
-from factories import START, Site, SiteFiles, noise
-from sites import State, Target
+from in_place_sites import State, Target
+from site_factory import START, Site, SiteFiles, noise
 from ZODB.FileStorage import FileStorage
 
 from zodb_vault.cli import main
@@ -46,7 +46,7 @@ class Scene(NamedTuple):
         shutil.copytree(self.directory, path, symlinks=True)
         return Target(path, self.names)
 
-    def operation(self, target: Target) -> seam.Operation:
+    def operation(self, target: Target) -> fault_injection.Operation:
         options = dict(self.options)
         if "output" in options:
             options["output"] = target.directory / options["output"]
@@ -65,8 +65,8 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _scene(directory: Path, names: tuple[str, ...] = ("main",), **options: Any) -> Scene:
-    target, new, old = sites.build(directory, names)
-    trees = {name: sites.blob_tree(target.files(name)) for name in names}
+    target, new, old = in_place_sites.build(directory, names)
+    trees = {name: in_place_sites.blob_tree(target.files(name)) for name in names}
     return Scene(directory, names, options, old, new, trees)
 
 
@@ -102,9 +102,9 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Scene:
     return SCENES[request.param](tmp_path / "base")
 
 
-def traced(scene: Scene, tmp_path: Path) -> list[seam.Call]:
+def traced(scene: Scene, tmp_path: Path) -> list[fault_injection.Call]:
     target = scene.copy(tmp_path / "trace")
-    calls = seam.calls_of(scene.operation(target), tmp_path)
+    calls = fault_injection.calls_of(scene.operation(target), tmp_path)
     shutil.rmtree(target.directory)
     return calls
 
@@ -117,21 +117,25 @@ def which(target: Target, scene: Scene, name: str = "main") -> str:
         return "old"
     data = files.data_fs.read_bytes()
     if data == scene.new[name].data:
-        assert oracle.blob_files(files.data_fs, files.blob_dir) == scene.new[name].blobs, (
+        assert independent_reader.blob_files(files.data_fs, files.blob_dir) == scene.new[name].blobs, (
             "the new state lacks blobs"
         )
-        sites.assert_opens(files, target.directory / "opened")
+        in_place_sites.assert_opens(files, target.directory / "opened")
         return "new"
     assert scene.old and data == scene.old[name].data, "neither the old nor the new Data.fs"
-    blobs = oracle.blob_files(files.data_fs, files.blob_dir)
+    blobs = independent_reader.blob_files(files.data_fs, files.blob_dir)
     for key, digest in scene.old[name].blobs.items():
         # a file of other content than the backup has under the same name was exchanged, one that was gone has come back
         assert blobs[key] in (digest, scene.new[name].blobs.get(key)), (
             f"a blob of the old state is not what it was: {key}"
         )
-        if blobs[key] != digest != oracle.MISSING:
-            kept = files.blob_dir.glob(f".zodb-vault-kept-*/**/{oracle.blob_path(files.blob_dir, *key).name}")
-            assert digest in [oracle.sha256(path) for path in kept], "a blob was exchanged and not kept"
+        if blobs[key] != digest != independent_reader.MISSING:
+            kept = files.blob_dir.glob(
+                f".zodb-vault-kept-*/**/{independent_reader.blob_path(files.blob_dir, *key).name}"
+            )
+            assert digest in [independent_reader.sha256(path) for path in kept], (
+                "a blob was exchanged and not kept"
+            )
     return "old"
 
 
@@ -141,7 +145,7 @@ def assert_finished(target: Target, scene: Scene) -> None:
     for name in scene.names:
         assert which(target, scene, name) == "new"
         files = target.files(name)
-        ours = sites.ours(files)
+        ours = in_place_sites.ours(files)
         assert not [
             path
             for path in ours
@@ -160,14 +164,16 @@ def assert_finished(target: Target, scene: Scene) -> None:
             }
             assert aside >= {"Data.fs.old", "Data.fs.pack", "Data.fs.tr0"}
             assert not [path for path in files.data_fs.parent.iterdir() if path.name in aside]
-        kept = {oracle.sha256(path) for path in files.blob_dir.glob(".zodb-vault-kept-*/**/*.blob")}
-        standing = sites.blob_tree(files)
+        kept = {
+            independent_reader.sha256(path) for path in files.blob_dir.glob(".zodb-vault-kept-*/**/*.blob")
+        }
+        standing = in_place_sites.blob_tree(files)
         assert set(scene.trees[name].values()) <= kept | set(standing.values()), (
             "a blob of the old state is gone"
         )
         if scene.old:
             wanted = {
-                str(oracle.blob_path(files.blob_dir, *key).relative_to(files.blob_dir))
+                str(independent_reader.blob_path(files.blob_dir, *key).relative_to(files.blob_dir))
                 for key in scene.new[name].blobs
             }
             assert set(standing) == wanted, "blobs that nobody asks for"
@@ -179,9 +185,9 @@ def assert_old_is_back(target: Target, scene: Scene) -> None:
         files = target.files(name)
         assert files.data_fs.exists() == bool(scene.old)
         assert not scene.old or files.data_fs.read_bytes() == scene.old[name].data
-        assert sites.blob_tree(files) == scene.trees[name]
+        assert in_place_sites.blob_tree(files) == scene.trees[name]
         # the journal was not in place yet, or the file system had just shown that it can link
-        assert set(sites.ours(files)) <= {"Data.fs.restore.json.new", "Data.fs.restore.probe"}
+        assert set(in_place_sites.ours(files)) <= {"Data.fs.restore.json.new", "Data.fs.restore.probe"}
         assert (
             not scene.old
             or len(
@@ -221,11 +227,13 @@ def site_goes_on(target: Target, scene: Scene) -> None:
     before, interrupted = which(target, scene), target.interrupted()
     with later_site(target) as site:
         site.put(afterwards="the site went on", picture=noise(500, 77))
-    grown = sites.state_of(target.files())
+    grown = in_place_sites.state_of(target.files())
     scene.operation(target)()
     assert not target.interrupted()
     if before == "new" and interrupted:
-        assert sites.state_of(target.files()) == grown, "what the site wrote to the restored file is lost"
+        assert in_place_sites.state_of(target.files()) == grown, (
+            "what the site wrote to the restored file is lost"
+        )
     else:
         assert which(target, scene) == "new"
         assert grown.data in [
@@ -240,7 +248,7 @@ def site_packs(target: Target, scene: Scene) -> None:
         site.root["text"]["text"] = "packed"
         site.commit()
         site.pack()
-    packed = sites.state_of(target.files())
+    packed = in_place_sites.state_of(target.files())
     try:
         scene.operation(target)()
     except TargetRefused as error:
@@ -251,7 +259,7 @@ def site_packs(target: Target, scene: Scene) -> None:
         scene.operation(target)()
     assert not target.interrupted()
     if before == "new" and interrupted:
-        assert sites.state_of(target.files()) == packed
+        assert in_place_sites.state_of(target.files()) == packed
     else:
         assert which(target, scene) == "new"
 
@@ -260,29 +268,29 @@ def abort_after_the_site_went_on(target: Target, scene: Scene) -> None:
     before, interrupted = which(target, scene), target.interrupted()
     with later_site(target) as site:
         site.put(afterwards="the site went on", picture=noise(500, 77))
-    grown, tree = sites.state_of(target.files()), sites.blob_tree(target.files())
+    grown, tree = in_place_sites.state_of(target.files()), in_place_sites.blob_tree(target.files())
     if before == "new" and interrupted:
         with pytest.raises(TargetRefused, match="written to"):
             target.abort()
-        assert sites.state_of(target.files()) == grown
+        assert in_place_sites.state_of(target.files()) == grown
         return
     assert target.abort() == interrupted
     assert target.files().data_fs.read_bytes() == grown.data
     if before == "old":
-        blobs = oracle.blob_files(target.files().data_fs, target.files().blob_dir)
+        blobs = independent_reader.blob_files(target.files().data_fs, target.files().blob_dir)
         assert blobs.items() >= scene.old["main"].blobs.items(), "a blob of the old state is not what it was"
-        assert len(sites.blob_tree(target.files())) == len(scene.trees["main"]) + 1
+        assert len(in_place_sites.blob_tree(target.files())) == len(scene.trees["main"]) + 1
     else:
-        assert sites.blob_tree(target.files()) == tree
+        assert in_place_sites.blob_tree(target.files()) == tree
 
 
-def each_killed(scene: Scene, tmp_path: Path, points: list[seam.Point], then: Check) -> int:
+def each_killed(scene: Scene, tmp_path: Path, points: list[fault_injection.Point], then: Check) -> int:
     """Kill at every point and require what ``then`` says; return how many found the old state."""
     old = 0
     for number, point in enumerate(points):
         target = scene.copy(tmp_path / f"case{number}")
         try:
-            seam.kill(scene.operation(target), point)
+            fault_injection.kill(scene.operation(target), point)
             states = {which(target, scene, name) for name in scene.names}
             old += states == {"old"}
             assert len(states) == 1 or all_closed(target), (
@@ -301,19 +309,19 @@ def all_closed(target: Target) -> bool:
         with pytest.raises(OSError):  # noqa: PT011  whatever the system says of such a lock
             FileStorage(str(target.files(name).data_fs))
     with pytest.raises(InUse, match="interrupted"):
-        vault.creating.create(target.repository, target.site, CreateOptions(), target.progress)
+        filestorage_vault.creating.create(target.repository, target.site, CreateOptions(), target.progress)
     return True
 
 
 @pytest.mark.parametrize("then", [run_again, put_back], ids=lambda then: then.__name__)
 def test_killed_at_any_moment(scene: Scene, tmp_path: Path, then: Check) -> None:
-    points = list(seam.points(traced(scene, tmp_path)))
+    points = list(fault_injection.points(traced(scene, tmp_path)))
     if (
         len(scene.names) > 1
     ):  # what each does alone is seen with one; here it is the names that change in turn
-        points = seam.named(points)
+        points = fault_injection.named(points)
     elif not scene.old:
-        points = seam.telling(points)
+        points = fault_injection.telling(points)
     old = each_killed(scene, tmp_path, points, then)
     assert 10 < old < len(points)
 
@@ -321,7 +329,9 @@ def test_killed_at_any_moment(scene: Scene, tmp_path: Path, then: Check) -> None
 @pytest.mark.parametrize("then", [site_goes_on, site_packs], ids=lambda then: then.__name__)
 def test_the_site_is_used_before_the_restore_is_run_again(tmp_path: Path, then: Check) -> None:
     scene = in_place(tmp_path / "base")
-    each_killed(scene, tmp_path, seam.telling(list(seam.points(traced(scene, tmp_path)))), then)
+    each_killed(
+        scene, tmp_path, fault_injection.telling(list(fault_injection.points(traced(scene, tmp_path)))), then
+    )
 
 
 def test_abort_leaves_what_the_site_has_written_since(tmp_path: Path) -> None:
@@ -329,14 +339,14 @@ def test_abort_leaves_what_the_site_has_written_since(tmp_path: Path) -> None:
     each_killed(
         scene,
         tmp_path,
-        seam.telling(list(seam.points(traced(scene, tmp_path)))),
+        fault_injection.telling(list(fault_injection.points(traced(scene, tmp_path)))),
         abort_after_the_site_went_on,
     )
 
 
-def interruptions(scene: Scene, tmp_path: Path) -> list[seam.Point]:
+def interruptions(scene: Scene, tmp_path: Path) -> list[fault_injection.Point]:
     """Return three moments: when blobs are exchanged, when the file is new, and when half is put aside."""
-    points = list(seam.points(traced(scene, tmp_path)))
+    points = list(fault_injection.points(traced(scene, tmp_path)))
     renamed = next(
         n
         for n, p in enumerate(points)
@@ -348,22 +358,22 @@ def interruptions(scene: Scene, tmp_path: Path) -> list[seam.Point]:
     return [points[renamed - 6], points[renamed], points[aside[len(aside) // 2]]]
 
 
-def interrupted(scene: Scene, path: Path, point: seam.Point) -> Target:
+def interrupted(scene: Scene, path: Path, point: fault_injection.Point) -> Target:
     """Return a target that a restore left at a point; a copy of such a target would have other inodes."""
     target = scene.copy(path)
-    seam.kill(scene.operation(target), point)
+    fault_injection.kill(scene.operation(target), point)
     return target
 
 
-def abort_of(target: Target) -> seam.Operation:
+def abort_of(target: Target) -> fault_injection.Operation:
     return lambda: target.abort() and None
 
 
-def abort_points(scene: Scene, tmp_path: Path, point: seam.Point) -> list[seam.Point]:
+def abort_points(scene: Scene, tmp_path: Path, point: fault_injection.Point) -> list[fault_injection.Point]:
     target = interrupted(scene, tmp_path / "trace", point)
-    points = list(seam.points(seam.calls_of(abort_of(target), tmp_path)))
+    points = list(fault_injection.points(fault_injection.calls_of(abort_of(target), tmp_path)))
     shutil.rmtree(target.directory)
-    return points if len(scene.names) == 1 else seam.named(points)
+    return points if len(scene.names) == 1 else fault_injection.named(points)
 
 
 @pytest.mark.parametrize("build", [in_place, two_databases], ids=lambda build: build.__name__)
@@ -373,7 +383,7 @@ def test_abort_is_killed_at_any_moment(tmp_path: Path, build: Callable[[Path], S
         for point in abort_points(scene, tmp_path, first):
             target = interrupted(scene, tmp_path / "case", first)
             try:
-                seam.kill(abort_of(target), point)
+                fault_injection.kill(abort_of(target), point)
                 states = {which(target, scene, name) for name in scene.names}
                 assert len(states) == 1 or all_closed(target), (
                     "the databases can be opened although they do not fit together"
@@ -393,7 +403,7 @@ def test_restore_instead_of_an_abort_that_was_killed(tmp_path: Path) -> None:
     for point in abort_points(scene, tmp_path, first):
         target = interrupted(scene, tmp_path / "case", first)
         try:
-            seam.kill(abort_of(target), point)
+            fault_injection.kill(abort_of(target), point)
             state = which(target, scene)
             if state == "old" and target.interrupted():
                 with pytest.raises(TargetRefused, match="interrupted"):
@@ -423,18 +433,18 @@ def output_of(target: Target, scene: Scene) -> str:
     files = SiteFiles(target.directory / "out" / "Data.fs", target.directory / "out" / "blobs")
     if not files.data_fs.exists():
         return "nothing"
-    assert sites.state_of(files) == scene.new["main"]
-    sites.assert_opens(files, target.directory / "opened")
+    assert in_place_sites.state_of(files) == scene.new["main"]
+    in_place_sites.assert_opens(files, target.directory / "opened")
     return "new"
 
 
 def test_into_a_directory_killed_at_any_moment(tmp_path: Path) -> None:
     scene = into_a_directory(tmp_path / "base")
     found = []
-    for point in seam.points(traced(scene, tmp_path)):
+    for point in fault_injection.points(traced(scene, tmp_path)):
         target = scene.copy(tmp_path / "case")
         try:
-            seam.kill(scene.operation(target), point)
+            fault_injection.kill(scene.operation(target), point)
             found.append(output_of(target, scene))
             try:
                 scene.operation(target)()
@@ -466,7 +476,11 @@ def options(target: Target) -> list[str]:
         "--data-fs": target.files().data_fs,
         "--blob-dir": target.files().blob_dir,
     }
-    return ["--site", vault.SITE, *(part for name, path in files.items() for part in (name, str(path)))]
+    return [
+        "--site",
+        filestorage_vault.SITE,
+        *(part for name, path in files.items() for part in (name, str(path))),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -475,12 +489,12 @@ def options(target: Target) -> list[str]:
 def test_any_call_fails(tmp_path: Path, error: int, then: Check) -> None:
     scene, said = in_place(tmp_path / "base"), tmp_path / "said"
     calls = traced(scene, tmp_path)
-    for number in seam.each(calls, (*seam.ALLOCATING, "unlink", "symlink")):
+    for number in fault_injection.each(calls, (*fault_injection.ALLOCATING, "unlink", "symlink")):
         target = scene.copy(tmp_path / "case")
         try:
-            failing = seam.Failing(number, error, lasting=error == errno.ENOSPC)
+            failing = fault_injection.Failing(number, error, lasting=error == errno.ENOSPC)
             command = [*options(target), "restore", "--yes", "--no-safety-backup"]
-            status = seam.through(failing, lambda: main.run(command), output=said)  # noqa: B023
+            status = fault_injection.through(failing, lambda: main.run(command), output=said)  # noqa: B023
             text, code = said.read_text(), os.waitstatus_to_exitcode(status)
             state = which(target, scene)
             assert "internal error" not in text and "Traceback" not in text, text
@@ -502,14 +516,14 @@ def test_any_call_fails(tmp_path: Path, error: int, then: Check) -> None:
 def test_any_call_fails_into_a_directory(tmp_path: Path, error: int) -> None:
     scene, said = into_a_directory(tmp_path / "base"), tmp_path / "said"
     calls = traced(scene, tmp_path)
-    for number in seam.each(calls, (*seam.ALLOCATING, "unlink", "symlink")):
+    for number in fault_injection.each(calls, (*fault_injection.ALLOCATING, "unlink", "symlink")):
         target = scene.copy(tmp_path / "case")
         try:
-            failing = seam.Failing(number, error, lasting=error == errno.ENOSPC)
+            failing = fault_injection.Failing(number, error, lasting=error == errno.ENOSPC)
             place = target.directory
             command = [
                 "--site",
-                vault.SITE,
+                filestorage_vault.SITE,
                 "--repository",
                 str(place / "repository"),
                 "restore",
@@ -517,7 +531,7 @@ def test_any_call_fails_into_a_directory(tmp_path: Path, error: int) -> None:
                 "--output",
                 str(place / "out"),
             ]
-            status = seam.through(failing, lambda: main.run(command), output=said)  # noqa: B023
+            status = fault_injection.through(failing, lambda: main.run(command), output=said)  # noqa: B023
             text, code = said.read_text(), os.waitstatus_to_exitcode(status)
             state = output_of(target, scene)
             assert "internal error" not in text and "Traceback" not in text, text
@@ -538,7 +552,7 @@ def test_a_power_failure_at_the_rename_takes_nothing_that_the_new_state_needs(tm
     scene = in_place(tmp_path / "base")
     target, seen = scene.copy(tmp_path / "case"), tmp_path / "seen"
 
-    def look(call: seam.Call, files: set[str], directories: set[str]) -> None:
+    def look(call: fault_injection.Call, files: set[str], directories: set[str]) -> None:
         if call.name == "rename" and call.path.endswith("/Data.fs"):
             # a list that only an abort reads
             seen.write_text(
@@ -546,11 +560,11 @@ def test_a_power_failure_at_the_rename_takes_nothing_that_the_new_state_needs(tm
                 or "nothing"
             )
 
-    volatile = seam.Volatile(look)
+    volatile = fault_injection.Volatile(look)
 
     def operation() -> None:
         cast(Any, switch).sync_file_system = volatile.synced
         scene.operation(target)()
 
-    seam.through(volatile, operation)
+    fault_injection.through(volatile, operation)
     assert seen.read_text() == "nothing"

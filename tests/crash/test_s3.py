@@ -14,11 +14,11 @@ from collections.abc import Callable
 from datetime import UTC, timedelta
 from pathlib import Path
 
+import fault_injection
+import filestorage_vault
 import pytest
-import seam
-import vault
-from factories import Site, SiteFiles, noise
-from services.requests import (
+from services.s3 import Service
+from services.s3_requests import (
     DownFrom,
     EachFailsOnce,
     EachReadIsCut,
@@ -29,7 +29,7 @@ from services.requests import (
     Slow,
     behind,
 )
-from services.s3 import Service
+from site_factory import Site, SiteFiles, noise
 
 from zodb_vault.errors import StoreError, VaultError
 from zodb_vault.model.manifest import Manifest
@@ -51,13 +51,13 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packer, "PACK_LIMIT", 5000)
 
 
-class Remote(vault.Vault):
+class Remote(filestorage_vault.Vault):
     """A site, and a repository in a bucket that is opened anew for every command."""
 
     def __init__(self, directory: Path, service: Service, files: SiteFiles, location: str = "") -> None:
         self.directory, self.files, self.blob_dir = directory, files, files.blob_dir
         self.location, self.service = location or f"s3://{service.bucket()}/place", service
-        self.progress, self._numbers = vault.Quiet(), itertools.count()
+        self.progress, self._numbers = filestorage_vault.Quiet(), itertools.count()
         if not location:
             Repository.create(self.store)
 
@@ -115,12 +115,16 @@ RULES = Rules(
 
 def prune(remote: Remote) -> None:
     """Remove all but the first and the newest two; what the run before has listed is swept."""
-    pruning.prune(remote.repository, vault.SITE, pruning.PruneOptions(rules=RULES, grace=timedelta()))
+    pruning.prune(
+        remote.repository, filestorage_vault.SITE, pruning.PruneOptions(rules=RULES, grace=timedelta())
+    )
 
 
 def copy(remote: Remote) -> None:
     """Copy to another place of the same service."""
-    copying.copy(remote.repository, copied(remote).repository, vault.SITE, vault.Quiet())
+    copying.copy(
+        remote.repository, copied(remote).repository, filestorage_vault.SITE, filestorage_vault.Quiet()
+    )
 
 
 def copied(remote: Remote) -> Remote:
@@ -132,7 +136,9 @@ def whole(remote: Remote) -> set[str]:
     """Require all that backups need to be there, and return their keys."""
     keys, repository = set[str](), remote.repository
     for backup in remote.ids:
-        needed_keys(repository.manifest_document(vault.SITE, backup), repository.objects(""), keys)
+        needed_keys(
+            repository.manifest_document(filestorage_vault.SITE, backup), repository.objects(""), keys
+        )
     assert keys <= stored(remote)
     return keys
 
@@ -234,7 +240,7 @@ def killed(
             operation(remote)
         return 0
 
-    status = seam.fork(run)
+    status = fault_injection.fork(run)
     return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 

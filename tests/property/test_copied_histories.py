@@ -9,10 +9,10 @@ import os
 import random
 from pathlib import Path
 
-import keys
-import oracle
+import independent_reader
+import key_pairs
 import pytest
-from vaulted_history import SITE, Killed, Mortal, Vaulted
+from history_with_backups import SITE, Killed, Mortal, Vaulted
 
 from zodb_vault.cli.progress import Silent
 from zodb_vault.operations.catalog import Catalog
@@ -63,7 +63,9 @@ def content_of(
     """Return what a backup gives back."""
     options = restore.RestoreOptions(backup=backup, output=output, allow_incomplete=True)
     restore.execute(repository, restore.plan(repository, SITE, None, options), SITE, Silent())
-    return (output / "Data.fs").read_bytes(), oracle.blob_files(output / "Data.fs", output / "blobs")
+    return (output / "Data.fs").read_bytes(), independent_reader.blob_files(
+        output / "Data.fs", output / "blobs"
+    )
 
 
 def require_recipient(directory: Path, key: Key | None) -> None:
@@ -83,9 +85,9 @@ def require_recipient(directory: Path, key: Key | None) -> None:
 def test_a_copy_gives_back_what_its_source_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    keys.inside(monkeypatch)
+    key_pairs.inside(monkeypatch)
     monkeypatch.setattr(copying, "NOTE_BYTES", 1)
-    before, after = keys.x25519(tmp_path / "before"), keys.x25519(tmp_path / "after")
+    before, after = key_pairs.x25519(tmp_path / "before"), key_pairs.x25519(tmp_path / "after")
     ours, theirs = [(None, after), (before, after), (before, None)][seed % 3]
     chance, store = random.Random(f"copied {seed}"), LocalStore(tmp_path / "target")
     with Vaulted(tmp_path / "work", seed, monkeypatch) as vaulted:

@@ -1,7 +1,7 @@
 """Random histories with backups, restores and killed runs at random moments, each restored and compared with a model of plain dictionaries.
 
-``ZODB_VAULT_HISTORIES=5000 pytest tests/property`` runs that many; ``python tests/property/many.py`` tells of all failures, not the first.
-A failure names its seed and every step; ``python tests/property/many.py --first SEED --count 1`` runs it again.
+``ZODB_VAULT_HISTORIES=5000 pytest tests/property`` runs that many; ``python tests/property/run_histories.py`` tells of all failures, not the first.
+A failure names its seed and every step; ``python tests/property/run_histories.py --first SEED --count 1`` runs it again.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import history_with_backups
 import pytest
-import vaulted_history
 
 HISTORIES = int(os.environ.get("ZODB_VAULT_HISTORIES", "300"))
 PER_TEST = 5
@@ -19,7 +19,7 @@ PER_TEST = 5
 @pytest.mark.parametrize("first", range(0, HISTORIES, PER_TEST))
 def test_everything_backed_up_is_restored_as_the_model_says(tmp_path: Path, first: int) -> None:
     for seed in range(first, min(first + PER_TEST, HISTORIES)):
-        vaulted_history.run(tmp_path / str(seed), seed)
+        history_with_backups.run(tmp_path / str(seed), seed)
 
 
 def test_everything_that_is_to_happen_does(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_everything_that_is_to_happen_does(tmp_path: Path) -> None:
     for seed in range(10):
         happened |= {
             event
-            for event, count in vaulted_history.run(tmp_path / str(seed), seed, steps=30).items()
+            for event, count in history_with_backups.run(tmp_path / str(seed), seed, steps=30).items()
             if count
         }
     reasons = {"first", "continued", "unchanged", "packed", "diverged", "forced"}

@@ -14,10 +14,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import histories
-import oracle
+import filestorage_vault
+import independent_reader
 import pytest
-import vault
+import random_histories
 
 from zodb_vault.model.source import Database
 from zodb_vault.strategies.portable import sync
@@ -39,7 +39,7 @@ class Following:
     def __init__(self, directory: Path, seed: int) -> None:
         self.directory, self.random = directory, random.Random(seed)
         (directory / "site").mkdir(parents=True)
-        self.history = histories.History(directory / "site", seed)
+        self.history = random_histories.History(directory / "site", seed)
         self.mirror = directory / "mirror"
         self.older: tuple[Path, bytes] | None = None
         self.happened: Counter[str] = Counter()
@@ -64,7 +64,7 @@ class Following:
         kept = self.directory / "kept"
         shutil.rmtree(kept, ignore_errors=True)
         shutil.copytree(self.history.data_fs.parent, kept)
-        self.older = kept, oracle.headers(self.history.data_fs)[-1].tid
+        self.older = kept, independent_reader.headers(self.history.data_fs)[-1].tid
         self.history._open(self.history.data_fs, self.history.blob_dir)
 
     def put_back(self) -> None:
@@ -82,7 +82,7 @@ class Following:
         files = self.history.data_fs, self.history.blob_dir
         text = "<filestorage>\npath {}\nblob-dir {}\nread-only true\n</filestorage>\n".format(*files)
         database = Database(name="main", backend="zeo", options={"server": "nowhere"})
-        progress = vault.Quiet()
+        progress = filestorage_vault.Quiet()
         done = False
         with (
             held(self.mirror) as mirror,
@@ -136,8 +136,8 @@ class Following:
                     path.write_bytes(b"")
 
     def compare(self) -> None:
-        ours = oracle.transactions(self.mirror / "Data.fs", self.mirror / "blobs")
-        theirs = oracle.transactions(self.history.data_fs, self.history.blob_dir)
+        ours = independent_reader.transactions(self.mirror / "Data.fs", self.mirror / "blobs")
+        theirs = independent_reader.transactions(self.history.data_fs, self.history.blob_dir)
         if ours != theirs and any("without_collection" in line for line in self.history.journal):
             # a pack that collected garbage and nothing else, to a time before the last one, leaves no sign
             self.happened["garbage"] += 1
@@ -145,7 +145,9 @@ class Following:
             assert known >= {(one.tid, *record) for one in theirs for record in one.records}
         else:
             assert ours == theirs
-        assert histories.read_state(self.mirror / "Data.fs", self.mirror / "blobs") == self.history.state
+        assert (
+            random_histories.read_state(self.mirror / "Data.fs", self.mirror / "blobs") == self.history.state
+        )
 
 
 def run(directory: Path, seed: int) -> Counter[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from schedules import Lost, Schedules
+from random_schedules import Lost, Schedules
 
 from zodb_vault.errors import Damage
 from zodb_vault.operations.copy import run as copying

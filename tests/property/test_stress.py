@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import filestorage_vault
+import filestorage_writer
+import history_with_backups
 import pytest
-import vault
-import vaulted_history
-import writer
-from factories import SiteFiles
+from site_factory import SiteFiles
 
 from zodb_vault.errors import SourceChanged
 from zodb_vault.strategies.filestorage.restore import index as indexing
@@ -30,7 +30,7 @@ def running_writer(files: SiteFiles, log: Path, *options: str) -> Iterator[None]
         sys.executable,
         "-W",
         "error",
-        writer.__file__,
+        filestorage_writer.__file__,
         *map(str, (*files, log)),
         "--seconds",
         "600",
@@ -40,7 +40,7 @@ def running_writer(files: SiteFiles, log: Path, *options: str) -> Iterator[None]
     ]
     process = subprocess.Popen(script)
     try:
-        wait_for(lambda: log.exists() and len(writer.read_log(log)) > 3)
+        wait_for(lambda: log.exists() and len(filestorage_writer.read_log(log)) > 3)
         yield
         stop.touch()
         assert process.wait(60) == 0
@@ -64,7 +64,7 @@ def test_every_backup_beside_a_writer_that_packs_is_complete(
     files, log = SiteFiles(tmp_path / "Data.fs", tmp_path / "blobs"), tmp_path / "log"
     made, given_up = [], 0
     with running_writer(files, log, "--pack-every", "0.3", keep_old):
-        site = vault.Vault(tmp_path, files)
+        site = filestorage_vault.Vault(tmp_path, files)
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
             try:
@@ -77,9 +77,9 @@ def test_every_backup_beside_a_writer_that_packs_is_complete(
     assert {"continued", "packed"} <= {manifest.reason.code for manifest in made}
     assert not {"new-history", "diverged"} & {manifest.reason.code for manifest in made}
     assert all(manifest.status == "complete" for manifest in made)
-    monkeypatch.setattr(indexing, "subprocess", vaulted_history.InProcess)
-    states = writer.read_log(log)
+    monkeypatch.setattr(indexing, "subprocess", history_with_backups.InProcess)
+    states = filestorage_writer.read_log(log)
     for manifest in made:
         restored = site.restore(manifest.id)
         last = bytes.fromhex((manifest.databases[0].last_tid or "")[2:])
-        assert writer.digests(*restored) == states[last]
+        assert filestorage_writer.digests(*restored) == states[last]

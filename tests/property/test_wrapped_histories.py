@@ -12,14 +12,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import oracle
+import filestorage_vault
+import independent_reader
 import pytest
-import vault
-import wrapped
-from factories import noise
-from pgjsonbs import Place
+import s3blobs_sites
+from pgjsonb_sites import Place
+from s3blobs_sites import WrappedSite
 from services.s3 import Service
-from wrapped import WrappedSite
+from site_factory import noise
 from ZODB.POSException import POSKeyError, UndoError
 
 from zodb_vault.config.zopeconf import read_site
@@ -32,7 +32,10 @@ from zodb_vault.stores.local import LocalStore
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 12), reason="zodb-s3blobs needs Python 3.12")
 HISTORIES = int(os.environ.get("ZODB_VAULT_WRAPPED", "4"))
 STEPS = 20
-BASES = {"filestorage": wrapped.FILESTORAGE, "sqlite": wrapped.RELSTORAGE.format("true", "", wrapped.SQLITE)}
+BASES = {
+    "filestorage": s3blobs_sites.FILESTORAGE,
+    "sqlite": s3blobs_sites.RELSTORAGE.format("true", "", s3blobs_sites.SQLITE),
+}
 
 
 class Walk:
@@ -111,10 +114,10 @@ class Walk:
             ]
 
     def is_gone(self, record: Any) -> bool:
-        return record.blob == oracle.MISSING
+        return record.blob == independent_reader.MISSING
 
     def restore(self, backup: str, output: Path | None) -> None:
-        site = None if output else read_site(self.conf, vault.SITE, {})
+        site = None if output else read_site(self.conf, filestorage_vault.SITE, {})
         # after a pack a small database may share no transaction with its backups
         options = restoring.RestoreOptions(
             backup=backup,
@@ -126,41 +129,48 @@ class Walk:
         )
         restoring.execute(
             self.repository,
-            restoring.plan(self.repository, vault.SITE, site, options),
-            vault.SITE,
-            vault.Quiet(),
+            restoring.plan(self.repository, filestorage_vault.SITE, site, options),
+            filestorage_vault.SITE,
+            filestorage_vault.Quiet(),
         )
 
     def back_up(self) -> None:
-        site = read_site(self.conf, vault.SITE, {})
+        site = read_site(self.conf, filestorage_vault.SITE, {})
         manifest = creating.create(
-            self.repository, site, CreateOptions(workers=self.random.choice([1, 2])), vault.Quiet()
+            self.repository,
+            site,
+            CreateOptions(workers=self.random.choice([1, 2])),
+            filestorage_vault.Quiet(),
         ).manifest
         output = self.directory / f"restored-{manifest.id}"
         self.restore(manifest.id, output)
         section = BASES[self.base].format(output)
         closing = "<sqlite3>" if self.base == "sqlite" else "</filestorage>"
-        where = wrapped.SHARED if self.base == "sqlite" else "blob-dir {}\n"
-        found = wrapped.read_without(section.replace(closing, where.format(output / "blobs") + closing))
+        where = s3blobs_sites.SHARED if self.base == "sqlite" else "blob-dir {}\n"
+        found = s3blobs_sites.read_without(section.replace(closing, where.format(output / "blobs") + closing))
         theirs = self.site.transactions()
         assert [self.plain(one) for one in found] == [self.plain(one) for one in theirs]
         blobs, source = self.blobs(found), self.blobs(theirs)
-        assert all(blobs[key] == digest for key, digest in source.items() if digest != oracle.MISSING)
         assert all(
-            blobs[key] in (self.held.get(key), oracle.MISSING)
-            for key, digest in source.items()
-            if digest == oracle.MISSING
+            blobs[key] == digest for key, digest in source.items() if digest != independent_reader.MISSING
         )
-        assert manifest.status == ("incomplete" if oracle.MISSING in blobs.values() else "complete")
+        assert all(
+            blobs[key] in (self.held.get(key), independent_reader.MISSING)
+            for key, digest in source.items()
+            if digest == independent_reader.MISSING
+        )
+        assert manifest.status == (
+            "incomplete" if independent_reader.MISSING in blobs.values() else "complete"
+        )
         self.happened |= Counter({manifest.reason.code: 1, manifest.status: 1})
         if manifest.status == "complete":
             self.complete.append(manifest.id)
             self.held |= blobs
 
-    def plain(self, one: oracle.Transaction) -> Any:
+    def plain(self, one: independent_reader.Transaction) -> Any:
         return one._replace(records=[record._replace(blob=None) for record in one.records])
 
-    def blobs(self, transactions: list[oracle.Transaction]) -> dict[tuple[bytes, bytes], str]:
+    def blobs(self, transactions: list[independent_reader.Transaction]) -> dict[tuple[bytes, bytes], str]:
         return {
             (record.oid, one.tid): record.blob
             for one in transactions

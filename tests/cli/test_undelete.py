@@ -1,0 +1,28 @@
+"""``zodb-vault undelete``."""
+
+from __future__ import annotations
+
+from command_line import Vault
+
+
+def test_what_is_not_in_the_trash_is_named_with_what_is(stocked: Vault) -> None:
+    outcome = stocked("undelete", "20200101T000000Z-aaaaaa")
+    assert outcome.status == 13
+    assert "in the trash: nothing" in outcome.err
+    deleted = stocked.done("delete", "one", "--yes").err.split()[0]
+    assert deleted in stocked("undelete", "20200101T000000Z-aaaaaa").err
+
+
+def test_it_says_so_and_nothing_when_quiet(stocked: Vault) -> None:
+    deleted = stocked.done("delete", "one", "--yes").err.split()[0]
+    outcome = stocked.done("undelete", deleted)
+    assert (outcome.out, outcome.err) == ("", f"{deleted} is back\n")
+    stocked.done("delete", deleted, "--yes")
+    assert stocked("undelete", deleted, "-q") == (0, "", "")
+
+
+def test_an_id_that_is_no_id_is_an_error(stocked: Vault) -> None:
+    for text in ("", "../../../repository", "a b", "x\ny"):
+        outcome = stocked("undelete", text)
+        assert outcome.status in (2, 13), outcome
+        assert "internal error" not in outcome.err
