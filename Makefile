@@ -33,7 +33,8 @@ test:
 
 lint:
 	@sh scripts/bootstrap.sh test lint
-	@status=0; for check in '-m ruff check .' '-m mypy --strict src' '-m mypy $(OTHERS)' '$(VENV)/lint-imports'; do \
+	@status=0; for check in '-m ruff check .' '-m ruff format --check .' '-m mypy --strict src' '-m mypy $(OTHERS)' \
+		'$(VENV)/lint-imports' 'scripts/check_imports.py'; do \
 		echo "$(VENV)/python $$check"; $(VENV)/python $$check || status=1; done; exit $$status
 
 docs:

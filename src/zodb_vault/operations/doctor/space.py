@@ -93,7 +93,8 @@ def check_site_space(inputs: CheckInputs, database: Database) -> Iterator[CheckR
         return
     data_fs = Path(database.data_fs or "")
     sizes = [data_fs.stat().st_size if data_fs.exists() else 0]
-    with contextlib.suppress(VaultError):  # without a repository the size of the present file is what is known
+    # Without a repository the size of the present file is what is known.
+    with contextlib.suppress(VaultError):
         newest = inputs.newest
         entries = newest.databases if newest else []
         sizes += [one.data_fs.end for one in entries if one.name == database.name and one.data_fs]

@@ -24,7 +24,9 @@ PROBE_SIZE: Final = 100_000
 # A backup that is newer than this machine's clock by more than this says that a clock is, or was, wrong.
 MAX_AHEAD: Final = timedelta(minutes=1)
 MAX_CLOCK_DIFFERENCE: Final = timedelta(hours=1)
-UNRELIABLE: Final = "a repository is not safe there; check the file system or the service, or choose another location"
+UNRELIABLE: Final = (
+    "a repository is not safe there; check the file system or the service, or choose another location"
+)
 
 
 def probe_store(store: Store) -> list[CheckResult]:
@@ -156,9 +158,7 @@ def check_service(store: Store, info: RepositoryInfo | None) -> Iterator[CheckRe
     same_service = all(recorded.get(one) == found[one] for one in ("location", "endpoint"))
     lost = [ability for ability in missing if same_service and recorded.get(ability)]
     if lost:
-        message = (
-            f"{', '.join(lost)} worked when the repository was created and no longer works; every run relies on it"
-        )
+        message = f"{', '.join(lost)} worked when the repository was created and no longer works; every run relies on it"
         hint = "find out what changed at the service; until then, run only one command at a time"
         yield CheckResult(name, False, message, hint)
     elif missing:
