@@ -4,17 +4,20 @@ import os
 import signal
 from typing import NoReturn
 
-INTERRUPTED = 130
-
 
 def main() -> NoReturn:
-    """Run a command; one that is interrupted while its code is still being read ends as any other, and without a traceback."""
+    """Run a command; when a signal comes while its code is still being imported, end as interrupted, without a traceback."""
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         from .cli.main import main as run
     except KeyboardInterrupt:
-        os._exit(INTERRUPTED)
+        # a second signal must not interrupt the import below
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        from .errors import ExitCode
+
+        os._exit(ExitCode.INTERRUPTED)
     run()
 
 

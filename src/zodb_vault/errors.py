@@ -1,4 +1,4 @@
-"""The one exception tree; every class carries the exit status and the kind that users and scripts see.
+"""The exit codes and the one tree of exceptions; each class has the exit code and the kind that scripts see.
 
 ::
 
@@ -31,34 +31,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import ClassVar
 
 
-class VaultError(Exception):
-    """Something failed; says the thing and the cause, and in ``hint`` the next step (``advice`` where nothing better is known)."""
+class ExitCode(IntEnum):
+    """Every status that the command line ends with."""
 
-    exit_code: ClassVar[int] = 1
+    SUCCESS = 0
+    FAILURE = 1
+    USAGE = 2
+    # The work is done, but the source has lost something or has changed what was stored before.
+    SOURCE_INCOMPLETE = 3
+    DAMAGE = 4
+    NO_REPOSITORY = 10
+    IN_USE = 11
+    NO_KEY = 12
+    NOT_FOUND = 13
+    INTERRUPTED = 130
+
+
+class VaultError(Exception):
+    """An operation failed.
+
+    The message names what failed and why; ``hint`` says what to do next. Without a hint of its own, an error
+    has the ``default_hint`` of its class.
+    """
+
+    exit_code: ClassVar[ExitCode] = ExitCode.FAILURE
     kind: ClassVar[str] = "failed"
-    advice: ClassVar[str] = "correct the cause and run the command again"
+    default_hint: ClassVar[str] = "correct the cause and run the command again"
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint or self.advice
+        self.hint = hint or self.default_hint
 
 
 class UsageError(VaultError):
-    """The command line asks for something that cannot be meant."""
+    """The command line is wrong."""
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
     kind = "usage"
 
 
 class ConfigurationError(UsageError):
-    """The configuration is wrong; ``issues`` names every problem with its file and key."""
+    """The configuration is wrong; all problems are reported at once, each with its file and key."""
 
     kind = "configuration"
-    advice = "correct what is named here and run the command again"
+    default_hint = "correct the problems and run the command again"
 
     def __init__(self, issues: Sequence[str], hint: str = "") -> None:
         super().__init__("\n".join(issues), hint)
@@ -66,133 +87,136 @@ class ConfigurationError(UsageError):
 
 
 class NothingToBackUp(UsageError):
-    """The site holds no persistent data of its own."""
+    """The site has no persistent data of its own."""
 
     kind = "nothing-to-back-up"
 
 
 class WrongSource(UsageError):
-    """The source is not the one that this site's backups were made from."""
+    """The source is not the one that the earlier backups of this site were made from."""
 
     kind = "wrong-source"
 
 
 class NoTerminal(UsageError):
-    """A question has to be answered and nobody is there to answer it."""
+    """A question needs an answer, and there is no terminal to ask on."""
 
     kind = "no-terminal"
 
 
 class SourceError(VaultError):
-    """The site's storage or its blobs cannot be read."""
+    """The storage or the blobs of the site cannot be read."""
 
     kind = "source"
 
 
 class SourceChanged(SourceError):
-    """The source was replaced (packed, restored) while it was read."""
+    """The source was replaced (by a pack or a restore) while it was read."""
 
     kind = "source-changed"
 
 
 class SourceDamaged(SourceError):
-    """The source is not what its format demands."""
+    """The source violates its own format."""
 
     kind = "source-damaged"
 
 
 class BlobsMissing(SourceError):
-    """So many blobs are missing that a mistake is likelier than a loss."""
+    """More blobs are missing than a loss explains: the path is probably wrong."""
 
     kind = "blobs-missing"
 
 
 class TargetRefused(VaultError):
-    """A restore would destroy or mix something; nothing was changed."""
+    """The operation would destroy or mix data; nothing was changed."""
 
     kind = "target-refused"
 
 
 class SafetyBackupFailed(VaultError):
-    """The state that a restore replaces could not be saved first."""
+    """The present state could not be backed up, so it was not replaced."""
 
     kind = "safety-backup-failed"
 
 
 class UnsupportedRepository(VaultError):
-    """The repository needs a newer version or a feature that is not installed."""
+    """The repository needs a newer version of zodb-vault, or a feature that is not installed."""
 
     kind = "unsupported-repository"
 
 
 class StoreError(VaultError):
-    """The place where the repository lives failed."""
+    """The file system or the service that holds the repository failed."""
 
     kind = "store"
 
 
 class KeyMissing(StoreError):
-    """Nothing is stored under this key."""
+    """The repository has nothing under this key."""
 
     kind = "key-missing"
 
 
 class KeyExists(StoreError):
-    """Something else is stored under this key already."""
+    """The repository already has other content under this key."""
 
     kind = "key-exists"
 
 
 class KeyChanged(StoreError):
-    """What is stored under this key is not what it was a moment ago."""
+    """Another process has changed the content under this key."""
 
     kind = "key-changed"
 
 
 class Declined(VaultError):
-    """The question was answered with no."""
+    """The user answered a question with no."""
 
     kind = "declined"
 
 
 class Damage(VaultError):
-    """Stored bytes are not what was stored."""
+    """Bytes in the repository are missing or are not what was stored."""
 
-    exit_code = 4
+    exit_code = ExitCode.DAMAGE
     kind = "damage"
-    advice = "`zodb-vault verify --all --level bytes` shows what else is damaged; use another backup, or a copy of the file"
+    default_hint = (
+        "`zodb-vault verify --all --level bytes` shows what else is damaged; "
+        "use another backup, or bring the file back from a copy of the repository"
+    )
 
 
 class RepositoryMissing(VaultError):
     """There is no repository at the location."""
 
-    exit_code = 10
+    exit_code = ExitCode.NO_REPOSITORY
     kind = "no-repository"
 
 
 class InUse(VaultError):
-    """Somebody else works on it now."""
+    """Another run or another process is using it."""
 
-    exit_code = 11
+    exit_code = ExitCode.IN_USE
     kind = "in-use"
 
 
 class KeyNeeded(VaultError):
-    """The content is encrypted and the key is missing or wrong."""
+    """The content is encrypted, and the private key is missing or wrong."""
 
-    exit_code = 12
+    exit_code = ExitCode.NO_KEY
     kind = "no-key"
 
 
 class BackupMissing(VaultError):
     """No backup has this id, prefix or name."""
 
-    exit_code = 13
+    exit_code = ExitCode.NOT_FOUND
     kind = "no-such-backup"
 
 
 class TargetMissing(VaultError):
-    """No backup can bring this transaction or moment back."""
+    """No backup contains the requested transaction or point in time."""
 
-    exit_code = 13
+    exit_code = ExitCode.NOT_FOUND
     kind = "no-such-target"

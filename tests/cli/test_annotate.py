@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from command_line import Vault, stored
 
-from zodb_vault.cli.context import A_NAME
+from zodb_vault.cli.options import BACKUP_NAME
 
 
 def row(vault: Vault, number: int = 0) -> dict[str, object]:
@@ -81,7 +81,7 @@ def test_names_and_notes_have_a_longest_length(
 ) -> None:
     outcome = stocked(*command, option, "ü" * (longest + 1))
     assert outcome.status == 2
-    assert f"{longest + 1:,} characters, and {longest:,} are the most" in outcome.err
+    assert f"{longest + 1:,} characters, at most {longest:,} are allowed" in outcome.err
     stocked.done(*command, option, "ü" * longest)
 
 
@@ -89,7 +89,7 @@ def test_a_longer_name_of_an_older_version_is_cut_in_the_table_only(
     stocked: Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(A_NAME, "_longest", None)
+        patch.setattr(BACKUP_NAME, "_max_length", None)
         stocked.done("annotate", "two", "--name", "x" * 100_000)
     assert max(map(len, stocked.done("list").out.splitlines())) < 500
     assert row(stocked)["name"] == "x" * 100_000

@@ -449,7 +449,7 @@ def test_doctor_asks_the_database(sqlite: Site, vault: Vault) -> None:
     assert check(sqlite.section()) == {
         "name": "database main",
         "ok": True,
-        "message": "it answers, and its blobs are where they should be",
+        "message": "the database answers, and its blobs are where the configuration says",
         "hint": None,
     }
     assert "a cache would be taken for all" in str(check(sqlite.section("on", "new"))["message"])

@@ -327,7 +327,7 @@ def test_help_says_what_the_options_do_and_what_the_status_3_means(vault: Vault)
         assert outcome.status == 0
         assert outcome.err == ""
         assert "--skip-unchanged" in outcome.out
-        assert "Exit status 3" in outcome.out
+        assert "Exit code 3" in outcome.out
 
 
 def test_with_wait_the_second_one_begins_when_the_first_has_ended(vault: Vault) -> None:

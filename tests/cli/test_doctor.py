@@ -123,7 +123,7 @@ def test_text_has_a_line_for_each_check_and_when_quiet_only_findings_with_what_t
 def test_every_check_runs_whatever_the_others_find(vault: Vault) -> None:
     checks = found(vault.bare("doctor", "--json"))
     assert "nothing says what to back up" in checks["site"]["message"]
-    assert "nothing says where the repository is" in checks["repository"]["message"]
+    assert "no location of the repository is configured" in checks["repository"]["message"]
     others = [
         check for name, check in checks.items() if not check["ok"] and name not in ("site", "repository")
     ]

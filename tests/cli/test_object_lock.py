@@ -138,7 +138,8 @@ def test_without_the_right_to_renew_the_backup_is_made_and_the_failure_is_loud(
         outcome = locked("create", "--json")
     assert (outcome.status, outcome.document["locked_until"]) == (1, None)
     assert (
-        "was made, but what it takes from earlier ones is not locked" in outcome.err
+        "was made, but the objects that it shares with earlier backups are not locked long enough"
+        in outcome.err
         and "AccessDenied" in outcome.err
     )
     assert len(locked.done("list", "--json").document["backups"]) == 2

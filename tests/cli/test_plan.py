@@ -213,7 +213,7 @@ def test_all_storages_come_before_any_blobs(tmp_path: Path, vault: Vault) -> Non
     ]  # fmt: skip
     assert [one["name"] for one in document["skipped"]] == ["temporary"]
     printed = vault.bare(*options, "plan").out
-    assert f"site default, as {conf} describes it\n" in printed
+    assert f"site default, from {conf}\n" in printed
     assert "not backed up: temporary: <temporarystorage> is in memory only" in printed
     assert "not copied: blobs: no blob directory is configured" in printed
 

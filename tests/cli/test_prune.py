@@ -48,7 +48,7 @@ def test_as_text(vault: Vault, calendar: Calendar) -> None:
     assert "1 backup would be moved to the trash" in planned
     assert vault("prune", "-q") == (0, "", "")
     assert (
-        "0 backups moved to the trash, which frees about 0 B later; 0 files with 0 B swept"
+        "0 backups moved to the trash, which frees about 0 B later; 0 files with 0 B deleted for good"
         in vault.done("prune").out
     )
 

@@ -141,7 +141,7 @@ def test_unlock_shows_who_holds_it_and_takes_dead_ones_away(vault: Vault) -> Non
     assert vault.process("repository", "unlock").status == 2
     outcome = vault.done("repository", "unlock", "--yes")
     assert "host elsewhere, pid" in outcome.err
-    assert "since 2026-01-01T00:00:00Z, last heard of at 2026-01-01T00:00:00Z: dead" in outcome.err
+    assert "since 2026-01-01T00:00:00Z, last heartbeat 2026-01-01T00:00:00Z: dead" in outcome.err
     assert not (vault.repository / key).exists()
     assert list((vault.repository / "trash" / "_broken").iterdir()), "the grace period begins anew"
 

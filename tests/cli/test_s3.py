@@ -238,7 +238,7 @@ def test_check_tries_everything_before_and_after_init_and_leaves_nothing(remote:
         check["name"]: check["message"]
         for check in remote.done("repository", "check", "--json").document["checks"]
     }
-    assert ("lacks conditional_put" in after["repository service"]) is not remote.service.conditional
+    assert ("cannot do conditional_put" in after["repository service"]) is not remote.service.conditional
     assert list(after) == ["repository", "repository access", "repository service", "clock"]
     info = remote.done("repository", "info", "--json").document
     assert bool(info["limits"]) is not remote.service.conditional
@@ -259,7 +259,7 @@ def test_a_service_that_does_less_than_it_did_is_a_finding(remote: Remote) -> No
     )
     outcome = remote("repository", "check")
     assert outcome.status == (0 if remote.service.conditional else 1)
-    assert ("worked when the repository was made" in outcome.out) is not remote.service.conditional
+    assert ("worked when the repository was created" in outcome.out) is not remote.service.conditional
 
 
 # append only, and object lock

@@ -17,7 +17,7 @@ from relstorage_sites import RelSite, on
 from services.postgres import Cluster
 from services.s3 import SECRET_KEY, Service
 
-from zodb_vault.cli.main import COMMANDS, NO_CORE
+from zodb_vault.cli.main import COMMANDS, CORE_DUMP_LIMIT
 
 TOKEN = "a-session-token-that-is-secret"
 # What every way to quote the password leaves as it is.
@@ -217,7 +217,7 @@ def test_no_secret_of_a_database_is_seen_whatever_command_runs(
     # the dump program inherits the limit from ours
     cores = [limit for arguments, limit in watch.limits.items() if b"--snapshot" in arguments]
     assert cores, "the watch looks at all processes"
-    assert all(limit in ({str(NO_CORE)}, {"0"}) for limit in cores)
+    assert all(limit in ({str(CORE_DUMP_LIMIT)}, {"0"}) for limit in cores)
     seen = [
         printed.encode(),
         *watch.limits,

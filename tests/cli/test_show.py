@@ -73,5 +73,5 @@ def test_a_verification_and_a_pin_are_shown(stocked: Vault) -> None:
     stocked.done("verify", "one", "-q")
     stocked.done("annotate", "one", "--pin")
     printed = stocked.done("show", "one").out
-    assert "records well at" in printed
+    assert "records ok at" in printed
     assert "pinned  yes" in printed

@@ -22,7 +22,7 @@ from command_line import DEADLINE, Vault, command, environment
 from services.s3 import Service
 
 from zodb_vault.cli.main import run
-from zodb_vault.cli.signals import SAME_SECONDS
+from zodb_vault.cli.signals import SAME_SIGNAL_SECONDS
 from zodb_vault.runtime import shutdown
 
 SIZE = 12_000_000
@@ -211,7 +211,7 @@ def test_a_service_that_hangs_keeps_a_run_from_stopping_and_a_second_signal_ends
             wait_for(child, lambda: bucket.keys("objects/"))
             link.cut.set()
             child.send_signal(signal.SIGINT)
-            time.sleep(2 * SAME_SECONDS)
+            time.sleep(2 * SAME_SIGNAL_SECONDS)
             assert child.poll() is None  # it waits for the service to take note of what is stored
             child.send_signal(signal.SIGINT)
             assert "interrupted" not in ended(child, 1.0)  # nothing was put in order
@@ -245,7 +245,7 @@ def test_on_a_terminal_it_is_said_that_it_stops_and_how_to_abort(large: Vault) -
             typed = True
     os.close(ours)
     assert child.wait(DEADLINE) == 130
-    assert b"once more aborts at once" in screen
+    assert b"A second signal aborts at once" in screen
     assert screen.count(b"interrupted") == 1
     assert screen.rfind(b"\x1b[?25h") > screen.rfind(b"\x1b[?25l")  # the cursor is back
 

@@ -16,7 +16,7 @@ def test_what_is_not_in_the_trash_is_named_with_what_is(stocked: Vault) -> None:
 def test_it_says_so_and_nothing_when_quiet(stocked: Vault) -> None:
     deleted = stocked.done("delete", "one", "--yes").err.split()[0]
     outcome = stocked.done("undelete", deleted)
-    assert (outcome.out, outcome.err) == ("", f"{deleted} is back\n")
+    assert (outcome.out, outcome.err) == ("", f"{deleted} is back in the list of backups\n")
     stocked.done("delete", deleted, "--yes")
     assert stocked("undelete", deleted, "-q") == (0, "", "")
 

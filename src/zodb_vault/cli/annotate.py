@@ -7,23 +7,26 @@ from typing import Any
 import click
 
 from ..errors import UsageError
-from .context import A_NAME, A_NOTE, Context, Text, pass_context, site_options
+from .context import Context, pass_context
+from .options import BACKUP_NAME, BACKUP_NOTE, Text, site_options
 
 
 @click.command("annotate")
 @click.argument("id", type=Text())
-@click.option("--name", type=A_NAME, help="A new name; an empty one removes it.")
-@click.option("--note", type=A_NOTE, help="A new note; an empty one removes it.")
-@click.option("--pin/--unpin", default=None, help="Never remove it, or no longer so.")
+@click.option("--name", type=BACKUP_NAME, help="Set the name of the backup; an empty one removes the name.")
+@click.option("--note", type=BACKUP_NOTE, help="Set the note of the backup; an empty one removes the note.")
+@click.option(
+    "--pin/--unpin", default=None, help="Protect the backup from `prune` and `delete`, or end the protection."
+)
 @click.option(
     "--accept-missing",
     is_flag=True,
-    help="What is missing is lost: backups that lack only that count as complete.",
+    help="Confirm that the missing blobs are lost: backups without only these blobs count as complete.",
 )
 @click.option(
     "--accept-history",
     is_flag=True,
-    help="The new history is the site's: older backups may be removed again.",
+    help="Confirm the new history of the site: older backups can be removed again.",
 )
 @site_options
 @pass_context
@@ -36,21 +39,22 @@ def command(
     accept_missing: bool,
     accept_history: bool,
 ) -> None:
-    """Change what is known of a backup: its name, its note, whether it is pinned (ID: id, unique prefix, name, or `latest`)."""
+    """Change the name, note or pin of a backup, or accept a loss (ID: id, prefix, name, or `latest`)."""
     from ..operations.annotate import annotate
 
     backup = context.catalog.select(id)
-    facts: dict[str, Any] = {
-        fact: value or None for fact, value in (("name", name), ("note", note)) if value is not None
-    }
+    facts: dict[str, Any] = {}
+    if name is not None:
+        facts["name"] = name or None
+    if note is not None:
+        facts["note"] = note or None
     if pin is not None:
         facts["pinned"] = pin
-    facts |= {
-        fact: True
-        for fact, given in (("accept-missing", accept_missing), ("accept-history", accept_history))
-        if given
-    }
+    if accept_missing:
+        facts["accept-missing"] = True
+    if accept_history:
+        facts["accept-history"] = True
     if not facts:
-        raise UsageError("nothing to change was given", "`zodb-vault annotate --help` shows what can be")
+        raise UsageError("no change was given", "`zodb-vault annotate --help` lists what can be changed")
     annotate(context.repository, context.catalog, backup, facts)
     context.say(f"{backup.manifest.id} annotated")

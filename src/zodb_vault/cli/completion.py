@@ -9,9 +9,9 @@ from click.shell_completion import get_completion_class
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    """Print the script that completes commands and options in a shell, to be sourced there."""
+    """Print the script with which a shell completes commands and options."""
     from .main import cli
 
-    kind = get_completion_class(shell)
-    assert kind is not None
-    click.echo(kind(cli, {}, "zodb-vault", "_ZODB_VAULT_COMPLETE").source())
+    shell_class = get_completion_class(shell)
+    assert shell_class is not None
+    click.echo(shell_class(cli, {}, "zodb-vault", "_ZODB_VAULT_COMPLETE").source())

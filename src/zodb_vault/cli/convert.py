@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from .context import A_PATH, Context, json_option, pass_context, site_options
+from .context import Context, pass_context
+from .options import PATH, json_option, site_options
 from .output import print_json, printable
 
 if TYPE_CHECKING:
@@ -22,34 +23,34 @@ STANDARD_OUTPUT = Path("-")
 @click.group("convert")
 @site_options
 def command() -> None:
-    """Copy databases between kinds of storages with zodb-convert."""
+    """Copy databases to another kind of storage with zodb-convert."""
 
 
 @command.command("config")
 @click.option(
-    "--export", "exports", is_flag=True, help="From the site into a FileStorage: convert-export.conf."
+    "--export", "exports", is_flag=True, help="Copy from the site into a FileStorage: convert-export.conf."
 )
 @click.option(
-    "--import", "imports", is_flag=True, help="From a FileStorage into the site: convert-import.conf."
+    "--import", "imports", is_flag=True, help="Copy from a FileStorage into the site: convert-import.conf."
 )
 @click.option(
     "--output",
-    type=A_PATH,
+    type=PATH,
     metavar="FILE",
-    help="Where to write; `-` prints it, passwords and keys included.",
+    help="Write to this file; `-` prints the configuration, with passwords and keys.",
 )
 @click.option(
     "--directory",
-    type=A_PATH,
+    type=PATH,
     default="converted",
     show_default=True,
     metavar="DIR",
-    help="Of the FileStorage: DIR/Data.fs, DIR/blobs.",
+    help="The directory of the FileStorage: DIR/Data.fs and DIR/blobs.",
 )
 @click.option(
     "--database", "databases", multiple=True, metavar="NAME", help="Only this database (repeatable)."
 )
-@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@click.option("--force", is_flag=True, help="Replace existing files.")
 @json_option
 @site_options
 @pass_context
@@ -64,33 +65,32 @@ def config(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Write the configuration that zodb-convert needs to copy this site's databases.
+    """Write the configuration with which zodb-convert copies the databases of this site.
 
-    The files hold the passwords and keys of the storages, and so can be read by their owner only. They are written to the working
-    directory unless --output says otherwise, one per database.
+    One file per database is written to the working directory, unless --output names another place. The files
+    contain the passwords and keys of the storages, so only their owner can read them.
     """
     from ..config.paths import absolute
     from ..operations.convert import configurations, write
 
     if exports == imports:
-        raise UsageError("it has to be said which way to copy", "give --export or --import")
-    printed = output == STANDARD_OUTPUT
-    if printed and as_json:
+        raise UsageError("the direction of the conversion is not clear", "give either --export or --import")
+    to_standard_output = output == STANDARD_OUTPUT
+    if to_standard_output and as_json:
         raise UsageError("--json and --output - both print to standard output", "give one of them")
     here = Path.cwd()
-    file = None if output is None else Path(absolute(output, here))
     made = configurations(
         context.site,
         "export" if exports else "import",
         databases,
-        file,
+        None if output is None else Path(absolute(output, here)),
         Path(absolute(directory, here)),
         os.environ,
     )
-    if not printed:
+    if not to_standard_output:
         write(made, force=force)
-    _tell(context, made)
-    if printed:
+    _print_warnings(context, made)
+    if to_standard_output:
         click.echo(made[0].text, nl=False)
     elif as_json:
         print_json(_document(made))
@@ -98,23 +98,25 @@ def config(
         click.echo("\n".join(printable(str(one.path)) for one in made))
 
 
-def _tell(context: Context, made: Sequence[Configuration]) -> None:
-    """Say what zodb-convert does wrong whether wanted or not, and what the reader of the configuration had doubts about as a detail."""
+def _print_warnings(context: Context, made: Sequence[Configuration]) -> None:
+    """Print what zodb-convert does wrong, always; print the warnings about zope.conf only as details."""
     for one in made:
         for warning in one.warnings:
             click.echo(f"zodb-vault: {printable(one.database)}: {printable(warning)}", err=True)
     for database in context.site.databases:
-        for note in database.warnings:
-            context.detail(f"{printable(database.name)}: {printable(note)}")
+        for warning in database.warnings:
+            context.detail(f"{printable(database.name)}: {printable(warning)}")
 
 
 def _document(made: Sequence[Configuration]) -> dict[str, Any]:
-    return {
-        "files": [
-            {
-                "database": one.database, "direction": one.direction, "path": str(one.path), "directory": str(one.directory),
-                "warnings": one.warnings,
-            }
-            for one in made
-        ]
-    }  # fmt: skip
+    files = [
+        {
+            "database": one.database,
+            "direction": one.direction,
+            "path": str(one.path),
+            "directory": str(one.directory),
+            "warnings": one.warnings,
+        }
+        for one in made
+    ]
+    return {"files": files}

@@ -3,61 +3,66 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
-from ..errors import Damage, UsageError, VaultError
-from .context import (
-    A_METHOD,
-    A_NAME,
-    A_NOTE,
-    A_PATH,
-    Context,
-    json_option,
-    limit_options,
-    pass_context,
-    site_options,
-    somebody_there,
-)
-from .output import count, print_json, printable, size
+from ..errors import ExitCode, UsageError, VaultError
+from .context import Context, has_terminal, pass_context
+from .options import BACKUP_NAME, BACKUP_NOTE, METHOD, PATH, json_option, limit_options, site_options
+from .output import count, print_json, print_problem, printable, size
 
 if TYPE_CHECKING:
+    from ..model.manifest import DatabaseEntry
     from ..model.source import Method
     from ..operations.create.options import Created
 
-INCOMPLETE = 3
-NAMED = 20
+MAX_MISSING_SHOWN: Final = 20
 
 
 @click.command("create")
-@click.option("--name", type=A_NAME, help="A name for people; `restore NAME` finds it.")
-@click.option("--note", type=A_NOTE, help="Anything worth remembering.")
+@click.option("--name", type=BACKUP_NAME, help="A name for the backup, such as for `restore NAME`.")
+@click.option("--note", type=BACKUP_NOTE, help="A note about the backup.")
 @click.option(
     "--trigger",
     type=click.Choice(["scheduled", "on-demand"]),
-    help="Default: on-demand with a terminal, scheduled without.",
+    help="Which retention rules apply. Default: on-demand on a terminal, else scheduled.",
 )
-@click.option("--full", is_flag=True, help="Store everything again instead of what is new.")
+@click.option("--full", is_flag=True, help="Read and store everything again, not only what is new.")
 @click.option(
-    "--cold", is_flag=True, help="Take the exclusive lock of the storage first; fails while the site runs."
+    "--cold",
+    is_flag=True,
+    help="Take the exclusive lock of the storage first; this fails while the site runs.",
 )
-@click.option("--method", type=A_METHOD, default="native", show_default=True, help="How storages are copied.")
-@click.option("--mirror", type=A_PATH, metavar="DIR", help="Where the portable method keeps its copies.")
-@click.option("--only", type=click.Choice(["storage", "blobs"]), help="Half a backup; it is never `latest`.")
+@click.option("--method", type=METHOD, default="native", show_default=True, help="How databases are read.")
+@click.option(
+    "--mirror", type=PATH, metavar="DIR", help="The directory for the mirrors of --method portable."
+)
+@click.option(
+    "--only",
+    type=click.Choice(["storage", "blobs"]),
+    help="Back up only this component; such a backup is never `latest`.",
+)
 @click.option(
     "--database", "databases", multiple=True, metavar="NAME", help="Only this database (repeatable)."
 )
-@click.option("--skip-unchanged", is_flag=True, help="Make no backup when nothing is new since the last one.")
+@click.option("--skip-unchanged", is_flag=True, help="Make no backup if nothing is new since the last one.")
 @click.option(
-    "--allow-missing", type=click.IntRange(0), metavar="N", help="Go on although up to N blobs are missing."
+    "--allow-missing",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Make the backup even if up to N blobs are missing.",
 )
 @click.option(
     "--wait",
     is_flag=True,
-    help="Wait for another create of the site to end, instead of ending with status 11.",
+    help="If another create of the site is running, wait until it ends. Default: end with exit code 11.",
 )
-@click.option("--take-over", is_flag=True, help="This source, from another place, is the site from now on.")
+@click.option(
+    "--take-over",
+    is_flag=True,
+    help="Accept this source, from another machine or path, as the site from now on.",
+)
 @limit_options
 @json_option
 @site_options
@@ -75,22 +80,22 @@ def command(
     as_json: bool,
     **flags: Any,
 ) -> int:
-    """Back up the site as one unit: storage and blobs.
+    """Back up the site: all databases, with storage and blobs.
 
-    Exit status 3: the backup was made, but the source has lost something or has changed what was stored before.
-    Exit status 4: the backup was made, but an earlier one cannot be read.
+    Exit code 3: the backup was made, but the source has lost something, or has changed what was stored
+    before. Exit code 4: the backup was made, but an earlier backup cannot be read.
     """
     from ..operations.create.options import CreateOptions
     from ..operations.create.run import create
 
     if name == "latest":
         raise UsageError(
-            "a backup cannot be named 'latest': the word means the newest one", "choose another name"
+            "a backup cannot have the name 'latest': it means the newest backup", "use another name"
         )
     options = CreateOptions(
         name=name,
         note=note,
-        trigger=trigger or ("on-demand" if somebody_there() else "scheduled"),
+        trigger=trigger or ("on-demand" if has_terminal() else "scheduled"),
         only=only,
         databases=databases,
         method=method,
@@ -104,95 +109,95 @@ def command(
         workers=context.workers,
     )
     context.require_copies()
-    context.give_way()
-    repository, site = context.remembering.repository, context.site
+    context.apply_priority()
+    context.use_cache()
+    repository, site = context.repository, context.site
     with context.progress() as progress:
         done = create(repository, site, options, progress, lambda new: progress.note(f"backup {new}"))
     if as_json:
         print_json(_document(done))
     else:
         _print(context, done)
-    _say_what_is_wrong(done)
-    if not all([_copied(context, copy.location, done) for copy in context.settings.repository.copies]):
-        return VaultError.exit_code
-    if done.unlocked:
-        return VaultError.exit_code
+    _print_problems(done)
+    copied = [_copy(context, copy.location, done) for copy in context.settings.repository.copies]
+    return _exit_code(done, all_copied=all(copied))
+
+
+def _exit_code(done: Created, *, all_copied: bool) -> ExitCode:
+    if not all_copied or done.unlocked:
+        return ExitCode.FAILURE
     if done.damaged:
-        return Damage.exit_code
-    return INCOMPLETE if done.manifest.status == "incomplete" or done.findings else 0
+        return ExitCode.DAMAGE
+    if done.manifest.status == "incomplete" or done.findings:
+        return ExitCode.SOURCE_INCOMPLETE
+    return ExitCode.SUCCESS
 
 
-def _copied(context: Context, location: str, done: Created) -> bool:
-    """Copy the backups of the site to another repository; False when that failed, which takes nothing from the backup that was made."""
+def _copy(context: Context, location: str, done: Created) -> bool:
+    """Copy the backups of the site to another repository; return False on an error: the backup is made."""
     from ..operations.copy.run import CopyOptions, copy
 
     options = CopyOptions(workers=context.workers)
     try:
+        # not the repository of the context, which reads through the cache
+        source, target = context.repository_at(context.location), context.repository_at(location)
         with context.progress() as progress:
-            copied = copy(
-                context.repository_at(context.location),
-                context.repository_at(location),
-                context.site_name,
-                progress,
-                options,
-            )
+            copied = copy(source, target, context.site_name, progress, options)
     except VaultError as error:
-        made = f"backup {done.manifest.id} was made, but it was not copied to {printable(location)}"
-        click.echo(f"zodb-vault: {made}: {printable(error.message)}", err=True)
-        click.echo(f"  -> {printable(error.hint)}; the next run copies it too", err=True)
+        problem = f"backup {done.manifest.id} was made, but it was not copied to {location}: {error.message}"
+        print_problem(problem, f"{error.hint}; the next run copies it too")
         return False
     context.say(f"{count(len(copied.copied), 'backup')} copied to {copied.location}")
     return True
 
 
-def _say_what_is_wrong(done: Created) -> None:
-    """Name what is wrong in the repository; it costs the backup nothing that was made."""
+def _print_problems(done: Created) -> None:
+    """Print what is wrong in the repository, although the backup was made."""
     if done.unlocked:
-        made = f"backup {done.manifest.id} was made, but what it takes from earlier ones is not locked for as long as it has to be"
-        click.echo(f"zodb-vault: {made}: {printable(done.unlocked.message)}", err=True)
-        click.echo(f"  -> {printable(done.unlocked.hint)}; the next run tries it again", err=True)
-    for backup_id, why in done.damaged.items():
-        click.echo(
-            f"zodb-vault: backup {backup_id} cannot be read and was not used: {printable(why)}", err=True
+        problem = (
+            f"backup {done.manifest.id} was made, but the objects that it shares with earlier backups "
+            f"are not locked long enough: {done.unlocked.message}"
         )
+        print_problem(problem, f"{done.unlocked.hint}; the next run tries it again")
+    for backup_id, why in done.damaged.items():
+        print_problem(f"backup {backup_id} cannot be read and was not used: {why}")
 
 
 def _print(context: Context, done: Created) -> None:
     manifest = done.manifest
     if not context.quiet:
-        click.echo(_skipped(done) if done.skipped else _summary(done))
+        click.echo(_summary(done))
     context.detail(f"{manifest.how}: {manifest.reason.text}")
     for entry in manifest.databases if not done.skipped else []:
         context.detail(f"{printable(entry.name)}: last transaction {entry.last_tid} at {entry.last_time}")
-        for warning in entry.warnings if not context.quiet or done.findings else []:
-            click.echo(f"zodb-vault: {printable(entry.name)}: {printable(warning)}", err=True)
-        # what is accepted as lost is no news any more
-        rows = (
-            done.missing.get(entry.name, []) if not context.quiet or manifest.status == "incomplete" else []
-        )
-        for oid, tid, path in rows[:NAMED]:
-            click.echo(
-                f"zodb-vault: {printable(entry.name)}: the blob {oid} {tid} is missing: {printable(path)}",
-                err=True,
-            )
-        if len(rows) > NAMED:
-            click.echo(
-                f"zodb-vault: {entry.name}: and {len(rows) - NAMED} more; `zodb-vault verify {manifest.id} --json` lists all",
-                err=True,
-            )
+        if not context.quiet or done.findings:
+            for warning in entry.warnings:
+                print_problem(f"{entry.name}: {warning}")
+        # blobs that were accepted as lost are not reported again
+        if not context.quiet or manifest.status == "incomplete":
+            _print_missing(done, entry)
 
 
-def _skipped(done: Created) -> str:
-    return f"nothing new since {done.manifest.id}, no backup made"
+def _print_missing(done: Created, entry: DatabaseEntry) -> None:
+    rows = done.missing.get(entry.name, [])
+    for oid, tid, path in rows[:MAX_MISSING_SHOWN]:
+        print_problem(f"{entry.name}: the blob {oid} {tid} is missing: {path}")
+    if len(rows) > MAX_MISSING_SHOWN:
+        more = len(rows) - MAX_MISSING_SHOWN
+        hint = f"`zodb-vault verify {done.manifest.id} --json` lists all"
+        print_problem(f"{entry.name}: and {more} more; {hint}")
 
 
 def _summary(done: Created) -> str:
     manifest = done.manifest
+    if done.skipped:
+        return f"nothing new since {manifest.id}, no backup made"
     transactions = sum(entry.transactions_added for entry in manifest.databases)
     blobs = sum(entry.blobs_added for entry in manifest.databases)
+    new = f"{count(transactions, 'new transaction')}, {count(blobs, 'new blob')}"
     return (
-        f"{manifest.id} {manifest.status}: {manifest.how} ({manifest.reason.code}), {count(transactions, 'new transaction')}, "
-        f"{count(blobs, 'new blob')}, {size(manifest.added)} added; restores {size(done.raw)} from {size(done.stored)}"
+        f"{manifest.id} {manifest.status}: {manifest.how} ({manifest.reason.code}), {new}, "
+        f"{size(manifest.added)} added; restores {size(done.raw)} from {size(done.stored)}"
     )
 
 
@@ -210,21 +215,21 @@ def _document(done: Created) -> dict[str, Any]:
         "added": 0 if done.skipped else manifest.added,
         "raw": done.raw,
         "stored": done.stored,
-        "databases": [
-            {
-                "name": entry.name,
-                "last_tid": entry.last_tid,
-                "transactions": entry.storage.transactions if entry.storage else None,
-                "transactions_added": 0 if done.skipped else entry.transactions_added,
-                "blobs": {"added": 0 if done.skipped else entry.blobs_added, "count": entry.blobs.count}
-                if entry.blobs
-                else None,
-                "missing": [
-                    {"oid": oid, "tid": tid, "path": path}
-                    for oid, tid, path in done.missing.get(entry.name, [])
-                ],
-                "warnings": entry.warnings,
-            }
-            for entry in manifest.databases
-        ],
+        "databases": [_document_of(done, entry) for entry in manifest.databases],
+    }
+
+
+def _document_of(done: Created, entry: DatabaseEntry) -> dict[str, Any]:
+    blobs = None
+    if entry.blobs:
+        blobs = {"added": 0 if done.skipped else entry.blobs_added, "count": entry.blobs.count}
+    missing = [{"oid": oid, "tid": tid, "path": path} for oid, tid, path in done.missing.get(entry.name, [])]
+    return {
+        "name": entry.name,
+        "last_tid": entry.last_tid,
+        "transactions": entry.storage.transactions if entry.storage else None,
+        "transactions_added": 0 if done.skipped else entry.transactions_added,
+        "blobs": blobs,
+        "missing": missing,
+        "warnings": entry.warnings,
     }

@@ -5,13 +5,14 @@ from __future__ import annotations
 import click
 
 from ..errors import Declined
-from .context import Context, Text, pass_context, site_options
+from .context import Context, pass_context
+from .options import Text, site_options
 
 
 @click.command("delete")
 @click.argument("id", type=Text())
-@click.option("--force", is_flag=True, help="Also the last complete backup.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--force", is_flag=True, help="Delete it even if it is the last complete backup.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @site_options
 @pass_context
 def command(context: Context, id: str, force: bool, yes: bool) -> None:
@@ -19,11 +20,9 @@ def command(context: Context, id: str, force: bool, yes: bool) -> None:
     from ..operations.prune.trash import delete
 
     backup = context.catalog.select(id)
-    if not yes and not context.confirm(
-        f"Move backup {backup.manifest.id} of {backup.manifest.created_at} to the trash?"
-    ):
+    backup_id = backup.manifest.id
+    question = f"Move backup {backup_id} of {backup.manifest.created_at} to the trash?"
+    if not yes and not context.confirm(question):
         raise Declined("nothing was deleted")
     delete(context.repository, context.catalog, backup, force=force)
-    context.say(
-        f"{backup.manifest.id} is in the trash; `zodb-vault undelete {backup.manifest.id}` brings it back"
-    )
+    context.say(f"{backup_id} is in the trash; `zodb-vault undelete {backup_id}` brings it back")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from .context import Context, json_option, pass_context, site_options
+from .context import Context, pass_context
+from .options import json_option, site_options
 from .output import print_checks
 
 
@@ -13,19 +14,18 @@ from .output import print_checks
 @site_options
 @pass_context
 def command(context: Context, as_json: bool) -> int:
-    """Check whether backups can be made and restored here: configuration, packages, tools, permissions, space, clock, locks.
+    """Check whether backups can be made and restored here.
 
-    The repository is really written to, read, listed and deleted in; nothing is left behind. Exit status 1: there are findings.
+    It checks configuration, packages, programs, permissions, free space, clock and locks. It writes, reads,
+    lists and deletes a test file in the repository, and leaves nothing behind. Exit code 1: a check failed.
     """
     from ..operations.doctor.inputs import CheckInputs
     from ..operations.doctor.run import examine
 
-    checks = examine(
-        CheckInputs(
-            lambda: context.settings,
-            lambda: context.site_name,
-            lambda: context.site,
-            lambda: context.repository,
-        )
+    inputs = CheckInputs(
+        lambda: context.settings,
+        lambda: context.site_name,
+        lambda: context.site,
+        lambda: context.repository,
     )
-    return print_checks(checks, as_json=as_json, quiet=context.quiet)
+    return print_checks(examine(inputs), as_json=as_json, quiet=context.quiet)

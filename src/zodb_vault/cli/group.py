@@ -1,4 +1,4 @@
-"""A group of commands that says in whole sentences what they do, and answers a mistyped name with the one that was likely meant."""
+"""A group of commands: its help shows whole sentences, and a mistyped command gets a suggestion."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ from ..errors import UsageError
 
 
 class Group(click.Group):
-    """Says which commands there are when one is asked for that there is not."""
+    """A group that suggests a command when an unknown one is given."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that is meant; raise UsageError with a similar one when there is none."""
+        """Return the command; raise UsageError with the most similar one when it does not exist."""
         known = self.list_commands(ctx)
         if args and args[0] not in known and not args[0].startswith("-"):
             close = get_close_matches(args[0], known, n=1)
-            meant = f", did you mean {close[0]}?" if close else ""
-            raise UsageError(
-                f"there is no command {args[0]!r}{meant}", f"the commands are {', '.join(known)}"
-            )
+            suggestion = f", did you mean {close[0]}?" if close else ""
+            message = f"there is no command {args[0]!r}{suggestion}"
+            raise UsageError(message, f"the commands are {', '.join(known)}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands, each with its first sentence; click would cut it where the line ends."""
-        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        """List each command with its first sentence; click would shorten the sentence to one line."""
+        rows = []
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            if command is not None:
+                rows.append((name, _sentence(command.help or "")))
         with formatter.section("Commands"):
-            formatter.write_dl(
-                [(name, _sentence(command.help or "")) for name, command in commands if command is not None]
-            )
+            formatter.write_dl(rows)
 
 
 def _sentence(text: str) -> str:
-    """Return the first paragraph of a help text, without what it says of its arguments."""
+    """Return the first paragraph of a help text, without the description of its arguments in parentheses."""
     paragraph = " ".join(text.partition("\n\n")[0].split())
     return paragraph.partition(" (ID:")[0].rstrip(".") + "."

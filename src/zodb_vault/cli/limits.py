@@ -1,25 +1,22 @@
-"""How much of the machine and of the line a command takes: options, configuration, and what the system is told."""
+"""How much of the machine and of the network a command uses: the rate limit, the processors, the priority."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    F = TypeVar("F", bound=Callable[..., Any])
     RateType = click.ParamType[int]
 else:
-    F = TypeVar("F")
     RateType = click.ParamType  # no generic class before click 8.4
 
 NICENESS: Final = 19
-IDLE: Final = "3"
-PATIENCE_SECONDS: Final = 10
+# The scheduling class of ionice(1) that gets disk time only when no other process needs it.
+IDLE_CLASS: Final = "3"
+IONICE_TIMEOUT_SECONDS: Final = 10
 
 
 class RateOption(RateType):
@@ -28,7 +25,7 @@ class RateOption(RateType):
     name = "rate"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the number."""
+        """Return the number of bytes a second."""
         from ..config.rates import parse_rate
 
         try:
@@ -49,17 +46,23 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def give_way() -> None:
-    """Let everybody else go first: at the processors, and at the disk where the system has classes for that (and a scheduler that heeds them)."""
+def lower_priority() -> None:
+    """Run with low CPU priority, and with low I/O priority if ionice(1) and the disk scheduler support it.
+
+    The priority is set for the main thread before other threads exist: threads and child processes inherit
+    it.
+    """
     import shutil
     import subprocess
 
     with contextlib.suppress(OSError):
         os.nice(NICENESS)
-    # set of the main thread before there are others, which inherit it, as programs do that are started
     if ionice := shutil.which("ionice"):
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            command = [ionice, "-c", IDLE, "-p", str(os.getpid())]
             subprocess.run(
-                command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=PATIENCE_SECONDS
+                [ionice, "-c", IDLE_CLASS, "-p", str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=False,
+                timeout=IONICE_TIMEOUT_SECONDS,
             )

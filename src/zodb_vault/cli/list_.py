@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from datetime import datetime
+from typing import Any, Final
 
 import click
 
-from ..errors import BackupMissing, Damage
+from ..errors import BackupMissing, Damage, ExitCode
 from ..operations.catalog import Backup, raw_size, stored_size
 from ..runtime import clock
-from .context import Context, json_option, pass_context, site_options
-from .output import ago, print_json, printable, size, table
+from .context import Context, pass_context
+from .options import json_option, site_options
+from .output import ago, print_json, print_problem, size, table
 
-SHOWN = 200
+MAX_NAME_SHOWN: Final = 200
+HEADINGS: Final = ("ID", "NAME", "CREATED", "SIZE", "STATUS", "HOW", "TRIGGER", "TIER", "VERIFIED")
+# Keys of a row that only a readable manifest fills.
+UNKNOWN: Final = (
+    "name",
+    "note",
+    "trigger",
+    "how",
+    "tier",
+    "contents",
+    "finished_at",
+    "raw",
+    "stored",
+    "added",
+    "last_tid",
+    "missing",
+)
 
 
 @click.command("list")
@@ -21,43 +39,41 @@ SHOWN = 200
 @site_options
 @pass_context
 def command(context: Context, as_json: bool) -> int:
-    """List the backups of the site, newest first, and what is being created or restored now.
+    """List the backups of the site, newest first, and the creates and restores that are running.
 
-    Exit status 4: the manifest or a label of a backup is damaged; it is listed as `damaged`.
+    Exit code 4: the manifest or a label of a backup is damaged; its status is `damaged`.
     """
-    context = context.remembering
+    context.use_cache()
     backups = [
         row for backup_id in reversed(context.catalog.listing.backups) if (row := _row_of(context, backup_id))
     ]
     _add_tiers(context, backups)
-    rows = [*_running(context), *backups]
+    rows = [*_runs(context), *backups]
     if as_json:
         print_json({"backups": rows})
     elif not rows:
         context.say(f"no backups of the site {context.site_name} in {context.location}")
     else:
         now = clock.now()
-        for line in table(
-            ["ID", "NAME", "CREATED", "SIZE", "STATUS", "HOW", "TRIGGER", "TIER", "VERIFIED"],
-            (_cells(row, now) for row in rows),
-        ):
+        for line in table(HEADINGS, (_cells(row, now) for row in rows)):
             click.echo(line)
-    return Damage.exit_code if any(row["status"] == "damaged" for row in rows) else 0
+    damaged = any(row["status"] == "damaged" for row in rows)
+    return ExitCode.DAMAGE if damaged else ExitCode.SUCCESS
 
 
 def _row_of(context: Context, backup_id: str) -> dict[str, Any] | None:
-    """Return the row of a backup, None when it was deleted meanwhile; one that cannot be read does not hide the others."""
+    """Return the row of a backup, without details if it is damaged; None when it has just been deleted."""
     try:
         return _row(context.catalog.backup(backup_id))
     except Damage as error:
-        click.echo(f"zodb-vault: {printable(error.message)}", err=True)
-        return _unknown(context, backup_id, status="damaged", created_at=None)
+        print_problem(error.message)
+        return _row_without_manifest(context, backup_id, status="damaged", created_at=None)
     except BackupMissing:
         return None
 
 
 def _add_tiers(context: Context, rows: list[dict[str, Any]]) -> None:
-    """Fill in which tier keeps each backup, as `prune` would decide now."""
+    """Add to each row the tier that keeps the backup, as `prune` would decide now."""
     from ..policy.retention import tiers_of
 
     readable = [context.catalog.backup(row["id"]) for row in rows if row["status"] != "damaged"]
@@ -98,8 +114,8 @@ def _row(backup: Backup) -> dict[str, Any]:
     }
 
 
-def _running(context: Context) -> list[dict[str, Any]]:
-    """Return rows for runs in progress; creates that died without a backup are ``failed``."""
+def _runs(context: Context) -> list[dict[str, Any]]:
+    """Return a row for each run that is alive, and for each create that died (``failed``)."""
     from ..repository import markers
 
     states = {"create": "creating", "restore": "restoring"}
@@ -110,56 +126,52 @@ def _running(context: Context) -> list[dict[str, Any]]:
         if marker.run in known or (not alive and marker.what != "create"):
             continue
         status = states.get(marker.what, marker.what) if alive else "failed"
-        rows.append(_unknown(context, marker.run, status=status, created_at=marker.started))
+        rows.append(_row_without_manifest(context, marker.run, status=status, created_at=marker.started))
     return rows
 
 
-def _unknown(context: Context, row_id: str, **known: Any) -> dict[str, Any]:
-    """Return the row of what has no manifest that could be read."""
-    nothing = (
-        "name",
-        "note",
-        "trigger",
-        "how",
-        "tier",
-        "contents",
-        "finished_at",
-        "raw",
-        "stored",
-        "added",
-        "last_tid",
-        "missing",
-    )
-    return (
-        dict.fromkeys(nothing)
-        | {"id": row_id, "site": context.site_name, "pinned": False, "databases": [], "verified": []}
-        | known
-    )
+def _row_without_manifest(
+    context: Context, row_id: str, *, status: str, created_at: str | None
+) -> dict[str, Any]:
+    return dict.fromkeys(UNKNOWN) | {
+        "id": row_id,
+        "site": context.site_name,
+        "pinned": False,
+        "databases": [],
+        "verified": [],
+        "status": status,
+        "created_at": created_at,
+    }
 
 
-def _cells(row: dict[str, Any], now: Any) -> list[str]:
-    created = row["created_at"]
-    verified = row["verified"][-1] if row["verified"] else None
+def _cells(row: dict[str, Any], now: datetime) -> list[str]:
+    """Return the cells of a row, in the order of the headings."""
+    created = row["created_at"] or "-"
+    if row["created_at"] and sys.stdout is not None and sys.stdout.isatty():
+        created = ago(clock.parse(created), now)
+    status = row["status"]
+    if row["contents"] not in ("all", None):
+        status += f" ({_contents(row['contents'])})"
+    verified = "-"
+    if row["verified"]:
+        last = row["verified"][-1]
+        verified = last.level if last.ok else f"{last.level}: damaged"
     return [
         row["id"],
         _shortened(row["name"] or "-") + (" (pinned)" if row["pinned"] else ""),
-        ago(clock.parse(created), now)
-        if created and sys.stdout is not None and sys.stdout.isatty()
-        else created or "-",
+        created,
         size(row["raw"]),
-        row["status"]
-        if row["contents"] in ("all", None)
-        else f"{row['status']} ({_contents(row['contents'])})",
+        status,
         row["how"] or "-",
         row["trigger"] or "-",
         row["tier"] or "-",
-        f"{verified.level}{'' if verified.ok else ': damaged'}" if verified else "-",
+        verified,
     ]
 
 
 def _shortened(name: str) -> str:
-    """Return what a table shows of a name; another version may have taken a longer one."""
-    return name if len(name) <= SHOWN else f"{name[: SHOWN - 3]}..."
+    """Shorten a name for the table; another version of zodb-vault may allow longer names."""
+    return name if len(name) <= MAX_NAME_SHOWN else f"{name[: MAX_NAME_SHOWN - 3]}..."
 
 
 def _contents(contents: str | list[str]) -> str:

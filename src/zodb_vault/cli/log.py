@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from heapq import merge
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
 from ..errors import UsageError
-from .context import Context, Text, json_option, pass_context, site_options
+from .context import Context, pass_context
+from .options import Text, json_option, site_options
 from .output import print_json, size, table
+
+if TYPE_CHECKING:
+    from ..model.manifest import DatabaseEntry
+    from ..operations.catalog import Backup
+    from ..operations.log import LogRow
+
+HEADINGS = ("TID", "TIME", "SIZE", "OBJECTS", "BLOBS", "RESTORABLE", "USER", "DESCRIPTION")
 
 
 @click.command("log")
@@ -24,36 +34,37 @@ from .output import print_json, size, table
 @pass_context
 def command(context: Context, id: str, databases: tuple[str, ...], limit: int | None, as_json: bool) -> None:
     """List the transactions of a backup, newest first, to choose one for `restore --tid`."""
-    from ..operations.log import log
+    from ..operations.log import is_concealed, log
 
-    backup = context.remembering.catalog.select(id)
+    context.use_cache()
+    entries = _choose(context.catalog.select(id), databases)
     documents = context.repository.objects("")
-    names = [entry.name for entry in backup.manifest.databases]
+    if any(is_concealed(documents, entry) for entry in entries):
+        context.say("users and descriptions are encrypted, and no private key is configured")
+    # merged by TID, so that the parts of a transaction in several databases follow each other
+    logs = (log(documents, entry) for entry in entries)
+    rows = list(islice(merge(*logs, key=lambda row: row.tid, reverse=True), limit))
+    if as_json:
+        print_json({"transactions": [msgspec.to_builtins(row) for row in rows]})
+    else:
+        _print(rows, with_database=len(entries) > 1)
+
+
+def _choose(backup: Backup, databases: tuple[str, ...]) -> list[DatabaseEntry]:
+    """Return the databases of a backup that are named, all when none is; raise UsageError."""
+    entries = backup.manifest.databases
+    names = [entry.name for entry in entries]
     if unknown := sorted(set(databases) - set(names)):
         raise UsageError(
             f"backup {backup.manifest.id} has no database {', '.join(unknown)}", f"it has {', '.join(names)}"
         )
-    entries = [entry for entry in backup.manifest.databases if not databases or entry.name in databases]
-    newest = [
-        one
-        for entry in entries
-        for one in (entry.data_fs.tail if entry.data_fs else entry.dump.log if entry.dump else [])
-    ]
-    if any(documents.concealed(one.log) for one in newest):
-        context.say("users and descriptions are encrypted, and nothing says where the private key is")
-    # of several databases the parts of one commit stand together
-    rows = list(
-        islice(
-            merge(*(log(documents, entry) for entry in entries), key=lambda row: row.tid, reverse=True), limit
-        )
-    )
-    if as_json:
-        print_json({"transactions": [msgspec.to_builtins(row) for row in rows]})
-        return
-    several = len(entries) > 1
+    return [entry for entry in entries if not databases or entry.name in databases]
+
+
+def _print(rows: Iterable[LogRow], *, with_database: bool) -> None:
     cells = (
         [
-            *([row.database] if several else []),
+            row.database,
             row.tid,
             row.time[:19] + "Z",
             size(row.size),
@@ -65,18 +76,6 @@ def command(context: Context, id: str, databases: tuple[str, ...], limit: int | 
         ]
         for row in rows
     )
-    for line in table(
-        [
-            *(["DATABASE"] if several else []),
-            "TID",
-            "TIME",
-            "SIZE",
-            "OBJECTS",
-            "BLOBS",
-            "RESTORABLE",
-            "USER",
-            "DESCRIPTION",
-        ],
-        cells,
-    ):
+    first = 0 if with_database else 1
+    for line in table(["DATABASE", *HEADINGS][first:], (row[first:] for row in cells)):
         click.echo(line)

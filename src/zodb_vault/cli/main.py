@@ -1,4 +1,4 @@
-"""The command ``zodb-vault``: finds the command, and is the only place where errors become exit statuses."""
+"""The command line: import and run one command. Only this module turns errors into exit codes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any, Final, NoReturn
 import click
 
 from .. import __version__
-from ..errors import ConfigurationError, UsageError, VaultError
+from ..errors import ConfigurationError, ExitCode, UsageError, VaultError
 from ..runtime import shutdown
-from .context import site_options
 from .group import Group
+from .options import site_options
 from .output import print_error
-from .signals import INTERRUPTED, let_go, take_over
+from .signals import ignore_signals, install_handlers
 from .streams import prepare
 
 COMMANDS: Final = {
@@ -39,33 +39,34 @@ COMMANDS: Final = {
     "verify": "verify",
 }
 
-# Bytes; under no other limit, not even 0, does Linux leave out a collector.
-NO_CORE: Final = 1
+# Bytes. Linux passes the memory of a crashed process to a program that collects core dumps even if the limit
+# is 0; only with a limit of 1 it does not.
+CORE_DUMP_LIMIT: Final = 1
 
 EPILOG = """\b
-Exit statuses:
-  0   done
-  1   failed, or a question was answered with no
-  2   usage or configuration, nothing to back up, nobody there to ask
-  3   done, but something is missing or has changed at the source
-  4   damage was found
-  10  no such repository
+Exit codes:
+  0   success
+  1   failure, or a question was answered with no
+  2   wrong command line or configuration, nothing to back up, or no terminal to ask on
+  3   success, but the source has lost something or has changed what was stored
+  4   damage was found in the repository
+  10  no repository at the location
   11  locked or in use
-  12  no key, or the wrong one
-  13  no such backup or target
+  12  the private key is missing or wrong
+  13  no such backup or restore point
   130 interrupted
 """
 
 
 class LazyGroup(Group):
-    """Imports a command when it is called: the start of every command counts."""
+    """Imports a command only when it is called, so that every command starts fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command, None when there is none of that name."""
+        """Return a command, None when there is none with this name."""
         module = COMMANDS.get(cmd_name)
         if module is None:
             return None
@@ -82,14 +83,14 @@ class LazyGroup(Group):
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @site_options
 def cli() -> None:
-    """Back up, prove and restore ZODB databases: storage and blobs as one unit.
+    """Back up, verify and restore ZODB databases: storage and blobs together.
 
-    The options below may also follow the command's name.
+    The options below can also follow the name of the command.
     """
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status; errors go to standard error, as JSON when the command was asked for JSON."""
+    """Run one command and return its exit code; print an error on standard error, as JSON with --json."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in arguments
     try:
@@ -97,59 +98,72 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:
-        _drop_output()
-        return 1
+        _discard_output()
+        return ExitCode.FAILURE
     except (click.exceptions.Abort, KeyboardInterrupt):
-        print_error(
-            "interrupted",
-            ["interrupted"],
-            "run the command again; what was stored already is used",
-            INTERRUPTED,
-            as_json=as_json,
-        )
-        return INTERRUPTED
+        hint = "run the command again; it uses what is already stored"
+        print_error("interrupted", ["interrupted"], hint, ExitCode.INTERRUPTED, as_json=as_json)
+        return ExitCode.INTERRUPTED
     except click.ClickException as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # not known to click before 8.2
+        if type(error).__name__ == "NoArgsIsHelpError":  # click before 8.2 does not have this class
             click.echo(error.format_message(), err=True)
-            return UsageError.exit_code
-        return _failed(_translated(error), as_json)
+            return ExitCode.USAGE
+        return _failed(_usage_error(error), as_json)
     except VaultError as error:
         return _failed(error, as_json)
     except OSError as error:
-        where = (
-            f" ({os.fsdecode(error.filename)})"
-            if isinstance(error.filename, (str, bytes, os.PathLike))
-            else ""
-        )
-        _drop_output()
-        return _failed(VaultError(f"{error.strerror or error}{where}"), as_json)
-    except Exception as error:  # noqa: BLE001  a mistake of ours: said as such, never a bare traceback with values in it
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        message = f"internal error: {type(error).__name__} in {last.name} (line {last.lineno} of {last.filename.rpartition('/')[2]})"
+        _discard_output()
+        return _failed(_system_error(error), as_json)
+    except Exception as error:  # noqa: BLE001  a bug: reported as such, without the values in its message
         if {"-v", "--verbose"} & set(arguments):
-            # names and lines of our code only: the message may hold a secret
+            # only names and lines of code: the message of the error may contain a secret
             click.echo("".join(traceback.format_tb(error.__traceback__)), err=True)
-        return _failed(
-            VaultError(
-                message, "this is a mistake in zodb-vault; please report it with what `--verbose` prints"
-            ),
-            as_json,
-        )
-    return result if isinstance(result, int) else 0
+        return _failed(_internal_error(error), as_json)
+    return result if isinstance(result, int) else ExitCode.SUCCESS
 
 
-def _write_no_core() -> None:
-    """Keep the memory, which holds keys and passwords, from a file or a collector when this process or one of its children crashes."""
+def _usage_error(error: click.ClickException) -> VaultError:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "zodb-vault"
+    message = " ".join(error.format_message().split())  # click prints choices on several lines
+    return UsageError(message, f"`{command} --help` shows the arguments and options")
+
+
+def _system_error(error: OSError) -> VaultError:
+    message = str(error.strerror or error)
+    if isinstance(error.filename, (str, bytes, os.PathLike)):
+        message += f" ({os.fsdecode(error.filename)})"
+    return VaultError(message)
+
+
+def _internal_error(error: Exception) -> VaultError:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{last.name} (line {last.lineno} of {last.filename.rpartition('/')[2]})"
+    return VaultError(
+        f"internal error: {type(error).__name__} in {place}",
+        "this is a bug in zodb-vault; please report it with the output of `--verbose`",
+    )
+
+
+def _failed(error: VaultError, as_json: bool) -> int:
+    lines = error.issues if isinstance(error, ConfigurationError) else [error.message]
+    print_error(error.kind, lines, error.hint, error.exit_code, as_json=as_json)
+    # an interrupted run counts as interrupted, whatever error the interruption has caused
+    return ExitCode.INTERRUPTED if shutdown.requested() else error.exit_code
+
+
+def _prevent_core_dumps() -> None:
+    """Keep the memory of this process and its children, which holds keys and passwords, out of core dumps."""
     import resource
 
     hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
-    limit = NO_CORE if hard == resource.RLIM_INFINITY else min(NO_CORE, hard)
+    limit = CORE_DUMP_LIMIT if hard == resource.RLIM_INFINITY else min(CORE_DUMP_LIMIT, hard)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
 
 
-def _drop_output() -> None:
-    """Let go of what cannot be written to standard output: the interpreter would try again at its end, and complain."""
+def _discard_output() -> None:
+    """Discard what cannot be written to standard output; at exit Python would try it again, and complain."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError, AttributeError):
@@ -157,32 +171,19 @@ def _drop_output() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _translated(error: click.ClickException) -> VaultError:
-    context = getattr(error, "ctx", None)
-    command = context.command_path if context else "zodb-vault"
-    # click lays a choice out over several lines; an error is one
-    return UsageError(" ".join(error.format_message().split()), f"`{command} --help` shows what it takes")
-
-
-def _failed(error: VaultError, as_json: bool) -> int:
-    lines = error.issues if isinstance(error, ConfigurationError) else [error.message]
-    print_error(error.kind, lines, error.hint, error.exit_code, as_json=as_json)
-    # a run that was told to end is interrupted, whatever failed because of that
-    return INTERRUPTED if shutdown.requested() else error.exit_code
-
-
 def main() -> NoReturn:
-    """Run the command line and leave the process; SIGTERM, and a terminal that is closed, end it as Ctrl-C does."""
+    """Run the command line and exit. SIGTERM and a closed terminal end it in the same way as Ctrl-C."""
     prepare()
-    _write_no_core()
+    _prevent_core_dumps()
     try:
-        take_over()
+        install_handlers()
         status = run()
-    except KeyboardInterrupt:  # before the command, or behind it
-        status = INTERRUPTED
-    let_go()  # all is done: what the exit status says is true
-    if status == INTERRUPTED:
-        # all is put in order by now; the interpreter would wait for threads, and one that was interrupted at its start never ends
-        _drop_output()
+    except KeyboardInterrupt:  # before or after the command itself
+        status = ExitCode.INTERRUPTED
+    ignore_signals()  # the work is done, so the exit code is right
+    if status == ExitCode.INTERRUPTED:
+        # The clean-up is done. A normal exit waits for all threads, and a thread that was interrupted while
+        # it started never ends.
+        _discard_output()
         os._exit(status)
     sys.exit(status)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import VaultError
-from .context import A_METHOD, A_PATH, Context, json_option, pass_context, site_options
+from .context import Context, pass_context
+from .options import METHOD, PATH, json_option, site_options
 from .output import count, print_json, printable
 
 if TYPE_CHECKING:
@@ -18,26 +19,28 @@ if TYPE_CHECKING:
 
 @click.command("plan")
 @click.option("--full", is_flag=True, help="As for `create --full`.")
-@click.option("--method", type=A_METHOD, default="native", show_default=True, help="As for `create`.")
-@click.option("--mirror", type=A_PATH, metavar="DIR", help="As for `create`.")
+@click.option("--method", type=METHOD, default="native", show_default=True, help="As for `create --method`.")
+@click.option("--mirror", type=PATH, metavar="DIR", help="As for `create --mirror`.")
 @json_option
 @site_options
 @pass_context
 def command(context: Context, full: bool, method: Method, mirror: Path | None, as_json: bool) -> None:
-    """Say what would be backed up, from where, how, in which order, and why; changes nothing."""
+    """Show what `create` would back up, from where, how, in which order, and why; nothing is changed."""
     from ..operations.create.plan import PlanOptions, plan
 
     site = context.site
     repository, problem = None, None
     try:
-        repository = context.remembering.repository
+        context.use_cache()
+        repository = context.repository
     except VaultError as error:
         problem = f"no earlier backup is known: {error.message}"
     planned = plan(site, repository, problem, PlanOptions(full=full, method=method, mirror=mirror))
     if as_json:
         print_json(planned.document())
         return
-    click.echo(f"site {planned.site}{f', as {printable(site.config)} describes it' if site.config else ''}")
+    origin = f", from {printable(site.config)}" if site.config else ""
+    click.echo(f"site {planned.site}{origin}")
     for database in planned.databases:
         _print(database, context.verbose)
     for skipped in planned.skipped:
@@ -46,13 +49,13 @@ def command(context: Context, full: bool, method: Method, mirror: Path | None, a
 
 def _print(planned: Planned, verbose: bool) -> None:
     database = planned.database
-    click.echo(f"database {printable(database.name)}: {printable(_kind(planned))}")
+    click.echo(f"database {printable(database.name)}: {printable(_description(planned))}")
     if planned.elsewhere:
         click.echo(f"  {printable(planned.elsewhere)}")
     if planned.how and planned.reason:
         click.echo(f"  {planned.how} backup ({planned.reason['code']}): {planned.reason['text']}")
     for step in planned.steps:
-        click.echo(f"  {step.order}. {step.what} from {printable(step.source)}{_with(step)}")
+        click.echo(f"  {step.order}. {step.what} from {printable(step.source)}{_tool(step)}")
         click.echo(f"     why: {printable(step.why)}")
     for left in planned.left:
         click.echo(f"  not copied: {printable(left)}")
@@ -62,24 +65,28 @@ def _print(planned: Planned, verbose: bool) -> None:
         _print_options(planned)
 
 
-def _kind(planned: Planned) -> str:
-    """Return what a database is: its storage, what is around it, where it is mounted, whether it keeps history."""
+def _description(planned: Planned) -> str:
+    """Describe a database: its storage, the wrappers around it, its mount point, its history, its blobs."""
     database = planned.database
     kind = f"{database.backend} ({database.adapter})" if database.adapter else database.backend
-    wrapped = f" in {' in '.join(reversed(database.wrappers))}" if database.wrappers else ""
+    wrapped = "".join(f" in {wrapper}" for wrapper in reversed(database.wrappers))
     mount = f", mounted at {database.mount_point}" if database.mount_point else ""
-    history = {None: "", True: ", history kept", False: ", without history"}[
-        None if database.backend == "filestorage" else database.history
-    ]
+    history = ""
+    if database.backend != "filestorage" and database.history is not None:
+        history = ", history kept" if database.history else ", without history"
     return f"{kind}{wrapped}{mount}{history}, blobs: {database.blob_mode}"
 
 
-def _with(step: BackupStep) -> str:
+def _tool(step: BackupStep) -> str:
     return "" if step.tool == "zodb-vault" else f", with {step.tool}"
 
 
 def _print_options(planned: Planned) -> None:
-    """Print what was understood of the configuration, secrets concealed; a key that nobody knows may be one, too."""
+    """Print how the configuration was understood, without secrets.
+
+    Only keys that zodb-vault knows are printed: an unknown key may itself be a secret that ended up on its
+    own line.
+    """
     from ..config.masking import may_be_named
     from ..model.source import masked
 
@@ -88,7 +95,5 @@ def _print_options(planned: Planned) -> None:
     for key in shown:
         for line in options[key].split("\n"):
             click.echo(f"  configured: {printable(key)} {printable(line)}")
-    if len(options) > len(shown):
-        click.echo(
-            f"  configured: {count(len(options) - len(shown), 'key')} more that zodb-vault does not know"
-        )
+    if unknown := len(options) - len(shown):
+        click.echo(f"  configured: {count(unknown, 'key')} more that zodb-vault does not know")

@@ -1,4 +1,4 @@
-"""How far a long operation is: a bar with rate and remaining time on a terminal, a line for what is worth one elsewhere."""
+"""How progress is shown: a bar with rate and remaining time on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 from .output import printable
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
+    from rich.progress import Progress as RichProgress
 
     from ..runtime.progress import Progress
 
@@ -20,20 +20,20 @@ REFRESH_SECONDS: Final = 0.1
 
 
 class Silent:
-    """Says nothing."""
+    """Shows nothing."""
 
     def begin(self, what: str, total: int | None) -> None:
-        """Ignore it."""
+        """Show nothing."""
 
     def advance(self, count: int) -> None:
-        """Ignore it."""
+        """Show nothing."""
 
     def note(self, text: str) -> None:
-        """Ignore it."""
+        """Show nothing."""
 
 
 class Lines(Silent):
-    """Prints notes and nothing else, for logs."""
+    """Prints notes only; for logs."""
 
     def note(self, text: str) -> None:
         """Print a line."""
@@ -61,48 +61,50 @@ class Bars(Lines):
             TransferSpeedColumn(),
             TimeRemainingColumn(),
         )
-        # redirected, standard output would end up on the terminal of standard error
-        self._bar: Bar = Progress(
+        # rich would print redirected standard output on the terminal of standard error
+        self._progress: RichProgress = Progress(
             *columns,
             console=Console(stderr=True),
             transient=True,
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._task = self._bar.add_task("", visible=False)
-        self._pending, self._last = 0, 0.0
-        self._bar.start()
+        self._task = self._progress.add_task("", visible=False)
+        self._pending, self._last_refresh = 0, 0.0
+        self._progress.start()
 
     def begin(self, what: str, total: int | None) -> None:
         """Start a new bar."""
-        self._bar.update(self._task, visible=False)
-        self._task = self._bar.add_task(what, total=total)
+        self._progress.update(self._task, visible=False)
+        self._task = self._progress.add_task(what, total=total)
         self._pending = 0
 
     def advance(self, count: int) -> None:
-        """Move the bar, at most ten times a second: thousands of blobs pass in one."""
+        """Move the bar at most ten times a second: thousands of blobs may pass in one."""
         self._pending += count
-        if time.monotonic() - self._last >= REFRESH_SECONDS:
-            self._last, pending, self._pending = time.monotonic(), self._pending, 0
-            self._bar.update(self._task, advance=pending)
+        if time.monotonic() - self._last_refresh >= REFRESH_SECONDS:
+            self._last_refresh, pending, self._pending = time.monotonic(), self._pending, 0
+            self._progress.update(self._task, advance=pending)
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
-        self._bar.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+        self._progress.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
-        """Take the bar away."""
-        self._bar.stop()
+        """Remove the bar."""
+        self._progress.stop()
 
 
 @contextlib.contextmanager
 def choose(*, quiet: bool, terminal: bool) -> Iterator[Progress]:
-    """Give who is told about progress; a bar is gone afterwards, whatever happens."""
-    if quiet or not terminal:
-        yield Silent() if quiet else Lines()
-        return
-    bars = Bars()
-    try:
-        yield bars
-    finally:
-        bars.close()
+    """Yield how progress is shown; the bar is removed afterwards, also after an error."""
+    if quiet:
+        yield Silent()
+    elif not terminal:
+        yield Lines()
+    else:
+        bars = Bars()
+        try:
+            yield bars
+        finally:
+            bars.close()

@@ -6,23 +6,26 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .context import Context, json_option, pass_context, site_options
-from .output import count, print_json, printable, size
+from .context import Context, pass_context
+from .options import json_option, site_options
+from .output import count, print_json, print_problem, size
 
 if TYPE_CHECKING:
     from ..operations.prune.run import Pruned
 
 
 @click.command("prune")
-@click.option("--dry-run", is_flag=True, help="Tell what would be removed and why; change nothing.")
 @click.option(
-    "--policy", metavar="NAME", help="The retention policy, instead of the one configured for the site."
+    "--dry-run", is_flag=True, help="Show what would be removed, and why, without changing anything."
+)
+@click.option(
+    "--policy", metavar="NAME", help="Use this retention policy, not the one configured for the site."
 )
 @click.option(
     "--accept-gone",
     multiple=True,
     metavar="ID",
-    help="A backup that somebody removed by hand: it is not missed any more (repeatable).",
+    help="Confirm that this backup was removed by hand; prune no longer looks for it (repeatable).",
 )
 @json_option
 @site_options
@@ -30,9 +33,10 @@ if TYPE_CHECKING:
 def command(
     context: Context, dry_run: bool, policy: str | None, accept_gone: tuple[str, ...], as_json: bool
 ) -> None:
-    """Remove the backups that the retention policy lets go.
+    """Remove the backups that the retention policy does not keep.
 
-    They go to the trash first, from where `undelete` brings them back for as long as `retention.grace` says, at least.
+    Removed backups go to the trash. `undelete` can bring them back during the grace period
+    (`retention.grace`).
     """
     from ..operations.prune.run import PruneOptions, prune
 
@@ -44,7 +48,7 @@ def command(
     )
     done = prune(context.repository, context.site_name, options)
     for text in done.withheld:
-        click.echo(f"zodb-vault: {printable(text)}", err=True)
+        print_problem(text)
     if as_json:
         print_json(
             {
@@ -60,14 +64,14 @@ def command(
 
 
 def _print(context: Context, done: Pruned, *, dry_run: bool) -> None:
-    would = "would be " if dry_run else ""
+    would_be = "would be " if dry_run else ""
     if dry_run or context.verbose:
-        for verdict in done.keep:
-            click.echo(f"keep    {verdict.id}  {'; '.join(verdict.reasons)}")
-    for verdict in done.remove if not context.quiet else []:
-        click.echo(f"remove  {verdict.id}  {'; '.join(verdict.reasons)}")
-    if not context.quiet:
-        removed = f"{count(len(done.remove), 'backup')} {would}moved to the trash, which frees about {size(done.frees_estimate)} later"
-        click.echo(
-            f"{removed}; {count(done.swept.objects, 'file')} with {size(done.swept.bytes)} {would}swept"
-        )
+        for one in done.keep:
+            click.echo(f"keep    {one.id}  {'; '.join(one.reasons)}")
+    if context.quiet:
+        return
+    for one in done.remove:
+        click.echo(f"remove  {one.id}  {'; '.join(one.reasons)}")
+    removed = f"{count(len(done.remove), 'backup')} {would_be}moved to the trash"
+    swept = f"{count(done.swept.objects, 'file')} with {size(done.swept.bytes)} {would_be}deleted for good"
+    click.echo(f"{removed}, which frees about {size(done.frees_estimate)} later; {swept}")

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import UsageError
-from .context import Context, json_option, limit_options, pass_context, site_options
+from .context import Context, pass_context
 from .group import Group
+from .options import json_option, limit_options, site_options
 from .output import count, print_checks, print_json, size
+
+if TYPE_CHECKING:
+    from ..operations.prune.unlock import MarkerState
 
 
 @click.group("repository", cls=Group)
 @site_options
 def command() -> None:
-    """Make a repository, or tell about it."""
+    """Create, describe, check, unlock or copy a repository."""
 
 
 @command.command("init")
 @site_options
 @pass_context
 def init(context: Context) -> None:
-    """Make a new repository in an empty place."""
+    """Create a repository at an empty location."""
     from ..repository.repository import Repository
     from ..stores.base import limits
 
     made = Repository.create(context.store, context.settings.repository.recipients_at(context.location))
-    context.say(f"repository {made.info.id} made in {made.store.location}")
+    context.say(f"repository {made.info.id} created in {made.store.location}")
     if made.info.recipients:
         context.say(f"content is encrypted for {count(len(made.info.recipients), 'recipient')}")
     for limit in limits(made.store):
@@ -39,7 +43,7 @@ def init(context: Context) -> None:
 @site_options
 @pass_context
 def info(context: Context, as_json: bool) -> None:
-    """Tell which repository it is and which sites it has."""
+    """Show the id, the location, the recipients and the sites of the repository."""
     from ..stores.base import limits
 
     repository = context.repository
@@ -72,9 +76,10 @@ def info(context: Context, as_json: bool) -> None:
 @site_options
 @pass_context
 def check(context: Context, as_json: bool) -> int:
-    """Try everything on a place that a repository needs there, before or after `init`: writing, exchanging, reading, listing, deleting, clocks.
+    """Check whether a location can hold a repository, before or after `init`.
 
-    Nothing is left behind. Exit status 1: something does not work.
+    The check writes, reads, lists, replaces and deletes a test file, and compares the clocks. Exit code 1: a
+    check failed.
     """
     from ..operations.doctor.store_probe import probe_store
 
@@ -82,70 +87,80 @@ def check(context: Context, as_json: bool) -> int:
 
 
 @command.command("unlock")
-@click.option("--yes", is_flag=True, help="Do not ask; runs that seem alive stay.")
+@click.option(
+    "--yes", is_flag=True, help="Do not ask for confirmation; the markers of runs that seem alive are kept."
+)
 @site_options
 @pass_context
 def unlock(context: Context, yes: bool) -> None:
-    """Show which runs hold the repository, and take away what dead ones have left.
+    """Show which runs hold the repository, and remove the markers of dead ones.
 
-    What a dead create has stored is then not used by the next one any more.
+    The next create does not use what a dead create has stored once its marker is removed.
     """
     from ..operations.prune.unlock import marker_states, unlock
 
     repository = context.repository
-    found = marker_states(repository)
-    if not found:
+    states = marker_states(repository)
+    if not states:
         context.say("no run holds the repository")
-    for one in found:
-        marker = one.marker
-        state = (
-            "seems alive"
-            if one.alive
-            else "ended, its work is kept for the next run"
-            if marker.ended
-            else "dead"
+    for state in states:
+        marker = state.marker
+        click.echo(
+            f"{marker.what} {marker.run} of the site {state.site}: host {marker.host}, pid {marker.pid}, "
+            f"since {marker.started}, last heartbeat {marker.heartbeat}: {_description(state)}",
+            err=True,
         )
-        who = f"host {marker.host}, pid {marker.pid}, since {marker.started}, last heard of at {marker.heartbeat}"
-        click.echo(f"{marker.what} {marker.run} of the site {one.site}: {who}: {state}", err=True)
-        if (yes and not one.alive) or (not yes and context.confirm("Take its marker away?")):
-            unlock(repository, one)
-            context.say(f"the marker of {marker.what} {marker.run} is gone")
+        remove = not state.alive if yes else context.confirm("Remove its marker?")
+        if remove:
+            unlock(repository, state)
+            context.say(f"the marker of {marker.what} {marker.run} was removed")
+
+
+def _description(state: MarkerState) -> str:
+    if state.alive:
+        return "seems alive"
+    return "interrupted, the next run uses its work" if state.marker.ended else "dead"
 
 
 @command.command("copy")
 @click.argument("target")
 @click.option(
-    "--decrypt", is_flag=True, help="TARGET is not encrypted: whoever can read it can read the backups."
+    "--decrypt",
+    is_flag=True,
+    help="Store the copy without encryption: everyone who can read TARGET can read the backups.",
 )
 @limit_options
 @json_option
 @site_options
 @pass_context
 def copy(context: Context, target: str, decrypt: bool, as_json: bool) -> None:
-    """Copy the backups of the site that another repository does not have to it (TARGET: where it is, as for `--repository`).
+    """Copy the backups of the site that another repository does not have yet to that repository.
 
-    They keep their ids. Every object is checked while it is copied. Run again after an interruption, it goes on.
+    TARGET is the location of the other repository: a directory, or s3://bucket/prefix. A copy keeps the id of
+    its backup. Every object is checked while it is copied. After an interruption, the same command continues.
 
-    A target for other recipients gets content that is encrypted for them; that needs the private key of what is encrypted already.
+    If TARGET has other recipients, the content is encrypted for them. This needs the private key of the
+    source.
     """
     from ..operations.copy.run import CopyOptions, copy
 
-    context.give_way()
+    context.apply_priority()
     options = CopyOptions(decrypt=decrypt, workers=context.workers)
     with context.progress() as progress:
         done = copy(context.repository, context.repository_at(target), context.site_name, progress, options)
     if as_json:
         print_json(done)
-    else:
-        context.say(
-            f"{count(len(done.copied), 'backup')} copied to {done.location}, {done.present:,} there already, {size(done.bytes)} stored"
-        )
+        return
+    context.say(
+        f"{count(len(done.copied), 'backup')} copied to {done.location}, {done.present:,} already there, "
+        f"{size(done.bytes)} stored"
+    )
 
 
 @command.group("recipients", cls=Group)
 @site_options
 def recipients() -> None:
-    """Decide who can read what is stored from now on."""
+    """Set who can decrypt new content."""
 
 
 @recipients.command("set")
@@ -154,17 +169,17 @@ def recipients() -> None:
 def set_(context: Context) -> None:
     """Encrypt new content for the recipients of the configuration.
 
-    What is stored already stays as it is: encrypted for those who could read it before, or not at all.
+    Content that is already stored is not changed: it stays encrypted for its old recipients, or not
+    encrypted.
     """
     configured = context.settings.repository.recipients_at(context.location)
     if not configured:
         raise UsageError(
-            "the configuration names no recipients",
-            "name them in [repository.encryption]; to stop encrypting, make a new repository",
+            "no recipients are configured",
+            "add them to [repository.encryption]; to stop encrypting, create a new repository",
         )
     repository = context.repository
     before = len(repository.info.recipients)
     repository.set_recipients(configured)
-    context.say(
-        f"new content is encrypted for {count(len(repository.info.recipients), 'recipient')} (before: {before or 'none'})"
-    )
+    now = count(len(repository.info.recipients), "recipient")
+    context.say(f"new content is encrypted for {now} (before: {before or 'none'})")

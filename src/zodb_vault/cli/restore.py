@@ -16,7 +16,8 @@ import click
 from ..errors import ConfigurationError, Declined, UsageError, VaultError
 from ..policy.recovery import AtTimestamp
 from ..policy.timestamps import in_utc, parse_timestamp
-from .context import A_PATH, APath, Context, Text, json_option, limit_options, pass_context, site_options
+from .context import Context, pass_context
+from .options import PATH, PathOption, Text, json_option, limit_options, site_options
 from .output import count, print_json, printable, size
 
 if TYPE_CHECKING:
@@ -35,33 +36,33 @@ INSTANTS: Final = ("--tid", "--before-tid", "--at")
 @click.argument("id", type=Text(), required=False)
 @click.option(
     "--output",
-    type=APath(file_okay=False),
+    type=PathOption(file_okay=False),
     metavar="DIR",
     help="Restore into this empty directory: DIR/Data.fs and DIR/blobs.",
 )
 @click.option(
-    "--target", type=A_PATH, metavar="FILE", help="Restore into the site of another zope.conf or zeo.conf."
+    "--target", type=PATH, metavar="FILE", help="Restore into the site of another zope.conf or zeo.conf."
 )
 @click.option(
     "--client-conf",
     "client_confs",
-    type=A_PATH,
+    type=PATH,
     multiple=True,
     metavar="FILE",
     help="The zope.conf of a client of the ZEO server: what its caches hold of the replaced state is removed (repeatable).",
 )
 @click.option(
     "--tid",
-    type=Text(needed=True),
+    type=Text(not_empty=True),
     metavar="TID",
     help="Keep everything up to this transaction, which has to exist.",
 )
 @click.option(
-    "--before-tid", type=Text(needed=True), metavar="TID", help="Keep everything before this transaction."
+    "--before-tid", type=Text(not_empty=True), metavar="TID", help="Keep everything before this transaction."
 )
 @click.option(
     "--at",
-    type=Text(needed=True),
+    type=Text(not_empty=True),
     metavar="TIME",
     help="Keep everything up to this moment, ISO 8601; without a zone it is local time.",
 )
@@ -89,7 +90,7 @@ INSTANTS: Final = ("--tid", "--before-tid", "--at")
 )
 @click.option(
     "--role",
-    type=Text(needed=True),
+    type=Text(not_empty=True),
     metavar="ROLE",
     help="Into a database server: the role that is to own everything.",
 )
@@ -101,7 +102,7 @@ INSTANTS: Final = ("--tid", "--before-tid", "--at")
 )
 @click.option(
     "--discard-kept",
-    type=Text(needed=True),
+    type=Text(not_empty=True),
     metavar="RESTORE",
     help="Free what the restore of this id kept of the state it replaced.",
 )
@@ -160,7 +161,7 @@ def command(
         role=flags["role"],
         workers=context.workers,
     )
-    context.give_way()
+    context.apply_priority()
     wanted = plan(context.repository, context.site_name, site, options)
     if dry_run:
         print_json(_document(wanted)) if as_json else click.echo("\n".join(_plan_lines(wanted)))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from ..model.manifest import PgTransactions
-from ..operations.catalog import raw_size, stored_size
-from .context import Context, Text, json_option, pass_context, site_options
+from ..model.manifest import DatabaseEntry, Dump, PgTransactions
+from ..operations.catalog import Backup, raw_size, stored_size
+from .context import Context, pass_context
+from .options import Text, json_option, site_options
 from .output import count, print_json, printable, size
 
 
@@ -20,59 +22,67 @@ from .output import count, print_json, printable, size
 def command(context: Context, id: str, as_json: bool) -> None:
     """Show everything about one backup (ID: id, unique prefix, name, or `latest`)."""
     backup = context.catalog.select(id)
-    manifest = backup.manifest
     if as_json:
-        keys = sorted(context.catalog.listing.labels.get(manifest.id, []))
-        document = context.repository.manifest_document(context.site_name, manifest.id)
+        backup_id = backup.manifest.id
+        keys = sorted(context.catalog.listing.labels.get(backup_id, []))
+        document = context.repository.manifest_document(context.site_name, backup_id)
         print_json({"manifest": document, "labels": [context.repository.label(key) for key in keys]})
         return
-    facts = backup.facts
-    rows: list[tuple[str, Any]] = [
-        ("id", manifest.id), ("name", facts.name), ("note", facts.note), ("pinned", "yes" if facts.pinned else None),
-        ("status", manifest.status), ("contents", manifest.contents), ("made", f"{manifest.how}: {manifest.reason.text}"),
-        ("continues", manifest.parent), ("trigger", manifest.trigger), ("created", manifest.created_at), ("finished", manifest.finished_at),
-        ("source", f"{', '.join(manifest.source.paths)} on {manifest.source.machine}"),
-        ("software", ", ".join(f"{name} {version}" for name, version in sorted(manifest.software.items()))),
-        ("added", size(manifest.added)), ("stored", size(sum(stored_size(entry) for entry in manifest.databases))),
-        ("restores", size(sum(raw_size(entry) for entry in manifest.databases))),
-        *(("verified", f"{one.level} {'well' if one.ok else 'DAMAGED'} at {one.at}") for one in facts.verified),
-    ]  # fmt: skip
-    for entry in manifest.databases:
-        rows.append(
-            (
-                "database",
-                f"{entry.name} ({entry.backend}), last transaction {entry.last_tid} at {entry.last_time}",
-            )
-        )
-        rows.append(("", f"restorable from {entry.pack_tid or entry.first_tid} on"))
-        if entry.data_fs:
-            rows.append(
-                (
-                    "",
-                    f"Data.fs: {size(entry.data_fs.end)}, {count(entry.data_fs.transactions, 'transaction')}",
-                )
-            )
-        if entry.dump:
-            made = ", ".join(f"{name} {version}" for name, version in sorted(entry.dump.versions.items()))
-            rows.append(
-                (
-                    "",
-                    f"dump: {size(entry.dump.size)}, {count(sum(entry.dump.tables.values()), 'row')} ({made})",
-                )
-            )
-        if isinstance(entry.dump, PgTransactions):
-            laid = sum(ref.count for ref in entry.dump.delta_lists) + len(entry.dump.deltas)
-            rows.append(
-                ("", f"{count(laid, 'delta')} over the dump of {entry.dump.base.created_at}, experimental")
-            )
-        if entry.blobs:
-            rows.append(
-                (
-                    "",
-                    f"blobs: {count(entry.blobs.count, 'blob')}, {size(entry.blobs.size)}, {entry.blobs.missing.count} missing",
-                )
-            )
-        rows += [("warning", warning) for warning in entry.warnings]
-    for label, value in rows:
+    for label, value in _rows(backup):
         if value is not None:
             click.echo(f"{label:>10}  {printable(str(value))}")
+
+
+def _rows(backup: Backup) -> Iterator[tuple[str, Any]]:
+    """Yield label and value of each row; a value of None is not shown."""
+    manifest, facts = backup.manifest, backup.facts
+    yield "id", manifest.id
+    yield "name", facts.name
+    yield "note", facts.note
+    yield "pinned", "yes" if facts.pinned else None
+    yield "status", manifest.status
+    yield "contents", manifest.contents
+    yield "made", f"{manifest.how}: {manifest.reason.text}"
+    yield "parent", manifest.parent
+    yield "trigger", manifest.trigger
+    yield "created", manifest.created_at
+    yield "finished", manifest.finished_at
+    yield "source", f"{', '.join(manifest.source.paths)} on {manifest.source.machine}"
+    yield "software", _versions(manifest.software)
+    yield "added", size(manifest.added)
+    yield "stored", size(sum(stored_size(entry) for entry in manifest.databases))
+    yield "restores", size(sum(raw_size(entry) for entry in manifest.databases))
+    for one in facts.verified:
+        yield "verified", f"{one.level} {'ok' if one.ok else 'DAMAGED'} at {one.at}"
+    for entry in manifest.databases:
+        yield from _rows_of(entry)
+
+
+def _rows_of(entry: DatabaseEntry) -> Iterator[tuple[str, str]]:
+    yield (
+        "database",
+        f"{entry.name} ({entry.backend}), last transaction {entry.last_tid} at {entry.last_time}",
+    )
+    yield "", f"restorable from {entry.pack_tid or entry.first_tid} on"
+    if entry.data_fs:
+        transactions = count(entry.data_fs.transactions, "transaction")
+        yield "", f"Data.fs: {size(entry.data_fs.end)}, {transactions}"
+    if entry.dump:
+        yield from _rows_of_dump(entry.dump)
+    if entry.blobs:
+        blobs = f"{count(entry.blobs.count, 'blob')}, {size(entry.blobs.size)}"
+        yield "", f"blobs: {blobs}, {entry.blobs.missing.count} missing"
+    for warning in entry.warnings:
+        yield "warning", warning
+
+
+def _rows_of_dump(dump: Dump) -> Iterator[tuple[str, str]]:
+    rows = count(sum(dump.tables.values()), "row")
+    yield "", f"dump: {size(dump.size)}, {rows} ({_versions(dump.versions)})"
+    if isinstance(dump, PgTransactions):
+        deltas = sum(ref.count for ref in dump.delta_lists) + len(dump.deltas)
+        yield "", f"{count(deltas, 'delta')} after the base of {dump.base.created_at}, experimental"
+
+
+def _versions(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))

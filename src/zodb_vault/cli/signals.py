@@ -1,4 +1,10 @@
-"""What ends a run: the first signal stops it cleanly, another one aborts it, whatever the main thread is doing."""
+"""What signals do to a run: the first one stops it cleanly, the second one aborts it at once.
+
+The first signal raises KeyboardInterrupt in the main thread, once: the clean-up that follows is not
+interrupted again. Other threads notice it through ``runtime.shutdown``. The second signal has to work even if
+the main thread hangs in a system call or in a library, so a thread of its own waits for it and ends the
+process.
+"""
 
 from __future__ import annotations
 
@@ -10,43 +16,46 @@ import threading
 import time
 from typing import Final
 
+from ..errors import ExitCode
 from ..runtime import shutdown
 
-INTERRUPTED: Final = 130
-ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# Wrappers such as timeout(1), and systemd with SendSIGHUP, send two for one: what follows this soon is the same one.
-SAME_SECONDS: Final = 0.5
+HANDLED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Wrappers such as timeout(1), and systemd with SendSIGHUP, send two signals at once. A signal that follows
+# the first one this soon belongs to it, and does not abort.
+SAME_SIGNAL_SECONDS: Final = 0.5
 STOPPING: Final = (
-    "\r\nzodb-vault: stopping, what is stored is kept for the next run; once more aborts at once\r\n"
+    "\r\nzodb-vault: stopping; the next run uses what is already stored. A second signal aborts at once\r\n"
 )
 SHOW_CURSOR: Final = "\x1b[?25h\r\n"
 
 
-def take_over() -> None:
-    """Let SIGINT, SIGTERM and SIGHUP end the run from now on, but those that the caller ignores (nohup)."""
-    heard, told = os.pipe()
-    os.set_blocking(told, False)
-    before = signal.pthread_sigmask(
-        signal.SIG_BLOCK, ENDING
-    )  # the thread keeps them blocked: they are for the main one, whose calls have to end
-    threading.Thread(target=_listen, args=(heard,), name="signals", daemon=True).start()
-    # the number is written the moment a signal comes; a handler in Python has to wait for the call that the main thread is in
-    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
-    for number in ENDING:
+def install_handlers() -> None:
+    """Handle SIGINT, SIGTERM and SIGHUP from now on, except those that the caller ignores (nohup)."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    # A new thread inherits the mask of blocked signals. Blocked in the listening thread, a signal is always
+    # delivered to the main thread, whose system calls it has to interrupt.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+    threading.Thread(target=_listen, args=(read_end,), name="signals", daemon=True).start()
+    # Python runs its handlers only when the main thread gets back to the interpreter. The number of the
+    # signal is written to this pipe at once, by the C handler, so that the listening thread sees it in any
+    # case.
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    for number in HANDLED:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def let_go() -> None:
-    """Let no signal change any more how the run ends."""
-    for number in ENDING:
+def ignore_signals() -> None:
+    """Ignore the signals from now on: the work is done, and the exit code must not change any more."""
+    for number in HANDLED:
         signal.signal(number, signal.SIG_IGN)
     signal.set_wakeup_fd(-1)
 
 
 def _interrupt(_number: int, _frame: object) -> None:
-    """Interrupt the main thread once: what puts things in order afterwards is not interrupted."""
+    """Interrupt the main thread, only once, so that its clean-up is not interrupted."""
     global _interrupted
     if not _interrupted:
         _interrupted = True
@@ -57,22 +66,23 @@ def _interrupt(_number: int, _frame: object) -> None:
 _interrupted = False
 
 
-def _listen(heard: int) -> None:
+def _listen(read_end: int) -> None:
+    """Wait for signals: the first one requests a clean stop, a later one ends the process."""
     first = None
-    while number := os.read(heard, 1):
-        if number[0] not in ENDING:
+    while number := os.read(read_end, 1):
+        if number[0] not in HANDLED:
             continue
         if first is None:
             first = time.monotonic()
             shutdown.request()
-            _say(STOPPING)
-        elif time.monotonic() - first > SAME_SECONDS:
-            _say(SHOW_CURSOR)
-            os._exit(INTERRUPTED)
+            _print(STOPPING)
+        elif time.monotonic() - first > SAME_SIGNAL_SECONDS:
+            _print(SHOW_CURSOR)
+            os._exit(ExitCode.INTERRUPTED)
 
 
-def _say(text: str) -> None:
-    """Say it on a terminal, past the buffers, which the main thread may hold."""
+def _print(text: str) -> None:
+    """Print on the terminal without the buffer of sys.stderr, whose lock the main thread may hold."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         if sys.stderr.isatty():
             os.write(sys.stderr.fileno(), text.encode())

@@ -1,4 +1,4 @@
-"""The standard streams of the process when nobody is at their other end: a closed descriptor, a terminal that went away, a log on a full disk."""
+"""Make the standard streams robust: a closed descriptor, a terminal that went away, a log on a full disk."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ STANDARD_OUTPUT: Final = 1
 STANDARD_ERROR: Final = 2
 
 
-class Named(io.FileIO):
-    """Standard output: an error of it says what could not be written to."""
+class StandardOutput(io.FileIO):
+    """Standard output whose errors name it: the message of the operating system does not."""
 
     def write(self, data: Any, /) -> int:
         """Write."""
@@ -24,11 +24,14 @@ class Named(io.FileIO):
             raise
 
 
-class Unheard(io.FileIO):
-    """Standard error: what cannot be said there is lost, and what is being done goes on."""
+class StandardError(io.FileIO):
+    """Standard error that never fails: the command continues without a message that cannot be written."""
 
     def write(self, data: Any, /) -> int:
-        """Write, or do as if; nothing is written where that would have to wait (a pipe without blocking)."""
+        """Write as much as possible, and report everything as written.
+
+        A pipe in non-blocking mode that is full writes nothing; it is not waited for.
+        """
         with contextlib.suppress(OSError):
             if written := super().write(data):
                 return written
@@ -36,19 +39,23 @@ class Unheard(io.FileIO):
 
 
 def prepare() -> None:
-    """Make the streams fit for a command that changes files, before it opens any."""
-    # a file of the site or the repository must not get the number of a stream, which libraries write to
+    """Make the streams safe for a command that changes files; call this before any file is opened."""
+    # If a stream is closed, the next file that is opened gets its number. Libraries write to these numbers:
+    # the file could be one of the site or of the repository.
     while (fd := os.open(os.devnull, os.O_RDWR)) <= STANDARD_ERROR:
         os.set_inheritable(fd, True)
     os.close(fd)
     if sys.stdout is not None:
-        sys.stdout = _text(Named(STANDARD_OUTPUT, "w", closefd=False), sys.stdout, lines=sys.stdout.isatty())
-    sys.stderr = _text(Unheard(STANDARD_ERROR, "w", closefd=False), sys.stderr, lines=True)
+        output = StandardOutput(STANDARD_OUTPUT, "w", closefd=False)
+        sys.stdout = _text(output, sys.stdout, line_buffering=sys.stdout.isatty())
+    sys.stderr = _text(StandardError(STANDARD_ERROR, "w", closefd=False), sys.stderr, line_buffering=True)
 
 
-def _text(raw: io.FileIO, before: TextIO | None, *, lines: bool) -> TextIO:
-    encoding = before.encoding if before is not None else "utf-8"
-    # a character that the encoding of the terminal or of a log does not have is no reason to fail
+def _text(raw: io.FileIO, before: TextIO | None, *, line_buffering: bool) -> TextIO:
+    """Return a text stream with the encoding of the previous one; characters outside it are escaped."""
     return io.TextIOWrapper(
-        io.BufferedWriter(raw), encoding=encoding, errors="backslashreplace", line_buffering=lines
+        io.BufferedWriter(raw),
+        encoding=before.encoding if before is not None else "utf-8",
+        errors="backslashreplace",
+        line_buffering=line_buffering,
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from .context import Context, Text, pass_context, site_options
+from .context import Context, pass_context
+from .options import Text, site_options
 
 
 @click.command("undelete")
@@ -16,4 +17,4 @@ def command(context: Context, id: str) -> None:
     from ..operations.prune.trash import undelete
 
     undelete(context.repository, context.site_name, id)
-    context.say(f"{id} is back")
+    context.say(f"{id} is back in the list of backups")

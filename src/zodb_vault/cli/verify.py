@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
 
-from ..errors import BackupMissing, Damage, UsageError
-from .context import VARIABLE, APath, Context, Text, json_option, limit_options, pass_context, site_options
+from ..errors import BackupMissing, Damage, ExitCode, UsageError
+from .context import VARIABLE_PREFIX, Context, pass_context
+from .options import PathOption, Text, json_option, limit_options, site_options
 from .output import print_json, printable
 
 if TYPE_CHECKING:
@@ -20,17 +21,16 @@ if TYPE_CHECKING:
 else:
     NumberType = click.ParamType  # no generic class before click 8.4
 
-DAMAGED = 4
-NAMED = 20
+MAX_FINDINGS_SHOWN: Final = 20
 
 
-class Share(NumberType):
-    """A share such as ``5%``."""
+class Percent(NumberType):
+    """A percentage such as ``5%``."""
 
     name = "percent"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the share as a number up to 1."""
+        """Return a number greater than 0, up to 1."""
         if isinstance(value, float):
             return value
         try:
@@ -38,7 +38,7 @@ class Share(NumberType):
         except ValueError:
             share = 0.0
         if not 0 < share <= 1:
-            self.fail(f"{value!r} is not a share such as 5%", param, ctx)
+            self.fail(f"{value!r} is not a percentage such as 5%", param, ctx)
         return share
 
 
@@ -49,29 +49,30 @@ class Share(NumberType):
     type=click.Choice(["objects", "bytes", "records", "restore"]),
     default="records",
     show_default=True,
-    help="objects: everything is there; bytes: every byte is as it was stored; records: everything decodes and fits together; "
-    "restore: restored into a scratch directory, every object loaded, every blob opened.",
+    help="objects: every object exists. bytes: every byte is as it was stored. records: everything can be "
+    "decoded and fits together. restore: the backup is restored into a scratch directory, every object is "
+    "loaded and every blob is opened.",
 )
-@click.option("--all", "every", is_flag=True, help="Every backup of the site.")
+@click.option("--all", "every", is_flag=True, help="Verify every backup of the site.")
 @click.option(
     "--sample",
-    type=Share(),
+    type=Percent(),
     default=1.0,
     metavar="N%",
-    help="With --level bytes: this share of the objects, another one every day.",
+    help="With --level bytes: check only this part of the objects, a different one every day.",
 )
 @click.option(
     "--scratch",
-    type=APath(exists=True, file_okay=False, writable=True),
+    type=PathOption(exists=True, file_okay=False, writable=True),
     metavar="DIR",
-    help="Where --level restore restores to; default: the temporary directory.",
+    help="The directory for --level restore. Default: the temporary directory of the system.",
 )
 @click.option(
     "--scratch-dsn",
-    type=Text(needed=True),
-    envvar=f"{VARIABLE}SCRATCH_DSN",
+    type=Text(not_empty=True),
+    envvar=f"{VARIABLE_PREFIX}SCRATCH_DSN",
     metavar="DSN",
-    help="The PostgreSQL in which --level restore makes a database for a while; default: a server of its own, from the installed programs.",
+    help="The PostgreSQL server for the scratch database of --level restore. Default: a temporary server.",
 )
 @limit_options
 @json_option
@@ -87,19 +88,20 @@ def command(
     scratch_dsn: str | None,
     as_json: bool,
 ) -> int:
-    """Prove that a backup is what it should be (ID: id, unique prefix, name, or `latest`, which it is when none is given).
+    """Check a backup for damage (ID: id, unique prefix, name, or `latest`; default: `latest`).
 
-    Exit status 4: damage was found. What the source had lost when it was backed up is told and is no damage.
+    Exit code 4: damage was found. Defects that the source already had when it was backed up are reported, but
+    are no damage.
     """
     from ..operations.verify.run import VerifyOptions
 
     if every and id is not None:
         raise UsageError("an ID and --all exclude each other", "give one of them")
-    context.give_way()
+    context.apply_priority()
     catalog = context.catalog
     ids = list(reversed(catalog.listing.backups)) if every else [catalog.select(id or "latest").manifest.id]
     if not ids:
-        raise BackupMissing("there are no backups yet", "make the first one with: zodb-vault create")
+        raise BackupMissing("there are no backups yet", "make the first one with `zodb-vault create`")
     options = VerifyOptions(
         level=level,  # type: ignore[arg-type]
         sample=sample,
@@ -117,13 +119,13 @@ def command(
     else:
         for report in reports:
             _print(context, report)
-    return 0 if all(report.ok for report in reports) else DAMAGED
+    return ExitCode.SUCCESS if all(report.ok for report in reports) else ExitCode.DAMAGE
 
 
 def _verified(
     context: Context, backup_id: str, options: VerifyOptions, progress: Progress, *, every: bool
 ) -> Report | None:
-    """Verify a backup; None when it is one of all and was deleted meanwhile."""
+    """Verify a backup; return None when, with --all, it was deleted in the meantime."""
     from ..operations.verify.run import Finding, Report, verify
 
     try:
@@ -157,8 +159,8 @@ def _print(context: Context, report: Report) -> None:
         click.echo(f"{report.id} {report.level}: {'ok' if report.ok else 'DAMAGED'} ({checked})")
     for kind, findings in (("damage", report.damage), ("source", report.source)):
         shown = findings if kind == "damage" or not context.quiet else []
-        for one in shown[:NAMED]:
+        for one in shown[:MAX_FINDINGS_SHOWN]:
             what = " ".join(filter(None, [one.database, one.what, one.oid, one.tid]))
             click.echo(f"  {kind}: {printable(what)}: {printable(one.why)}")
-        if len(shown) > NAMED:
-            click.echo(f"  {kind}: and {len(shown) - NAMED} more; --json lists all")
+        if len(shown) > MAX_FINDINGS_SHOWN:
+            click.echo(f"  {kind}: and {len(shown) - MAX_FINDINGS_SHOWN} more; --json lists all")

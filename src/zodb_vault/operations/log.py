@@ -1,8 +1,8 @@
-"""List the transactions of a backup, to pick a restore point."""
+"""List the transactions of a backup, from which a user chooses a restore point."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -11,9 +11,12 @@ from ..model.chain import log_of, segment_tids, segments_of
 from ..model.manifest import DatabaseEntry, Segment, Transactions
 from ..repository.objects import Objects
 
+# TID, user, description and extension of each transaction, as the log of a segment has them.
+TextRow = Sequence[str | None]
+
 
 class LogRow(msgspec.Struct, frozen=True):
-    """One transaction of a backup; ``restorable`` unless a later pack has taken away what it needs."""
+    """One transaction of a backup; not ``restorable`` if a later pack has removed objects that it needs."""
 
     database: str
     tid: str
@@ -26,31 +29,44 @@ class LogRow(msgspec.Struct, frozen=True):
     restorable: bool
 
 
+def is_concealed(documents: Objects, entry: DatabaseEntry) -> bool:
+    """Tell whether the newest users and descriptions of a database are encrypted without a key to decrypt them."""
+    newest: Sequence[Segment | Transactions] = ()
+    if entry.data_fs:
+        newest = entry.data_fs.tail
+    elif entry.dump:
+        newest = entry.dump.log
+    return any(documents.concealed(one.log) for one in newest)
+
+
 def log(documents: Objects, entry: DatabaseEntry) -> Iterator[LogRow]:
-    """Yield the transactions of a database in a backup, newest first; without the key of encrypted content those without user and description."""
+    """Yield the transactions of a database, newest first; user and description are None without the key."""
     start = entry.pack_tid or entry.first_tid or ""
     blocks: Iterator[Segment | Transactions] = reversed(
         log_of(entry, documents) if entry.dump else segments_of(entry, documents)
     )
-    for segment in blocks:
-        rows = segment_tids(documents, segment)
-        known = segment.log and not documents.concealed(segment.log)
-        texts = (
-            msgspec.json.decode(b"".join(documents.read(segment.log)))["rows"]
-            if known
-            else [[None] * 4] * len(rows)
-        )
-        for (tid, _pos, size, _status, objects, blobs), (_tid, user, description, _extension) in zip(
-            reversed(rows), reversed(texts), strict=True
-        ):
+    for block in blocks:
+        rows = segment_tids(documents, block)
+        texts = _texts(documents, block) or [[None] * 4] * len(rows)
+        for row, text in zip(reversed(rows), reversed(texts), strict=True):
+            tid, _position, size, _status, objects, blobs = row
+            _tid, user, description, _extension = text
             yield LogRow(
-                entry.name,
-                tid,
-                tids.iso(tids.from_hex(tid)),
-                user,
-                description,
-                size,
-                objects,
-                blobs,
-                tid >= start,
+                database=entry.name,
+                tid=tid,
+                time=tids.iso(tids.from_hex(tid)),
+                user=user,
+                description=description,
+                size=size,
+                objects=objects,
+                blobs=blobs,
+                restorable=tid >= start,
             )
+
+
+def _texts(documents: Objects, block: Segment | Transactions) -> list[TextRow] | None:
+    """Return users and descriptions of some transactions, None when they are not stored or cannot be decrypted."""
+    if not block.log or documents.concealed(block.log):
+        return None
+    rows: list[TextRow] = msgspec.json.decode(b"".join(documents.read(block.log)))["rows"]
+    return rows

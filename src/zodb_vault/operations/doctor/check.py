@@ -1,4 +1,4 @@
-"""The result of one check, and how a check is run: an error in one check is a finding, and the next check still runs."""
+"""The result of one check, and how a check is run: an error is a finding, and the next check still runs."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ def run_check(name: str, check: Callable[[], Iterable[CheckResult]]) -> Iterator
         if isinstance(error.filename, (str, bytes, os.PathLike)):
             message += f" ({os.fsdecode(error.filename)})"
         yield CheckResult(name, False, message, "correct the cause and run this command again")
-    except Exception as error:  # noqa: BLE001  the other checks have to run; an unknown error's text may hold a secret
+    except Exception as error:  # noqa: BLE001  the other checks still run; the text may contain a secret
         message = f"the check failed: {type(error).__name__}"
         yield CheckResult(name, False, message, "this is a bug in zodb-vault; please report it")

@@ -11,9 +11,7 @@ from .inputs import CheckInputs
 def check_configuration(inputs: CheckInputs) -> Iterator[CheckResult]:
     """Check that the configuration file can be read, when there is one."""
     file = inputs.settings.file
-    message = (
-        f"read from {file}" if file else "no zodb-vault.toml; options and environment variables are used"
-    )
+    message = f"read from {file}" if file else "no zodb-vault.toml, so options and variables are used"
     yield CheckResult("configuration", True, message)
 
 

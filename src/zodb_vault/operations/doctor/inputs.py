@@ -1,4 +1,4 @@
-"""What the checks examine: configuration, site, repository, list of backups. Each is loaded when a check first needs it."""
+"""What the checks examine: configuration, site, repository, backups; loaded when a check first needs it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ T = TypeVar("T")
 class CheckInputs:
     """What the checks examine.
 
-    The first check that needs an input gets the error when it cannot be loaded. Later checks get a short VaultError
-    that refers to the first one, so that one cause is described once.
+    The first check that needs an input gets the error when it cannot be loaded. Later checks get a short
+    VaultError that refers to the first one, so that one cause is described once.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ TOOL_SECONDS: Final = 10
 
 
 class Package(NamedTuple):
-    """A package as it is imported, the names that it may be installed under, and the oldest version that will do."""
+    """A package: how it is imported, under which names it can be installed, and the oldest supported version."""
 
     module: str
     distributions: tuple[str, ...]

@@ -1,7 +1,7 @@
 """Find out whether backups of a site can be made and restored here, before they are needed.
 
-Every check runs, even when an earlier one failed. When a check cannot read what it has to examine, that is a finding of
-this check. Nothing is changed, except for a probe in the repository that is removed again.
+Every check runs, even when an earlier one failed. When a check cannot read what it has to examine, that is a
+finding of this check. Nothing is changed, except for a probe in the repository that is removed again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def examine(inputs: CheckInputs) -> list[CheckResult]:
 
 
 def _per_database(name: str, check: DatabaseCheck) -> tuple[str, Check]:
-    """Return a check that examines every database by itself: an error in one database does not end the others."""
+    """Return a check of every database by itself: an error in one does not end the check of the others."""
 
     def check_all(inputs: CheckInputs) -> Iterator[CheckResult]:
         for database in inputs.site.databases:

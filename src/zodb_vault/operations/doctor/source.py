@@ -20,7 +20,7 @@ from .inputs import CheckInputs
 
 
 def check_source(_inputs: CheckInputs, database: Database) -> Iterator[CheckResult]:
-    """Check that a database can be backed up, and that no unfinished restore has left its Data.fs incomplete."""
+    """Check that a database can be backed up, and that no unfinished restore has left a partial Data.fs."""
     name = f"source {database.name}"
     if refusal := refused(database):
         yield CheckResult(name, False, refusal.message, refusal.hint)

@@ -1,4 +1,4 @@
-"""Checks of free space: for the next backup in the repository, and for a restored Data.fs beside the old one."""
+"""Checks of free space: for the next backup in the repository, for a restored Data.fs beside the old one."""
 
 from __future__ import annotations
 
@@ -55,8 +55,9 @@ def check_repository_space(inputs: CheckInputs) -> Iterator[CheckResult]:
 def _estimate(inputs: CheckInputs, database: Database) -> SpaceNeeded:
     """Estimate what the backups of a database need.
 
-    With an earlier backup: a full one is as large as that one, scaled by the growth of the Data.fs; an incremental one
-    is the share of the Data.fs that is new. Without one: all bytes of the Data.fs and of the blobs.
+    With an earlier backup: a full one is as large as that one, scaled by the growth of the Data.fs; an
+    incremental one is the share of the Data.fs that is new. Without one: all bytes of the Data.fs and of the
+    blobs.
     """
     size = Path(database.data_fs or "").stat().st_size
     manifest = inputs.newest
@@ -93,8 +94,7 @@ def check_site_space(inputs: CheckInputs, database: Database) -> Iterator[CheckR
         return
     data_fs = Path(database.data_fs or "")
     sizes = [data_fs.stat().st_size if data_fs.exists() else 0]
-    # Without a repository the size of the present file is what is known.
-    with contextlib.suppress(VaultError):
+    with contextlib.suppress(VaultError):  # without a repository, only the size of the present file is known
         newest = inputs.newest
         entries = newest.databases if newest else []
         sizes += [one.data_fs.end for one in entries if one.name == database.name and one.data_fs]

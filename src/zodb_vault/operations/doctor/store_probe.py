@@ -1,4 +1,4 @@
-"""Find out by using it whether a store can hold a repository: write, replace, read, list and delete, then clean up."""
+"""Find out whether a store can hold a repository: write, read, list, replace and delete a probe in it."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def _remove_probes(store: Store, probe: str) -> list[str]:
 
 
 def check_service(store: Store, info: RepositoryInfo | None) -> Iterator[CheckResult]:
-    """Report what the service cannot do; it is a finding when it could do it when the repository was created."""
+    """Report what the service cannot do; a finding is what worked when the repository was created."""
     if not isinstance(store, ProbesCapabilities):
         return
     name, found = "repository service", store.probe()
@@ -158,7 +158,8 @@ def check_service(store: Store, info: RepositoryInfo | None) -> Iterator[CheckRe
     same_service = all(recorded.get(one) == found[one] for one in ("location", "endpoint"))
     lost = [ability for ability in missing if same_service and recorded.get(ability)]
     if lost:
-        message = f"{', '.join(lost)} worked when the repository was created and no longer works; every run relies on it"
+        worked = f"{', '.join(lost)} worked when the repository was created"
+        message = f"{worked} and no longer works; every run relies on it"
         hint = "find out what changed at the service; until then, run only one command at a time"
         yield CheckResult(name, False, message, hint)
     elif missing:
@@ -168,7 +169,7 @@ def check_service(store: Store, info: RepositoryInfo | None) -> Iterator[CheckRe
 
 
 def check_object_lock(store: Store) -> Iterator[CheckResult]:
-    """Check that a lock can be extended. The versions of the probe that this leaves are locked for a minute."""
+    """Check that a lock can be extended. What this leaves of the probe is locked for a minute."""
     found = retaining(store)
     if found is None:
         return
@@ -194,8 +195,8 @@ def check_clocks(store: Store, newest: datetime | None) -> Iterator[CheckResult]
             "which is in the future: the clock is wrong, or it was wrong when that backup was made"
         )
         hint = (
-            "if the clock is wrong, set it (NTP); if it is right, this finding ends when that time has passed, "
-            "or when that backup is deleted"
+            "if the clock is wrong, set it (NTP); if it is right, this finding ends "
+            "when that time has passed, or when that backup is deleted"
         )
         yield CheckResult("clock", False, message, hint)
     else:
