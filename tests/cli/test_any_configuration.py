@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from zodb_vault.cli.main import run
 from zodb_vault.operations.doctor import packages
-from zodb_vault.strategies.blobs import probe
+from zodb_vault.strategies.sql import probe
 
 PLANS = [["plan"], ["plan", "-v"], ["plan", "--json"], ["plan", "-q", "--full"]]
 CONVERT = ["convert", "config", "--force"]

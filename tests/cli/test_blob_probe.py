@@ -23,10 +23,18 @@ from ZODB.blob import Blob
 from zodb_vault.config.zopeconf import read_site
 from zodb_vault.errors import ConfigurationError
 from zodb_vault.model.source import Database
-from zodb_vault.strategies.blobs import probe
-from zodb_vault.strategies.blobs.probe import Opinion, second_opinion
+from zodb_vault.strategies.backend import Opinion
+from zodb_vault.strategies.postgres import probe as postgres_probe
+from zodb_vault.strategies.registry import backend_of
+from zodb_vault.strategies.relstorage import probe
+from zodb_vault.strategies.sql.probe import CONNECT_SECONDS
 
 AGREED = Opinion(True, [])
+
+
+def second_opinion_of(database: Database) -> Opinion | None:
+    """Return what the backend of a database finds out."""
+    return backend_of(database).second_opinion(database)
 
 
 class Site:
@@ -67,7 +75,7 @@ class Site:
         return read_site(self.conf(section), "plone", {}, self.directory).databases[0]
 
     def opinion(self, shared: str = "off", blob_dir: str | None = "blobs") -> Opinion | None:
-        return second_opinion(self.database(self.section(shared, blob_dir)))
+        return second_opinion_of(self.database(self.section(shared, blob_dir)))
 
     def refused(self, shared: str = "off", blob_dir: str | None = "blobs") -> str:
         with pytest.raises(ConfigurationError) as caught:
@@ -123,7 +131,7 @@ def test_blobs_in_the_database(site: Site) -> None:
     nowhere = site.opinion(blob_dir=None)
     assert nowhere is not None
     assert "they are in its dump" in nowhere.warnings[0]
-    wrapped = second_opinion(
+    wrapped = second_opinion_of(
         site.database(
             f"<s3blobstorage>\nbucket-name b\ncache-dir c\n{site.section(blob_dir=None)}\n</s3blobstorage>"
         )
@@ -202,7 +210,7 @@ def test_many_objects_without_a_blob_are_not_looked_through_to_the_end(
         monkeypatch.setattr(probe.sqlite3, "connect", lambda *a, **k: _Impatient(original(*a, **k)))
     else:
         monkeypatch.setattr(probe, "BLOB_RECORD", "512 and pg_sleep(9)::text is not null")
-        monkeypatch.setattr(probe, "ANSWER_SECONDS", 0.3)
+        monkeypatch.setattr(postgres_probe, "ANSWER_SECONDS", 0.3)
     begun = time.monotonic()
     assert site.opinion("off", "cache") == AGREED
     assert time.monotonic() - begun < 5
@@ -240,7 +248,7 @@ def test_a_table_that_is_locked_delays_nobody(pg: Site, dsn: str) -> None:
         other.cursor().execute("lock table object_state, blob_chunk in access exclusive mode")
         begun = time.monotonic()
         opinion = pg.opinion()
-        assert time.monotonic() - begun < probe.CONNECT_SECONDS
+        assert time.monotonic() - begun < CONNECT_SECONDS
     assert opinion is not None
     assert opinion == Opinion(
         False, ["the database was not asked where its blobs are: it refused to answer (55P03)"]
@@ -276,10 +284,10 @@ def test_a_database_that_cannot_be_reached_is_a_warning_soon_and_without_a_secre
             absent=postgres.login("absent").dsn,
         )
         begun = time.monotonic()
-        opinion = second_opinion(
+        opinion = second_opinion_of(
             site.database(f"<relstorage>\n<postgresql>\ndsn {text}\n</postgresql>\n</relstorage>")
         )
-        assert time.monotonic() - begun < 2 * probe.CONNECT_SECONDS
+        assert time.monotonic() - begun < 2 * CONNECT_SECONDS
     assert opinion == Opinion(
         False, [f"the database was not asked where its blobs are: it cannot be reached ({reason})"]
     )
@@ -330,8 +338,8 @@ def test_without_psycopg2_nobody_is_asked(pg: Site, monkeypatch: pytest.MonkeyPa
 def test_only_databases_in_a_server_are_asked(tmp_path: Path) -> None:
     site = Site(tmp_path, "<mysql/>", True)
     assert site.opinion() is None
-    assert second_opinion(site.database("<filestorage>\npath /Data.fs\n</filestorage>")) is None
-    assert second_opinion(site.database("<zeoclient>\nserver 8100\n</zeoclient>")) is None
+    assert second_opinion_of(site.database("<filestorage>\npath /Data.fs\n</filestorage>")) is None
+    assert second_opinion_of(site.database("<zeoclient>\nserver 8100\n</zeoclient>")) is None
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="zodb-pgjsonb needs Python 3.12")
@@ -339,19 +347,19 @@ def test_objects_in_a_bucket_that_nobody_named(tmp_path: Path, dsn: str) -> None
     site = Site(tmp_path, "", True)
     plain = site.database(f"<pgjsonb>\ndsn {dsn}\n</pgjsonb>")
     tiered = site.database(f"<pgjsonb>\ndsn {dsn}\ns3-bucket-name b\n</pgjsonb>")
-    opinion = second_opinion(plain)
+    opinion = second_opinion_of(plain)
     assert opinion is not None
     assert "no tables of zodb-pgjsonb yet" in opinion.warnings[0]
     section = f"%import zodb_pgjsonb\n<pgjsonb>\ndsn {dsn}\ncache-warm-pct 0\n</pgjsonb>"
     with contextlib.closing(DB(ZODB.config.storageFromString(section))) as database:
         with database.transaction() as connection:
             connection.root()["photo"] = Blob(b"a picture")
-        assert second_opinion(plain) == second_opinion(tiered) == AGREED
+        assert second_opinion_of(plain) == second_opinion_of(tiered) == AGREED
     with contextlib.closing(psycopg2.connect(dsn)) as connection, connection:
         connection.cursor().execute("update blob_state set s3_key = 'blobs/1/2.blob', data = null")
-    assert second_opinion(tiered) == AGREED
+    assert second_opinion_of(tiered) == AGREED
     with pytest.raises(ConfigurationError, match="names no s3-bucket-name"):
-        second_opinion(plain)
+        second_opinion_of(plain)
 
 
 # plan and doctor

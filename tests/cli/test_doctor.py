@@ -29,13 +29,14 @@ from zodb_vault.errors import StoreError
 from zodb_vault.model import canonical
 from zodb_vault.model.manifest import Marker
 from zodb_vault.operations.doctor import packages, repository, space, store_probe
-from zodb_vault.operations.doctor.packages import BACKENDS
 from zodb_vault.repository.markers import marker_key, process_identity
 from zodb_vault.runtime import clock
 from zodb_vault.stores.base import Entry
 from zodb_vault.stores.local import LocalStore
 from zodb_vault.strategies.filestorage.restore.journal import Journal
 from zodb_vault.strategies.filestorage.restore.journal import write as write_journal
+from zodb_vault.strategies.pgjsonb import backend as pgjsonb_backend
+from zodb_vault.strategies.relstorage import backend as relstorage_backend
 
 SECRET = "hunter2"
 RELSTORAGE = f"""%import relstorage
@@ -252,8 +253,7 @@ def test_a_package_that_is_missing_is_a_finding(vault: Vault, monkeypatch: pytes
 def test_a_python_that_is_too_old_for_a_package_is_said_instead_of_a_failing_import(
     vault: Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = BACKENDS["pgjsonb"][0]._replace(python=(99, 1))
-    monkeypatch.setitem(BACKENDS, "relstorage", (package,))
+    monkeypatch.setattr(relstorage_backend, "RELSTORAGE", pgjsonb_backend.PGJSONB._replace(python=(99, 1)))
     check = found(vault.bare(*relstorage(vault)))["package zodb-pgjsonb"]
     assert check["message"].startswith("needs Python 99.1, this is 3.")
 

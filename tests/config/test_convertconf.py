@@ -249,11 +249,16 @@ def test_only_the_packages_that_the_storage_needs_are_imported(tmp_path: Path) -
 def test_a_storage_of_another_package_keeps_all_imports_of_its_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from zodb_vault.config import storages
+    from zodb_vault.config import backends
+    from zodb_vault.strategies.backend import Backend
+    from zodb_vault.strategies.registry import backend_named
 
-    monkeypatch.setattr(
-        storages, "registered", lambda type_: storages.filestorage if type_ == "cloudstorage" else None
-    )
+    class Cloud(Backend):
+        name = "cloudstorage"
+        read_section = backend_named("filestorage").read_section
+
+    found = backends.Registered("cloud:BACKEND", Cloud(), ours=False)
+    monkeypatch.setattr(backends, "find_other", {"cloudstorage": found}.get)
     site = one_storage(
         tmp_path, "<cloudstorage>\npath x\n</cloudstorage>", head="%import cloud.one\n%import cloud.two"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from zodb_vault.config import storages
+from zodb_vault.config import backends
 from zodb_vault.config.masking import conceal, scrubbed
 from zodb_vault.config.zopeconf import read_site, read_zeo_conf, read_zope_conf
 from zodb_vault.errors import ConfigurationError
@@ -579,13 +579,17 @@ def test_a_file_without_databases(tmp_path: Path) -> None:
 PACKAGE = """
 from zodb_vault.model.source import Database, Skipped
 
-def storage(section, around):
-    if section.text("fail"):
-        raise RuntimeError(section.text("password"))
-    if section.text("nothing"):
-        return None
-    path = around.path(section, "path")
-    return Database(name=around.name, backend="filestorage", data_fs=path, blob_mode="none", history=True, options=around.all_options(section))
+class Tiny:
+    def read_section(self, section, around):
+        if section.text("fail"):
+            raise RuntimeError(section.text("password"))
+        if section.text("nothing"):
+            return None
+        path = around.path(section, "path")
+        options = around.all_options(section)
+        return Database(name=around.name, backend="filestorage", data_fs=path, blob_mode="none", history=True, options=options)
+
+storage = Tiny()
 """
 
 
@@ -601,9 +605,10 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     write(
         site / "tiny_storage-1.0.dist-info" / "entry_points.txt",
-        f"[{storages.ENTRY_POINTS}]\ntinystorage = tiny_storage:storage\nbrokenstorage = tiny_storage:absent\nodd = no_such_module:x\n",
+        f"[{backends.ENTRY_POINTS}]\ntinystorage = tiny_storage:storage\nbrokenstorage = tiny_storage:absent\nodd = no_such_module:x\n",
     )
     monkeypatch.syspath_prepend(site)
+    backends.find_other.cache_clear()
     return site
 
 

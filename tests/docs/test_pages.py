@@ -15,12 +15,13 @@ import msgspec
 import pytest
 
 from zodb_vault.cli.main import COMMANDS, cli
-from zodb_vault.config import settings, storages
+from zodb_vault.config import backends, settings, storages
 from zodb_vault.config.sites import resolve_site
 from zodb_vault.config.zopeconf import read_zope_conf
 from zodb_vault.errors import ExitCode, VaultError
 from zodb_vault.model import manifest
 from zodb_vault.model.manifest import Reason
+from zodb_vault.strategies.relstorage.adapters import ADAPTERS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -183,9 +184,9 @@ def test_every_section_that_is_understood_is_described_and_no_other() -> None:
         for row in re.findall(r"^   \* - (``<.*)$", page, re.MULTILINE)
         for section in re.findall(r"<([a-z0-9]+)>", row)
     }
-    assert described == set(storages.READERS)
-    assert set(storages.ADAPTERS) <= set(re.findall(r"<([a-z0-9]+)>", page))
-    assert storages.ENTRY_POINTS in PAGES["reference/zope-conf.rst"]
+    assert described == {*storages.READERS, *backends.OURS} - storages.NOT_STORAGES
+    assert set(ADAPTERS) <= set(re.findall(r"<([a-z0-9]+)>", page))
+    assert backends.ENTRY_POINTS in PAGES["reference/zope-conf.rst"]
 
 
 def test_the_reader_of_another_package_that_is_shown_works(
@@ -194,9 +195,8 @@ def test_the_reader_of_another_package_that_is_shown_works(
     (source,) = re.findall(r"code-block:: python\n\n((?:   .*\n|\n)+)", PAGES["reference/zope-conf.rst"])
     names: dict[str, Any] = {}
     exec(textwrap.dedent(source), names)
-    monkeypatch.setattr(
-        storages, "registered", lambda type_: names["read"] if type_ == "mirrorstorage" else None
-    )
+    found = backends.Registered("mirror.vault:MIRROR", names["MIRROR"], ours=False)
+    monkeypatch.setattr(backends, "find_other", {"mirrorstorage": found}.get)
     (tmp_path / "zope.conf").write_text(
         "<mirrorstorage>\n<filestorage>\npath /srv/Data.fs\n</filestorage>\n</mirrorstorage>\n"
     )

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from zodb_vault.config.zopeconf import read_site
+from zodb_vault.errors import NothingToBackUp
 from zodb_vault.model.source import Database, Secret
-from zodb_vault.policy.scope import bucket, scope_of
+from zodb_vault.policy.scope import Scope, bucket
+from zodb_vault.strategies.registry import backend_of
 
 CONFIGS = Path(__file__).parents[1] / "data" / "configs"
 PG = "PostgreSQL dbname='zodb' user='zope' host='db' password=***"
@@ -84,6 +86,10 @@ TABLE: dict[str, tuple[tuple[str, str] | None, str | None, list[str]]] = {
 }
 
 
+def scope_of(database: Database) -> Scope:
+    return backend_of(database).scope(database)
+
+
 def database(name: str) -> Database:
     return read_site(CONFIGS / name, "plone", {"STAGE": "live"}, Path("/cwd")).databases[0]
 
@@ -121,13 +127,13 @@ def test_the_words_for_a_client_say_what_it_has() -> None:
 
 
 def test_a_backend_of_another_package_and_a_hidden_dsn_have_words_too() -> None:
-    other = Database(name="main", backend="neo", blob_mode="none")  # type: ignore[arg-type]
-    assert scope_of(other).copied == ()
-    assert "neo" in scope_of(other).left[0]
+    with pytest.raises(NothingToBackUp, match="the database main is on neo, which no installed package"):
+        backend_of(Database(name="main", backend="neo", blob_mode="none"))
     hidden = Database(
         name="main",
         backend="pgjsonb",
         adapter="postgresql",
+        dsn_option="dsn",
         blob_mode="database",
         options={"dsn": Secret("x y")},
     )

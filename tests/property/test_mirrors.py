@@ -23,6 +23,7 @@ from zodb_vault.model.source import Database
 from zodb_vault.strategies.portable import sync
 from zodb_vault.strategies.portable.mirror import held
 from zodb_vault.strategies.portable.reader import Source
+from zodb_vault.strategies.registry import backend_of
 
 MIRRORS = int(os.environ.get("ZODB_VAULT_MIRRORS", "25"))
 STEPS = 40
@@ -86,7 +87,7 @@ class Following:
         done = False
         with (
             held(self.mirror) as mirror,
-            contextlib.closing(Source(database, text, mirror.cache)) as source,
+            contextlib.closing(Source(database, backend_of(database), text, mirror.cache)) as source,
             self.killing(killed),
         ):
             update = sync.Update(mirror, source, "machine", progress)

@@ -51,7 +51,7 @@ def _print(planned: Planned, verbose: bool) -> None:
     database = planned.database
     click.echo(f"database {printable(database.name)}: {printable(_description(planned))}")
     if planned.elsewhere:
-        click.echo(f"  {printable(planned.elsewhere)}")
+        click.echo(f"  {printable(str(planned.elsewhere))}")
     if planned.how and planned.reason:
         click.echo(f"  {planned.how} backup ({planned.reason['code']}): {planned.reason['text']}")
     for step in planned.steps:
@@ -72,7 +72,7 @@ def _description(planned: Planned) -> str:
     wrapped = "".join(f" in {wrapper}" for wrapper in reversed(database.wrappers))
     mount = f", mounted at {database.mount_point}" if database.mount_point else ""
     history = ""
-    if database.backend != "filestorage" and database.history is not None:
+    if not database.data_fs and database.history is not None:
         history = ", history kept" if database.history else ", without history"
     return f"{kind}{wrapped}{mount}{history}, blobs: {database.blob_mode}"
 

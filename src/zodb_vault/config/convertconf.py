@@ -14,40 +14,25 @@ from typing import Literal, NamedTuple
 
 from ..errors import ConfigurationError
 from ..model.source import Database, Site
+from .conversion import Conversion
 from .masking import may_be_named
 from .sections import Section, Value
-from .storages import Surroundings, only_storage, spelled
+from .storages import Surroundings, data_fs_section, only_storage, section_backend, spelled
 from .zopeconf import read_storages
 
 Direction = Literal["export", "import"]
 
-# The packages that bring the section types; what is not here needs whatever its configuration imports.
-PACKAGES: Mapping[str, str | None] = {
-    "blobstorage": None, "filestorage": None, "zeoclient": None,
-    "clientstorage": "ZEO", "ssl": "ZEO",
-    "mysql": "relstorage", "oracle": "relstorage", "postgresql": "relstorage", "pragmas": "relstorage", "relstorage": "relstorage",
-    "sqlite3": "relstorage", "pgjsonb": "zodb_pgjsonb", "s3blobstorage": "zodb_s3blobs", "serverzlibstorage": "zc.zlibstorage",
-    "zlibstorage": "zc.zlibstorage",
-}  # fmt: skip
-READ_ONLY = {"clientstorage", "filestorage", "relstorage", "zeoclient"}
-# ``create`` empties the file. A persistent cache belongs to one client, which has it locked while it runs.
-DROPPED = {
-    "filestorage": {"create", "read-only"},
-    "relstorage": {"read-only"},
-    "zeoclient": {"client", "read-only", "read-only-fallback", "var"},
-    "clientstorage": {"cache-path", "read-only", "read-only-fallback"},
+# The sections that wrap a storage; what is special about a storage itself its backend says.
+WRAPPERS: Mapping[str, Conversion] = {
+    "blobstorage": Conversion(packages={"blobstorage": None}),
+    "s3blobstorage": Conversion(
+        packages={"s3blobstorage": "zodb_s3blobs"}, not_copied=frozenset({"cache-dir", "cache-size"})
+    ),
+    "serverzlibstorage": Conversion(packages={"serverzlibstorage": "zc.zlibstorage"}),
+    "zlibstorage": Conversion(packages={"zlibstorage": "zc.zlibstorage"}),
 }
-# What says where blobs are cached and how the schema is kept up: matters of the site, not of who copies it.
+# What says where blobs are cached: a matter of the site, not of the program that copies it.
 CACHED = {"blob-cache-size", "blob-cache-size-check", "blob-dir", "shared-blob-dir"}
-NOT_COPIED = {
-    "relstorage": {"cache-local-dir", "create-schema"},
-    "s3blobstorage": {"cache-dir", "cache-size"},
-    "zeoclient": {"wait"},
-}
-LOSES_BLOBS = (
-    "DO NOT RELY ON THIS COPY: zodb-convert 1.0.0b12 loses every blob of a zodb-pgjsonb storage and reports success; "
-    "save the database with pg_dump instead"
-)
 REFUSES_S3 = (
     "zodb-convert 1.0.0b12 refuses <s3blobstorage> as a source (it does not say that it can be iterated)"
 )
@@ -117,10 +102,10 @@ def source_conf(
 
 def _for_copying(section: Section, authoritative: bool, cache: Path) -> Section:
     """Return a section with the caches of the site replaced by ``cache``, unless its directory is the authority for the blobs."""
-    wrapper = section.type == "s3blobstorage"
-    if section.type not in READ_ONLY and not wrapper:
+    wrapper, conversion = section.type == "s3blobstorage", _conversion(section.type)
+    if not conversion.read_only and not wrapper:
         return section
-    dropped = NOT_COPIED.get(section.type, set()) | (set() if authoritative else CACHED)
+    dropped = conversion.not_copied | (frozenset() if authoritative else CACHED)
     changed = Section(section.type, section.name, section.where)
     changed.values = [value for value in section.values if value.key not in dropped]
     changed.sections = [_without_blobs(only_storage(section))] if wrapper else section.sections
@@ -132,8 +117,7 @@ def _for_copying(section: Section, authoritative: bool, cache: Path) -> Section:
         ]
     elif not authoritative:
         changed.values.append(_value("blob-dir", str(cache), section))
-    if section.type == "relstorage":
-        changed.values.append(_value("create-schema", "false", section))
+    changed.values += [_value(key, text, section) for key, text in conversion.added]
     return changed
 
 
@@ -153,22 +137,13 @@ def _storage(
 ) -> tuple[Section, Surroundings, list[str]]:
     """Return the section that a database's storage is configured with, and what its file imports; one is made for a bare Data.fs."""
     if site.config is None:
-        return *_section(database.data_fs or "", database.blob_dir), []
+        return *data_fs_section(database.data_fs or "", database.blob_dir), []
     configured = read_storages(Path(site.config), environment, cwd)
     return *configured.storages[database.name], configured.imports
 
 
 def _file_storage(directory: Path) -> tuple[Section, Surroundings]:
-    return _section(str(directory / "Data.fs"), str(directory / "blobs"))
-
-
-def _section(path: str, blob_dir: str | None) -> tuple[Section, Surroundings]:
-    """Return the section of a FileStorage."""
-    section = Section("filestorage", None, path)
-    for key, text in (("path", path), ("blob-dir", blob_dir)):
-        if text is not None:
-            section.values.append(Value(key, key, text, path))
-    return section, Surroundings("main", None, Path("/"), "", {})
+    return data_fs_section(str(directory / "Data.fs"), str(directory / "blobs"))
 
 
 def _lines(
@@ -179,12 +154,12 @@ def _lines(
         yield from _lines(only_storage(section), around, name, read_only, indent)
         return
     yield f"{indent}<{section.type}{f' {name}' if name else ''}>"
-    dropped = DROPPED.get(section.type, set())
+    conversion = _conversion(section.type)
     for value in section.values:
         key, text = spelled(section, value), around.text(value)
-        if text and key not in dropped:
+        if text and key not in conversion.dropped:
             yield f"{indent}  {key} {_quoted(text, key, value.where)}"
-    if read_only and section.type in READ_ONLY:
+    if read_only and conversion.read_only:
         yield f"{indent}  read-only true"
     for inner in section.sections:
         yield from _lines(inner, around, inner.name, read_only, indent + "  ")
@@ -213,11 +188,23 @@ def _one_line(text: str) -> str:
     )
 
 
+def _conversion(section_type: str) -> Conversion:
+    """Return what is special about a section; nothing about one that is no storage, or that no package registers."""
+    if section_type in WRAPPERS:
+        return WRAPPERS[section_type]
+    backend = section_backend(section_type)
+    return backend.conversion(section_type) if backend else Conversion()
+
+
 def _imports(section: Section, imported: list[str]) -> list[str]:
     """Return the packages that the types of sections need; all of the site's own where one of them is not known."""
     types = [inner.type for inner in section.walk() if inner.type != "zrs"]
-    needed = [] if all(type_ in PACKAGES for type_ in types) else imported
-    return list(dict.fromkeys([*needed, *(package for type_ in types if (package := PACKAGES.get(type_)))]))
+    packages: dict[str, str | None] = {}
+    for type_ in types:
+        if type_ not in packages:
+            packages |= _conversion(type_).packages
+    needed = [] if all(type_ in packages for type_ in types) else imported
+    return list(dict.fromkeys([*needed, *(package for type_ in types if (package := packages.get(type_)))]))
 
 
 def _warnings(database: Database, direction: Direction) -> list[str]:
@@ -226,5 +213,6 @@ def _warnings(database: Database, direction: Direction) -> list[str]:
     if direction == "import":
         return [NEW_TIDS] if wrapped else []
     warnings = [COMPRESSED] if "serverzlibstorage" in database.wrappers else []
-    warnings += [LOSES_BLOBS] if database.backend == "pgjsonb" else [REFUSES_S3] if wrapped else []
-    return warnings + ([ONLY_CURRENT] if database.backend == "relstorage" and not database.history else [])
+    warnings += [REFUSES_S3] if wrapped else []
+    backend = section_backend(database.backend)
+    return warnings + (backend.export_warnings(database) if backend else [])

@@ -9,11 +9,10 @@ import msgspec
 
 from ..errors import ConfigurationError, UsageError
 from ..model.source import REPLICA_DSN, REPLICA_LAG, Database, Site
-from .blobmodes import directory_mode
 from .keys import suggestion
 from .paths import absolute
-from .sections import Section
 from .settings import SITE_NAME, SITE_NAME_RULE, Settings, SiteSettings
+from .storages import data_fs_section, read_storage
 from .zopeconf import read_zeo_conf, read_zope_conf
 
 DEFAULT = "default"
@@ -113,16 +112,8 @@ def _read(name: str, source: SiteSettings, environment: Mapping[str, str], cwd: 
     if source.zeo_conf is not None:
         return read_zeo_conf(source.zeo_conf, name, environment, cwd)
     blob_dir = None if source.blob_dir is None else str(source.blob_dir)
-    mode, warnings = directory_mode(Section("filestorage", None, str(source.data_fs)), blob_dir)
-    database = Database(
-        name="main",
-        backend="filestorage",
-        data_fs=str(source.data_fs),
-        blob_dir=blob_dir,
-        blob_mode=mode,
-        history=True,
-        warnings=tuple(warnings),
-    )
+    database = read_storage(*data_fs_section(str(source.data_fs), blob_dir))
+    assert isinstance(database, Database)
     return Site(name=name, config=None, databases=(database,))
 
 
@@ -130,7 +121,7 @@ def _dumped_elsewhere(site: Site, source: SiteSettings) -> Site:
     """Return the site with the replica of its PostgreSQL database noted; raise ConfigurationError unless it has exactly one."""
     if source.dsn_backup is None:
         return site
-    known = [database.name for database in site.databases if database.adapter == "postgresql"]
+    known = [database.name for database in site.databases if database.dsn_option is not None]
     if len(known) != 1:
         raise ConfigurationError(
             [

@@ -1,7 +1,6 @@
 """Decide what each storage section of a configuration means for a backup.
 
-One function per section type, in one table. Another package adds its own by an entry point of the group
-``zodb_vault.backends``: its name is the section type in lower case, its object a function like those in the table.
+A backend reads its own section, see ``backends``. The storages that wrap another one, and those that keep nothing, are here.
 """
 
 from __future__ import annotations
@@ -9,18 +8,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol, cast
 
 import msgspec
 
-from ..errors import ConfigurationError, VaultError
+from ..errors import VaultError
 from ..model.source import Database, Option, Skipped
-from .blobmodes import directory_mode, foreign_cache, on_local_disk, shared_or
+from .backends import DATA_FS, ENTRY_POINTS, Registered, find_backend
+from .blobmodes import directory_mode, foreign_cache
+from .conversion import Conversion
 from .masking import conceal, is_known
 from .paths import absolute, at_home
 from .sections import Section, Value
 
-ENTRY_POINTS = "zodb_vault.backends"
-ADAPTERS = ("postgresql", "sqlite3", "mysql", "oracle")
 PATHS = {
     "authenticate", "blob-cache-dir", "blob-dir", "blob-temp-dir", "cache-dir", "cache-local-dir", "cache-path", "certificate",
     "data-dir", "path", "pid-filename", "read-default-file", "replica-conf", "ro-replica-conf", "unix-socket", "var",
@@ -101,114 +101,84 @@ class Surroundings:
         )
 
 
-Reader = Callable[[Section, Surroundings], Database | Skipped]
+# Section types outside of databases that are no storages.
+NOT_STORAGES = {
+    "environment", "eventlog", "logger", "product-config", "runner", "ssl", "warnfilter", "zeo",
+}  # fmt: skip
+
+
+class SectionBackend(Protocol):
+    """What a configuration asks of a backend; see ``Backend`` for the rest."""
+
+    def read_section(self, section: Section, around: Surroundings) -> Database | Skipped:
+        """Return the database that a section describes, or why there is none; raise ConfigurationError."""
+        ...
+
+    def config_warnings(self, database: Database) -> list[str]:
+        """Return what a configuration leaves open, wrappers included."""
+        ...
+
+    def conversion(self, section_type: str) -> Conversion:
+        """Return what another program needs that opens such a section."""
+        ...
+
+    def export_warnings(self, database: Database) -> list[str]:
+        """Return what zodb-convert does wrong with such a storage."""
+        ...
+
+
+def section_backend(name: str) -> SectionBackend | None:
+    """Return the backend of a section type or of a database; None when no package registers it. Raise ConfigurationError."""
+    registered = find_backend(name)
+    return cast(SectionBackend, registered.backend) if registered else None
 
 
 def read_storage(section: Section, around: Surroundings) -> Database | Skipped:
     """Return the database in a storage section; raise ConfigurationError for what is unknown, refused or wrong."""
-    reader = READERS.get(section.type) or registered(section.type)
-    if reader is None:
+    if reader := READERS.get(section.type):
+        return reader(section, around)
+    registered = None if section.type in NOT_STORAGES else find_backend(section.type)
+    if registered is None:
         raise section.error(
             f"{section.label} is a storage that zodb-vault does not know",
             hint=f"install the package that registers {section.type!r} under the entry points {ENTRY_POINTS} (zodb-vault is open to "
             "such packages); or copy the database into a FileStorage with zodb-convert, the portable method, and back that up",
         )
-    return reader(section, around)
+    if registered.ours:
+        return cast(SectionBackend, registered.backend).read_section(section, around)
+    return _read_by_another_package(registered, section, around)
 
 
-def registered(type_: str) -> Reader | None:
-    """Return what another package registered for a section type; raise ConfigurationError when that cannot be imported."""
-    from importlib.metadata import entry_points
-
-    for entry in entry_points(group=ENTRY_POINTS, name=type_):
-        try:
-            load = entry.load()
-        except Exception as error:  # noqa: BLE001  a module of somebody else may raise anything when it is imported
-            raise ConfigurationError(
-                [f"{entry.value}, registered for <{type_}>, cannot be imported ({type(error).__name__})"]
-            ) from None
-        return _foreign(load, entry.value)
-    return None
+def data_fs_section(path: str, blob_dir: str | None) -> tuple[Section, Surroundings]:
+    """Return the section of a Data.fs that no configuration describes, and its surroundings; paths are absolute."""
+    section = Section(DATA_FS, None, path)
+    for key, text in (("path", path), ("blob-dir", blob_dir)):
+        if text is not None:
+            section.values.append(Value(key, key, text, path))
+    return section, Surroundings("main", None, Path("/"), "", {})
 
 
-def _foreign(load: Reader, name: str) -> Reader:
-    """Return the reader of another package, its mistakes turned into errors that name it."""
-
-    def read(section: Section, around: Surroundings) -> Database | Skipped:
-        try:
-            found = load(section, around)
-        except VaultError:
-            raise
-        except Exception as error:  # noqa: BLE001  the text of an unknown error may hold a secret
-            raise section.error(
-                f"{name}, registered for {section.label}, failed ({type(error).__name__})", hint=FOREIGN
-            ) from None
-        if not isinstance(found, (Database, Skipped)):
-            raise section.error(
-                f"{name}, registered for {section.label}, returned neither a Database nor a Skipped",
-                hint=FOREIGN,
-            )
-        return found
-
-    return read
+def _read_by_another_package(
+    registered: Registered, section: Section, around: Surroundings
+) -> Database | Skipped:
+    """Return what a backend of another package reads, its mistakes turned into errors that name it."""
+    source = f"{registered.source}, registered for {section.label}"
+    try:
+        found = cast(SectionBackend, registered.backend).read_section(section, around)
+    except VaultError:
+        raise
+    except Exception as error:  # noqa: BLE001  the text of an unknown error may hold a secret
+        raise section.error(f"{source}, failed ({type(error).__name__})", hint=FOREIGN) from None
+    if not isinstance(found, (Database, Skipped)):
+        raise section.error(f"{source}, returned neither a Database nor a Skipped", hint=FOREIGN)
+    return found
 
 
 def is_storage(type_: str) -> bool:
-    """Tell whether a section type is a storage, going by its name where nobody knows it."""
-    return type_ in READERS or type_.endswith("storage") or registered(type_) is not None
-
-
-def filestorage(section: Section, around: Surroundings) -> Database:
-    """Return a FileStorage: always with all its blobs in its own directory."""
-    section.required("path")
-    blob_dir = around.path(section, "blob-dir")
-    mode, warnings = directory_mode(section, blob_dir)
-    return Database(
-        name=around.name, backend="filestorage", mount_point=around.mount_point, data_fs=around.path(section, "path"),
-        blob_dir=blob_dir, blob_mode=mode, history=True, options=around.all_options(section), warnings=tuple(warnings),
-    )  # fmt: skip
-
-
-def zeo(section: Section, around: Surroundings) -> Database:
-    """Return the client's view of a ZEO server: blobs are the server's unless its directory is shared."""
-    section_says = [text for text in section.texts("server") if text]
-    if not section_says:
-        raise section.error(f"{section.label} says no server")
-    blob_dir = around.path(section, "blob-dir")
-    mode, warnings = shared_or("server", section, blob_dir)
-    return Database(
-        name=around.name, backend="zeo", mount_point=around.mount_point, blob_dir=blob_dir, blob_mode=mode,
-        options=around.all_options(section), warnings=tuple(warnings),
-    )  # fmt: skip
-
-
-def relstorage(section: Section, around: Surroundings) -> Database:
-    """Return a RelStorage: blobs are in the database unless its directory is shared; history is kept unless said otherwise."""
-    adapter = _adapter(section)
-    blob_dir = around.path(section, "blob-dir")
-    mode, warnings = shared_or("database", section, blob_dir)
-    if blob_dir is None:
-        mode = "none"
-    elif mode == "directory" and adapter.type != "sqlite3":
-        warnings += on_local_disk(section, blob_dir)
-    if adapter.type == "sqlite3":
-        adapter.required("data-dir")
-    return Database(
-        name=around.name, backend="relstorage", adapter=adapter.type, mount_point=around.mount_point, blob_dir=blob_dir, blob_mode=mode,
-        history=section.flag("keep-history", default=True), options=around.all_options(section), warnings=tuple(warnings),
-    )  # fmt: skip
-
-
-def pgjsonb(section: Section, around: Surroundings) -> Database:
-    """Return a PGJsonb storage: blobs are in the database, large ones in S3 when a bucket is named; no history by default."""
-    section.required("dsn")
-    tiered = section.text("s3-bucket-name") is not None
-    warnings = foreign_cache(section, "blob-cache-dir", around.path(section, "blob-cache-dir"))
-    return Database(
-        name=around.name, backend="pgjsonb", adapter="postgresql", mount_point=around.mount_point,
-        blob_mode="database+s3" if tiered else "database", history=section.flag("history-preserving", default=False),
-        options=around.all_options(section), warnings=tuple(warnings),
-    )  # fmt: skip
+    """Tell whether a section type is a storage, going by its name where no package registers it."""
+    if type_ in NOT_STORAGES:
+        return False
+    return type_ in READERS or type_.endswith("storage") or find_backend(type_) is not None
 
 
 def blobstorage(section: Section, around: Surroundings) -> Database | Skipped:
@@ -313,21 +283,6 @@ def only_storage(section: Section) -> Section:
     return section.sections[0]
 
 
-def _adapter(section: Section) -> Section:
-    """Return the section of the one adapter; raise ConfigurationError when it is missing or not known."""
-    if len(section.sections) != 1:
-        raise section.error(
-            f"{section.label} has to hold one of {', '.join(f'<{name}>' for name in ADAPTERS)}"
-        )
-    adapter = section.sections[0]
-    if adapter.type not in ADAPTERS:
-        raise adapter.error(
-            f"{adapter.label} is not a database that RelStorage is known for",
-            hint=f"known are {', '.join(ADAPTERS)}",
-        )
-    return adapter
-
-
 def misspelled(section: Section) -> list[str]:
     """Return warnings about keys that are understood here and refused by the package they are for, such as ``data_dir``."""
     return [
@@ -338,11 +293,10 @@ def misspelled(section: Section) -> list[str]:
     ]
 
 
-def unknown_blobs(database: Database) -> list[str]:
-    """Return a warning about a RelStorage of which nobody said where its blobs are, as in configurations for zodbpack."""
-    if (database.backend, database.blob_mode) != ("relstorage", "none"):
-        return []
-    return ["<relstorage> says no blob-dir: blobs in a shared directory, if there is one, are not known"]
+def left_open(database: Database) -> list[str]:
+    """Return warnings about what the configuration of a database leaves open, once its wrappers are known."""
+    backend = section_backend(database.backend)
+    return backend.config_warnings(database) if backend else []
 
 
 def spelled(section: Section, value: Value) -> str:
@@ -354,12 +308,7 @@ def spelled(section: Section, value: Value) -> str:
 
 
 WRAPPER_NAMES = {"s3blobstorage": "s3blobs"}
-READERS: Mapping[str, Reader] = {
-    "filestorage": filestorage,
-    "zeoclient": zeo,
-    "clientstorage": zeo,
-    "relstorage": relstorage,
-    "pgjsonb": pgjsonb,
+READERS: Mapping[str, Callable[[Section, Surroundings], Database | Skipped]] = {
     "blobstorage": blobstorage,
     "zlibstorage": zlibstorage,
     "serverzlibstorage": zlibstorage,

@@ -17,9 +17,15 @@ from ..model.source import Database, Option, Site, Skipped
 from ..policy.scope import bucket
 from .paths import absolute
 from .sections import Section, Tree
-from .storages import Surroundings, is_storage, misspelled, only_storage, read_storage, unknown_blobs
-
-NOT_STORAGES = {"environment", "eventlog", "logger", "product-config", "runner", "ssl", "warnfilter", "zeo"}
+from .storages import (
+    NOT_STORAGES,
+    Surroundings,
+    is_storage,
+    left_open,
+    misspelled,
+    only_storage,
+    read_storage,
+)
 
 
 class Found(NamedTuple):
@@ -213,7 +219,7 @@ def _server(root: Section, around: Surroundings) -> dict[str, Option]:
 def _finished(database: Database, one: Found, around: Surroundings, server: dict[str, Option]) -> Database:
     notes = [note for section in one.section.walk() for note in section.notes]
     warnings = dict.fromkeys(
-        [*database.warnings, *unknown_blobs(database), *around.notes, *misspelled(one.section), *notes]
+        [*database.warnings, *left_open(database), *around.notes, *misspelled(one.section), *notes]
     )
     return msgspec.structs.replace(database, options=database.options | server, warnings=tuple(warnings))
 

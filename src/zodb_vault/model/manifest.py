@@ -155,6 +155,10 @@ class _Dump(msgspec.Struct, frozen=True, kw_only=True):
     log_lists: list[ListRef] = []
     log: list[Transactions] = []
 
+    def rows_of(self, table: str) -> int | None:
+        """Return how many rows a table had in the snapshot, in whatever schema it is."""
+        return next((rows for name, rows in self.tables.items() if name.rpartition(".")[2] == table), None)
+
     @property
     def documents(self) -> list[str]:
         """Return the names of its documents, without lists."""

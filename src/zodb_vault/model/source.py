@@ -8,7 +8,6 @@ from typing import Literal
 import msgspec
 
 Method = Literal["native", "portable", "transactions"]
-Backend = Literal["filestorage", "zeo", "relstorage", "pgjsonb"]
 BlobMode = Literal["directory", "database", "server", "s3", "database+s3", "none"]
 
 
@@ -56,6 +55,7 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
     """One persistent database of a site.
 
     ``data_fs`` and ``blob_dir`` are absolute paths; ``blob_dir`` is None when the configuration names none.
+    ``dsn_option`` is the option that holds the DSN of a database in PostgreSQL, None for any other database.
     ``options`` holds what the storage section says, for strategies that need it: keys of the storage itself as they are
     (with ``-``), those of sections inside it and of wrappers around it after the section's type (``postgresql.dsn``,
     ``s3blobstorage.bucket-name``, ``zeo.address``), several values of one key as lines, paths absolute.
@@ -63,9 +63,10 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    backend: Backend
+    backend: str
     mount_point: str | None = None
     adapter: str | None = None
+    dsn_option: str | None = None
     wrappers: tuple[str, ...] = ()
     data_fs: str | None = None
     blob_dir: str | None = None
@@ -79,6 +80,11 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
         """Return the text of an option, a secret revealed."""
         value = self.options.get(key, default)
         return value.reveal() if isinstance(value, Secret) else value
+
+    @property
+    def dsn(self) -> str:
+        """Return the DSN of a database in PostgreSQL, secrets included."""
+        return self.option(self.dsn_option or "")
 
 
 class Skipped(msgspec.Struct, frozen=True):

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
-from datetime import datetime
 from typing import Protocol
 from urllib.parse import quote
 
 import msgspec
 
-from ..blobs.refs import BlobSet
-from ..errors import NothingToBackUp, UsageError
-from ..model.capture import CaptureOptions, InterruptedRun, PreviousBackup
-from ..model.chain import Documents
+from ..model.capture import InterruptedRun, PreviousBackup
 from ..model.manifest import DatabaseEntry, Meta, Part, Stored
 from ..model.source import Database
 from ..policy.continuity import Decision
@@ -168,50 +163,6 @@ class CheckReport(Protocol):
         ...
 
 
-class Strategy(Protocol):
-    """How one kind of storage is backed up and checked."""
-
-    def require(self, database: Database) -> None:
-        """Raise NothingToBackUp for a database that cannot be backed up as it is configured; opens nothing."""
-        ...
-
-    def exclusive(self, database: Database) -> AbstractContextManager[None]:
-        """Hold the storage while a cold backup is made; raise InUse, or UsageError where nothing can be held."""
-        ...
-
-    def location(self, database: Database) -> str:
-        """Return where the storage half is, without secrets; it tells one source from another."""
-        ...
-
-    def survey(
-        self, database: Database, documents: Documents, wishes: CaptureOptions, now: datetime
-    ) -> Survey:
-        """Look at a database; raise SourceError when that is impossible."""
-        ...
-
-    def capture(
-        self, database: Database, documents: Documents, wishes: CaptureOptions, now: datetime
-    ) -> Capture:
-        """Return what copies it; raise SourceError, or InUse while an interrupted restore keeps it closed."""
-        ...
-
-    def check(
-        self,
-        entry: DatabaseEntry,
-        sink: Sink,
-        refs: BlobSet,
-        verdict: CheckReport,
-        progress: Progress,
-        workers: int,
-    ) -> None:
-        """Check that the storage half of a backup holds, and note the blobs in packs that it asks for in ``refs``; raise Damage."""
-        ...
-
-    def destination(self, database: Database, role: str | None) -> Destination:
-        """Return the database that a dump is loaded into, ``role`` being its future owner; raise UsageError when no dump can be."""
-        ...
-
-
 class TargetState(msgspec.Struct, frozen=True, kw_only=True):
     """A database that a dump is to be loaded into: ``way`` says how it gets there, ``last_tid`` is the last transaction of what is in it now."""
 
@@ -255,23 +206,6 @@ class Destination(Protocol):
     def close(self) -> None:
         """Close the connection."""
         ...
-
-
-def unsupported(database: Database) -> NothingToBackUp:
-    """Return what to say of a database that nobody here can back up."""
-    wrapped = " with blobs in S3" if "s3" in database.blob_mode else ""
-    return NothingToBackUp(
-        f"this version cannot back up {database.backend}{wrapped} yet: the database {database.name}",
-        "`zodb-vault plan` says what a backup of it consists of; `--method portable` copies it through ZODB where that gives its blobs",
-    )
-
-
-def not_restorable(database: Database) -> UsageError:
-    """Return the error for a database that no dump can be loaded into."""
-    return UsageError(
-        f"the database {database.name} is on {database.adapter or database.backend}, no dump can be loaded there",
-        "restore with --output DIR",
-    )
 
 
 def folder_of(name: str) -> str:

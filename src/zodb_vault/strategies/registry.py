@@ -1,78 +1,61 @@
-"""The one table of strategies: which kind of storage is handled by whom. Each is imported when it is first asked for."""
+"""The backends by their names: what each database of a site, and of a backup, is handled by."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
-
-from ..errors import UnsupportedRepository
-from ..model.chain import Documents
+from ..config.backends import DATA_FS, ENTRY_POINTS, find_backend
+from ..errors import ConfigurationError, NothingToBackUp, UnsupportedRepository
 from ..model.manifest import DatabaseEntry
 from ..model.source import Database
-from .base import Destination, Strategy, not_restorable, unsupported
-
-if TYPE_CHECKING:
-    from .blobs.s3 import BlobBucket
+from .backend import Backend
 
 
-def _filestorage() -> Strategy:
-    from .filestorage.strategy import STRATEGY
-
-    return STRATEGY
-
-
-def _relstorage() -> Strategy:
-    from .relstorage.strategy import STRATEGY
-
-    return STRATEGY
-
-
-def _pgjsonb() -> Strategy:
-    from .pgjsonb.strategy import STRATEGY
-
-    return STRATEGY
-
-
-STRATEGIES: Final[Mapping[str, Callable[[], Strategy]]] = {
-    "filestorage": _filestorage,
-    "relstorage": _relstorage,
-    "pgjsonb": _pgjsonb,
-}
-
-
-def strategy_of(database: Database) -> Strategy:
-    """Return who backs a database up, a mirror as what it is; raise NothingToBackUp when this version knows nobody."""
-    found = STRATEGIES.get("filestorage" if database.method == "portable" else database.backend)
+def backend_of(database: Database) -> Backend:
+    """Return the backend of a database of a site; raise NothingToBackUp when no package registers it."""
+    found = _find(database.backend)
     if found is None:
-        raise unsupported(database)
-    return found()
+        raise NothingToBackUp(
+            f"the database {database.name} is on {database.backend}, which no installed package registers",
+            f"install the package that registers {database.backend} under the entry points {ENTRY_POINTS}",
+        )
+    return found
 
 
-def strategy_of_entry(entry: DatabaseEntry) -> Strategy:
-    """Return who knows what a backup holds of a database: a Data.fs is one, from whatever storage it was made."""
-    found = STRATEGIES.get("filestorage" if entry.data_fs else entry.backend)
+def copying_backend(database: Database) -> Backend:
+    """Return the backend that copies a database: by the portable method that of its mirror, which is a Data.fs."""
+    return backend_named(DATA_FS) if database.method == "portable" else backend_of(database)
+
+
+def location_of(database: Database) -> str:
+    """Return where a database is, also when its mirror is what is copied; it tells one source from another."""
+    backend = backend_of(database)
+    return backend.shown_location(database) if database.method == "portable" else backend.location(database)
+
+
+def backend_of_entry(entry: DatabaseEntry) -> Backend:
+    """Return the backend that knows what a backup holds of a database: a Data.fs is one, from whatever storage it was made."""
+    found = _find(DATA_FS if entry.data_fs else entry.backend)
     if found is None:
         raise UnsupportedRepository(
             f"the backup holds the database {entry.name} of {entry.backend}, which this version does not know",
-            "install a newer zodb-vault",
+            f"install a newer zodb-vault, or the package that registers {entry.backend} under the entry points {ENTRY_POINTS}",
         )
-    return found()
+    return found
 
 
-def bucket_to_fill(database: Database, entry: DatabaseEntry, documents: Documents) -> BlobBucket:
-    """Return the bucket of a site that the blobs of a backup are put into: that of the wrapper, or that of zodb-pgjsonb."""
-    if database.blob_mode == "s3":
-        from .blobs.s3 import BlobBucket, wrapper_key
-
-        return BlobBucket(database, wrapper_key)
-    from .pgjsonb.capture import bucket_to_fill as of_pgjsonb
-
-    return of_pgjsonb(database, entry, documents)
+def backend_named(name: str) -> Backend:
+    """Return the backend with a name that is known to be registered."""
+    found = _find(name)
+    assert found is not None, name
+    return found
 
 
-def destination_of(database: Database, role: str | None) -> Destination:
-    """Return the database that a dump is loaded into, ``role`` being its future owner; raise UsageError when no dump can be."""
-    found = STRATEGIES.get(database.backend)
-    if found is None:
-        raise not_restorable(database)
-    return found().destination(database, role)
+def _find(name: str) -> Backend | None:
+    registered = find_backend(name)
+    if registered is None:
+        return None
+    if isinstance(registered.backend, Backend):
+        return registered.backend
+    raise ConfigurationError(
+        [f"{registered.source}, registered for {name}, is no {Backend.__module__}.{Backend.__name__}"],
+        "this is a mistake of the package that registers it: report it there",
+    )

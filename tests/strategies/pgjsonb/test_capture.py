@@ -23,10 +23,11 @@ from services.postgres import PASSWORD, Cluster, execute
 from services.s3 import SECRET_KEY, Service
 from ZODB.POSException import POSKeyError, UndoError
 
-from zodb_vault.operations.verify import scratch
 from zodb_vault.stores.retry import RetryPolicy
+from zodb_vault.strategies.blobs import cache
 from zodb_vault.strategies.blobs import s3 as buckets
 from zodb_vault.strategies.pgjsonb.capture import PgjsonbCapture
+from zodb_vault.strategies.postgres import scratch as postgres_scratch
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 12), reason="zodb-pgjsonb needs Python 3.12")
 EACH = pytest.mark.parametrize(
@@ -419,14 +420,14 @@ def test_the_level_restore_misses_what_the_storage_does_not_find(
 ) -> None:
     vault = make()
     vault.created()
-    fill, current = scratch.fill_cache, pgjsonb_sites.keys(vault.login)[-1]
+    fill, current = cache.fill_cache, pgjsonb_sites.keys(vault.login)[-1]
 
-    def lose(entry: Any, objects: Any, cache: Path) -> None:
-        fill(entry, objects, cache)
+    def lose(entry: Any, objects: Any, directory: Path) -> None:
+        fill(entry, objects, directory)
         oid, tid = current.removesuffix(".blob").split("/")[1:]
-        (cache / oid.lstrip("0") / f"{tid.lstrip('0')}.blob").unlink()
+        (directory / oid.lstrip("0") / f"{tid.lstrip('0')}.blob").unlink()
 
-    monkeypatch.setattr(scratch, "fill_cache", lose)
+    monkeypatch.setattr(cache, "fill_cache", lose)
     done = vault("verify", "--level", "restore", "--json")
     assert (done.status, [one["what"] for one in done.document["damage"]]) == (4, ["blob"])
     assert done.document["damage"][0]["tid"] == f"0x{Path(current).stem}"
@@ -440,7 +441,7 @@ def test_the_level_restore_knows_what_the_source_had_lost(
     place_of(vault).delete(key)
     made = vault("create", "--json").document
     monkeypatch.setenv("ZODB_VAULT_SCRATCH_DSN", postgres.login("postgres").dsn)
-    monkeypatch.setattr(scratch, "program_of", None)  # no server of our own is started
+    monkeypatch.setattr(postgres_scratch, "program_of", None)  # no server of our own is started
     report = vault.done("verify", made["id"], "--level", "restore", "--json").document
     assert report["damage"] == [] and [one["tid"] for one in report["source"]] == [f"0x{Path(key).stem}"]
     assert postgres.names() == names

@@ -16,8 +16,8 @@ from relstorage_sites import RelSite, on
 from relstorage_vault import NOISE, RelVault, by_hand, pg_restore
 from services.postgres import PASSWORD, Cluster, execute
 
-from zodb_vault.operations.verify import scratch
 from zodb_vault.strategies.blobs.capture import BlobFiles
+from zodb_vault.strategies.postgres import scratch
 from zodb_vault.strategies.postgres import snapshot as postgres_strategy
 from zodb_vault.strategies.sql.capture import SqlCapture
 

@@ -87,7 +87,7 @@ def test_without_the_right_key_nothing_of_an_encrypted_dump_is_begun(
         opened.put(logo=NOISE[4])
     vault.created()
     with monkeypatch.context() as patched:
-        patched.setattr(verify, "strategy_of_entry", lambda _entry: pytest.fail("a check has begun"))
+        patched.setattr(verify, "backend_of_entry", lambda _entry: pytest.fail("a check has begun"))
         patched.setattr(restoreplan, "plan_dump", lambda *_: pytest.fail("a target was looked at"))
         for identity in ("", str(new)):
             patched.setenv("ZODB_VAULT_IDENTITY_FILE", identity)

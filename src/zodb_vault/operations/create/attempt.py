@@ -37,7 +37,7 @@ from ...repository.repository import Repository
 from ...runtime import clock
 from ...runtime.progress import Progress
 from ...strategies.base import Capture
-from ...strategies.registry import strategy_of
+from ...strategies.registry import copying_backend, location_of
 from ..catalog import Backup, Catalog, parents, previous_backups_of
 from ..locks import Locks, needed_keys, trial_key
 from .mirrors import Mirrored
@@ -120,7 +120,7 @@ class Attempt:
             captures: list[Capture] = []
             for database in self.databases:
                 restored = msgspec.structs.replace(wishes, restored=self._restored(database.name))
-                capture = strategy_of(database).capture(database, self.objects, restored, self.now)
+                capture = copying_backend(database).capture(database, self.objects, restored, self.now)
                 stack.callback(capture.close)
                 self._find_base(capture, database.name, stale)
                 captures.append(capture)
@@ -264,11 +264,7 @@ class Attempt:
         before = dict(zip((entry.name for entry in parent.manifest.databases), origin.paths, strict=False))
         known = [database for database in self.databases if database.name in before]
         stranger = not any(database.name in before for database in self.site.databases)
-        moved = [
-            one
-            for one in known
-            if (origin.machine, before[one.name]) != (machine(), strategy_of(one).location(one))
-        ]
+        moved = [one for one in known if (origin.machine, before[one.name]) != (machine(), location_of(one))]
         if not moved and not stranger:
             return
         ours = self._origin()
@@ -290,7 +286,7 @@ class Attempt:
         return Origin(
             machine=machine(),
             config=self.site.config,
-            paths=[strategy_of(database).location(database) for database in self.databases],
+            paths=[location_of(database) for database in self.databases],
         )
 
     # copying

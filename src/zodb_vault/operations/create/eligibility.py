@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
 from ...errors import ConfigurationError, NothingToBackUp, UsageError
 from ...model.source import Database, Method, Site
-from ...policy.scope import scope_of
 from ...repository.repository import Repository
-from ...strategies.blobs.probe import opinions
-from ...strategies.registry import strategy_of
-from .mirrors import is_mirrored, unportable
+from ...strategies.registry import backend_of
+from .mirrors import is_mirrored
 from .options import CreateOptions
 
 
@@ -42,9 +41,9 @@ def choose_databases(site: Site, options: CreateOptions) -> list[Database]:
 
 
 def by_method(database: Database, method: Method) -> Database:
-    """Return a database as the method has it copied: a Data.fs is copied by transactions natively."""
-    wanted = method == "transactions" and database.backend != "filestorage"
-    return msgspec.structs.replace(database, method="transactions") if wanted else database
+    """Return a database with the method that copies it when a user asks for ``method``; a mirror gets its own later."""
+    chosen = backend_of(database).method(database, method)
+    return msgspec.structs.replace(database, method=chosen) if chosen == "transactions" else database
 
 
 def with_advice(databases: list[Database], options: CreateOptions) -> list[Database]:
@@ -58,23 +57,35 @@ def with_advice(databases: list[Database], options: CreateOptions) -> list[Datab
     ]
 
 
+def opinions(databases: Iterable[Database]) -> dict[str, list[str]]:
+    """Return the warnings of second opinions by the names of the databases; raise one ConfigurationError for all that would lose blobs."""
+    warnings: dict[str, list[str]] = {}
+    issues: list[str] = []
+    hints: list[str] = []
+    for database in databases:
+        try:
+            opinion = backend_of(database).second_opinion(database)
+        except ConfigurationError as error:
+            issues += error.issues
+            hints.append(error.hint)
+        else:
+            warnings[database.name] = opinion.warnings if opinion else []
+    if issues:
+        raise ConfigurationError(issues, "\n".join(dict.fromkeys(hints)))
+    return warnings
+
+
 def refused(database: Database, method: Method = "native") -> NothingToBackUp | None:
     """Return why a database cannot be backed up here, None when it can."""
-    if is_mirrored(database, method):
-        return unportable(database)
-    if elsewhere := scope_of(database).elsewhere:
-        where, _, instead = elsewhere.partition(". ")
-        return NothingToBackUp(f"the database {database.name}: {where}", instead)
+    backend = backend_of(database)
+    chosen = backend.method(database, method)
+    elsewhere = backend.scope(database).elsewhere if chosen != "portable" else None
+    if elsewhere is not None:
+        return NothingToBackUp(f"the database {database.name}: {elsewhere.problem}", elsewhere.instead)
     try:
-        strategy_of(database).require(database)
+        backend.require(database, chosen)
     except NothingToBackUp as error:
         return error
-    if method == "transactions" and database.backend != "filestorage" and database.adapter != "postgresql":
-        kind = f"{database.backend} ({database.adapter})" if database.adapter else database.backend
-        return NothingToBackUp(
-            f"--method transactions is for databases in PostgreSQL, and {database.name} is {kind}",
-            "leave it out: the native method dumps the database, and copies only the blob files that are new",
-        )
     return None
 
 

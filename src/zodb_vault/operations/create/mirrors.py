@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from ...config.convertconf import ONLY_CURRENT, source_conf
-from ...errors import ConfigurationError, NothingToBackUp, SourceChanged, UsageError
+from ...errors import ConfigurationError, SourceChanged, UsageError
 from ...model.source import Database, Method, Site
 from ...repository.repository import Repository
 from ...runtime.progress import Progress
@@ -19,6 +19,7 @@ from ...strategies.base import folder_of
 from ...strategies.portable.mirror import Checked, Mirror, held
 from ...strategies.portable.reader import Source
 from ...strategies.portable.sync import Renew, Update
+from ...strategies.registry import backend_of
 
 ATTEMPTS: Final = 4
 PASSES: Final = 5
@@ -42,17 +43,7 @@ class MirrorOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 def is_mirrored(database: Database, method: Method) -> bool:
     """Tell whether a method copies a database into a mirror: a FileStorage with its blobs is one already."""
-    return method == "portable" and (database.backend != "filestorage" or "s3blobs" in database.wrappers)
-
-
-def unportable(database: Database) -> NothingToBackUp | None:
-    """Return why a storage cannot be copied into a mirror, None when it can: its blobs have to come with its transactions."""
-    if database.backend == "pgjsonb":
-        return NothingToBackUp(
-            f"the portable method cannot copy the database {database.name}: {database.backend} gives no blobs to who reads its transactions",
-            "save it with pg_dump, together with its S3 bucket if blobs are kept there",
-        )
-    return None
+    return backend_of(database).method(database, method) == "portable"
 
 
 def mirror_of(site: Site, database: Database, directory: Path | None) -> Path:
@@ -171,5 +162,7 @@ class _Copied:
     @contextlib.contextmanager
     def _open(self) -> Iterator[Source]:
         text = source_conf(self._site, self.database, os.environ, Path.cwd(), self.mirror.cache)
-        with contextlib.closing(Source(self.database, text, self.mirror.cache)) as source:
+        with contextlib.closing(
+            Source(self.database, backend_of(self.database), text, self.mirror.cache)
+        ) as source:
             yield source

@@ -14,14 +14,13 @@ from ...errors import VaultError
 from ...model.capture import CaptureOptions
 from ...model.manifest import Meta
 from ...model.source import Database, Method, Site, Skipped
-from ...policy.scope import Scope, bucket, portable_scope, scope_of
+from ...policy.scope import Elsewhere, Scope, bucket, portable_scope
 from ...repository.repository import Repository
 from ...runtime import clock
-from ...strategies.blobs.probe import opinions
 from ...strategies.portable.mirror import Mirror
-from ...strategies.registry import strategy_of
+from ...strategies.registry import backend_of, copying_backend
 from ..catalog import Catalog, previous_backups_of
-from .eligibility import by_method, refuse_overlap, refused
+from .eligibility import by_method, opinions, refuse_overlap, refused
 from .mirrors import as_mirrored, is_mirrored, mirror_of, refuse_place
 
 
@@ -57,7 +56,7 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
     blob_location: str | None
     steps: list[BackupStep]
     left: tuple[str, ...]
-    elsewhere: str | None
+    elsewhere: Elsewhere | None
     how: str | None
     reason: dict[str, str] | None
     warnings: list[str]
@@ -88,7 +87,7 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
             ],
             "how": self.how,
             "reason": self.reason,
-            "warnings": self.warnings + ([self.elsewhere] if self.elsewhere else []),
+            "warnings": self.warnings + ([str(self.elsewhere)] if self.elsewhere else []),
         }
 
 
@@ -129,7 +128,7 @@ def plan(
     problems = {
         name: warnings + ([problem] if problem else []) for name, warnings in opinions(site.databases).items()
     }
-    consists = {database.name: _halves(site, database, wanted) for database in site.databases}
+    consists = {database.name: _scope(site, database, wanted) for database in site.databases}
     steps = list(_steps(consists))
     databases = [
         _database(site, database, consists[database.name], steps, repository, problems, wanted)
@@ -138,12 +137,14 @@ def plan(
     return BackupPlan(site=site.name, databases=databases, skipped=site.skipped)
 
 
-def _halves(site: Site, database: Database, wanted: PlanOptions) -> Scope:
+def _scope(site: Site, database: Database, wanted: PlanOptions) -> Scope:
+    backend = backend_of(database)
     if not is_mirrored(database, wanted.method):
-        return scope_of(database)
+        return backend.scope(database)
     if refused(database, wanted.method):
         return Scope((), portable=True)
-    return portable_scope(database, str(mirror_of(site, database, wanted.mirror)))
+    mirror = mirror_of(site, database, wanted.mirror)
+    return portable_scope(backend.shown_location(database), str(mirror))
 
 
 def _steps(consists: dict[str, Scope]) -> Iterator[BackupStep]:
@@ -222,7 +223,7 @@ def _decision(
     if repository:
         refuse_overlap(repository, [database])
     documents = repository.objects("") if repository else NoDocuments()
-    survey = strategy_of(database).survey(database, documents, CaptureOptions(forced=full), clock.now())
+    survey = copying_backend(database).survey(database, documents, CaptureOptions(forced=full), clock.now())
     with contextlib.closing(survey):
         earlier = (
             previous_backups_of(Catalog(repository, site.name), database.name) if repository else iter(())

@@ -13,7 +13,7 @@ from ...model.source import Database, Site
 from ...repository import markers
 from ...repository.repository import Repository
 from ...runtime.progress import Progress
-from ...strategies.registry import strategy_of
+from ...strategies.registry import copying_backend
 from .attempt import Attempt
 from .eligibility import choose_databases, refuse_overlap, with_advice
 from .mirrors import Mirrored, MirrorOptions, mirrored
@@ -99,5 +99,5 @@ def _wait_for_others(repository: Repository, site: str, progress: Progress) -> N
 def _exclusive_storages(databases: list[Database], cold: bool) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for database in databases if cold else []:
-            stack.enter_context(strategy_of(database).exclusive(database))
+            stack.enter_context(copying_backend(database).exclusive(database))
         yield

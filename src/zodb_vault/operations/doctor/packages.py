@@ -9,29 +9,21 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from importlib import metadata
-from typing import Final, NamedTuple
+from typing import Final
 
+from ...model.requirements import BOTO3, WRAPPERS, ZODB, Package
+from ...strategies.registry import backend_of
 from .check import CheckResult, run_check
 from .inputs import CheckInputs
 
 TOOL_SECONDS: Final = 10
 
 
-class Package(NamedTuple):
-    """A package: how it is imported, under which names it can be installed, and the oldest supported version."""
-
-    module: str
-    distributions: tuple[str, ...]
-    version: str
-    extra: str = ""
-    python: tuple[int, int] = (3, 11)
-
-
 ALWAYS: Final = (
-    Package("ZODB", ("ZODB",), "5.8"),
+    ZODB,
     Package("ZConfig", ("ZConfig",), "4.0"),
     Package("click", ("click",), "8.1"),
     Package("rich", ("rich",), "13"),
@@ -40,35 +32,7 @@ ALWAYS: Final = (
 )
 
 
-PSYCOPG2: Final = Package("psycopg2", ("psycopg2", "psycopg2-binary"), "2.8", "relstorage")
-
-
-BOTO3: Final = Package("boto3", ("boto3",), "1.36", "s3")
-
-
 PYRAGE: Final = Package("pyrage", ("pyrage",), "1.2", "encryption")
-
-
-BACKENDS: Final[Mapping[str, tuple[Package, ...]]] = {
-    "filestorage": (),
-    "zeo": (Package("ZEO", ("ZEO",), "5.2", "zeo"),),
-    "relstorage": (Package("relstorage", ("RelStorage",), "3.5", "relstorage"),),
-    "pgjsonb": (Package("zodb_pgjsonb", ("zodb-pgjsonb",), "1.0", "pgjsonb", (3, 12)),),
-}
-
-
-WRAPPERS: Final[Mapping[str, Package]] = {
-    "s3blobs": Package("zodb_s3blobs", ("zodb-s3blobs",), "1.0", "s3blobs", (3, 12)),
-    "zlibstorage": Package("zc.zlibstorage", ("zc.zlibstorage",), "1.0"),
-    "serverzlibstorage": Package("zc.zlibstorage", ("zc.zlibstorage",), "1.0"),
-}
-
-
-# Each tool by the names that it may have.
-TOOLS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
-    "postgresql": (("pg_dump",), ("pg_restore",)),
-    "mysql": (("mariadb-dump", "mysqldump"), ("mariadb", "mysql")),
-}
 
 
 def check_packages(inputs: CheckInputs) -> Iterator[CheckResult]:
@@ -86,10 +50,9 @@ def check_site_packages(inputs: CheckInputs) -> Iterator[CheckResult]:
     """Check the packages that the databases of the site need."""
     needed: dict[Package, None] = {}
     for database in inputs.site.databases:
-        needed |= dict.fromkeys(BACKENDS.get(database.backend, ()))
-        needed |= dict.fromkeys(WRAPPERS[wrapper] for wrapper in database.wrappers if wrapper in WRAPPERS)
-        if database.adapter == "postgresql":
-            needed[PSYCOPG2] = None
+        requirements = backend_of(database).requirements(database)
+        wrappers = (WRAPPERS[wrapper] for wrapper in database.wrappers if wrapper in WRAPPERS)
+        needed |= dict.fromkeys((*requirements.packages, *wrappers, *requirements.drivers))
         if "s3" in database.blob_mode:
             needed[BOTO3] = None
     for package in needed:
@@ -98,8 +61,8 @@ def check_site_packages(inputs: CheckInputs) -> Iterator[CheckResult]:
 
 def check_tools(inputs: CheckInputs) -> Iterator[CheckResult]:
     """Check the programs that the databases of the site need."""
-    adapters = dict.fromkeys(one.adapter for one in inputs.site.databases if one.adapter)
-    for names in dict.fromkeys(names for adapter in adapters for names in TOOLS.get(adapter, ())):
+    tools = (names for one in inputs.site.databases for names in backend_of(one).requirements(one).tools)
+    for names in dict.fromkeys(tools):
         yield from run_check(f"tool {names[0]}", partial(check_tool, names))
 
 

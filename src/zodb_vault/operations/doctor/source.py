@@ -10,10 +10,10 @@ from ...blobs.layout import TEMPORARY, detect
 from ...errors import StoreError
 from ...model.source import Database
 from ...model.units import readable_size
-from ...strategies.blobs.probe import second_opinion
 from ...strategies.blobs.s3 import BlobBucket, wrapper_key
 from ...strategies.filestorage.datafile import DataFile
 from ...strategies.filestorage.restore import journal as journals
+from ...strategies.registry import backend_of
 from ..create.eligibility import refused
 from .check import CheckResult
 from .inputs import CheckInputs
@@ -44,7 +44,7 @@ def check_source(_inputs: CheckInputs, database: Database) -> Iterator[CheckResu
 
 def check_database(_inputs: CheckInputs, database: Database) -> Iterator[CheckResult]:
     """Check that a database server answers, and that it holds the blobs where the configuration says."""
-    opinion = second_opinion(database)
+    opinion = backend_of(database).second_opinion(database)
     if opinion is None:
         return
     yield CheckResult(

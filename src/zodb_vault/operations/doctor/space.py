@@ -35,7 +35,7 @@ def check_repository_space(inputs: CheckInputs) -> Iterator[CheckResult]:
     """Check that the next backup fits into a repository on a file system."""
     repository, site = inputs.repository, inputs.site
     root = Path(repository.store.location)
-    databases = [one for one in site.databases if one.backend == "filestorage"]
+    databases = [one for one in site.databases if one.data_fs is not None]
     if not root.is_dir() or not databases:
         return
     needed = [_estimate(inputs, database) for database in databases]
@@ -90,9 +90,9 @@ def _size_of_blobs(database: Database) -> tuple[int, bool]:
 
 def check_site_space(inputs: CheckInputs, database: Database) -> Iterator[CheckResult]:
     """Check that a restore in place has room: it writes the new Data.fs beside the old one."""
-    if database.backend != "filestorage":
+    if database.data_fs is None:
         return
-    data_fs = Path(database.data_fs or "")
+    data_fs = Path(database.data_fs)
     sizes = [data_fs.stat().st_size if data_fs.exists() else 0]
     with contextlib.suppress(VaultError):  # without a repository, only the size of the present file is known
         newest = inputs.newest

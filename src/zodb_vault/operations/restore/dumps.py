@@ -32,7 +32,7 @@ from ...strategies.blobs.kept import KEPT_PREFIX, KeptFiles
 from ...strategies.blobs.s3 import BlobBucket
 from ...strategies.blobs.s3_restore import S3BlobWriter
 from ...strategies.filestorage.restore.phases import write_marker
-from ...strategies.registry import bucket_to_fill, destination_of
+from ...strategies.registry import backend_of
 from ...strategies.sql.history import point_at
 from . import output_marker
 from .output_marker import Begun
@@ -110,7 +110,11 @@ def plan_dump(
     blob_dir = (
         Path(database.blob_dir) if files and database.blob_mode == "directory" and database.blob_dir else None
     )
-    bucket = bucket_to_fill(database, entry, documents) if files and "s3" in database.blob_mode else None
+    bucket = (
+        backend_of(database).bucket_to_fill(database, entry, documents)
+        if files and "s3" in database.blob_mode
+        else None
+    )
     if files and blob_dir is None and bucket is None:
         wanted = "s3-bucket-name" if entry.blob_mode == "database+s3" else "shared-blob-dir"
         raise TargetRefused(
@@ -119,7 +123,7 @@ def plan_dump(
         )
     if how.only == "blobs":
         return DumpStep(cut, database, None, blob_dir, None, bucket, point)
-    with contextlib.closing(destination_of(database, how.role)) as destination:
+    with contextlib.closing(backend_of(database).destination(database, how.role)) as destination:
         return DumpStep(
             cut,
             database,
@@ -260,7 +264,7 @@ class Dumps:
             yield chunk
 
     def _load(self, step: DumpStep, database: Database, seen: TargetState) -> None:
-        with contextlib.closing(destination_of(database, self.how.role)) as destination:
+        with contextlib.closing(backend_of(database).destination(database, self.how.role)) as destination:
             self.kept += destination.load(
                 step.cut.entry, self.objects, seen, self.progress, self.beat, step.point
             )

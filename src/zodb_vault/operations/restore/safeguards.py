@@ -13,7 +13,7 @@ from ...repository.markers import Run
 from ...repository.repository import Repository
 from ...runtime import clock
 from ...runtime.progress import Progress
-from ...strategies.registry import strategy_of
+from ...strategies.registry import location_of
 from ..catalog import Catalog, parents
 from ..create.options import CreateOptions
 from ..create.provenance import machine
@@ -125,7 +125,7 @@ def _is_the_site(repository: Repository, site_name: str, plan: RestorePlan) -> b
     """Tell whether the other configuration names the very files that the backups of the site come from."""
     newest = next(parents(Catalog(repository, site_name)), None)
     paths = {str(step.place.locked) for step in plan.steps}
-    paths |= {strategy_of(step.database).location(step.database) for step in plan.dumps if step.database}
+    paths |= {location_of(step.database) for step in plan.dumps if step.database}
     return (
         newest is not None
         and newest.manifest.source.machine == machine()

@@ -5,13 +5,11 @@ Loading needs memory for what ZODB keeps, and it imports the classes of the appl
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import io
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import msgspec
 from ...datafs.records import is_blob
 from ...errors import VaultError
 from ...runtime.child_process import command_of, environment
+from ...strategies.registry import backend_named
 
 BATCH = 1000
 # Instead of a path: the configuration comes on standard input, since there are secrets in it.
@@ -52,16 +51,17 @@ def load_everything(data_fs: Path, blob_dir: Path | None) -> Loaded:
     return _in_a_child(str(data_fs), *([str(blob_dir)] if blob_dir else []))
 
 
-class Described(msgspec.Struct):
-    """A storage by its configuration; the ``dsn`` says where its objects are listed if it is one of zodb-pgjsonb, which does not do that itself."""
+class StorageToLoad(msgspec.Struct):
+    """A restored storage by its configuration, and what its backend needs to list the objects in it."""
 
+    backend: str
     configuration: str
-    dsn: str
+    settings: dict[str, str]
 
 
-def load_configured(configuration: str, dsn: str) -> Loaded:
+def load_configured(storage: StorageToLoad) -> Loaded:
     """Load every object and open every blob of the storage that a configuration describes, as ``load_everything`` does."""
-    return _in_a_child(CONFIGURED, said=msgspec.json.encode(Described(configuration, dsn)))
+    return _in_a_child(CONFIGURED, said=msgspec.json.encode(storage))
 
 
 def _in_a_child(*arguments: str, said: bytes = b"") -> Loaded:
@@ -77,7 +77,7 @@ def _in_a_child(*arguments: str, said: bytes = b"") -> Loaded:
     return msgspec.json.decode(done.stdout.splitlines()[-1], type=Loaded)
 
 
-def _load_configured(described: Described) -> Loaded:
+def _load_configured(described: StorageToLoad) -> Loaded:
     from ZODB.config import storageFromString
     from ZODB.DB import DB
 
@@ -88,51 +88,19 @@ def _load_configured(described: Described) -> Loaded:
     except Exception as error:  # noqa: BLE001  whatever it raises is the finding
         loaded.failure = f"it cannot be opened: {type(error).__name__}: {error}"
         return loaded
-    for oid, tid, record in _of_rows(connection, described.dsn) if described.dsn else _of_storage(connection):
+    backend = backend_named(described.backend)
+    for oid, tid, record in backend.objects(connection.db().storage, described.settings):
         if record is None:
             loaded.undone += 1
         else:
             _load_object(connection, oid, tid, record, loaded)
         if loaded.objects % BATCH == 0:
             connection.cacheMinimize()
-    for oid, tid in _earlier_blobs(described.dsn) if described.dsn else ():
+    for oid, tid in backend.former_blobs(connection.db().storage, described.settings):
         _open_blob(connection.db().storage, oid, tid, loaded, known=True)
     connection.close()
     storage.close()
     return loaded
-
-
-def _of_storage(connection: Any) -> Iterator[tuple[bytes, bytes, bytes | None]]:
-    after = None
-    while True:
-        oid, tid, record, after = connection.db().storage.record_iternext(after)
-        yield oid, tid, record
-        if after is None:
-            return
-
-
-def _of_rows(connection: Any, dsn: str) -> Iterator[tuple[bytes, bytes, bytes | None]]:
-    """Yield what the rows of zodb-pgjsonb list, as its storage loads it."""
-    from ZODB.POSException import POSKeyError
-
-    for oid, tid in _listed(dsn, "SELECT zoid, tid FROM object_state"):
-        try:
-            yield oid, tid, connection.db().storage.load(oid)[0]
-        except POSKeyError:
-            yield oid, tid, None
-
-
-def _earlier_blobs(dsn: str) -> Iterator[tuple[bytes, bytes]]:
-    current = "SELECT 1 FROM object_state o WHERE (o.zoid, o.tid) = (b.zoid, b.tid)"
-    return _listed(dsn, f"SELECT zoid, tid FROM blob_state b WHERE NOT EXISTS ({current})")
-
-
-def _listed(dsn: str, query: str) -> Iterator[tuple[bytes, bytes]]:
-    from ...strategies.postgres.snapshot import Postgres
-
-    with contextlib.closing(Postgres(dsn)) as rows:
-        for zoid, tid in rows.stream(query):
-            yield int(zoid).to_bytes(8), int(tid).to_bytes(8)
 
 
 def _load(data_fs: str, blob_dir: str | None) -> Loaded:
@@ -302,7 +270,7 @@ def _blob_failure(storage: Any, oid: bytes, tid: bytes) -> Exception | None:
 
 if __name__ == "__main__":
     if sys.argv[1] == CONFIGURED:
-        found = _load_configured(msgspec.json.decode(sys.stdin.buffer.read(), type=Described))
+        found = _load_configured(msgspec.json.decode(sys.stdin.buffer.read(), type=StorageToLoad))
     else:
         found = _load(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None)
     sys.stdout.buffer.write(b"\n" + msgspec.json.encode(found) + b"\n")

@@ -25,10 +25,10 @@ from ...repository.repository import INFO_KEY, RECOVERY_KEY, Repository
 from ...runtime import clock
 from ...runtime.progress import Progress
 from ...runtime.workers import Workers
-from ...strategies.registry import strategy_of_entry
+from ...strategies.registry import backend_of_entry
 from ..catalog import Backup
 from ..identity import require_key
-from .load import Loaded, load_configured, load_everything
+from .load import Loaded, StorageToLoad, load_configured, load_everything
 
 
 class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -268,7 +268,7 @@ class _Verification:
         refs = BlobSet()
         try:
             verdict = _CheckReport(self.report, entry.name)
-            strategy_of_entry(entry).check(
+            backend_of_entry(entry).check(
                 entry, self.objects, refs, verdict, self.progress, self.options.workers
             )
             self._packs(entry, refs)
@@ -372,9 +372,9 @@ class _Verification:
 
     def _restore_dump(self, entry: DatabaseEntry) -> None:
         """Restore a dump into a scratch database, and open it with the real storage."""
+        from ...strategies.blobs.cache import fill_cache
         from ..restore.dumps import DumpOptions, Dumps, plan_dump
         from ..restore.targets import DatabaseCut
-        from .scratch import fill_cache, scratch_database
 
         # blobs of a bucket go into a cache: there is no other bucket, and nobody may write to that of the site
         how = DumpOptions(
@@ -383,7 +383,8 @@ class _Verification:
         with tempfile.TemporaryDirectory(prefix="zodb-vault-verify-", dir=self.options.scratch) as scratch:
             directory = Path(scratch) / "site"
             directory.mkdir()
-            with scratch_database(entry, directory, self.options.scratch_dsn, self.progress.note) as ours:
+            backend = backend_of_entry(entry)
+            with backend.scratch(entry, directory, self.options.scratch_dsn, self.progress.note) as ours:
                 try:
                     step = plan_dump(
                         DatabaseCut(entry, 0, entry.last_tid, 0), ours.database, None, self.objects, how
@@ -394,16 +395,14 @@ class _Verification:
                 except (Damage, TargetRefused) as error:
                     self._damage(entry.name, "restore", error)
                     return
-                loaded = self._loaded(entry, lambda: load_configured(ours.storage, ours.dsn))
-        table = "current_object" if entry.history and entry.backend == "relstorage" else "object_state"
-        wanted = (
-            next((rows for name, rows in entry.dump.tables.items() if name.rpartition(".")[2] == table), None)
-            if entry.dump
-            else None
-        )
-        if wanted is not None and not loaded.failure and (found := loaded.objects + loaded.undone) != wanted:
+                described = StorageToLoad(entry.backend, ours.configuration, ours.settings)
+                loaded = self._loaded(entry, lambda: load_configured(described))
+        found = loaded.objects + loaded.undone
+        if ours.objects not in (None, found) and not loaded.failure:
             self._damage(
-                entry.name, "storage", f"{found} objects were found by the storage, the snapshot had {wanted}"
+                entry.name,
+                "storage",
+                f"{found} objects were found by the storage, the snapshot had {ours.objects}",
             )
 
     def _load(self, entry: DatabaseEntry, data_fs: Path, blob_dir: Path | None) -> None:

@@ -16,21 +16,14 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from ...errors import ConfigurationError, SourceError, VaultError
+from ...model.requirements import WRAPPERS, ZODB, Package
 from ...model.source import Database, Secret
-from ...policy.scope import storage_location
+from ..backend import Backend
 
 # What ``iterator`` of a FileStorage says, also through ZEO, while a transaction is just being written behind its end (the first is its mistake).
 TORN: Final = ("_scan_foreward", "Can't find last transaction in large file")
 PAUSES: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 LONGEST: Final = 300
-# What these say on their own is in the errors that they raise; without a handler it would be printed, with whatever words a driver uses.
-LOGGERS: Final = ("ZEO", "ZODB", "relstorage", "zodb_s3blobs")
-# The package that opens a backend or wrapper, and the extra that installs it.
-NEEDED: Final = {
-    "zeo": ("ZEO", "zeo"),
-    "relstorage": ("relstorage", "relstorage"),
-    "s3blobs": ("zodb_s3blobs", "s3blobs"),
-}
 
 
 class Header(NamedTuple):
@@ -55,16 +48,17 @@ class Record(NamedTuple):
 class Source:
     """One open storage; ``history`` None when it is not known whether it keeps any."""
 
-    def __init__(self, database: Database, configuration: str, cache: Path) -> None:
-        require_package(database)
-        self.place, self.history = storage_location(database), database.history
-        # RelStorage counts indexes and blobs too
-        self.exact_size = database.backend != "relstorage"
+    def __init__(self, database: Database, backend: Backend, configuration: str, cache: Path) -> None:
+        packages = _packages(database, backend)
+        require_packages(database, packages)
+        self.place, self.history = backend.shown_location(database), database.history
+        self.exact_size = backend.exact_size
         self._cache = cache.resolve()
         self._hidden = set(_hidden(database))
-        for name in LOGGERS:
-            if not logging.getLogger(name).handlers:
-                logging.getLogger(name).addHandler(logging.NullHandler())
+        # What a package logs is in the errors that it raises; without a handler it would be printed, secrets included.
+        for package in packages:
+            if not logging.getLogger(package.module).handlers:
+                logging.getLogger(package.module).addHandler(logging.NullHandler())
         cache.mkdir(mode=0o700, exist_ok=True)
         with self.translated(), _temporary_files_in(cache):
             self._storage = self._opened(database, configuration)
@@ -192,16 +186,22 @@ def _temporary_files_in(directory: Path) -> Iterator[None]:
         tempfile.tempdir = before
 
 
-def require_package(database: Database) -> None:
+def _packages(database: Database, backend: Backend) -> list[Package]:
+    """Return the packages that open a storage."""
+    wrapped = [WRAPPERS["s3blobs"]] if "s3blobs" in database.wrappers else []
+    return [ZODB, *backend.requirements(database).packages, *wrapped]
+
+
+def require_packages(database: Database, packages: Iterable[Package]) -> None:
     """Raise ConfigurationError when a package that opens a database is not installed."""
-    for kind in (database.backend, *database.wrappers):
-        module, extra = NEEDED.get(kind, ("ZODB", ""))
-        if importlib.util.find_spec(module) is None:
+    for package in packages:
+        if importlib.util.find_spec(package.module) is None:
+            what = f"zodb-vault[{package.extra}]" if package.extra else package.distributions[0]
             raise ConfigurationError(
                 [
-                    f"the database {database.name} is on {kind}, which needs the package {module}: it is not installed"
+                    f"the database {database.name} is on {database.backend}, which needs the package {package.module}: it is not installed"
                 ],
-                f"pip install 'zodb-vault[{extra}]', into the environment that zodb-vault runs in",
+                f"pip install '{what}', into the environment that zodb-vault runs in",
             )
 
 

@@ -2,28 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from ...blobs.refs import BlobSet
 from ...model.manifest import DatabaseEntry
-from ...model.source import Database
+from ...model.requirements import PSYCOPG2, Package
+from ...model.source import Database, masked
+from ...policy.scope import shown_server
 from ...runtime.progress import Progress
 from ..base import CheckReport, Destination, Sink
-from ..sql.snapshot import Rows
+
+if TYPE_CHECKING:
+    from ..sql.probe import Asking
+    from ..sql.snapshot import Rows
+
+DSN: Final = "postgresql.dsn"
 
 Check = Callable[[DatabaseEntry, Sink, BlobSet, CheckReport, Progress], None]
+Note = Callable[[str], None]
+Options = dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapter:
-    """One kind of database: ``checks`` by the kind of storage that a manifest names, ``destination`` takes the future owner too."""
+class Dumping:
+    """How one kind of database is dumped, checked and restored.
+
+    ``checks`` are by the kind of storage in a manifest; ``destination`` takes the future owner, ``scratch`` a directory, the DSN
+    of a server or None, and what says what cannot be removed, and gives the options of an empty database; ``connect`` opens a
+    connection for a second opinion. None where there is none.
+    """
 
     open_rows: Callable[[Database], Rows]
     location: Callable[[Database], str]
     checks: Mapping[str, Check]
     destination: Callable[[Database, str | None], Destination]
+    scratch: Callable[[Path, str | None, Note], AbstractContextManager[Options]] | None = None
+    connect: Callable[[Database], AbstractContextManager[Asking]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """One kind of database: what is said of it, what it needs, and how it is dumped (None where no dump could be restored)."""
+
+    tool: str
+    shown_location: Callable[[Database], str]
+    dsn_option: str | None = None
+    drivers: tuple[Package, ...] = ()
+    tools: tuple[tuple[str, ...], ...] = ()
+    dumping: Dumping | None = None
+
+
+# PostgreSQL
+
+
+def _shown_postgresql(database: Database) -> str:
+    return shown_server("PostgreSQL", database, DSN)
 
 
 def _postgresql_rows(database: Database) -> Rows:
@@ -35,7 +73,7 @@ def _postgresql_rows(database: Database) -> Rows:
 def _postgresql_location(database: Database) -> str:
     from ..postgres.connection import where
 
-    return where(database.option("postgresql.dsn"))
+    return where(database.dsn)
 
 
 def _check_pg_dump(
@@ -57,7 +95,28 @@ def _check_pg_transactions(
 def _into_postgresql(database: Database, role: str | None) -> Destination:
     from ..postgres.restore import PostgresDestination
 
-    return PostgresDestination(database.option("postgresql.dsn"), role)
+    return PostgresDestination(database.dsn, role)
+
+
+@contextlib.contextmanager
+def _scratch_postgresql(directory: Path, server: str | None, note: Note) -> Iterator[Options]:
+    from ..postgres.scratch import scratch_database
+
+    with scratch_database(directory, server, note) as dsn:
+        yield {DSN: dsn}
+
+
+def _connected_to_postgresql(database: Database) -> AbstractContextManager[Asking]:
+    from ..postgres.probe import connected
+
+    return connected(database)
+
+
+# SQLite
+
+
+def _shown_sqlite3(database: Database) -> str:
+    return masked(database.options).get("sqlite3.data-dir", "")
 
 
 def _sqlite3_rows(database: Database) -> Rows:
@@ -86,6 +145,29 @@ def _into_sqlite3(database: Database, _role: str | None) -> Destination:
     return SqliteDestination(database)
 
 
+@contextlib.contextmanager
+def _scratch_sqlite3(directory: Path, _server: str | None, _note: Note) -> Iterator[Options]:
+    data = directory / "data"
+    data.mkdir()
+    yield {"sqlite3.data-dir": str(data)}
+
+
+def _connected_to_sqlite3(database: Database) -> AbstractContextManager[Asking]:
+    from .probe import connected_to_sqlite
+
+    return connected_to_sqlite(database)
+
+
+# MySQL and MariaDB
+
+
+def _shown_mysql(database: Database) -> str:
+    options = masked(database.options)
+    host = options.get("mysql.unix_socket") or options.get("mysql.host") or "localhost"
+    port = options.get("mysql.port")
+    return f"MySQL {options.get('mysql.db', '')} at {host}{f':{port}' if port else ''}"
+
+
 def _mysql_rows(database: Database) -> Rows:
     from .mysql import MysqlRows
 
@@ -112,23 +194,51 @@ def _into_mysql(database: Database, _role: str | None) -> Destination:
     return MysqlDestination(database)
 
 
+# Oracle
+
+
+def _shown_oracle(database: Database) -> str:
+    return shown_server("Oracle", database, "oracle.dsn")
+
+
 ADAPTERS: Final[Mapping[str, Adapter]] = {
     "postgresql": Adapter(
-        open_rows=_postgresql_rows,
-        location=_postgresql_location,
-        checks={"pg_dump": _check_pg_dump, "pg_transactions": _check_pg_transactions},
-        destination=_into_postgresql,
+        tool="pg_dump",
+        shown_location=_shown_postgresql,
+        dsn_option=DSN,
+        drivers=(PSYCOPG2,),
+        tools=(("pg_dump",), ("pg_restore",)),
+        dumping=Dumping(
+            open_rows=_postgresql_rows,
+            location=_postgresql_location,
+            checks={"pg_dump": _check_pg_dump, "pg_transactions": _check_pg_transactions},
+            destination=_into_postgresql,
+            scratch=_scratch_postgresql,
+            connect=_connected_to_postgresql,
+        ),
     ),
     "sqlite3": Adapter(
-        open_rows=_sqlite3_rows,
-        location=_sqlite3_location,
-        checks={"sqlite": _check_sqlite},
-        destination=_into_sqlite3,
+        tool="sqlite3",
+        shown_location=_shown_sqlite3,
+        dumping=Dumping(
+            open_rows=_sqlite3_rows,
+            location=_sqlite3_location,
+            checks={"sqlite": _check_sqlite},
+            destination=_into_sqlite3,
+            scratch=_scratch_sqlite3,
+            connect=_connected_to_sqlite3,
+        ),
     ),
     "mysql": Adapter(
-        open_rows=_mysql_rows,
-        location=_mysql_location,
-        checks={"mysqldump": _check_mysqldump},
-        destination=_into_mysql,
+        tool="mariadb-dump",
+        shown_location=_shown_mysql,
+        tools=(("mariadb-dump", "mysqldump"), ("mariadb", "mysql")),
+        dumping=Dumping(
+            open_rows=_mysql_rows,
+            location=_mysql_location,
+            checks={"mysqldump": _check_mysqldump},
+            destination=_into_mysql,
+        ),
     ),
+    "oracle": Adapter(tool="zodb-convert", shown_location=_shown_oracle),
 }

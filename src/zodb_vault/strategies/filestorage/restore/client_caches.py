@@ -17,7 +17,7 @@ import msgspec
 
 from ....errors import InUse, UsageError
 from ....model.source import Database, Site
-from ....policy.scope import client_caches
+from ...zeoclient.backend import is_client, persistent_caches
 from ..zeo import is_served
 
 LOCK: Final = ".lock"
@@ -51,7 +51,7 @@ def stale_caches(clients: Sequence[Site], left: Sequence[Left]) -> list[Cache]:
     """Return what has to go; raise UsageError for a configuration that is none of a ZEO client."""
     found: list[Cache] = []
     for client in clients:
-        databases = [database for database in client.databases if database.backend == "zeo"]
+        databases = [database for database in client.databases if is_client(database)]
         if not databases:
             raise UsageError(
                 f"{client.config} has no ZEO client in it",
@@ -69,7 +69,7 @@ def _is_of(client: Database, served: Database, left: Sequence[Left]) -> bool:
 
 def _cache(client: Site, database: Database, left: Left) -> Cache:
     objects, notes = list[Path](), list[str]()
-    for path in map(Path, client_caches(database)):
+    for path in map(Path, persistent_caches(database)):
         if path.is_absolute():
             objects += [one for one in (path, Path(f"{path}{LOCK}")) if one.exists()]
         else:

@@ -1,0 +1,58 @@
+"""Find the backend of a storage section, or of a database in a backup: ours in a table, others by their entry points.
+
+An entry point of the group ``zodb_vault.backends`` has the type of a section in lower case as its name, and a backend as its
+object. A backend whose own name is not the type of its section is registered under both. Ours are registered in the same way, but
+reading all entry points of an environment takes tens of milliseconds, so the table is looked at first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from typing import Final, NamedTuple
+
+from ..errors import ConfigurationError
+
+ENTRY_POINTS: Final = "zodb_vault.backends"
+# The section that ``--data-fs`` stands for; the mirrors of the portable method are such storages too.
+DATA_FS: Final = "filestorage"
+OURS: Final[Mapping[str, str]] = {
+    "filestorage": "zodb_vault.strategies.filestorage.backend:BACKEND",
+    "zeo": "zodb_vault.strategies.zeoclient.backend:BACKEND",
+    "zeoclient": "zodb_vault.strategies.zeoclient.backend:BACKEND",
+    "clientstorage": "zodb_vault.strategies.zeoclient.backend:BACKEND",
+    "relstorage": "zodb_vault.strategies.relstorage.backend:BACKEND",
+    "pgjsonb": "zodb_vault.strategies.pgjsonb.backend:BACKEND",
+}
+
+
+class Registered(NamedTuple):
+    """The object of an entry point, and ``source``, the ``module:attribute`` that it was imported from."""
+
+    source: str
+    backend: object
+    ours: bool
+
+
+def find_backend(name: str) -> Registered | None:
+    """Return what is registered under a section type or the name of a backend; raise ConfigurationError when that cannot be imported."""
+    if source := OURS.get(name):
+        module, _, attribute = source.partition(":")
+        return Registered(source, getattr(import_module(module), attribute), ours=True)
+    return find_other(name)
+
+
+@cache
+def find_other(name: str) -> Registered | None:
+    """Return what another package registers."""
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group=ENTRY_POINTS, name=name):
+        try:
+            return Registered(entry.value, entry.load(), ours=False)
+        except Exception as error:  # noqa: BLE001  a module of another package may raise anything when it is imported
+            raise ConfigurationError(
+                [f"{entry.value}, registered for <{name}>, cannot be imported ({type(error).__name__})"]
+            ) from None
+    return None

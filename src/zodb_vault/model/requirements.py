@@ -1,0 +1,39 @@
+"""The Python packages and programs that a backend needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+
+class Package(NamedTuple):
+    """A package as it is imported, the names that it may be installed under, and the oldest version that works.
+
+    ``extra`` is the extra of zodb-vault that installs it, ``python`` the oldest Python that it runs on.
+    """
+
+    module: str
+    distributions: tuple[str, ...]
+    version: str
+    extra: str = ""
+    python: tuple[int, int] = (3, 11)
+
+
+class Requirements(NamedTuple):
+    """What a database needs: ``packages`` to open its storage, ``drivers`` and ``tools`` (each by all its names) to back it up."""
+
+    packages: tuple[Package, ...] = ()
+    drivers: tuple[Package, ...] = ()
+    tools: tuple[tuple[str, ...], ...] = ()
+
+
+ZODB: Final = Package("ZODB", ("ZODB",), "5.8")
+BOTO3: Final = Package("boto3", ("boto3",), "1.36", "s3")
+PSYCOPG2: Final = Package("psycopg2", ("psycopg2", "psycopg2-binary"), "2.8", "relstorage")
+ZLIBSTORAGE: Final = Package("zc.zlibstorage", ("zc.zlibstorage",), "1.0")
+# The sections that wrap a storage, as ``Database.wrappers`` names them.
+WRAPPERS: Final[Mapping[str, Package]] = {
+    "s3blobs": Package("zodb_s3blobs", ("zodb-s3blobs",), "1.0", "s3blobs", (3, 12)),
+    "zlibstorage": ZLIBSTORAGE,
+    "serverzlibstorage": ZLIBSTORAGE,
+}

@@ -1,0 +1,24 @@
+"""Put the blobs of a backup where a storage looks for them before it asks its bucket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...blobs.packs import members, members_of, ref
+from ...model.chain import packs_of
+from ...model.manifest import DatabaseEntry
+from ..base import Sink
+from .s3 import wrapper_key
+
+
+def fill_cache(entry: DatabaseEntry, objects: Sink, cache: Path) -> None:
+    """Put all blobs of a backup into a cache, where zodb-s3blobs and zodb-pgjsonb name them alike; raise Damage."""
+    for pack in packs_of(entry, objects):
+        for member, chunks in members(
+            members_of(objects, pack), objects.read(pack.parts), lambda _member: True
+        ):
+            path = cache.parent / wrapper_key(ref(member))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                for chunk in chunks:
+                    file.write(chunk)

@@ -1,0 +1,128 @@
+"""The backend of ``<filestorage>``: a Data.fs with or without a blob directory."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ...blobs.refs import BlobSet
+from ...config.blobmodes import directory_mode
+from ...config.conversion import Conversion
+from ...errors import InUse
+from ...model.capture import CaptureOptions
+from ...model.chain import Documents
+from ...model.manifest import DatabaseEntry
+from ...model.source import Database, Method
+from ...policy.scope import OURS, Component, Scope, blobs_outside
+from ...runtime.progress import Progress
+from ..backend import Backend
+from ..base import CheckReport, Sink
+
+if TYPE_CHECKING:
+    from ...config.sections import Section
+    from ...config.storages import Surroundings
+    from .capture import FileStorageCapture
+    from .survey import FileStorageSurvey
+
+NAME: Final = "filestorage"
+WHY: Final = (
+    "a FileStorage keeps all its transactions in this file; the finished ones are read while the site runs"
+)
+NO_BLOBS: Final = (
+    "blobs: no blob directory is configured; if the storage refers to any after all, a backup is refused"
+)
+# ``create`` empties the file.
+CONVERSION: Final = Conversion(
+    packages={NAME: None}, read_only=True, dropped=frozenset({"create", "read-only"})
+)
+
+
+class FileStorage(Backend):
+    """The backend of a Data.fs with or without a blob directory; see ``Backend``."""
+
+    name = NAME
+    blob_modes = ("directory", "none", "s3")
+
+    def read_section(self, section: Section, around: Surroundings) -> Database:
+        """Return a FileStorage: always with all its blobs in its own directory."""
+        section.required("path")
+        blob_dir = around.path(section, "blob-dir")
+        mode, warnings = directory_mode(section, blob_dir)
+        return Database(
+            name=around.name,
+            backend=NAME,
+            mount_point=around.mount_point,
+            data_fs=around.path(section, "path"),
+            blob_dir=blob_dir,
+            blob_mode=mode,
+            history=True,
+            options=around.all_options(section),
+            warnings=tuple(warnings),
+        )
+
+    def conversion(self, section_type: str) -> Conversion:
+        """Open it for reading only."""
+        return CONVERSION
+
+    def scope(self, database: Database) -> Scope:
+        """Return the file, then the blobs."""
+        blobs = blobs_outside(
+            database, "the blobs of a FileStorage are in this directory, and nowhere else"
+        ) or Scope((), (NO_BLOBS,))
+        return Scope((Component("storage", self.location(database), OURS, WHY),)).plus(blobs)
+
+    def location(self, database: Database) -> str:
+        """Return the path of Data.fs."""
+        return database.data_fs or ""
+
+    def method(self, database: Database, wanted: Method) -> Method:
+        """Copy a Data.fs natively, which is by transactions, unless its blobs have to come through the wrapper that keeps them."""
+        return "portable" if wanted == "portable" and "s3blobs" in database.wrappers else "native"
+
+    def exclusive(self, database: Database) -> AbstractContextManager[None]:
+        """Hold the locks of the storage."""
+        from .lock import storage_locks
+
+        return storage_locks(Path(database.data_fs or ""))
+
+    def survey(
+        self, database: Database, documents: Documents, wishes: CaptureOptions, now: datetime
+    ) -> FileStorageSurvey:
+        """Open Data.fs."""
+        from .survey import FileStorageSurvey
+
+        return FileStorageSurvey(database, documents, wishes, now)
+
+    def capture(
+        self, database: Database, documents: Documents, wishes: CaptureOptions, now: datetime
+    ) -> FileStorageCapture:
+        """Open Data.fs for a backup; raise InUse after an interrupted restore."""
+        from .capture import FileStorageCapture
+        from .lock import is_barred
+
+        if is_barred(Path(database.data_fs or "")):
+            raise InUse(
+                f"a restore was interrupted, and {database.data_fs} may not fit the other databases",
+                "run that restore again, or `restore --abort`",
+            )
+        return FileStorageCapture(database, documents, wishes, now)
+
+    def check(
+        self,
+        entry: DatabaseEntry,
+        sink: Sink,
+        refs: BlobSet,
+        verdict: CheckReport,
+        progress: Progress,
+        workers: int,
+    ) -> None:
+        """Parse every transaction and follow every back-pointer."""
+        from .check import DataFsCheck
+
+        if entry.data_fs is not None:
+            DataFsCheck(entry, entry.data_fs, sink, refs, verdict, progress).run(workers)
+
+
+BACKEND: Final = FileStorage()

@@ -1,0 +1,149 @@
+"""The backend of ``<zeoclient>`` and ``<clientstorage>``: only the portable method can copy it from here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+from ...blobs.refs import BlobSet
+from ...config.blobmodes import shared_or
+from ...config.conversion import Conversion
+from ...errors import UnsupportedRepository
+from ...model.capture import CaptureOptions
+from ...model.chain import Documents
+from ...model.manifest import DatabaseEntry
+from ...model.requirements import Package, Requirements
+from ...model.source import Database, masked
+from ...policy.scope import Elsewhere, Scope, blobs_outside
+from ...runtime.progress import Progress
+from ..backend import Backend, unsupported
+from ..base import Capture, CheckReport, Sink, Survey
+
+if TYPE_CHECKING:
+    from ...config.sections import Section
+    from ...config.storages import Surroundings
+
+NAME: Final = "zeo"
+WRAPPED_SERVER: Final = (
+    "with --zope-conf and a file that has this <s3blobstorage> around the <filestorage> of the server's zeo.conf, "
+    "for zodb-vault alone"
+)
+SERVER: Final = "with --zeo-conf and the zeo.conf it runs with, or with --data-fs and --blob-dir"
+PACKAGES: Final = {"zeoclient": None, "clientstorage": "ZEO", "ssl": "ZEO"}
+DROPPED: Final = {
+    "zeoclient": frozenset({"client", "read-only", "read-only-fallback", "var"}),
+    "clientstorage": frozenset({"cache-path", "read-only", "read-only-fallback"}),
+}
+
+
+class ZeoClient(Backend):
+    """The backend of a ZEO client; see ``Backend``."""
+
+    name = NAME
+
+    def read_section(self, section: Section, around: Surroundings) -> Database:
+        """Return the client's view of a ZEO server: blobs are the server's unless its directory is shared."""
+        if not any(section.texts("server")):
+            raise section.error(f"{section.label} says no server")
+        blob_dir = around.path(section, "blob-dir")
+        mode, warnings = shared_or("server", section, blob_dir)
+        return Database(
+            name=around.name,
+            backend=NAME,
+            mount_point=around.mount_point,
+            blob_dir=blob_dir,
+            blob_mode=mode,
+            options=around.all_options(section),
+            warnings=tuple(warnings),
+        )
+
+    def conversion(self, section_type: str) -> Conversion:
+        """Drop the persistent cache: it belongs to one client, which has it locked while it runs."""
+        return Conversion(
+            packages=PACKAGES,
+            read_only=True,
+            dropped=DROPPED[section_type],
+            not_copied=frozenset({"wait"} if section_type == "zeoclient" else ()),
+        )
+
+    def scope(self, database: Database) -> Scope:
+        """Return where the storage is, and what of the blobs is here."""
+        servers = " or ".join(_servers(database)) or "the server"
+        here = "only a half of it" if database.blob_mode in ("directory", "s3") else "nothing authoritative"
+        there = WRAPPED_SERVER if database.blob_mode == "s3" else SERVER
+        elsewhere = Elsewhere(
+            f"{here} is here: this is a client of the ZEO server {servers}, which keeps the storage",
+            f"Run zodb-vault on that server, {there}; or copy the database through the connection, with --method portable",
+        )
+        left = tuple(f"{path}: the persistent cache of this client" for path in persistent_caches(database))
+        return Scope((), left, elsewhere).plus(_blobs(database))
+
+    def location(self, database: Database) -> str:
+        """Return which storage of which server it is."""
+        storage = masked(database.options).get("storage", "1")
+        return f"storage {storage} of the ZEO server {' or '.join(_servers(database))}"
+
+    def survey(
+        self, database: Database, documents: Documents, wishes: CaptureOptions, now: datetime
+    ) -> Survey:
+        """Refuse: the storage is at the server."""
+        raise unsupported(database)
+
+    def capture(
+        self, database: Database, documents: Documents, wishes: CaptureOptions, now: datetime
+    ) -> Capture:
+        """Refuse: the storage is at the server."""
+        raise unsupported(database)
+
+    def check(
+        self,
+        entry: DatabaseEntry,
+        sink: Sink,
+        refs: BlobSet,
+        verdict: CheckReport,
+        progress: Progress,
+        workers: int,
+    ) -> None:
+        """Refuse: no backup holds the storage of a client."""
+        raise UnsupportedRepository(f"the backup holds no storage of the ZEO client {entry.name}")
+
+    def requirements(self, database: Database) -> Requirements:
+        """Return ZEO."""
+        return Requirements((Package("ZEO", ("ZEO",), "5.2", "zeo"),))
+
+
+def is_client(database: Database) -> bool:
+    """Tell whether a database is a client's view of a ZEO server."""
+    return database.backend == NAME
+
+
+def persistent_caches(database: Database) -> list[str]:
+    """Return the file of the persistent cache as ZEO names it, if the client has one; relative where only its process knows the directory."""
+    options = masked(database.options)
+    if client := options.get("client"):
+        return [f"{options.get('var', '.')}/{client}-{options.get('storage', '1')}.zec"]
+    return [path for path in [options.get("cache-path")] if path]
+
+
+def _servers(database: Database) -> Iterable[str]:
+    return [line for line in masked(database.options).get("server", "").split("\n") if line]
+
+
+def _blobs(database: Database) -> Scope:
+    outside = blobs_outside(
+        database, "shared-blob-dir is on: the blobs are in this directory, and nowhere else"
+    )
+    if outside is not None:
+        return outside
+    if database.blob_dir is None:
+        return Scope((), ("blobs: this client has no blob-dir",))
+    return Scope(
+        (),
+        (
+            f"{database.blob_dir}: shared-blob-dir is off, so this directory is a cache: the blobs are at the server",
+        ),
+    )
+
+
+BACKEND: Final = ZeoClient()
