@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from command_line import Vault, stored
 
-from zodb_vault.cli.options import BACKUP_NAME
+from zodb_vault.repository.repository import Repository
+from zodb_vault.stores.local import LocalStore
 
 
 def row(vault: Vault, number: int = 0) -> dict[str, object]:
@@ -85,11 +86,9 @@ def test_names_and_notes_have_a_longest_length(
     stocked.done(*command, option, "ü" * longest)
 
 
-def test_a_longer_name_of_an_older_version_is_cut_in_the_table_only(
-    stocked: Vault, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(BACKUP_NAME, "_max_length", None)
-        stocked.done("annotate", "two", "--name", "x" * 100_000)
+def test_a_longer_name_of_an_older_version_is_cut_in_the_table_only(stocked: Vault) -> None:
+    repository = Repository.open(LocalStore(stocked.repository))
+    listing = repository.listing("default")
+    repository.add_label("default", listing.backups[-1], "name", "x" * 100_000, listing)
     assert max(map(len, stocked.done("list").out.splitlines())) < 500
     assert row(stocked)["name"] == "x" * 100_000

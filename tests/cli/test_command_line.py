@@ -208,7 +208,7 @@ def test_a_mistake_of_ours_is_said_as_such_without_the_values_it_holds(
     def broken(*_arguments: object) -> None:
         raise ValueError(secret)
 
-    monkeypatch.setattr("zodb_vault.cli.list_._row_of", broken)
+    monkeypatch.setattr("zodb_vault.cli.list_.raw_size", broken)
     vault.make()
     for arguments in (["list"], ["list", "--json"], ["list", "-v"]):
         outcome = vault(*arguments)

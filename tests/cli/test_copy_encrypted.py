@@ -501,7 +501,7 @@ def test_what_an_interrupted_copy_has_stored_survives_sweeps_and_is_used(
     keyring.configure("b")
     with monkeypatch.context() as patched:
         patched.setattr(
-            copying._Copy, "_commit", lambda *_: (_ for _ in ()).throw(StoreError("the disk is full"))
+            copying.SiteCopy, "commit", lambda *_: (_ for _ in ()).throw(StoreError("the disk is full"))
         )
         refused(source("repository", "copy", other.repository), 1, "the disk is full")
     before = {path.name for path in objects(other)}
@@ -532,7 +532,7 @@ def test_lost_notes_of_an_interrupted_copy_cost_time_and_nothing_else(
     other = another(source, "other")
     with monkeypatch.context() as patched:
         patched.setattr(
-            copying._Copy, "_commit", lambda *_: (_ for _ in ()).throw(StoreError("the disk is full"))
+            copying.SiteCopy, "commit", lambda *_: (_ for _ in ()).throw(StoreError("the disk is full"))
         )
         source("repository", "copy", other.repository)
     (marker,) = (other.repository / "sites" / "default" / "running").glob("copy-*.json")
@@ -564,14 +564,14 @@ def test_backups_stay_while_they_are_copied_and_a_source_that_is_read_only_can_b
     keyring.configure("b")
     other = another(source, "other")
     outcomes: list[Outcome] = []
-    commit = copying._Copy._commit
+    commit = copying.SiteCopy.commit
 
-    def then_delete(one: copying._Copy, backup: str, *rest: object) -> None:
+    def then_delete(one: copying.SiteCopy, backup: str, *rest: object) -> None:
         outcomes.append(process(*source.options, "delete", "--yes", backup))
         commit(one, backup, *rest)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(copying._Copy, "_commit", then_delete)
+        patched.setattr(copying.SiteCopy, "commit", then_delete)
         copied(source, other)
     assert [(one.status, "in use by the export" in one.err) for one in outcomes] == [(11, True)] * 2
     third = another(source, "third")

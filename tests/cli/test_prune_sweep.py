@@ -12,9 +12,9 @@ from daily_backups import Calendar, daily, listed
 
 from zodb_vault.model import chain
 from zodb_vault.operations.create import attempt
-from zodb_vault.operations.create.attempt import Attempt
 from zodb_vault.repository import markers
 from zodb_vault.repository.markers import Run
+from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
 
 GRACE = 3
@@ -122,7 +122,7 @@ def test_what_an_interrupted_run_stored_stays_for_two_weeks(
         site.put(text="more", blob=site_factory.noise(5000, 99))
     monkeypatch.setattr(attempt, "CHECKPOINT_BYTES", 1)
     with monkeypatch.context() as patched:
-        patched.setattr(Attempt, "_commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(Repository, "commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert vault("create").status == 130
     stored = content(vault)
     for _ in range(4):

@@ -282,7 +282,7 @@ def test_a_restore_in_place_leaves_the_old_state_and_is_finished_by_the_next_one
 def test_what_fails_because_a_run_is_to_end_is_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shutdown, "_REQUESTED", threading.Event())
+    monkeypatch.setattr(shutdown, "REQUESTED", threading.Event())
     arguments = ["--repository", str(tmp_path / "none"), "--data-fs", str(tmp_path / "none"), "list"]
     assert run(arguments) == 10
     shutdown.request()

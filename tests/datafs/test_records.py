@@ -7,6 +7,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import tracemalloc
 import weakref
 import zlib
 from collections.abc import Callable, Iterable
@@ -161,12 +162,14 @@ def test_a_range_in_the_middle_is_scanned_like_the_whole(data: st.DataObject) ->
 def test_a_giant_transaction_is_scanned_in_the_memory_of_a_chunk(tmp_path: Path) -> None:
     data = site_factory.big_transaction(tmp_path, size=6_000_000, record=3_000_000).data_fs.read_bytes()
     scanner = Scanner(0, lambda _t: None)
-    most = 0
-    for start in range(0, len(data), 10_000):
-        scanner.feed(data[start : start + 10_000])
-        most = max(most, len(scanner._rest))
-    scanner.finish()
-    assert most < 10_000
+    tracemalloc.start()
+    try:
+        for start in range(0, len(data), 10_000):
+            scanner.feed(data[start : start + 10_000])
+        scanner.finish()
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
 
 
 # Raw transactions, for what ZODB does not write

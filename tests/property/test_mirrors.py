@@ -27,7 +27,7 @@ from zodb_vault.strategies.registry import backend_of
 
 MIRRORS = int(os.environ.get("ZODB_VAULT_MIRRORS", "25"))
 STEPS = 40
-MOMENTS = ("_take", "_blob", "_settle", "_compare", "_advanced", "_own")
+MOMENTS = ("take", "blob", "settle", "compare", "advanced", "own_file")
 
 
 class Killed(BaseException):
@@ -66,7 +66,7 @@ class Following:
         shutil.rmtree(kept, ignore_errors=True)
         shutil.copytree(self.history.data_fs.parent, kept)
         self.older = kept, independent_reader.headers(self.history.data_fs)[-1].tid
-        self.history._open(self.history.data_fs, self.history.blob_dir)
+        self.history.open(self.history.data_fs, self.history.blob_dir)
 
     def put_back(self) -> None:
         """Put an older state in its place, if there is one that the model still knows."""
@@ -112,7 +112,7 @@ class Following:
             nonlocal left
             left -= 1
             if left <= 0:
-                patch.setattr(sync.Copy, "_settle", lambda _self: None)
+                patch.setattr(sync.Copy, "settle", lambda _self: None)
                 raise Killed
             return real(*arguments)
 

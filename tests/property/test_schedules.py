@@ -73,7 +73,7 @@ def test_no_backup_lacks_an_object_where_others_are_encoded_anew(
 
 
 def without_the_second_look(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(sweep._Sweep, "_second_look", lambda _self: set())
+    patch.setattr(sweep.Sweep, "second_look", lambda _self: set())
 
 
 def test_a_backup_that_is_due_comes_back_at_every_call_of_the_sweep(
@@ -107,7 +107,7 @@ def test_an_interrupted_run_is_forgotten_at_every_call_of_the_create_that_goes_o
 
 
 def without_care_for_copies(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(sweep._Sweep, "_copying", lambda _self, _found: False)
+    patch.setattr(sweep.Sweep, "is_copying", lambda _self, _found: False)
 
 
 def without_care_for_prunes(patch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,7 @@ def without_grace(patch: pytest.MonkeyPatch) -> None:
         self.ending = self.stale
         return sorted(self.candidates)
 
-    patch.setattr(sweep._Sweep, "_due", due)
+    patch.setattr(sweep.Sweep, "due_keys", due)
 
 
 def without_uses(patch: pytest.MonkeyPatch) -> None:
@@ -165,16 +165,16 @@ def without_care_for_what_is_not_noted(patch: pytest.MonkeyPatch) -> None:
 
 def without_the_trashed_manifest_first(patch: pytest.MonkeyPatch) -> None:
     """Look, then remove the manifest: who brings it back in between is not seen."""
-    second = sweep._Sweep._second_look
+    second = sweep.Sweep.second_look
 
     def delete(self: Any, due: list[str]) -> list[str]:
         protected = second(self) or set()
         done = [key for key in due if key.rpartition("/")[2] not in protected]
         for key in done:
-            self._remove(key)
+            self.remove(key)
         return done
 
-    patch.setattr(sweep._Sweep, "_delete", delete)
+    patch.setattr(sweep.Sweep, "delete_due", delete)
 
 
 def without_looking_at_markers(patch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process was told to end."""
     event = threading.Event()
     event.set()
-    monkeypatch.setattr(shutdown, "_REQUESTED", event)
+    monkeypatch.setattr(shutdown, "REQUESTED", event)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3_000_000), st.floats(0, 3)), min_size=1, max_size=50))
@@ -118,7 +118,7 @@ def test_a_thread_of_a_run_that_is_to_end_gives_up_and_the_main_one_does_not_wai
 
 
 def test_a_pause_in_a_thread_ends_when_the_run_is_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutdown, "_REQUESTED", threading.Event())
+    monkeypatch.setattr(shutdown, "REQUESTED", threading.Event())
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(shutdown.pause, 60)
         shutdown.request()

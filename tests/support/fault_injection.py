@@ -76,7 +76,7 @@ class Seam:
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self._nameless: set[int] = set()
-        self._real = {name: getattr(os, name) for name in NAMES}
+        self.real = {name: getattr(os, name) for name in NAMES}
 
     def install(self) -> None:
         """Take the place of the calls, for the rest of this process."""
@@ -95,7 +95,7 @@ class Seam:
         return real(*arguments, **options)
 
     def _wrapped(self, name: str) -> Callable[..., Any]:
-        real = self._real[name]
+        real = self.real[name]
 
         def called(*arguments: Any, **options: Any) -> Any:
             if name == "open" and not arguments[1] & (
@@ -336,7 +336,7 @@ def through(seam: Seam, operation: Operation, then: Operation = _nothing, output
         try:
             return operation()
         finally:
-            for name, real in seam._real.items():
+            for name, real in seam.real.items():
                 setattr(os, name, real)
             then()
 

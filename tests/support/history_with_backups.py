@@ -131,9 +131,9 @@ class Mortal:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._store, name)
-        return self._mortal(found) if name in ("put", "stage", "replace", "delete") else found
+        return self.mortal(found) if name in ("put", "stage", "replace", "delete") else found
 
-    def _mortal(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def mortal(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def called(*arguments: Any, **options: Any) -> Any:
             self._left -= 1
             if (self._left < 0 and not self._once) or (self._left == 0 and not self._after):
@@ -152,7 +152,7 @@ class _MortalStaging:
     def __init__(self, mortal: Mortal, staging: Any) -> None:
         self._staging = staging
         self.write, self.discard = staging.write, staging.discard
-        self.store = mortal._mortal(staging.store)
+        self.store = mortal.mortal(staging.store)
 
 
 class Saved(NamedTuple):

@@ -244,12 +244,12 @@ class History:
         self.when_voted: Callable[[], None] | None = None
         self.keep_old = self.random.random() < 0.7
         self._valid: list[bytes] = []
-        self._open(directory / "Data.fs", directory / "blobs")
+        self.open(directory / "Data.fs", directory / "blobs")
         self._record({0: {}})
 
     # Opening and closing
 
-    def _open(self, data_fs: Path, blob_dir: Path) -> None:
+    def open(self, data_fs: Path, blob_dir: Path) -> None:
         self.data_fs, self.blob_dir = data_fs, blob_dir
         self.storage = FileStorage(str(data_fs), blob_dir=str(blob_dir), pack_keep_old=self.keep_old)
         self.db = DB(self.storage)
@@ -277,7 +277,7 @@ class History:
     def reset_to(self, data_fs: Path, blob_dir: Path, tid: bytes) -> None:
         """Continue from files that were put in place as of ``tid``: the model forgets what came later."""
         self.close()
-        self._open(data_fs, blob_dir)
+        self.open(data_fs, blob_dir)
         assert self.last_tid == tid, f"restored to {self.last_tid.hex()}, not to {tid.hex()}"
         for later in [known for known in self.states if known > tid]:
             del self.states[later], self.changes[later], self.snapshots[later]

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
 
 import fault_injection
 import filestorage_vault
@@ -33,13 +33,13 @@ from zodb_vault.operations.catalog import Catalog
 from zodb_vault.operations.copy import run as copying
 from zodb_vault.operations.create import attempt
 from zodb_vault.operations.create import run as creating
-from zodb_vault.operations.create.attempt import Attempt
 from zodb_vault.operations.create.options import CreateOptions
 from zodb_vault.operations.prune import run as prune
 from zodb_vault.operations.prune import trash as deletion
 from zodb_vault.operations.restore import run as restoring
 from zodb_vault.policy.retention import OnDemandRetention, Rules, SafetyRetention, ScheduledRetention
 from zodb_vault.repository import markers
+from zodb_vault.repository.markers import Run
 from zodb_vault.repository.objects import meta_key, object_key
 from zodb_vault.repository.references import add_names
 from zodb_vault.repository.repository import Repository
@@ -99,6 +99,7 @@ class Watched:
     def __init__(self, content: dict[str, bytes]) -> None:
         self.store = MemoryStore(dict(content))
         self.needs: dict[str, set[str]] = {}
+        self._ever: set[str] = set()
         for key in [key for key in content if "/backups/" in key]:
             self.listed(key)
 
@@ -131,7 +132,7 @@ class Watched:
     @property
     def ever(self) -> set[str]:
         """Return all objects that ever were."""
-        self._ever = getattr(self, "_ever", set()) | set(self.store.content)
+        self._ever |= set(self.store.content)
         return self._ever
 
     def changed(self, operation: str, key: str) -> None:
@@ -533,11 +534,16 @@ def build(directory: Path, time: Clock, *, interrupted: bool, anew: bool) -> Wor
 
 
 def _interrupt(world: World, repository: Repository) -> None:
-    """Let a create die before its commit."""
+    """Let a create die before its commit; a dead process changes its marker no more."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attempt, "CHECKPOINT_BYTES", 1)
-        patch.setattr(Attempt, "_commit", lambda *_: (_ for _ in ()).throw(RuntimeError("died")))
-        patch.setattr(attempt, "_give_up", lambda *_: None)
+
+        def die(*_arguments: object) -> NoReturn:
+            for method in ("renew", "finish"):
+                patch.setattr(Run, method, lambda *_arguments, **_options: None)
+            raise RuntimeError("died")
+
+        patch.setattr(Repository, "commit", die)
         with pytest.raises(RuntimeError, match="died"):
             creating.create(
                 repository, world.site(ONE), CreateOptions(trigger="scheduled"), filestorage_vault.Quiet()
@@ -548,7 +554,7 @@ def _interrupt_copy(repository: Repository, second: Repository) -> None:
     """Let a copy give up before its first commit, with something noted."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(copying, "NOTE_BYTES", 1)
-        patch.setattr(copying._Copy, "_commit", lambda *_: (_ for _ in ()).throw(RuntimeError("died")))
+        patch.setattr(copying.SiteCopy, "commit", lambda *_: (_ for _ in ()).throw(RuntimeError("died")))
         with pytest.raises(RuntimeError, match="died"):
             copied(repository, second, ONE)
 

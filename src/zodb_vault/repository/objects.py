@@ -84,7 +84,7 @@ class ContentWriter:
     """Stores a stream of content as one or more objects of bounded length; ``close`` returns their parts in order."""
 
     def __init__(self, objects: Objects, to: str, far: bool) -> None:
-        self._objects, self._to, self._far = objects, to, far
+        self._objects, self.to, self._far = objects, to, far
         self._object: _Object | None = None
         self._parts: list[Part] = []
 
@@ -114,7 +114,7 @@ class ContentWriter:
         name = whole.finish(object_key)
         self._objects.count(name, whole.stored)
         self._parts.append(
-            Part(object=name, raw=whole.raw, stored=whole.stored, to=self._to, codec=self._objects.codec)
+            Part(object=name, raw=whole.raw, stored=whole.stored, to=self.to, codec=self._objects.codec)
         )
 
 

@@ -10,22 +10,23 @@ import threading
 import time
 from typing import Final
 
-_REQUESTED: Final = threading.Event()
+# Set for the rest of the process; a test puts an event of its own here.
+REQUESTED: Final = threading.Event()
 
 
 def request() -> None:
     """Tell every thread to end."""
-    _REQUESTED.set()
+    REQUESTED.set()
 
 
 def requested() -> bool:
     """Tell whether the process is to end."""
-    return _REQUESTED.is_set()
+    return REQUESTED.is_set()
 
 
 def check() -> None:
     """Raise KeyboardInterrupt in a thread that is to end; the main one is putting things in order then, and goes on."""
-    if _REQUESTED.is_set() and threading.current_thread() is not threading.main_thread():
+    if REQUESTED.is_set() and threading.current_thread() is not threading.main_thread():
         raise KeyboardInterrupt
 
 
@@ -34,5 +35,5 @@ def pause(seconds: float) -> None:
     if threading.current_thread() is threading.main_thread():
         time.sleep(seconds)
     else:
-        _REQUESTED.wait(seconds)
+        REQUESTED.wait(seconds)
     check()

@@ -329,7 +329,7 @@ class Api:
         except queue.Empty:
             try:
                 with self.translated(key):
-                    client = self._new_client()
+                    client = self.new_client()
             except ValueError:
                 raise StoreError(
                     self._message(key, "the endpoint or the region is none"), self._advice.correct
@@ -339,7 +339,8 @@ class Api:
         finally:
             self._clients.put(client)
 
-    def _new_client(self) -> Any:
+    def new_client(self) -> Any:
+        """Return a client of the service with these settings; each thread gets one of its own."""
         config = _library("botocore.config").Config(
             connect_timeout=CONNECT_SECONDS,
             read_timeout=READ_SECONDS,

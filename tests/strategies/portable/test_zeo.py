@@ -42,8 +42,10 @@ from zodb_vault.errors import (
     VaultError,
     WrongSource,
 )
+from zodb_vault.model.source import Database
 from zodb_vault.operations.create import mirrors
 from zodb_vault.strategies.portable import mirror, reader, sync
+from zodb_vault.strategies.portable.mirror import Mirror
 
 Serve = Callable[[SiteFiles], ZeoServer]
 
@@ -74,7 +76,7 @@ def put(server: ZeoServer, **values: bytes) -> None:
 def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     """Note which transactions were copied, and which blobs the source was asked for."""
     found: dict[str, list[Any]] = {"copied": [], "blobs": []}
-    take, blob = sync.Copy._take, reader.Source.blob
+    take, blob = sync.Copy.take, reader.Source.blob
 
     def noting_take(self: Any, header: Any, records: Any) -> None:
         found["copied"].append(header.tid)
@@ -84,7 +86,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
         found["blobs"].append((oid, tid))
         return blob(self, oid, tid)
 
-    monkeypatch.setattr(sync.Copy, "_take", noting_take)
+    monkeypatch.setattr(sync.Copy, "take", noting_take)
     monkeypatch.setattr(reader.Source, "blob", noting_blob)
     return found
 
@@ -467,7 +469,7 @@ def killed(site: Portable, at: int, moment: str) -> None:
 
 @pytest.mark.parametrize(
     ("at", "moment"),
-    [(1, "_take"), (4, "_take"), (1, "_compare"), (5, "_advanced"), (9, "_advanced"), (3, "_blob")],
+    [(1, "take"), (4, "take"), (1, "compare"), (5, "advanced"), (9, "advanced"), (3, "blob")],
 )
 def test_a_run_that_was_killed_is_continued_and_what_was_not_checked_is_not_trusted(
     serve: Serve, tmp_path: Path, at: int, moment: str, asked: dict[str, list[Any]]
@@ -492,7 +494,7 @@ def test_a_run_that_was_killed_is_continued_and_what_was_not_checked_is_not_trus
 
 
 @pytest.mark.parametrize(
-    ("at", "moment"), [(1, "_take"), (3, "_advanced"), (2, "_blob"), (1, "_put_aside"), (1, "forget_kept")]
+    ("at", "moment"), [(1, "take"), (3, "advanced"), (2, "blob"), (1, "put_aside"), (1, "forget_kept")]
 )
 def test_a_mirror_that_was_being_made_anew_is_finished_with_the_blobs_that_it_had(
     serve: Serve, tmp_path: Path, at: int, moment: str, asked: dict[str, list[Any]]
@@ -698,9 +700,8 @@ def test_a_disk_without_room_is_told_before_anything_is_copied(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = Portable(tmp_path, serve(site_factory.populate(tmp_path / "server")).zope_conf)
-    monkeypatch.setattr(
-        shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(10**9, 10**9, sync.RESERVE)
-    )
+    full = shutil.disk_usage(tmp_path)._replace(free=sync.RESERVE)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: full)
     with pytest.raises(VaultError, match="may need .* bytes more"):
         site.create()
     assert not (site.mirror / "Data.fs").exists()
@@ -768,13 +769,15 @@ def test_a_source_that_goes_on_meanwhile_is_noticed(
     local = site_factory.populate(tmp_path / "local")
     beside(server, local)
     site = Portable(tmp_path, server.zope_conf)
-    bring = mirrors._bring_up_to_date
+    as_mirrored, seen = mirrors.as_mirrored, list[str]()
 
-    def then_commit(copies: Any, databases: int) -> None:
-        bring(copies, databases)
-        put(server, more=noise(100, 1))
+    def commit_before(database: Database, mirror: Mirror) -> Database:
+        if not seen:  # all mirrors are up to date then
+            put(server, more=noise(100, 1))
+        seen.append(database.name)
+        return as_mirrored(database, mirror)
 
-    monkeypatch.setattr(mirrors, "_bring_up_to_date", then_commit)
+    monkeypatch.setattr(mirrors, "as_mirrored", commit_before)
     assert site.create().manifest.consistency == "uncoordinated"
 
 

@@ -521,7 +521,7 @@ def test_a_full_repository_while_rows_are_copied(make: Make, monkeypatch: pytest
     before, write = vault.backups(), ContentWriter.write
 
     def full(writer: ContentWriter, data: bytes) -> None:
-        if "rows." in writer._to:
+        if "rows." in writer.to:
             raise OSError(errno.ENOSPC, "No space left on device", "objects")
         write(writer, data)
 

@@ -30,7 +30,7 @@ from zodb_vault.stores.s3api import Api
 def counted() -> Iterator[Counter[str]]:
     """Count the requests by operation while the context lasts."""
     counts: Counter[str] = Counter()
-    real = Api._new_client
+    real = Api.new_client
 
     def client(api: Api) -> Any:
         made = real(api)
@@ -40,7 +40,7 @@ def counted() -> Iterator[Counter[str]]:
         return made
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Api, "_new_client", client)
+        patch.setattr(Api, "new_client", client)
         yield counts
 
 
@@ -54,7 +54,7 @@ class Faults:
 @contextmanager
 def behind(faults: Faults) -> Iterator[None]:
     """Put faults between all clients made from now on and their service; nobody waits before another attempt."""
-    real = Api._new_client
+    real = Api.new_client
 
     def client(api: Api) -> Any:
         made = real(api)
@@ -64,7 +64,7 @@ def behind(faults: Faults) -> Iterator[None]:
         return made
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Api, "_new_client", client)
+        patch.setattr(Api, "new_client", client)
         patch.setattr(
             "zodb_vault.stores.s3api.RetryPolicy", partial(RetryPolicy, sleep=lambda _seconds: None)
         )

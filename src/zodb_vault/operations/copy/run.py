@@ -78,7 +78,7 @@ def copy(
             "check --site and --repository",
         )
     with _marked(target, site) as (run, others), _relied_on(source, site, wanted, progress) as reading:
-        return _Copy(source, target, site, run, reading, progress, options or CopyOptions()).run(
+        return SiteCopy(source, target, site, run, reading, progress, options or CopyOptions()).run(
             wanted, others
         )
 
@@ -149,7 +149,7 @@ def _forget_dead(source: Repository, site: str) -> None:
                 source.store.delete(key, expected=data)
 
 
-class _Copy:
+class SiteCopy:
     """One copy; without a ``recoder`` everything stays as it is stored."""
 
     def __init__(
@@ -176,6 +176,7 @@ class _Copy:
         self.objects = self.bytes = self.unnoted = 0
 
     def run(self, wanted: list[str], others: list[MarkerState]) -> Copied:
+        """Copy the wanted backups that the target does not have; ``others`` are the markers of other copies of the site."""
         ours, theirs = self.source.listing(self.site), self.target.listing(self.site)
         present = {*theirs.backups, *self.target.trashed(self.site)}
         new = [one for one in wanted if one not in present]
@@ -329,7 +330,7 @@ class _Copy:
         self._labels(backup, self.source.listing(self.site), self.target.listing(self.site))
         self._note_gone(document.get("seen", ()))
         locked_until = self._locked(content)
-        self._commit(backup, content, signed, locked_until)
+        self.commit(backup, content, signed, locked_until)
         self.known.add(backup)
         self.notes.forget()
         self.progress.note(f"copied {backup}")
@@ -421,7 +422,7 @@ class _Copy:
             return None
         return clock.iso(min(self.locks.until, until or self.locks.until))
 
-    def _commit(
+    def commit(
         self, backup: str, document: dict[str, Any], signature: bytes | None, locked_until: str | None
     ) -> None:
         """Write the manifest, which says where it came from; one that is signed and of which nothing changes stays as it is."""

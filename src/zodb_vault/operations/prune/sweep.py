@@ -80,7 +80,7 @@ def sweep(repository: Repository, options: SweepOptions) -> Swept:
     for attempt in range(1, ATTEMPTS + 1):
         try:
             with _marked(repository, options) as run:
-                return _Sweep(repository, options, run).run()
+                return Sweep(repository, options, run).run()
         except InUse:
             if attempt == ATTEMPTS:
                 raise
@@ -134,7 +134,7 @@ def _look_into_trash(repository: Repository, found: References) -> None:
                 found.gone[ObjectKey(site, name.removesuffix(".json"))] = size
 
 
-class _Sweep:
+class Sweep:
     """One sweep. ``candidates`` is what nothing needs, by key, with its size; ``since`` when each was listed first."""
 
     def __init__(self, repository: Repository, options: SweepOptions, run: Run | None) -> None:
@@ -146,6 +146,7 @@ class _Sweep:
         self.ending: dict[ObjectKey, dict[str, int]] = {}
 
     def run(self) -> Swept:
+        """Delete what nothing needs and what is due, and note what is not due yet."""
         self.first = read_references(self.repository)
         self._require_accounted(self.first)
         if self.marker is not None:
@@ -153,14 +154,14 @@ class _Sweep:
         self._collect()
         known = self.list.since
         since = {key: min(known.get(key, self.now), self.now) for key in self.candidates}
-        due = self._due(since)
+        due = self.due_keys(since)
         if self.marker is None:
             return self._count(due)
         seen: dict[str, list[str]] = {}
         for ref in sorted(self.first.known):
             seen.setdefault(ref.site, []).append(ref.id)
         self.list.write(since, seen, certainly=bool(due))
-        swept = self._delete(due) if due else []
+        swept = self.delete_due(due) if due else []
         gone = {
             site: [one for one in ids if ObjectKey(site, one) not in self.ending]
             for site, ids in seen.items()
@@ -282,9 +283,9 @@ class _Sweep:
 
     # what is due
 
-    def _due(self, since: dict[str, datetime]) -> list[str]:
+    def due_keys(self, since: dict[str, datetime]) -> list[str]:
         """Return what may be deleted now, by what the first look has found; trashed manifests only together with all that they name."""
-        if abs(self.now - clock.now()) >= SKEW or self._broken_lately() or self._copying(self.first):
+        if abs(self.now - clock.now()) >= SKEW or self._broken_lately() or self.is_copying(self.first):
             return []
         limit = self.now - self.options.grace
         started = [
@@ -317,34 +318,34 @@ class _Sweep:
         moments = [moment for key in self.first.broken if (moment := broken_at(key))]
         return any(self.now - moment < self.options.grace for moment in moments)
 
-    def _copying(self, found: References) -> bool:
+    def is_copying(self, found: References) -> bool:
         """Tell whether a copy into this repository is under way, which relies on objects that are here already; one that ended has named its own."""
         return any(marker.what == "copy" and not marker.ended for marker, _data in found.markers.values())
 
     # deleting
 
-    def _delete(self, due: list[str]) -> list[str]:
+    def delete_due(self, due: list[str]) -> list[str]:
         """Delete the trashed manifests first, then look for who came meanwhile, then delete the rest; return what was deleted."""
         for ref in sorted(self.ending):
             self.repository.note_gone(*ref)
             self.store.delete(trash_key(*ref))
-        protected = self._second_look()
+        protected = self.second_look()
         if protected is None:
             return [trash_key(*ref) for ref in self.ending]
         done = [key for key in due if key.rpartition("/")[2] not in protected]
         manifests = {trash_key(*ref) for ref in self.ending}
         with Workers(DELETERS, self._beat) as workers:
-            for _ in workers.in_order(partial(self._remove, key) for key in done if key not in manifests):
+            for _ in workers.in_order(partial(self.remove, key) for key in done if key not in manifests):
                 self._beat()
         for key in self.first.broken:
             if (moment := broken_at(key)) and self.now - moment >= self.options.grace + SKEW:
                 self.store.delete(key)
         return done
 
-    def _second_look(self) -> set[str] | None:
+    def second_look(self) -> set[str] | None:
         """Return the last parts of the keys that are needed after all, None when nothing may be deleted."""
         now, needed = read_references(self.repository), dict[str, int]()
-        if self._copying(now):
+        if self.is_copying(now):
             return None
         for key, (marker, data) in now.markers.items():
             if self.first.markers.get(key, (marker, b""))[1] != data:
@@ -361,7 +362,8 @@ class _Sweep:
         }
         return set(needed) | labelled | {f"{ref.id}.sig" for ref in now.known}
 
-    def _remove(self, key: str) -> None:
+    def remove(self, key: str) -> None:
+        """Delete what one key names, also what a write that was interrupted has left."""
         if isinstance(self.store, LeavesTemporaries) and "/.tmp-" in f"/{key}":
             self.store.remove_leftover(key)
         else:

@@ -103,7 +103,8 @@ def _load_configured(described: StorageToLoad) -> Loaded:
     return loaded
 
 
-def _load(data_fs: str, blob_dir: str | None) -> Loaded:
+def load_all(data_fs: str, blob_dir: str | None) -> Loaded:
+    """Load every current object of a Data.fs and open every blob; return what could not be read."""
     from ZODB.DB import DB
     from ZODB.FileStorage import FileStorage
     from ZODB.POSException import POSKeyError
@@ -272,5 +273,5 @@ if __name__ == "__main__":
     if sys.argv[1] == CONFIGURED:
         found = _load_configured(msgspec.json.decode(sys.stdin.buffer.read(), type=StorageToLoad))
     else:
-        found = _load(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None)
+        found = load_all(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None)
     sys.stdout.buffer.write(b"\n" + msgspec.json.encode(found) + b"\n")

@@ -27,7 +27,7 @@ class SegmentMatcher:
         """
         left, stands, trusted = len(chain), 0, 0
         for segment in reversed(chain):
-            if not stands and self._stands(segment):
+            if not stands and self.matches(segment):
                 stands = trusted = left
             left -= 1
             if segment.future:
@@ -36,7 +36,8 @@ class SegmentMatcher:
                 break  # TIDs ascend: what comes before is older still
         return stands, trusted
 
-    def _stands(self, segment: Segment) -> bool:
+    def matches(self, segment: Segment) -> bool:
+        """Tell whether the file has the final transaction of a segment where the segment ends."""
         key = (segment.end, segment.tail_digest)
         if key not in self._known:
             digest = tail_digest if segment.end <= self._size else _nothing

@@ -120,12 +120,13 @@ class Mirror:
         if kept_until is None:
             self.forget_kept()
         elif self.blob_dir.exists():
-            self._put_aside(all_right=checked.begun)
+            self.put_aside(all_right=checked.begun)
         shutil.rmtree(self.blob_dir, ignore_errors=True)
         durable.sync_directory(self.directory)
         return fresh
 
-    def _put_aside(self, *, all_right: bool) -> None:
+    def put_aside(self, *, all_right: bool) -> None:
+        """Move the blobs aside, to be used again; those that a run left that ended here only if all of them are right."""
         if not self.aside.exists():
             os.rename(self.blob_dir, self.aside)
         for path in sorted(self.blob_dir.rglob("*.blob")) if all_right else ():

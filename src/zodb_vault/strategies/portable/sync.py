@@ -226,23 +226,24 @@ class Copy:
         start = _behind(self.checked.last_tid) if self.checked.last_tid else None
         try:
             for header, records in self.source.transactions(start):
-                self._take(header, records)
+                self.take(header, records)
                 if self._size >= BATCH_BYTES or time.monotonic() - self._since >= BATCH_SECONDS:
-                    self._settle()
+                    self.settle()
             if not self.mirror.data_fs.exists():
-                self._open()
+                self.open_storage()
             self._look_again()
-            self._settle()
+            self.settle()
         except BaseException:
             # what is whole is kept for the next run; the cause is on its way to the user already
             with contextlib.suppress(VaultError, OSError):
-                self._settle()
+                self.settle()
             raise
         finally:
             self._close()
         return self.checked
 
-    def _open(self) -> Any:
+    def open_storage(self) -> Any:
+        """Return the FileStorage of the mirror; it is opened at the first transaction."""
         if self._storage is None:
             from ZODB.FileStorage import FileStorage
 
@@ -255,10 +256,11 @@ class Copy:
 
     # one transaction
 
-    def _take(self, header: Header, records: Iterator[Record]) -> None:
+    def take(self, header: Header, records: Iterator[Record]) -> None:
+        """Write one transaction of the source to the mirror."""
         from ZODB.Connection import TransactionMetaData
 
-        storage = self._open()
+        storage = self.open_storage()
         meta = TransactionMetaData(header.user, header.description, header.extension)
         storage.tpc_begin(meta, header.tid, header.status)
         try:
@@ -275,7 +277,7 @@ class Copy:
         """Restore the records of a transaction, and pass them on."""
         placed: set[bytes] = set()
         for record in records:
-            blob = None if record.oid in placed else self._blob(record)
+            blob = None if record.oid in placed else self.blob(record)
             if blob is None:
                 self._storage.restore(record.oid, record.tid, record.data, "", record.same_as, meta)
             else:
@@ -291,7 +293,7 @@ class Copy:
 
     # blobs
 
-    def _blob(self, record: Record) -> Path | None:
+    def blob(self, record: Record) -> Path | None:
         """Return a file of ours for the blob that a record is of; None when it is of none, or the source does not have it."""
         if record.data is None or len(record.data) > BLOB_RECORD_LIMIT:
             return None
@@ -302,12 +304,12 @@ class Copy:
             return kept
         found = self.source.blob(record.oid, record.tid)
         if found is not None:
-            return self._own(found)
+            return self.own_file(found)
         if sure:
             self._missing.append((record.oid, record.tid))
         return None
 
-    def _own(self, found: Path) -> Path:
+    def own_file(self, found: Path) -> Path:
         """Return the file itself when it is only cached for us, else a copy of it."""
         if self.source.is_ours(found):
             return found
@@ -332,7 +334,7 @@ class Copy:
         for oid, tid in dict.fromkeys(self._missing):
             found = self.source.blob(oid, tid)
             if found is not None:
-                own, target = self._own(found), self.mirror.blob(oid, tid)
+                own, target = self.own_file(found), self.mirror.blob(oid, tid)
                 self._blobs[oid, tid] = own.stat().st_size
                 target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 own.rename(target)
@@ -347,12 +349,12 @@ class Copy:
 
     # checking
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Read back what was written since the last time, compare, make it durable, and only then say that it is right."""
         if not (self._expected or self._blobs):
             return
         start, end = self.checked.end, self.mirror.data_fs.stat().st_size
-        self._compare(start, end)
+        self.compare(start, end)
         for (oid, tid), size in self._blobs.items():
             path = self.mirror.blob(oid, tid)
             if not path.is_file() or path.stat().st_size != size:
@@ -361,7 +363,7 @@ class Copy:
                     "check the disk",
                 )
         sync_file_system(self.mirror.directory)
-        self.checked = self._advanced(end)
+        self.checked = self.advanced(end)
         self.mirror.write(self.checked)
         self._begin_batch()
         if shutil.disk_usage(self.mirror.directory).free < RESERVE:
@@ -370,7 +372,8 @@ class Copy:
                 "make room there or name another directory with --mirror",
             )
 
-    def _compare(self, start: int, end: int) -> None:
+    def compare(self, start: int, end: int) -> None:
+        """Raise VaultError unless the Data.fs of the mirror gives back what was written between two positions."""
         expected = iter(self._expected)
         for one in mirrored_transactions(self.mirror.data_fs, start, end):
             if one != next(expected, None):
@@ -383,7 +386,8 @@ class Copy:
             "check the disk; the next run goes on from that position",
         )
 
-    def _advanced(self, end: int) -> Checked:
+    def advanced(self, end: int) -> Checked:
+        """Return what is known to be right once everything up to a position is."""
         missing = [(tids.to_hex(oid), tids.to_hex(tid)) for oid, tid in self._missing]
         if not self._expected:
             return msgspec.structs.replace(self.checked, missing=missing)
