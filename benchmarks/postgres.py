@@ -100,8 +100,10 @@ def fill(dsn: str, data_fs: Path) -> None:
 
 def flush(cursor: Any, transactions: io.StringIO, states: io.StringIO) -> None:
     """Copy what was gathered."""
-    for file, columns in ((transactions, "transaction (tid, packed, username, description, extension)"),
-                          (states, "object_state (zoid, tid, prev_tid, state_size, state)")):  # fmt: skip
+    for file, columns in (
+        (transactions, "transaction (tid, packed, username, description, extension)"),
+        (states, "object_state (zoid, tid, prev_tid, state_size, state)"),
+    ):
         file.seek(0)
         cursor.copy_expert(f"COPY {columns} FROM STDIN", file)
         file.seek(0)
@@ -158,8 +160,12 @@ def main() -> None:
             wall, memory = measured([*ours, "create", "--only", "storage"], environment, work / "out")
             stored = sum(path.stat().st_size for path in repository.rglob("*") if path.is_file())
             dumped = (work / "dump").stat().st_size
-            print(f"pg_dump -Fc: {base:.1f} s, {dumped / 1e6:.0f} MB; create: {wall:.1f} s, {stored / 1e6:.0f} MB, {memory:.0f} MB of memory; "
-                  f"{base / wall:.1f} times as fast, {stored / dumped:.2f} of the size", flush=True)  # fmt: skip
+            print(
+                f"pg_dump -Fc: {base:.1f} s, {dumped / 1e6:.0f} MB; create: {wall:.1f} s, "
+                f"{stored / 1e6:.0f} MB, {memory:.0f} MB of memory; "
+                f"{base / wall:.1f} times as fast, {stored / dumped:.2f} of the size",
+                flush=True,
+            )
     finally:
         cluster.stop()
         shutil.rmtree(directory)

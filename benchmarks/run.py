@@ -131,26 +131,65 @@ def tools(root: Path, dataset: str) -> list[Tool]:
         return [repo, ["rsync", "-a", *link, f"{blobs}/", str(glued / f"blobs{'.new' if link else ''}")]]
 
     return [
-        Tool("zodb-vault", ours, {
-            "full": [[*vault, "create", "--full"]], "same": [[*vault, "create"]], "day": [[*vault, "create"]],
-            "verify": [[*vault, "verify", "--level", "bytes"]], "restore": [[*vault, "restore", "--output", str(out), "--yes"]],
-        }, {}, lambda: subprocess.run([*vault, "repository", "init"], check=True)),
-        Tool("restic", root / "restic", {
-            "full": [[*restic, "backup", str(site)]], "same": [[*restic, "backup", str(site)]], "day": [[*restic, "backup", str(site)]],
-            "verify": [[*restic, "check", "--read-data"]], "restore": [[*restic, "restore", "latest", "--target", str(out)]],
-        }, quiet, lambda: subprocess.run([*restic, "init"], check=True, env={**os.environ, **quiet})),
-        Tool("borg", root / "borg", {
-            job: [["borg", "create", "-C", "zstd,3", f"{borg}::{job}", str(site)]] for job in ("full", "same", "day")
-        } | {"verify": [["borg", "check", "--verify-data", borg]], "restore": [["borg", "extract", f"{borg}::day-{DAYS - 1}"]]},
-            quiet, lambda: subprocess.run(["borg", "init", "-e", "none", borg], check=True, env={**os.environ, **quiet})),
-        Tool("repozo+rsync", glued, {
-            "full": glue("-F"), "same": [], "day": [], "verify": [[*repozo, "-V", "-r", str(glued / "storage")]],
-            "restore": [
-                [*repozo, "-R", "-r", str(glued / "storage"), "-o", str(out / "Data.fs")],
-                ["rsync", "-a", f"{glued / 'blobs'}/", str(out / "blobs")],
-            ],
-        }, {}, lambda: (glued / "storage").mkdir(parents=True)),
-    ]  # fmt: skip
+        Tool(
+            "zodb-vault",
+            ours,
+            {
+                "full": [[*vault, "create", "--full"]],
+                "same": [[*vault, "create"]],
+                "day": [[*vault, "create"]],
+                "verify": [[*vault, "verify", "--level", "bytes"]],
+                "restore": [[*vault, "restore", "--output", str(out), "--yes"]],
+            },
+            {},
+            lambda: subprocess.run([*vault, "repository", "init"], check=True),
+        ),
+        Tool(
+            "restic",
+            root / "restic",
+            {
+                "full": [[*restic, "backup", str(site)]],
+                "same": [[*restic, "backup", str(site)]],
+                "day": [[*restic, "backup", str(site)]],
+                "verify": [[*restic, "check", "--read-data"]],
+                "restore": [[*restic, "restore", "latest", "--target", str(out)]],
+            },
+            quiet,
+            lambda: subprocess.run([*restic, "init"], check=True, env={**os.environ, **quiet}),
+        ),
+        Tool(
+            "borg",
+            root / "borg",
+            {
+                job: [["borg", "create", "-C", "zstd,3", f"{borg}::{job}", str(site)]]
+                for job in ("full", "same", "day")
+            }
+            | {
+                "verify": [["borg", "check", "--verify-data", borg]],
+                "restore": [["borg", "extract", f"{borg}::day-{DAYS - 1}"]],
+            },
+            quiet,
+            lambda: subprocess.run(
+                ["borg", "init", "-e", "none", borg], check=True, env={**os.environ, **quiet}
+            ),
+        ),
+        Tool(
+            "repozo+rsync",
+            glued,
+            {
+                "full": glue("-F"),
+                "same": [],
+                "day": [],
+                "verify": [[*repozo, "-V", "-r", str(glued / "storage")]],
+                "restore": [
+                    [*repozo, "-R", "-r", str(glued / "storage"), "-o", str(out / "Data.fs")],
+                    ["rsync", "-a", f"{glued / 'blobs'}/", str(out / "blobs")],
+                ],
+            },
+            {},
+            lambda: (glued / "storage").mkdir(parents=True),
+        ),
+    ]
 
 
 def glued_again(root: Path, dataset: str) -> list[list[str]]:

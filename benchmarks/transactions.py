@@ -104,8 +104,12 @@ def main() -> None:
             added = stored_in(work / "repository") - before
             base, _memory = postgres.measured(theirs, environment, work / "dump")
             idle, _memory = postgres.measured(create, environment, work / "out")
-            print(f"pg_dump -Fc: {base:.1f} s; after {TRANSACTIONS} transactions: {wall:.2f} s, {added / 1e6:.2f} MB, {memory:.0f} MB of memory, "
-                  f"1/{base / wall:.0f} of it; nothing new: {idle:.2f} s", flush=True)  # fmt: skip
+            print(
+                f"pg_dump -Fc: {base:.1f} s; after {TRANSACTIONS} transactions: {wall:.2f} s, "
+                f"{added / 1e6:.2f} MB, {memory:.0f} MB of memory, "
+                f"1/{base / wall:.0f} of it; nothing new: {idle:.2f} s",
+                flush=True,
+            )
     finally:
         cluster.stop()
         shutil.rmtree(directory)

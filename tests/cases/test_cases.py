@@ -681,7 +681,10 @@ def test_F50_every_database_of_a_site_is_in_the_backup(tmp_path: Path) -> None:
         files = (
             site_factory.populate(tmp_path / name) if name == "main" else site_factory.packed(tmp_path / name)
         )
-        storage = f"<blobstorage>\nblob-dir {files.blob_dir}\n<filestorage>\npath {files.data_fs}\n</filestorage>\n</blobstorage>"
+        storage = (
+            f"<blobstorage>\nblob-dir {files.blob_dir}\n<filestorage>\npath {files.data_fs}\n"
+            "</filestorage>\n</blobstorage>"
+        )
         sections.append(
             f"<zodb_db {name}>\nmount-point /{'' if name == 'main' else name}\n{storage}\n</zodb_db>\n"
         )

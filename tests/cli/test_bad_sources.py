@@ -214,9 +214,17 @@ def rewrite(vault: Vault, **changes: object) -> None:
 
 
 COMMANDS: list[list[str]] = [
-    ["create"], ["list"], ["show"], ["log"], ["verify"], ["restore", "--yes"], ["annotate", "one", "--pin"], ["delete", "one", "--yes"],
-    ["undelete", "20260101T000000Z-aaaaaa"], ["repository", "info"],
-]  # fmt: skip
+    ["create"],
+    ["list"],
+    ["show"],
+    ["log"],
+    ["verify"],
+    ["restore", "--yes"],
+    ["annotate", "one", "--pin"],
+    ["delete", "one", "--yes"],
+    ["undelete", "20260101T000000Z-aaaaaa"],
+    ["repository", "info"],
+]
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: arguments[0])
@@ -369,7 +377,8 @@ def test_every_configuration_error_is_told_at_once_with_file_and_key_and_without
 ) -> None:
     config = tmp_path / "zodb-vault.toml"
     config.write_text(
-        "[repository]\nlocaton = 'geheim'\n[retention]\ngrace = 'soon geheim'\n[retention.scheduled]\ndaily = -1\n"
+        "[repository]\nlocaton = 'geheim'\n[retention]\ngrace = 'soon geheim'\n[retention.scheduled]\n"
+        "daily = -1\n"
         "[site.Plone]\nzope_conf = 'x'\n[site.b]\n[shedule]\nat = 'geheim'\n"
     )
     outcome = vault.bare("--config", config, "list", "--json")

@@ -392,7 +392,10 @@ def test_a_create_that_was_killed_is_listed_as_failed_and_the_next_one_succeeds(
 
 def imported_by(*arguments: object) -> set[str]:
     """Return the top-level modules that a command has imported."""
-    script = "import sys\nfrom zodb_vault.cli.main import run\nrun(sys.argv[1:])\nprint('|', *{name.partition('.')[0] for name in sys.modules})"
+    script = (
+        "import sys\nfrom zodb_vault.cli.main import run\nrun(sys.argv[1:])\n"
+        "print('|', *{name.partition('.')[0] for name in sys.modules})"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script, *map(str, arguments)],
         capture_output=True,

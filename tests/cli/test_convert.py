@@ -75,7 +75,10 @@ def test_a_running_site_goes_into_a_file_storage_and_from_there_into_a_relstorag
     assert sum(record.blob is not None for one in expected for record in one.records) == 7
 
     (tmp_path / "rs").mkdir()
-    storage = f"<relstorage>\nblob-dir {tmp_path}/rs/blobs\n<sqlite3>\ndata_dir {tmp_path}/rs\n</sqlite3>\n</relstorage>"
+    storage = (
+        f"<relstorage>\nblob-dir {tmp_path}/rs/blobs\n<sqlite3>\ndata_dir {tmp_path}/rs\n</sqlite3>\n"
+        "</relstorage>"
+    )
     conf = write(
         tmp_path / "zope.conf", f"%import relstorage\n<zodb_db main>\nmount-point /\n{storage}\n</zodb_db>\n"
     )

@@ -280,7 +280,8 @@ def test_every_part_of_standard_output_is_data(vault: Vault) -> None:
 def test_configuration_says_site_and_repository(vault: Vault, tmp_path: Path) -> None:
     config = tmp_path / "my vault.toml"
     config.write_text(
-        f"[repository]\nlocation = '{vault.repository}'\n[site.plone]\ndata_fs = '{vault.files.data_fs}'\nblob_dir = '{vault.files.blob_dir}'\n"
+        f"[repository]\nlocation = '{vault.repository}'\n[site.plone]\ndata_fs = '{vault.files.data_fs}'\n"
+        f"blob_dir = '{vault.files.blob_dir}'\n"
         f"[site.other]\ndata_fs = '{vault.files.data_fs}'\n"
     )
     several = vault.bare("--config", config, "create", "--json")

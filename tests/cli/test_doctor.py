@@ -186,8 +186,10 @@ def test_packages_are_asked_for_only_where_the_site_needs_them(vault: Vault) -> 
     )
     conf = vault.directory / "s3.conf"
     conf.write_text(
-        "<zodb_db main>\nmount-point /\n<s3blobstorage>\nbucket-name b\ncache-dir c\n<zlibstorage>\n<filestorage>\npath Data.fs\n</filestorage>\n"
-        "</zlibstorage>\n</s3blobstorage>\n</zodb_db>\n<zodb_db zeo>\nmount-point /z\n<zeoclient>\nserver localhost:1\n</zeoclient>\n</zodb_db>\n"
+        "<zodb_db main>\nmount-point /\n<s3blobstorage>\nbucket-name b\ncache-dir c\n<zlibstorage>\n"
+        "<filestorage>\npath Data.fs\n</filestorage>\n"
+        "</zlibstorage>\n</s3blobstorage>\n</zodb_db>\n<zodb_db zeo>\nmount-point /z\n<zeoclient>\n"
+        "server localhost:1\n</zeoclient>\n</zodb_db>\n"
         f"<zodb_db pg>\nmount-point /p\n<pgjsonb>\ndsn password={SECRET}\n</pgjsonb>\n</zodb_db>\n"
     )
     checks = found(vault.bare("--repository", vault.repository, "--zope-conf", conf, "doctor", "--json"))

@@ -80,7 +80,8 @@ def test_the_rate_comes_from_the_option_the_variable_or_the_file(
     monkeypatch.setattr(registry, "open_store", noting)
     file = vault.directory / "zodb-vault.toml"
     file.write_text(
-        f'[site.default]\ndata_fs = "{vault.files.data_fs}"\nblob_dir = "{vault.files.blob_dir}"\n[limits]\nrate = "10MB"\n'
+        f'[site.default]\ndata_fs = "{vault.files.data_fs}"\nblob_dir = "{vault.files.blob_dir}"\n[limits]\n'
+        f'rate = "10MB"\n'
     )
     arguments = ["--config", file, "--repository", vault.repository, "create"]
     assert vault.bare(*arguments).status == 0

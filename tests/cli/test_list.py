@@ -13,7 +13,8 @@ from zodb_vault.repository.markers import process_identity
 from zodb_vault.runtime import clock
 
 ROW = words(
-    "id site name note pinned status trigger how tier contents created_at finished_at raw stored added last_tid databases missing verified"
+    "id site name note pinned status trigger how tier contents created_at finished_at raw stored added "
+    "last_tid databases missing verified"
 )
 
 

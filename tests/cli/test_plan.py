@@ -10,7 +10,8 @@ import site_factory
 from command_line import Vault, keys_of, tree, words
 
 DATABASE = words(
-    "name mount_point backend adapter wrappers history blob_mode blob_location copies_blobs method steps how reason warnings"
+    "name mount_point backend adapter wrappers history blob_mode blob_location copies_blobs method steps "
+    "how reason warnings"
 )
 
 
@@ -21,12 +22,23 @@ def test_the_document_has_exactly_the_keys_that_are_promised(vault: Vault) -> No
     assert keys_of(database) == DATABASE
     assert [keys_of(step) for step in database["steps"]] == [words("order what database from tool")] * 2
     assert [(step["order"], step["what"], step["from"]) for step in database["steps"]] == [
-        (1, "storage", str(vault.files.data_fs)), (2, "blobs", str(vault.files.blob_dir)),
-    ]  # fmt: skip
+        (1, "storage", str(vault.files.data_fs)),
+        (2, "blobs", str(vault.files.blob_dir)),
+    ]
     assert keys_of(database["reason"]) == ["code", "text"]
-    assert (database["backend"], database["blob_mode"], database["copies_blobs"], database["method"], database["history"]) == (
-        "filestorage", "directory", True, "native", True,
-    )  # fmt: skip
+    assert (
+        database["backend"],
+        database["blob_mode"],
+        database["copies_blobs"],
+        database["method"],
+        database["history"],
+    ) == (
+        "filestorage",
+        "directory",
+        True,
+        "native",
+        True,
+    )
     assert (database["adapter"], database["wrappers"], database["warnings"]) == (None, [], [])
 
 
@@ -101,8 +113,10 @@ def test_a_database_that_cannot_be_reached_is_described_with_a_warning_and_no_se
 ) -> None:
     config = tmp_path / "zope.conf"
     config.write_text(
-        "%import relstorage\n<zodb_db main>\nmount-point /\n<relstorage>\nblob-dir /var/blobs\nshared-blob-dir false\n<postgresql>\n"
-        "dsn dbname='plone' user='plone' host='/nowhere' password='geh eim'\n</postgresql>\n</relstorage>\n</zodb_db>\n"
+        "%import relstorage\n<zodb_db main>\nmount-point /\n<relstorage>\nblob-dir /var/blobs\n"
+        "shared-blob-dir false\n<postgresql>\n"
+        "dsn dbname='plone' user='plone' host='/nowhere' password='geh eim'\n</postgresql>\n</relstorage>\n"
+        "</zodb_db>\n"
     )
     for arguments in (
         ["plan"],
@@ -135,7 +149,8 @@ def test_a_database_that_cannot_be_reached_is_described_with_a_warning_and_no_se
 def test_secrets_of_a_broken_configuration_are_not_printed(tmp_path: Path, vault: Vault) -> None:
     config = tmp_path / "zope.conf"
     config.write_text(
-        "<zodb_db main>\nmount-point /\n<relstorage>\n<postgresql>\ndsn password=geheim\npasword geheim\n</postgresql>\n</relstorage\n"
+        "<zodb_db main>\nmount-point /\n<relstorage>\n<postgresql>\ndsn password=geheim\npasword geheim\n"
+        "</postgresql>\n</relstorage\n"
     )
     for arguments in (["plan"], ["plan", "--json"], ["create", "-v"]):
         outcome = vault.bare("--repository", vault.repository, "--zope-conf", config, *arguments)
@@ -146,7 +161,10 @@ def test_secrets_of_a_broken_configuration_are_not_printed(tmp_path: Path, vault
 
 # What stands in the table of the design, for each kind of site
 
-SHARED = "<zodb_db main>\nmount-point /\n<zeoclient>\nserver db.example.org:8100\nblob-dir {0}\nshared-blob-dir {1}\n</zeoclient>\n</zodb_db>\n"
+SHARED = (
+    "<zodb_db main>\nmount-point /\n<zeoclient>\nserver db.example.org:8100\nblob-dir {0}\n"
+    "shared-blob-dir {1}\n</zeoclient>\n</zodb_db>\n"
+)
 
 
 @pytest.mark.parametrize("method", [[], ["--json"]])
@@ -201,16 +219,20 @@ def test_a_shared_blob_directory_is_only_a_half(tmp_path: Path, vault: Vault) ->
 def test_all_storages_come_before_any_blobs(tmp_path: Path, vault: Vault) -> None:
     conf = tmp_path / "zope.conf"
     conf.write_text(
-        f"<zodb_db main>\n<filestorage>\npath {vault.files.data_fs}\nblob-dir {vault.files.blob_dir}\n</filestorage>\n</zodb_db>\n"
-        f"<zodb_db catalog>\nmount-point /c\n<filestorage>\npath {tmp_path}/C.fs\n</filestorage>\n</zodb_db>\n"
+        f"<zodb_db main>\n<filestorage>\npath {vault.files.data_fs}\nblob-dir {vault.files.blob_dir}\n"
+        "</filestorage>\n</zodb_db>\n"
+        f"<zodb_db catalog>\nmount-point /c\n<filestorage>\npath {tmp_path}/C.fs\n</filestorage>\n"
+        "</zodb_db>\n"
         "<zodb_db temporary>\n<temporarystorage/>\n</zodb_db>\n"
     )
     options = ["--repository", vault.repository, "--zope-conf", conf]
     document = vault.bare(*options, "plan", "--json").document
     steps = [step for database in document["databases"] for step in database["steps"]]
     assert sorted((step["order"], step["what"], step["database"]) for step in steps) == [
-        (1, "storage", "main"), (2, "storage", "catalog"), (3, "blobs", "main"),
-    ]  # fmt: skip
+        (1, "storage", "main"),
+        (2, "storage", "catalog"),
+        (3, "blobs", "main"),
+    ]
     assert [one["name"] for one in document["skipped"]] == ["temporary"]
     printed = vault.bare(*options, "plan").out
     assert f"site default, from {conf}\n" in printed
@@ -224,9 +246,9 @@ def test_details_are_what_was_understood_without_its_secrets(tmp_path: Path, vau
     conf.write_text(f"%import zodb_pgjsonb\n<zodb_db main>\n<pgjsonb>\n{keys}\n</pgjsonb>\n</zodb_db>")
     detailed = vault.bare("--zope-conf", conf, "plan", "-v").out
     assert (
-        "  configured: dsn host=/nowhere password=***\n  configured: s3-bucket-name b\n  configured: s3-secret-key ***\n"
-        in detailed
-    )
+        "  configured: dsn host=/nowhere password=***\n  configured: s3-bucket-name b\n"
+        "  configured: s3-secret-key ***\n"
+    ) in detailed
     assert "configured:" not in vault.bare("--zope-conf", conf, "plan").out
     assert "hunter2" not in detailed
 

@@ -103,7 +103,8 @@ def test_plan_of_what_cannot_be_copied_so_is_a_warning(vault: Vault, tmp_path: P
 def test_the_mirror_lies_where_it_is_configured(vault: Vault, server: ZeoServer, tmp_path: Path) -> None:
     toml = tmp_path / "zodb-vault.toml"
     toml.write_text(
-        f'[repository]\nlocation = "{vault.repository}"\n[site.plone]\nzope_conf = "{server.zope_conf}"\nmirror = "mirrors/plone"\n'
+        f'[repository]\nlocation = "{vault.repository}"\n[site.plone]\nzope_conf = "{server.zope_conf}"\n'
+        f'mirror = "mirrors/plone"\n'
     )
     assert vault.bare("--config", toml, "create", "--method", "portable").status == 0
     assert (tmp_path / "mirrors" / "plone" / "main" / "Data.fs").exists()

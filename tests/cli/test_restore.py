@@ -259,7 +259,8 @@ def test_target_is_the_site_of_another_zope_conf(stocked: Vault) -> None:
     place.mkdir()
     config = place / "zope.conf"
     config.write_text(
-        f"<zodb_db main>\nmount-point /\n<filestorage>\npath {place}/Data.fs\nblob-dir {place}/blobs\n</filestorage>\n</zodb_db>\n"
+        f"<zodb_db main>\nmount-point /\n<filestorage>\npath {place}/Data.fs\nblob-dir {place}/blobs\n"
+        "</filestorage>\n</zodb_db>\n"
     )
     assert (
         stocked.bare("--repository", stocked.repository, "restore", "one", "--target", config, "--yes").status

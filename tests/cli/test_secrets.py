@@ -109,10 +109,14 @@ def test_no_secret_is_seen_in_arguments_output_or_the_repository(
     bucket = rclone.bucket()
     location = f"s3://{bucket}/place" if place == "s3" else str(tmp_path / "repository")
     variables = rclone.variables(location) | {
-        "ZODB_VAULT_REPOSITORY_ENCRYPTION_RECIPIENTS": recipient, "ZODB_VAULT_IDENTITY_COMMAND": f"sleep 0.2; printf '%s\\n' {private}",
-        "ZODB_VAULT_REPOSITORY_SIGNING_KEY": str(signing), "ZODB_VAULT_REPOSITORY_SIGNING_SIGNERS": signer,
-        "ZODB_VAULT_DATA_FS": str(files.data_fs), "ZODB_VAULT_BLOB_DIR": str(files.blob_dir), "XDG_CACHE_HOME": str(tmp_path / "cache"),
-    }  # fmt: skip
+        "ZODB_VAULT_REPOSITORY_ENCRYPTION_RECIPIENTS": recipient,
+        "ZODB_VAULT_IDENTITY_COMMAND": f"sleep 0.2; printf '%s\\n' {private}",
+        "ZODB_VAULT_REPOSITORY_SIGNING_KEY": str(signing),
+        "ZODB_VAULT_REPOSITORY_SIGNING_SIGNERS": signer,
+        "ZODB_VAULT_DATA_FS": str(files.data_fs),
+        "ZODB_VAULT_BLOB_DIR": str(files.blob_dir),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
     wrong = {
         "AWS_SECRET_ACCESS_KEY": "another-secret-key",
         "ZODB_VAULT_IDENTITY_COMMAND": f"echo {private[:-4]}; exit 1",
@@ -127,10 +131,18 @@ def test_no_secret_is_seen_in_arguments_output_or_the_repository(
     printed = ""
     with Watch() as watch:
         for command in (
-            ("repository", "check"), ("repository", "init"), ("create", "-v"), ("create", "--json"), ("list", "--json"), ("show", "latest", "--json"),
-            ("log", "--json"), ("verify", "-v"), ("doctor", "--json"), ("restore", "--output", str(tmp_path / "out"), "--yes", "--json"),
+            ("repository", "check"),
+            ("repository", "init"),
+            ("create", "-v"),
+            ("create", "--json"),
+            ("list", "--json"),
+            ("show", "latest", "--json"),
+            ("log", "--json"),
+            ("verify", "-v"),
+            ("doctor", "--json"),
+            ("restore", "--output", str(tmp_path / "out"), "--yes", "--json"),
             ("repository", "info", "--json"),
-        ):  # fmt: skip
+        ):
             outcome = process(*command, env=variables)
             assert outcome.status == 0, (command, outcome)
             printed += outcome.out + outcome.err
@@ -184,15 +196,30 @@ def test_no_secret_of_a_database_is_seen_whatever_command_runs(
     work = tmp_path / "work"
     work.mkdir()
     commands: list[tuple[tuple[str, ...], int]] = [
-        (("repository", "init", "-v"), 0), (("--repository", other, "repository", "init"), 0), (("repository", "check", "--json"), 0),
-        (("plan", "-v"), 0), (("plan", "--json"), 0), (("create", "-v", "--name", "one"), 0), (("create", "--json", "--name", "two"), 0),
-        (("list", "-v"), 0), (("show", "latest", "--json"), 0), (("log", "latest", "--json"), 0), (("annotate", "one", "--note", "kept"), 0),
-        (("verify", "-v"), 0), (("verify", "--level", "bytes", "--json"), 0), (("delete", "one", "--yes"), 0), (("prune", "--json"), 0),
-        (("repository", "info", "--json"), 0), (("repository", "copy", other, "--json"), 0), (("repository", "unlock", "--yes"), 0),
+        (("repository", "init", "-v"), 0),
+        (("--repository", other, "repository", "init"), 0),
+        (("repository", "check", "--json"), 0),
+        (("plan", "-v"), 0),
+        (("plan", "--json"), 0),
+        (("create", "-v", "--name", "one"), 0),
+        (("create", "--json", "--name", "two"), 0),
+        (("list", "-v"), 0),
+        (("show", "latest", "--json"), 0),
+        (("log", "latest", "--json"), 0),
+        (("annotate", "one", "--note", "kept"), 0),
+        (("verify", "-v"), 0),
+        (("verify", "--level", "bytes", "--json"), 0),
+        (("delete", "one", "--yes"), 0),
+        (("prune", "--json"), 0),
+        (("repository", "info", "--json"), 0),
+        (("repository", "copy", other, "--json"), 0),
+        (("repository", "unlock", "--yes"), 0),
         (("doctor", "-v"), -1),
-        (("restore", "two", "--yes", "--replace", "-v"), -1), (("convert", "config", "--export", "--json"), -1), (("completion", "bash"), 0),
+        (("restore", "two", "--yes", "--replace", "-v"), -1),
+        (("convert", "config", "--export", "--json"), -1),
+        (("completion", "bash"), 0),
         (("undelete", "none"), 13),
-    ]  # fmt: skip
+    ]
     assert {command[0] for command, _ in commands if not command[0].startswith("-")} == set(COMMANDS)
     with Watch(str(tmp_path)) as watch:
         printed = "".join(_ran(command, status, variables, work) for command, status in commands)
@@ -209,11 +236,14 @@ def test_no_secret_of_a_database_is_seen_whatever_command_runs(
         other_conf.write_text(OTHERS)
         for options in (("plan", "-v"), ("plan", "--json"), ("create", "-v"), ("doctor", "-v")):
             printed += _ran(options, -1, variables | {"ZODB_VAULT_ZOPE_CONF": str(other_conf)}, work)
-        printed += "".join(_broken(module, name, command, variables, work) for module, name, command in (
-            ("strategies.postgres.connection", "connect", "create"),
-            ("stores.registry", "open_store", "list"),
-            ("config.zopeconf", "read_site", "plan"),
-        ))  # fmt: skip
+        printed += "".join(
+            _broken(module, name, command, variables, work)
+            for module, name, command in (
+                ("strategies.postgres.connection", "connect", "create"),
+                ("stores.registry", "open_store", "list"),
+                ("config.zopeconf", "read_site", "plan"),
+            )
+        )
     # the dump program inherits the limit from ours
     cores = [limit for arguments, limit in watch.limits.items() if b"--snapshot" in arguments]
     assert cores, "the watch looks at all processes"
@@ -258,9 +288,15 @@ def _broken(module: str, name: str, command: str, variables: dict[str, str], cwd
     """Run a command in which a mistake of ours raises something that holds a secret; return what it says."""
     script = BROKEN.format(module=module, name=name, secret=PASSWORD_PARTS[1])
     done = subprocess.run(
-        [sys.executable, "-c", script.replace("wörd", "w\\xf6rd"), command, "-v"], check=False, capture_output=True, text=True,
-        timeout=DEADLINE, env=environment(**variables), cwd=cwd, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        [sys.executable, "-c", script.replace("wörd", "w\\xf6rd"), command, "-v"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        env=environment(**variables),
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+    )
     assert done.returncode == 1 and "internal error: RuntimeError" in done.stderr, done
     return done.stdout + done.stderr
 

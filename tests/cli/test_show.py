@@ -6,7 +6,8 @@ import pytest
 from command_line import Vault, keys_of, words
 
 MANIFEST = words(
-    "format id site repository created_at finished_at trigger contents how reason parent timeline requires recipients recovery status consistency "
+    "format id site repository created_at finished_at trigger contents how reason parent timeline requires "
+    "recipients recovery status consistency "
     "source software seen databases added self_sha256 locked_until"
 )
 

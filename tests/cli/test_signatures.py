@@ -122,7 +122,8 @@ def test_what_nobody_signed_does_not_let_prune_take_what_is_signed(
     (ours,) = [row["id"] for row in signed.done("list", "--json").document["backups"]]
     configuration = tmp_path / "zodb-vault.toml"
     configuration.write_text(
-        '[retention.on_demand]\nnewest = 1\nage = "0s"\n[retention.scheduled]\ndaily = 1\nweekly = 0\nmonthly = 0\n'
+        '[retention.on_demand]\nnewest = 1\nage = "0s"\n[retention.scheduled]\ndaily = 1\nweekly = 0\n'
+        "monthly = 0\n"
     )
     later = datetime.now(UTC) + timedelta(days=2)
     with monkeypatch.context() as theirs:

@@ -328,7 +328,8 @@ def test_what_goes_is_shown_and_asked_for(cached: Cached) -> None:
 def test_clients_can_be_configured(cached: Cached, tmp_path: Path) -> None:
     toml = tmp_path / "zodb-vault.toml"
     toml.write_text(
-        f'[repository]\nlocation = "{cached.vault.repository}"\n[site.served]\nzeo_conf = "{cached.zeo.conf}"\nclient_confs = ["{cached.conf}"]\n'
+        f'[repository]\nlocation = "{cached.vault.repository}"\n[site.served]\n'
+        f'zeo_conf = "{cached.zeo.conf}"\nclient_confs = ["{cached.conf}"]\n'
     )
     where = ["--config", toml, "restore", cached.backup, "--json"]
     done = cached.vault.bare(*where, "--dry-run")

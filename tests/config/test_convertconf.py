@@ -23,7 +23,10 @@ CONFIGS = Path(__file__).parents[1] / "data" / "configs"
 ENVIRONMENT = {"STAGE": "live"}
 CERTIFICATES = Path(ZEO.tests.__file__).parent
 ALL = sorted(path.name for path in CONFIGS.glob("*.conf"))
-SCHEMA_OF_STORAGES = '<schema><import package="ZODB"/><multisection type="ZODB.storage" name="*" attribute="storages"/></schema>'
+SCHEMA_OF_STORAGES = (
+    '<schema><import package="ZODB"/><multisection type="ZODB.storage" name="*" '
+    'attribute="storages"/></schema>'
+)
 # What the two roles of a storage change, see convertconf.
 CHANGED = {"read_only", "read_only_fallback", "create", "client", "var", "cache_path"}
 
@@ -108,11 +111,30 @@ def test_the_schema_of_zodb_convert_reads_what_is_written_for_every_configuratio
 
 # What Zope reads of these files has to be what zodb-convert reads of ours. Those missing here are refused by Zope's own schema.
 AS_ZOPE_READS_THEM = [
-    "direct.conf", "instance.conf", "instance_zeo.conf", "rs_mysql.conf", "rs_oracle.conf", "rs_pg_cache.conf", "rs_pg_hf_shared.conf",
-    "instance_zlib.conf", "instance_zeo_shared.conf", "instance_relstorage.conf", "rs_sqlite_shared.conf", "rs_mysql_shared.conf",
-    "zeo_cache.conf", "zeo_shared_socket.conf", "s3_zlib_rs.conf", "pgjsonb.conf", "pgjsonb_s3.conf",
-    "s3_direct.conf", "s3_rs.conf", "s3_zeo.conf", "three.conf", "zeo_cache_socket.conf", "zeo_shared.conf",
-]  # fmt: skip
+    "direct.conf",
+    "instance.conf",
+    "instance_zeo.conf",
+    "rs_mysql.conf",
+    "rs_oracle.conf",
+    "rs_pg_cache.conf",
+    "rs_pg_hf_shared.conf",
+    "instance_zlib.conf",
+    "instance_zeo_shared.conf",
+    "instance_relstorage.conf",
+    "rs_sqlite_shared.conf",
+    "rs_mysql_shared.conf",
+    "zeo_cache.conf",
+    "zeo_shared_socket.conf",
+    "s3_zlib_rs.conf",
+    "pgjsonb.conf",
+    "pgjsonb_s3.conf",
+    "s3_direct.conf",
+    "s3_rs.conf",
+    "s3_zeo.conf",
+    "three.conf",
+    "zeo_cache_socket.conf",
+    "zeo_shared.conf",
+]
 
 
 @pytest.mark.parametrize("name", AS_ZOPE_READS_THEM)
@@ -143,7 +165,10 @@ def test_data_dir_and_a_section_closed_with_its_name_are_written_as_their_packag
     assert f"\n    data-dir {tmp_path}/srv/rs/sqlite\n" in text
     assert "  data_dir" not in text
     assert "page_size 8192" in text
-    section = f"<blobstorage 1>\nblob-dir {tmp_path}/b\n<filestorage 1>\npath {tmp_path}/Data.fs\n</filestorage>\n</blobstorage>"
+    section = (
+        f"<blobstorage 1>\nblob-dir {tmp_path}/b\n<filestorage 1>\npath {tmp_path}/Data.fs\n"
+        "</filestorage>\n</blobstorage>"
+    )
     site = one_storage(tmp_path, section)
     assert "<blobstorage source>\n" in (text := generated(tmp_path, site, site.databases[0], "export"))
     assert "\n  <filestorage 1>\n" in text
@@ -183,7 +208,10 @@ def test_a_replication_is_left_out_and_its_package_is_not_needed(tmp_path: Path)
 
 
 def test_only_the_source_is_opened_for_reading_and_neither_is_ever_emptied(tmp_path: Path) -> None:
-    section = "<blobstorage>\nblob-dir b\n<filestorage>\npath Data.fs\ncreate true\nread-only false\n</filestorage>\n</blobstorage>"
+    section = (
+        "<blobstorage>\nblob-dir b\n<filestorage>\npath Data.fs\ncreate true\nread-only false\n"
+        "</filestorage>\n</blobstorage>"
+    )
     site = one_storage(tmp_path, section)
     export = parsed(generated(tmp_path, site, site.databases[0], "export"))
     assert (export.source.config.base.config.read_only, export.source.config.base.config.create) == (
@@ -240,7 +268,10 @@ def test_a_name_with_a_line_break_stays_in_its_comment(tmp_path: Path) -> None:
 
 
 def test_only_the_packages_that_the_storage_needs_are_imported(tmp_path: Path) -> None:
-    section = "<s3blobstorage>\nbucket-name b\ncache-dir c\n<filestorage>\npath Data.fs\n</filestorage>\n</s3blobstorage>"
+    section = (
+        "<s3blobstorage>\nbucket-name b\ncache-dir c\n<filestorage>\npath Data.fs\n</filestorage>\n"
+        "</s3blobstorage>"
+    )
     site = one_storage(tmp_path, section, head="%import iw.rotatezlogs\n%import zodb_s3blobs")
     text = generated(tmp_path, site, site.databases[0], "export")
     assert re.findall("%import .*", text) == ["%import zodb_s3blobs"]
@@ -299,6 +330,9 @@ def test_our_own_reader_understands_what_is_written(tmp_path: Path) -> None:
     (again,) = read_site(file, "plone", {}, tmp_path).databases
     original = site.databases[0]
     assert (again.backend, again.adapter, again.wrappers, again.blob_mode) == (
-        original.backend, original.adapter, original.wrappers, original.blob_mode,
-    )  # fmt: skip
+        original.backend,
+        original.adapter,
+        original.wrappers,
+        original.blob_mode,
+    )
     assert again.options == original.options | {"read-only": "true"}

@@ -181,7 +181,10 @@ def never_a_traceback_never_a_secret(tmp_path: Path, content: bytes) -> None:
             for d, options in zip(site.databases, shown, strict=True)
         ]
         values = [list(masked(d.options).values()) for d in site.databases]
-        printed = f"{msgspec.structs.replace(site, databases=tuple(named))!r} {[masked(options) for options in shown]} {values}"
+        printed = (
+            f"{msgspec.structs.replace(site, databases=tuple(named))!r} "
+            f"{[masked(options) for options in shown]} {values}"
+        )
     assert SECRET not in printed
 
 

@@ -164,17 +164,30 @@ timezone = "Mars/Base"
         f"{file}repositry is not known, did you mean repository?",
         f"{file}repository.locaton is not known, did you mean location?",
         f"{file}repository.location has to be a text in quotes",
-        f"{file}site.Plone has to begin with a small letter or digit, then up to 62 of these, dots, dashes and underscores",
+        (
+            f"{file}site.Plone has to begin with a small letter or digit, then up to 62 of these, dots, "
+            "dashes and underscores"
+        ),
         f"{file}site.two.zope_config is not known, did you mean zope_conf?",
         f"{file}site.two has to say exactly one of zope_conf, zeo_conf and data_fs, it says none",
-        f"{file}site.three has to say exactly one of zope_conf, zeo_conf and data_fs, it says zope_conf and zeo_conf",
+        (
+            f"{file}site.three has to say exactly one of zope_conf, zeo_conf and data_fs, it says zope_conf "
+            "and zeo_conf"
+        ),
         f"{file}site.three.blob_dir goes with data_fs only, a zope_conf or zeo_conf says it itself",
-        f"{file}retention.grace is not a length of time: must be a whole number and a unit: s, m, h, d or w, such as 72h or 30d",
+        (
+            f"{file}retention.grace is not a length of time: must be a whole number and a unit: s, m, h, d "
+            "or w, such as 72h or 30d"
+        ),
         f"{file}retention.scheduled.daily has to be a whole number, 0 or more",
         f"{file}retention.scheduled.weekly has to be a whole number, 0 or more",
         f"{file}schedule.timezone is not a zone of the time zone database, such as Europe/Vienna",
-        "ZODB_VAULT_RETENTION_SCHEDULED_DALY is not known, did you mean ZODB_VAULT_RETENTION_SCHEDULED_DAILY?",
-        "ZODB_VAULT_SITE_X has to be named ZODB_VAULT_SITE_<SITE>_<KEY>, the key one of ZOPE_CONF, ZEO_CONF, DATA_FS, BLOB_DIR, "
+        (
+            "ZODB_VAULT_RETENTION_SCHEDULED_DALY is not known, did you mean "
+            "ZODB_VAULT_RETENTION_SCHEDULED_DAILY?"
+        ),
+        "ZODB_VAULT_SITE_X has to be named ZODB_VAULT_SITE_<SITE>_<KEY>, the key one of ZOPE_CONF, "
+        "ZEO_CONF, DATA_FS, BLOB_DIR, "
         "CLIENT_CONFS, RETENTION, MIRROR, DSN_BACKUP, REPLICA_LAG",
     }
     assert set(found) == expected

@@ -20,19 +20,71 @@ SECRETS = ("hunter2", "HUNTER2")
 
 # file: (backend, adapter, wrappers, blob_mode, blob_dir, data_fs, history)
 ONE_DATABASE = {
-    "direct.conf": ("filestorage", None, (), "directory", "/srv/site/var/blobs", "/srv/site/var/filestorage/Data.fs", True),
+    "direct.conf": (
+        "filestorage",
+        None,
+        (),
+        "directory",
+        "/srv/site/var/blobs",
+        "/srv/site/var/filestorage/Data.fs",
+        True,
+    ),
     "instance.conf": (
-        "filestorage", None, ("blobstorage",), "directory", "/srv/plone/var/blobstorage", "/srv/plone/var/filestorage/Data.fs", True,
+        "filestorage",
+        None,
+        ("blobstorage",),
+        "directory",
+        "/srv/plone/var/blobstorage",
+        "/srv/plone/var/filestorage/Data.fs",
+        True,
     ),
     "instance_zeo.conf": ("zeo", None, (), "server", "/srv/plone/var/blobcache", None, None),
     "instance_zlib.conf": (
-        "filestorage", None, ("blobstorage", "zlibstorage"), "directory", "/srv/plone/var/blobstorage", "/srv/plone/var/filestorage/Data.fs", True,
+        "filestorage",
+        None,
+        ("blobstorage", "zlibstorage"),
+        "directory",
+        "/srv/plone/var/blobstorage",
+        "/srv/plone/var/filestorage/Data.fs",
+        True,
     ),
     "instance_zeo_shared.conf": ("zeo", None, (), "directory", "/srv/plone/var/blobstorage", None, None),
-    "instance_relstorage.conf": ("relstorage", "postgresql", (), "database", "/srv/plone/var/blobcache", None, False),
-    "zeoserver.conf": ("filestorage", None, (), "directory", "/srv/plone/var/blobstorage", "/srv/plone/var/filestorage/Data.fs", True),
-    "zeoserver_zrs.conf": ("filestorage", None, ("zrs",), "directory", "/srv/plone/var/blobstorage", "/srv/plone/var/filestorage/Data.fs", True),
-    "zeo_zlib.conf": ("filestorage", None, ("serverzlibstorage",), "directory", "/srv/zlib/var/blobs", "/srv/zlib/var/Data.fs", True),
+    "instance_relstorage.conf": (
+        "relstorage",
+        "postgresql",
+        (),
+        "database",
+        "/srv/plone/var/blobcache",
+        None,
+        False,
+    ),
+    "zeoserver.conf": (
+        "filestorage",
+        None,
+        (),
+        "directory",
+        "/srv/plone/var/blobstorage",
+        "/srv/plone/var/filestorage/Data.fs",
+        True,
+    ),
+    "zeoserver_zrs.conf": (
+        "filestorage",
+        None,
+        ("zrs",),
+        "directory",
+        "/srv/plone/var/blobstorage",
+        "/srv/plone/var/filestorage/Data.fs",
+        True,
+    ),
+    "zeo_zlib.conf": (
+        "filestorage",
+        None,
+        ("serverzlibstorage",),
+        "directory",
+        "/srv/zlib/var/blobs",
+        "/srv/zlib/var/Data.fs",
+        True,
+    ),
     "rs_pg_cache.conf": ("relstorage", "postgresql", (), "database", "/srv/rs/blobs", None, True),
     "rs_pg_shared.conf": ("relstorage", "postgresql", (), "directory", "/srv/rs/blobs", None, True),
     "rs_pg_hf_cache.conf": ("relstorage", "postgresql", (), "database", "/srv/rs/blobs", None, False),
@@ -54,8 +106,16 @@ ONE_DATABASE = {
     "s3_zlib_rs.conf": ("relstorage", "postgresql", ("s3blobs", "zlibstorage"), "s3", None, None, False),
     "s3_zeo.conf": ("zeo", None, ("s3blobs",), "s3", None, None, None),
     "convert_zeo.conf": ("zeo", None, (), "server", "/srv/client/blobcache", None, None),
-    "nasty.conf": ("filestorage", None, ("blobstorage", "zlibstorage"), "directory", "/srv/nasty/blobs-live", "/srv/nasty/Data.fs", True),
-}  # fmt: skip
+    "nasty.conf": (
+        "filestorage",
+        None,
+        ("blobstorage", "zlibstorage"),
+        "directory",
+        "/srv/nasty/blobs-live",
+        "/srv/nasty/Data.fs",
+        True,
+    ),
+}
 
 
 def read(name: str, **environment: str) -> Site:
@@ -130,7 +190,10 @@ def test_what_two_databases_share_by_mistake_is_an_error_that_names_both(tmp_pat
         ("users", "Data.fs", "others"),
     ]
     text = "".join(
-        f"<zodb_db {name}>\n<filestorage>\npath {tmp_path}/{data}\nblob-dir {tmp_path}/{blobs}\n</filestorage>\n</zodb_db>\n"
+        (
+            f"<zodb_db {name}>\n<filestorage>\npath {tmp_path}/{data}\nblob-dir {tmp_path}/{blobs}\n"
+            "</filestorage>\n</zodb_db>\n"
+        )
         for name, data, blobs in sections
     )
     with pytest.raises(ConfigurationError) as caught:
@@ -138,12 +201,13 @@ def test_what_two_databases_share_by_mistake_is_an_error_that_names_both(tmp_pat
     assert [issue.partition(": ")[2] for issue in caught.value.issues] == [
         f"the databases main and catalog have the same blob directory {tmp_path}/link",
         f"the databases main and users have the same Data.fs {tmp_path}/Data.fs",
-    ]  # fmt: skip
+    ]
 
 
 def test_databases_that_share_a_prefix_would_delete_each_others_blobs(tmp_path: Path) -> None:
     text = "".join(
-        f"<zodb_db {name}>\n<s3blobstorage>\nbucket-name b\ns3-prefix {prefix}\ncache-dir c\n<filestorage>\npath {name}.fs\n</filestorage>\n"
+        f"<zodb_db {name}>\n<s3blobstorage>\nbucket-name b\ns3-prefix {prefix}\ncache-dir c\n<filestorage>\n"
+        f"path {name}.fs\n</filestorage>\n"
         "</s3blobstorage>\n</zodb_db>\n"
         for name, prefix in (("main", "plone"), ("catalog", "plone/catalog"), ("users", "plone/"))
     )
@@ -242,7 +306,8 @@ def test_what_is_shown_of_a_dsn(tmp_path: Path, dsn: str, shown: str) -> None:
 def test_nothing_is_shown_of_several_dsns_in_one_place(tmp_path: Path) -> None:
     options = storage(
         tmp_path,
-        "<pgjsonb>\ndsn postgresql://u:x@h/db\n<zodb_db>\ndsn host=h password=hunter2\n</zodb_db>\n</pgjsonb>",
+        "<pgjsonb>\ndsn postgresql://u:x@h/db\n<zodb_db>\ndsn host=h password=hunter2\n</zodb_db>\n"
+        "</pgjsonb>",
     ).options
     assert "hunter2" not in repr([masked({key: value}) for key, value in options.items()])
     shown = conceal("dsn", "postgresql://u:x@h/db\nhost=h password=hunter2")
@@ -314,7 +379,8 @@ def test_a_relative_path_of_a_zeo_server_is_taken_from_where_its_runner_goes() -
 def test_a_file_that_is_only_in_the_working_directory_is_pointed_out(tmp_path: Path) -> None:
     file = write(
         tmp_path / "zope.conf",
-        f"instancehome {tmp_path}/inst\n<zodb_db main>\n<filestorage>\npath Data.fs\n</filestorage>\n</zodb_db>\n",
+        f"instancehome {tmp_path}/inst\n<zodb_db main>\n<filestorage>\npath Data.fs\n</filestorage>\n"
+        "</zodb_db>\n",
     )
     assert "but in" not in read_site(file, "plone", {}, tmp_path).databases[0].warnings[0]
     write(tmp_path / "Data.fs", "")
@@ -480,7 +546,10 @@ def test_relstorage_without_a_directory_warns_but_not_inside_a_wrapper(tmp_path:
 
 def test_blobs_from_before_the_bucket_are_a_warning(tmp_path: Path) -> None:
     directory = marked(tmp_path, "bushy")
-    text = f"<s3blobstorage>\nbucket-name b\ncache-dir {directory}\n{BLOBS_OF['filestorage'].format(directory)}\n</s3blobstorage>"
+    text = (
+        f"<s3blobstorage>\nbucket-name b\ncache-dir {directory}\n"
+        f"{BLOBS_OF['filestorage'].format(directory)}\n</s3blobstorage>"
+    )
     warnings = " ".join(storage(tmp_path, text).warnings)
     assert "before <s3blobstorage> was added" in warnings
     assert "cache-dir of <s3blobstorage>" in warnings
@@ -493,7 +562,10 @@ def test_blobs_from_before_the_bucket_are_a_warning(tmp_path: Path) -> None:
     ("section", "words"),
     [
         (
-            "<demostorage>\n<filestorage>\npath /b\n</filestorage>\n<filestorage changes>\npath /c\n</filestorage>\n</demostorage>",
+            (
+                "<demostorage>\n<filestorage>\npath /b\n</filestorage>\n<filestorage changes>\npath /c\n"
+                "</filestorage>\n</demostorage>"
+            ),
             ["changes", "base"],
         ),
         ("<demostorage>\n<filestorage>\npath /b\n</filestorage>\n</demostorage>", ["in memory"]),
@@ -605,7 +677,8 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     write(
         site / "tiny_storage-1.0.dist-info" / "entry_points.txt",
-        f"[{backends.ENTRY_POINTS}]\ntinystorage = tiny_storage:storage\nbrokenstorage = tiny_storage:absent\nodd = no_such_module:x\n",
+        f"[{backends.ENTRY_POINTS}]\ntinystorage = tiny_storage:storage\n"
+        "brokenstorage = tiny_storage:absent\nodd = no_such_module:x\n",
     )
     monkeypatch.syspath_prepend(site)
     backends.find_other.cache_clear()

@@ -38,10 +38,16 @@ class Memory:
 
 def segment(number: int) -> Segment:
     return Segment(
-        start=number * 100, end=number * 100 + 100, sha256=f"{number:064x}", transactions=1, first_tid=f"0x{number:016x}",
-        last_tid=f"0x{number:016x}", tail_start=number * 100, tail_digest=f"{number:064x}",
+        start=number * 100,
+        end=number * 100 + 100,
+        sha256=f"{number:064x}",
+        transactions=1,
+        first_tid=f"0x{number:016x}",
+        last_tid=f"0x{number:016x}",
+        tail_start=number * 100,
+        tail_digest=f"{number:064x}",
         parts=[Part(object=f"{number:064x}", raw=100, stored=50, to="main/Data.fs")],
-    )  # fmt: skip
+    )
 
 
 def segments(count: int, first: int = 0) -> list[Segment]:
@@ -123,9 +129,15 @@ def with_tail(count: int) -> Operation:
 
 
 OPERATIONS = st.one_of(
-    st.integers(0, 12).map(plus), st.floats(0, 1).map(first), st.integers(2, 7).map(dropped), st.integers(2, 9).map(changed),
-    st.just(sealed), st.just(sealed), st.integers(0, 4).map(with_tail), st.floats(0, 0.99).map(changed_at),
-)  # fmt: skip
+    st.integers(0, 12).map(plus),
+    st.floats(0, 1).map(first),
+    st.integers(2, 7).map(dropped),
+    st.integers(2, 9).map(changed),
+    st.just(sealed),
+    st.just(sealed),
+    st.integers(0, 4).map(with_tail),
+    st.floats(0, 0.99).map(changed_at),
+)
 
 
 @given(st.lists(OPERATIONS, max_size=14))

@@ -371,7 +371,8 @@ def test_a_staging_takes_no_memory(tmp_path: Path) -> None:
 def test_a_process_that_ends_while_it_stages_leaves_nothing(tmp_path: Path, end: str) -> None:
     code = (
         "import os, sys; from pathlib import Path; from zodb_vault.stores.local import LocalStore\n"
-        f"staging = LocalStore(Path(sys.argv[1])).stage(); staging.write(b'x' * 100000); print('staged', flush=True); {end}"
+        "staging = LocalStore(Path(sys.argv[1])).stage(); staging.write(b'x' * 100000); print('staged', "
+        f"flush=True); {end}"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "store")], capture_output=True, check=False
@@ -382,7 +383,8 @@ def test_a_process_that_ends_while_it_stages_leaves_nothing(tmp_path: Path, end:
 
 def test_two_processes_that_exchange_at_once_do_not_both_win(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from zodb_vault.errors import KeyChanged; from zodb_vault.stores.local import LocalStore\n"
+        "import sys; from pathlib import Path; from zodb_vault.errors import KeyChanged; from "
+        "zodb_vault.stores.local import LocalStore\n"
         "store = LocalStore(Path(sys.argv[1])); print('ready', flush=True); sys.stdin.readline(); won = 0\n"
         "for n in range(200):\n"
         "    try: store.replace(f'running/{n}', sys.argv[2].encode(), b'stale'); won += 1\n"

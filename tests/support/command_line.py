@@ -136,9 +136,15 @@ def process_as_nobody(*arguments: object, cwd: str | Path = "/") -> Outcome:
         return process(*arguments, cwd=cwd)
     script = AS_NOBODY.format(nobody=NOBODY)
     done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)], check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        timeout=DEADLINE, env=environment(), cwd=cwd,
-    )  # fmt: skip
+        [sys.executable, "-c", script, *map(str, arguments)],
+        check=False,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        env=environment(),
+        cwd=cwd,
+    )
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
@@ -169,9 +175,13 @@ def on_terminal(*arguments: object, answer: str = "", out: Path | None = None) -
     ours, theirs = pty.openpty()
     with out.open("wb") if out else open(os.devnull, "wb") as file:
         child = subprocess.Popen(
-            command(*arguments), stdin=theirs, stdout=file if out else theirs, stderr=theirs, start_new_session=True,
+            command(*arguments),
+            stdin=theirs,
+            stdout=file if out else theirs,
+            stderr=theirs,
+            start_new_session=True,
             env=environment(TERM="xterm", COLUMNS="120"),
-        )  # fmt: skip
+        )
     os.close(theirs)
     screen = _watch(ours, child, answer)
     os.close(ours)

@@ -46,7 +46,8 @@ def held_by(login: Login, owner: str) -> Held:
         return Held(
             rows={name: sorted(row for (row,) in ask(f'SELECT t::text FROM "{name}" t')) for name in tables},
             large_objects=ask(
-                "SELECT oid, md5(lo_get(oid)), pg_get_userbyid(lomowner) FROM pg_largeobject_metadata ORDER BY oid"
+                "SELECT oid, md5(lo_get(oid)), pg_get_userbyid(lomowner) FROM pg_largeobject_metadata ORDER "
+                "BY oid"
             ),
             sequences={
                 name: _next(ask, name) for (name,) in ask("SELECT sequencename::text FROM pg_sequences")

@@ -55,7 +55,8 @@ WRITES = ("write", "pwrite")
 MOVES = ("link", "symlink", "rename", "replace")
 ALLOCATING = ("open", "write", "pwrite", "link", "rename", "mkdir", "fsync")
 RANDOM = re.compile(
-    r"[0-9a-f]{16,64}|\d{8}T\d{6}Z-[0-9a-f]{6}|(?<=/)[0-9a-f]{2}(?=/|$)|#\d+ \(deleted\)|(?<=/)0x[0-9a-f]+(?=/|$)"
+    r"[0-9a-f]{16,64}|\d{8}T\d{6}Z-[0-9a-f]{6}|(?<=/)[0-9a-f]{2}(?=/|$)|#\d+ "
+    r"\(deleted\)|(?<=/)0x[0-9a-f]+(?=/|$)"
 )
 FAILED, UNFINISHED = 98, 99
 # One moment for all children of a test process: it is a part of ids, and so of the names of objects and of their directories.

@@ -445,7 +445,8 @@ class Vaulted:
     def _save(self, made: Manifest, seen: Saved) -> None:
         self.saved.append(seen._replace(id=made.id, trigger=made.trigger))
         self.log[-1] += (
-            f" -> {made.id} {made.reason.code} {made.how} line {[line.id[9:15] + ':' + str(line.until_tid) for line in made.timeline]}"
+            f" -> {made.id} {made.reason.code} {made.how} line "
+            f"{[line.id[9:15] + ':' + str(line.until_tid) for line in made.timeline]}"
         )
         self._count(made.reason.code)
         assert made.status == "complete"
@@ -695,7 +696,10 @@ def vaulted(directory: Path, seed: int) -> Iterator[Vaulted]:
             error.add_note(
                 "\n".join(
                     [
-                        f"seed {seed}, limits {site.limits}, repeating {site.repeating}, workers {site.workers}",
+                        (
+                            f"seed {seed}, limits {site.limits}, repeating {site.repeating}, workers "
+                            f"{site.workers}"
+                        ),
                         *site.log,
                     ]
                 )

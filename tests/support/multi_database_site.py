@@ -45,11 +45,13 @@ class Several:
             place = Path(elsewhere.get(name, files.data_fs.parent))
             place.mkdir(parents=True, exist_ok=True)
             sections.append(
-                f"<zodb_db {name}>\n  mount-point /{'' if name == 'main' else name}\n  <filestorage>\n    path {place}/Data.fs\n"
+                f"<zodb_db {name}>\n  mount-point /{'' if name == 'main' else name}\n  <filestorage>\n"
+                f"    path {place}/Data.fs\n"
                 f"    blob-dir {place}/blobs\n  </filestorage>\n</zodb_db>"
             )
         sections.append(
-            "<zodb_db temporary>\n  mount-point /temp_folder\n  <temporarystorage>\n  </temporarystorage>\n</zodb_db>"
+            "<zodb_db temporary>\n  mount-point /temp_folder\n  <temporarystorage>\n  </temporarystorage>\n"
+            "</zodb_db>"
         )
         self.conf.write_text("\n".join(sections) + "\n")
 

@@ -32,9 +32,11 @@ CONF = """
 </zodb_db>
 """
 TABLES = {
-    "transaction_log": "tid, username, description, extension", "object_state": "zoid, tid, class_mod, class_name, state::text, refs",
-    "object_history": "zoid, tid, class_mod, class_name, state::text, refs", "blob_state": "zoid, tid, blob_size, data, s3_key",
-}  # fmt: skip
+    "transaction_log": "tid, username, description, extension",
+    "object_state": "zoid, tid, class_mod, class_name, state::text, refs",
+    "object_history": "zoid, tid, class_mod, class_name, state::text, refs",
+    "blob_state": "zoid, tid, blob_size, data, s3_key",
+}
 
 
 class Place(NamedTuple):

@@ -95,10 +95,15 @@ def _read(storage: Any, blob: Callable[[Any], str]) -> list[independent_reader.T
 
     return [
         independent_reader.Transaction(
-            one.tid, one.status, one.user, one.description, one.extension, sorted(independent_reader.Record(r.oid, r.data, digest(r)) for r in one)
+            one.tid,
+            one.status,
+            one.user,
+            one.description,
+            one.extension,
+            sorted(independent_reader.Record(r.oid, r.data, digest(r)) for r in one),
         )
         for one in storage.iterator()
-    ]  # fmt: skip
+    ]
 
 
 def read_without(section: str) -> list[independent_reader.Transaction]:
@@ -125,9 +130,16 @@ class WrappedVault(RelVault):
     site: WrappedSite
 
     def __init__(
-        self, directory: Path, capsys: pytest.CaptureFixture[str], base: str, place: Place, postgres: Cluster | None, *,
-        history: bool = True, key: str = "",
-    ) -> None:  # fmt: skip
+        self,
+        directory: Path,
+        capsys: pytest.CaptureFixture[str],
+        base: str,
+        place: Place,
+        postgres: Cluster | None,
+        *,
+        history: bool = True,
+        key: str = "",
+    ) -> None:
         self.base, self.postgres, self.history, self.key = base, postgres, history, key
         super().__init__(
             directory, capsys, WrappedSite(self._section(directory / "site"), directory, place, key)

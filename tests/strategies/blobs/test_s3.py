@@ -400,9 +400,9 @@ def test_another_object_is_in_the_way_until_it_is_to_be_kept(make: Make, tmp_pat
     (kept,) = [name for name in vault.place.objects() if name.startswith(".zodb-vault-kept-")]
     assert kept.endswith(f"/{key}") and vault.place.objects()[kept] == b"short"
     assert (
-        f"1 objects gave way to those of the backup; copies of them are in s3://{vault.place.bucket}/plone/{kept.split('/')[0]}/"
-        in done.err
-    )
+        "1 objects gave way to those of the backup; copies of them are in "
+        f"s3://{vault.place.bucket}/plone/{kept.split('/')[0]}/"
+    ) in done.err
     with vault.site.opened() as opened:
         opened.pack()
     assert kept in vault.place.objects()

@@ -194,9 +194,8 @@ def test_memory_is_bounded_by_chunks_and_not_by_the_size_of_a_site(tmp_path: Pat
                     **{f"blob{number}": noise(2_500_000, 50 + number)},
                 )
         vault = Vault(directory, site.files)
-        code = (
-            COUNTING % SITE
-            + "\nprint(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])"
+        code = COUNTING % SITE + (
+            "\nprint(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])"
         )
         done = subprocess.run(
             [

@@ -299,7 +299,8 @@ def test_no_word_of_a_secret_is_in_an_error(tmp_path: Path, monkeypatch: pytest.
     vault = Portable(tmp_path, tmp_path / "zope.conf")
     dsn = "dbname=zodb host=/nowhere user=zodb password=hunter2 hunter3"
     vault.zope_conf.write_text(
-        f"<zodb_db main>\nmount-point /\n<relstorage>\n<postgresql>\ndsn {dsn}\n</postgresql>\n</relstorage>\n</zodb_db>\n"
+        f"<zodb_db main>\nmount-point /\n<relstorage>\n<postgresql>\ndsn {dsn}\n</postgresql>\n"
+        "</relstorage>\n</zodb_db>\n"
     )
     with pytest.raises(SourceError, match="cannot be read") as caught:
         vault.create()

@@ -33,7 +33,8 @@ class Wrapped:
         self.client, self.bucket = service.client(), service.bucket()
         self.cache = directory / "s3cache"
         section = (
-            f"<s3blobstorage>\nbucket-name {self.bucket}\ns3-prefix {PREFIX}\ncache-dir {self.cache}\ncache-size 1KB\n"
+            f"<s3blobstorage>\nbucket-name {self.bucket}\ns3-prefix {PREFIX}\ncache-dir {self.cache}\n"
+            "cache-size 1KB\n"
             f"s3-endpoint-url {service.endpoint}\ns3-region us-east-1\ns3-addressing-style path\n"
             f"s3-access-key {KEY_ID}\ns3-secret-key {SECRET_KEY}\n{base}</s3blobstorage>\n"
         )
@@ -70,11 +71,15 @@ class Wrapped:
         ) as storage:
             return [
                 independent_reader.Transaction(
-                    one.tid, one.status, one.user, one.description, one.extension,
+                    one.tid,
+                    one.status,
+                    one.user,
+                    one.description,
+                    one.extension,
                     [independent_reader.Record(r.oid, r.data, self.blob(r)) for r in list(one)],
                 )
                 for one in storage.iterator()
-            ]  # fmt: skip
+            ]
 
     def blob(self, record: Any) -> str | None:
         if record.data is None or not is_blob_record(record.data):
@@ -102,7 +107,10 @@ def wrapped(request: pytest.FixtureRequest, tmp_path: Path, moto: Service) -> It
         site = Wrapped(tmp_path, moto, f"<filestorage>\npath {tmp_path}/Data.fs\n</filestorage>\n", "")
     else:
         (tmp_path / "data").mkdir()
-        base = f"<relstorage>\nkeep-history true\n<sqlite3>\ndata-dir {tmp_path}/data\n</sqlite3>\n</relstorage>\n"
+        base = (
+            f"<relstorage>\nkeep-history true\n<sqlite3>\ndata-dir {tmp_path}/data\n</sqlite3>\n"
+            "</relstorage>\n"
+        )
         site = Wrapped(tmp_path, moto, base, "%import relstorage\n")
     yield site
     site.close()

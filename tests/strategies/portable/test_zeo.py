@@ -444,8 +444,10 @@ def killed(site: Portable, at: int, moment: str) -> None:
     script = (
         "import os, sys; sys.path.insert(0, {support!r}); from pathlib import Path\n"
         "from zodb_vault.strategies.portable import mirror, sync as portable\n"
-        "from zodb_vault.operations.create.options import CreateOptions; from zodb_vault.operations.create.run import create\n"
-        "from zodb_vault.repository.repository import Repository; from zodb_vault.stores.local import LocalStore\n"
+        "from zodb_vault.operations.create.options import CreateOptions; from "
+        "zodb_vault.operations.create.run import create\n"
+        "from zodb_vault.repository.repository import Repository; from zodb_vault.stores.local import "
+        "LocalStore\n"
         "from zodb_vault.config.zopeconf import read_site; import filestorage_vault as vault\n"
         "owner = portable.Copy if hasattr(portable.Copy, {moment!r}) else mirror.Mirror\n"
         "portable.BATCH_BYTES = 1; real, n = getattr(owner, {moment!r}), [0]\n"
@@ -455,7 +457,8 @@ def killed(site: Portable, at: int, moment: str) -> None:
         "    return real(*a, **k)\n"
         "setattr(owner, {moment!r}, dying)\n"
         "options = CreateOptions(method='portable', mirror=Path({root!r}))\n"
-        "create(Repository.open(LocalStore(Path({repository!r}))), read_site(Path({conf!r}), vault.SITE, {{}}), options, vault.Quiet())\n"
+        "create(Repository.open(LocalStore(Path({repository!r}))), read_site(Path({conf!r}), vault.SITE, "
+        "{{}}), options, vault.Quiet())\n"
     ).format(
         support=str(Path(filestorage_vault.__file__).parent),
         moment=moment,

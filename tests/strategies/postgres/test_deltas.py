@@ -359,7 +359,10 @@ def test_tables_that_nobody_knows_are_stored_whole(make: Make, postgres: Cluster
     vault = make()
     for statement in (
         "CREATE TABLE author (name text PRIMARY KEY)",
-        "CREATE TABLE note (id serial PRIMARY KEY, by text REFERENCES author, what text, length int GENERATED ALWAYS AS (length(what)) STORED)",
+        (
+            "CREATE TABLE note (id serial PRIMARY KEY, by text REFERENCES author, what text, length int "
+            "GENERATED ALWAYS AS (length(what)) STORED)"
+        ),
         "INSERT INTO author VALUES ('eve'), ('bob')",
         "INSERT INTO note (by, what) VALUES ('eve', E'one\\ntwo'), ('bob', NULL)",
     ):
@@ -444,7 +447,8 @@ def test_an_delta_needs_no_more_than_select(make: Make, postgres: Cluster, dumpi
     reader = postgres.role("reader")
     execute(
         vault.login,
-        f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {reader}; GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO {reader}",
+        f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {reader}; GRANT SELECT ON ALL SEQUENCES IN SCHEMA "
+        f"public TO {reader}",
     )
     vault.conf.write_text(vault.site._replace(adapter=on(vault.login._replace(user=reader))).conf)
     assert backed_up(vault)["how"] == "incremental"

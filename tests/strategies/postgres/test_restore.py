@@ -203,8 +203,14 @@ def test_a_restore_that_was_killed_changed_nothing_and_the_next_one_cleans_up(
 ) -> None:
     vault = make(True, False, "CREATEDB")
     wanted, names = relstorage_sites.state(vault.site), postgres.names()
-    script = "import os, signal, sys; from zodb_vault.strategies.postgres import restore; from zodb_vault.cli.main import run\n"
-    script += "restore.PostgresDestination._rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\nrun(sys.argv[1:])"
+    script = (
+        "import os, signal, sys; from zodb_vault.strategies.postgres import restore; from "
+        "zodb_vault.cli.main import run\n"
+    )
+    script += (
+        "restore.PostgresDestination._rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "run(sys.argv[1:])"
+    )
     command = [
         sys.executable,
         "-c",

@@ -136,7 +136,7 @@ CASES = [("postgresql", False), ("postgresql", True), ("sqlite3", False), ("sqli
 @given(steps=st.lists(st.sampled_from(STEPS), min_size=8, max_size=14), seed=st.integers(0, 2**20))
 def test_every_target_is_what_the_storage_had_then(
     make: Make, postgres: Cluster, adapter: str, shared: bool, steps: list[str], seed: int
-) -> None:  # fmt: skip
+) -> None:
     vault = make(True, shared, adapter)
     with vault.site.opened() as opened:
         walk = Walk(opened, seed)

@@ -48,9 +48,18 @@ class Maria:
         """Make and start it."""
         data = self.directory / "data"
         subprocess.run(
-            ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal", "--skip-test-db"],
-            check=True, cwd="/", capture_output=True, **owner,
-        )  # fmt: skip
+            [
+                "mariadb-install-db",
+                "--no-defaults",
+                f"--datadir={data}",
+                "--auth-root-authentication-method=normal",
+                "--skip-test-db",
+            ],
+            check=True,
+            cwd="/",
+            capture_output=True,
+            **owner,
+        )
         program, nothing = shutil.which("mariadbd") or "/usr/sbin/mariadbd", subprocess.DEVNULL
         command = [
             program,

@@ -107,7 +107,8 @@ class Cluster:
         name = f"{prefix}_{uuid.uuid4().hex[:8]}"
         execute(
             self.login(),
-            f"CREATE ROLE {name} LOGIN {' '.join(options)} PASSWORD '{PASSWORD.replace(chr(39), 2 * chr(39))}'",
+            f"CREATE ROLE {name} LOGIN {' '.join(options)} PASSWORD "
+            f"'{PASSWORD.replace(chr(39), 2 * chr(39))}'",
         )
         return name
 

@@ -33,7 +33,8 @@ class ZeoServer:
         self.log = directory / "zeo.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.zeo_conf.write_text(
-            f"<zeo>\naddress {self.socket}\n</zeo>\n<filestorage 1>\npath {files.data_fs}\nblob-dir {files.blob_dir}\n</filestorage>\n"
+            f"<zeo>\naddress {self.socket}\n</zeo>\n<filestorage 1>\npath {files.data_fs}\n"
+            f"blob-dir {files.blob_dir}\n</filestorage>\n"
         )
         self.client()
 

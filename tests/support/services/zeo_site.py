@@ -15,7 +15,10 @@ from pathlib import Path
 import pytest
 
 DEADLINE = 30.0
-STORAGE = "<filestorage {name}>\n  path {directory}/{folder}/Data.fs\n  blob-dir {directory}/{folder}/blobs\n</filestorage>\n"
+STORAGE = (
+    "<filestorage {name}>\n  path {directory}/{folder}/Data.fs\n  blob-dir {directory}/{folder}/blobs\n"
+    "</filestorage>\n"
+)
 CLIENT = """\
 <zodb_db {database}>
   mount-point /{database}
@@ -100,11 +103,14 @@ class Zeo:
         options += [f"client {name}", f"var {home}"] if persistent else []
         text = "".join(
             CLIENT.format(
-                database=database, storage=storage, address=self.address, options="\n    ".join(options),
+                database=database,
+                storage=storage,
+                address=self.address,
+                options="\n    ".join(options),
                 blobs=self.blob_dir(storage) if shared else home / f"blobs-{storage}",
             )
             for database, storage in databases.items()
-        )  # fmt: skip
+        )
         conf = home / "zope.conf"
         conf.write_text(f"instancehome {home}\n{text}")
         return conf
