@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zodb_vault.blobs.layout import bushy
-from zodb_vault.blobs.packs import BLOCK, Member, PackWriter, header, members, room
+from zodb_vault.blobs.packs import BLOCK, Member, PackWriter, member_length, read_members, tar_header
 from zodb_vault.errors import Damage, SourceChanged
 
 SIZES = [0, 1, 511, 512, 513, 1024, 5000, 100_000]
@@ -84,7 +84,7 @@ def test_packs_joined_by_cat_are_extracted_with_ignore_zeros(tmp_path: Path) -> 
 @pytest.mark.parametrize("size", [0, 1, 8**11 - 1, 8**11, 8 << 30, 2**40 + 1, 2**63])
 @pytest.mark.parametrize("mtime", [0, 1, 1_700_000_000, 8**11 - 1, 8**11, 2**62, -5])
 def test_a_header_says_every_size_and_time(size: int, mtime: int) -> None:
-    block = header("name", size, mtime)
+    block = tar_header("name", size, mtime)
     assert len(block) == BLOCK
     info = tarfile.TarInfo.frombuf(block, "ascii", "strict")
     assert (info.name, info.size, info.mtime) == ("name", size, min(max(0, mtime), 8**11 - 1))
@@ -94,7 +94,7 @@ def test_a_blob_of_more_than_8_gib_is_listed_by_the_program_tar() -> None:
     size = 9 << 30
     done = subprocess.run(
         ["tar", "-t", "-v", "-f", "-"],
-        input=header(bushy(bytes(8), TID), size, 0),
+        input=tar_header(bushy(bytes(8), TID), size, 0),
         check=False,
         capture_output=True,
         text=False,
@@ -104,7 +104,7 @@ def test_a_blob_of_more_than_8_gib_is_listed_by_the_program_tar() -> None:
 
 def test_every_name_fits_into_a_header() -> None:
     assert tarfile.TarInfo.frombuf(
-        header(bushy(b"\xff" * 8, b"\xff" * 8), 0, 0), "ascii", "strict"
+        tar_header(bushy(b"\xff" * 8, b"\xff" * 8), 0, 0), "ascii", "strict"
     ).name == bushy(b"\xff" * 8, b"\xff" * 8)
 
 
@@ -117,7 +117,7 @@ def test_a_blob_of_another_length_than_it_said_is_noticed(size: int) -> None:
 @given(st.lists(st.integers(0, 3000), max_size=10))
 def test_room_is_what_a_member_takes(sizes: list[int]) -> None:
     data, _index = pack([bytes(size) for size in sizes])
-    assert len(data) == sum(room(size) for size in sizes) + 2 * BLOCK
+    assert len(data) == sum(member_length(size) for size in sizes) + 2 * BLOCK
 
 
 def cut(data: bytes, size: int) -> Iterator[bytes]:
@@ -130,7 +130,9 @@ def test_wanted_members_are_read_in_one_pass(blobs: list[bytes], size: int, data
     tar, index = pack(blobs)
     wanted = data.draw(st.sets(st.sampled_from(index)))
     chunks = cut(tar, size)
-    found = {int(m.oid, 16): b"".join(content) for m, content in members(index, chunks, wanted.__contains__)}
+    found = {
+        int(m.oid, 16): b"".join(content) for m, content in read_members(index, chunks, wanted.__contains__)
+    }
     assert found == {int(m.oid, 16): blobs[int(m.oid, 16)] for m in wanted}
     assert next(chunks, None) is None  # read to its end: only there is its digest checked
 
@@ -141,7 +143,7 @@ def test_a_short_pack_gives_short_content_or_is_damage(length: int) -> None:
     tar, index = pack(blobs)
     found = []
     try:
-        for _m, content in members(index, cut(tar[:length], 100), lambda _m: True):
+        for _m, content in read_members(index, cut(tar[:length], 100), lambda _m: True):
             found.append(b"".join(content))
     except Damage:
         assert length < index[len(found)].offset
@@ -156,11 +158,11 @@ def test_a_short_pack_gives_short_content_or_is_damage(length: int) -> None:
 def test_an_index_that_does_not_fit_the_pack_is_damage(change: dict[str, Any]) -> None:
     tar, index = pack([site_factory.noise(700)])
     with pytest.raises(Damage, match="has no blob"):
-        list(members([msgspec.structs.replace(index[0], **change)], iter([tar]), lambda _m: True))
+        list(read_members([msgspec.structs.replace(index[0], **change)], iter([tar]), lambda _m: True))
 
 
 def test_of_a_live_index_the_dead_members_are_passed_over() -> None:
     tar, index = pack(contents())
     live = index[2::3]
-    found = [(m, b"".join(content)) for m, content in members(live, cut(tar, 999), lambda _m: True)]
+    found = [(m, b"".join(content)) for m, content in read_members(live, cut(tar, 999), lambda _m: True)]
     assert found == [(m, contents()[int(m.oid, 16)]) for m in live]

@@ -35,7 +35,7 @@ def refs() -> Iterator[BlobSet]:
 def test_what_is_asked_for_twice_counts_once_and_stays_sure(refs: BlobSet) -> None:
     refs.add([number(1, False), number(2), number(1, True)])
     refs.add([number(2, False)])
-    assert list(refs.everything()) == [number(1), number(2)]
+    assert list(refs.all()) == [number(1), number(2)]
     assert len(refs) == 2
 
 
@@ -62,7 +62,7 @@ def test_it_is_a_set_and_a_dictionary(rows: list[tuple[bytes, bytes, bool]], dat
             model[oid + tid] = sure or model.get(oid + tid, False)
         had = data.draw(st.sets(st.sampled_from(sorted(model)))) if model else set()
         refs.have(had)
-        assert [(key(one), one.sure) for one in refs.everything()] == sorted(model.items())
+        assert [(key(one), one.sure) for one in refs.all()] == sorted(model.items())
         assert [key(one) for one in refs.lacking()] == sorted(set(model) - had)
         assert len(refs) == len(model)
     finally:
@@ -111,7 +111,7 @@ def test_an_error_in_what_is_added_leaves_it_usable(refs: BlobSet) -> None:
     with pytest.raises(KeyError):
         refs.add(failing())
     refs.add([number(2)])
-    assert list(refs.everything()) == [number(2)]
+    assert list(refs.all()) == [number(2)]
 
 
 def test_many_keys_take_bounded_memory_and_leave_no_file(tmp_path: Path) -> None:
@@ -140,6 +140,6 @@ def test_among_tells_which_keys_are_asked_for() -> None:
     try:
         refs.add([BlobRef(bytes(7) + bytes([n]), bytes(8), True) for n in range(0, 10, 2)])
         keys = [bytes(7) + bytes([n]) + bytes(8) for n in range(10)]
-        assert refs.among(keys) == set(keys[::2]) == {key for key in keys if key in refs}
+        assert refs.referenced(keys) == set(keys[::2]) == {key for key in keys if key in refs}
     finally:
         refs.close()

@@ -210,7 +210,7 @@ def rewrite(vault: Vault, **changes: object) -> None:
     document = msgspec.json.decode(path.read_bytes()) | changes
     del document["self_sha256"]
     path.chmod(0o600)
-    path.write_bytes(canonical.seal(document))
+    path.write_bytes(canonical.with_digest(document))
 
 
 COMMANDS: list[list[str]] = [

@@ -19,7 +19,7 @@ from zodb_vault.errors import StoreError
 from zodb_vault.model import canonical, chain
 from zodb_vault.operations.copy import run as copying
 from zodb_vault.repository import encryption
-from zodb_vault.repository.markers import Run
+from zodb_vault.repository.markers import RunMarker
 from zodb_vault.repository.objects import Objects
 from zodb_vault.stores.local import LocalStore
 
@@ -362,7 +362,7 @@ def test_content_that_does_not_hold_what_was_read_from_the_source_is_damage(
                 canonical.encode({"kind": "blobs", "rows": rows})
             ).meta
         del broken["self_sha256"]
-        rewrite(manifest, canonical.seal(broken))
+        rewrite(manifest, canonical.with_digest(broken))
         outcome = source("repository", "copy", another(source, changed).repository)
         refused(outcome, 4, changed, "does not hold the bytes that were read from the source")
 
@@ -379,7 +379,7 @@ def test_what_this_version_does_not_know_is_refused_and_never_left_out(
     document = json.loads(manifest.read_bytes())
     del document["self_sha256"]
     document["databases"][0]["storage"]["delta"] = {"page": "ab" * 32}
-    rewrite(manifest, canonical.seal(document))
+    rewrite(manifest, canonical.with_digest(document))
     other = another(source, "other")
     refused(
         source("repository", "copy", other.repository),
@@ -549,9 +549,9 @@ def test_a_copy_beside_another_one_that_encodes_anew_is_refused(source: Vault, k
     grow(source, 1)
     keyring.configure("b")
     other = another(source, "other")
-    run = Run.start(LocalStore(other.repository), "default", "copy", "20260101T000000Z-aaaaaa", [])
+    run = RunMarker.start(LocalStore(other.repository), "default", "copy", "20260101T000000Z-aaaaaa", [])
     refused(source("repository", "copy", other.repository), 11, "another copy of the site default")
-    run.finish()
+    run.remove()
     assert copied(source, other) > 0
 
 
@@ -577,7 +577,7 @@ def test_backups_stay_while_they_are_copied_and_a_source_that_is_read_only_can_b
     third = another(source, "third")
     with monkeypatch.context() as patched:
         patched.setattr(
-            copying.Run, "start", classmethod(refusing(copying.Run.start, str(source.repository)))
+            copying.RunMarker, "start", classmethod(refusing(copying.RunMarker.start, str(source.repository)))
         )
         outcome = source.done("repository", "copy", third.repository)
     assert "no marker can be written" in outcome.err

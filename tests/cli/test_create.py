@@ -11,7 +11,7 @@ import site_factory
 from command_line import Vault, keys_of, process, stored, words
 from ZODB.FileStorage import FileStorage
 
-from zodb_vault.repository.markers import Run
+from zodb_vault.repository.markers import RunMarker
 from zodb_vault.stores.local import LocalStore
 
 DOCUMENT = words("id site status how reason created_at finished_at locked_until added raw stored databases")
@@ -333,9 +333,9 @@ def test_help_says_what_the_options_do_and_what_the_status_3_means(vault: Vault)
 
 def test_with_wait_the_second_one_begins_when_the_first_has_ended(vault: Vault) -> None:
     store = LocalStore(vault.repository)
-    run = Run.start(store, "default", "create", "20260101T000000Z-aaaaaa", [])
+    run = RunMarker.start(store, "default", "create", "20260101T000000Z-aaaaaa", [])
     assert vault("create").status == 11
-    ending = threading.Timer(1.5, run.finish)
+    ending = threading.Timer(1.5, run.remove)
     ending.start()
     outcome = vault.done("create", "--wait")
     ending.join()

@@ -31,7 +31,7 @@ from zodb_vault.model.manifest import Marker
 from zodb_vault.operations.doctor import packages, repository, space, store_probe
 from zodb_vault.repository.markers import marker_key, process_identity
 from zodb_vault.runtime import clock
-from zodb_vault.stores.base import Entry
+from zodb_vault.stores.base import ListedKey
 from zodb_vault.stores.local import LocalStore
 from zodb_vault.strategies.filestorage.restore.journal import Journal
 from zodb_vault.strategies.filestorage.restore.journal import write as write_journal
@@ -501,7 +501,7 @@ def marked(vault: Vault, pid: int, process: str, what: str = "create", ended: bo
         stored=[],
         ended=ended,
     )
-    LocalStore(vault.repository).put(marker_key("default", what, marker.run), [canonical.seal(marker)])
+    LocalStore(vault.repository).put(marker_key("default", what, marker.run), [canonical.with_digest(marker)])
 
 
 def test_a_run_in_progress_is_named_and_a_dead_one_is_a_finding(vault: Vault) -> None:
@@ -549,7 +549,7 @@ class Bad(LocalStore):
         data = super().get(key)
         return data[:-1] + b"?" if self.fault == "reads differently" and key.startswith("_") else data
 
-    def list(self, prefix: str) -> Iterator[Entry]:
+    def list(self, prefix: str) -> Iterator[ListedKey]:
         for entry in super().list(prefix):
             type(self).listed += not prefix
             if not (self.fault == "does not list" and entry.key.startswith("_")):

@@ -242,7 +242,7 @@ def test_damage_of_encrypted_objects_is_damage(
 def test_an_installation_without_encryption_refuses_the_repository(
     encrypted: Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encryption, "installed", lambda: False)
+    monkeypatch.setattr(encryption, "is_installed", lambda: False)
     for command in (("list",), ("create",), ("verify",)):
         outcome = encrypted(*command)
         assert outcome.status == 1
@@ -254,7 +254,7 @@ def test_a_process_that_dies_is_an_error_and_no_backup(
 ) -> None:
     count = len(encrypted.done("list", "--json").document["backups"])
     with monkeypatch.context() as patched:
-        patched.setattr(encryption, "command_of", lambda _module: ["/bin/false"])
+        patched.setattr(encryption, "module_command", lambda _module: ["/bin/false"])
         outcome = encrypted("create", "--full")
     assert (outcome.status, "encrypts and decrypts died" in outcome.err) == (1, True)
     assert len(encrypted.done("list", "--json").document["backups"]) == count

@@ -18,7 +18,7 @@ from services.s3 import Service
 from zodb_vault.operations.create import options
 from zodb_vault.operations.restore import run as restore
 from zodb_vault.operations.verify import run as verify
-from zodb_vault.policy.parallelism import MOST, workers
+from zodb_vault.policy.parallelism import MAX_WORKERS, workers
 from zodb_vault.stores import registry
 
 RATE = 2_000_000
@@ -128,8 +128,8 @@ def test_workers_are_as_many_as_was_told(
 
 
 def test_the_default_is_by_the_processors_within_the_memory_and_more_where_a_service_answers() -> None:
-    assert [workers(count, service=False) for count in (1, 2, 3, 64)] == [2, 2, MOST, MOST]
-    assert [workers(count, service=True) for count in (1, 2, 64)] == [3, MOST, MOST]
+    assert [workers(count, service=False) for count in (1, 2, 3, 64)] == [2, 2, MAX_WORKERS, MAX_WORKERS]
+    assert [workers(count, service=True) for count in (1, 2, 64)] == [3, MAX_WORKERS, MAX_WORKERS]
 
 
 def _priority(ionice: str, task: Path) -> tuple[int, str] | None:

@@ -28,7 +28,7 @@ def write_marker(vault: Vault, what: str, run: str, process: str) -> None:
     directory = vault.repository / "sites" / "default" / "running"
     directory.mkdir(exist_ok=True, parents=True)
     (directory / ("create.json" if what == "create" else f"{what}-{run}.json")).write_bytes(
-        canonical.seal(marker)
+        canonical.with_digest(marker)
     )
 
 

@@ -85,7 +85,7 @@ def test_a_process_that_dies_while_it_loads_is_an_error_and_no_damage(
     vault: Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vault.make("--name", "good")
-    monkeypatch.setattr(loading, "command_of", lambda *_arguments: ["false"])
+    monkeypatch.setattr(loading, "module_command", lambda *_arguments: ["false"])
     outcome = vault("verify", "--level", "restore", "--json")
     assert (outcome.status, outcome.error["kind"]) == (1, "failed")
     assert "died" in outcome.error["message"]

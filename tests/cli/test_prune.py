@@ -10,7 +10,7 @@ import site_factory
 from command_line import Outcome, Vault, flip, stored, words
 from daily_backups import Calendar, daily, listed
 
-from zodb_vault.repository.markers import Run
+from zodb_vault.repository.markers import RunMarker
 from zodb_vault.stores.local import LocalStore
 
 
@@ -194,11 +194,13 @@ def test_a_damaged_manifest_stops_it(vault: Vault, calendar: Calendar) -> None:
 
 def test_what_a_restore_uses_stays(vault: Vault, calendar: Calendar) -> None:
     ids = daily(vault, calendar, 10)
-    run = Run.start(LocalStore(vault.repository), "default", "restore", "20270301T000000Z-aaaaaa", [ids[1]])
+    run = RunMarker.start(
+        LocalStore(vault.repository), "default", "restore", "20270301T000000Z-aaaaaa", [ids[1]]
+    )
     kept = vault.done("prune", "--json").document["keep"]
     assert next(verdict["reasons"] for verdict in kept if verdict["id"] == ids[1]) == [
         f"in use by the restore {run.marker.run}"
     ]
-    run.finish()
+    run.remove()
     vault.done("prune")
     assert ids[1] not in listed(vault)

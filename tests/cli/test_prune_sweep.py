@@ -13,7 +13,7 @@ from daily_backups import Calendar, daily, listed
 from zodb_vault.model import chain
 from zodb_vault.operations.create import attempt
 from zodb_vault.repository import markers
-from zodb_vault.repository.markers import Run
+from zodb_vault.repository.markers import RunMarker
 from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
 
@@ -146,7 +146,7 @@ def test_a_run_that_began_before_something_was_listed_keeps_it(
     """What a long run has stored and not yet noted looks like what nobody needs."""
     monkeypatch.setattr(markers, "process_identity", lambda _pid: "")
     store = LocalStore(vault.repository)
-    run = Run.start(store, "blog", "create", "20270301T000000Z-aaaaaa", [])
+    run = RunMarker.start(store, "blog", "create", "20270301T000000Z-aaaaaa", [])
     orphan = vault.repository / "objects" / "aa" / ("aa" * 32)
     orphan.parent.mkdir(exist_ok=True)
     orphan.write_bytes(b"stored by the run of another site")
@@ -154,7 +154,7 @@ def test_a_run_that_began_before_something_was_listed_keeps_it(
         swept(vault)
         calendar.pass_days(GRACE)
     assert orphan.exists()
-    run.finish()
+    run.remove()
     assert swept(vault) == {"objects": 1, "bytes": 33}
     assert not orphan.exists()
 

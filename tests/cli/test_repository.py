@@ -14,7 +14,7 @@ from command_line import Vault, flip, keys_of, on_terminal, tree, words
 from zodb_vault.errors import InUse
 from zodb_vault.model import canonical
 from zodb_vault.operations.locks import needed_keys
-from zodb_vault.repository.markers import Run, marker_key
+from zodb_vault.repository.markers import RunMarker, marker_key
 from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
 
@@ -122,7 +122,7 @@ def test_nothing_says_where_the_repository_is(vault: Vault) -> None:
 def dead_create(vault: Vault) -> str:
     """Leave the marker of a create on another host that was last heard of long ago."""
     store = LocalStore(vault.repository)
-    run = Run.start(store, "default", "create", "20260101T000000Z-aaaaaa", [])
+    run = RunMarker.start(store, "default", "create", "20260101T000000Z-aaaaaa", [])
     marker = msgspec.structs.replace(
         run.marker,
         host="elsewhere",
@@ -131,7 +131,7 @@ def dead_create(vault: Vault) -> str:
         started="2026-01-01T00:00:00Z",
     )
     key = marker_key("default", "create", run.marker.run)
-    store.replace(key, canonical.seal(marker), canonical.seal(run.marker))
+    store.replace(key, canonical.with_digest(marker), canonical.with_digest(run.marker))
     return key
 
 
@@ -147,13 +147,13 @@ def test_unlock_shows_who_holds_it_and_takes_dead_ones_away(vault: Vault) -> Non
 
 
 def test_unlock_asks_and_leaves_what_is_alive_without_an_answer(vault: Vault) -> None:
-    run = Run.start(LocalStore(vault.repository), "default", "create", "20260101T000000Z-aaaaaa", [])
+    run = RunMarker.start(LocalStore(vault.repository), "default", "create", "20260101T000000Z-aaaaaa", [])
     assert "seems alive" in vault.done("repository", "unlock", "--yes").err
     assert on_terminal(*vault.options, "repository", "unlock", answer="n").status == 0
-    run.renew()
+    run.update()
     assert on_terminal(*vault.options, "repository", "unlock", answer="y").status == 0
     with pytest.raises(InUse):
-        run.renew()
+        run.update()
 
 
 # Copies
@@ -245,21 +245,21 @@ def test_no_copy_while_the_target_is_pruned_and_no_sweep_beside_a_copy(
     vault: Vault, other: Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grow(vault, 1)
-    run = Run.start(LocalStore(other.repository), "elsewhere", "prune", "20260101T000000Z-aaaaaa", [])
+    run = RunMarker.start(LocalStore(other.repository), "elsewhere", "prune", "20260101T000000Z-aaaaaa", [])
     outcome = vault("repository", "copy", other.repository)
     assert outcome.status == 11
     assert "prune" in outcome.err
-    run.finish()
+    run.remove()
     vault.done("repository", "copy", other.repository)
     monkeypatch.setenv("ZODB_VAULT_RETENTION_GRACE", "0s")
-    run = Run.start(LocalStore(other.repository), "default", "copy", "20260101T000000Z-aaaaaa", [])
+    run = RunMarker.start(LocalStore(other.repository), "default", "copy", "20260101T000000Z-aaaaaa", [])
     orphan = other.repository / "objects" / "aa" / ("aa" * 32)
     orphan.parent.mkdir(exist_ok=True)
     orphan.write_bytes(b"of an interrupted copy")
     for _ in range(3):
         other.done("prune")
     assert orphan.exists()
-    run.finish()
+    run.remove()
     other.done("prune")
     assert not orphan.exists()
 

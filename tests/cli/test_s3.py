@@ -72,15 +72,15 @@ def test_an_encrypted_site_is_backed_up_without_the_key_and_restored_with_it(
 
 
 def test_a_second_create_finds_the_site_locked(remote: Remote) -> None:
-    from zodb_vault.repository.markers import Run
+    from zodb_vault.repository.markers import RunMarker
 
     remote.done("repository", "init")
     store = remote.service.store(remote.bucket, "some/place")
-    run = Run.start(store, "default", "create", "20260101T000000Z-abcdef", [])
+    run = RunMarker.start(store, "default", "create", "20260101T000000Z-abcdef", [])
     assert clock.parse(run.marker.heartbeat) <= store.clock()
     outcome = remote("create")
     assert outcome.status == 11, outcome
-    run.finish()
+    run.remove()
     remote.done("create")
 
 

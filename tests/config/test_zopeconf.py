@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from zodb_vault.config import backends
-from zodb_vault.config.masking import conceal, scrubbed
+from zodb_vault.config.masking import mask, mask_dsn_words
 from zodb_vault.config.zopeconf import read_site, read_zeo_conf, read_zope_conf
 from zodb_vault.errors import ConfigurationError
 from zodb_vault.model.source import Database, Secret, Site, masked
@@ -310,15 +310,15 @@ def test_nothing_is_shown_of_several_dsns_in_one_place(tmp_path: Path) -> None:
         "</pgjsonb>",
     ).options
     assert "hunter2" not in repr([masked({key: value}) for key, value in options.items()])
-    shown = conceal("dsn", "postgresql://u:x@h/db\nhost=h password=hunter2")
+    shown = mask("dsn", "postgresql://u:x@h/db\nhost=h password=hunter2")
     assert isinstance(shown, Secret) and shown.shown == "***"
 
 
 def test_what_a_driver_says_is_shown_but_for_what_is_hidden_of_the_dsn() -> None:
     said = 'connection to server at "db", port 5433 failed: password authentication failed for user "zope"'
-    assert scrubbed(said, "host=db port=5433 user=zope password=hunter2") == said
+    assert mask_dsn_words(said, "host=db port=5433 user=zope password=hunter2") == said
     assert (
-        scrubbed('invalid integer value "hun-ter" for "port"', "postgresql://zope:hun-ter/x@h/db")
+        mask_dsn_words('invalid integer value "hun-ter" for "port"', "postgresql://zope:hun-ter/x@h/db")
         == 'invalid integer value "***-***" for "port"'
     )
 

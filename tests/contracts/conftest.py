@@ -101,7 +101,7 @@ class S3Place:
 
     def open(self) -> Store:
         store = self._service.store(self._bucket, "plone")
-        store.rely_on(self._found)
+        store.use_probed(self._found)
         return store
 
     def broken(self) -> Store:

@@ -26,7 +26,7 @@ from zodb_vault.model import chain
 from zodb_vault.repository.codec import decode
 from zodb_vault.repository.objects import meta_key, object_key
 from zodb_vault.stores import registry
-from zodb_vault.stores.base import Entry
+from zodb_vault.stores.base import ListedKey
 from zodb_vault.strategies.filestorage.restore import phases as switch
 
 NAMED: Final = re.compile(rb'"(object|meta|list)":"([0-9a-f]{64})"')
@@ -74,7 +74,7 @@ class Interleaved:
     def stream(self, key: str) -> Iterator[bytes]:
         yield self.get(key)
 
-    def list(self, prefix: str) -> Iterator[Entry]:
+    def list(self, prefix: str) -> Iterator[ListedKey]:
         found = self._call(lambda: [*self._store.list(prefix)])
         assert isinstance(found, list)
         yield from found

@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 from zodb_vault.errors import KeyChanged, KeyExists, KeyMissing, StoreError, VaultError
-from zodb_vault.stores.base import Entry, Store
+from zodb_vault.stores.base import ListedKey, Store
 
 from .conftest import StorePlace
 
@@ -67,7 +67,7 @@ def failing(*chunks: bytes) -> Iterator[bytes]:
 
 def test_an_entry_is_a_key_and_the_size_of_what_is_stored_under_it(store: Store) -> None:
     store.put(KEY, [b"four", b"teen bytes"])
-    assert list(store.list("")) == [Entry(KEY, 14)]
+    assert list(store.list("")) == [ListedKey(KEY, 14)]
 
 
 # Staging
@@ -83,7 +83,7 @@ def test_a_staging_gets_its_key_when_it_is_complete(store: Store) -> None:
 
 def test_an_empty_staging_is_stored_as_nothing_but_is_there(store: Store) -> None:
     store.stage().store(KEY)
-    assert (store.get(KEY), list(store.list(""))) == (b"", [Entry(KEY, 0)])
+    assert (store.get(KEY), list(store.list(""))) == (b"", [ListedKey(KEY, 0)])
 
 
 def test_stagings_know_nothing_of_each_other(store: Store) -> None:
@@ -175,7 +175,7 @@ def test_what_was_written_is_seen_by_others_at_once(store: Store, place: StorePl
     store.put(KEY, [b"1"])
     assert (other.get(KEY), keys(other)) == (b"1", [KEY])
     store.replace(KEY, b"22", b"1")
-    assert (other.get(KEY), list(other.list(""))) == (b"22", [Entry(KEY, 2)])
+    assert (other.get(KEY), list(other.list(""))) == (b"22", [ListedKey(KEY, 2)])
     store.delete(KEY)
     assert keys(other) == []
 
@@ -315,7 +315,7 @@ def test_many_puts_of_the_same_at_once_all_succeed(place: StorePlace) -> None:
 def test_replace_takes_the_place_of_exactly_what_is_expected(store: Store) -> None:
     store.put(KEY, [b"old"])
     store.replace(KEY, b"new", b"old")
-    assert (store.get(KEY), list(store.list(""))) == (b"new", [Entry(KEY, 3)])
+    assert (store.get(KEY), list(store.list(""))) == (b"new", [ListedKey(KEY, 3)])
 
 
 @pytest.mark.parametrize("expected", [b"", b"ol", b"older", b"new"])

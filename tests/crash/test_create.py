@@ -131,7 +131,7 @@ def resumed(directory: Path) -> Scene:
     )
     fault_injection.kill(creating_in(scene.directory), commit)
     assert Opened(scene.directory).ids == []
-    assert markers.read(LocalStore(scene.directory / "repository"), MARKER)[0].stored
+    assert markers.read_marker(LocalStore(scene.directory / "repository"), MARKER)[0].stored
     return scene
 
 
@@ -159,13 +159,16 @@ def judge(opened: Opened, scene: Scene) -> bool:
 def noted(opened: Opened) -> set[str]:
     """Return the objects of the Data.fs segments that an interrupted run took note of."""
     try:
-        marker, _data = markers.read(opened.repository.store, MARKER)
+        marker, _data = markers.read_marker(opened.repository.store, MARKER)
     except KeyMissing:
         return set()
     objects = opened.repository.objects("")
     refs = [ref for stored in marker.stored for ref in stored.segments]
     return {
-        part.object for ref in refs for segment in chain.load(Segment, objects, ref) for part in segment.parts
+        part.object
+        for ref in refs
+        for segment in chain.load_list(Segment, objects, ref)
+        for part in segment.parts
     }
 
 
@@ -235,10 +238,10 @@ def test_any_call_fails(scene: Scene, tmp_path: Path, error: int) -> None:
 
 def documents_noted(opened: Opened) -> set[str]:
     """Return the lists and indexes by which the next run goes on from an interrupted one."""
-    marker, _data = markers.read(opened.repository.store, MARKER)
+    marker, _data = markers.read_marker(opened.repository.store, MARKER)
     objects = opened.repository.objects("")
     packs = [ref for stored in marker.stored for ref in stored.packs]
-    indexes = {pack.index.meta for ref in packs for pack in chain.load(Pack, objects, ref)}
+    indexes = {pack.index.meta for ref in packs for pack in chain.load_list(Pack, objects, ref)}
     return (
         {ref.list for stored in marker.stored for ref in stored.segments}
         | {ref.list for ref in packs}

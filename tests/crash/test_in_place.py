@@ -361,13 +361,15 @@ def test_incomplete_safety_backup_of_a_damaged_target_suffices_and_is_named(buil
 
 def test_safety_backup_that_cannot_be_taken_is_a_refusal_with_the_way_round(built: Built) -> None:
     marker = markers.marker_key(filestorage_vault.SITE, "create", "")
-    run = markers.Run.start(built.target.repository.store, filestorage_vault.SITE, "create", "another", [])
+    run = markers.RunMarker.start(
+        built.target.repository.store, filestorage_vault.SITE, "create", "another", []
+    )
     before = command_line.stored(built.files.data_fs.parent)
     with pytest.raises(SafetyBackupFailed) as failed:
         built.target.restore(safety_backup=True)
     assert "--no-safety-backup" in failed.value.hint
     assert command_line.stored(built.files.data_fs.parent) == before
-    run.finish()
+    run.remove()
     assert marker not in built.target.repository.listing(filestorage_vault.SITE).markers
 
 
@@ -490,7 +492,7 @@ def test_create_that_is_ended_leaves_what_it_stored_to_the_next_run(
         files.blob_dir,
     ]
     _end("capture.FileStorageCapture.copy_blobs", number, *options, "create")
-    marker, _data = markers.read(
+    marker, _data = markers.read_marker(
         opened.repository.store, markers.marker_key(filestorage_vault.SITE, "create", "")
     )
     assert marker.ended and marker.stored[0].segments

@@ -14,7 +14,7 @@ from ZODB.FileStorage import FileStorage
 from ZODB.fsIndex import fsIndex
 
 from zodb_vault.datafs.index import END, READ, write_index
-from zodb_vault.datafs.records import ENTRY, Scanner
+from zodb_vault.datafs.records import INDEX_ENTRY, Scanner
 
 WHOLE = {
     **site_factory.BUILDERS,
@@ -37,7 +37,7 @@ def entries(data_fs: Path, *, chunk: int = 1 << 20) -> bytes:
     for start in range(0, len(data), chunk):
         scanner.feed(data[start : start + chunk])
     scanner.finish()
-    return bytes(found) + ENTRY.pack(END, len(data))
+    return bytes(found) + INDEX_ENTRY.pack(END, len(data))
 
 
 def write(data_fs: Path, index: Path, *, chunk: int = 1 << 20) -> int:
@@ -112,16 +112,16 @@ def test_an_index_that_is_there_is_replaced(tmp_path: Path) -> None:
 
 
 def test_later_entries_count_and_none_is_lost_between_reads(tmp_path: Path) -> None:
-    count = 3 * READ // ENTRY.size + 5
+    count = 3 * READ // INDEX_ENTRY.size + 5
     old, new = (
         [(number.to_bytes(8, "big"), place + number) for number in range(count)] for place in (4, 10**12)
     )
-    told = b"".join(ENTRY.pack(*one) for one in [*old, *new]) + ENTRY.pack(END, 10**13)
+    told = b"".join(INDEX_ENTRY.pack(*one) for one in [*old, *new]) + INDEX_ENTRY.pack(END, 10**13)
     assert write_index(io.BytesIO(told), tmp_path / "ours.index") == count
     assert loaded(tmp_path / "ours.index") == (10**13, dict(new))
 
 
-@pytest.mark.parametrize("left", [0, 1, ENTRY.size, -ENTRY.size, -1])
+@pytest.mark.parametrize("left", [0, 1, INDEX_ENTRY.size, -INDEX_ENTRY.size, -1])
 def test_of_entries_that_end_early_no_index_is_made(tmp_path: Path, left: int) -> None:
     """Whoever told them was killed: the next run makes one of the same name."""
     data_fs = site_factory.populate(tmp_path).data_fs

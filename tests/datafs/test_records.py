@@ -25,7 +25,7 @@ from site_factory import BLOB_RECORD, RECORD, RawRecord, Site, SiteFiles
 from ZODB.blob import Blob
 from ZODB.utils import p64
 
-from zodb_vault.datafs.records import Defect, Pointer, Scanner, Transaction, follow, is_blob
+from zodb_vault.datafs.records import Defect, Pointer, Scanner, Transaction, follow_back_pointer, is_blob
 from zodb_vault.errors import SourceDamaged
 from zodb_vault.model.blob import BlobRef
 
@@ -124,7 +124,7 @@ def test_pointers_followed_later_lead_to_the_same_blobs(name: str) -> None:
     later = [
         (p.oid, p.tid)
         for p in seen.pointers
-        if follow(lambda length, pos: data[pos : pos + length], p.back) is not False
+        if follow_back_pointer(lambda length, pos: data[pos : pos + length], p.back) is not False
     ]
     assert sorted([(b.oid, b.tid) for b in seen.blobs] + later) == sorted((b.oid, b.tid) for b in now.blobs)
 
@@ -237,7 +237,7 @@ def test_a_pointer_that_leads_behind_the_end_is_reported() -> None:
 def test_pointers_that_do_not_descend_are_damage() -> None:
     loop = record(4, b"", back=100)
     with pytest.raises(SourceDamaged, match="leads forward"):
-        follow(lambda length, pos: (loop if pos == 50 else loop[42:])[:length], 50)
+        follow_back_pointer(lambda length, pos: (loop if pos == 50 else loop[42:])[:length], 50)
 
 
 @pytest.mark.parametrize("status", [b" ", b"p", b"u"])

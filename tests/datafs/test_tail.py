@@ -16,7 +16,14 @@ from ZODB.FileStorage import FileStorage
 from ZODB.utils import p64
 
 from zodb_vault.datafs import tail as tail_module
-from zodb_vault.datafs.tail import Hop, Hopper, Tail, backwards, check_magic, tail_digest
+from zodb_vault.datafs.tail import (
+    Tail,
+    TransactionSpan,
+    TransactionWalker,
+    backwards,
+    check_magic,
+    tail_digest,
+)
 from zodb_vault.errors import SourceDamaged, SourceError
 from zodb_vault.strategies.filestorage.datafile import DataFile
 
@@ -26,10 +33,10 @@ WHOLE = {
 }
 
 
-def hop(data_fs: Path, start: int = 0) -> tuple[list[Hop], Tail]:
+def hop(data_fs: Path, start: int = 0) -> tuple[list[TransactionSpan], Tail]:
     """Return all hops and the tail."""
     with data_fs.open("rb") as stream:
-        hopper = Hopper(stream.fileno(), start, str(data_fs))
+        hopper = TransactionWalker(stream.fileno(), start, str(data_fs))
         return list(hopper), hopper.tail
 
 

@@ -29,7 +29,7 @@ INFO = RepositoryInfo(id="ab", created="2026-01-01T00:00:00Z", recovery="cd", re
 
 @given(OBJECTS)
 def test_what_is_sealed_is_the_document_and_its_digest(document: dict[str, Any]) -> None:
-    data = canonical.unseal(canonical.seal(document), "x")
+    data = canonical.check_digest(canonical.with_digest(document), "x")
     decoded = json.loads(data)
     assert (
         decoded.pop("self_sha256")
@@ -91,25 +91,25 @@ def test_any_text_can_be_encoded_even_what_is_no_utf_8(text: str) -> None:
 
 @pytest.mark.parametrize("mask", [0x01, 0x20, 0x80, 0xFF])
 def test_any_flipped_byte_is_damage(mask: int) -> None:
-    data = canonical.seal(INFO)
+    data = canonical.with_digest(INFO)
     for n in range(len(data)):
         changed = bytearray(data)
         changed[n] ^= mask
         with pytest.raises(Damage, match="the name"):
-            canonical.unseal(bytes(changed), "the name")
+            canonical.check_digest(bytes(changed), "the name")
 
 
 def test_anything_cut_off_or_added_is_damage() -> None:
-    data = canonical.seal(INFO)
+    data = canonical.with_digest(INFO)
     changed = [data[:n] for n in range(len(data))] + [data[n:] for n in range(1, len(data))]
     for wrong in [*changed, data + b"\n", data + b"x", b"x" + data, data + data, b"", bytes(len(data))]:
         with pytest.raises(Damage):
-            canonical.unseal(wrong, "x")
+            canonical.check_digest(wrong, "x")
 
 
 def test_the_digest_is_what_the_shell_computes(tmp_path: Path) -> None:
     path = tmp_path / "document"
-    path.write_bytes(canonical.seal(INFO))
+    path.write_bytes(canonical.with_digest(INFO))
     done = subprocess.run(
         ["sh", "-c", "sed '$d' \"$1\" | sha256sum", "sh", str(path)],
         capture_output=True,

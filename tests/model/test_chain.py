@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from zodb_vault.errors import Damage
 from zodb_vault.model import canonical, chain
 from zodb_vault.model.chain import Chain
-from zodb_vault.model.manifest import DataFs, Meta, Part, Segment
+from zodb_vault.model.manifest import DataFs, DocumentRef, Part, Segment
 
 
 class Memory:
@@ -24,10 +24,10 @@ class Memory:
         self.stored: dict[str, bytes] = {}
         self.loads = 0
 
-    def put_document(self, data: bytes) -> Meta:
+    def put_document(self, data: bytes) -> DocumentRef:
         name = hashlib.sha256(data).hexdigest()
         self.stored[name] = data
-        return Meta(meta=name, stored=len(data))
+        return DocumentRef(meta=name, stored=len(data))
 
     def document(self, name: str) -> bytes:
         self.loads += 1
@@ -76,7 +76,7 @@ Operation = Callable[[Chain[Segment], list[Segment]], tuple[Chain[Segment], list
 def plus(count: int) -> Operation:
     def apply(found: Chain[Segment], model: list[Segment]) -> tuple[Chain[Segment], list[Segment]]:
         more = segments(count, len(model) + 1000)
-        return found.plus(more), model + more
+        return found.extended(more), model + more
 
     return apply
 
@@ -114,7 +114,7 @@ def changed_at(share: float) -> Operation:
 
 
 def sealed(found: Chain[Segment], model: list[Segment]) -> tuple[Chain[Segment], list[Segment]]:
-    done = found.sealed()
+    done = found.with_short_tail()
     assert len(done.tail) <= chain.TAIL_LIMIT
     assert all(0 < ref.count <= chain.LIST_LIMIT for ref in done.lists)
     return done, model
@@ -158,9 +158,9 @@ def test_any_sequence_of_operations_equals_a_plain_list(operations: list[Operati
 
 def test_lists_are_shared_by_all_that_contain_them_whole(small_limits: None) -> None:
     memory = Memory()
-    first_one = Chain(Segment, memory).plus(segments(30)).sealed()
+    first_one = Chain(Segment, memory).extended(segments(30)).with_short_tail()
     known = set(memory.stored)
-    second = first_one.plus(segments(3, 30)).sealed()
+    second = first_one.extended(segments(3, 30)).with_short_tail()
     shared = [ref for ref in second.lists if ref.list in {one.list for one in first_one.lists}]
     assert len(shared) >= len(first_one.lists) - 1
     assert len(set(memory.stored) - known) <= 1
@@ -168,7 +168,7 @@ def test_lists_are_shared_by_all_that_contain_them_whole(small_limits: None) -> 
 
 def test_mapping_writes_nothing_where_nothing_changes(small_limits: None) -> None:
     memory = Memory()
-    found = Chain(Segment, memory).plus(segments(30)).sealed()
+    found = Chain(Segment, memory).extended(segments(30)).with_short_tail()
     known = dict(memory.stored)
     same = found.mapped(lambda entry: entry)
     assert (same.lists, same.tail, memory.stored) == (found.lists, found.tail, known)
@@ -182,7 +182,7 @@ def test_mapping_writes_nothing_where_nothing_changes(small_limits: None) -> Non
 
 def test_what_follows_a_change_keeps_its_place(small_limits: None) -> None:
     model = segments(30)
-    found = Chain(Segment, Memory()).plus(model).sealed()
+    found = Chain(Segment, Memory()).extended(model).with_short_tail()
     assert len(found.lists) > 2
     for gone in (0, 7, 29):
         assert list(found.mapped(partial(_without, gone))) == model[:gone] + model[gone + 1 :]
@@ -190,9 +190,9 @@ def test_what_follows_a_change_keeps_its_place(small_limits: None) -> None:
 
 def test_the_sizes_of_a_list_are_those_of_its_entries(small_limits: None) -> None:
     memory = Memory()
-    found = Chain(Segment, memory).plus(segments(20)).sealed()
+    found = Chain(Segment, memory).extended(segments(20)).with_short_tail()
     for ref in found.lists:
-        entries = chain.load(Segment, memory, ref)
+        entries = chain.load_list(Segment, memory, ref)
         assert (ref.count, ref.raw) == (len(entries), 100 * len(entries))
         assert ref.stored == len(memory.stored[ref.list]) + 50 * len(entries)
 
@@ -201,7 +201,7 @@ def test_a_manifest_stays_small_for_twenty_thousand_segments() -> None:
     memory = Memory()
     found = Chain(Segment, memory)
     for start in range(0, 20_000, 400):
-        found = found.plus(segments(400, start)).sealed()
+        found = found.extended(segments(400, start)).with_short_tail()
     assert [entry.start for entry in found] == [n * 100 for n in range(20_000)]
     manifest = canonical.encode(
         DataFs(end=2_000_000, transactions=20_000, lists=found.lists, tail=found.tail)
@@ -214,14 +214,14 @@ def test_the_lists_of_many_small_backups_are_written_about_once() -> None:
     memory = Memory()
     found = Chain(Segment, memory)
     for number in range(2_000):
-        found = found.plus([segment(number)]).sealed()
+        found = found.extended([segment(number)]).with_short_tail()
     once = len(canonical.encode({"entries": segments(2_000)}))
     assert sum(map(len, memory.stored.values())) < 10 * once
 
 
 def test_walking_backwards_loads_only_what_is_asked_for(small_limits: None) -> None:
     memory = Memory()
-    found = Chain(Segment, memory).plus(segments(60)).sealed()
+    found = Chain(Segment, memory).extended(segments(60)).with_short_tail()
     backwards = reversed(found)
     assert next(backwards) == segment(59)
     assert memory.loads == 0
@@ -232,7 +232,7 @@ def test_walking_backwards_loads_only_what_is_asked_for(small_limits: None) -> N
 
 def test_a_missing_list_is_damage(small_limits: None) -> None:
     memory = Memory()
-    found = Chain(Segment, memory).plus(segments(20)).sealed()
+    found = Chain(Segment, memory).extended(segments(20)).with_short_tail()
     memory.stored.clear()
     with pytest.raises(Damage):
         list(found)
@@ -242,8 +242,8 @@ def test_an_unknown_key_in_a_list_is_passed_over(small_limits: None) -> None:
     memory = Memory()
     plain: Any = {"entries": [{**_plain(segment(1)), "later": True}], "later": {}}
     meta = memory.put_document(canonical.encode(plain))
-    ref = chain.store(memory, [segment(1)])
-    found = chain.load(Segment, memory, type(ref)(list=meta.meta, count=1, stored=1, raw=100))
+    ref = chain.store_list(memory, [segment(1)])
+    found = chain.load_list(Segment, memory, type(ref)(list=meta.meta, count=1, stored=1, raw=100))
     assert found == [segment(1)]
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zodb_vault.model.tid import from_datetime, to_hex
-from zodb_vault.policy.commits import CommitPart, commits, whole_cuts
+from zodb_vault.policy.commits import CommitPart, commits, consistent_cuts
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NAMES = ("main", "catalog", "users")
@@ -67,12 +67,12 @@ def test_what_is_kept_of_the_others(wanted: dict[str, int], named: str | None, k
         main=[(1, "a"), (2, "b"), (3, "only here"), (5, "d")],
         catalog=[(1.1, "a"), (2.1, "b"), (2.5, "only there"), (4.9, "d"), (6, "")],
     )
-    assert whole_cuts(both, wanted, named) == kept
+    assert consistent_cuts(both, wanted, named) == kept
 
 
 def test_what_hangs_together_over_a_third_database_is_dropped_together() -> None:
     three = parts(main=[(8, "a"), (11.5, "c")], catalog=[(5, "b")], users=[(11, "c"), (12, "b")])
-    assert whole_cuts(three, {"main": 1, "catalog": 1, "users": 0}, "main") == {
+    assert consistent_cuts(three, {"main": 1, "catalog": 1, "users": 0}, "main") == {
         "main": 1,
         "catalog": 0,
         "users": 0,
@@ -82,7 +82,7 @@ def test_what_hangs_together_over_a_third_database_is_dropped_together() -> None
 def test_what_has_to_stay_is_known_before_anything_is_dropped() -> None:
     """``b`` waited for users until it was later than ``c``, which main keeps: so catalog keeps ``c``, and with it what came before."""
     three = parts(main=[(1, "a"), (7, "c")], catalog=[(2, "b"), (9, "c")], users=[(3, "a"), (8, "b")])
-    assert whole_cuts(three, {"main": 2, "catalog": 1, "users": 1}, "main") == {
+    assert consistent_cuts(three, {"main": 2, "catalog": 1, "users": 1}, "main") == {
         "main": 2,
         "catalog": 2,
         "users": 2,
@@ -142,7 +142,7 @@ def test_no_cut_halves_a_commit(
     bound = data.draw(st.sampled_from(found[named])).tid
     wanted = {name: sum(part.tid <= bound for part in found[name]) for name in NAMES}
     for one in (named, None):
-        counts = whole_cuts(found, wanted, one)
+        counts = consistent_cuts(found, wanted, one)
         assert one is None or counts[one] == wanted[one], "the database that is named is cut where it is said"
         assert all(0 <= counts[name] <= len(found[name]) for name in NAMES)
         halved = [

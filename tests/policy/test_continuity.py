@@ -13,15 +13,15 @@ from zodb_vault.policy.continuity import ContinuityFacts, Decision, decide, next
 
 T3, T5, T7, T9 = (f"0x{n:016x}" for n in (3, 5, 7, 9))
 PARENT: dict[str, Any] = {"parent": "P", "parent_last_tid": T7, "chain_end": 100}
-REPLACED: dict[str, Any] = {**PARENT, "standing_end": 0, "cut_end": 150}
+REPLACED: dict[str, Any] = {**PARENT, "matching_end": 0, "cut_end": 150}
 
 CASES: list[tuple[dict[str, Any], str, str, int, str | None, bool]] = [
     ({"parent": None, "cut_end": 50}, "full", "first", 0, None, True),
-    ({"parent": None, "cut_end": 50, "resumed_end": 20}, "full", "resumed", 0, None, True),
-    ({**PARENT, "standing_end": 100, "cut_end": 100}, "incremental", "unchanged", 100, T7, False),
-    ({**PARENT, "standing_end": 100, "cut_end": 130}, "incremental", "continued", 100, T7, False),
+    ({"parent": None, "cut_end": 50, "interrupted_end": 20}, "full", "resumed", 0, None, True),
+    ({**PARENT, "matching_end": 100, "cut_end": 100}, "incremental", "unchanged", 100, T7, False),
+    ({**PARENT, "matching_end": 100, "cut_end": 130}, "incremental", "continued", 100, T7, False),
     (
-        {**PARENT, "standing_end": 100, "cut_end": 130, "resumed_end": 20},
+        {**PARENT, "matching_end": 100, "cut_end": 130, "interrupted_end": 20},
         "incremental",
         "continued",
         100,
@@ -29,14 +29,14 @@ CASES: list[tuple[dict[str, Any], str, str, int, str | None, bool]] = [
         False,
     ),
     ({**REPLACED, "common_tid": T7}, "full", "packed", 0, T7, False),
-    ({**REPLACED, "common_tid": T7, "standing_end": 40}, "incremental", "packed", 40, T7, False),
+    ({**REPLACED, "common_tid": T7, "matching_end": 40}, "incremental", "packed", 40, T7, False),
     ({**REPLACED, "common_tid": T5, "pack_tid": T9}, "full", "packed", 0, T5, False),
     ({**REPLACED, "common_tid": T5, "pack_tid": T7}, "full", "packed", 0, T5, False),
     ({**REPLACED, "common_tid": T5, "pack_tid": T5}, "full", "diverged", 0, T5, True),
     ({**REPLACED, "common_tid": T5}, "full", "diverged", 0, T5, True),
-    ({**REPLACED, "common_tid": T5, "standing_end": 60}, "incremental", "diverged", 60, T5, True),
+    ({**REPLACED, "common_tid": T5, "matching_end": 60}, "incremental", "diverged", 60, T5, True),
     (
-        {**PARENT, "common_tid": T5, "standing_end": 60, "cut_end": 60},
+        {**PARENT, "common_tid": T5, "matching_end": 60, "cut_end": 60},
         "incremental",
         "diverged",
         60,
@@ -45,17 +45,17 @@ CASES: list[tuple[dict[str, Any], str, str, int, str | None, bool]] = [
     ),
     (REPLACED, "full", "new-history", 0, None, True),
     ({**REPLACED, "pack_tid": T9}, "full", "new-history", 0, None, True),
-    ({**REPLACED, "common_tid": T7, "resumed_end": 30}, "full", "resumed", 0, T7, False),
+    ({**REPLACED, "common_tid": T7, "interrupted_end": 30}, "full", "resumed", 0, T7, False),
     (
-        {**REPLACED, "common_tid": T5, "resumed_end": 30, "standing_end": 10},
+        {**REPLACED, "common_tid": T5, "interrupted_end": 30, "matching_end": 10},
         "incremental",
         "resumed",
         10,
         T5,
         True,
     ),
-    ({**REPLACED, "resumed_end": 30}, "full", "resumed", 0, None, True),
-    ({**PARENT, "forced": True, "standing_end": 100, "cut_end": 130}, "full", "forced", 0, T7, False),
+    ({**REPLACED, "interrupted_end": 30}, "full", "resumed", 0, None, True),
+    ({**PARENT, "forced": True, "matching_end": 100, "cut_end": 130}, "full", "forced", 0, T7, False),
     ({**REPLACED, "forced": True, "common_tid": T5}, "full", "forced", 0, T5, True),
     ({"forced": True, "parent": None, "cut_end": 50}, "full", "forced", 0, None, True),
     ({**PARENT, "parent_problem": "gone", "cut_end": 130}, "full", "parent-missing", 0, None, True),
@@ -97,16 +97,16 @@ def test_decisions(
 @pytest.mark.parametrize(
     ("facts", "said"),
     [
-        ({**PARENT, "standing_end": 100, "cut_end": 130}, ["backup P", "30 bytes", "byte 100"]),
-        ({**PARENT, "standing_end": 100, "cut_end": 100}, ["backup P", "byte 100"]),
+        ({**PARENT, "matching_end": 100, "cut_end": 130}, ["backup P", "30 bytes", "byte 100"]),
+        ({**PARENT, "matching_end": 100, "cut_end": 100}, ["backup P", "byte 100"]),
         (
-            {**REPLACED, "common_tid": T7, "standing_end": 40},
+            {**REPLACED, "common_tid": T7, "matching_end": 40},
             ["packed", "backup P", T7, "40 of its 100 bytes"],
         ),
         ({**REPLACED, "common_tid": T5}, ["backup P", T5, T7, "nothing of it"]),
         (REPLACED, ["no transaction of backup P"]),
         ({**PARENT, "parent_problem": "list 4f is gone", "cut_end": 1}, ["Backup P", "list 4f is gone"]),
-        ({**REPLACED, "resumed_end": 30}, ["30 of 150 bytes"]),
+        ({**REPLACED, "interrupted_end": 30}, ["30 of 150 bytes"]),
     ],
 )
 def test_the_text_is_a_sentence_with_the_facts(facts: dict[str, Any], said: list[str]) -> None:
@@ -126,7 +126,7 @@ def test_the_first_backup_names_its_line() -> None:
 
 def test_a_backup_that_continues_keeps_the_line() -> None:
     line = [Timeline("A", T3), Timeline("B", None)]
-    assert next_timeline(line, "C", decide(ContinuityFacts(**PARENT, standing_end=100, cut_end=100))) == line
+    assert next_timeline(line, "C", decide(ContinuityFacts(**PARENT, matching_end=100, cut_end=100))) == line
 
 
 @pytest.mark.parametrize(

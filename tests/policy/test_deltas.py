@@ -50,9 +50,9 @@ def test_what_goes_on_is_laid_over(decision: Any) -> None:
     [
         ({"decision": DIVERGED}, "does not go on"),
         ({"parent_problem": "backup P is gone"}, "backup P is gone"),
-        ({"unlike": "its tables have changed"}, "its tables have changed"),
-        ({"unsuited": "blobs are cut"}, "blobs are cut"),
-        ({"added": "public.object_state"}, "rows came into public.object_state with TIDs of the past"),
+        ({"difference": "its tables have changed"}, "its tables have changed"),
+        ({"unsupported": "blobs are cut"}, "blobs are cut"),
+        ({"backdated": "public.object_state"}, "rows came into public.object_state with TIDs of the past"),
         ({"future": True}, "later than the clock"),
         ({"deltas": MOST_DELTAS}, f"there are {MOST_DELTAS} deltas already"),
         ({"deltas_stored": 5 * LITTLE + 1}, "the deltas have"),

@@ -17,19 +17,19 @@ from zodb_vault.policy.continuity import ContinuityFacts, decide, next_timeline
 from zodb_vault.policy.recovery import (
     AtTimestamp,
     BeforeTid,
-    Choice,
     CutPoint,
     Gap,
-    Reach,
     Request,
-    Settled,
-    Span,
+    ResolvedTarget,
+    SearchableBackup,
+    SearchStep,
+    TidRange,
     ToTid,
     candidates_for_tid,
     cut_point_within,
     elsewhere_for_tid,
+    find_cut,
     search,
-    settle,
 )
 from zodb_vault.policy.timestamps import in_utc, parse_timestamp
 
@@ -54,7 +54,7 @@ class Site:
     """Backups of one database by number; every transaction is named by its second after noon and ends at 100 times that."""
 
     def __init__(self) -> None:
-        self.reaches: list[Reach] = []
+        self.reaches: list[SearchableBackup] = []
         self.lists: dict[str, list[tuple[str, int]]] = {}
         self.read_ids: list[str] = []
 
@@ -73,14 +73,14 @@ class Site:
     ) -> str:
         kept = list(seconds)
         span = (
-            Span(tid(kept[0]), None if packed is None else tid(packed), tid(kept[-1]))
+            TidRange(tid(kept[0]), None if packed is None else tid(packed), tid(kept[-1]))
             if kept
-            else Span(None, None, None)
+            else TidRange(None, None, None)
         )
         timelines = tuple(
             Timeline(identity(n), None if until is None else tid(until)) for n, until in timeline
         )
-        reach = Reach(
+        reach = SearchableBackup(
             id=identity(number),
             created_at=at(created),
             complete=complete,
@@ -98,8 +98,8 @@ class Site:
         self.read_ids.append(backup_id)
         return self.lists[backup_id]
 
-    def find(self, request: Request | None, backup_id: str | None = None) -> Settled:
-        return settle(search(self.reaches, "main", request, backup_id), self.read)
+    def find(self, request: Request | None, backup_id: str | None = None) -> ResolvedTarget:
+        return find_cut(search(self.reaches, "main", request, backup_id), self.read)
 
     def refusal(self, request: Request, backup_id: str | None = None) -> TargetMissing:
         with pytest.raises(TargetMissing) as caught:
@@ -108,8 +108,8 @@ class Site:
         return caught.value
 
 
-def found(backup_id: str, second: float) -> Settled:
-    return Settled(backup_id, CutPoint(tid(second), int(second * 100)))
+def found(backup_id: str, second: float) -> ResolvedTarget:
+    return ResolvedTarget(backup_id, CutPoint(tid(second), int(second * 100)))
 
 
 def packed_site() -> Site:
@@ -132,8 +132,8 @@ def diverged_site() -> Site:
 
 def test_the_latest_is_taken_whole_and_without_reading_a_list() -> None:
     site = packed_site()
-    assert site.find(None) == Settled(identity(3), None)
-    assert site.find(None, identity(1)) == Settled(identity(1), None)
+    assert site.find(None) == ResolvedTarget(identity(3), None)
+    assert site.find(None, identity(1)) == ResolvedTarget(identity(1), None)
     assert site.read_ids == []
 
 
@@ -141,7 +141,7 @@ def test_the_latest_is_taken_whole_and_without_reading_a_list() -> None:
 def test_what_is_not_eligible_is_neither_latest_nor_searched(spoiled: dict[str, bool]) -> None:
     site = packed_site()
     site.backup(4, 120, [90, 100], **spoiled)  # type: ignore[arg-type]
-    assert site.find(None) == Settled(identity(3), None)
+    assert site.find(None) == ResolvedTarget(identity(3), None)
     for request in (ToTid(tid(100)), AtTimestamp(at(110)), BeforeTid(tid(101))):
         refused = site.refusal(request)
         assert f"{identity(4)} (" in refused.message
@@ -387,28 +387,28 @@ def test_a_backup_without_transactions_has_no_targets() -> None:
 
 def test_cuts_in_an_ordered_list() -> None:
     transactions = [(tid(second), second) for second in (10, 20, 30, 40)]
-    target = Choice(backup_id="A", bound=tid(25), start=tid(20), top=tid(30))
+    target = SearchStep(backup_id="A", bound=tid(25), start=tid(20), top=tid(30))
     assert cut_point_within(transactions, target) == CutPoint(tid(20), 20)
     assert cut_point_within(
-        transactions, Choice(backup_id="A", bound=tid(20), start=tid(20), top=tid(30), inclusive=False)
+        transactions, SearchStep(backup_id="A", bound=tid(20), start=tid(20), top=tid(30), inclusive=False)
     ) == Gap(None, tid(20))
     assert cut_point_within(
-        transactions, Choice(backup_id="A", bound=tid(40), start=tid(20), top=tid(30))
+        transactions, SearchStep(backup_id="A", bound=tid(40), start=tid(20), top=tid(30))
     ) == CutPoint(tid(30), 30)
     assert cut_point_within(
-        transactions, Choice(backup_id="A", bound=tid(25), start=tid(20), top=tid(30), exact=True)
+        transactions, SearchStep(backup_id="A", bound=tid(25), start=tid(20), top=tid(30), exact=True)
     ) == Gap(tid(20), tid(30))
-    assert cut_point_within(transactions, Choice(backup_id="A", bound=None)) == CutPoint(tid(40), 40)
+    assert cut_point_within(transactions, SearchStep(backup_id="A", bound=None)) == CutPoint(tid(40), 40)
     assert cut_point_within(iter([]), target) == Gap(None, None)
 
 
 def test_equal_tids_are_kept_together() -> None:
     transactions = [(tid(10), 1), (tid(20), 2), (tid(20), 3), (tid(30), 4)]
     assert cut_point_within(
-        transactions, Choice(backup_id="A", bound=tid(20), exact=True, start=tid(10), ordered=False)
+        transactions, SearchStep(backup_id="A", bound=tid(20), exact=True, start=tid(10), ordered=False)
     ) == CutPoint(tid(20), 3)
     assert cut_point_within(
-        transactions, Choice(backup_id="A", bound=tid(20), inclusive=False, start=tid(10), ordered=False)
+        transactions, SearchStep(backup_id="A", bound=tid(20), inclusive=False, start=tid(10), ordered=False)
     ) == CutPoint(tid(10), 1)
 
 
@@ -463,13 +463,16 @@ class Life:
         self.site.backup(
             self.clock, self.clock, [s for s, _ in self.file], packed=packed[-1] if packed else None
         )
-        self.site.reaches[-1] = Reach(
-            **{**{f: getattr(self.site.reaches[-1], f) for f in Reach.__struct_fields__}, "timeline": line}
+        self.site.reaches[-1] = SearchableBackup(
+            **{
+                **{f: getattr(self.site.reaches[-1], f) for f in SearchableBackup.__struct_fields__},
+                "timeline": line,
+            }
         )
         self.truth[own] = (self.file, self.line)
         self.restored = False
 
-    def facts(self, parent: Reach | None, packed: int | None) -> ContinuityFacts:
+    def facts(self, parent: SearchableBackup | None, packed: int | None) -> ContinuityFacts:
         old = self.truth[parent.id][0] if parent else []
         same = [a == b for a, b in zip(old, self.file, strict=False)]
         held = {second for second, _ in self.file}
@@ -477,7 +480,7 @@ class Life:
         return ContinuityFacts(
             parent=parent.id if parent else None,
             cut_end=len(self.file),
-            standing_end=[*same, False].index(False),
+            matching_end=[*same, False].index(False),
             chain_end=len(old),
             parent_last_tid=tid(old[-1][0]) if old else None,
             common_tid=tid(shared[-1]) if shared else None,

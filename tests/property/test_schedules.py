@@ -19,7 +19,7 @@ from zodb_vault.errors import Damage
 from zodb_vault.operations.copy import run as copying
 from zodb_vault.operations.prune import sweep
 from zodb_vault.operations.prune import trash as deletion
-from zodb_vault.repository.markers import Run
+from zodb_vault.repository.markers import RunMarker
 
 COUNT = int(os.environ.get("ZODB_VAULT_SCHEDULES", "200"))
 FIRST = int(os.environ.get("ZODB_VAULT_SCHEDULES_FIRST", "0"))
@@ -147,9 +147,9 @@ def without_grace(patch: pytest.MonkeyPatch) -> None:
 
 
 def without_uses(patch: pytest.MonkeyPatch) -> None:
-    start = Run.start.__func__  # type: ignore[attr-defined]
+    start = RunMarker.start.__func__  # type: ignore[attr-defined]
     patch.setattr(
-        Run,
+        RunMarker,
         "start",
         classmethod(
             lambda cls, store, site, what, run, _uses, adopted=None: start(
@@ -194,7 +194,7 @@ def without_an_undelete_marker(patch: pytest.MonkeyPatch) -> None:
     ) -> Any:
         return start(cls, store, site, what, run, [] if what in ("undelete", "delete") else uses, adopted)
 
-    patch.setattr(Run, "start", classmethod(started))
+    patch.setattr(RunMarker, "start", classmethod(started))
 
 
 MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[str, ...]] = {

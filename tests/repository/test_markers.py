@@ -14,9 +14,17 @@ import pytest
 
 from zodb_vault.errors import Damage, InUse, KeyMissing
 from zodb_vault.model import canonical
-from zodb_vault.model.manifest import Marker, Stored
+from zodb_vault.model.manifest import Marker, StoredProgress
 from zodb_vault.repository import markers
-from zodb_vault.repository.markers import RENEW, STALE, Run, alive, marker_key, process_identity, read
+from zodb_vault.repository.markers import (
+    RENEW,
+    STALE,
+    RunMarker,
+    is_alive,
+    marker_key,
+    process_identity,
+    read_marker,
+)
 from zodb_vault.runtime import clock
 from zodb_vault.stores.local import LocalStore
 
@@ -62,14 +70,14 @@ def marker(**changes: Any) -> Marker:
     return Marker(**known | changes)
 
 
-def start(store: LocalStore, run: str = "run", what: str = "create", **options: Any) -> Run:
-    return Run.start(store, SITE, what, run, options.pop("uses", []), **options)
+def start(store: LocalStore, run: str = "run", what: str = "create", **options: Any) -> RunMarker:
+    return RunMarker.start(store, SITE, what, run, options.pop("uses", []), **options)
 
 
 def dead(store: LocalStore, **changes: Any) -> tuple[Marker, bytes]:
     """Leave the marker of a run that died."""
-    store.put(KEY, [canonical.seal(marker(**changes))])
-    return read(store, KEY)
+    store.put(KEY, [canonical.with_digest(marker(**changes))])
+    return read_marker(store, KEY)
 
 
 # Who is alive
@@ -78,22 +86,22 @@ def dead(store: LocalStore, **changes: Any) -> tuple[Marker, bytes]:
 def test_a_run_of_this_process_is_alive_however_old_its_heartbeat(store: LocalStore, time: Clock) -> None:
     run = start(store)
     time.now += 100 * STALE
-    assert alive(run.marker, store)
+    assert is_alive(run.marker, store)
 
 
 def test_a_run_of_a_process_that_ended_here_is_dead_at_once(store: LocalStore) -> None:
     child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
     try:
         found = marker(pid=child.pid, process=process_identity(child.pid))
-        assert alive(found, store)
+        assert is_alive(found, store)
     finally:
         child.communicate()
-    assert not alive(found, store)
+    assert not is_alive(found, store)
 
 
 def test_a_process_that_got_the_number_of_a_dead_one_is_not_taken_for_it(store: LocalStore) -> None:
     place, _, started = process_identity(os.getpid()).rpartition("/")
-    assert not alive(marker(pid=os.getpid(), process=f"{place}/{int(started) - 1}"), store)
+    assert not is_alive(marker(pid=os.getpid(), process=f"{place}/{int(started) - 1}"), store)
 
 
 @pytest.mark.parametrize("process", [ELSEWHERE, "", "nonsense"])
@@ -101,7 +109,7 @@ def test_elsewhere_the_heartbeat_decides(store: LocalStore, time: Clock, process
     found = marker(process=process, pid=os.getpid())
     for age, expected in ((timedelta(0), True), (STALE - SECOND, True), (STALE, False), (10 * STALE, False)):
         time.now = NOW + age
-        assert alive(found, store) is expected, age
+        assert is_alive(found, store) is expected, age
 
 
 def test_where_nothing_tells_processes_apart_the_heartbeat_decides(
@@ -109,16 +117,16 @@ def test_where_nothing_tells_processes_apart_the_heartbeat_decides(
 ) -> None:
     monkeypatch.setattr(markers, "process_identity", lambda _pid: "")
     run = start(store)
-    assert alive(run.marker, store)
+    assert is_alive(run.marker, store)
     time.now += STALE
-    assert not alive(run.marker, store)
+    assert not is_alive(run.marker, store)
 
 
 def test_a_run_that_gave_up_is_not_alive(store: LocalStore) -> None:
     run = start(store)
-    run.renew(ended=True)
-    assert not alive(run.marker, store)
-    assert not alive(read(store, KEY)[0], store)
+    run.update(ended=True)
+    assert not is_alive(run.marker, store)
+    assert not is_alive(read_marker(store, KEY)[0], store)
 
 
 def test_a_process_has_a_name_that_no_other_has() -> None:
@@ -138,7 +146,7 @@ def test_there_is_one_marker_for_all_creates_and_one_each_for_others() -> None:
 
 def test_a_marker_says_who_runs_and_what_it_relies_on(store: LocalStore) -> None:
     run = start(store, "20260101T000000Z-abcdef", uses=["parent"])
-    found, data = read(store, KEY)
+    found, data = read_marker(store, KEY)
     assert found == run.marker
     assert (found.run, found.uses, found.pid, found.process) == (
         "20260101T000000Z-abcdef",
@@ -147,14 +155,14 @@ def test_a_marker_says_who_runs_and_what_it_relies_on(store: LocalStore) -> None
         process_identity(os.getpid()),
     )
     assert (found.started, found.heartbeat) == (clock.iso(NOW), clock.iso(NOW))
-    assert store.get(KEY) == data == canonical.unseal(data, KEY)
+    assert store.get(KEY) == data == canonical.check_digest(data, KEY)
 
 
 def test_a_second_create_is_refused_while_the_first_marker_stands(store: LocalStore) -> None:
     first = start(store, "one")
     with pytest.raises(InUse):
         start(store, "two")
-    assert read(store, KEY)[0] == first.marker
+    assert read_marker(store, KEY)[0] == first.marker
 
 
 def test_runs_of_other_kinds_do_not_hinder_each_other(store: LocalStore) -> None:
@@ -167,10 +175,10 @@ def test_runs_of_other_kinds_do_not_hinder_each_other(store: LocalStore) -> None
 
 
 def test_taking_over_keeps_what_the_dead_run_stored(store: LocalStore) -> None:
-    stored = [Stored(database="main", parent=None, keep=0)]
+    stored = [StoredProgress(database="main", parent=None, keep=0)]
     stale = dead(store, stored=stored, uses=["old"])
     run = start(store, "new", uses=["parent"], adopted=stale)
-    found = read(store, KEY)[0]
+    found = read_marker(store, KEY)[0]
     assert (found, found.stored, found.uses, found.run, found.ended) == (
         run.marker,
         stored,
@@ -185,22 +193,22 @@ def test_of_two_that_break_the_same_marker_only_the_first_may(store: LocalStore)
     first = start(store, "one", adopted=stale)
     with pytest.raises(InUse):
         start(store, "two", adopted=stale)
-    assert read(store, KEY)[0] == first.marker
+    assert read_marker(store, KEY)[0] == first.marker
 
 
 def test_a_marker_that_came_alive_again_is_not_broken(store: LocalStore) -> None:
     slow = start(store, "slow")
-    stale = read(store, KEY)
-    slow.renew(uses=["parent"])
+    stale = read_marker(store, KEY)
+    slow.update(uses=["parent"])
     with pytest.raises(InUse):
         start(store, "new", adopted=stale)
-    assert read(store, KEY)[0] == slow.marker
+    assert read_marker(store, KEY)[0] == slow.marker
 
 
 def test_a_marker_that_was_removed_meanwhile_is_not_taken_over(store: LocalStore) -> None:
     slow = start(store, "slow")
-    stale = read(store, KEY)
-    slow.finish()
+    stale = read_marker(store, KEY)
+    slow.remove()
     with pytest.raises(InUse):
         start(store, "new", adopted=stale)
     start(store, "next")
@@ -220,7 +228,7 @@ def test_two_processes_that_break_a_marker_at_once_do_not_both_run(tmp_path: Pat
     )
     store = LocalStore(tmp_path / "repository")
     for n in range(100):
-        store.put(marker_key(f"site{n}", "create", ""), [canonical.seal(marker())])
+        store.put(marker_key(f"site{n}", "create", ""), [canonical.with_digest(marker())])
     children = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(store.root), run],
@@ -241,7 +249,7 @@ def test_two_processes_that_break_a_marker_at_once_do_not_both_run(tmp_path: Pat
     assert won[0] | won[1] == set(range(100))
     assert not won[0] & won[1]
     for run, numbers in zip(("left", "right"), won, strict=True):
-        assert {read(store, marker_key(f"site{n}", "create", ""))[0].run for n in numbers} <= {run}
+        assert {read_marker(store, marker_key(f"site{n}", "create", ""))[0].run for n in numbers} <= {run}
 
 
 # Going on
@@ -249,31 +257,31 @@ def test_two_processes_that_break_a_marker_at_once_do_not_both_run(tmp_path: Pat
 
 def test_a_heartbeat_is_due_after_half_a_minute(store: LocalStore, time: Clock) -> None:
     run = start(store)
-    assert not run.due()
+    assert not run.heartbeat_is_due()
     time.now += RENEW - SECOND
-    assert not run.due()
+    assert not run.heartbeat_is_due()
     time.now += SECOND
-    assert run.due()
-    run.renew()
-    assert not run.due()
-    assert read(store, KEY)[0].heartbeat == clock.iso(time.now)
+    assert run.heartbeat_is_due()
+    run.update()
+    assert not run.heartbeat_is_due()
+    assert read_marker(store, KEY)[0].heartbeat == clock.iso(time.now)
 
 
 def test_renewing_changes_only_what_is_given(store: LocalStore, time: Clock) -> None:
     run = start(store, uses=["parent"])
-    stored = [Stored(database="main", parent="parent", keep=4)]
-    run.renew(stored=stored)
-    run.renew(uses=["parent", "other"])
-    run.renew(ended=True)
-    found = read(store, KEY)[0]
+    stored = [StoredProgress(database="main", parent="parent", keep=4)]
+    run.update(stored=stored)
+    run.update(uses=["parent", "other"])
+    run.update(ended=True)
+    found = read_marker(store, KEY)[0]
     assert (found.stored, found.uses, found.ended, found.started) == (
         stored,
         ["parent", "other"],
         True,
         clock.iso(NOW),
     )
-    run.renew(stored=[])
-    assert read(store, KEY)[0].stored == []
+    run.update(stored=[])
+    assert read_marker(store, KEY)[0].stored == []
 
 
 @pytest.mark.parametrize("how", ["removed", "taken over"])
@@ -281,7 +289,7 @@ def test_a_run_whose_marker_is_lost_learns_it_when_it_renews(store: LocalStore, 
     run = start(store)
     lose(store, how)
     with pytest.raises(InUse, match="taken for dead"):
-        run.renew()
+        run.update()
 
 
 @pytest.mark.parametrize("how", ["removed", "taken over"])
@@ -289,26 +297,26 @@ def test_a_run_that_was_silent_for_long_looks_before_it_commits(
     store: LocalStore, time: Clock, how: str
 ) -> None:
     run = start(store)
-    run.require()
+    run.require_unchanged()
     time.now += STALE
-    run.require()
+    run.require_unchanged()
     lose(store, how)
     with pytest.raises(InUse, match="taken for dead"):
-        run.require()
+        run.require_unchanged()
 
 
 def test_a_run_with_a_fresh_heartbeat_does_not_look(store: LocalStore, time: Clock) -> None:
     run = start(store)
     time.now += STALE - SECOND
     lose(store, "removed")
-    run.require()
+    run.require_unchanged()
 
 
 def lose(store: LocalStore, how: str) -> None:
     if how == "removed":
         store.delete(KEY)
     else:
-        start(store, "new", adopted=read(store, KEY))
+        start(store, "new", adopted=read_marker(store, KEY))
 
 
 # Ending
@@ -316,35 +324,35 @@ def lose(store: LocalStore, how: str) -> None:
 
 def test_the_marker_goes_when_the_run_ends(store: LocalStore) -> None:
     run = start(store)
-    run.finish()
+    run.remove()
     with pytest.raises(KeyMissing):
-        read(store, KEY)
-    run.finish()
+        read_marker(store, KEY)
+    run.remove()
 
 
 def test_a_run_that_was_taken_for_dead_does_not_remove_the_marker_of_the_next(store: LocalStore) -> None:
     run = start(store)
     lose(store, "taken over")
-    run.finish()
-    assert read(store, KEY)[0].run == "new"
+    run.remove()
+    assert read_marker(store, KEY)[0].run == "new"
 
 
 # What is stored
 
 
 def test_a_damaged_marker_is_damage(store: LocalStore) -> None:
-    data = canonical.seal(marker())
+    data = canonical.with_digest(marker())
     store.put(KEY, [data.replace(b"elsewhere", b"elsewherf")])
     with pytest.raises(Damage, match=KEY):
-        read(store, KEY)
+        read_marker(store, KEY)
 
 
 def test_a_marker_of_another_form_is_damage(store: LocalStore) -> None:
-    store.put(KEY, [canonical.seal({"run": 1})])
+    store.put(KEY, [canonical.with_digest({"run": 1})])
     with pytest.raises(Damage, match=KEY):
-        read(store, KEY)
+        read_marker(store, KEY)
 
 
 def test_a_marker_of_a_later_version_is_read(store: LocalStore) -> None:
-    store.put(KEY, [canonical.seal({**msgspec.to_builtins(marker()), "later": True})])
-    assert read(store, KEY)[0] == marker()
+    store.put(KEY, [canonical.with_digest({**msgspec.to_builtins(marker()), "later": True})])
+    assert read_marker(store, KEY)[0] == marker()

@@ -124,7 +124,7 @@ def test_labels_are_ordered_behind_those_there_are_when_the_clock_steps_back(
 
 
 def test_a_new_repository_says_what_it_is(store: LocalStore, repository: Repository) -> None:
-    document = msgspec.json.decode(canonical.unseal(store.get(INFO_KEY), INFO_KEY))
+    document = msgspec.json.decode(canonical.check_digest(store.get(INFO_KEY), INFO_KEY))
     assert (document["format"], document["requires"], document["recipients"]) == (1, [], [])
     assert document["recovery"] == hashlib.sha256(store.get(RECOVERY_KEY)).hexdigest()
     assert Repository.open(store).info == repository.info
@@ -164,21 +164,25 @@ def test_nothing_is_no_repository(store: LocalStore) -> None:
 @pytest.mark.parametrize("version", [2, 10, "1", None])
 def test_a_newer_format_is_refused(store: LocalStore, repository: Repository, version: object) -> None:
     document = msgspec.to_builtins(repository.info) | {"format": version, "id": ["a", "changed", "type"]}
-    overwrite(store, INFO_KEY, canonical.seal(document))
+    overwrite(store, INFO_KEY, canonical.with_digest(document))
     with pytest.raises(UnsupportedRepository, match="format"):
         Repository.open(store)
 
 
 def test_an_unknown_requirement_is_refused(store: LocalStore, repository: Repository) -> None:
     overwrite(
-        store, INFO_KEY, canonical.seal(msgspec.structs.replace(repository.info, requires=["time-travel"]))
+        store,
+        INFO_KEY,
+        canonical.with_digest(msgspec.structs.replace(repository.info, requires=["time-travel"])),
     )
     with pytest.raises(UnsupportedRepository, match="time-travel"):
         Repository.open(store)
 
 
 def test_a_later_version_may_add_keys(store: LocalStore, repository: Repository) -> None:
-    overwrite(store, INFO_KEY, canonical.seal({**msgspec.to_builtins(repository.info), "later": {"keys": 1}}))
+    overwrite(
+        store, INFO_KEY, canonical.with_digest({**msgspec.to_builtins(repository.info), "later": {"keys": 1}})
+    )
     assert Repository.open(store).info == repository.info
 
 
@@ -221,18 +225,20 @@ def test_a_backup_that_needs_more_than_we_know_is_refused(
     store: LocalStore, repository: Repository, changes: dict[str, Any], named: str
 ) -> None:
     document = msgspec.to_builtins(manifest()) | changes | {"databases": "of another type"}
-    overwrite(store, manifest_key(SITE, ID), canonical.seal(document))
+    overwrite(store, manifest_key(SITE, ID), canonical.with_digest(document))
     with pytest.raises(UnsupportedRepository, match=named):
         repository.manifest(SITE, ID)
 
 
 def test_a_manifest_of_another_form_is_damage(store: LocalStore, repository: Repository) -> None:
-    overwrite(store, manifest_key(SITE, ID), canonical.seal({"format": 1, "id": ID}))
+    overwrite(store, manifest_key(SITE, ID), canonical.with_digest({"format": 1, "id": ID}))
     with pytest.raises(Damage, match=ID):
         repository.manifest(SITE, ID)
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"not json", b"\xff\xfe", canonical.seal({"x": 1})[:-2]])
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"not json", b"\xff\xfe", canonical.with_digest({"x": 1})[:-2]]
+)
 def test_what_is_no_manifest_is_damage(store: LocalStore, repository: Repository, content: bytes) -> None:
     overwrite(store, manifest_key(SITE, ID), content)
     with pytest.raises(Damage, match=ID):
@@ -262,10 +268,10 @@ def test_keys_of_a_later_version_are_kept_in_what_is_shown(
         "later": {"keys": [1, 2]},
         "source": {"machine": "m", "config": None, "paths": [], "kernel": "7"},
     }
-    store.put(manifest_key(SITE, ID), [canonical.seal(document)])
+    store.put(manifest_key(SITE, ID), [canonical.with_digest(document)])
     store.put(
         f"sites/{SITE}/labels/{ID}/{ID}.json",
-        [canonical.seal({"fact": "mood", "value": "good", "at": clock.iso(NOW)})],
+        [canonical.with_digest({"fact": "mood", "value": "good", "at": clock.iso(NOW)})],
     )
     assert run(["--repository", str(store.root), "show", ID, "--json"]) == 0
     shown = msgspec.json.decode(capsys.readouterr().out)

@@ -433,13 +433,13 @@ def test_conflicts_leave_no_temporary_files(store: LocalStore) -> None:
 def test_write_refuses_a_name_that_is_taken(tmp_path: Path) -> None:
     (tmp_path / "taken").write_bytes(b"old")
     with pytest.raises(FileExistsError):
-        durable.write(tmp_path / "taken", [b"new"], exclusive=True)
+        durable.write_atomically(tmp_path / "taken", [b"new"], exclusive=True)
     assert ((tmp_path / "taken").read_bytes(), everything(tmp_path)) == (b"old", ["taken"])
 
 
 def test_write_takes_the_place_of_what_is_there_when_it_may(tmp_path: Path) -> None:
     (tmp_path / "taken").write_bytes(b"old")
-    assert durable.write(tmp_path / "taken", [b"new", b"er"], exclusive=False, mode=0o640) == 5
+    assert durable.write_atomically(tmp_path / "taken", [b"new", b"er"], exclusive=False, mode=0o640) == 5
     assert ((tmp_path / "taken").read_bytes(), everything(tmp_path)) == (b"newer", ["taken"])
     assert stat.S_IMODE((tmp_path / "taken").stat().st_mode) & ~0o777 == 0
 
@@ -447,14 +447,14 @@ def test_write_takes_the_place_of_what_is_there_when_it_may(tmp_path: Path) -> N
 def test_write_does_not_follow_a_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("target")
     with pytest.raises(FileExistsError):
-        durable.write(tmp_path / "link", [b"new"], exclusive=True)
-    durable.write(tmp_path / "link", [b"new"], exclusive=False)
+        durable.write_atomically(tmp_path / "link", [b"new"], exclusive=True)
+    durable.write_atomically(tmp_path / "link", [b"new"], exclusive=False)
     assert not (tmp_path / "link").is_symlink()
     assert not (tmp_path / "target").exists()
 
 
 def test_what_was_staged_can_be_read_before_it_has_a_name(tmp_path: Path) -> None:
-    staged_file = durable.Staged(tmp_path)
+    staged_file = durable.UnnamedFile(tmp_path)
     staged_file.write(b"0123456789")
     assert (staged_file.read_at(4, 3), staged_file.read_at(4, 8), staged_file.read_at(4, 10)) == (
         b"3456",
@@ -516,8 +516,8 @@ def test_writing_begins_before_the_file_is_made_durable(tmp_path: Path) -> None:
     try:
         os.write(fd, bytes(durable.DOCUMENT))
         for one in (fd, pipe[1]):
-            durable.begin_writing(one, 0, durable.DOCUMENT)
-            durable.let_go(one, 0, durable.DOCUMENT)
+            durable.start_writeback(one, 0, durable.DOCUMENT)
+            durable.drop_from_cache(one, 0, durable.DOCUMENT)
         assert os.pread(fd, durable.DOCUMENT + 1, 0) == bytes(durable.DOCUMENT)
     finally:
         for one in (fd, *pipe):

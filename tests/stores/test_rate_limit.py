@@ -60,7 +60,7 @@ def test_never_more_passes_than_the_rate_allows_and_nobody_waits_longer_than_for
 def test_a_stream_takes_as_long_as_its_bytes_need() -> None:
     clock = Clock()
     pace = RateLimit(RATE, clock, clock.sleep)
-    sent = b"".join(pace.pieces([bytes(700_000), b"", bytes(9_300_000)]))
+    sent = b"".join(pace.throttled([bytes(700_000), b"", bytes(9_300_000)]))
     assert len(sent) == 10_000_000
     assert clock.now - 100 == pytest.approx(10.0, abs=BURST_SECONDS + 0.05)
 
@@ -120,7 +120,7 @@ def test_a_thread_of_a_run_that_is_to_end_gives_up_and_the_main_one_does_not_wai
 def test_a_pause_in_a_thread_ends_when_the_run_is_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutdown, "REQUESTED", threading.Event())
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(shutdown.pause, 60)
+        waiting = pool.submit(shutdown.sleep, 60)
         shutdown.request()
         with pytest.raises(KeyboardInterrupt):
             waiting.result(5)

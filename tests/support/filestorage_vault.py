@@ -14,7 +14,7 @@ from typing import Any
 import independent_reader
 from site_factory import SiteFiles
 
-from zodb_vault.blobs.packs import members_of, ref
+from zodb_vault.blobs.packs import member_ref, pack_members
 from zodb_vault.model.blob import BlobRef
 from zodb_vault.model.chain import packs_of, segments_of
 from zodb_vault.model.manifest import DatabaseEntry, Manifest, Pack, Segment
@@ -105,7 +105,7 @@ class Vault:
     def blobs(self, manifest: Manifest | None = None) -> list[BlobRef]:
         """Return the live blobs of all packs of a backup, in the order of the packs."""
         objects = self.repository.objects("")
-        return [ref(member) for pack in self.packs(manifest) for member in members_of(objects, pack)]
+        return [member_ref(member) for pack in self.packs(manifest) for member in pack_members(objects, pack)]
 
     def restore(
         self, backup: str | None = None, tid: bytes | None = None, *, allow_incomplete: bool = False

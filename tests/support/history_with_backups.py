@@ -26,7 +26,7 @@ import random_histories
 import ZODB.BaseStorage
 from ZODB.TimeStamp import TimeStamp
 
-from zodb_vault.blobs.packs import members_of
+from zodb_vault.blobs.packs import pack_members
 from zodb_vault.cli.progress import Silent
 from zodb_vault.datafs.index import write_index
 from zodb_vault.errors import TargetMissing
@@ -535,7 +535,7 @@ class Vaulted:
         blobs: Blobs = {}
         for pack in packs_of(entry, content):
             tar = b"".join(content.read(pack.parts))
-            for row in members_of(content, pack):
+            for row in pack_members(content, pack):
                 data = tar[row.offset : row.offset + row.size]
                 blobs[tids.from_hex(row.oid), tids.from_hex(row.tid)] = hashlib.sha256(data).hexdigest()
         assert {key: blobs.get(key) for key in saved.blobs} == saved.blobs, f"{saved.id}: blobs are others"

@@ -47,13 +47,13 @@ class InsideSealer:
         return bytes(pyrage.encrypt(bytes(self._content), [recipient_of(text) for text in self._recipients]))
 
 
-class InsideKeys(encryption.Keys):
+class InsideKeys(encryption.EncryptionKeys):
     """Keys that are used in this process: for tests that count its system calls, or need many contents quickly."""
 
-    def seal(self) -> InsideSealer:  # type: ignore[override]
+    def encryptor(self) -> InsideSealer:  # type: ignore[override]
         return InsideSealer(self.recipients)
 
-    def open(self, chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
+    def decrypt(self, chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
         import pyrage
 
         content = b"".join(chunks)
@@ -67,4 +67,4 @@ def inside(patch: pytest.MonkeyPatch) -> None:
     """Let no process of its own encrypt and decrypt."""
     from zodb_vault.repository import repository
 
-    patch.setattr(repository, "Keys", InsideKeys)
+    patch.setattr(repository, "EncryptionKeys", InsideKeys)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from zodb_vault.errors import KeyChanged, KeyExists, KeyMissing
 from zodb_vault.runtime import clock
-from zodb_vault.stores.base import KEY, Entry
+from zodb_vault.stores.base import KEY, ListedKey
 from zodb_vault.stores.local import LocalStore
 
 CHUNK = 1 << 20
@@ -73,12 +73,12 @@ class MemoryStore:
         for start in range(0, len(data), CHUNK):
             yield data[start : start + CHUNK]
 
-    def list(self, prefix: str) -> Iterator[Entry]:
+    def list(self, prefix: str) -> Iterator[ListedKey]:
         if prefix and not (prefix.endswith("/") and KEY.match(prefix[:-1])):
             raise ValueError(f"{prefix!r} is not a prefix, which ends with /")
         with self._lock:
             found = sorted(
-                Entry(key, len(data)) for key, data in self.content.items() if key.startswith(prefix)
+                ListedKey(key, len(data)) for key, data in self.content.items() if key.startswith(prefix)
             )
         yield from found
 

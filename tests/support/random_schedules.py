@@ -39,12 +39,12 @@ from zodb_vault.operations.prune import trash as deletion
 from zodb_vault.operations.restore import run as restoring
 from zodb_vault.policy.retention import OnDemandRetention, Rules, SafetyRetention, ScheduledRetention
 from zodb_vault.repository import markers
-from zodb_vault.repository.markers import Run
+from zodb_vault.repository.markers import RunMarker
 from zodb_vault.repository.objects import meta_key, object_key
 from zodb_vault.repository.references import add_names
 from zodb_vault.repository.repository import Repository
 from zodb_vault.runtime import clock
-from zodb_vault.stores.base import Entry
+from zodb_vault.stores.base import ListedKey
 from zodb_vault.strategies.blobs import compaction, packer
 from zodb_vault.strategies.filestorage import cut, segments
 
@@ -219,7 +219,7 @@ class Stopping:
     def stream(self, key: str) -> Iterator[bytes]:
         yield self.get(key)
 
-    def list(self, prefix: str) -> Iterator[Entry]:
+    def list(self, prefix: str) -> Iterator[ListedKey]:
         yield from self._call("list", prefix, lambda: [*self._watched.store.list(prefix)])
 
     def delete(self, key: str, expected: bytes | None = None) -> None:
@@ -540,7 +540,7 @@ def _interrupt(world: World, repository: Repository) -> None:
 
         def die(*_arguments: object) -> NoReturn:
             for method in ("renew", "finish"):
-                patch.setattr(Run, method, lambda *_arguments, **_options: None)
+                patch.setattr(RunMarker, method, lambda *_arguments, **_options: None)
             raise RuntimeError("died")
 
         patch.setattr(Repository, "commit", die)

@@ -34,13 +34,13 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
     sha256: str
 
 
-class Index(msgspec.Struct, frozen=True):
+class PackIndex(msgspec.Struct, frozen=True):
     """The document under ``meta/`` that lists the live blobs of a pack by ascending offset."""
 
     rows: list[Member]
 
 
-def header(name: str, size: int, mtime: int) -> bytes:
+def tar_header(name: str, size: int, mtime: int) -> bytes:
     """Return the tar header of a regular file with mode 0444."""
     when = b"%011o\0" % min(max(0, mtime), OCTAL_LIMIT - 1)
     front = name.encode("ascii").ljust(100, b"\0") + b"0000444\0" + b"0000000\0" * 2 + _length(size) + when
@@ -58,7 +58,7 @@ def padding(size: int) -> bytes:
     return bytes(-size % BLOCK)
 
 
-def room(size: int) -> int:
+def member_length(size: int) -> int:
     """Return how many bytes of a tar a member takes."""
     return BLOCK + size + -size % BLOCK
 
@@ -74,7 +74,7 @@ class PackWriter:
     def add(self, oid: bytes, tid: bytes, size: int, mtime: int, chunks: Iterable[bytes]) -> Member:
         """Append a blob of ``size`` bytes and return its line of the index; raise SourceChanged when the chunks have another length."""
         name = bushy(oid, tid)
-        self._put(header(name, size, mtime))
+        self._put(tar_header(name, size, mtime))
         start, digest = self.offset, hashlib.sha256()
         for chunk in chunks:
             digest.update(chunk)
@@ -96,7 +96,7 @@ class PackWriter:
         self.offset += len(data)
 
 
-def members(
+def read_members(
     index: list[Member], chunks: Iterable[bytes], wanted: Callable[[Member], bool]
 ) -> Iterator[tuple[Member, Iterator[memoryview]]]:
     """Yield each wanted member with its content, in one pass over the chunks of the tar.
@@ -151,16 +151,16 @@ class _Cursor:
         return bool(self._chunk)
 
 
-def members_of(documents: Documents, pack: Pack) -> list[Member]:
+def pack_members(documents: Documents, pack: Pack) -> list[Member]:
     """Return the live members of a pack."""
-    return msgspec.json.decode(documents.document(pack.index.meta), type=Index).rows
+    return msgspec.json.decode(documents.document(pack.index.meta), type=PackIndex).rows
 
 
-def key(member: Member) -> bytes:
+def member_key(member: Member) -> bytes:
     """Return the OID and TID of a member as one key."""
     return bytes.fromhex(member.oid[2:] + member.tid[2:])
 
 
-def ref(member: Member) -> BlobRef:
+def member_ref(member: Member) -> BlobRef:
     """Return the blob revision that a member is."""
     return BlobRef(tids.from_hex(member.oid), tids.from_hex(member.tid), True)

@@ -47,7 +47,7 @@ class BlobSet:
             self._db.executemany("UPDATE ref SET have = 1 WHERE key = ?", [(key,) for key in keys])
             self._db.execute("COMMIT")
 
-    def among(self, keys: Iterable[bytes]) -> set[bytes]:
+    def referenced(self, keys: Iterable[bytes]) -> set[bytes]:
         """Return which of these keys (OID + TID) are asked for."""
         with self._lock:
             ask = self._db.cursor().execute
@@ -55,7 +55,7 @@ class BlobSet:
                 key for key in keys if ask("SELECT 1 FROM ref WHERE key = ?", (key,)).fetchone() is not None
             }
 
-    def take(self, keys: Iterable[bytes]) -> set[bytes]:
+    def take_missing(self, keys: Iterable[bytes]) -> set[bytes]:
         """Return which of these keys (OID + TID) are lacking, and note that they no longer are."""
         with self._lock:
             ask = self._db.cursor().execute
@@ -83,7 +83,7 @@ class BlobSet:
                 yield BlobRef(key[:8], key[8:], bool(sure))
             last = rows[-1][0]
 
-    def everything(self) -> Iterator[BlobRef]:
+    def all(self) -> Iterator[BlobRef]:
         """Yield all revisions by OID and TID."""
         last = b""
         while rows := self._after(last, "1"):

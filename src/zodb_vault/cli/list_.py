@@ -122,7 +122,7 @@ def _runs(context: Context) -> list[dict[str, Any]]:
     known = set(context.catalog.listing.backups)
     rows = []
     for marker, _data in context.catalog.markers.values():
-        alive = markers.alive(marker, context.repository.store)
+        alive = markers.is_alive(marker, context.repository.store)
         if marker.run in known or (not alive and marker.what != "create"):
             continue
         status = states.get(marker.what, marker.what) if alive else "failed"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from ..errors import UsageError
-from ..policy.parallelism import MOST_TOLD
+from ..policy.parallelism import MAX_CONFIGURED
 from .context import Context
 from .limits import RATE
 
@@ -120,7 +120,7 @@ LIMIT_OPTIONS: Final = (
     ),
     click.option(
         "--workers",
-        type=click.IntRange(1, MOST_TOLD),
+        type=click.IntRange(1, MAX_CONFIGURED),
         metavar="N",
         help="Use N workers at the same time; each needs memory. Default: depends on the processors.",
     ),

@@ -28,13 +28,13 @@ def command() -> None:
 def init(context: Context) -> None:
     """Create a repository at an empty location."""
     from ..repository.repository import Repository
-    from ..stores.base import limits
+    from ..stores.base import limitations_of
 
     made = Repository.create(context.store, context.settings.repository.recipients_at(context.location))
     context.say(f"repository {made.info.id} created in {made.store.location}")
     if made.info.recipients:
         context.say(f"content is encrypted for {count(len(made.info.recipients), 'recipient')}")
-    for limit in limits(made.store):
+    for limit in limitations_of(made.store):
         context.say(f"note: {limit}")
 
 
@@ -44,7 +44,7 @@ def init(context: Context) -> None:
 @pass_context
 def info(context: Context, as_json: bool) -> None:
     """Show the id, the location, the recipients and the sites of the repository."""
-    from ..stores.base import limits
+    from ..stores.base import limitations_of
 
     repository = context.repository
     document: dict[str, Any] = {
@@ -52,7 +52,7 @@ def info(context: Context, as_json: bool) -> None:
         "location": repository.store.location,
         "format": repository.info.format,
         "created": repository.info.created,
-        "limits": limits(repository.store),
+        "limits": limitations_of(repository.store),
         "recipients": repository.info.recipients,
         "sites": [
             {"name": name, "backups": len(repository.listing(name).backups)} for name in repository.sites()

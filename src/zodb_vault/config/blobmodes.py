@@ -41,7 +41,7 @@ def shared_or(elsewhere: BlobMode, section: Section, blob_dir: str | None) -> tu
 
 def authoritative(section: Section, key: str, blob_dir: str) -> list[str]:
     """Return warnings about a directory that should hold all blobs; raise ConfigurationError when it is a cache."""
-    name = marker(blob_dir)
+    name = layout_name(blob_dir)
     if name == CACHE:
         raise section.error(
             f"{section.label} keeps its blobs in {blob_dir}, but {MARKER} there says {CACHE}: a cache does not hold all blobs",
@@ -53,7 +53,7 @@ def authoritative(section: Section, key: str, blob_dir: str) -> list[str]:
 
 def cache(section: Section, blob_dir: str) -> list[str]:
     """Return warnings about a directory that should be a cache; raise ConfigurationError when it holds blobs of its own."""
-    name = marker(blob_dir)
+    name = layout_name(blob_dir)
     if name in LAYOUTS:
         raise section.error(
             f"{section.label} uses {blob_dir} as a cache (shared-blob-dir off), but {MARKER} there says {name}: "
@@ -66,7 +66,7 @@ def cache(section: Section, blob_dir: str) -> list[str]:
 
 def foreign_cache(section: Section, key: str, directory: str | None) -> list[str]:
     """Return warnings about a cache of objects in S3 that looks like a blob directory; what is in S3 rules there."""
-    name = marker(directory) if directory else None
+    name = layout_name(directory) if directory else None
     if name not in LAYOUTS:
         return []
     return [
@@ -84,7 +84,7 @@ def on_local_disk(section: Section, blob_dir: str) -> list[str]:
     ]
 
 
-def marker(blob_dir: str) -> str | None:
+def layout_name(blob_dir: str) -> str | None:
     """Return the layout that a directory is marked with, or looks like without a mark; None for an empty, new or missing one.
 
     What cannot be read is returned as an empty name.

@@ -22,7 +22,7 @@ from ..model.s3settings import S3Settings
 from ..model.source import Secret
 from .copies import CopySettings
 from .durations import parse_duration
-from .paths import absolute, at_home
+from .paths import absolute, expand_home
 from .rates import Rate, parse_rate
 
 Location = NewType("Location", str)
@@ -40,16 +40,16 @@ FLAGS = {
 }
 
 
-class Reading:
+class ProblemCollector:
     """The problems found so far."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = environment
         self._problems: list[str] = []
 
-    def at(self, source: str, directory: Path) -> Source:
+    def at(self, source: str, directory: Path) -> ValueSource:
         """Return the same reading for keys of one source, whose relative paths are taken from ``directory``."""
-        return Source(self, source, directory)
+        return ValueSource(self, source, directory)
 
     def named(self, prefix: str) -> list[str]:
         """Return the variables that begin with ``prefix``; an empty one counts as not set."""
@@ -65,16 +65,16 @@ class Reading:
             raise ConfigurationError(self._problems)
 
 
-class Source(NamedTuple):
+class ValueSource(NamedTuple):
     """A file, a variable or an option that values come from."""
 
-    reading: Reading
+    problems: ProblemCollector
     name: str
     directory: Path
 
     def problem(self, key: str, what: str) -> None:
         """Note what is wrong with a key."""
-        self.reading.add(f"{self.name}: {key} {what}" if key else f"{self.name} {what}")
+        self.problems.add(f"{self.name}: {key} {what}" if key else f"{self.name} {what}")
 
     def unknown(self, path: str, given: Iterable[str], known: list[str]) -> None:
         """Note the keys that are not known, with the one that was likely meant."""
@@ -97,7 +97,9 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f", did you mean {close[0]}?" if close else ""
 
 
-def read_struct(source: Source, path: str, given: object, struct: type[msgspec.Struct]) -> dict[str, Any]:
+def read_struct(
+    source: ValueSource, path: str, given: object, struct: type[msgspec.Struct]
+) -> dict[str, Any]:
     """Return the values of a table by field; problems are noted and left out."""
     if not isinstance(given, dict):
         source.problem(path, "has to be a table")
@@ -119,7 +121,9 @@ def read_struct(source: Source, path: str, given: object, struct: type[msgspec.S
     return found
 
 
-def variables(reading: Reading, prefix: str, struct: type[msgspec.Struct], cwd: Path) -> dict[str, Any]:
+def variables(
+    reading: ProblemCollector, prefix: str, struct: type[msgspec.Struct], cwd: Path
+) -> dict[str, Any]:
     """Return the values of the variables that begin with ``prefix``; one that is no key of the struct is a problem."""
     keys = dict(_paths(struct))
     found: dict[str, Any] = {}
@@ -167,7 +171,7 @@ def _put(values: dict[str, Any], path: tuple[str, ...], value: object) -> None:
     values[path[-1]] = value
 
 
-def _text(given: object, source: Source) -> str:
+def _text(given: object, source: ValueSource) -> str:
     if not isinstance(given, str):
         raise ValueError("has to be a text in quotes")
     if not given.strip():
@@ -177,7 +181,7 @@ def _text(given: object, source: Source) -> str:
     return given
 
 
-def _texts(given: object, source: Source) -> tuple[str, ...]:
+def _texts(given: object, source: ValueSource) -> tuple[str, ...]:
     if isinstance(given, str):
         # A variable: recipients hold no commas.
         given = [text.strip() for text in given.split(",")]
@@ -186,7 +190,7 @@ def _texts(given: object, source: Source) -> tuple[str, ...]:
     return tuple(given)
 
 
-def _count(given: object, source: Source) -> int:
+def _count(given: object, source: ValueSource) -> int:
     if isinstance(given, str) and given.strip().isdecimal() and len(given) < 10:
         given = int(given)
     if isinstance(given, bool) or not isinstance(given, int) or given < 0:
@@ -194,21 +198,21 @@ def _count(given: object, source: Source) -> int:
     return given
 
 
-def _duration(given: object, source: Source) -> timedelta:
+def _duration(given: object, source: ValueSource) -> timedelta:
     try:
         return parse_duration(_text(given, source))
     except ValueError as error:
         raise ValueError(f"is not a length of time: {error}") from None
 
 
-def _rate(given: object, source: Source) -> Rate:
+def _rate(given: object, source: ValueSource) -> Rate:
     try:
         return parse_rate(_text(given, source))
     except ValueError as error:
         raise ValueError(f"is not a rate: {error}") from None
 
 
-def _flag(given: object, source: Source) -> bool:
+def _flag(given: object, source: ValueSource) -> bool:
     if isinstance(given, str):
         # A variable.
         given = FLAGS.get(given.strip().lower())
@@ -217,11 +221,11 @@ def _flag(given: object, source: Source) -> bool:
     return given
 
 
-def _path(given: object, source: Source) -> Path:
-    return Path(absolute(at_home(_text(given, source), source.reading.environment), source.directory))
+def _path(given: object, source: ValueSource) -> Path:
+    return Path(absolute(expand_home(_text(given, source), source.problems.environment), source.directory))
 
 
-def _paths_of(given: object, source: Source) -> tuple[Path, ...]:
+def _paths_of(given: object, source: ValueSource) -> tuple[Path, ...]:
     if isinstance(given, str):
         # A variable: as in PATH.
         given = given.split(os.pathsep)
@@ -230,7 +234,7 @@ def _paths_of(given: object, source: Source) -> tuple[Path, ...]:
     return tuple(_path(path, source) for path in given)
 
 
-def _location(given: object, source: Source) -> Location:
+def _location(given: object, source: ValueSource) -> Location:
     text = _text(given, source)
     if "://" not in text:
         return Location(str(_path(text, source)))
@@ -247,7 +251,7 @@ def _location(given: object, source: Source) -> Location:
     return Location(text.rstrip("/"))
 
 
-def _copies(given: object, source: Source) -> tuple[CopySettings, ...]:
+def _copies(given: object, source: ValueSource) -> tuple[CopySettings, ...]:
     entries = list(_texts(given, source)) if isinstance(given, str) else given
     if not isinstance(entries, list) or not entries:
         raise ValueError(
@@ -256,7 +260,7 @@ def _copies(given: object, source: Source) -> tuple[CopySettings, ...]:
     return tuple(_copy(entry, source) for entry in entries)
 
 
-def _copy(given: object, source: Source) -> CopySettings:
+def _copy(given: object, source: ValueSource) -> CopySettings:
     if not isinstance(given, dict):
         return CopySettings(location=_location(given, source))
     if unknown := sorted(given.keys() - set(CopySettings.__struct_fields__)):
@@ -268,11 +272,11 @@ def _copy(given: object, source: Source) -> CopySettings:
     return CopySettings(location=_location(given.get("location"), source), recipients=recipients, s3=s3)
 
 
-def _secret(given: object, source: Source) -> Secret:
+def _secret(given: object, source: ValueSource) -> Secret:
     return Secret(_text(given, source))
 
 
-CONVERSIONS: Mapping[Any, Callable[[object, Source], Any]] = {
+CONVERSIONS: Mapping[Any, Callable[[object, ValueSource], Any]] = {
     str: _text,
     int: _count,
     bool: _flag,

@@ -78,7 +78,7 @@ def may_be_named(key: str) -> bool:
     return is_known(key) or key.rpartition(".")[2].lower().replace("_", "-") in SECRETS
 
 
-def conceal(key: str, value: str) -> Option:
+def mask(key: str, value: str) -> Option:
     """Return the value, as a Secret when its key or its look says that it may hold one, or when nobody knows the key."""
     if key.rpartition(".")[2] == "dsn":
         return Secret(value, _shown_url(value) if "://" in value else _shown_pairs(value))
@@ -89,9 +89,9 @@ def conceal(key: str, value: str) -> Option:
     return value
 
 
-def scrubbed(text: str, dsn: str) -> str:
+def mask_dsn_words(text: str, dsn: str) -> str:
     """Return a text, such as what a driver says of a connection that failed, without the words of a DSN that are not shown."""
-    value = conceal("dsn", dsn)
+    value = mask("dsn", dsn)
     shown = value.shown if isinstance(value, Secret) else value
     hidden = (
         set(WORD.findall(dsn)) - set(WORD.findall(shown)) - HARMLESS - {"password", "postgres", "postgresql"}

@@ -17,7 +17,7 @@ def absolute(text: str | Path, base: Path) -> str:
     return short if short == path or os.path.realpath(short) == os.path.realpath(path) else path
 
 
-def at_home(text: str, environment: Mapping[str, str]) -> str:
+def expand_home(text: str, environment: Mapping[str, str]) -> str:
     """Return the path with a leading ``~`` replaced by the home directory of that environment, if it has one."""
     home = environment.get("HOME")
     if home and (text == "~" or text.startswith("~/")):

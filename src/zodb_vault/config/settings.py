@@ -20,10 +20,19 @@ import msgspec
 from ..errors import ConfigurationError, UsageError
 from ..model.s3settings import S3Settings
 from ..model.source import Secret
-from ..policy.parallelism import MOST_TOLD
+from ..policy.parallelism import MAX_CONFIGURED
 from ..policy.retention import OnDemandRetention, SafetyRetention, ScheduledRetention
 from .copies import CopySettings
-from .keys import COPIES_S3, Location, Reading, Source, kinds, read_struct, suggestion, variables
+from .keys import (
+    COPIES_S3,
+    Location,
+    ProblemCollector,
+    ValueSource,
+    kinds,
+    read_struct,
+    suggestion,
+    variables,
+)
 from .paths import absolute
 from .rates import Rate
 
@@ -187,7 +196,7 @@ def load_settings(
         Path(environment["ZODB_VAULT_CONFIG"]) if environment.get("ZODB_VAULT_CONFIG") else None
     )
     file = Path(absolute(named, cwd)) if named else _found_file(cwd, zope_conf)
-    reading = Reading(environment=environment)
+    reading = ProblemCollector(environment=environment)
     values: dict[str, Any] = {}
     if file is not None:
         values = _from_file(file, reading)
@@ -216,7 +225,7 @@ def _found_file(cwd: Path, zope_conf: Path | None) -> Path | None:
     return None
 
 
-def _from_file(file: Path, reading: Reading) -> dict[str, Any]:
+def _from_file(file: Path, reading: ProblemCollector) -> dict[str, Any]:
     """Return the values of a file, nested by table; problems are noted in ``reading``."""
     document = _document(file)
     inside = reading.at(str(file), file.parent)
@@ -252,7 +261,7 @@ def _document(file: Path) -> dict[str, Any]:
         raise ConfigurationError([f"{file} is not a TOML file"]) from None
 
 
-def _from_variables(reading: Reading, cwd: Path, sites: Mapping[str, Any]) -> dict[str, Any]:
+def _from_variables(reading: ProblemCollector, cwd: Path, sites: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of the variables, nested by table."""
     values: dict[str, Any] = {}
     for name, struct in TABLES.items():
@@ -298,7 +307,7 @@ def _merged(below: Any, above: Any) -> Any:
     return above
 
 
-def _check(values: dict[str, Any], reading: Reading, source: str) -> None:
+def _check(values: dict[str, Any], reading: ProblemCollector, source: str) -> None:
     """Note what is wrong with values that are right by themselves."""
     told = reading.at(source, Path())
     for name, site in values.get("site", {}).items():
@@ -327,8 +336,8 @@ def _check(values: dict[str, Any], reading: Reading, source: str) -> None:
     for copy in values.get("repository", {}).get("copies", ()):
         _check_s3(msgspec.structs.asdict(copy.s3) if copy.s3 else {}, told, COPIES_S3)
     _check_keys(values.get("repository", {}), told)
-    if not 1 <= values.get("limits", {}).get("workers", 1) <= MOST_TOLD:
-        told.problem("limits.workers", f"has to be 1 to {MOST_TOLD}")
+    if not 1 <= values.get("limits", {}).get("workers", 1) <= MAX_CONFIGURED:
+        told.problem("limits.workers", f"has to be 1 to {MAX_CONFIGURED}")
     zone = values.get("schedule", {}).get("timezone")
     if zone and not _is_zone(zone):
         told.problem("schedule.timezone", "is not a zone of the time zone database, such as Europe/Vienna")
@@ -343,7 +352,7 @@ def zone_of(name: str) -> tzinfo:
     return ZoneInfo(name)
 
 
-def _check_keys(repository: Mapping[str, Any], told: Source) -> None:
+def _check_keys(repository: Mapping[str, Any], told: ValueSource) -> None:
     ours = repository.get("encryption", {}).get("recipients") or ()
     theirs = [recipient for copy in repository.get("copies", ()) for recipient in copy.recipients or ()]
     for key, recipients in (("encryption.recipients", ours), ("copies", theirs)):
@@ -359,7 +368,7 @@ def _check_keys(repository: Mapping[str, Any], told: Source) -> None:
         )
 
 
-def _check_s3(s3: Mapping[str, Any], told: Source, path: str = "repository.s3") -> None:
+def _check_s3(s3: Mapping[str, Any], told: ValueSource, path: str = "repository.s3") -> None:
     for key, known in CHOICES.items():
         if s3.get(key) is not None and s3[key] not in known:
             told.problem(f"{path}.{key}", f"has to be one of {', '.join(known)}")

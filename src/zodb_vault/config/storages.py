@@ -17,8 +17,8 @@ from ..model.source import Database, Option, Skipped
 from .backends import DATA_FS, ENTRY_POINTS, Registered, find_backend
 from .blobmodes import directory_mode, foreign_cache
 from .conversion import Conversion
-from .masking import conceal, is_known
-from .paths import absolute, at_home
+from .masking import is_known, mask
+from .paths import absolute, expand_home
 from .sections import Section, Value
 
 PATHS = {
@@ -65,7 +65,7 @@ class Surroundings:
         found: dict[str, list[str]] = {}
         for value in section.values:
             found.setdefault(prefix + spelled(section, value), []).append(self.text(value))
-        return {key: conceal(key, "\n".join(texts)) for key, texts in found.items()}
+        return {key: mask(key, "\n".join(texts)) for key, texts in found.items()}
 
     def all_options(self, section: Section, prefix: str = "") -> dict[str, Option]:
         """Return what a section and the sections in it say, the latter after their types."""
@@ -82,7 +82,7 @@ class Surroundings:
         return self._resolved(value.key, value.text) if is_path and value.text else value.text
 
     def _resolved(self, key: str, text: str) -> str:
-        path = at_home(text, self._environment)
+        path = expand_home(text, self._environment)
         if not Path(path).is_absolute():
             self.notes.append(
                 f"{key} is the relative path {text}: it is taken from {self._base} ({self._base_reason}){self._other(path)}"

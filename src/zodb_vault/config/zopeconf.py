@@ -28,7 +28,7 @@ from .storages import (
 )
 
 
-class Found(NamedTuple):
+class DatabaseSection(NamedTuple):
     """A database of the file: its name and mount point, and the section that says where it is."""
 
     name: str
@@ -71,14 +71,14 @@ def read_zeo_conf(
     return _site(file, site_name, tree, _found(file, tree.root), environment, here)
 
 
-class Configured(NamedTuple):
+class StorageSections(NamedTuple):
     """The storages of a file by the names of their databases, each with what its paths are taken from; and the packages of ``%import``."""
 
     storages: dict[str, tuple[Section, Surroundings]]
     imports: list[str]
 
 
-def read_storages(path: Path, environment: Mapping[str, str], cwd: Path) -> Configured:
+def read_storages(path: Path, environment: Mapping[str, str], cwd: Path) -> StorageSections:
     """Return the storage sections of a file as they stand there; raise ConfigurationError as ``read_site``."""
     file = Path(absolute(path, cwd))
     tree = _tree(file, environment)
@@ -87,7 +87,7 @@ def read_storages(path: Path, environment: Mapping[str, str], cwd: Path) -> Conf
     around = {
         one.name: Surroundings(one.name, one.mount_point, base, reason, environment, cwd) for one in found
     }
-    return Configured({one.name: (one.section, around[one.name]) for one in found}, tree.imports)
+    return StorageSections({one.name: (one.section, around[one.name]) for one in found}, tree.imports)
 
 
 def _tree(file: Path, environment: Mapping[str, str]) -> Tree:
@@ -101,7 +101,7 @@ def _databases(root: Section) -> list[Section]:
     return [section for section in root.sections if section.type in ("zodb_db", "zodb")]
 
 
-def _found(file: Path, root: Section) -> list[Found]:
+def _found(file: Path, root: Section) -> list[DatabaseSection]:
     """Return the databases of a file; raise ConfigurationError when there is none or two have the same name."""
     databases = _databases(root)
     found = _in_databases(databases) if databases else _on_their_own(root)
@@ -121,13 +121,15 @@ def _found(file: Path, root: Section) -> list[Found]:
     return found
 
 
-def _in_databases(sections: list[Section]) -> list[Found]:
-    found: list[Found] = []
+def _in_databases(sections: list[Section]) -> list[DatabaseSection]:
+    found: list[DatabaseSection] = []
     issues: list[str] = []
     for section in sections:
         try:
             name = section.text("database-name") or section.name or "main"
-            found.append(Found(name, ", ".join(section.texts("mount-point")) or None, only_storage(section)))
+            found.append(
+                DatabaseSection(name, ", ".join(section.texts("mount-point")) or None, only_storage(section))
+            )
         except ConfigurationError as error:
             issues += error.issues
     if issues:
@@ -135,22 +137,27 @@ def _in_databases(sections: list[Section]) -> list[Found]:
     return found
 
 
-def _on_their_own(root: Section) -> list[Found]:
+def _on_their_own(root: Section) -> list[DatabaseSection]:
     """Return the storages that stand outside of databases; those of a ZEO server are called ``1`` by default."""
     served = any(section.type == "zeo" for section in root.sections)
     storages = [s for s in root.sections if s.type not in NOT_STORAGES and (served or is_storage(s.type))]
-    found: list[Found] = []
+    found: list[DatabaseSection] = []
     for section in storages:
         name = section.name or ("1" if served else "main")
         taken = {one.name for one in found}
         if not section.name and name in taken and not served:
             name = next(f"{name}-{n}" for n in range(2, len(storages) + 2) if f"{name}-{n}" not in taken)
-        found.append(Found(name, None, section))
+        found.append(DatabaseSection(name, None, section))
     return found
 
 
 def _site(
-    file: Path, site_name: str, tree: Tree, found: list[Found], environment: Mapping[str, str], cwd: Path
+    file: Path,
+    site_name: str,
+    tree: Tree,
+    found: list[DatabaseSection],
+    environment: Mapping[str, str],
+    cwd: Path,
 ) -> Site:
     base, reason = _base(tree, cwd)
     databases: list[Database] = []
@@ -199,7 +206,7 @@ def _shared(databases: list[Database], places: Mapping[str, str]) -> list[str]:
     return issues
 
 
-def _skipped_target(one: Found, found: list[Found]) -> Skipped | None:
+def _skipped_target(one: DatabaseSection, found: list[DatabaseSection]) -> Skipped | None:
     """Skip the destination in a configuration of zodb-convert."""
     if (
         one.mount_point is None
@@ -216,7 +223,9 @@ def _server(root: Section, around: Surroundings) -> dict[str, Option]:
     return around.options(served[0], "zeo.") if served else {}
 
 
-def _finished(database: Database, one: Found, around: Surroundings, server: dict[str, Option]) -> Database:
+def _finished(
+    database: Database, one: DatabaseSection, around: Surroundings, server: dict[str, Option]
+) -> Database:
     notes = [note for section in one.section.walk() for note in section.notes]
     warnings = dict.fromkeys(
         [*database.warnings, *left_open(database), *around.notes, *misspelled(one.section), *notes]

@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from .records import ENTRY
+from .records import INDEX_ENTRY
 
-READ: Final = ENTRY.size << 12
+READ: Final = INDEX_ENTRY.size << 12
 END: Final = b"\xff" * 8
 
 
@@ -26,7 +26,7 @@ def write_index(entries: BinaryIO, index: Path) -> int:
     positions, newest = fsIndex(), dict[bytes, int]()
     while chunk := entries.read(READ):
         positions.update(newest)
-        newest = dict(ENTRY.iter_unpack(chunk))
+        newest = dict(INDEX_ENTRY.iter_unpack(chunk))
     if END not in newest:
         raise EOFError("the entries end early")
     size = newest.pop(END)

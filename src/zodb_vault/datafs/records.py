@@ -24,9 +24,9 @@ TRANSACTION: Final = Struct(">8sQcHHH")
 RECORD: Final = Struct(">8s8sQQHQ")
 LENGTH: Final = Struct(">Q")
 # Of a data record header only the position of its transaction and the length.
-PLACE: Final = Struct(">24xQ2xQ")
+RECORD_POSITION: Final = Struct(">24xQ2xQ")
 # What an index knows of a record: OID, position.
-ENTRY: Final = Struct(">8sQ")
+INDEX_ENTRY: Final = Struct(">8sQ")
 
 # What ZODB 5 and 6 write for every blob; other pickles of the same are possible but not seen from ZODB itself.
 BLOB_RECORD: Final = b"\x80\x03cZODB.blob\nBlob\nq\x00.\x80\x03N."
@@ -119,7 +119,7 @@ def _names_blob(data: bytes) -> bool | None:
     return bool(what == blob or (isinstance(what, tuple) and what and what[0] == blob))
 
 
-def follow(read_at: ReadAt, back: int) -> bool | None:
+def follow_back_pointer(read_at: ReadAt, back: int) -> bool | None:
     """Tell whether the record that a back-pointer leads to is a blob's; an un-created object is not.
 
     Raise SourceDamaged when the chain of pointers does not descend to a record.
@@ -221,8 +221,8 @@ class Scanner:
     def _record(self, data: bytes, offset: int) -> int:
         # the loop that sees every record of a database: no attributes and no objects for those that cannot be blobs
         base, limit, transaction = self._base, len(data), self._transaction
-        place, size, stop = PLACE.unpack_from, RECORD.size, self._end - self._base
-        records, entries, entry = self._records, self._entries, ENTRY.pack
+        place, size, stop = RECORD_POSITION.unpack_from, RECORD.size, self._end - self._base
+        records, entries, entry = self._records, self._entries, INDEX_ENTRY.pack
         while offset < stop:
             if offset + size > limit:
                 self._records = records
@@ -272,7 +272,7 @@ class Scanner:
             self.pointers.append(Pointer(oid, tid, back))
         else:
             try:
-                found = follow(self._read_at, back)
+                found = follow_back_pointer(self._read_at, back)
             except SourceDamaged as error:
                 self.defects.append(Defect(pos, error.message))
                 return

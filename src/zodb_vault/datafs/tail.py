@@ -17,7 +17,7 @@ DIGESTED_TAIL: Final = 64 * 1024
 READ: Final = 1 << 20
 
 
-class Hop(NamedTuple):
+class TransactionSpan(NamedTuple):
     """A finished transaction: its TID, position, end (with the trailing length) and status."""
 
     tid: bytes
@@ -47,7 +47,7 @@ def check_magic(fd: int, name: str) -> None:
     raise SourceDamaged(f"{name} {what}", "check the path given with --data-fs or in zope.conf")
 
 
-class Hopper:
+class TransactionWalker:
     """Walks over the finished transactions from ``start``; afterwards ``tail`` says where and why it stopped.
 
     A tail that a writer is still writing (status ``c``, or bytes that are all of one unfinished transaction) ends the walk.
@@ -60,7 +60,7 @@ class Hopper:
         self._size = os.fstat(fd).st_size
         self.tail = Tail(self._start, "clean")
 
-    def __iter__(self) -> Iterator[Hop]:
+    def __iter__(self) -> Iterator[TransactionSpan]:
         pos, size, fd = self._start, self._size, self._fd
         unpack, width = TRANSACTION.unpack, TRANSACTION.size
         head = os.pread(fd, width, pos)
@@ -72,7 +72,7 @@ class Hopper:
             block = os.pread(fd, 8 + width, end - 8)
             if len(block) < 8 or LENGTH.unpack_from(block)[0] != length:
                 raise SourceDamaged(*self._broken(pos, "does not repeat its length at its end"))
-            yield Hop(tid, pos, end, status)
+            yield TransactionSpan(tid, pos, end, status)
             pos, head = end, block[8:]
         self.tail = Tail(pos, self._behind(pos, head))
 
@@ -159,7 +159,7 @@ def tail_digest(fd: int, pos: int, end: int) -> str:
     return digest.hexdigest()
 
 
-def backwards(fd: int, end: int) -> Iterator[Hop]:
+def backwards(fd: int, end: int) -> Iterator[TransactionSpan]:
     """Yield the finished transactions before ``end``, newest first, by the lengths at their ends."""
     while end > len(MAGIC):
         length = LENGTH.unpack(os.pread(fd, 8, end - 8))[0]
@@ -170,5 +170,5 @@ def backwards(fd: int, end: int) -> Iterator[Hop]:
                 f"the transaction that ends at position {end} has no header where its length says"
             )
         tid, _length, status, *_ = TRANSACTION.unpack(head)
-        yield Hop(tid, pos, end, status)
+        yield TransactionSpan(tid, pos, end, status)
         end = pos

@@ -41,13 +41,13 @@ def escaped(value: Any) -> Any:
     return value
 
 
-def seal(value: Any) -> bytes:
+def with_digest(value: Any) -> bytes:
     """Return the canonical bytes of a document with its own digest as the last line."""
     body = encode(value)[:-2] + b",\n"
     return body + b'"self_sha256":"%s"}\n' % hashlib.sha256(body).hexdigest().encode()
 
 
-def unseal(data: bytes, name: str) -> bytes:
+def check_digest(data: bytes, name: str) -> bytes:
     """Return ``data`` after checking its digest; raise Damage naming ``name`` when any byte is not as written."""
     match = SEAL.search(data)
     if match is None or hashlib.sha256(data[:-SEAL_LENGTH]).hexdigest().encode() != match.group(1):

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import msgspec
 
-from .manifest import DatabaseEntry, Stored
+from .manifest import DatabaseEntry, StoredProgress
 
 
 class PreviousBackup(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,7 +20,7 @@ class PreviousBackup(msgspec.Struct, frozen=True, kw_only=True):
 class InterruptedRun(msgspec.Struct, frozen=True):
     """What an interrupted run left: its notes, and the parent that it continued."""
 
-    stored: Stored
+    stored: StoredProgress
     parent: PreviousBackup | None
 
 

@@ -8,14 +8,24 @@ from typing import Final, Generic, Protocol, TypeVar
 import msgspec
 
 from . import canonical
-from .manifest import DatabaseEntry, Delta, ListRef, Meta, Pack, Part, PgTransactions, Segment, Transactions
+from .manifest import (
+    DatabaseEntry,
+    Delta,
+    DocumentRef,
+    ListRef,
+    Pack,
+    Part,
+    PgTransactions,
+    Segment,
+    Transactions,
+)
 
 
 class _TidRows(msgspec.Struct):
     rows: list[tuple[str, int, int, str, int, int]]
 
 
-def segment_tids(
+def transaction_rows(
     documents: Documents, segment: Segment | Transactions
 ) -> list[tuple[str, int, int, str, int, int]]:
     """Return the rows (TID, position, size, status, records, blobs) of the transactions of a segment, or of those that a dump knows."""
@@ -34,7 +44,7 @@ E = TypeVar("E", bound=Segment | Pack | Part | Delta | Transactions)
 class Documents(Protocol):
     """Where lists are stored."""
 
-    def put_document(self, data: bytes) -> Meta:
+    def put_document(self, data: bytes) -> DocumentRef:
         """Store a document and return its name."""
         ...
 
@@ -47,13 +57,15 @@ class _Entries(msgspec.Struct, Generic[E]):
     entries: list[E]
 
 
-def load(kind: type[E], documents: Documents, ref: ListRef) -> list[E]:
+def load_list(kind: type[E], documents: Documents, ref: ListRef) -> list[E]:
     """Return the entries of a list; raise Damage."""
     found: _Entries[E] = msgspec.json.decode(documents.document(ref.list), type=_Entries[kind])  # type: ignore[valid-type]
     return found.entries
 
 
-def store(documents: Documents, entries: Sequence[Segment | Pack | Part | Delta | Transactions]) -> ListRef:
+def store_list(
+    documents: Documents, entries: Sequence[Segment | Pack | Part | Delta | Transactions]
+) -> ListRef:
     """Store entries as one list."""
     meta = documents.put_document(canonical.encode({"entries": entries}))
     return ListRef(
@@ -75,13 +87,13 @@ class Chain(Generic[E]):
 
     def __iter__(self) -> Iterator[E]:
         for ref in self.lists:
-            yield from load(self.kind, self.documents, ref)
+            yield from load_list(self.kind, self.documents, ref)
         yield from self.tail
 
     def __reversed__(self) -> Iterator[E]:
         yield from reversed(self.tail)
         for ref in reversed(self.lists):
-            yield from reversed(load(self.kind, self.documents, ref))
+            yield from reversed(load_list(self.kind, self.documents, ref))
 
     def __len__(self) -> int:
         return sum(ref.count for ref in self.lists) + len(self.tail)
@@ -101,12 +113,12 @@ class Chain(Generic[E]):
         lists: list[ListRef] = []
         for ref in self.lists:
             if count < ref.count:
-                return self._with(lists, load(self.kind, self.documents, ref)[:count] if count else [])
+                return self._with(lists, load_list(self.kind, self.documents, ref)[:count] if count else [])
             lists.append(ref)
             count -= ref.count
         return self._with(lists, self.tail[:count])
 
-    def plus(self, entries: Sequence[E]) -> Chain[E]:
+    def extended(self, entries: Sequence[E]) -> Chain[E]:
         """Return the chain with more entries at its end."""
         return self._with(self.lists, [*self.tail, *entries])
 
@@ -119,7 +131,7 @@ class Chain(Generic[E]):
         lists: list[ListRef] = []
         rest: list[E] = []
         for ref in self.lists:
-            entries = load(self.kind, self.documents, ref)
+            entries = load_list(self.kind, self.documents, ref)
             changed = [new for entry in entries if (new := change(entry)) is not None]
             if not rest and changed == entries:
                 lists.append(ref)
@@ -128,14 +140,16 @@ class Chain(Generic[E]):
         rest += [new for entry in self.tail if (new := change(entry)) is not None]
         return self._with(lists, rest)
 
-    def sealed(self) -> Chain[E]:
+    def with_short_tail(self) -> Chain[E]:
         """Return the chain with a tail that is short enough for a manifest: its older part becomes lists."""
         if len(self.tail) <= TAIL_LIMIT:
             return self
         lists, older, tail = list(self.lists), self.tail[:-TAIL_KEPT], self.tail[-TAIL_KEPT:]
         if lists and lists[-1].count + len(older) <= LIST_LIMIT:
-            older = load(self.kind, self.documents, lists.pop()) + older
-        lists += [store(self.documents, older[n : n + LIST_LIMIT]) for n in range(0, len(older), LIST_LIMIT)]
+            older = load_list(self.kind, self.documents, lists.pop()) + older
+        lists += [
+            store_list(self.documents, older[n : n + LIST_LIMIT]) for n in range(0, len(older), LIST_LIMIT)
+        ]
         return self._with(lists, tail)
 
     def _with(self, lists: Sequence[ListRef], tail: Sequence[E]) -> Chain[E]:

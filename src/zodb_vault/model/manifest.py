@@ -31,7 +31,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     codec: Codec = "zstd"
 
 
-class Meta(msgspec.Struct, frozen=True, kw_only=True):
+class DocumentRef(msgspec.Struct, frozen=True, kw_only=True):
     """One immutable document under ``meta/``."""
 
     meta: str
@@ -54,7 +54,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     tail_start: int
     tail_digest: str
     parts: list[Part]
-    tids: Meta | None = None
+    tids: DocumentRef | None = None
     log: list[Part] = []
     future: bool = False
 
@@ -79,7 +79,7 @@ class Pack(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     live: int
     last_tid: str
-    index: Meta
+    index: DocumentRef
     parts: list[Part]
     future: bool = False
 
@@ -100,7 +100,7 @@ class Transactions(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     first_tid: str
     last_tid: str
-    tids: Meta
+    tids: DocumentRef
     log: list[Part]
 
     @property
@@ -275,7 +275,7 @@ class MysqlDump(_Dump, frozen=True, kw_only=True, tag="mysqldump", tag_field="ki
 Dump = PgDump | PgTransactions | SqliteCopy | MysqlDump
 
 
-class Missing(msgspec.Struct, frozen=True, kw_only=True):
+class MissingBlobs(msgspec.Struct, frozen=True, kw_only=True):
     """Blobs that the storage half references and the source no longer has."""
 
     count: int
@@ -293,7 +293,7 @@ class Blobs(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     lists: list[ListRef]
     tail: list[Pack]
-    missing: Missing
+    missing: MissingBlobs
     sparse: int = 0
     keys: str | None = None
 
@@ -416,12 +416,12 @@ class Marker(msgspec.Struct, frozen=True, kw_only=True):
     started: str
     heartbeat: str
     uses: list[str] = []
-    stored: list[Stored] = []
+    stored: list[StoredProgress] = []
     copied: list[ListRef] = []
     ended: bool = False
 
 
-class Stored(msgspec.Struct, frozen=True, kw_only=True):
+class StoredProgress(msgspec.Struct, frozen=True, kw_only=True):
     """What an unfinished run has stored of one database: its chain is ``parent`` up to ``keep`` bytes, then these lists."""
 
     database: str
@@ -439,21 +439,21 @@ class Label(msgspec.Struct, frozen=True, kw_only=True):
     at: str
 
 
-class Gone(msgspec.Struct, frozen=True, kw_only=True):
+class RemovedBackup(msgspec.Struct, frozen=True, kw_only=True):
     """The note that the backup ``id`` was removed for good, and when."""
 
     id: str
     at: str
 
 
-class Pending(msgspec.Struct, frozen=True, kw_only=True):
+class PendingDeletions(msgspec.Struct, frozen=True, kw_only=True):
     """What may be deleted for good later: ``rows`` of a key and since when nothing needs it; ``seen`` are the ids of each site that were known."""
 
     rows: list[tuple[str, str]] = []
     seen: dict[str, list[str]] = {}
 
 
-class Broken(msgspec.Struct, frozen=True, kw_only=True):
+class DeadRun(msgspec.Struct, frozen=True, kw_only=True):
     """The note that the run of a ``marker`` was declared dead, and when."""
 
     at: str

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from . import tid as tids
 
 
-def later_than(tid: bytes | None, moment: datetime) -> bool:
+def is_in_future(tid: bytes | None, moment: datetime) -> bool:
     """Tell whether a TID lies in the future of a clock."""
     return tid is not None and tid > tids.from_datetime(moment)
 

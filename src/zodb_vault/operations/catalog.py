@@ -11,7 +11,7 @@ from ..errors import BackupMissing, Damage, KeyMissing
 from ..model.capture import PreviousBackup
 from ..model.manifest import DatabaseEntry, Label, Manifest, Marker, PgTransactions, Timeline
 from ..policy import retention
-from ..policy.recovery import Reach, Span
+from ..policy.recovery import SearchableBackup, TidRange
 from ..policy.selection import SelectableBackup, select
 from ..repository import markers
 from ..repository.ids import ID_TIME
@@ -95,10 +95,10 @@ class Backup(msgspec.Struct):
         )
 
     @property
-    def reach(self) -> Reach:
+    def reach(self) -> SearchableBackup:
         """Return what choosing by transaction or moment needs."""
         m = self.manifest
-        return Reach(
+        return SearchableBackup(
             id=m.id,
             created_at=clock.parse(m.created_at),
             complete=self.complete,
@@ -107,7 +107,7 @@ class Backup(msgspec.Struct):
             timeline=tuple(m.timeline),
             ordered=all(entry.ordered for entry in m.databases),
             databases={
-                entry.name: Span(entry.first_tid, entry.pack_tid, entry.last_tid) for entry in m.databases
+                entry.name: TidRange(entry.first_tid, entry.pack_tid, entry.last_tid) for entry in m.databases
             },
         )
 
@@ -174,14 +174,16 @@ class Catalog:
         found = {}
         for key in self.listing.markers:
             try:
-                found[key] = markers.read(self.repository.store, key)
+                found[key] = markers.read_marker(self.repository.store, key)
             except KeyMissing:
                 continue  # that run has just finished
         return found
 
     def live_markers(self) -> list[Marker]:
         """Return the markers of runs that can still be going on."""
-        return [marker for marker, _ in self.markers.values() if markers.alive(marker, self.repository.store)]
+        return [
+            marker for marker, _ in self.markers.values() if markers.is_alive(marker, self.repository.store)
+        ]
 
 
 def raw_size(entry: DatabaseEntry) -> int:

@@ -90,14 +90,14 @@ def write(made: Sequence[Configuration], *, force: bool) -> None:
 def _write(path: Path, data: bytes, force: bool) -> None:
     """Write a file that never is readable for others; what was under its name keeps its own mode and is let go."""
     if force:
-        durable.write(path, [data], exclusive=False, mode=MODE)
+        durable.write_atomically(path, [data], exclusive=False, mode=MODE)
         return
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, MODE))
     except FileExistsError:
         raise _refused(path) from None
     try:
-        durable.write(path, [data], exclusive=False, mode=MODE)
+        durable.write_atomically(path, [data], exclusive=False, mode=MODE)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(path)

@@ -15,7 +15,7 @@ from ..config.settings import IdentitySettings, Settings
 from ..errors import ConfigurationError, KeyNeeded, VaultError
 from ..model.manifest import DatabaseEntry
 from ..repository.ageworker import identity_of
-from ..repository.encryption import MAGIC, checked_recipients, require_installed
+from ..repository.encryption import MAGIC, normalized_recipients, require_installed
 from ..repository.objects import Objects
 from ..repository.references import part_of, read_list, references
 
@@ -51,7 +51,11 @@ def _named(settings: IdentitySettings) -> bool:
 def require_copyable(copy: CopySettings, settings: Settings) -> None:
     """Raise ConfigurationError when a copy has to decrypt what is encrypted, and nothing on this host says how, or that it is meant."""
     ours = settings.repository.encryption.recipients
-    if not ours or copy.recipients is None or checked_recipients(copy.recipients) == checked_recipients(ours):
+    if (
+        not ours
+        or copy.recipients is None
+        or normalized_recipients(copy.recipients) == normalized_recipients(ours)
+    ):
         return
     by_hand = f"take it out of [repository] copies, and run `zodb-vault repository copy {copy.location}"
     if not copy.recipients:

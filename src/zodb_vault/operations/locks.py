@@ -15,7 +15,7 @@ from typing import Any, Final
 from ..errors import KeyMissing, StoreError
 from ..model.chain import Documents
 from ..model.manifest import Manifest
-from ..policy.lock_expiry import lasting, lock_expiry
+from ..policy.lock_expiry import common_expiry, lock_expiry
 from ..repository.objects import meta_key, object_key
 from ..repository.references import read_list, references
 from ..repository.repository import INFO_KEY, RECOVERY_KEY, Repository
@@ -32,7 +32,11 @@ TRIAL: Final = timedelta(minutes=1)
 
 def retaining(store: Store) -> tuple[SupportsObjectLock, timedelta] | None:
     """Return a store that is to lock what is stored, and for how long; None for others."""
-    return (store, store.retention) if isinstance(store, SupportsObjectLock) and store.retention else None
+    return (
+        (store, store.lock_duration)
+        if isinstance(store, SupportsObjectLock) and store.lock_duration
+        else None
+    )
 
 
 def needed_keys(document: Any, documents: Documents, found: set[str] | None = None) -> set[str]:
@@ -67,7 +71,9 @@ class Locks:
             return None
         here = self._repository.info.id
         claims = [one.locked_until if one and one.repository == here else None for one in manifests]
-        return lasting([clock.parse(claim) if claim else None for claim in claims], self._now, self._found[1])
+        return common_expiry(
+            [clock.parse(claim) if claim else None for claim in claims], self._now, self._found[1]
+        )
 
     def renew(self, keys: Iterable[str], beat: Callable[[], None]) -> None:
         """Let what is stored under these keys be locked ``until`` then; raise StoreError."""
@@ -94,7 +100,7 @@ class Locks:
 def _missing(store: SupportsObjectLock, key: str, until: datetime) -> str | None:
     """Renew a lock; return the key when there is nothing under it."""
     try:
-        store.retain(key, until)
+        store.extend_lock(key, until)
     except KeyMissing:
         return key
     return None
@@ -108,7 +114,7 @@ def attempt(store: Store, retaining: SupportsObjectLock, key: str) -> None:
     data = secrets.token_bytes(32)
     store.put(key, [data])
     try:
-        retaining.retain(key, clock.now() + TRIAL)
+        retaining.extend_lock(key, clock.now() + TRIAL)
         if store.get(key) != data:
             what = f"the service of {store.location} takes the request to lock an object for new content of it, and has no object lock"
             raise StoreError(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from ..model import tid as tids
-from ..model.chain import log_of, segment_tids, segments_of
+from ..model.chain import log_of, segments_of, transaction_rows
 from ..model.manifest import DatabaseEntry, Segment, Transactions
 from ..repository.objects import Objects
 
@@ -36,7 +36,7 @@ def is_concealed(documents: Objects, entry: DatabaseEntry) -> bool:
         newest = entry.data_fs.tail
     elif entry.dump:
         newest = entry.dump.log
-    return any(documents.concealed(one.log) for one in newest)
+    return any(documents.cannot_decrypt(one.log) for one in newest)
 
 
 def log(documents: Objects, entry: DatabaseEntry) -> Iterator[LogRow]:
@@ -46,7 +46,7 @@ def log(documents: Objects, entry: DatabaseEntry) -> Iterator[LogRow]:
         log_of(entry, documents) if entry.dump else segments_of(entry, documents)
     )
     for block in blocks:
-        rows = segment_tids(documents, block)
+        rows = transaction_rows(documents, block)
         texts = _texts(documents, block) or [[None] * 4] * len(rows)
         for row, text in zip(reversed(rows), reversed(texts), strict=True):
             tid, _position, size, _status, objects, blobs = row
@@ -66,7 +66,7 @@ def log(documents: Objects, entry: DatabaseEntry) -> Iterator[LogRow]:
 
 def _texts(documents: Objects, block: Segment | Transactions) -> list[TextRow] | None:
     """Return users and descriptions of some transactions, None when they are not stored or cannot be decrypted."""
-    if not block.log or documents.concealed(block.log):
+    if not block.log or documents.cannot_decrypt(block.log):
         return None
     rows: list[TextRow] = msgspec.json.decode(b"".join(documents.read(block.log)))["rows"]
     return rows

@@ -65,7 +65,7 @@ def _time_of(tid: str) -> datetime:
     return to_datetime(from_hex(tid))
 
 
-def whole_cuts(parts: CommitParts, wanted: Mapping[str, int], named: str | None) -> dict[str, int]:
+def consistent_cuts(parts: CommitParts, wanted: Mapping[str, int], named: str | None) -> dict[str, int]:
     """Return how many of its transactions each database keeps, close to what is ``wanted`` of each, so that no commit is halved.
 
     The database that is ``named`` keeps exactly what is wanted of it, and what it keeps or drops of a commit the others do too. Other

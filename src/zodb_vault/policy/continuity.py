@@ -12,8 +12,8 @@ from ..model.manifest import How, Reason, Timeline
 class ContinuityFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of one database file and of the backup it may continue. Sizes are bytes, TIDs hex digits.
 
-    The chain is the list of segments of ``parent``, from 0 to ``chain_end``; ``standing_end`` of it still stand in the
-    file, of older backups maybe more (``reused_end``), and ``resumed_end`` bytes that an interrupted run stored do. The new
+    The chain is the list of segments of ``parent``, from 0 to ``chain_end``; ``matching_end`` of it still stand in the
+    file, of older backups maybe more (``reused_end``), and ``interrupted_end`` bytes that an interrupted run stored do. The new
     backup reaches to ``cut_end``.
     ``common_tid`` is the newest TID of the parent that the file holds, None if it holds none; when the whole chain stands,
     it need not be looked for. ``pack_tid`` is the last packed transaction of the file.
@@ -24,19 +24,19 @@ class ContinuityFacts(msgspec.Struct, frozen=True, kw_only=True):
     cut_end: int
     forced: bool = False
     parent_problem: str | None = None
-    standing_end: int = 0
+    matching_end: int = 0
     chain_end: int = 0
     reused_end: int = 0
-    resumed_end: int = 0
+    interrupted_end: int = 0
     parent_last_tid: str | None = None
     common_tid: str | None = None
     pack_tid: str | None = None
 
     @property
-    def stands(self) -> bool:
+    def matches(self) -> bool:
         """Tell whether everything that the parent holds is still in its place; a chain of no bytes is that of an empty parent only."""
         known = self.chain_end > 0 or self.parent_last_tid is None
-        return self.parent is not None and known and self.standing_end == self.chain_end
+        return self.parent is not None and known and self.matching_end == self.chain_end
 
     @property
     def packed(self) -> bool:
@@ -56,7 +56,7 @@ class ContinuityFacts(msgspec.Struct, frozen=True, kw_only=True):
         """Return the newest TID that parent and file share; None without a parent or with nothing in common."""
         if self.parent is None:
             return None
-        return self.parent_last_tid if self.stands else self.common_tid
+        return self.parent_last_tid if self.matches else self.common_tid
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -76,13 +76,13 @@ def decide(facts: ContinuityFacts) -> Decision:
     """Return whether to back up in full or incrementally, with the reason as a sentence for administrators."""
     reason = _reason(facts)
     nothing_kept = facts.parent is None or reason.code in ("forced", "parent-missing", "new-history")
-    keep = 0 if nothing_kept else max(facts.standing_end, facts.reused_end)
+    keep = 0 if nothing_kept else max(facts.matching_end, facts.reused_end)
     return Decision(
         how="incremental" if keep or reason.code in ("unchanged", "continued") else "full",
         reason=reason,
         keep=keep,
         common_tid=facts.common,
-        starts_timeline=not (facts.stands or facts.packed),
+        starts_timeline=not (facts.matches or facts.packed),
     )
 
 
@@ -117,7 +117,7 @@ def _reason(facts: ContinuityFacts) -> Reason:
     if facts.parent is None:
         return (
             _resumed(facts)
-            if facts.resumed_end
+            if facts.interrupted_end
             else Reason("first", "There is no backup yet that this one could continue.")
         )
     if facts.parent_problem is not None:
@@ -125,9 +125,9 @@ def _reason(facts: ContinuityFacts) -> Reason:
             "parent-missing",
             f"Backup {facts.parent} cannot be continued, its lists cannot be read: {facts.parent_problem}.",
         )
-    if facts.stands:
+    if facts.matches:
         return _grown(facts)
-    return _resumed(facts) if facts.resumed_end else _replaced(facts)
+    return _resumed(facts) if facts.interrupted_end else _replaced(facts)
 
 
 def _grown(facts: ContinuityFacts) -> Reason:
@@ -146,14 +146,14 @@ def _grown(facts: ContinuityFacts) -> Reason:
 def _resumed(facts: ContinuityFacts) -> Reason:
     return Reason(
         "resumed",
-        f"An interrupted run has stored {facts.resumed_end} of {facts.cut_end} bytes, which are used again.",
+        f"An interrupted run has stored {facts.interrupted_end} of {facts.cut_end} bytes, which are used again.",
     )
 
 
 def _replaced(facts: ContinuityFacts) -> Reason:
     kept = (
-        f"{facts.standing_end} of its {facts.chain_end} bytes are still in place"
-        if facts.standing_end
+        f"{facts.matching_end} of its {facts.chain_end} bytes are still in place"
+        if facts.matching_end
         else "nothing of it is in place"
     )
     if facts.packed:

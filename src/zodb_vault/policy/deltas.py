@@ -27,9 +27,9 @@ class DeltaFacts(msgspec.Struct, frozen=True, kw_only=True):
     decision: Decision
     parent: str | None
     parent_problem: str | None = None
-    unlike: str | None = None
-    unsuited: str | None = None
-    added: str | None = None
+    difference: str | None = None
+    unsupported: str | None = None
+    backdated: str | None = None
     future: bool = False
     deltas: int = 0
     deltas_stored: int = 0
@@ -47,12 +47,12 @@ def new_base_reason(facts: DeltaFacts) -> str | None:
         return "there is none yet"
     if decision.starts_timeline or decision.reason.code not in ("continued", "unchanged"):
         return "the database does not go on from the backup before"
-    return facts.parent_problem or facts.unlike or facts.unsuited or _unsafe(facts) or _too_much(facts)
+    return facts.parent_problem or facts.difference or facts.unsupported or _unsafe(facts) or _too_much(facts)
 
 
 def _unsafe(facts: DeltaFacts) -> str | None:
-    if facts.added is not None:
-        return f"rows came into {facts.added} with TIDs of the past"
+    if facts.backdated is not None:
+        return f"rows came into {facts.backdated} with TIDs of the past"
     if facts.future:
         return f"the last transaction of backup {facts.parent} was later than the clock"
     return None

@@ -18,7 +18,7 @@ def lock_expiry(now: datetime, retention: timedelta) -> datetime:
     return now + retention + retention / SHARE
 
 
-def lasting(used: Sequence[datetime | None], now: datetime, retention: timedelta) -> datetime | None:
+def common_expiry(used: Sequence[datetime | None], now: datetime, retention: timedelta) -> datetime | None:
     """Return until when everything is locked that a backup made now needs, by what is known of those that it ``used``.
 
     None when that is too short, or not known: then what it takes from them has to be renewed.

@@ -24,7 +24,7 @@ from .timestamps import in_utc
 FIRST_TID, LAST_TID = "0x" + 16 * "0", "0x" + 16 * "f"
 
 
-class Span(NamedTuple):
+class TidRange(NamedTuple):
     """The transactions of one database in one backup, TIDs as hex digits; without transactions all are None."""
 
     first_tid: str | None
@@ -37,7 +37,7 @@ class Span(NamedTuple):
         return self.pack_tid or self.first_tid
 
 
-class Reach(msgspec.Struct, frozen=True, kw_only=True):
+class SearchableBackup(msgspec.Struct, frozen=True, kw_only=True):
     """What searching has to know of one backup.
 
     ``created_at`` is aware, and not later than the look at the source: no transaction up to then is missing in the backup.
@@ -51,7 +51,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
     trigger: Trigger
     timeline: tuple[Timeline, ...]
     ordered: bool
-    databases: Mapping[str, Span]
+    databases: Mapping[str, TidRange]
 
     @property
     def eligible(self) -> bool:
@@ -80,7 +80,7 @@ class AtTimestamp(msgspec.Struct, frozen=True):
 Request = ToTid | BeforeTid | AtTimestamp
 
 
-class Cover(msgspec.Struct, frozen=True, kw_only=True):
+class Coverage(msgspec.Struct, frozen=True, kw_only=True):
     """What one backup can bring back of one database.
 
     Valid targets run from ``start`` to ``top``; if not ``ordered``, these are the first and the last in the file, and every
@@ -98,7 +98,7 @@ class Cover(msgspec.Struct, frozen=True, kw_only=True):
     why_not: str
 
 
-class Choice(msgspec.Struct, frozen=True, kw_only=True):
+class SearchStep(msgspec.Struct, frozen=True, kw_only=True):
     """A backup to look into, and the TID that bounds the cut; ``bound`` None: all of it, without a look.
 
     The cut is the last target below ``bound``, or at it if ``inclusive``; ``exact``: it has to be ``bound`` itself.
@@ -128,17 +128,17 @@ class Gap(msgspec.Struct, frozen=True):
     next: str | None
 
 
-class Search(msgspec.Struct, frozen=True):
+class SearchResult(msgspec.Struct, frozen=True):
     """The outcome of ``search``: ``choices`` in order of preference, maybe none; the rest is for naming what there is instead."""
 
     request: Request | None
-    choices: list[Choice]
-    covers: list[Cover]
-    elsewhere: list[Cover]
+    choices: list[SearchStep]
+    covers: list[Coverage]
+    elsewhere: list[Coverage]
     explicit: bool
 
 
-class Settled(msgspec.Struct, frozen=True):
+class ResolvedTarget(msgspec.Struct, frozen=True):
     """The outcome of ``settle``; ``cut`` None: the backup as a whole."""
 
     backup_id: str
@@ -149,8 +149,8 @@ Transactions = Iterable[tuple[str, int]]
 
 
 def search(
-    reaches: Sequence[Reach], database: str, request: Request | None, backup_id: str | None = None
-) -> Search:
+    reaches: Sequence[SearchableBackup], database: str, request: Request | None, backup_id: str | None = None
+) -> SearchResult:
     """Return which backups of the site to look into for the target, and with which bound.
 
     ``reaches`` are all backups of the site in any order. Without a request it is the given backup, or the latest, as a whole.
@@ -160,35 +160,37 @@ def search(
     request = _normal(request)
     chosen = _backup(reaches, backup_id)
     if request is None:
-        return Search(None, [Choice(backup_id=chosen.id, bound=None)], [], [], backup_id is not None)
+        return SearchResult(
+            None, [SearchStep(backup_id=chosen.id, bound=None)], [], [], backup_id is not None
+        )
     _require_database([chosen] if backup_id else reaches, database)
     covers = _present([_own_cover(chosen, database)]) if backup_id else covers_of_timeline(reaches, database)
     holding = [cover for cover in covers if _may_hold(cover, request)]
     elsewhere = [] if backup_id else _elsewhere(reaches, database, request, covers, holding)
-    return Search(
+    return SearchResult(
         request, [_choice(cover, request) for cover in holding], covers, elsewhere, backup_id is not None
     )
 
 
-def settle(found: Search, read: Callable[[str], Transactions]) -> Settled:
+def find_cut(found: SearchResult, read: Callable[[str], Transactions]) -> ResolvedTarget:
     """Return the backup and the cut; raise TargetMissing, naming the nearest valid targets, when there is none.
 
     ``read`` gives the transactions of the database in a backup as (TID, end position) in the order of the file; it is
     called only for the backups that have to be looked into, until one holds the target.
     """
     if found.request is None:
-        return Settled(found.choices[0].backup_id, None)
+        return ResolvedTarget(found.choices[0].backup_id, None)
     gaps = []
     for choice in found.choices:
         cut = cut_point_within(read(choice.backup_id), choice)
         if isinstance(cut, CutPoint):
-            return Settled(choice.backup_id, cut)
+            return ResolvedTarget(choice.backup_id, cut)
         gaps.append(cut)
     elsewhere = [cover for cover in found.elsewhere if _holds(cover, found.request, read)]
     raise _missing(found, found.request, gaps, elsewhere)
 
 
-def cut_point_within(transactions: Transactions, choice: Choice) -> CutPoint | Gap:
+def cut_point_within(transactions: Transactions, choice: SearchStep) -> CutPoint | Gap:
     """Return the cut that the choice means, or the valid targets around it; ``transactions`` are (TID, end position) in file order.
 
     They may begin later than the file does if the choice is ordered, as long as the target before the bound is there.
@@ -199,17 +201,17 @@ def cut_point_within(transactions: Transactions, choice: Choice) -> CutPoint | G
     return _last_below(targets, choice) if choice.ordered else _directly_before(targets, choice)
 
 
-def candidates_for_tid(reaches: Sequence[Reach], database: str, tid: str) -> list[str]:
+def candidates_for_tid(reaches: Sequence[SearchableBackup], database: str, tid: str) -> list[str]:
     """Return the ids of backups on the current line whose targets enclose the TID, best first; whether it exists is not known yet."""
     return [choice.backup_id for choice in search(reaches, database, ToTid(tid)).choices]
 
 
-def elsewhere_for_tid(reaches: Sequence[Reach], database: str, tid: str) -> list[str]:
+def elsewhere_for_tid(reaches: Sequence[SearchableBackup], database: str, tid: str) -> list[str]:
     """Return the ids of the other backups that may hold the TID and need to be named explicitly, newest first."""
     return [cover.id for cover in search(reaches, database, ToTid(tid)).elsewhere]
 
 
-def covers_of_timeline(reaches: Sequence[Reach], database: str) -> list[Cover]:
+def covers_of_timeline(reaches: Sequence[SearchableBackup], database: str) -> list[Coverage]:
     """Return what the backups on the current line can bring back of a database, newest first.
 
     Where the line went on elsewhere (``until_tid``) a backup counts up to that TID only. A clock that was ahead must not make
@@ -228,15 +230,15 @@ def covers_of_timeline(reaches: Sequence[Reach], database: str) -> list[Cover]:
     return _present(covers)
 
 
-def _own_cover(reach: Reach, database: str) -> Cover | None:
+def _own_cover(reach: SearchableBackup, database: str) -> Coverage | None:
     return _cover(reach, database, None, reach.created_at)
 
 
-def _present(covers: Iterable[Cover | None]) -> list[Cover]:
+def _present(covers: Iterable[Coverage | None]) -> list[Coverage]:
     return [cover for cover in covers if cover is not None]
 
 
-def _cover(reach: Reach, database: str, until: str | None, seen: datetime) -> Cover | None:
+def _cover(reach: SearchableBackup, database: str, until: str | None, seen: datetime) -> Coverage | None:
     """Return what a backup holds of a database up to ``until``; None if that is nothing."""
     span = reach.databases.get(database)
     if span is None or span.start is None or span.last_tid is None:
@@ -248,7 +250,7 @@ def _cover(reach: Reach, database: str, until: str | None, seen: datetime) -> Co
     if reach.ordered and span.start > top:
         return None
     end_tid = to_hex(from_datetime(end))
-    return Cover(
+    return Coverage(
         id=reach.id,
         start=span.start,
         top=top,
@@ -260,7 +262,7 @@ def _cover(reach: Reach, database: str, until: str | None, seen: datetime) -> Co
     )
 
 
-def _why_not(reach: Reach) -> str:
+def _why_not(reach: SearchableBackup) -> str:
     """Return why a backup is not searched unless it is named."""
     if reach.trigger == "safety":
         return "safety backup"
@@ -269,7 +271,7 @@ def _why_not(reach: Reach) -> str:
     return "on an abandoned line" if reach.whole else "only a part of the site"
 
 
-def _may_hold(cover: Cover, request: Request) -> bool:
+def _may_hold(cover: Coverage, request: Request) -> bool:
     """Tell from the ends alone whether the backup can answer; without order of TIDs only a TID itself can be looked for."""
     if not cover.ordered:
         return not isinstance(request, AtTimestamp) and request.tid <= cover.until
@@ -288,8 +290,8 @@ def _highest(request: Request) -> str:
     return f"0x{before:016x}" if before >= 0 else ""
 
 
-def _choice(cover: Cover, request: Request) -> Choice:
-    return Choice(
+def _choice(cover: Coverage, request: Request) -> SearchStep:
+    return SearchStep(
         backup_id=cover.id,
         bound=request.tid if isinstance(request, BeforeTid) else _highest(request),
         inclusive=not isinstance(request, BeforeTid),
@@ -301,12 +303,12 @@ def _choice(cover: Cover, request: Request) -> Choice:
 
 
 def _elsewhere(
-    reaches: Sequence[Reach],
+    reaches: Sequence[SearchableBackup],
     database: str,
     request: Request,
-    covers: Sequence[Cover],
-    holding: Sequence[Cover],
-) -> list[Cover]:
+    covers: Sequence[Coverage],
+    holding: Sequence[Coverage],
+) -> list[Coverage]:
     """Return what may hold the target outside of ``covers``, newest first: other backups, and the abandoned ends of these."""
     searched = {cover.id for cover in holding}
     whole = {(cover.id, cover.top) for cover in covers}
@@ -315,11 +317,11 @@ def _elsewhere(
     return [cover for cover in others if (cover.id, cover.top) not in whole and _may_hold(cover, request)]
 
 
-def _holds(cover: Cover, request: Request, read: Callable[[str], Transactions]) -> bool:
+def _holds(cover: Coverage, request: Request, read: Callable[[str], Transactions]) -> bool:
     return isinstance(cut_point_within(read(cover.id), _choice(cover, request)), CutPoint)
 
 
-def _targets(transactions: Transactions, choice: Choice) -> Iterator[tuple[str, int]]:
+def _targets(transactions: Transactions, choice: SearchStep) -> Iterator[tuple[str, int]]:
     """Yield the valid targets among the transactions."""
     if choice.ordered:
         yield from ((tid, end) for tid, end in transactions if choice.start <= tid <= choice.top)
@@ -331,7 +333,7 @@ def _targets(transactions: Transactions, choice: Choice) -> Iterator[tuple[str, 
             yield tid, end
 
 
-def _exactly(targets: Iterator[tuple[str, int]], choice: Choice) -> CutPoint | Gap:
+def _exactly(targets: Iterator[tuple[str, int]], choice: SearchStep) -> CutPoint | Gap:
     found: CutPoint | None = None
     below: str | None = None
     above: str | None = None
@@ -348,7 +350,7 @@ def _exactly(targets: Iterator[tuple[str, int]], choice: Choice) -> CutPoint | G
     return found or Gap(below, above)
 
 
-def _last_below(targets: Iterator[tuple[str, int]], choice: Choice) -> CutPoint | Gap:
+def _last_below(targets: Iterator[tuple[str, int]], choice: SearchStep) -> CutPoint | Gap:
     last: CutPoint | None = None
     for tid, end in targets:
         if choice.bound is not None and (
@@ -359,7 +361,7 @@ def _last_below(targets: Iterator[tuple[str, int]], choice: Choice) -> CutPoint 
     return last or Gap(None, None)
 
 
-def _directly_before(targets: Iterator[tuple[str, int]], choice: Choice) -> CutPoint | Gap:
+def _directly_before(targets: Iterator[tuple[str, int]], choice: SearchStep) -> CutPoint | Gap:
     """Return the target in front of ``bound`` in the file: where TIDs do not ascend, "before" has no other meaning."""
     last: CutPoint | None = None
     for tid, end in targets:
@@ -389,7 +391,7 @@ def _normal(request: Request | None) -> Request | None:
         raise UsageError(str(error), "zodb-vault log lists the transactions of a backup") from error
 
 
-def _backup(reaches: Sequence[Reach], backup_id: str | None) -> Reach:
+def _backup(reaches: Sequence[SearchableBackup], backup_id: str | None) -> SearchableBackup:
     """Return the given backup, or the newest on whose line is searched."""
     if backup_id is None:
         eligible = [r for r in reaches if r.eligible]
@@ -406,7 +408,7 @@ def _backup(reaches: Sequence[Reach], backup_id: str | None) -> Reach:
     raise BackupMissing(f"there is no backup {backup_id}", "zodb-vault list shows those there are")
 
 
-def _require_database(reaches: Sequence[Reach], database: str) -> None:
+def _require_database(reaches: Sequence[SearchableBackup], database: str) -> None:
     known = sorted({name for reach in reaches for name in reach.databases})
     if database not in known:
         raise UsageError(
@@ -415,7 +417,7 @@ def _require_database(reaches: Sequence[Reach], database: str) -> None:
 
 
 def _missing(
-    found: Search, request: Request, gaps: Sequence[Gap], elsewhere: Sequence[Cover]
+    found: SearchResult, request: Request, gaps: Sequence[Gap], elsewhere: Sequence[Coverage]
 ) -> TargetMissing:
     """Return the error that names what was asked for, why it is no target, and the nearest ones that are."""
     if isinstance(request, ToTid):
@@ -433,7 +435,7 @@ def _missing(
     return TargetMissing(message, hint)
 
 
-def _no_transaction(request: ToTid, found: Search, gaps: Sequence[Gap]) -> tuple[str, str]:
+def _no_transaction(request: ToTid, found: SearchResult, gaps: Sequence[Gap]) -> tuple[str, str]:
     below = [c.top for c in found.covers if c.top < request.tid] + [
         gap.previous for gap in gaps if gap.previous
     ]
@@ -448,7 +450,7 @@ def _no_transaction(request: ToTid, found: Search, gaps: Sequence[Gap]) -> tuple
     )
 
 
-def _no_state(request: AtTimestamp | BeforeTid, found: Search) -> tuple[str, str]:
+def _no_state(request: AtTimestamp | BeforeTid, found: SearchResult) -> tuple[str, str]:
     """Return message and hint for a moment, or the moment before a TID, that no backup covers."""
     bound = _highest(request)
     wanted = (
@@ -479,7 +481,7 @@ def _no_state(request: AtTimestamp | BeforeTid, found: Search) -> tuple[str, str
     )
 
 
-def _too_late(wanted: str, last: Cover, explicit: bool) -> tuple[str, str]:
+def _too_late(wanted: str, last: Coverage, explicit: bool) -> tuple[str, str]:
     kind = "backup" if explicit else "the newest backup"
     message = f"{wanted} cannot be restored: {kind} {last.id} reaches to {in_utc(last.end)}, its last transaction is {_spoken(last.top)}"
     return message, f"to restore that state: restore {last.id if explicit else 'latest'}"

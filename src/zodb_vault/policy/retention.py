@@ -96,7 +96,9 @@ def decide(
     """Decide for all backups of a site, which are given in any order; ``store_now`` is what the clock of the repository says."""
     ordered = sorted(backups, key=lambda backup: backup.id)
     tiers, why_no_tier = _tiers(ordered, rules)
-    withheld = [text for text in (distrust(ordered, now, store_now), _failed_verification(ordered)) if text]
+    withheld = [
+        text for text in (clock_problem(ordered, now, store_now), _failed_verification(ordered)) if text
+    ]
     keep: list[RetentionReport] = []
     remove: list[RetentionReport] = []
     wanted = _wanted(ordered, rules, tiers, now)
@@ -109,7 +111,7 @@ def decide(
     return RetentionDecision(keep[::-1], remove[::-1], withheld)
 
 
-def also_keeping(decision: RetentionDecision, other: RetentionDecision, why: str) -> RetentionDecision:
+def keep_also(decision: RetentionDecision, other: RetentionDecision, why: str) -> RetentionDecision:
     """Return a decision in which also those stay that another decision, over some of the backups, keeps."""
     kept = {verdict.id: verdict for verdict in other.keep}
     saved = [
@@ -129,7 +131,7 @@ def tiers_of(backups: Sequence[RetainedBackup], rules: Rules) -> dict[str, Tier]
     }
 
 
-def distrust(ordered: Sequence[RetainedBackup], now: datetime, store_now: datetime) -> str | None:
+def clock_problem(ordered: Sequence[RetainedBackup], now: datetime, store_now: datetime) -> str | None:
     """Return why the age of backups is not to be trusted, None when it is; ``ordered`` by id."""
     if abs(store_now - now) >= SKEW:
         return f"the clock of the repository says {clock.iso(store_now)}, the one here {clock.iso(now)}: nothing is removed by age"

@@ -50,7 +50,7 @@ class Cache:
             finally:
                 temporary.unlink(missing_ok=True)
 
-    def keep(self, folder: str, listed: Container[str]) -> None:
+    def evict_unlisted(self, folder: str, listed: Container[str]) -> None:
         """Forget the copies below a folder of what is not listed any more."""
         if self._root is None:
             return

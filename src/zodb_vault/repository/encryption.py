@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, Literal
 
 from ..errors import ConfigurationError, Damage, KeyNeeded, UnsupportedRepository, VaultError
-from ..runtime.child_process import command_of, environment
+from ..runtime.child_process import child_environment, module_command
 from .ageworker import LENGTH, recipient_of
 
 FEATURE: Final = "age"
@@ -30,11 +30,11 @@ class _Process:
 
     def __init__(self) -> None:
         self._child = subprocess.Popen(
-            command_of("zodb_vault.repository.ageworker"),
+            module_command("zodb_vault.repository.ageworker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=environment(),
+            env=child_environment(),
             bufsize=0,
         )
         assert self._child.stdin and self._child.stdout
@@ -121,7 +121,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     child.wait()
 
 
-class Keys:
+class EncryptionKeys:
     """The keys of a repository: ``recipients`` that new content is encrypted for (none: it is not), and the private keys, asked for when needed."""
 
     def __init__(
@@ -142,11 +142,11 @@ class Keys:
                 self._found = tuple(self._find())
             return self._found
 
-    def seal(self) -> Encryptor:
+    def encryptor(self) -> Encryptor:
         """Return what encrypts one content."""
         return Encryptor(self._process(), self._idle, self.recipients)
 
-    def open(self, chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
+    def decrypt(self, chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
         """Yield decrypted content; raise KeyNeeded without the right key, Damage naming ``name``."""
         identities = self.identities
         if not identities:
@@ -196,20 +196,20 @@ class Encryptor:
         return rest
 
 
-def installed() -> bool:
+def is_installed() -> bool:
     """Tell whether content can be encrypted and decrypted here."""
     return importlib.util.find_spec("pyrage") is not None
 
 
 def require_installed(what: str) -> None:
     """Raise UnsupportedRepository where encryption is not installed."""
-    if not installed():
+    if not is_installed():
         raise UnsupportedRepository(
             f"{what} is encrypted, which needs pyrage, and that is not installed", INSTALL
         )
 
 
-def checked_recipients(recipients: Sequence[str]) -> list[str]:
+def normalized_recipients(recipients: Sequence[str]) -> list[str]:
     """Return public keys in the form that is compared and stored; raise ConfigurationError for what is none."""
     if not recipients:
         return []

@@ -28,7 +28,7 @@ def id_time(text: str) -> datetime | None:
     return None
 
 
-def is_ours(name: str) -> bool:
+def is_id_file(name: str) -> bool:
     """Tell whether the name of a file is an id and ``.json``."""
     stem, dot, end = name.rpartition(".")
     return dot + end == ".json" and id_time(stem) is not None

@@ -13,10 +13,10 @@ import msgspec
 
 from ..errors import Damage, InUse, KeyChanged, KeyExists, KeyMissing
 from ..model import canonical
-from ..model.manifest import ListRef, Marker, Stored
+from ..model.manifest import ListRef, Marker, StoredProgress
 from ..runtime import clock
 from ..stores.base import Store
-from .trash import note_broken
+from .trash import note_dead_run
 
 STALE: Final = timedelta(minutes=15)
 RENEW: Final = timedelta(seconds=30)
@@ -27,22 +27,22 @@ def marker_key(site: str, what: str, run: str) -> str:
     return f"sites/{site}/running/{what if what == 'create' else f'{what}-{run}'}.json"
 
 
-def read(store: Store, key: str) -> tuple[Marker, bytes]:
+def read_marker(store: Store, key: str) -> tuple[Marker, bytes]:
     """Return a marker with its stored bytes; raise KeyMissing or Damage."""
     data = store.get(key)
     try:
-        return msgspec.json.decode(canonical.unseal(data, key), type=Marker), data
+        return msgspec.json.decode(canonical.check_digest(data, key), type=Marker), data
     except msgspec.MsgspecError as error:
         raise Damage(f"{key} does not have the form it should have: {error}") from None
 
 
-def left_by_dead_run(store: Store, key: str) -> tuple[Marker, bytes] | None:
+def marker_of_dead_run(store: Store, key: str) -> tuple[Marker, bytes] | None:
     """Return the marker that a dead run has left under a key, None when there is none; raise InUse when the run is alive, Damage."""
     try:
-        found = read(store, key)
+        found = read_marker(store, key)
     except KeyMissing:
         return None
-    if alive(found[0], store):
+    if is_alive(found[0], store):
         raise InUse(
             f"the {found[0].what} {found[0].run} is still running (host {found[0].host}, pid {found[0].pid})",
             "wait for it to end",
@@ -50,7 +50,7 @@ def left_by_dead_run(store: Store, key: str) -> tuple[Marker, bytes] | None:
     return found
 
 
-def alive(marker: Marker, store: Store) -> bool:
+def is_alive(marker: Marker, store: Store) -> bool:
     """Tell whether the run of a marker can still be going on.
 
     On the same machine and in the same process namespace the process itself decides, else the age of the heartbeat.
@@ -84,7 +84,7 @@ def process_identity(pid: int) -> str:
     return f"{boot}/{space}/{started}"
 
 
-class Run:
+class RunMarker:
     """The marker of this run. Made by ``start``; ``renew`` keeps it fresh, ``finish`` removes it."""
 
     def __init__(self, store: Store, key: str, marker: Marker, data: bytes) -> None:
@@ -100,7 +100,7 @@ class Run:
         run: str,
         uses: list[str],
         adopted: tuple[Marker, bytes] | None = None,
-    ) -> Run:
+    ) -> RunMarker:
         """Write the marker; with ``adopted`` take the place of exactly that stale one and keep what it names.
 
         Raise InUse when another run was faster.
@@ -117,11 +117,11 @@ class Run:
             uses=uses,
             stored=adopted[0].stored if adopted else [],
         )
-        key, data = marker_key(site, what, run), canonical.seal(marker)
+        key, data = marker_key(site, what, run), canonical.with_digest(marker)
         try:
             if adopted:
                 if not adopted[0].ended:
-                    note_broken(store, key)
+                    note_dead_run(store, key)
                 store.replace(key, data, adopted[1])
             else:
                 store.put(key, [data])
@@ -129,14 +129,14 @@ class Run:
             raise InUse(f"another {what} of the site {site} has just begun", "wait for it to end") from None
         return cls(store, key, marker, data)
 
-    def due(self) -> bool:
+    def heartbeat_is_due(self) -> bool:
         """Tell whether the heartbeat should be renewed."""
         return self._store.clock() - clock.parse(self.marker.heartbeat) >= RENEW
 
-    def renew(
+    def update(
         self,
         *,
-        stored: list[Stored] | None = None,
+        stored: list[StoredProgress] | None = None,
         copied: list[ListRef] | None = None,
         uses: list[str] | None = None,
         ended: bool = False,
@@ -153,31 +153,31 @@ class Run:
             uses=self.marker.uses if uses is None else uses,
             ended=ended,
         )
-        data = canonical.seal(marker)
+        data = canonical.with_digest(marker)
         try:
             self._store.replace(self._key, data, self._data)
         except (KeyChanged, KeyMissing):
-            raise self.lost() from None
+            raise self.lost_error() from None
         self.marker, self._data = marker, data
 
-    def require(self) -> None:
+    def require_unchanged(self) -> None:
         """Raise InUse unless the marker still stands; a run that is younger than the stale limit need not look."""
-        if self._store.clock() - clock.parse(self.marker.heartbeat) >= STALE and not self.stands():
-            raise self.lost()
+        if self._store.clock() - clock.parse(self.marker.heartbeat) >= STALE and not self.is_unchanged():
+            raise self.lost_error()
 
-    def stands(self) -> bool:
+    def is_unchanged(self) -> bool:
         """Look whether the marker is there as this run wrote it."""
         try:
             return self._store.get(self._key) == self._data
         except KeyMissing:
             return False
 
-    def finish(self) -> None:
+    def remove(self) -> None:
         """Remove the marker, unless another run took its place."""
         with contextlib.suppress(KeyChanged, KeyMissing):
             self._store.delete(self._key, expected=self._data)
 
-    def lost(self) -> InUse:
+    def lost_error(self) -> InUse:
         """Return the error of a run whose marker was taken away."""
         return InUse(
             "this run was taken for dead and another one took its place",

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from ..errors import Damage, KeyMissing
-from ..model.manifest import Codec, Meta, Part
+from ..model.manifest import Codec, DocumentRef, Part
 from ..runtime import shutdown
 from ..stores.base import Store
 from .codec import Encoder, decode
-from .encryption import Encryptor, Keys
+from .encryption import EncryptionKeys, Encryptor
 
 PART_RAW: Final = 64 << 20
 DECODE_CHUNK: Final = 256 << 10
@@ -30,7 +30,7 @@ def meta_key(name: str) -> str:
     return f"meta/{name[:2]}/{name}"
 
 
-class Encrypting:
+class ObjectWriter:
     """One object while its zstd file is encrypted, if it is; its name is known at its end."""
 
     def __init__(self, store: Store, sealer: Encryptor | None = None) -> None:
@@ -39,11 +39,11 @@ class Encrypting:
         self._staging = store.stage()
         self.stored = 0
 
-    def keep(self, encoded: bytes) -> None:
+    def write_encoded(self, encoded: bytes) -> None:
         """Append to the zstd file."""
         self._store(self._sealer.encode(encoded) if self._sealer else encoded)
 
-    def close(self, key_of: Callable[[str], str]) -> str:
+    def store(self, key_of: Callable[[str], str]) -> str:
         """Store the object and return its name."""
         if self._sealer:
             self._store(self._sealer.finish())
@@ -62,22 +62,22 @@ class Encrypting:
             self.stored += len(data)
 
 
-class _Object(Encrypting):
+class _Object(ObjectWriter):
     """One object while it is encoded."""
 
     def __init__(self, store: Store, run: str, far: bool, sealer: Encryptor | None = None) -> None:
         super().__init__(store, sealer)
         self._encoder = Encoder(run, far)
         self.raw = 0
-        self.keep(self._encoder.head)
+        self.write_encoded(self._encoder.head)
 
     def write(self, data: bytes | memoryview) -> None:
         self.raw += len(data)
-        self.keep(self._encoder.encode(data))
+        self.write_encoded(self._encoder.encode(data))
 
     def finish(self, key_of: Callable[[str], str]) -> str:
-        self.keep(self._encoder.finish())
-        return self.close(key_of)
+        self.write_encoded(self._encoder.finish())
+        return self.store(key_of)
 
 
 class ContentWriter:
@@ -121,8 +121,8 @@ class ContentWriter:
 class Objects:
     """The objects of a repository, written in the name of one ``run``."""
 
-    def __init__(self, store: Store, run: str, keys: Keys | None = None) -> None:
-        self._store, self.run, self._keys = store, run, keys or Keys()
+    def __init__(self, store: Store, run: str, keys: EncryptionKeys | None = None) -> None:
+        self._store, self.run, self._keys = store, run, keys or EncryptionKeys()
         self._lock = threading.Lock()
         self._names: set[str] = set()
         self.written = 0
@@ -139,22 +139,22 @@ class Objects:
     def begin(self, far: bool, *, sealed: bool) -> _Object:
         """Return an empty object; a ``sealed`` one is encrypted if there are recipients."""
         return _Object(
-            self._store, self.run, far, self._keys.seal() if sealed and self._keys.recipients else None
+            self._store, self.run, far, self._keys.encryptor() if sealed and self._keys.recipients else None
         )
 
-    def seal(self) -> Encrypting:
+    def object_writer(self) -> ObjectWriter:
         """Return an object to be, for a zstd file that was encoded before."""
-        return Encrypting(self._store, self._keys.seal() if self._keys.recipients else None)
+        return ObjectWriter(self._store, self._keys.encryptor() if self._keys.recipients else None)
 
-    def put_document(self, data: bytes) -> Meta:
+    def put_document(self, data: bytes) -> DocumentRef:
         """Store a document and return its name."""
         document = self.begin(far=False, sealed=False)
         document.write(data)
         name = document.finish(meta_key)
         self.count(name, document.stored)
-        return Meta(meta=name, stored=document.stored)
+        return DocumentRef(meta=name, stored=document.stored)
 
-    def wrote(self, key: str) -> bool:
+    def has_written(self, key: str) -> bool:
         """Tell whether this run has stored what is under a key."""
         return key.rpartition("/")[2] in self._names
 
@@ -175,14 +175,14 @@ class Objects:
         yielded before that are not to be trusted.
         """
         for part in parts:
-            yield from self.decoded(part, self.opened(part))
+            yield from self.decompressed(part, self.decrypted(part))
 
-    def opened(self, part: Part) -> Iterator[bytes]:
+    def decrypted(self, part: Part) -> Iterator[bytes]:
         """Yield the zstd file that an object is, as ``read`` does its content."""
         stored = self._checked(object_key(part.object), part.object)
-        return self._keys.open(stored, part.object) if part.codec == "zstd+age" else stored
+        return self._keys.decrypt(stored, part.object) if part.codec == "zstd+age" else stored
 
-    def decoded(self, part: Part, opened: Iterable[bytes]) -> Iterator[bytes]:
+    def decompressed(self, part: Part, opened: Iterable[bytes]) -> Iterator[bytes]:
         """Yield the content of an object that was opened."""
         return decode(_cut(opened, DECODE_CHUNK), part.raw, part.object)
 
@@ -191,12 +191,12 @@ class Objects:
         if part.codec != "zstd+age":
             return
         with contextlib.suppress(Damage, KeyMissing):
-            for _chunk in self._keys.open(
+            for _chunk in self._keys.decrypt(
                 itertools.islice(self._store.stream(object_key(part.object)), 1), part.object
             ):
                 pass
 
-    def concealed(self, parts: Iterable[Part]) -> bool:
+    def cannot_decrypt(self, parts: Iterable[Part]) -> bool:
         """Tell whether parts are encrypted and nothing says where the key is."""
         return any(part.codec == "zstd+age" for part in parts) and not self._keys.identities
 

@@ -30,7 +30,7 @@ class Reference(NamedTuple):
 
     kind: Kind
     name: str
-    said: Mapping[str, Any]
+    attributes: Mapping[str, Any]
 
 
 def reference(key: str, value: object, said: Mapping[str, Any]) -> Reference | None:
@@ -57,21 +57,23 @@ def references(document: Any) -> Iterator[Reference]:
             yield from references(value)
 
 
-def renamed(document: Any, change: Callable[[Reference], Mapping[str, Any]]) -> Any:
+def rewrite_references(document: Any, change: Callable[[Reference], Mapping[str, Any]]) -> Any:
     """Return a document in which all that is said of a reference is what ``change`` returns for it, beside what it does not speak of."""
     if isinstance(document, Mapping):
-        new = {key: renamed(value, change) for key, value in document.items()}
+        new = {key: rewrite_references(value, change) for key, value in document.items()}
         for key, value in document.items():
             if found := reference(key, value, document):
                 new |= change(found)
         return new
-    return [renamed(value, change) for value in document] if isinstance(document, list) else document
+    return (
+        [rewrite_references(value, change) for value in document] if isinstance(document, list) else document
+    )
 
 
 def part_of(found: Reference) -> Part:
     """Return a reference to content as what it is; raise UnsupportedRepository when this version does not know how to read it."""
     try:
-        return msgspec.convert(found.said, Part)
+        return msgspec.convert(found.attributes, Part)
     except msgspec.ValidationError as error:
         raise UnsupportedRepository(
             f"an object is stored in a way that this version does not know: {error}",

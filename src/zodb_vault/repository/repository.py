@@ -24,12 +24,12 @@ from ..errors import (
     UnsupportedRepository,
 )
 from ..model import canonical
-from ..model.manifest import FORMAT, Gone, Label, Manifest, RepositoryInfo
+from ..model.manifest import FORMAT, Label, Manifest, RemovedBackup, RepositoryInfo
 from ..runtime import clock
 from ..stores.base import ProbesCapabilities, Store
 from .cache import Cache
-from .encryption import FEATURE, Keys, checked_recipients, require_installed
-from .ids import is_ours, new_id
+from .encryption import FEATURE, EncryptionKeys, normalized_recipients, require_installed
+from .ids import is_id_file, new_id
 from .labels import LabelFacts, fold
 from .objects import Objects
 from .signing import is_signed, sign
@@ -67,7 +67,7 @@ class Repository:
     """An open repository. Reading methods raise Damage when a file is not as it was written."""
 
     def __init__(self, store: Store, info: RepositoryInfo) -> None:
-        self.store, self.info, self.keys = store, info, Keys(info.recipients)
+        self.store, self.info, self.keys = store, info, EncryptionKeys(info.recipients)
         self._configured: Sequence[str] = ()
         self._signing_key: Path | None = None
         self._signers: Sequence[str] = ()
@@ -80,7 +80,7 @@ class Repository:
     @classmethod
     def create(cls, store: Store, recipients: Sequence[str] = ()) -> Repository:
         """Make a new repository where there is nothing, its content encrypted for recipients; raise TargetRefused when something is there."""
-        recipients = checked_recipients(recipients)
+        recipients = normalized_recipients(recipients)
         foreign = next((entry.key for entry in store.list("") if entry.key != RECOVERY_KEY), None)
         if foreign is not None:
             what = (
@@ -99,7 +99,7 @@ class Repository:
             store=store.probe() if isinstance(store, ProbesCapabilities) else {},
         )
         store.put(RECOVERY_KEY, [text])
-        store.put(INFO_KEY, [canonical.seal(info)])
+        store.put(INFO_KEY, [canonical.with_digest(info)])
         return cls(store, info)
 
     @classmethod
@@ -113,11 +113,11 @@ class Repository:
                 "make one with `zodb-vault --repository LOCATION repository init`",
             ) from None
         _require_known(
-            _document(canonical.unseal(data, INFO_KEY), INFO_KEY), f"the repository in {store.location}"
+            _document(canonical.check_digest(data, INFO_KEY), INFO_KEY), f"the repository in {store.location}"
         )
         info = _decode(data, RepositoryInfo, INFO_KEY)
         if isinstance(store, ProbesCapabilities):
-            store.rely_on(info.store)
+            store.use_probed(info.store)
         return cls(store, info)
 
     def objects(self, run: str) -> Objects:
@@ -126,7 +126,7 @@ class Repository:
 
     def configure(self, recipients: Sequence[str], identities: Callable[[], Sequence[str]]) -> None:
         """Say what the configuration knows: the recipients, and where the private keys come from, which are asked for when they are needed."""
-        self._configured, self.keys = recipients, Keys(self.info.recipients, identities)
+        self._configured, self.keys = recipients, EncryptionKeys(self.info.recipients, identities)
 
     def sign_with(self, key: Path | None, signers: Sequence[str]) -> None:
         """Say which key manifests are signed with, and whose signature a backup has to bear to be relied on."""
@@ -184,7 +184,7 @@ class Repository:
 
     def require_recipients(self) -> None:
         """Raise ConfigurationError unless content is encrypted for exactly the recipients that the configuration names."""
-        if set(checked_recipients(self._configured)) != set(self.info.recipients):
+        if set(normalized_recipients(self._configured)) != set(self.info.recipients):
             ours, theirs = len(self._configured), len(self.info.recipients)
             raise ConfigurationError(
                 [
@@ -196,7 +196,7 @@ class Repository:
 
     def set_recipients(self, configured: Sequence[str]) -> None:
         """Encrypt new content for these recipients; what is stored already stays as it is."""
-        recipients, old = checked_recipients(configured), self.store.get(INFO_KEY)
+        recipients, old = normalized_recipients(configured), self.store.get(INFO_KEY)
         text = recovery_text()
         digest, there = hashlib.sha256(text).hexdigest(), self.store.get(RECOVERY_KEY)
         if there != text:  # the instructions first: those that are there may not know of encryption
@@ -208,7 +208,7 @@ class Repository:
         changed = {"recipients": recipients, "former": former, "requires": requires, "recovery": digest}
         document |= changed
         del document["self_sha256"]
-        self.store.replace(INFO_KEY, canonical.seal(document), old)
+        self.store.replace(INFO_KEY, canonical.with_digest(document), old)
         self.info = msgspec.structs.replace(self.info, **changed)
 
     def sites(self) -> list[str]:
@@ -221,15 +221,15 @@ class Repository:
         for key, _size in self.store.list(f"sites/{site}/"):
             keys.add(key)
             match key.split("/")[2:]:
-                case ["backups", name] if is_ours(name):
+                case ["backups", name] if is_id_file(name):
                     listing.backups.append(name.removesuffix(".json"))
-                case ["labels", backup, name] if is_ours(name):
+                case ["labels", backup, name] if is_id_file(name):
                     listing.labels.setdefault(backup, []).append(key)
                 case ["running", name] if MARKER.match(name):
                     listing.markers.append(key)
         listing.backups.sort()
         if self._cache:
-            self._cache.keep(f"sites/{site}", keys)
+            self._cache.evict_unlisted(f"sites/{site}", keys)
         return listing
 
     def trash(self, site: str) -> Trash:
@@ -237,9 +237,9 @@ class Repository:
         trash = Trash()
         for entry in self.store.list(f"trash/{site}/"):
             match entry.key.split("/")[2:]:
-                case [name] if is_ours(name):
+                case [name] if is_id_file(name):
                     trash.backups[name.removesuffix(".json")] = entry.size
-                case ["gone", name] if is_ours(name):
+                case ["gone", name] if is_id_file(name):
                     trash.gone[name.removesuffix(".json")] = entry.size
         return trash
 
@@ -251,7 +251,8 @@ class Repository:
         """Note that a backup was removed for good, so that nobody takes it for lost."""
         with contextlib.suppress(KeyExists):
             self.store.put(
-                gone_key(site, backup), [canonical.seal(Gone(id=backup, at=clock.iso(self.store.clock())))]
+                gone_key(site, backup),
+                [canonical.with_digest(RemovedBackup(id=backup, at=clock.iso(self.store.clock())))],
             )
 
     def manifest(self, site: str, backup: str) -> Manifest:
@@ -289,7 +290,7 @@ class Repository:
 
     def commit(self, manifest: Manifest) -> None:
         """Make a backup exist; everything that it names has to be durable before."""
-        self.put_signature(manifest.site, manifest.id, canonical.seal(manifest))
+        self.put_signature(manifest.site, manifest.id, canonical.with_digest(manifest))
         self._write(manifest_key(manifest.site, manifest.id), manifest)
 
     def add_label(self, site: str, backup: str, fact: str, value: Any, listing: Listing) -> None:
@@ -309,7 +310,7 @@ class Repository:
         return _decode(self._read(key), Label, key)
 
     def _write(self, key: str, document: Manifest | Label) -> None:
-        data = canonical.seal(document)
+        data = canonical.with_digest(document)
         self.store.put(key, [data])
         if self._cache:
             self._cache.put(key, data)
@@ -317,11 +318,11 @@ class Repository:
     def _read(self, key: str) -> bytes:
         """Return the checked bytes of a file that never changes; raise KeyMissing or Damage."""
         if self._cache is None:
-            return canonical.unseal(self.store.get(key), key)
+            return canonical.check_digest(self.store.get(key), key)
         with contextlib.suppress(Damage):
             if (copy := self._cache.get(key)) is not None:
-                return canonical.unseal(copy, key)
-        data = canonical.unseal(self.store.get(key), key)
+                return canonical.check_digest(copy, key)
+        data = canonical.check_digest(self.store.get(key), key)
         self._cache.put(key, data)
         return data
 

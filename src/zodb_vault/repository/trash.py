@@ -11,7 +11,7 @@ import msgspec
 
 from ..errors import Damage, InUse, KeyChanged, KeyExists, KeyMissing
 from ..model import canonical
-from ..model.manifest import Broken, Pending
+from ..model.manifest import DeadRun, PendingDeletions
 from ..runtime import clock
 from ..stores.base import Store
 from .ids import id_time, new_id
@@ -28,11 +28,13 @@ class PendingList:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._data: bytes | None = None
-        self.pending = Pending()
+        self.pending = PendingDeletions()
         with contextlib.suppress(KeyMissing):
             data = store.get(PENDING_KEY)
             try:
-                self.pending = msgspec.json.decode(canonical.unseal(data, PENDING_KEY), type=Pending)
+                self.pending = msgspec.json.decode(
+                    canonical.check_digest(data, PENDING_KEY), type=PendingDeletions
+                )
             except msgspec.MsgspecError as error:
                 raise Damage(f"{PENDING_KEY} does not have the form it should have: {error}") from None
             self._data = data
@@ -49,10 +51,12 @@ class PendingList:
 
         ``certainly``: find out whether somebody has even if nothing changes.
         """
-        pending = Pending(rows=[(key, clock.iso(moment)) for key, moment in sorted(since.items())], seen=seen)
+        pending = PendingDeletions(
+            rows=[(key, clock.iso(moment)) for key, moment in sorted(since.items())], seen=seen
+        )
         if pending == self.pending and (self._data is not None or not pending.rows) and not certainly:
             return
-        data = canonical.seal(pending)
+        data = canonical.with_digest(pending)
         try:
             if self._data is None:
                 self._store.put(PENDING_KEY, [data])
@@ -63,7 +67,7 @@ class PendingList:
         self.pending, self._data = pending, data
 
 
-def forget(store: Store, keys: Iterable[str]) -> None:
+def forget_pending(store: Store, keys: Iterable[str]) -> None:
     """Take keys off the list, so that their time begins anew; a sweep that has read it before starts over. Raise InUse, Damage."""
     gone = set(keys)
     for attempt in range(1, ATTEMPTS + 1):
@@ -80,15 +84,16 @@ def forget(store: Store, keys: Iterable[str]) -> None:
                 raise
 
 
-def note_broken(store: Store, marker: str) -> None:
+def note_dead_run(store: Store, marker: str) -> None:
     """Note, before it is done, that a run is declared dead: should it be alive after all, its objects are safe for another grace period."""
     now = store.clock()
     store.put(
-        f"{BROKEN_PREFIX}{new_id([], now)}.json", [canonical.seal(Broken(at=clock.iso(now), marker=marker))]
+        f"{BROKEN_PREFIX}{new_id([], now)}.json",
+        [canonical.with_digest(DeadRun(at=clock.iso(now), marker=marker))],
     )
 
 
-def broken_at(key: str) -> datetime | None:
+def dead_run_noted_at(key: str) -> datetime | None:
     """Return when a run was declared dead, None for a key that is no such note; its name tells, as it is written once."""
     if not key.startswith(BROKEN_PREFIX):
         return None

@@ -6,11 +6,11 @@ import os
 import sys
 
 
-def command_of(module: str, *arguments: str) -> list[str]:
+def module_command(module: str, *arguments: str) -> list[str]:
     """Return the command that runs a module; it imports nothing from the working directory."""
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
-def environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """Return an environment in which it imports from where this process does, also when a script has set ``sys.path`` as zc.buildout does."""
     return os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}

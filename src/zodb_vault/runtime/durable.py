@@ -72,7 +72,7 @@ def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
     return cast(Callable[[int, int, int, int], int], found)
 
 
-def write(path: Path, chunks: Iterable[bytes], *, exclusive: bool, mode: int = 0o400) -> int:
+def write_atomically(path: Path, chunks: Iterable[bytes], *, exclusive: bool, mode: int = 0o400) -> int:
     """Write the joined chunks under the name ``path`` and return their length.
 
     Exclusive: raise FileExistsError when the name is taken, also by a run of this very moment; else take its place.
@@ -97,7 +97,7 @@ def write(path: Path, chunks: Iterable[bytes], *, exclusive: bool, mode: int = 0
     return size
 
 
-class Staged:
+class UnnamedFile:
     """A file without a name that is written while its content is made, and gets its name when it is durable.
 
     Whatever ends the process before that, nothing of it is left where the file system knows anonymous files (O_TMPFILE).
@@ -116,10 +116,10 @@ class Staged:
         """Append."""
         write_all(self._fd, [data])
 
-    def name(self, path: Path) -> None:
+    def link(self, path: Path) -> None:
         """Make the content durable under a new name; raise FileExistsError when it is taken."""
         os.fsync(self._fd)
-        let_go(self._fd, DOCUMENT, 0)
+        drop_from_cache(self._fd, DOCUMENT, 0)
         if self._temporary is None:
             # a directory descriptor makes Python call linkat, which follows the link in /proc to the file itself
             os.link(f"{DESCRIPTORS}/{self._fd}", path, src_dir_fd=self._fd, follow_symlinks=True)
@@ -166,13 +166,13 @@ def write_all(fd: int, chunks: Iterable[bytes | memoryview]) -> int:
     return size
 
 
-def begin_writing(fd: int, pos: int, size: int) -> None:
+def start_writeback(fd: int, pos: int, size: int) -> None:
     """Let the system begin to write a range of a file to the disk, so that making it durable takes less time; may do nothing."""
     if (call := _sync_file_range()) is not None:
         call(fd, pos, size, SYNC_FILE_RANGE_WRITE)
 
 
-def let_go(fd: int, pos: int, size: int) -> None:
+def drop_from_cache(fd: int, pos: int, size: int) -> None:
     """Tell the system that a range of a file is not read again soon: memory is better used for what others read."""
     if hasattr(os, "posix_fadvise"):
         with contextlib.suppress(OSError):  # advice only

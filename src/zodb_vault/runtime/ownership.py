@@ -22,7 +22,7 @@ class Ownership(msgspec.Struct, frozen=True):
     gid: int
     directory_mode: int
 
-    def give(self, fd: int) -> None:
+    def apply(self, fd: int) -> None:
         """Give an open file to its owner."""
         if (self.uid, self.gid) != (-1, -1):
             os.fchown(fd, self.uid, self.gid)
@@ -49,7 +49,7 @@ def ownership_in(directory: Path) -> Ownership:
     return Ownership(-1 if same else info.st_uid, -1 if same else info.st_gid, info.st_mode & 0o777)
 
 
-def ownership_of_file(path: Path) -> Ownership:
+def ownership_for_file(path: Path) -> Ownership:
     """Return who what is to stand at ``path`` belongs to: as what stands there now, else as its directory; with the mode of a file."""
     info = path.stat() if path.exists() else path.parent.stat()
     mode = info.st_mode & 0o777 if path.is_file() else 0o644 & ~_umask()

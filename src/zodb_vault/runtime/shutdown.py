@@ -30,7 +30,7 @@ def check() -> None:
         raise KeyboardInterrupt
 
 
-def pause(seconds: float) -> None:
+def sleep(seconds: float) -> None:
     """Sleep; a thread that is to end wakes up and raises KeyboardInterrupt."""
     if threading.current_thread() is threading.main_thread():
         time.sleep(seconds)

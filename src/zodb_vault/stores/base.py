@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, Protocol, runtime_checkable
 KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*\Z")
 
 
-class Entry(NamedTuple):
+class ListedKey(NamedTuple):
     """A key and the size of what is stored under it."""
 
     key: str
@@ -37,11 +37,11 @@ class Staging(Protocol):
 class LeavesTemporaries(Protocol):
     """A store in which a write that was killed leaves something behind that is no key."""
 
-    def leftovers(self) -> Iterator[Entry]:
+    def temporaries(self) -> Iterator[ListedKey]:
         """Yield what killed writes have left, and what is being written at this moment."""
         ...
 
-    def remove_leftover(self, name: str) -> None:
+    def remove_temporary(self, name: str) -> None:
         """Remove one of these; removing nothing is success."""
         ...
 
@@ -81,7 +81,7 @@ class Store(Protocol):
         """Yield what is stored in chunks of at most 1 MiB; raise KeyMissing before the first."""
         ...
 
-    def list(self, prefix: str) -> Iterator[Entry]:
+    def list(self, prefix: str) -> Iterator[ListedKey]:
         """Yield every key below ``prefix`` (empty: all) in byte order, each once; nothing for a prefix that holds nothing."""
         ...
 
@@ -102,11 +102,11 @@ class ProbesCapabilities(Protocol):
         """Find out by trying what the service can do; where it was found, too, as a repository may be moved. Raise StoreError."""
         ...
 
-    def rely_on(self, found: Mapping[str, str | bool]) -> None:
+    def use_probed(self, found: Mapping[str, str | bool]) -> None:
         """Believe what an earlier probe found, if it was of this very place."""
         ...
 
-    def limits(self) -> list[str]:
+    def limitations(self) -> list[str]:
         """Return what this store cannot promise, a sentence each; empty when it keeps the contract without reserve."""
         ...
 
@@ -116,18 +116,18 @@ class SupportsObjectLock(Protocol):
     """A store that can keep what is stored from being changed or removed, by whomever, until its time is over."""
 
     @property
-    def retention(self) -> timedelta | None:
+    def lock_duration(self) -> timedelta | None:
         """Return for how long everything that a backup needs has to be kept after the backup, None when it need not."""
         ...
 
-    def retain(self, key: str, until: datetime) -> None:
+    def extend_lock(self, key: str, until: datetime) -> None:
         """Let what is stored under a key be kept until a moment; what is kept longer stays so. Raise KeyMissing."""
         ...
 
 
-def limits(store: Store) -> list[str]:
+def limitations_of(store: Store) -> list[str]:
     """Return what a store cannot promise."""
-    return store.limits() if isinstance(store, ProbesCapabilities) else []
+    return store.limitations() if isinstance(store, ProbesCapabilities) else []
 
 
 def require_key(key: str) -> None:

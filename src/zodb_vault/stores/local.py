@@ -14,7 +14,7 @@ from typing import Final
 
 from ..errors import KeyChanged, KeyExists, KeyMissing, StoreError
 from ..runtime import clock, durable
-from .base import Entry, require_key, require_prefix
+from .base import ListedKey, require_key, require_prefix
 
 CHUNK: Final = 1 << 20
 LOCK_NAME: Final = ".lock"
@@ -35,22 +35,22 @@ class LocalStaging:
 
     def __init__(self, store: LocalStore) -> None:
         self._store = store
-        with store.translated("new content"):
+        with store.translate_errors("new content"):
             durable.make_directories(store.root)
-            self._file = durable.Staged(store.root)
+            self._file = durable.UnnamedFile(store.root)
 
     def write(self, data: bytes) -> None:
         """Append."""
-        with self._store.translated("new content"):
+        with self._store.translate_errors("new content"):
             self._file.write(data)
 
     def store(self, key: str) -> None:
         """Give it its name; see the contract."""
         path = self._store.path(key)
-        with self._store.translated(key):
+        with self._store.translate_errors(key):
             durable.make_directories(path.parent)
             try:
-                self._file.name(path)
+                self._file.link(path)
             except FileExistsError:
                 self._store.require_equal(key, self._chunks())
         self._file.discard()
@@ -81,10 +81,10 @@ class LocalStore:
         """Store under a new key; see the contract."""
         chunks = list(chunks)
         path = self.path(key)
-        with self.translated(key):
+        with self.translate_errors(key):
             durable.make_directories(path.parent)
             try:
-                return durable.write(path, chunks, exclusive=True)
+                return durable.write_atomically(path, chunks, exclusive=True)
             except FileExistsError:
                 pass
         self.require_equal(key, chunks)
@@ -99,27 +99,27 @@ class LocalStore:
         path = self.path(key)
         with self._exclusive(key):
             self._require(key, expected)
-            durable.write(path, [data], exclusive=False)
+            durable.write_atomically(path, [data], exclusive=False)
 
     def get(self, key: str) -> bytes:
         """Return what is stored."""
-        with self.translated(key):
+        with self.translate_errors(key):
             return self.path(key).read_bytes()
 
     def stream(self, key: str) -> Iterator[bytes]:
         """Yield what is stored in chunks."""
         pos = 0
-        with self.translated(key), self.path(key).open("rb", buffering=0) as file:
+        with self.translate_errors(key), self.path(key).open("rb", buffering=0) as file:
             while chunk := file.read(CHUNK):
                 yield chunk
                 if len(chunk) == CHUNK:  # what is longer is content, which is read once
-                    durable.let_go(file.fileno(), pos, CHUNK)
+                    durable.drop_from_cache(file.fileno(), pos, CHUNK)
                 pos += len(chunk)
 
-    def list(self, prefix: str) -> Iterator[Entry]:
+    def list(self, prefix: str) -> Iterator[ListedKey]:
         """Yield the keys below a directory, in byte order."""
         require_prefix(prefix)
-        with self.translated(prefix):
+        with self.translate_errors(prefix):
             yield from self._walk(self.root / prefix, prefix)
 
     def delete(self, key: str, expected: bytes | None = None) -> None:
@@ -127,36 +127,36 @@ class LocalStore:
         path = self.path(key)
         if not path.parent.is_dir():
             return
-        with self._exclusive(key) if expected is not None else self.translated(key):
+        with self._exclusive(key) if expected is not None else self.translate_errors(key):
             if expected is not None and path.exists():
                 self._require(key, expected)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             durable.sync_directory(path.parent)
 
-    def leftovers(self) -> Iterator[Entry]:
+    def temporaries(self) -> Iterator[ListedKey]:
         """Yield temporary files."""
-        with self.translated(""):
+        with self.translate_errors(""):
             for directory, _names, files in os.walk(self.root):
                 for name in files:
                     if name.startswith(durable.TEMPORARY_PREFIX):
                         path = os.path.join(directory, name)
                         with contextlib.suppress(FileNotFoundError):
-                            yield Entry(os.path.relpath(path, self.root), os.stat(path).st_size)
+                            yield ListedKey(os.path.relpath(path, self.root), os.stat(path).st_size)
 
-    def remove_leftover(self, name: str) -> None:
+    def remove_temporary(self, name: str) -> None:
         """Remove a temporary file."""
         path = self.root / name
         if not path.name.startswith(durable.TEMPORARY_PREFIX) or ".." in path.parts:
             raise ValueError(f"{name!r} is not a temporary file")
-        with self.translated(name), contextlib.suppress(FileNotFoundError):
+        with self.translate_errors(name), contextlib.suppress(FileNotFoundError):
             os.unlink(path)
 
     def require_equal(self, key: str, chunks: Iterable[bytes]) -> None:
         """Raise KeyExists unless exactly this content is stored: writing the same twice is no conflict."""
         if _digest(chunks) != _digest(self.stream(key)):
             raise KeyExists(f"{key} exists already in {self.location} with other content")
-        with self.translated(key):
+        with self.translate_errors(key):
             # whoever wrote it may have been stopped just before its name became durable
             durable.sync_directory(self.path(key).parent)
 
@@ -164,7 +164,7 @@ class LocalStore:
         """Return the clock of this machine."""
         return clock.now()
 
-    def _walk(self, directory: Path, prefix: str) -> Iterator[Entry]:
+    def _walk(self, directory: Path, prefix: str) -> Iterator[ListedKey]:
         try:
             with os.scandir(directory) as scan:
                 found = [
@@ -183,7 +183,7 @@ class LocalStore:
                 yield from self._walk(directory / entry.name, prefix + name)
             else:
                 with contextlib.suppress(FileNotFoundError):  # deleted since
-                    yield Entry(prefix + name, entry.stat().st_size)
+                    yield ListedKey(prefix + name, entry.stat().st_size)
 
     def path(self, key: str) -> Path:
         """Return the file of a key; raise ValueError for what is not one."""
@@ -201,7 +201,7 @@ class LocalStore:
     @contextlib.contextmanager
     def _exclusive(self, key: str) -> Iterator[None]:
         # compare and exchange is no single call of a file system: whoever does it holds this lock
-        with self.translated(key):
+        with self.translate_errors(key):
             fd = os.open(self.path(key).parent / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
@@ -210,7 +210,7 @@ class LocalStore:
                 os.close(fd)
 
     @contextlib.contextmanager
-    def translated(self, key: str) -> Iterator[None]:
+    def translate_errors(self, key: str) -> Iterator[None]:
         """Turn what the operating system raises into the errors of the contract."""
         try:
             yield

@@ -17,7 +17,7 @@ from typing import Final
 
 from ..errors import InUse
 from .retry import LONGEST_PAUSE
-from .s3api import Api, Listed
+from .s3api import BucketClient, ListedObject
 
 FOLDER: Final = ".turns/"
 KEPT: Final = "keep"
@@ -32,12 +32,12 @@ FIRST_PAUSE: Final = 0.02
 class Mutex:
     """The turns of all keys of one place."""
 
-    def __init__(self, api: Api, prefix: str, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, api: BucketClient, prefix: str, sleep: Callable[[float], None] = time.sleep) -> None:
         self._api, self._prefix, self._sleep = api, prefix + FOLDER, sleep
         self._kept = False
 
     @contextlib.contextmanager
-    def turn(self, key: str) -> Iterator[None]:
+    def lock(self, key: str) -> Iterator[None]:
         """Hold the turn of a key; raise InUse when another one holds it for too long."""
         signs = f"{self._prefix}{hashlib.sha256(key.encode()).hexdigest()[:32]}-"
         self._keep_folder()
@@ -81,7 +81,7 @@ class Mutex:
                 return names == [mine]
             self._sleep(random.uniform(FIRST_PAUSE, 2 * FIRST_PAUSE))
 
-    def _standing(self, signs: str) -> list[Listed]:
+    def _standing(self, signs: str) -> list[ListedObject]:
         found = [sign for page in self._api.pages(signs) for sign in page]
         dead = [sign for sign in found if self._api.now(signs) - sign.modified > DEAD]
         for sign in dead:

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final, Protocol
 
 from ..runtime import shutdown
-from .base import Entry, LeavesTemporaries, Staging, Store
+from .base import LeavesTemporaries, ListedKey, Staging, Store
 
 # What may pass at once after a silence, as a share of a second: longer, and a limited line is full for as long.
 BURST_SECONDS: Final = 0.1
@@ -53,11 +53,11 @@ class RateLimit:
         self,
         rate: int,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = shutdown.pause,
+        sleep: Callable[[float], None] = shutdown.sleep,
     ) -> None:
         self._bucket, self._clock, self._sleep = TokenBucket(rate, clock()), clock, sleep
         self._lock = threading.Lock()
-        self.piece = max(SMALLEST_PIECE, int(rate * BURST_SECONDS))
+        self.piece_size = max(SMALLEST_PIECE, int(rate * BURST_SECONDS))
 
     def take(self, count: int) -> None:
         """Wait until this many bytes may pass; KeyboardInterrupt in a thread that is to end, and no wait in the main one then."""
@@ -67,24 +67,26 @@ class RateLimit:
             self._sleep(seconds)
         shutdown.check()
 
-    def pieces(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    def throttled(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         """Yield content as fast as it may pass, in the chunks that it comes in."""
         for chunk in chunks:
-            for start in range(0, len(chunk), self.piece):
-                self.take(min(self.piece, len(chunk) - start))
+            for start in range(0, len(chunk), self.piece_size):
+                self.take(min(self.piece_size, len(chunk) - start))
             yield chunk
 
 
 class RateLimited:
     """A body on its way that is read as fast as it may pass."""
 
-    def __init__(self, body: Readable, pace: RateLimit) -> None:
-        self._body, self._pace = body, pace
+    def __init__(self, body: Readable, rate_limit: RateLimit) -> None:
+        self._body, self._rate_limit = body, rate_limit
 
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes."""
-        data = self._body.read(min(size, self._pace.piece) if size > 0 else self._pace.piece)
-        self._pace.take(len(data))
+        data = self._body.read(
+            min(size, self._rate_limit.piece_size) if size > 0 else self._rate_limit.piece_size
+        )
+        self._rate_limit.take(len(data))
         return data
 
     def seek(self, pos: int) -> int:
@@ -97,11 +99,11 @@ class RateLimited:
 
 
 class _RateLimitedStaging:
-    def __init__(self, staging: Staging, pace: RateLimit) -> None:
-        self._staging, self._pace = staging, pace
+    def __init__(self, staging: Staging, rate_limit: RateLimit) -> None:
+        self._staging, self._rate_limit = staging, rate_limit
 
     def write(self, data: bytes) -> None:
-        for piece in self._pace.pieces([data]):
+        for piece in self._rate_limit.throttled([data]):
             self._staging.write(piece)
 
     def store(self, key: str) -> None:
@@ -114,8 +116,8 @@ class _RateLimitedStaging:
 class RateLimitedStore:
     """A store that transfers what is written when it is written, at a pace; see the contract."""
 
-    def __init__(self, store: Store, pace: RateLimit) -> None:
-        self._store, self._pace = store, pace
+    def __init__(self, store: Store, rate_limit: RateLimit) -> None:
+        self._store, self._rate_limit = store, rate_limit
 
     @property
     def location(self) -> str:
@@ -124,28 +126,28 @@ class RateLimitedStore:
 
     def put(self, key: str, chunks: Iterable[bytes]) -> int:
         """Store under a new key."""
-        return self._store.put(key, self._pace.pieces(chunks))
+        return self._store.put(key, self._rate_limit.throttled(chunks))
 
     def stage(self) -> Staging:
         """Return an empty staging."""
-        return _RateLimitedStaging(self._store.stage(), self._pace)
+        return _RateLimitedStaging(self._store.stage(), self._rate_limit)
 
     def replace(self, key: str, data: bytes, expected: bytes) -> None:
         """Exchange exactly ``expected``."""
-        self._pace.take(len(data))
+        self._rate_limit.take(len(data))
         self._store.replace(key, data, expected)
 
     def get(self, key: str) -> bytes:
         """Return what is stored."""
         data = self._store.get(key)
-        self._pace.take(len(data))
+        self._rate_limit.take(len(data))
         return data
 
     def stream(self, key: str) -> Iterator[bytes]:
         """Yield what is stored."""
-        yield from self._pace.pieces(self._store.stream(key))
+        yield from self._rate_limit.throttled(self._store.stream(key))
 
-    def list(self, prefix: str) -> Iterator[Entry]:
+    def list(self, prefix: str) -> Iterator[ListedKey]:
         """Yield the keys below a prefix."""
         return self._store.list(prefix)
 
@@ -161,24 +163,24 @@ class RateLimitedStore:
 class RateLimitedTemporariesStore(RateLimitedStore):
     """The same of a store whose killed writes leave something behind."""
 
-    def __init__(self, store: Store, pace: RateLimit) -> None:
-        super().__init__(store, pace)
+    def __init__(self, store: Store, rate_limit: RateLimit) -> None:
+        super().__init__(store, rate_limit)
         assert isinstance(store, LeavesTemporaries)
         self._littering: LeavesTemporaries = store
 
-    def leftovers(self) -> Iterator[Entry]:
+    def temporaries(self) -> Iterator[ListedKey]:
         """Yield what killed writes have left."""
-        return self._littering.leftovers()
+        return self._littering.temporaries()
 
-    def remove_leftover(self, name: str) -> None:
+    def remove_temporary(self, name: str) -> None:
         """Remove one of these."""
-        self._littering.remove_leftover(name)
+        self._littering.remove_temporary(name)
 
 
-def rate_limited(store: Store, pace: RateLimit) -> Store:
+def rate_limited(store: Store, rate_limit: RateLimit) -> Store:
     """Return a store that keeps to a pace."""
     return (
-        RateLimitedTemporariesStore(store, pace)
+        RateLimitedTemporariesStore(store, rate_limit)
         if isinstance(store, LeavesTemporaries)
-        else RateLimitedStore(store, pace)
+        else RateLimitedStore(store, rate_limit)
     )

@@ -16,12 +16,14 @@ def open_store(location: str, s3: S3Settings | None = None, rate: int | None = N
 
     Raise UsageError for a kind that this version does not have.
     """
-    pace = RateLimit(rate) if rate else None
+    rate_limit = RateLimit(rate) if rate else None
     scheme = urlsplit(location).scheme
     if scheme == "s3":
         from .s3 import S3Store
 
-        return S3Store(location, s3, pace=pace)  # it keeps its own pace: what is staged is sent later
+        return S3Store(
+            location, s3, rate_limit=rate_limit
+        )  # it keeps its own pace: what is staged is sent later
     if len(scheme) > 1 and "://" in location:
         raise UsageError(
             f"repositories on {scheme}:// are not supported by this version",
@@ -30,4 +32,4 @@ def open_store(location: str, s3: S3Settings | None = None, rate: int | None = N
     from .local import LocalStore
 
     store = LocalStore(Path(location).expanduser().absolute())
-    return rate_limited(store, pace) if pace else store
+    return rate_limited(store, rate_limit) if rate_limit else store

@@ -36,16 +36,16 @@ class RetryPolicy:
         self,
         attempts: int = ATTEMPTS,
         first: float = FIRST_PAUSE,
-        sleep: Callable[[float], None] = shutdown.pause,
+        sleep: Callable[[float], None] = shutdown.sleep,
     ) -> None:
         self._attempts, self._first, self._sleep = attempts, first, sleep
         self._failures = 0
 
-    def fresh(self) -> RetryPolicy:
+    def restarted(self) -> RetryPolicy:
         """Return one for another undertaking."""
         return RetryPolicy(self._attempts, self._first, self._sleep)
 
-    def renew(self) -> None:
+    def reset(self) -> None:
         """Forget the failures so far."""
         self._failures = 0
 
@@ -62,7 +62,7 @@ class RetryPolicy:
 
     def call(self, what: Callable[[], R]) -> R:
         """Return what a call returns, tried again as long as its failures may pass."""
-        patience = self.fresh()
+        patience = self.restarted()
         while True:
             try:
                 return what()

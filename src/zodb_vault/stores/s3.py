@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 
 from ..errors import KeyChanged, KeyExists, KeyMissing, StoreError, UsageError
 from ..model.s3settings import S3Settings
-from .base import KEY, Entry, require_key, require_prefix
+from .base import KEY, ListedKey, require_key, require_prefix
 from .mutex import Mutex
 from .rate_limit import RateLimit
 from .retry import RetryPolicy, TransientError
-from .s3api import Answer, Api
+from .s3api import BucketClient, ObjectBody
 
 # What is larger than this waits in a file without a name for its key: a few at a time are within the memory budget.
 IN_MEMORY: Final = 1 << 20
@@ -65,14 +65,14 @@ class S3Store:
         self,
         location: str,
         settings: S3Settings | None = None,
-        patience: RetryPolicy | None = None,
-        pace: RateLimit | None = None,
+        retry_policy: RetryPolicy | None = None,
+        rate_limit: RateLimit | None = None,
     ) -> None:
         bucket, prefix = _bucket_and_prefix(location)
         self.location = f"s3://{bucket}/{prefix}".rstrip("/")
         self._prefix = f"{prefix}/" if prefix else ""
         self._settings = settings or S3Settings()
-        self.api = Api(bucket, self._settings, patience, pace)
+        self.api = BucketClient(bucket, self._settings, retry_policy, rate_limit)
         self._turns = Mutex(self.api, self._prefix)
         self._found: dict[str, str | bool] = {}
         self._lock = threading.Lock()
@@ -101,12 +101,12 @@ class S3Store:
         self._found = found
         return found
 
-    def rely_on(self, found: Mapping[str, str | bool]) -> None:
+    def use_probed(self, found: Mapping[str, str | bool]) -> None:
         """Believe an earlier probe of this place."""
         if (found.get("location"), found.get("endpoint")) == (self.location, self.api.endpoint):
             self._found = dict(found)
 
-    def limits(self) -> list[str]:
+    def limitations(self) -> list[str]:
         """Return what is not promised without conditional writes."""
         if not self._found:
             return [
@@ -151,7 +151,7 @@ class S3Store:
         elif self._can(PUT):
             self._put_new(key, body, digest)
         else:
-            with self._turns.turn(key):
+            with self._turns.lock(key):
                 try:
                     self._require_equal(key, digest)
                 except KeyMissing:
@@ -187,7 +187,7 @@ class S3Store:
         """Exchange exactly ``expected``; see the contract."""
         require_key(key)
         if not self._can_exchange:
-            with self._turns.turn(key):
+            with self._turns.lock(key):
                 self._etag(key, expected, fresh=True)
                 self._put(key, data, _digest(data))
             return
@@ -210,7 +210,7 @@ class S3Store:
             with contextlib.suppress(KeyMissing):
                 self._delete_only(key, expected)
         else:
-            with self._turns.turn(key), contextlib.suppress(KeyMissing):
+            with self._turns.lock(key), contextlib.suppress(KeyMissing):
                 self._etag(key, expected, fresh=True)
                 self.api.delete(self._prefix + key)
         self._written.pop(key, None)
@@ -236,14 +236,14 @@ class S3Store:
     # keeping
 
     @property
-    def retention(self) -> timedelta | None:
+    def lock_duration(self) -> timedelta | None:
         """Return for how long what a backup needs is locked after it."""
         return self._settings.object_lock_for if self._settings.object_lock else None
 
-    def retain(self, key: str, until: datetime) -> None:
+    def extend_lock(self, key: str, until: datetime) -> None:
         """Let what is stored under a key be locked until a moment at least; see the contract."""
         require_key(key)
-        self.api.retain(self._prefix + key, until)
+        self.api.extend_lock(self._prefix + key, until)
 
     # reading
 
@@ -258,7 +258,7 @@ class S3Store:
             if chunk:
                 yield chunk
 
-    def _fetch(self, key: str) -> tuple[Answer, bytes]:
+    def _fetch(self, key: str) -> tuple[ObjectBody, bytes]:
         require_key(key)
         while True:
             try:
@@ -267,14 +267,14 @@ class S3Store:
                 continue
             return found[0][0], b"".join(chunk for _answer, chunk in found)
 
-    def _chunks(self, key: str) -> Iterator[tuple[Answer, bytes]]:
+    def _chunks(self, key: str) -> Iterator[tuple[ObjectBody, bytes]]:
         """Yield the content in chunks, at least one, each with the answer that brought it."""
         try:
             yield from self.api.chunks(self._prefix + key)
         except KeyMissing:
             raise KeyMissing(f"{key} is not in {self.location}") from None
 
-    def list(self, prefix: str) -> Iterator[Entry]:
+    def list(self, prefix: str) -> Iterator[ListedKey]:
         """Yield the keys below a prefix, in byte order."""
         require_prefix(prefix)
         last = ""
@@ -289,7 +289,7 @@ class S3Store:
                         "use a general purpose bucket, directory buckets have no order",
                     )
                 last = key
-                yield Entry(key, found.size)
+                yield ListedKey(key, found.size)
 
     def clock(self) -> datetime:
         """Return the time of the service."""

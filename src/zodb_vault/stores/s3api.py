@@ -76,7 +76,7 @@ SESSION_LOCK: Final = threading.Lock()
 UNREACHABLE: Final = "check the network and [repository.s3] endpoint, then run the command again; what is stored already is used"
 
 
-class Answer(NamedTuple):
+class ObjectBody(NamedTuple):
     """What a read answers: the rest of the content from ``start`` on, how long the whole is, and what identifies it."""
 
     body: Any
@@ -85,7 +85,7 @@ class Answer(NamedTuple):
     etag: str
 
 
-class Listed(NamedTuple):
+class ListedObject(NamedTuple):
     """A key as it is listed, with when it was written by the clock of the service."""
 
     key: str
@@ -93,7 +93,7 @@ class Listed(NamedTuple):
     modified: datetime
 
 
-class Advice(NamedTuple):
+class ErrorHints(NamedTuple):
     """What to do next about what a service answers: by its code, else, when it cannot be reached, and where its address stands."""
 
     hints: Mapping[str, str] = HINTS
@@ -103,34 +103,34 @@ class Advice(NamedTuple):
     correct: str = "correct [repository.s3]"
 
 
-class Login(NamedTuple):
+class ExtraParameters(NamedTuple):
     """What a client is given beside its settings (credentials, where they are not those of the environment), and every request for an object."""
 
     client: Mapping[str, Any] = {}
     request: Mapping[str, Any] = {}
 
 
-class Api:
+class BucketClient:
     """One bucket. Keys are those of the bucket; any thread may call, each call has a client of its own for as long as it lasts."""
 
     def __init__(
         self,
         bucket: str,
         settings: S3Settings,
-        patience: RetryPolicy | None = None,
-        pace: RateLimit | None = None,
+        retry_policy: RetryPolicy | None = None,
+        rate_limit: RateLimit | None = None,
         *,
-        advice: Advice | None = None,
-        login: Login | None = None,
+        advice: ErrorHints | None = None,
+        login: ExtraParameters | None = None,
     ) -> None:
-        self._bucket, self._settings, self._pace, self._advice, self._login = (
+        self._bucket, self._settings, self._rate_limit, self._advice, self._login = (
             bucket,
             settings,
-            pace,
-            advice or Advice(),
-            login or Login(),
+            rate_limit,
+            advice or ErrorHints(),
+            login or ExtraParameters(),
         )
-        self.patience = patience or RetryPolicy()
+        self.retry_policy = retry_policy or RetryPolicy()
         self._clients: queue.LifoQueue[Any] = queue.LifoQueue()
         self._date: tuple[str, float] | None = None
 
@@ -172,7 +172,7 @@ class Api:
                 body.seek(0)
             return self._once(key, "put_object", Key=key, Body=body, **condition, **self._login.request)
 
-        return str(self.patience.call(attempt).get("ETag", ""))
+        return str(self.retry_policy.call(attempt).get("ETag", ""))
 
     def put_parts(self, key: str, parts: Iterable[bytes]) -> None:
         """Store an object of any length; nothing of it is there before the last part is, nor when ``parts`` raises."""
@@ -210,7 +210,7 @@ class Api:
             **secret,
         )
 
-    def open(self, key: str, start: int = 0, etag: str | None = None) -> Answer:
+    def open(self, key: str, start: int = 0, etag: str | None = None) -> ObjectBody:
         """Begin to read an object; with ``etag`` exactly that one, else raise KeyChanged. One attempt: whoever reads goes on where it broke."""
         options: dict[str, Any] = {"IfMatch": etag} if etag else {}
         if start:
@@ -219,12 +219,12 @@ class Api:
         # a server that does not know ranges answers with everything
         span = str(found.get("ContentRange") or "")
         begins = int(span.partition(" ")[2].partition("-")[0]) if span else 0
-        body = RateLimited(found["Body"], self._pace) if self._pace else found["Body"]
-        return Answer(body, begins, begins + int(found["ContentLength"]), str(found.get("ETag", "")))
+        body = RateLimited(found["Body"], self._rate_limit) if self._rate_limit else found["Body"]
+        return ObjectBody(body, begins, begins + int(found["ContentLength"]), str(found.get("ETag", "")))
 
-    def chunks(self, key: str) -> Iterator[tuple[Answer, bytes]]:
+    def chunks(self, key: str) -> Iterator[tuple[ObjectBody, bytes]]:
         """Yield an object in chunks, at least one, each with the answer that brought it; a broken connection is taken up again where it broke."""
-        patience, pos, size, etag = self.patience.fresh(), 0, -1, None
+        patience, pos, size, etag = self.retry_policy.restarted(), 0, -1, None
         while pos != size:
             try:
                 answer = self.open(key, pos, etag)
@@ -237,7 +237,7 @@ class Api:
                 for chunk in self._rest(key, answer):
                     known, new = max(0, known - len(chunk)), chunk[known:]
                     pos += len(new)
-                    patience.renew()
+                    patience.reset()
                     if new:
                         yield answer, new
                 if not size:
@@ -247,15 +247,15 @@ class Api:
 
     def tail(self, key: str, start: int) -> bytes:
         """Return what the service sends when it is asked for the rest of an object."""
-        return self.patience.call(lambda: b"".join(self._rest(key, self.open(key, start))))
+        return self.retry_policy.call(lambda: b"".join(self._rest(key, self.open(key, start))))
 
-    def _rest(self, key: str, answer: Answer) -> Iterator[bytes]:
-        with contextlib.closing(answer.body), self.translated(key):
+    def _rest(self, key: str, answer: ObjectBody) -> Iterator[bytes]:
+        with contextlib.closing(answer.body), self.translate_errors(key):
             while chunk := answer.body.read(CHUNK):
                 shutdown.check()
                 yield chunk
 
-    def retain(self, key: str, until: datetime) -> None:
+    def extend_lock(self, key: str, until: datetime) -> None:
         """Let an object be locked until a moment at least. No request can make a lock shorter without a right that is never used here."""
         assert self._settings.object_lock
         mode = self._settings.object_lock.upper()
@@ -286,13 +286,14 @@ class Api:
         with contextlib.suppress(KeyMissing):
             self._call(key, "delete_object", Key=key, **condition)
 
-    def pages(self, prefix: str) -> Iterator[list[Listed]]:
+    def pages(self, prefix: str) -> Iterator[list[ListedObject]]:
         """Yield what is listed below a prefix, a page at a time."""
         token: dict[str, str] = {}
         while True:
             page = self._call(prefix, "list_objects_v2", Prefix=prefix, **token)
             yield [
-                Listed(one["Key"], int(one["Size"]), one["LastModified"]) for one in page.get("Contents", ())
+                ListedObject(one["Key"], int(one["Size"]), one["LastModified"])
+                for one in page.get("Contents", ())
             ]
             if not page.get("IsTruncated"):
                 return
@@ -312,10 +313,10 @@ class Api:
         return (urlsplit(self.endpoint).hostname or "").endswith(AMAZON)
 
     def _call(self, key: str, operation: str, **parameters: Any) -> Any:
-        return self.patience.call(lambda: self._once(key, operation, **parameters))
+        return self.retry_policy.call(lambda: self._once(key, operation, **parameters))
 
     def _once(self, key: str, operation: str, **parameters: Any) -> Any:
-        with self._client(key) as client, self.translated(key):
+        with self._client(key) as client, self.translate_errors(key):
             answer = getattr(client, operation)(Bucket=self._bucket, **parameters)
         headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
         if "date" in headers:
@@ -328,7 +329,7 @@ class Api:
             client = self._clients.get_nowait()
         except queue.Empty:
             try:
-                with self.translated(key):
+                with self.translate_errors(key):
                     client = self.new_client()
             except ValueError:
                 raise StoreError(
@@ -359,21 +360,21 @@ class Api:
             client = session.client(
                 "s3", endpoint_url=self._settings.endpoint, config=config, **self._login.client
             )
-        if self._pace:
+        if self._rate_limit:
             # behind the signature, for which the body is read as well
             client.meta.events.register("before-send.s3.PutObject", self._slow_down)
         return client
 
     def _slow_down(self, request: Any, **_: Any) -> None:
         """Let the body of a request be sent at the pace."""
-        if self._pace and request.body:
+        if self._rate_limit and request.body:
             request.body = RateLimited(
                 io.BytesIO(request.body) if isinstance(request.body, bytes | bytearray) else request.body,
-                self._pace,
+                self._rate_limit,
             )
 
     @contextlib.contextmanager
-    def translated(self, key: str) -> Iterator[None]:
+    def translate_errors(self, key: str) -> Iterator[None]:
         """Turn what the client library raises into the errors of the contract; texts of the service may hold anything and are left out."""
         exceptions = _library("botocore.exceptions")
         try:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import msgspec
 
 from ..model.capture import InterruptedRun, PreviousBackup
-from ..model.manifest import DatabaseEntry, Meta, Part, Stored
+from ..model.manifest import DatabaseEntry, DocumentRef, Part, StoredProgress
 from ..model.source import Database
 from ..policy.continuity import Decision
 from ..runtime.progress import Progress
@@ -34,7 +34,7 @@ class Sink(Protocol):
         """Return a writer; ``far`` content repeats itself at a distance."""
         ...
 
-    def put_document(self, data: bytes) -> Meta:
+    def put_document(self, data: bytes) -> DocumentRef:
         """Store a document."""
         ...
 
@@ -54,7 +54,7 @@ class Checkpointer(Protocol):
         """Tell whether it is time to take note; ``size`` bytes have been stored since the last call."""
         ...
 
-    def keep(self, stored: Stored) -> None:
+    def keep(self, stored: StoredProgress) -> None:
         """Take note durably."""
         ...
 
@@ -142,7 +142,7 @@ class Capture(Survey, Protocol):
         """Return what the manifest says of this database."""
         ...
 
-    def last_notes(self) -> Stored | None:
+    def last_notes(self) -> StoredProgress | None:
         """Return what has been stored so far for a run that continues this one; None when it had not begun."""
         ...
 

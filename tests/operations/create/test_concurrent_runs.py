@@ -127,7 +127,7 @@ def leave_marker(vault: Vault, **changes: Any) -> None:
         started=now,
         heartbeat=now,
     )
-    vault.repository.store.put(KEY, [canonical.seal(msgspec.structs.replace(marker, **changes))])
+    vault.repository.store.put(KEY, [canonical.with_digest(msgspec.structs.replace(marker, **changes))])
 
 
 def test_the_marker_of_a_dead_process_is_taken_over_at_once(vault: Vault) -> None:
@@ -189,7 +189,7 @@ def test_an_interrupted_full_backup_is_continued(vault: Vault, number: int) -> N
             vault.create(workers=1)
     assert vault.ids == []
     kept = {entry.key for entry in vault.repository.store.list("objects/")}
-    noted = canonical.unseal(vault.repository.store.get(KEY), KEY) if number > 2 else b""
+    noted = canonical.check_digest(vault.repository.store.get(KEY), KEY) if number > 2 else b""
     manifest = vault.create(workers=1).manifest
     if noted:
         assert manifest.reason.code == "resumed"

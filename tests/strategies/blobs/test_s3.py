@@ -22,7 +22,7 @@ from services.s3_requests import EachFailsOnce, EachReadIsCut, EachWriteIsLost, 
 from site_factory import noise
 
 from zodb_vault.errors import StoreError
-from zodb_vault.model.manifest import Missing
+from zodb_vault.model.manifest import MissingBlobs
 from zodb_vault.repository.repository import Repository
 from zodb_vault.runtime import clock
 from zodb_vault.stores.local import LocalStore
@@ -207,7 +207,7 @@ def test_a_blob_that_no_pack_has_is_damage(make: Make, monkeypatch: pytest.Monke
     with monkeypatch.context() as patch:
         for module in (filestorage, blobfiles):
             patch.setattr(module, "pack_all", lambda *_arguments: iter(()))
-            patch.setattr(module, "note_missing", lambda *_arguments: Missing(count=0, list=None))
+            patch.setattr(module, "note_missing", lambda *_arguments: MissingBlobs(count=0, list=None))
         made = vault("create", "--json").document["id"]
     done = vault("verify", made, "--json")
     assert (done.status, [one["what"] for one in done.document["damage"]]) == (4, 4 * ["blob"])

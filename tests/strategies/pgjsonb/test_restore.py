@@ -250,10 +250,10 @@ def test_a_damaged_pack_puts_nothing_wrong_into_the_bucket(make: Make, postgres:
 def test_a_blob_that_is_not_what_its_index_says_does_not_become_an_object(
     make: Make, postgres: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vault, rows = make(), s3_restore.members_of
+    vault, rows = make(), s3_restore.pack_members
     monkeypatch.setattr(
         s3_restore,
-        "members_of",
+        "pack_members",
         lambda *arguments: [msgspec.structs.replace(one, sha256="0" * 64) for one in rows(*arguments)],
     )
     site = other(vault, postgres.database())

@@ -77,16 +77,16 @@ def test_pg_dump_is_killed_half_way(make: Make, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_disk_of_the_repository_is_full(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    vault, write, written = make(), durable.Staged.write, list[int]()
+    vault, write, written = make(), durable.UnnamedFile.write, list[int]()
 
-    def full(file: durable.Staged, data: bytes) -> None:
+    def full(file: durable.UnnamedFile, data: bytes) -> None:
         written.append(len(data))
         if sum(written) > 3_000_000:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(file, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(durable.Staged, "write", full)
+        patch.setattr(durable.UnnamedFile, "write", full)
         assert "No space left on device" in failed(vault, "store")
     assert vault.created()["status"] == "complete"
     vault.done("verify")

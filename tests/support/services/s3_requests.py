@@ -23,16 +23,16 @@ from botocore.exceptions import ConnectionClosedError, ReadTimeoutError
 from urllib3.exceptions import ProtocolError
 
 from zodb_vault.stores.retry import RetryPolicy
-from zodb_vault.stores.s3api import Api
+from zodb_vault.stores.s3api import BucketClient
 
 
 @contextmanager
 def counted() -> Iterator[Counter[str]]:
     """Count the requests by operation while the context lasts."""
     counts: Counter[str] = Counter()
-    real = Api.new_client
+    real = BucketClient.new_client
 
-    def client(api: Api) -> Any:
+    def client(api: BucketClient) -> Any:
         made = real(api)
         made.meta.events.register(
             "before-send.s3.*", lambda event_name, **_: counts.update([event_name.rpartition(".")[2]])
@@ -40,7 +40,7 @@ def counted() -> Iterator[Counter[str]]:
         return made
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Api, "new_client", client)
+        patch.setattr(BucketClient, "new_client", client)
         yield counts
 
 
@@ -54,9 +54,9 @@ class Faults:
 @contextmanager
 def behind(faults: Faults) -> Iterator[None]:
     """Put faults between all clients made from now on and their service; nobody waits before another attempt."""
-    real = Api.new_client
+    real = BucketClient.new_client
 
-    def client(api: Api) -> Any:
+    def client(api: BucketClient) -> Any:
         made = real(api)
         session = made._endpoint.http_session
         send = session.send
@@ -64,7 +64,7 @@ def behind(faults: Faults) -> Iterator[None]:
         return made
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Api, "new_client", client)
+        patch.setattr(BucketClient, "new_client", client)
         patch.setattr(
             "zodb_vault.stores.s3api.RetryPolicy", partial(RetryPolicy, sleep=lambda _seconds: None)
         )

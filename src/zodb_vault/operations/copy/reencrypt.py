@@ -18,7 +18,7 @@ from ...model import canonical
 from ...model.manifest import Codec, ListRef, Part
 from ...repository.encryption import WHERE
 from ...repository.objects import Objects, meta_key, object_key
-from ...repository.references import Reference, part_of, read_list, reference, references, renamed
+from ...repository.references import Reference, part_of, read_list, reference, references, rewrite_references
 from ...repository.repository import Repository
 from .transfer import Carried, ExistingObjects, Job, ObjectCopier
 
@@ -123,12 +123,12 @@ class Reencryptor:
         if other.name not in self._stock:
             return False
         if one.kind == "content":
-            self._names.learn(one.name, other.name, other.said.get("codec", "zstd"))
+            self._names.learn(one.name, other.name, other.attributes.get("codec", "zstd"))
         elif one.kind == "list" and one.name not in self._names:
             if not self.learn(read_list(one.name, self._from), read_list(other.name, self._to)):
                 return False
             self._names.learn(one.name, other.name)
-            self._totals[one.name] = other.said.get("stored", 0)
+            self._totals[one.name] = other.attributes.get("stored", 0)
         return True
 
     # what is to be done
@@ -141,7 +141,7 @@ class Reencryptor:
         self._claimed, self._fits, total = set(), fits, 0
         ends: list[Part] = []
         for found in self._lacking(document):
-            total += int(found.said.get("stored", 0))
+            total += int(found.attributes.get("stored", 0))
             if (
                 found.kind == "content"
                 and not self._stays(found)
@@ -232,7 +232,7 @@ class Reencryptor:
 
     def renamed(self, document: Any) -> Any:
         """Return a document as the target has it; all that it names is there then."""
-        return renamed(document, self._change)
+        return rewrite_references(document, self._change)
 
     def _change(self, found: Reference) -> Mapping[str, Any]:
         match found.kind:
@@ -242,7 +242,7 @@ class Reencryptor:
             case "list":
                 if found.name not in self._names:
                     self._store_list(found.name)
-                stored = {"stored": self._totals[found.name]} if "stored" in found.said else {}
+                stored = {"stored": self._totals[found.name]} if "stored" in found.attributes else {}
                 return {"list": self._names.of(found.name)[0]} | stored
         return {}
 
@@ -257,7 +257,9 @@ class Reencryptor:
             new, stored = one.name, one.stored
         self._stock.add(new, stored)
         self._names.learn(name, new)
-        self._totals[name] = stored + sum(int(found.said.get("stored", 0)) for found in references(changed))
+        self._totals[name] = stored + sum(
+            int(found.attributes.get("stored", 0)) for found in references(changed)
+        )
 
 
 def _alike(one: Reference, other: Reference) -> bool:
@@ -266,6 +268,6 @@ def _alike(one: Reference, other: Reference) -> bool:
         return False
     if one.kind == "document":
         return one.name == other.name
-    return [one.said.get(key) for key in ("raw", "to", "count")] == [
-        other.said.get(key) for key in ("raw", "to", "count")
+    return [one.attributes.get(key) for key in ("raw", "to", "count")] == [
+        other.attributes.get(key) for key in ("raw", "to", "count")
     ]

@@ -28,10 +28,10 @@ from ...model import canonical
 from ...repository import markers
 from ...repository.encryption import FEATURE
 from ...repository.ids import new_id
-from ...repository.markers import Run
+from ...repository.markers import RunMarker
 from ...repository.objects import meta_key, object_key
 from ...repository.repository import Listing, Repository, manifest_key
-from ...repository.trash import note_broken
+from ...repository.trash import note_dead_run
 from ...runtime import clock
 from ...runtime.progress import Progress
 from ...runtime.workers import Workers
@@ -84,12 +84,12 @@ def copy(
 
 
 @contextlib.contextmanager
-def _marked(target: Repository, site: str) -> Iterator[tuple[Run, list[MarkerState]]]:
+def _marked(target: Repository, site: str) -> Iterator[tuple[RunMarker, list[MarkerState]]]:
     """Hold a marker, beside which nothing is swept, and give it with those of other copies of the site.
 
     A sweep that is at work now is not waited for. What this copy has noted stays for the next one when it does not end well.
     """
-    run = Run.start(target.store, site, "copy", new_id([], target.store.clock()), [])
+    run = RunMarker.start(target.store, site, "copy", new_id([], target.store.clock()), [])
     try:
         others = [one for one in marker_states(target) if one.marker.run != run.marker.run]
         for one in others:
@@ -106,26 +106,28 @@ def _marked(target: Repository, site: str) -> Iterator[tuple[Run, list[MarkerSta
     except BaseException:
         with contextlib.suppress(VaultError):
             if run.marker.copied:
-                run.renew(ended=True)
+                run.update(ended=True)
             else:
-                run.finish()
+                run.remove()
         raise
-    run.finish()
+    run.remove()
 
 
 def _take_away(target: Repository, one: MarkerState) -> None:
     """Take the marker of a dead copy away; should it be alive after all, what it relies on is safe for a grace period."""
     if not one.marker.ended:
-        note_broken(target.store, one.key)
+        note_dead_run(target.store, one.key)
     with contextlib.suppress(KeyChanged, KeyMissing):
         target.store.delete(one.key, expected=one.data)
 
 
 @contextlib.contextmanager
-def _relied_on(source: Repository, site: str, backups: list[str], progress: Progress) -> Iterator[Run | None]:
+def _relied_on(
+    source: Repository, site: str, backups: list[str], progress: Progress
+) -> Iterator[RunMarker | None]:
     """Keep the backups from being deleted while they are read, where anything can be written there; without it, those that go are passed over."""
     try:
-        run = Run.start(source.store, site, "export", new_id([], source.store.clock()), backups)
+        run = RunMarker.start(source.store, site, "export", new_id([], source.store.clock()), backups)
     except StoreError as error:
         progress.note(
             f"backups may be deleted while they are copied, as no marker can be written: {error.message}"
@@ -137,15 +139,15 @@ def _relied_on(source: Repository, site: str, backups: list[str], progress: Prog
         yield run
     finally:
         with contextlib.suppress(StoreError):
-            run.finish()
+            run.remove()
 
 
 def _forget_dead(source: Repository, site: str) -> None:
     """Remove what copies that died have left here; should one be alive, it passes over the backups that go."""
     for key in source.listing(site).markers:
         with contextlib.suppress(KeyMissing, KeyChanged):
-            marker, data = markers.read(source.store, key)
-            if marker.what == "export" and not markers.alive(marker, source.store):
+            marker, data = markers.read_marker(source.store, key)
+            if marker.what == "export" and not markers.is_alive(marker, source.store):
                 source.store.delete(key, expected=data)
 
 
@@ -157,8 +159,8 @@ class SiteCopy:
         source: Repository,
         target: Repository,
         site: str,
-        marker: Run,
-        reading: Run | None,
+        marker: RunMarker,
+        reading: RunMarker | None,
         progress: Progress,
         options: CopyOptions,
     ) -> None:
@@ -266,7 +268,7 @@ class SiteCopy:
         for one in left:
             if self.recoder and one.marker.copied:
                 self.notes.adopt(self.recoder.adopt(one.marker.copied))
-                self.marker.renew(copied=self.notes.stored())
+                self.marker.update(copied=self.notes.stored())
             _take_away(self.target, one)
 
     def _learn(self, present: Iterable[str], listed: Listing) -> None:
@@ -378,11 +380,11 @@ class SiteCopy:
 
     def _beat(self, *, now: bool = False) -> None:
         """Tell that this run is alive, and note what it has stored."""
-        if now or self.marker.due():
-            self.marker.renew(copied=self.notes.stored())
+        if now or self.marker.heartbeat_is_due():
+            self.marker.update(copied=self.notes.stored())
             self.unnoted = 0
             if self.reading:
-                self.reading.renew()
+                self.reading.update()
 
     # its manifest
 
@@ -433,11 +435,11 @@ class SiteCopy:
                 "repository": self.target.info.id,
                 "locked_until": locked_until,
             }
-            data = canonical.seal(
+            data = canonical.with_digest(
                 {key: value for key, value in document.items() if key != "self_sha256"} | origin
             )
         # nothing comes between the look whether others take this run for dead and what they may do then
-        self.marker.require()
+        self.marker.require_unchanged()
         try:
             if signature:
                 self.target.put_signature(self.site, backup, data, None if self.recoder else signature)

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ...blobs.packs import Index, members
+from ...blobs.packs import PackIndex, read_members
 from ...errors import Damage, KeyMissing
 from ...model.manifest import Codec, Part
 from ...repository.objects import meta_key, object_key
@@ -105,10 +105,12 @@ class ObjectCopier:
     def _passing(self, parts: Iterable[Part], carried: list[Carried]) -> Iterator[bytes]:
         """Yield the content of parts while they are stored anew; what is compressed stays as it is."""
         for part in parts:
-            sealed = self._to.seal()
+            sealed = self._to.object_writer()
             try:
-                yield from self._from.decoded(part, self._kept(self._from.opened(part), sealed.keep))
-                name = sealed.close(object_key)
+                yield from self._from.decompressed(
+                    part, self._kept(self._from.decrypted(part), sealed.write_encoded)
+                )
+                name = sealed.store(object_key)
             finally:
                 sealed.discard()
             carried.append(Carried(part.object, name, sealed.stored, self._to.codec))
@@ -120,8 +122,8 @@ class ObjectCopier:
             yield chunk
 
     def _compare_blobs(self, index: str, content: Iterator[bytes]) -> None:
-        rows = msgspec.json.decode(self._from.document(index), type=Index).rows
-        for member, chunks in members(rows, content, lambda _member: True):
+        rows = msgspec.json.decode(self._from.document(index), type=PackIndex).rows
+        for member, chunks in read_members(rows, content, lambda _member: True):
             digest = hashlib.sha256()
             for chunk in chunks:
                 digest.update(chunk)
@@ -142,7 +144,7 @@ class Unchanged:
     def begin(self, document: Any) -> int:
         """Return the bytes that a backup needs."""
         return sum(
-            int(found.said.get("stored", 0))
+            int(found.attributes.get("stored", 0))
             for found in self._lacking(document, set())
             if found.kind != "list"
         )

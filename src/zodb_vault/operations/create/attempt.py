@@ -24,14 +24,14 @@ from ...model.manifest import (
     PgTransactions,
     Reason,
     Segment,
-    Stored,
+    StoredProgress,
     Timeline,
 )
 from ...model.source import Site
 from ...policy.continuity import Decision, next_timeline
 from ...repository import markers
 from ...repository.ids import new_id
-from ...repository.markers import Run
+from ...repository.markers import RunMarker
 from ...repository.objects import Objects
 from ...repository.repository import Repository
 from ...runtime import clock
@@ -58,25 +58,25 @@ CHECKPOINT_BYTES: Final = 1 << 30
 class MarkerCheckpointer:
     """Renews the marker of the run while it goes on, with what it has stored."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunMarker) -> None:
         self._run, self._since = run, 0
         self._stored = {stored.database: stored for stored in run.marker.stored}
 
     def due(self, size: int) -> bool:
         """Tell whether the marker should be renewed: enough was stored, or enough time has passed."""
         self._since += size
-        return self._since >= CHECKPOINT_BYTES or self._run.due()
+        return self._since >= CHECKPOINT_BYTES or self._run.heartbeat_is_due()
 
-    def keep(self, stored: Stored) -> None:
+    def keep(self, stored: StoredProgress) -> None:
         """Note in the marker what is stored of one database."""
         self._stored[stored.database] = stored
         self._since = 0
-        self._run.renew(stored=list(self._stored.values()))
+        self._run.update(stored=list(self._stored.values()))
 
     def beat(self) -> None:
         """Renew the heartbeat of the marker when it is time."""
-        if self._run.due():
-            self._run.renew()
+        if self._run.heartbeat_is_due():
+            self._run.update()
 
 
 class Attempt:
@@ -148,7 +148,7 @@ class Attempt:
 
     def _stale_marker(self) -> tuple[Marker, bytes] | None:
         found = self.catalog.markers.get(markers.marker_key(self.site.name, "create", ""))
-        if found and markers.alive(found[0], self.repository.store):
+        if found and markers.is_alive(found[0], self.repository.store):
             marker = found[0]
             raise InUse(
                 f"a create of the site {self.site.name} has been running since {marker.started} (host {marker.host}, pid {marker.pid})",
@@ -172,11 +172,11 @@ class Attempt:
                 self.catalog.damaged[marker.run] = f"it was interrupted, and {what}: {error.message}"
         return msgspec.structs.replace(marker, stored=stored), data
 
-    def _read_notes(self, stored: Stored) -> None:
+    def _read_notes(self, stored: StoredProgress) -> None:
         """Raise Damage when a document is lost by which the next run goes on."""
         for ref in stored.segments:
-            chain.load(Segment, self.objects, ref)
-        for pack in (pack for ref in stored.packs for pack in chain.load(Pack, self.objects, ref)):
+            chain.load_list(Segment, self.objects, ref)
+        for pack in (pack for ref in stored.packs for pack in chain.load_list(Pack, self.objects, ref)):
             self.objects.document(pack.index.meta)
 
     def _require_standing(self, marker: Marker, data: bytes) -> None:
@@ -298,7 +298,7 @@ class Attempt:
         uses: list[str],
         stale: tuple[Marker, bytes] | None,
     ) -> Created:
-        run = Run.start(self.repository.store, self.site.name, "create", self.id, uses, stale)
+        run = RunMarker.start(self.repository.store, self.site.name, "create", self.id, uses, stale)
         self._resumes = bool(run.marker.stored)
         try:
             self.begun(self.id)
@@ -311,7 +311,7 @@ class Attempt:
             if overtaken:
                 raise overtaken from error
             raise
-        run.finish()
+        run.remove()
         return created
 
     def _require(self, uses: list[str]) -> None:
@@ -347,7 +347,7 @@ class Attempt:
         captures: list[Capture],
         consistency: Literal["consistent", "uncoordinated"],
         uses: list[str],
-        run: Run,
+        run: RunMarker,
     ) -> Created:
         entries = [capture.entry() for capture in captures]
         missing = {entry.name: self._missing(entry) for entry in entries}
@@ -358,7 +358,7 @@ class Attempt:
             if value := getattr(self.options, fact):
                 self.repository.add_label(self.site.name, self.id, fact, value, self.catalog.listing)
         manifest, unlocked = self._locked(manifest, uses, run)
-        run.require()
+        run.require_unchanged()
         self.repository.commit(manifest)
         findings = [finding for capture in captures for finding in capture.findings]
         return Created(
@@ -373,19 +373,21 @@ class Attempt:
     def _locked_until(self, uses: list[str]) -> datetime | None:
         return self.locks.lasting(self.catalog.backup(one).manifest for one in uses)
 
-    def _locked(self, manifest: Manifest, uses: list[str], run: Run) -> tuple[Manifest, VaultError | None]:
+    def _locked(
+        self, manifest: Manifest, uses: list[str], run: RunMarker
+    ) -> tuple[Manifest, VaultError | None]:
         """Renew what locks have to be, and say in the manifest until when all of them last; a failure costs no backup, and is returned."""
 
         def beat() -> None:
-            if run.due():
-                run.renew()
+            if run.heartbeat_is_due():
+                run.update()
 
         # of what an interrupted run has stored it is not known when that was
         until = None if self._resumes else self._locked_until(uses)
         if self.locks.until is not None and until is None:
             try:
                 needed = needed_keys(msgspec.to_builtins(manifest), self.objects)
-                self.locks.renew((key for key in needed if not self.objects.wrote(key)), beat)
+                self.locks.renew((key for key in needed if not self.objects.has_written(key)), beat)
                 until = self.locks.until
             except (StoreError, Damage) as error:
                 return manifest, error
@@ -462,11 +464,11 @@ class Attempt:
         )
 
 
-def _overtaken(run: Run) -> InUse | None:
+def _overtaken(run: RunMarker) -> InUse | None:
     """Return why something is not there that this run has stored: it slept, was taken for dead, and nothing was kept for it. Else None."""
     with contextlib.suppress(VaultError):
-        if not run.stands():
-            return run.lost()
+        if not run.is_unchanged():
+            return run.lost_error()
     return None
 
 
@@ -479,7 +481,7 @@ def _required(entries: list[DatabaseEntry]) -> list[str]:
     ]
 
 
-def _give_up(run: Run, captures: list[Capture]) -> None:
+def _give_up(run: RunMarker, captures: list[Capture]) -> None:
     """Leave what was stored, by this run or by the one that it went on from, to the next one; the cause is on its way to the user already."""
     stored = {one.database: one for one in run.marker.stored}
     with contextlib.suppress(VaultError, OSError):
@@ -488,11 +490,11 @@ def _give_up(run: Run, captures: list[Capture]) -> None:
                 stored[notes.database] = notes
     with contextlib.suppress(VaultError, OSError):
         if any(notes.segments or notes.packs for notes in stored.values()):
-            run.renew(stored=list(stored.values()), ended=True)
+            run.update(stored=list(stored.values()), ended=True)
             return
     with contextlib.suppress(VaultError, OSError):
         if not any(notes.segments or notes.packs for notes in run.marker.stored):
-            run.finish()
+            run.remove()
 
 
 def _moved(captures: list[Capture]) -> bool:

@@ -12,7 +12,7 @@ import msgspec
 
 from ...errors import VaultError
 from ...model.capture import CaptureOptions
-from ...model.manifest import Meta
+from ...model.manifest import DocumentRef
 from ...model.source import Database, Method, Site, Skipped
 from ...policy.scope import Elsewhere, Scope, bucket, portable_scope
 from ...repository.repository import Repository
@@ -27,7 +27,7 @@ from .mirrors import as_mirrored, is_mirrored, mirror_of, refuse_place
 class NoDocuments:
     """Stands for the documents of a repository that is not there: a plan asks for none then, and writes none ever."""
 
-    def put_document(self, data: bytes) -> Meta:
+    def put_document(self, data: bytes) -> DocumentRef:
         """Refuse."""
         raise NotImplementedError
 

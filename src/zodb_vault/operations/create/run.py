@@ -78,10 +78,10 @@ def _attempts(
 def _other(repository: Repository, site: str) -> Marker | None:
     """Return the marker of a create of the site that is going on."""
     try:
-        marker, _data = markers.read(repository.store, markers.marker_key(site, "create", ""))
+        marker, _data = markers.read_marker(repository.store, markers.marker_key(site, "create", ""))
     except KeyMissing:
         return None
-    return marker if markers.alive(marker, repository.store) else None
+    return marker if markers.is_alive(marker, repository.store) else None
 
 
 def _wait_for_others(repository: Repository, site: str, progress: Progress) -> None:

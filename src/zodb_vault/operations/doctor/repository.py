@@ -68,12 +68,12 @@ def check_locks(inputs: CheckInputs) -> Iterator[CheckResult]:
 def _check_marker(store: Store, key: str, name: str) -> Iterator[CheckResult]:
     """Check whether the run of a marker is alive; the marker of a dead run is a finding."""
     try:
-        marker, _data = markers.read(store, key)
+        marker, _data = markers.read_marker(store, key)
     except KeyMissing:
         yield CheckResult(name, True, "the run has just ended")
         return
     run = f"{marker.what} {marker.run}, host {marker.host}, pid {marker.pid}, since {marker.started}"
-    if markers.alive(marker, store):
+    if markers.is_alive(marker, store):
         yield CheckResult(name, True, f"running: {run}")
         return
     state = "interrupted" if marker.ended else f"died, last heartbeat at {marker.heartbeat}"

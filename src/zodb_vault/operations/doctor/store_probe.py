@@ -163,7 +163,7 @@ def check_service(store: Store, info: RepositoryInfo | None) -> Iterator[CheckRe
         hint = "find out what changed at the service; until then, run only one command at a time"
         yield CheckResult(name, False, message, hint)
     elif missing:
-        yield CheckResult(name, True, f"it cannot do {', '.join(missing)}; {'; '.join(store.limits())}")
+        yield CheckResult(name, True, f"it cannot do {', '.join(missing)}; {'; '.join(store.limitations())}")
     else:
         yield CheckResult(name, True, "conditional writes, replaces and deletes work, and so do ranges")
 

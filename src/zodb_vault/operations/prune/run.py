@@ -8,7 +8,7 @@ from datetime import timedelta
 import msgspec
 
 from ...errors import BackupMissing, Damage, UsageError
-from ...policy.retention import RetentionDecision, RetentionReport, Rules, also_keeping, decide
+from ...policy.retention import RetentionDecision, RetentionReport, Rules, decide, keep_also
 from ...repository.references import add_names
 from ...repository.repository import Repository
 from ...repository.trash import PendingList
@@ -65,7 +65,7 @@ def judge(catalog: Catalog, backups: Sequence[Backup], rules: Rules) -> Retentio
         if _is_signed(catalog.repository, backup)
     ]
     return (
-        also_keeping(decision, decide(signed, rules, now, there), "of those that are signed")
+        keep_also(decision, decide(signed, rules, now, there), "of those that are signed")
         if len(signed) < len(backups)
         else decision
     )

@@ -17,12 +17,12 @@ from ...errors import BackupMissing, Damage, InUse, KeyChanged, KeyMissing
 from ...model.manifest import Marker
 from ...policy.retention import SKEW
 from ...repository import markers as running
-from ...repository.ids import is_ours, new_id
+from ...repository.ids import is_id_file, new_id
 from ...repository.labels import superseded
-from ...repository.markers import Run
+from ...repository.markers import RunMarker
 from ...repository.references import add_names
 from ...repository.repository import MARKER, Repository, gone_key, signature_key, trash_key
-from ...repository.trash import PendingList, broken_at, note_broken
+from ...repository.trash import PendingList, dead_run_noted_at, note_dead_run
 from ...runtime import clock
 from ...runtime.workers import Workers
 from ...stores.base import LeavesTemporaries
@@ -88,15 +88,15 @@ def sweep(repository: Repository, options: SweepOptions) -> Swept:
 
 
 @contextlib.contextmanager
-def _marked(repository: Repository, options: SweepOptions) -> Iterator[Run | None]:
+def _marked(repository: Repository, options: SweepOptions) -> Iterator[RunMarker | None]:
     if options.dry_run:
         yield None
         return
-    run = Run.start(repository.store, options.site, "prune", new_id([], repository.store.clock()), [])
+    run = RunMarker.start(repository.store, options.site, "prune", new_id([], repository.store.clock()), [])
     try:
         yield run
     finally:
-        run.finish()
+        run.remove()
 
 
 def read_references(repository: Repository) -> References:
@@ -108,16 +108,16 @@ def read_references(repository: Repository) -> References:
         match key.split("/")[1:]:
             case [_, "running", name] if MARKER.match(name):
                 with contextlib.suppress(KeyMissing):  # that run has just finished
-                    markers[key] = running.read(store, key)
-            case [site, "backups", name] if is_ours(name):
+                    markers[key] = running.read_marker(store, key)
+            case [site, "backups", name] if is_id_file(name):
                 found.listed.add(ObjectKey(site, name.removesuffix(".json")))
     for key, size in store.list("sites/"):
         match key.split("/")[1:]:
-            case [site, "backups", name] if is_ours(name):
+            case [site, "backups", name] if is_id_file(name):
                 found.listed.add(ObjectKey(site, name.removesuffix(".json")))
             case [_, "backups", name] if name.endswith(".sig"):
                 found.signatures[key] = size
-            case [_, "labels", _, name] if is_ours(name):
+            case [_, "labels", _, name] if is_id_file(name):
                 found.labels[key] = size
     _look_into_trash(repository, found)
     return found
@@ -126,18 +126,18 @@ def read_references(repository: Repository) -> References:
 def _look_into_trash(repository: Repository, found: References) -> None:
     for key, size in repository.store.list("trash/"):
         match key.split("/")[1:]:
-            case ["_broken", name] if is_ours(name):
+            case ["_broken", name] if is_id_file(name):
                 found.broken[key] = size
-            case [site, name] if is_ours(name):
+            case [site, name] if is_id_file(name):
                 found.trashed[ObjectKey(site, name.removesuffix(".json"))] = size
-            case [site, "gone", name] if is_ours(name):
+            case [site, "gone", name] if is_id_file(name):
                 found.gone[ObjectKey(site, name.removesuffix(".json"))] = size
 
 
 class Sweep:
     """One sweep. ``candidates`` is what nothing needs, by key, with its size; ``since`` when each was listed first."""
 
-    def __init__(self, repository: Repository, options: SweepOptions, run: Run | None) -> None:
+    def __init__(self, repository: Repository, options: SweepOptions, run: RunMarker | None) -> None:
         self.repository, self.options, self.marker = repository, options, run
         self.store, self.documents = repository.store, repository.objects("")
         self.now = self.store.clock()
@@ -182,12 +182,12 @@ class Sweep:
     def _break_abandoned(self, found: References) -> None:
         """Declare runs dead that have said nothing for two weeks; what they stored is listed from now on, and protected until it is due."""
         for key, (marker, data) in found.markers.items():
-            if running.alive(marker, self.store) or (
+            if running.is_alive(marker, self.store) or (
                 marker.what != "prune" and self.now - clock.parse(marker.heartbeat) < DEAD
             ):
                 continue
             if marker.what != "prune":  # which relies on nothing
-                note_broken(self.store, key)
+                note_dead_run(self.store, key)
             with contextlib.suppress(KeyChanged, KeyMissing):
                 self.store.delete(key, expected=data)
 
@@ -228,7 +228,7 @@ class Sweep:
         }
         self.candidates |= {gone_key(*ref): size for ref, size in found.gone.items() if ref not in seen}
         if isinstance(self.store, LeavesTemporaries):
-            self.candidates |= {name: size for name, size in self.store.leftovers()}
+            self.candidates |= {name: size for name, size in self.store.temporaries()}
         self.stale = stale
 
     def _add(self, ref: ObjectKey, names: dict[str, int]) -> set[ObjectKey]:
@@ -315,7 +315,7 @@ class Sweep:
 
     def _broken_lately(self) -> bool:
         """Tell whether a run was declared dead within the grace period."""
-        moments = [moment for key in self.first.broken if (moment := broken_at(key))]
+        moments = [moment for key in self.first.broken if (moment := dead_run_noted_at(key))]
         return any(self.now - moment < self.options.grace for moment in moments)
 
     def is_copying(self, found: References) -> bool:
@@ -338,7 +338,7 @@ class Sweep:
             for _ in workers.in_order(partial(self.remove, key) for key in done if key not in manifests):
                 self._beat()
         for key in self.first.broken:
-            if (moment := broken_at(key)) and self.now - moment >= self.options.grace + SKEW:
+            if (moment := dead_run_noted_at(key)) and self.now - moment >= self.options.grace + SKEW:
                 self.store.delete(key)
         return done
 
@@ -365,13 +365,13 @@ class Sweep:
     def remove(self, key: str) -> None:
         """Delete what one key names, also what a write that was interrupted has left."""
         if isinstance(self.store, LeavesTemporaries) and "/.tmp-" in f"/{key}":
-            self.store.remove_leftover(key)
+            self.store.remove_temporary(key)
         else:
             self.store.delete(key)
 
     def _beat(self) -> None:
-        if self.marker is not None and self.marker.due():
-            self.marker.renew()
+        if self.marker is not None and self.marker.heartbeat_is_due():
+            self.marker.update()
 
 
 def unexplained(repository: Repository, site: str, ids: set[str]) -> set[str]:

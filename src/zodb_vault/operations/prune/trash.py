@@ -10,9 +10,9 @@ from ...model import canonical
 from ...model.manifest import Marker
 from ...repository import markers as running
 from ...repository.ids import new_id
-from ...repository.markers import Run
+from ...repository.markers import RunMarker
 from ...repository.repository import Repository, gone_key, manifest_key, trash_key
-from ...repository.trash import forget
+from ...repository.trash import forget_pending
 from ..catalog import Backup, Catalog
 
 
@@ -30,7 +30,7 @@ def move_to_trash(
     A marker keeps what is moved, so that it can be put back, and others from moving it. Then come the copies in the trash, the removals, and
     a look whether anybody relies on them: what comes in between is seen here, or sees that they are gone.
     """
-    run = Run.start(
+    run = RunMarker.start(
         repository.store,
         catalog.site,
         "delete",
@@ -40,11 +40,11 @@ def move_to_trash(
     try:
         return _moved(repository, Catalog(repository, catalog.site), backups, run, force=force)
     finally:
-        run.finish()
+        run.remove()
 
 
 def _moved(
-    repository: Repository, catalog: Catalog, backups: Sequence[Backup], run: Run, *, force: bool
+    repository: Repository, catalog: Catalog, backups: Sequence[Backup], run: RunMarker, *, force: bool
 ) -> dict[str, VaultError]:
     site, refused = catalog.site, _refused(catalog, backups, run, force=force)
     moved = [backup for backup in backups if backup.manifest.id not in refused]
@@ -54,7 +54,7 @@ def _moved(
             data[backup.manifest.id] = repository.manifest_bytes(site, backup.manifest.id)
     newest = max([*catalog.listing.backups, *catalog.listing.labels], default="")
     # that they were in the trash before does not count for the grace period
-    forget(repository.store, [trash_key(site, backup_id) for backup_id in data])
+    forget_pending(repository.store, [trash_key(site, backup_id) for backup_id in data])
     for backup_id, content in data.items():
         if backup_id == newest:  # later ids have to go on behind it, and its label is listed with the site
             repository.add_label(site, backup_id, "deleted", True, catalog.listing)
@@ -83,7 +83,9 @@ def _moved(
     return refused | later
 
 
-def _refused(catalog: Catalog, backups: Sequence[Backup], run: Run, *, force: bool) -> dict[str, VaultError]:
+def _refused(
+    catalog: Catalog, backups: Sequence[Backup], run: RunMarker, *, force: bool
+) -> dict[str, VaultError]:
     """Return what must stay of the backups that are going, with the reason."""
     going = {backup.manifest.id for backup in backups}
     markers = [marker for marker, _data in catalog.markers.values() if marker.run != run.marker.run]
@@ -128,7 +130,7 @@ def user_of(backup_id: str, markers: Sequence[Marker], repository: Repository) -
         (
             one
             for one in using
-            if one.stored or one.what == "undelete" or running.alive(one, repository.store)
+            if one.stored or one.what == "undelete" or running.is_alive(one, repository.store)
         ),
         None,
     )
@@ -144,17 +146,19 @@ def undelete(repository: Repository, site: str, backup_id: str) -> None:
         raise BackupMissing(
             f"there is no backup {backup_id} in the trash", f"in the trash: {', '.join(trash) or 'nothing'}"
         )
-    run = Run.start(repository.store, site, "undelete", new_id([], repository.store.clock()), [backup_id])
+    run = RunMarker.start(
+        repository.store, site, "undelete", new_id([], repository.store.clock()), [backup_id]
+    )
     try:
         key = trash_key(site, backup_id)
         try:
-            data = canonical.unseal(repository.store.get(key), key)
+            data = canonical.check_digest(repository.store.get(key), key)
         except KeyMissing:
             raise BackupMissing(
                 f"the backup {backup_id} has just been removed for good",
                 "`zodb-vault list` shows what there is",
             ) from None
-        run.require()
+        run.require_unchanged()
         repository.store.put(manifest_key(site, backup_id), [data])
         repository.store.delete(gone_key(site, backup_id))
         repository.store.delete(key)
@@ -165,6 +169,6 @@ def undelete(repository: Repository, site: str, backup_id: str) -> None:
         with contextlib.suppress(
             InUse, Damage
         ):  # it is back; and it is taken off the list again when it is deleted
-            forget(repository.store, [key])
+            forget_pending(repository.store, [key])
     finally:
-        run.finish()
+        run.remove()

@@ -10,7 +10,7 @@ from ...errors import InUse, KeyChanged, KeyMissing
 from ...model.manifest import Marker
 from ...repository import markers
 from ...repository.repository import Repository
-from ...repository.trash import note_broken
+from ...repository.trash import note_dead_run
 
 
 class MarkerState(msgspec.Struct, frozen=True):
@@ -29,15 +29,15 @@ def marker_states(repository: Repository) -> list[MarkerState]:
     for site in repository.sites():
         for key in repository.listing(site).markers:
             with contextlib.suppress(KeyMissing):  # that run has just finished
-                marker, data = markers.read(repository.store, key)
-                found.append(MarkerState(site, key, marker, data, markers.alive(marker, repository.store)))
+                marker, data = markers.read_marker(repository.store, key)
+                found.append(MarkerState(site, key, marker, data, markers.is_alive(marker, repository.store)))
     return sorted(found, key=lambda one: one.marker.started)
 
 
 def unlock(repository: Repository, one: MarkerState) -> None:
     """Take a marker away; raise InUse when its run has said something since it was read. What it stored stays for a grace period."""
     if not one.marker.ended:
-        note_broken(repository.store, one.key)
+        note_dead_run(repository.store, one.key)
     try:
         repository.store.delete(one.key, expected=one.data)
     except KeyChanged:

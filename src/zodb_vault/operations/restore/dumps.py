@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from ...blobs.layout import MARKER, detect
-from ...blobs.packs import members_of, ref
+from ...blobs.packs import member_ref, pack_members
 from ...blobs.refs import BlobSet
 from ...errors import Damage, TargetRefused
 from ...model.blob import BlobRef
@@ -214,10 +214,10 @@ class Dumps:
         for member in (
             member
             for pack in packs_of(step.cut.entry, self.objects)
-            for member in members_of(self.objects, pack)
+            for member in pack_members(self.objects, pack)
         ):
             if step.point is None or member.tid <= step.point.tid:
-                yield ref(member)
+                yield member_ref(member)
 
     def _fill(self, step: DumpStep, bucket: BlobBucket) -> None:
         entry = step.cut.entry
@@ -255,7 +255,7 @@ class Dumps:
             content = (
                 chunk for number in numbers for chunk in self._counted(self.objects.read([parts[number]]))
             )
-            durable.write(directory / name, content, exclusive=False, mode=0o600)
+            durable.write_atomically(directory / name, content, exclusive=False, mode=0o600)
 
     def _counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         for chunk in chunks:

@@ -54,7 +54,7 @@ def _read(path: Path) -> Begun | None:
 
 def begin(directory: Path, wanted: Begun) -> None:
     """Note durably what is going to be there."""
-    durable.write(directory / MARK, [msgspec.json.encode(wanted)], exclusive=False, mode=0o600)
+    durable.write_atomically(directory / MARK, [msgspec.json.encode(wanted)], exclusive=False, mode=0o600)
 
 
 def finish(directory: Path) -> None:

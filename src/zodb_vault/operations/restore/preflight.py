@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from ...blobs.layout import MARKER
-from ...datafs.tail import Hopper, backwards
+from ...datafs.tail import TransactionWalker, backwards
 from ...errors import SourceDamaged, TargetRefused, UsageError, VaultError
 from ...model import tid as tids
 from ...model.chain import segments_of
@@ -186,7 +186,7 @@ def present_of(place: DataFsPaths, cut: DatabaseCut) -> tuple[str | None, int]:
     last, count = None, 0
     try:
         with contextlib.closing(DataFile(place.data_fs)) as file:
-            hopper = Hopper(file.fd, 0, str(place.data_fs))
+            hopper = TransactionWalker(file.fd, 0, str(place.data_fs))
             for _hop in hopper:
                 pass
             for hop in backwards(file.fd, hopper.tail.end):
@@ -242,7 +242,7 @@ def _require_same_site(place: DataFsPaths, cut: DatabaseCut, documents: Objects)
 def newest_common_of(data_fs: Path, cut: DatabaseCut, documents: Objects) -> bytes | None:
     """Return the newest TID that a file and a backup share; raise SourceError."""
     with contextlib.closing(DataFile(data_fs)) as file:
-        hopper = Hopper(file.fd, 0, str(data_fs))
+        hopper = TransactionWalker(file.fd, 0, str(data_fs))
         for _hop in hopper:
             pass
         return newest_common(file, hopper.tail.end, segments_of(cut.entry, documents), 0)

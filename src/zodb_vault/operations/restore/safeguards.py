@@ -9,7 +9,7 @@ import msgspec
 
 from ...errors import BackupMissing, BlobsMissing, Damage, SafetyBackupFailed, StoreError, VaultError
 from ...repository import markers
-from ...repository.markers import Run
+from ...repository.markers import RunMarker
 from ...repository.repository import Repository
 from ...runtime import clock
 from ...runtime.progress import Progress
@@ -28,16 +28,16 @@ def marked(
 ) -> Iterator[Callable[[], None]]:
     """Hold a marker that keeps the backup from being deleted, and give what keeps it fresh; a repository that cannot be written to needs none."""
     try:
-        left = markers.left_by_dead_run(
+        left = markers.marker_of_dead_run(
             repository.store, markers.marker_key(site_name, "restore", restore_id)
         )
         backup = plan.target.backup.manifest.id
-        run = Run.start(repository.store, site_name, "restore", restore_id, [backup], left)
+        run = RunMarker.start(repository.store, site_name, "restore", restore_id, [backup], left)
         # from here on nobody takes it away; until here a sweep may have
         if backup not in repository.listing(site_name).backups and backup not in repository.trashed(
             site_name
         ):
-            run.finish()
+            run.remove()
             raise BackupMissing(
                 f"the backup {backup} has just been removed for good", "`zodb-vault list` shows what there is"
             )
@@ -50,14 +50,14 @@ def marked(
 
     def beat() -> None:
         with contextlib.suppress(VaultError):  # a restore does not end because its marker is gone
-            if run.due():
-                run.renew()
+            if run.heartbeat_is_due():
+                run.update()
 
     try:
         yield beat
     finally:
         with contextlib.suppress(StoreError):
-            run.finish()
+            run.remove()
 
 
 def safety_backup(repository: Repository, plan: RestorePlan, progress: Progress) -> str | None:

@@ -8,19 +8,19 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from ...errors import TargetMissing, UsageError
-from ...model.chain import Chain, Documents, log_of, segment_tids, segments_of
+from ...model.chain import Chain, Documents, log_of, segments_of, transaction_rows
 from ...model.manifest import DatabaseEntry, DataFs, Segment, Transactions
 from ...model.tid import from_datetime, from_hex, to_datetime, to_hex
-from ...policy.commits import SPAN, CommitPart, whole_cuts
+from ...policy.commits import SPAN, CommitPart, consistent_cuts
 from ...policy.recovery import (
     AtTimestamp,
     BeforeTid,
     Request,
-    Search,
+    SearchResult,
     ToTid,
     cut_point_within,
+    find_cut,
     search,
-    settle,
 )
 from ...policy.recovery import CutPoint as FoundCut
 from ...repository.objects import Objects
@@ -100,7 +100,7 @@ class _Resolving:
     def alone(self, name: str) -> RestoreTarget:
         """Return the backup and the cut of a request about one database."""
         try:
-            found = settle(
+            found = find_cut(
                 self._search(name, self._request), lambda one: self._read(one, name, self._request)
             )
         except TargetMissing as error:
@@ -141,7 +141,7 @@ class _Resolving:
             hint,
         )
 
-    def _search(self, name: str, request: Request) -> Search:
+    def _search(self, name: str, request: Request) -> SearchResult:
         return search(self._reaches, name, request, self._explicit)
 
     def _read(self, backup_id: str, name: str, request: Request) -> Iterator[tuple[str, int]]:
@@ -185,7 +185,7 @@ class _Resolving:
             if entry.first_tid is not None
         }
         rows = {entry.name: list(self._rows(entry, wanted)) for entry in entries if entry.name in wanted}
-        counts = whole_cuts(
+        counts = consistent_cuts(
             {name: [row.part for row in some] for name, some in rows.items()},
             {name: sum(row.end <= wanted[name].end for row in some) for name, some in rows.items()},
             named if len(entries) > 1 else None,
@@ -258,7 +258,7 @@ class _Row(NamedTuple):
 
 def _rows_of(documents: Objects, segment: Segment) -> Iterator[_Row]:
     """Yield the rows of a segment; where nothing tells what a transaction looks like, it looks like no other."""
-    rows = segment_tids(documents, segment)
+    rows = transaction_rows(documents, segment)
     texts = (
         msgspec.json.decode(b"".join(documents.read(segment.log)))["rows"]
         if segment.log
@@ -330,7 +330,7 @@ def _transactions(
         else _near(entry, segments_of(entry, documents), request)
     )
     for block in blocks:
-        for tid, pos, size, *_ in segment_tids(documents, block):
+        for tid, pos, size, *_ in transaction_rows(documents, block):
             yield tid, pos + size
 
 
@@ -359,14 +359,14 @@ def _later(entry: DatabaseEntry, documents: Documents, end: int) -> int:
     for segment in reversed(segments_of(entry, documents)):
         if segment.end <= end:
             break
-        count += sum(1 for row in segment_tids(documents, segment) if row[1] + row[2] > end)
+        count += sum(1 for row in transaction_rows(documents, segment) if row[1] + row[2] > end)
     return count
 
 
 def _later_in_dump(entry: DatabaseEntry, documents: Documents, tid: str) -> int:
     blocks = [block for block in log_of(entry, documents) if block.last_tid > tid]
     return sum(block.count for block in blocks[1:]) + sum(
-        1 for block in blocks[:1] for row in segment_tids(documents, block) if row[0] > tid
+        1 for block in blocks[:1] for row in transaction_rows(documents, block) if row[0] > tid
     )
 
 

@@ -18,7 +18,7 @@ import msgspec
 
 from ...datafs.records import is_blob
 from ...errors import VaultError
-from ...runtime.child_process import command_of, environment
+from ...runtime.child_process import child_environment, module_command
 from ...strategies.registry import backend_named
 
 BATCH = 1000
@@ -65,8 +65,8 @@ def load_configured(storage: StorageToLoad) -> Loaded:
 
 
 def _in_a_child(*arguments: str, said: bytes = b"") -> Loaded:
-    command = command_of("zodb_vault.operations.verify.load", *arguments)
-    done = subprocess.run(command, capture_output=True, check=False, input=said, env=environment())
+    command = module_command("zodb_vault.operations.verify.load", *arguments)
+    done = subprocess.run(command, capture_output=True, check=False, input=said, env=child_environment())
     if done.returncode:
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
         why = lines[-1] if lines else f"exit status {done.returncode}"

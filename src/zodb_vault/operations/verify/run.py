@@ -12,13 +12,13 @@ from pathlib import Path
 
 import msgspec
 
-from ...blobs.packs import Member, key, members, members_of
+from ...blobs.packs import Member, member_key, pack_members, read_members
 from ...blobs.refs import BlobSet
 from ...errors import BackupMissing, Damage, KeyMissing, TargetRefused, UsageError, VaultError
 from ...model import chain
 from ...model.blob import MissingRows
 from ...model.chain import Chain, E, deltas_of, dump_of, log_of, packs_of, segments_of
-from ...model.manifest import DatabaseEntry, Dump, Meta, Pack, Part
+from ...model.manifest import DatabaseEntry, DocumentRef, Dump, Pack, Part
 from ...repository.labels import Level
 from ...repository.objects import Objects, meta_key, object_key
 from ...repository.repository import INFO_KEY, RECOVERY_KEY, Repository
@@ -157,12 +157,12 @@ class _Verification:
                 match one:
                     case Part():
                         yield object_key(one.object), one.object, one.stored, entry.name
-                    case Meta():
+                    case DocumentRef():
                         yield meta_key(one.meta), one.meta, one.stored, entry.name
                     case str():
                         yield meta_key(one), one, -1, entry.name
 
-    def _of_database(self, entry: DatabaseEntry) -> Iterator[Part | Meta | str]:
+    def _of_database(self, entry: DatabaseEntry) -> Iterator[Part | DocumentRef | str]:
         for half in (entry.storage, entry.blobs):
             for ref in half.lists if half else []:
                 yield ref.list
@@ -180,7 +180,7 @@ class _Verification:
             yield from pack.parts
             yield pack.index
 
-    def _of_dump(self, entry: DatabaseEntry, dump: Dump) -> Iterator[Part | Meta | str]:
+    def _of_dump(self, entry: DatabaseEntry, dump: Dump) -> Iterator[Part | DocumentRef | str]:
         yield from (ref.list for ref in (*deltas_of(entry, self.objects).lists, *dump.log_lists))
         yield from self._entries(entry, dump_of(entry, self.objects))
         yield from dump.documents
@@ -194,7 +194,7 @@ class _Verification:
     def _entries(self, entry: DatabaseEntry, entries: Chain[E]) -> Iterator[E]:
         for ref in entries.lists:
             try:
-                yield from chain.load(entries.kind, self.objects, ref)
+                yield from chain.load_list(entries.kind, self.objects, ref)
             except Damage as error:
                 self._damage(entry.name, "list", error, object=ref.list)
         yield from entries.tail
@@ -297,10 +297,10 @@ class _Verification:
     def _pack(self, database: str, pack: Pack) -> list[bytes]:
         good: list[bytes] = []
         try:
-            rows = members_of(self.objects, pack)
-            for member, chunks in members(rows, self.objects.read(pack.parts), lambda _member: True):
+            rows = pack_members(self.objects, pack)
+            for member, chunks in read_members(rows, self.objects.read(pack.parts), lambda _member: True):
                 if self._whole(member, chunks):
-                    good.append(key(member))
+                    good.append(member_key(member))
                 else:
                     self._damage(
                         database,

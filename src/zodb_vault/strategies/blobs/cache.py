@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...blobs.packs import members, members_of, ref
+from ...blobs.packs import member_ref, pack_members, read_members
 from ...model.chain import packs_of
 from ...model.manifest import DatabaseEntry
 from ..base import Sink
@@ -14,10 +14,10 @@ from .s3 import wrapper_key
 def fill_cache(entry: DatabaseEntry, objects: Sink, cache: Path) -> None:
     """Put all blobs of a backup into a cache, where zodb-s3blobs and zodb-pgjsonb name them alike; raise Damage."""
     for pack in packs_of(entry, objects):
-        for member, chunks in members(
-            members_of(objects, pack), objects.read(pack.parts), lambda _member: True
+        for member, chunks in read_members(
+            pack_members(objects, pack), objects.read(pack.parts), lambda _member: True
         ):
-            path = cache.parent / wrapper_key(ref(member))
+            path = cache.parent / wrapper_key(member_ref(member))
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
                 for chunk in chunks:

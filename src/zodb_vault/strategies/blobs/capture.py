@@ -16,7 +16,7 @@ from ...model import tid as tids
 from ...model.blob import BlobRef
 from ...model.capture import CaptureOptions, PreviousBackup
 from ...model.chain import Chain, packs_of
-from ...model.manifest import Blobs, Pack, Stored
+from ...model.manifest import Blobs, Pack, StoredProgress
 from ...runtime.progress import Progress
 from ...runtime.workers import Workers
 from ..base import Checkpointer, Sink
@@ -41,7 +41,7 @@ class BlobFiles:
         wishes: CaptureOptions,
         keeper: Checkpointer,
         progress: Progress,
-        notes: Stored,
+        notes: StoredProgress,
     ) -> None:
         self.place = place
         self.sink, self.wishes, self.keeper, self.notes = sink, wishes, keeper, notes
@@ -73,13 +73,13 @@ class BlobFiles:
         for pack in (pack for pack in packs if not pack.future):
             kept = reconcile(self.packer, self.refs, "", limit, pack, holds)
             if kept is not None:
-                self.packs = self.packs.plus([kept])
+                self.packs = self.packs.extended([kept])
                 self.count, self.size = self.count + kept.count, self.size + kept.size
                 self._sparse = self._sparse or is_sparse(kept)
 
-    def adopt(self, stored: Stored) -> None:
+    def adopt(self, stored: StoredProgress) -> None:
         """Use what an interrupted run has stored."""
-        packs = [pack for ref in stored.packs for pack in chain.load(Pack, self.sink, ref)]
+        packs = [pack for ref in stored.packs for pack in chain.load_list(Pack, self.sink, ref)]
         self.take_wanted(
             packs,
             tids.to_hex(tids.from_datetime(self._captured)),
@@ -112,7 +112,7 @@ class BlobFiles:
             self.refs.have(packed.keys)
             self.warnings += [f"{self.place.path(blob)} is empty" for blob in packed.empty[:NAMED]]
             for pack in packed.packs:
-                self.packs = self.packs.plus([pack])
+                self.packs = self.packs.extended([pack])
                 self.count, self.size, self.added = (
                     self.count + pack.count,
                     self.size + pack.size,
@@ -123,18 +123,18 @@ class BlobFiles:
                     self.keeper.keep(self.noted())
         return gone
 
-    def noted(self) -> Stored:
+    def noted(self) -> StoredProgress:
         """Return what has been stored so far for a run that continues this one."""
         if self._unnoted:
             self.notes = msgspec.structs.replace(
-                self.notes, packs=[*self.notes.packs, chain.store(self.sink, self._unnoted)]
+                self.notes, packs=[*self.notes.packs, chain.store_list(self.sink, self._unnoted)]
             )
             self._unnoted = []
         return self.notes
 
     def blobs(self, others: Iterable[tuple[BlobRef, str]] = ()) -> Blobs:
         """Return what the manifest says of them, and of ``others`` that are missing elsewhere."""
-        sealed = self.packs.sealed()
+        sealed = self.packs.with_short_tail()
         missing = note_missing(
             self.sink, (*others, *((blob, str(self.place.path(blob))) for blob in self.missing))
         )

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from ...blobs.packs import members_of, ref
+from ...blobs.packs import member_ref, pack_members
 from ...blobs.refs import BlobSet
 from ...model.blob import BlobRef
 from ...model.capture import CaptureOptions
@@ -73,7 +73,7 @@ def rewrite_packs(
     done, written = _rewritten(chosen, packer, place, workers, findings)
     if not done:
         return Rewrite(chain, left)
-    rest = chain.mapped(lambda pack: None if pack.index.meta in done else pack).plus(written)
+    rest = chain.mapped(lambda pack: None if pack.index.meta in done else pack).extended(written)
     return Rewrite(rest, left)
 
 
@@ -82,20 +82,22 @@ def _rewritten(
 ) -> tuple[set[str], list[Pack]]:
     members, done = [], set()
     for pack in packs:
-        rows = members_of(packer.sink, pack)
+        rows = pack_members(packer.sink, pack)
         changed = next((member for member in rows if not still_holds(place, member)), None)
         if changed is None:
             members += rows
             done.add(pack.index.meta)
         else:
             findings.append(
-                f"{place.path(ref(changed))} no longer gives the bytes that were backed up; the backup keeps them"
+                f"{place.path(member_ref(changed))} no longer gives the bytes that were backed up; the backup keeps them"
             )
     written = [
-        pack for packed in pack_missing(workers, packer, place, map(ref, members)) for pack in packed.packs
+        pack
+        for packed in pack_missing(workers, packer, place, map(member_ref, members))
+        for pack in packed.packs
     ]
     for pack in written:
-        require_unchanged(place, members, members_of(packer.sink, pack))
+        require_unchanged(place, members, pack_members(packer.sink, pack))
     if sum(pack.count for pack in written) != len(members):
         return set(), []  # a blob went away in between: the old packs keep their places
     return done, written

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from ...blobs.layout import LAYOUTS
-from ...blobs.packs import Member, key, members, members_of
+from ...blobs.packs import Member, member_key, pack_members, read_members
 from ...blobs.refs import BlobSet
 from ...errors import Damage
 from ...model.manifest import Pack
@@ -64,9 +64,9 @@ class BlobDirectoryWriter:
         yield from workers.in_order(partial(self._place, pack, refs) for pack in packs)
 
     def _place(self, pack: Pack, refs: BlobSet) -> list[bytes]:
-        rows = members_of(self._sink, pack)
-        keys = {member.offset: key(member) for member in rows}
-        wanted = refs.among(keys.values())
+        rows = pack_members(self._sink, pack)
+        keys = {member.offset: member_key(member) for member in rows}
+        wanted = refs.referenced(keys.values())
         paths = {offset: self._path_of(one[:8], one[8:]) for offset, one in keys.items() if one in wanted}
         if self._fresh:
             self._record.add(paths.values())
@@ -76,7 +76,7 @@ class BlobDirectoryWriter:
             if m.offset in paths and (self._fresh or not self._stands(m, paths[m.offset]))
         }
         if todo:
-            for member, chunks in members(
+            for member, chunks in read_members(
                 rows, self._sink.read(pack.parts), lambda member: member.offset in todo
             ):
                 self._put(member, paths[member.offset], self._counted(chunks))
@@ -103,10 +103,10 @@ class BlobDirectoryWriter:
         if fresh:  # most objects have one blob, and so no directory yet
             self._make_directories(os.path.dirname(path))
         try:
-            size = write_file(path, chunks, BLOB_MODE, self._owner.give, exclusive=fresh)
+            size = write_file(path, chunks, BLOB_MODE, self._owner.apply, exclusive=fresh)
         except FileNotFoundError:
             self._make_directories(os.path.dirname(path))
-            size = write_file(path, chunks, BLOB_MODE, self._owner.give, exclusive=fresh)
+            size = write_file(path, chunks, BLOB_MODE, self._owner.apply, exclusive=fresh)
         if size != member.size:
             raise Damage(f"the pack ends within the blob {member.oid} {member.tid}")
 

@@ -11,7 +11,7 @@ from ...errors import BlobsMissing
 from ...model import canonical
 from ...model import tid as tids
 from ...model.blob import BlobRef
-from ...model.manifest import Missing
+from ...model.manifest import MissingBlobs
 from ..base import Sink
 
 TOLERATED_MISSING: Final = 20
@@ -32,11 +32,11 @@ def limit_missing(missing: Sequence[BlobRef], count: int, allowed: int | None, w
         )
 
 
-def note_missing(sink: Sink, missing: Iterable[tuple[BlobRef, str]]) -> Missing:
+def note_missing(sink: Sink, missing: Iterable[tuple[BlobRef, str]]) -> MissingBlobs:
     """Store the list of missing blobs, each with the place where it should be."""
     rows = [
         msgspec.json.encode([tids.to_hex(blob.oid), tids.to_hex(blob.tid), place]) for blob, place in missing
     ]
-    return Missing(
+    return MissingBlobs(
         count=len(rows), list=sink.put_document(canonical.rows("missing", rows)).meta if rows else None
     )

@@ -11,14 +11,14 @@ from typing import Final
 
 import msgspec
 
-from ...blobs.packs import Member, PackWriter, key, members_of, ref, room
+from ...blobs.packs import Member, PackWriter, member_key, member_length, member_ref, pack_members
 from ...blobs.refs import BlobSet
 from ...errors import SourceChanged
 from ...model import canonical
 from ...model import tid as tids
 from ...model.blob import BlobRef
 from ...model.manifest import Pack
-from ...model.tid import later_than
+from ...model.tid import is_in_future
 from ...runtime.progress import Progress
 from ..base import Sink
 from .source import BlobSource, OpenedBlob
@@ -101,16 +101,16 @@ class Packer:
         return Pack(
             count=len(members),
             size=sum(member.size for member in members),
-            live=sum(room(member.size) for member in members),
+            live=sum(member_length(member.size) for member in members),
             last_tid=newest,
             index=meta,
             parts=[],
-            future=later_than(tids.from_hex(newest), self._now),
+            future=is_in_future(tids.from_hex(newest), self._now),
         )
 
     def live(self, pack: Pack, wanted: Callable[[Member], bool]) -> Pack | None:
         """Return the pack with an index of its wanted members only, itself when that is all, None when it is nothing."""
-        rows = members_of(self.sink, pack)
+        rows = pack_members(self.sink, pack)
         keep = [member for member in rows if wanted(member)]
         if len(keep) == len(rows):
             return pack
@@ -138,7 +138,7 @@ class _Writer:
         self.members = PackWriter(self._content.write)
 
     def fits(self, size: int) -> bool:
-        return not self.members.members or self.members.offset + room(size) <= PACK_LIMIT
+        return not self.members.members or self.members.offset + member_length(size) <= PACK_LIMIT
 
     def close(self) -> Pack:
         self.members.finish()
@@ -147,7 +147,7 @@ class _Writer:
 
 def still_holds(place: BlobSource, member: Member) -> bool:
     """Tell whether the source gives exactly the bytes that a member was made from."""
-    blob = place.open(ref(member))
+    blob = place.open(member_ref(member))
     if blob is None:
         return False
     digest = hashlib.sha256()
@@ -175,12 +175,12 @@ def reconcile(
 
     def wanted(member: Member) -> bool:
         return member.tid <= sure_until or (
-            member.tid <= known_until and key(member) in refs and (holds is None or holds(member))
+            member.tid <= known_until and member_key(member) in refs and (holds is None or holds(member))
         )
 
     kept = packer.live(pack, wanted)
     if kept is not None:
-        refs.have(key(member) for member in members_of(packer.sink, kept))
+        refs.have(member_key(member) for member in pack_members(packer.sink, kept))
     return kept
 
 

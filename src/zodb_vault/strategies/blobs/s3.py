@@ -17,7 +17,7 @@ from ...model.s3settings import S3Settings
 from ...model.source import Database
 from ...policy.scope import bucket as shown_bucket
 from ...stores.retry import RetryPolicy
-from ...stores.s3api import Advice, Api, Login
+from ...stores.s3api import BucketClient, ErrorHints, ExtraParameters
 
 CREDENTIALS: Final = "check s3-access-key and s3-secret-key of the section in zope.conf; without them, what S3 clients read from the environment"
 CORRECT: Final = "correct bucket, endpoint and region in zope.conf"
@@ -25,7 +25,7 @@ REFUSED: Final = (
     "grant s3:GetObject on the blobs, for a restore into the bucket s3:PutObject too; "
     "for a key that does not exist some services say so as well, unless s3:ListBucket is granted"
 )
-ADVICE: Final = Advice(
+ADVICE: Final = ErrorHints(
     hints={
         "AccessDenied": REFUSED,
         "403": REFUSED,
@@ -86,7 +86,7 @@ class BlobBucket:
         prefix = option("s3-prefix").rstrip("/")
         self._prefix = f"{prefix}/" if prefix else ""
         self._bucket = option("bucket-name") or option("s3-bucket-name")
-        self._api = Api(
+        self._api = BucketClient(
             self._bucket, _settings(option), patience, advice=ADVICE, login=_login(database, option)
         )
         self._wrong: dict[bytes, str] = {}
@@ -199,14 +199,14 @@ def _settings(option: Callable[[str], str]) -> S3Settings:
     )
 
 
-def _login(database: Database, option: Callable[[str], str]) -> Login:
+def _login(database: Database, option: Callable[[str], str]) -> ExtraParameters:
     client: dict[str, Any] = {"use_ssl": option("s3-use-ssl").lower() not in FALSE}
     if option("s3-access-key"):
         client |= {
             "aws_access_key_id": option("s3-access-key"),
             "aws_secret_access_key": option("s3-secret-key"),
         }
-    return Login(client, _customer_key(database, option("s3-sse-customer-key")))
+    return ExtraParameters(client, _customer_key(database, option("s3-sse-customer-key")))
 
 
 def _customer_key(database: Database, text: str) -> Mapping[str, Any]:

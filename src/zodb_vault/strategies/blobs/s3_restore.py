@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final
 
-from ...blobs.packs import Member, members, members_of, ref
-from ...blobs.packs import key as key_of
+from ...blobs.packs import Member, member_ref, pack_members, read_members
+from ...blobs.packs import member_key as key_of
 from ...blobs.refs import BlobSet
 from ...errors import Damage, StoreError, TargetRefused
 from ...model.chain import Documents, packs_of
@@ -76,8 +76,8 @@ class S3BlobWriter:
     ) -> Iterator[Callable[[], None]]:
         # of one blob in two packs the last one's holds
         for pack in reversed(packs_of(entry, documents)):
-            rows = members_of(self._sink, pack)
-            taken = refs.take(key_of(member) for member in rows)
+            rows = pack_members(self._sink, pack)
+            taken = refs.take_missing(key_of(member) for member in rows)
             if taken:
                 yield partial(
                     self._put_pack, pack, rows, {member.offset for member in rows if key_of(member) in taken}
@@ -86,14 +86,14 @@ class S3BlobWriter:
     def _put_pack(self, pack: Pack, rows: list[Member], wanted: set[int]) -> None:
         todo = {member.offset for member in rows if member.offset in wanted and self._is_to_do(member)}
         if todo:
-            for member, chunks in members(
+            for member, chunks in read_members(
                 rows, self._sink.read(pack.parts), lambda member: member.offset in todo
             ):
                 self._put(member, chunks)
 
     def _is_to_do(self, member: Member) -> bool:
         """Tell whether an object has to be written; one that is in the way is copied to where it is kept, or refused."""
-        holds = self._bucket.holds(ref(member), member.size, member.sha256)
+        holds = self._bucket.holds(member_ref(member), member.size, member.sha256)
         if holds:
             self._progress.advance(member.size)
         elif holds is False:
@@ -103,10 +103,10 @@ class S3BlobWriter:
     def _give_way(self, member: Member) -> None:
         if self._aside is None:
             raise TargetRefused(
-                f"{self._bucket.path(ref(member))} is another object than the blob of the backup",
+                f"{self._bucket.path(member_ref(member))} is another object than the blob of the backup",
                 "name another bucket or prefix, with --target and its zope.conf; `--replace-blobs` keeps a copy of such objects first",
             )
-        self._bucket.keep(ref(member), self._aside)
+        self._bucket.keep(member_ref(member), self._aside)
         with self._lock:
             self.exchanged += 1
 
@@ -114,10 +114,10 @@ class S3BlobWriter:
         checked = self._checked(member, chunks)
         with self._long if member.size > LONG else contextlib.nullcontext():
             if member.size <= WHOLE:
-                self._bucket.put(ref(member), b"".join(checked))
+                self._bucket.put(member_ref(member), b"".join(checked))
             else:
                 self._bucket.put_parts(
-                    ref(member), _in_parts(checked, max(PART, -(-member.size // MOST_PARTS)))
+                    member_ref(member), _in_parts(checked, max(PART, -(-member.size // MOST_PARTS)))
                 )
 
     def _checked(self, member: Member, chunks: Iterator[memoryview]) -> Iterator[memoryview]:

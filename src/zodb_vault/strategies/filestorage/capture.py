@@ -17,7 +17,7 @@ from ...model import tid as tids
 from ...model.blob import BlobRef, MissingRows
 from ...model.capture import PreviousBackup
 from ...model.chain import Chain, packs_of
-from ...model.manifest import Blobs, DatabaseEntry, DataFs, Pack, Segment, Stored
+from ...model.manifest import Blobs, DatabaseEntry, DataFs, Pack, Segment, StoredProgress
 from ...runtime import clock
 from ...runtime.progress import Progress
 from ...runtime.workers import Workers
@@ -64,16 +64,18 @@ class FileStorageCapture(FileStorageSurvey):
         self.segments = self.base.segments
         self.notes = self._first_notes()
 
-    def _first_notes(self) -> Stored:
+    def _first_notes(self) -> StoredProgress:
         """Return the notes to begin with: what the interrupted run left and still stands, or nothing."""
         base = self.base
         parent = base.earlier.id if base.earlier and base.known else None
-        notes = Stored(database=self.database.name, parent=parent, keep=base.known)
+        notes = StoredProgress(database=self.database.name, parent=parent, keep=base.known)
         if base.adopted is None:
             return notes
         adopted = self._adopted()
         whole = len(adopted) == sum(ref.count for ref in base.adopted.segments)
-        segments = base.adopted.segments if whole else [chain.store(self.sink, adopted)] if adopted else []
+        segments = (
+            base.adopted.segments if whole else [chain.store_list(self.sink, adopted)] if adopted else []
+        )
         return msgspec.structs.replace(notes, segments=segments, packs=base.adopted.packs)
 
     def _adopted(self) -> list[Segment]:
@@ -145,7 +147,7 @@ class FileStorageCapture(FileStorageSurvey):
         self._defects += len(scanned.defects)
         self.findings += [f"Data.fs at position {defect.pos}: {defect.why}" for defect in named]
         if scanned.segment is not None:
-            self.segments = self.segments.plus([scanned.segment])
+            self.segments = self.segments.extended([scanned.segment])
             self._unnoted[0].append(scanned.segment)
             self._note(scanned.size)
 
@@ -184,16 +186,16 @@ class FileStorageCapture(FileStorageSurvey):
         if self.keeper.due(size):
             self.keeper.keep(self._noted())
 
-    def last_notes(self) -> Stored | None:
+    def last_notes(self) -> StoredProgress | None:
         """Return what this capture has stored so far for a run that continues it; None when it had not begun."""
         return self._noted() if hasattr(self, "notes") else None
 
-    def _noted(self) -> Stored:
+    def _noted(self) -> StoredProgress:
         segments, packs = self._unnoted
         self.notes = msgspec.structs.replace(
             self.notes,
-            segments=self.notes.segments + ([chain.store(self.sink, segments)] if segments else []),
-            packs=self.notes.packs + ([chain.store(self.sink, packs)] if packs else []),
+            segments=self.notes.segments + ([chain.store_list(self.sink, segments)] if segments else []),
+            packs=self.notes.packs + ([chain.store_list(self.sink, packs)] if packs else []),
         )
         self._unnoted = ([], [])
         return self.notes
@@ -229,9 +231,9 @@ class FileStorageCapture(FileStorageSurvey):
                 packs = packs.mapped(partial(self._reconcile, until, limit))
         if self.base.adopted:
             stored = [
-                pack for ref in self.base.adopted.packs for pack in chain.load(Pack, self.documents, ref)
+                pack for ref in self.base.adopted.packs for pack in chain.load_list(Pack, self.documents, ref)
             ]
-            packs = packs.plus([kept for pack in stored if (kept := self._adopt(pack)) is not None])
+            packs = packs.extended([kept for pack in stored if (kept := self._adopt(pack)) is not None])
         return packs
 
     def _untouched(self, entry: DatabaseEntry) -> bool:
@@ -302,7 +304,7 @@ class FileStorageCapture(FileStorageSurvey):
             ]
             self._empty += len(packed.empty)
             for pack in packed.packs:
-                self.packs = self.packs.plus([pack])
+                self.packs = self.packs.extended([pack])
                 self.count, self.size = self.count + pack.count, self.size + pack.size
                 self.blobs_added += pack.count
                 self._unnoted[1].append(pack)
@@ -414,13 +416,13 @@ class FileStorageCapture(FileStorageSurvey):
             if whole is not None and same
             else sum(segment.transactions for segment in self.base.segments)
         )
-        sealed = self.segments.sealed()
+        sealed = self.segments.with_short_tail()
         return DataFs(
             end=self.cut.end, transactions=kept + self.cut.transactions, lists=sealed.lists, tail=sealed.tail
         )
 
     def _blobs(self) -> Blobs:
-        sealed = self.packs.sealed()
+        sealed = self.packs.with_short_tail()
         return Blobs(
             count=self.count,
             size=self.size,

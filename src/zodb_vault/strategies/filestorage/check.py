@@ -7,7 +7,7 @@ import msgspec
 from ...blobs.refs import BlobSet
 from ...datafs.records import Pointer
 from ...errors import Damage
-from ...model.chain import segment_tids, segments_of
+from ...model.chain import segments_of, transaction_rows
 from ...model.manifest import DatabaseEntry, DataFs, Segment
 from ...runtime.progress import Progress
 from ...runtime.workers import Workers
@@ -74,7 +74,7 @@ class DataFsCheck:
 
     def _lists(self, segment: Segment, tids: list[bytes]) -> None:
         """Check the two lists of transactions that go with a segment."""
-        rows = segment_tids(self.sink, segment)
+        rows = transaction_rows(self.sink, segment)
         log = msgspec.json.decode(b"".join(self.sink.read(segment.log)))["rows"] if segment.log else []
         if [row[0] for row in rows] != ["0x" + tid.hex() for tid in tids] or len(log) != len(tids):
             self.verdict.damage(

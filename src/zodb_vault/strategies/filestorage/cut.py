@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from ...datafs.tail import Hop, Hopper
+from ...datafs.tail import TransactionSpan, TransactionWalker
 from .datafile import DataFile
 
 SEGMENT_LIMIT: Final = 64 << 20
@@ -40,7 +40,7 @@ class TailScan:
         self.first_tid: bytes | None = None
         self.last_tid: bytes | None = None
         self.pack_tid: bytes | None = None
-        self.strange: Hop | None = None
+        self.strange: TransactionSpan | None = None
         self.ascending = True
         self._begin, self._tail_start, self._held = start, start or 4, 0
         self._previous = previous_tid
@@ -50,7 +50,7 @@ class TailScan:
     def extend(self) -> bool:
         """Walk on to where the file ends now; tell whether there was more."""
         before = self.end
-        hopper = Hopper(self._file.fd, self.end, str(self._file.path))
+        hopper = TransactionWalker(self._file.fd, self.end, str(self._file.path))
         with self._file.readable():
             for hop in hopper:
                 if self._until is not None and hop.end > self._until:
@@ -69,7 +69,7 @@ class TailScan:
             else self._closed
         )
 
-    def _pass(self, hop: Hop) -> None:
+    def _pass(self, hop: TransactionSpan) -> None:
         if (hop.end - self._begin > SEGMENT_LIMIT or self._held == TRANSACTIONS_LIMIT) and hop.pos > max(
             self._begin, 4
         ):

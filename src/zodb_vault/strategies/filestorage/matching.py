@@ -8,7 +8,7 @@ from itertools import takewhile
 
 from ...datafs.tail import backwards, tail_digest
 from ...model import tid as tids
-from ...model.chain import Chain, segment_tids
+from ...model.chain import Chain, transaction_rows
 from ...model.manifest import Segment
 from .datafile import DataFile
 
@@ -69,5 +69,5 @@ def _backwards_tids(chain: Chain[Segment], floor: int) -> Iterator[bytes]:
     for segment in reversed(chain):
         if segment.end <= floor:
             return
-        for row in reversed(segment_tids(chain.documents, segment)):
+        for row in reversed(transaction_rows(chain.documents, segment)):
             yield tids.from_hex(row[0])

@@ -11,11 +11,11 @@ from typing import Final
 import msgspec
 
 from ...blobs.refs import BlobSet
-from ...datafs.records import Pointer, ReadAt, Scanner, Transaction, follow
+from ...datafs.records import Pointer, ReadAt, Scanner, Transaction, follow_back_pointer
 from ...errors import Damage, SourceDamaged
 from ...model.blob import BlobRef
 from ...model.manifest import Segment
-from ...runtime.durable import begin_writing, let_go
+from ...runtime.durable import drop_from_cache, start_writeback
 from ...runtime.progress import Progress
 from ...runtime.workers import Workers
 from ..base import Sink
@@ -104,9 +104,9 @@ def _write_at(fd: int, data: bytes, pos: int) -> None:
     while view:
         written = os.pwrite(fd, view, pos)
         view, pos = view[written:], pos + written
-    begin_writing(fd, start, len(data))
+    start_writeback(fd, start, len(data))
     # by now what was written a little earlier is on the disk
-    let_go(fd, max(0, start - BEHIND), BEHIND)
+    drop_from_cache(fd, max(0, start - BEHIND), BEHIND)
 
 
 def resolve(pointers: Iterable[Pointer], read_at: ReadAt, defects: list[str]) -> list[BlobRef]:
@@ -114,7 +114,7 @@ def resolve(pointers: Iterable[Pointer], read_at: ReadAt, defects: list[str]) ->
     found = []
     for pointer in pointers:
         try:
-            answer = follow(read_at, pointer.back)
+            answer = follow_back_pointer(read_at, pointer.back)
         except SourceDamaged as error:
             defects.append(error.message)
             continue

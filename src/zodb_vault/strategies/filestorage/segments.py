@@ -17,7 +17,7 @@ from ...model import canonical
 from ...model.blob import BlobRef
 from ...model.chain import Chain
 from ...model.manifest import Part, Segment
-from ...model.tid import later_than
+from ...model.tid import is_in_future
 from ...runtime.progress import Progress
 from ...runtime.workers import Workers
 from ..base import Sink
@@ -177,7 +177,7 @@ class Copier:
             parts=parts,
             tids=meta,
             log=log,
-            future=later_than(rows.greatest, self._now),
+            future=is_in_future(rows.greatest, self._now),
         )
 
 

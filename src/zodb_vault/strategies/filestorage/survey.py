@@ -14,7 +14,7 @@ from ...model import chain
 from ...model import tid as tids
 from ...model.capture import CaptureOptions, InterruptedRun, PreviousBackup
 from ...model.chain import Chain, Documents, segments_of
-from ...model.manifest import Segment, Stored
+from ...model.manifest import Segment, StoredProgress
 from ...model.source import Database
 from ...policy.continuity import ContinuityFacts, Decision, decide
 from ..blobs.s3 import BlobBucket, wrapper_key
@@ -34,7 +34,7 @@ class StartingPoint(msgspec.Struct):
     segments: Chain[Segment]
     stands: bool
     known: int
-    adopted: Stored | None = None
+    adopted: StoredProgress | None = None
 
     @property
     def end(self) -> int:
@@ -120,8 +120,10 @@ class FileStorageSurvey:
             known = known.first(sum(1 for segment in known if segment.end <= notes.keep))
         if end_of(known) != notes.keep:
             return
-        stored = [segment for ref in notes.segments for segment in chain.load(Segment, self.documents, ref)]
-        candidate = known.plus(stored)
+        stored = [
+            segment for ref in notes.segments for segment in chain.load_list(Segment, self.documents, ref)
+        ]
+        candidate = known.extended(stored)
         _stands, trusted = standing.count(candidate)
         prefix = candidate.first(trusted)
         if end_of(prefix) > self.base.end or (notes.packs and end_of(prefix) == self.base.end):
@@ -151,14 +153,14 @@ class FileStorageSurvey:
                 cut_end=self.cut.end,
                 forced=self.wishes.forced,
                 parent_problem=self.problem if not base.end or common is None else None,
-                standing_end=chain_end
+                matching_end=chain_end
                 if newest and newest.stands
                 else end_of(newest.prefix)
                 if newest
                 else 0,
                 chain_end=chain_end,
                 reused_end=base.known,
-                resumed_end=base.end - base.known if base.adopted else 0,
+                interrupted_end=base.end - base.known if base.adopted else 0,
                 parent_last_tid=entry.last_tid if entry else None,
                 common_tid=common,
                 pack_tid=self._packed_until(),

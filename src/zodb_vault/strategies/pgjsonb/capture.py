@@ -18,7 +18,7 @@ from ...model import tid as tids
 from ...model.blob import BlobRef
 from ...model.capture import CaptureOptions
 from ...model.chain import Documents
-from ...model.manifest import Blobs, DatabaseEntry, PgDump, Stored
+from ...model.manifest import Blobs, DatabaseEntry, PgDump, StoredProgress
 from ...model.source import Database
 from ...runtime import clock
 from ...runtime.progress import Progress
@@ -191,7 +191,7 @@ class PgjsonbCapture(SqlCapture):
                 f"history-preserving is {self.database.history} in the configuration, {self.history} in the database"
             )
         if self.wishes.blobs and self.copies_blobs:
-            notes = Stored(
+            notes = StoredProgress(
                 database=self.database.name, parent=self.earlier.id if self.earlier else None, keep=0
             )
             bucket = BlobBucket(

@@ -78,7 +78,7 @@ class Mirror:
         except FileNotFoundError:
             return None
         try:
-            return msgspec.json.decode(canonical.unseal(data, str(path)), type=Checked)
+            return msgspec.json.decode(canonical.check_digest(data, str(path)), type=Checked)
         except (msgspec.MsgspecError, Damage):
             raise Damage(
                 f"{path} is damaged",
@@ -87,7 +87,9 @@ class Mirror:
 
     def write(self, checked: Checked) -> None:
         """Make durable what is known to be right; everything that it says is durable already."""
-        durable.write(self.directory / MARKER, [canonical.seal(checked)], exclusive=False, mode=0o600)
+        durable.write_atomically(
+            self.directory / MARKER, [canonical.with_digest(checked)], exclusive=False, mode=0o600
+        )
 
     def stands(self, checked: Checked) -> bool:
         """Tell whether Data.fs is, up to the position, what it was; cut off what stands behind it."""

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from ...datafs.records import BLOB_RECORD_LIMIT, TRANSACTION, is_blob
-from ...datafs.tail import Hop, backwards, tail_digest
+from ...datafs.tail import TransactionSpan, backwards, tail_digest
 from ...errors import SourceChanged, SourceError, VaultError, WrongSource
 from ...model import tid as tids
 from ...runtime.durable import sync_file_system
@@ -412,7 +412,7 @@ class Copy:
             records=self.checked.records + sum(len(keys) for _one, keys in self._expected),
         )
 
-    def _hops(self, fd: int, end: int) -> Iterator[Hop]:
+    def _hops(self, fd: int, end: int) -> Iterator[TransactionSpan]:
         for hop in backwards(fd, end):
             if hop.end <= self.checked.end:
                 return

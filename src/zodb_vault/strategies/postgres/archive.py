@@ -41,7 +41,7 @@ def check_dump(
         read = reader.run(advancing(sink.read(dump_of(entry, sink)), progress), named, refs)
         with contextlib.closing(read.created):
             lost = known_as_lost(entry, sink)
-            named.have(one.oid + one.tid for one in read.created.everything())
+            named.have(one.oid + one.tid for one in read.created.all())
             for one in named.lacking():
                 if int.from_bytes(one.oid) not in lost:
                     verdict.damage(
@@ -50,7 +50,7 @@ def check_dump(
                     )
         verdict.count("large objects", len(named))
     if entry.blob_mode not in ("directory", "s3"):
-        refs.have(one.oid + one.tid for one in list(refs.everything()))  # in the dump itself
+        refs.have(one.oid + one.tid for one in list(refs.all()))  # in the dump itself
     compare_tables(dump, read, verdict)
     verdict.count("bytes of large objects", read.size)
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from psycopg2.extensions import connection as Connection
 
-from ...config.masking import scrubbed
+from ...config.masking import mask_dsn_words
 from ...errors import ConfigurationError, SourceError, VaultError
 
 APPLICATION: Final = "zodb-vault"
@@ -107,7 +107,9 @@ def translate_errors(failure: type[VaultError] = SourceError, dsn: str = "") -> 
         hint = HINTS.get(error.pgcode or "", "") or next(
             (hint for word, hint in WORDS.items() if word in text), ""
         )
-        raise failure(f"PostgreSQL: {scrubbed(text.removeprefix('ERROR:').strip(), dsn)}", hint) from None
+        raise failure(
+            f"PostgreSQL: {mask_dsn_words(text.removeprefix('ERROR:').strip(), dsn)}", hint
+        ) from None
 
 
 def quoted(name: str) -> str:

@@ -46,7 +46,7 @@ def check_deltas(
         check.compare()
         refs.add(check.asked_for())
         if entry.blob_mode not in ("directory", "s3"):
-            refs.have(one.oid + one.tid for one in list(refs.everything()))  # in the database itself
+            refs.have(one.oid + one.tid for one in list(refs.all()))  # in the database itself
 
 
 class _Check:
@@ -119,7 +119,7 @@ class _Check:
                 )
                 read = reader.run(chunks, self.blobs, unused)
         with contextlib.closing(read.created):
-            self.there.add(read.created.everything())
+            self.there.add(read.created.all())
         for table in sorted(base.tables.keys() | read.tables.keys()):
             if read.tables.get(table) != base.tables.get(table):
                 told = f"{table} has {read.tables.get(table)} rows in the base, {base.tables.get(table)} in the snapshot that it was made of"
@@ -159,7 +159,7 @@ class _Check:
                         f"{table} {what} {value} with everything laid over the base, {wanted[column]} in its snapshot",
                     )
         lost = known_as_lost(self.entry, self.sink)
-        self.named.have(one.oid + one.tid for one in self.there.everything())
+        self.named.have(one.oid + one.tid for one in self.there.all())
         for one in self.named.lacking():
             if int.from_bytes(one.oid) not in lost:
                 self.verdict.damage(
@@ -172,7 +172,7 @@ class _Check:
     def asked_for(self) -> Iterator[BlobRef]:
         """Yield the blobs that the records ask for which would be left."""
         asking = self.tallies[self.asking]
-        return (blob for blob in self.blobs.everything() if asking.is_left(blob))
+        return (blob for blob in self.blobs.all() if asking.is_left(blob))
 
     def _rows(self, file: RowFile) -> Iterator[list[Field]]:
         count = 0

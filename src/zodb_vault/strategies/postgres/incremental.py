@@ -51,7 +51,7 @@ class TransactionsCapture(SqlCapture):
         if self.earlier is None or self.wishes.forced or dumped.starts_timeline:
             return plain
         if self.changes is None:
-            return msgspec.structs.replace(plain, unsuited="its tables are not known well enough")
+            return msgspec.structs.replace(plain, unsupported="its tables are not known well enough")
         try:
             before = self._before
         except Damage as error:
@@ -67,13 +67,13 @@ class TransactionsCapture(SqlCapture):
     def _compared_with(
         self, before: State, changes: Changes, earlier: PreviousBackup, plain: DeltaFacts
     ) -> DeltaFacts:
-        unlike = changes.state.unlike(before)
+        difference = changes.state.unlike(before)
         deltas, base = deltas_of(earlier.entry, self.documents), _base_of(earlier)
         return msgspec.structs.replace(
             plain,
-            unlike=unlike,
-            unsuited=changes.unsuited(before),
-            added=changes.added(before) if unlike is None else None,
+            difference=difference,
+            unsupported=changes.unsuited(before),
+            backdated=changes.added(before) if difference is None else None,
             future=before.future,
             deltas=len(deltas),
             deltas_stored=deltas.stored,
@@ -124,7 +124,7 @@ class TransactionsCapture(SqlCapture):
             self._built,
             changes=changes,
             earlier=earlier,
-            chain=deltas_of(entry, self.sink).plus([new] if new.parts else []),
+            chain=deltas_of(entry, self.sink).extended([new] if new.parts else []),
             live=live,
             whole=whole,
             large_objects=count,
@@ -149,7 +149,7 @@ class TransactionsCapture(SqlCapture):
         """Return what the manifest says of base and deltas, with the script that puts them together."""
         dump, base = earlier.entry.dump, _base_of(earlier)
         assert isinstance(dump, PgDump)
-        sealed = chain.sealed()
+        sealed = chain.with_short_tail()
         given |= {
             "lists": dump.lists,
             "tail": dump.tail,

@@ -132,7 +132,7 @@ class _Revisions(Tally):
         return True
 
     def _settle(self) -> None:
-        there = self._live.among(key for key, _values in self._waiting) if self._live else set()
+        there = self._live.referenced(key for key, _values in self._waiting) if self._live else set()
         for key, values in self._waiting:
             if key in there:
                 self.count(values, self.one.changed)
@@ -168,7 +168,7 @@ class _Former(Tally):
         return False
 
     def _settle(self) -> None:
-        known = self._known.among(self._waiting)
+        known = self._known.referenced(self._waiting)
         for key, values in self._waiting.items():
             if key not in known:
                 self.count(values)

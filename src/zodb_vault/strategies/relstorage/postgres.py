@@ -49,7 +49,7 @@ class PostgresRows(Postgres):
             named.add(
                 large_object(int(chunk)) for (chunk,) in self.stream("SELECT DISTINCT chunk FROM blob_chunk")
             )
-            named.have(one.oid + one.tid for one in done.large_objects.everything())
+            named.have(one.oid + one.tid for one in done.large_objects.all())
             lacking = [int.from_bytes(one.oid) for one in islice(named.lacking(), MOST_MISSING)]
             orphans = len(done.large_objects) - len(named) + len(lacking)
             count = len(named)

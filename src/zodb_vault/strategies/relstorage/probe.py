@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ...blobs.layout import LAYOUTS
-from ...config.blobmodes import marker
+from ...config.blobmodes import layout_name
 from ...errors import ConfigurationError
 from ...model.source import Database
 from ..sql.probe import ANSWER_SECONDS, CLASS, CONNECT_SECONDS, Asking, NoAnswer
@@ -89,7 +89,7 @@ def _judge_shared(database: Database, blob_dir: str) -> list[str]:
         f"the blobs of <relstorage> are configured to be in {blob_dir}, "
         "but blob_chunk of the database holds blobs too"
     )
-    if marker(blob_dir) in LAYOUTS:
+    if layout_name(blob_dir) in LAYOUTS:
         return [f"{found}, which this storage never reads: they are from before that, and in the dump"]
     raise ConfigurationError(
         [

@@ -17,7 +17,7 @@ from ...model import tid as tids
 from ...model.blob import BlobRef
 from ...model.capture import CaptureOptions, InterruptedRun, PreviousBackup
 from ...model.chain import Chain, Documents, packs_of
-from ...model.manifest import Blobs, DatabaseEntry, Dump, Part, Stored, Transactions
+from ...model.manifest import Blobs, DatabaseEntry, Dump, Part, StoredProgress, Transactions
 from ...model.source import Database
 from ...policy.continuity import Decision, DumpFacts, decide_dump
 from ...runtime import clock
@@ -201,7 +201,7 @@ class SqlCapture:
             said = f"keep-history is {self.database.history} in the configuration, {self.history} in the database"
             self.warnings.append(f"{said}: RelStorage refuses that")
         if self.wishes.blobs and self.copies_blobs:
-            notes = Stored(
+            notes = StoredProgress(
                 database=self.database.name, parent=self.earlier.id if self.earlier else None, keep=0
             )
             # the newest commit of a busy site is younger than the start of the run
@@ -346,7 +346,7 @@ class SqlCapture:
         query = "SELECT 1 FROM object_state WHERE zoid = %s AND tid = %s"
         return bool(self.rows.ask_now(query, int.from_bytes(blob.oid), int.from_bytes(blob.tid)))
 
-    def last_notes(self) -> Stored | None:
+    def last_notes(self) -> StoredProgress | None:
         """Return what has been stored so far."""
         return self.files.noted() if self.files is not None else None
 
@@ -378,7 +378,7 @@ class SqlCapture:
     def _storage(self) -> Dump | None:
         if self.dumped is None:
             return None
-        chain = Chain(Part, self.sink, (), self.dumped.parts).sealed()
+        chain = Chain(Part, self.sink, (), self.dumped.parts).with_short_tail()
         return self.dumped.storage(
             size=sum(part.raw for part in self.dumped.parts),
             lists=chain.lists,

@@ -15,7 +15,7 @@ import msgspec
 from ...errors import Damage
 from ...model import canonical
 from ...model import tid as tids
-from ...model.chain import Chain, log_of, segment_tids
+from ...model.chain import Chain, log_of, transaction_rows
 from ...model.manifest import DatabaseEntry, Transactions
 from ..base import CheckReport, RestorePoint, Sink
 
@@ -148,7 +148,7 @@ def log_since(
     goes_on = earlier is not None and stands(revisions, rows, sink, earlier)
     known = log_of(earlier, sink) if earlier is not None and goes_on else Chain(Transactions, sink)
     until = earlier.last_tid if earlier is not None and goes_on else None
-    return known.plus(list(revisions.log(rows, sink, folder, until, beat))).sealed()
+    return known.extended(list(revisions.log(rows, sink, folder, until, beat))).with_short_tail()
 
 
 def point_at(log: Chain[Transactions], sink: Sink, until: str) -> RestorePoint:
@@ -157,7 +157,7 @@ def point_at(log: Chain[Transactions], sink: Sink, until: str) -> RestorePoint:
     for block in log:
         if block.first_tid > until:
             break
-        rows = [row for row in segment_tids(sink, block) if row[0] <= until]
+        rows = [row for row in transaction_rows(sink, block) if row[0] <= until]
         transactions, states = transactions + len(rows), states + sum(row[4] for row in rows)
     return RestorePoint(tid=until, transactions=transactions, states=states)
 
@@ -166,7 +166,7 @@ def check_log(entry: DatabaseEntry, sink: Sink, verdict: CheckReport) -> None:
     """Check that the list of transactions can be read and is one: ascending, up to the last TID, as many as were counted."""
     before, count = "", 0
     for block in log_of(entry, sink):
-        rows = segment_tids(sink, block)
+        rows = transaction_rows(sink, block)
         ascending = all(
             one < other
             for one, other in zip([before, *(row[0] for row in rows)], (row[0] for row in rows), strict=False)

@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Self
 
 from ....datafs.index import END
-from ....datafs.records import ENTRY
-from ....runtime.child_process import command_of, environment
+from ....datafs.records import INDEX_ENTRY
+from ....runtime.child_process import child_environment, module_command
 
 
 class Indexing:
@@ -26,11 +26,11 @@ class Indexing:
         self.notes: list[str] = []
 
     def __enter__(self) -> Self:
-        command, nothing = command_of("zodb_vault.datafs.index", str(self._index)), subprocess.DEVNULL
+        command, nothing = module_command("zodb_vault.datafs.index", str(self._index)), subprocess.DEVNULL
         with contextlib.suppress(OSError):
             if self._wanted:
                 self._process = subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=nothing, stderr=nothing, env=environment()
+                    command, stdin=subprocess.PIPE, stdout=nothing, stderr=nothing, env=child_environment()
                 )
         return self
 
@@ -42,7 +42,7 @@ class Indexing:
 
     def complete(self, size: int) -> None:
         """Tell that these were all entries, of a file of ``size`` bytes."""
-        self.add(ENTRY.pack(END, size))
+        self.add(INDEX_ENTRY.pack(END, size))
         self._end_input()
 
     def __exit__(

@@ -57,7 +57,7 @@ def read(path: Path) -> Journal | None:
     except FileNotFoundError:
         return None
     try:
-        return msgspec.json.decode(canonical.unseal(data, str(path)), type=Journal)
+        return msgspec.json.decode(canonical.check_digest(data, str(path)), type=Journal)
     except msgspec.MsgspecError as error:
         raise Damage(f"{path} does not have the form it should have: {error}") from None
 
@@ -68,7 +68,7 @@ def write(data_fs: Path, journal: Journal) -> Journal:
     temporary = _new(path)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        durable.write_all(fd, [canonical.seal(journal)])
+        durable.write_all(fd, [canonical.with_digest(journal)])
         os.fsync(fd)
     finally:
         os.close(fd)

@@ -14,7 +14,7 @@ import msgspec
 
 from ....blobs.layout import MARKER, TEMPORARY
 from ....blobs.refs import BlobSet
-from ....datafs.tail import Hopper
+from ....datafs.tail import TransactionWalker
 from ....errors import Damage, SourceDamaged, TargetRefused
 from ....model.blob import MissingRows
 from ....model.chain import Documents, packs_of, segments_of
@@ -22,7 +22,7 @@ from ....model.manifest import DatabaseEntry
 from ....runtime import durable
 from ....runtime.durable import sync_file_system, write_file
 from ....runtime.ownership import TEMPORARY as NEW
-from ....runtime.ownership import Ownership, make_directories_like_parent, ownership_in, ownership_of_file
+from ....runtime.ownership import Ownership, make_directories_like_parent, ownership_for_file, ownership_in
 from ....runtime.progress import Progress
 from ....runtime.workers import Workers
 from ...base import Sink
@@ -110,7 +110,7 @@ class DataFsRestore:
         )
 
     def _build_storage(self, journal: Journal, building: Path, index: Indexing) -> int:
-        owner = ownership_of_file(self.place.data_fs)
+        owner = ownership_for_file(self.place.data_fs)
         self.progress.begin("storage", journal.end)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(building)
@@ -128,7 +128,7 @@ class DataFsRestore:
                 )
             index.complete(journal.end)
             os.fchmod(fd, owner.directory_mode)
-            owner.give(fd)
+            owner.apply(fd)
             os.fsync(fd)
             return os.fstat(fd).st_ino
         finally:
@@ -272,7 +272,7 @@ class DataFsRestore:
                     f"which objects in {bucket.root} only the replaced file needs is not known: {error.message}"
                 )
                 return
-            if left := sum(ref.oid + ref.tid not in present for ref in old.everything()):
+            if left := sum(ref.oid + ref.tid not in present for ref in old.all()):
                 self.notes.append(
                     f"{left} objects in {bucket.root} belong to the replaced state only; they stay there until the site is packed, which deletes "
                     "them: from then on the replaced Data.fs lacks them, a safety backup does not"
@@ -286,7 +286,7 @@ class DataFsRestore:
         try:
             collect_refs(replaced, old)
             collect_refs(self.place.data_fs, present)
-            for ref in old.everything():
+            for ref in old.all():
                 path = directory.path(ref)
                 if ref.oid + ref.tid not in present and path.exists():
                     os.rename(path, kept.path(str(path.relative_to(blob_dir))))
@@ -302,7 +302,7 @@ def write_marker(marker: Path, layout: str, owner: Ownership) -> None:
 
     def settle(fd: int) -> None:
         os.fchmod(fd, 0o644)
-        owner.give(fd)
+        owner.apply(fd)
         os.fsync(fd)
 
     temporary = f"{marker}{NEW}"
@@ -315,7 +315,7 @@ def collect_refs(data_fs: Path, refs: BlobSet) -> None:
     """Collect the blobs that a Data.fs asks for; raise SourceDamaged."""
     fd = os.open(data_fs, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        hopper = Hopper(fd, 0, str(data_fs))
+        hopper = TransactionWalker(fd, 0, str(data_fs))
         for _hop in hopper:
             pass
         refs_of_file(fd, hopper.tail.end, refs)
