@@ -539,7 +539,7 @@ def _interrupt(world: World, repository: Repository) -> None:
         patch.setattr(attempt, "CHECKPOINT_BYTES", 1)
 
         def die(*_arguments: object) -> NoReturn:
-            for method in ("renew", "finish"):
+            for method in ("update", "remove"):
                 patch.setattr(RunMarker, method, lambda *_arguments, **_options: None)
             raise RuntimeError("died")
 
