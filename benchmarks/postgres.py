@@ -1,7 +1,7 @@
-"""Measure ``create`` of a history-preserving RelStorage in PostgreSQL beside ``pg_dump -Fc`` with its defaults, in one run.
+"""Measure ``create`` of a history-preserving RelStorage in PostgreSQL beside ``pg_dump -Fc``, in one run.
 
-Each figure is a whole process: wall seconds, peak memory of the process, bytes. The data are those of ``generate.py``, loaded into the tables
-of RelStorage.
+``pg_dump`` runs with its defaults. Each figure is for a whole process: wall seconds, peak memory, bytes. The
+data are those of ``generate.py``, loaded into the tables of RelStorage.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def make(work: Path, transactions: int, blobs: int = 50) -> None:
 
 
 def apart(work: Callable[..., object], *arguments: object) -> None:
-    """Do something in a process of its own: what it needed at most would count for every process that is started afterwards."""
+    """Call a function in a child process: the peak memory of this process would count for its children."""
     process = multiprocessing.Process(target=work, args=arguments)
     process.start()
     process.join()

@@ -1,11 +1,15 @@
 """Measure zodb-vault side by side with the tools that are used instead, in one run on one machine.
 
 ``make bench`` measures dataset M of ``generate.py`` (6.3 GB, needs 60 GB of disk and about half an hour);
-``make bench ARGS='--dataset S'`` is a tenth of it. Each figure is a whole process: wall seconds, CPU seconds, peak memory.
-Absolute values drift with the machine: the goals are ratios within one run, of medians where a job can be repeated.
+``make bench ARGS='--dataset S'`` is a tenth of it. Each figure is for a whole process: wall seconds, CPU
+seconds, peak memory. Absolute values depend on the machine. The goals are ratios within one run, of medians
+where a job can be repeated.
 
-Full backups, checks and restores begin with an empty page cache (as root; else with whatever is in it). Restores take turns and go
-into directories of their own: ext4 makes files slowly for a minute after as many were deleted. Nobody but zodb-vault waits until
+Full backups, checks and restores begin with an empty page cache (as root; otherwise with the cache as it is).
+Restores take turns and go
+into directories of their own: ext4 creates files slowly for a minute after a mass deletion. Only zodb-vault
+waits
+until
 what it restored is on the disk, and it gets no allowance for that.
 """
 

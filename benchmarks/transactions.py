@@ -1,6 +1,7 @@
-"""Measure ``create --method transactions`` of a history-preserving RelStorage in PostgreSQL after 200 transactions, beside ``pg_dump -Fc``.
+"""Measure ``create --method transactions`` after 200 transactions beside ``pg_dump -Fc``.
 
-Each figure is a whole process: wall seconds, peak memory of the process, bytes. The data are those of ``generate.py``.
+The database is a history-preserving RelStorage in PostgreSQL. Each figure is for a whole process: wall
+seconds, peak memory, bytes. The data are those of ``generate.py``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""A small site is backed up while a process keeps writing to it, the backups are proven and restored, and compared with what was written.
+"""Back up a small site while a process writes to it; verify and restore the backups; compare the data.
 
-``make demo`` runs it. It works in a directory of its own, which it removes at its end (``--keep``: leaves it there), and ends with status 1
-when anything differs from what the writer recorded. ``--break`` damages a restored blob before it is compared: then it has to.
+``make demo`` runs it. It works in a directory of its own, which it removes at its end (``--keep``: leaves it
+there). It ends with status 1 when the restored data differ from what the writer recorded. ``--break`` damages
+a restored blob before the comparison, which then has to fail.
 """
 
 from __future__ import annotations
@@ -113,8 +114,10 @@ class Demo:
         """Do everything; raise Difference."""
         self.step(
             "A site that does not stand still",
-            "A process of its own commits to a Data.fs with a blob directory, many times a second: pages, each with an image, are added,",
-            "changed and removed. After every commit it appends to a log which pages and images are there now. It never stops for a backup.",
+            "A separate process commits to a Data.fs with a blob directory, many times a second:",
+            "it adds, changes and removes pages, each with an image.",
+            "After every commit it writes to a log which pages and images exist now.",
+            "It never stops for a backup.",
         )
         self.site.mkdir()
         writer = subprocess.Popen(
@@ -149,7 +152,8 @@ class Demo:
         if [backup["how"] for backup in made] != ["incremental", "incremental", "full"]:
             raise Difference("not one full and two incremental backups")
         self.good(
-            f"the full one stored {made[2]['added']:,} bytes, the incremental ones only {made[1]['added']:,} and {made[0]['added']:,}"
+            f"the full backup stored {made[2]['added']:,} bytes, "
+            f"the incremental ones only {made[1]['added']:,} and {made[0]['added']:,}"
         )
 
     def look(self) -> str:
@@ -160,7 +164,8 @@ class Demo:
         self.vault("list")
         self.step(
             "The proof",
-            "The newest backup is really restored into a scratch directory, every object is loaded and every blob opened.",
+            "The newest backup is restored into a scratch directory;",
+            "then every object is loaded and every blob is opened.",
         )
         self.vault("verify", "--level", "restore")
         self.step(
@@ -174,7 +179,8 @@ class Demo:
         chosen = between[len(between) // 2]
         earlier: str = chosen["tid"]
         self.good(
-            f"of {len(rows)} transactions we choose {earlier} ({chosen['description']}): it lies between the backups of monday and tuesday"
+            f"of {len(rows)} transactions we choose {earlier} ({chosen['description']}): "
+            "it lies between the backups of monday and tuesday"
         )
         return earlier
 
@@ -182,7 +188,8 @@ class Demo:
         """Restore the newest state and an earlier one into new directories."""
         self.step(
             "Two restores",
-            "The newest backup, and the state right after that one transaction, each into a new directory. The site runs on.",
+            "The newest backup, and the state right after that one transaction,",
+            "each into a new directory. The site keeps running.",
         )
         self.vault("restore", "latest", "--output", str(self.directory / "newest"), "--yes")
         self.vault("restore", "--tid", earlier, "--output", str(self.directory / "earlier"), "--yes")
@@ -191,8 +198,9 @@ class Demo:
         """Open both with ZODB and compare them with the log of the writer."""
         self.step(
             "The comparison",
-            "Both are opened with plain ZODB. Every page and every byte of every image has to be what the writer noted in its log",
-            "after that very transaction: nothing is missing, nothing is too much, storage and blobs fit together.",
+            "Both are opened with plain ZODB. Every page and every byte of every image must be",
+            "what the writer noted in its log after that transaction:",
+            "nothing is missing, nothing is left over, and storage and blobs match.",
         )
         newest = self.quietly("log", "--limit", "1")["transactions"][0]["tid"]
         if damage:
@@ -207,7 +215,8 @@ class Demo:
             self.same(name, tid, log)
         behind = [tid for tid in log if tid > newest]
         self.good(
-            f"the site itself was never stopped: it has written {len(behind)} transactions more since the last backup"
+            f"the site itself was never stopped: it has written {len(behind)} transactions "
+            "since the last backup"
         )
 
     def same(self, name: str, tid: str, log: dict[str, Pages]) -> None:

@@ -1,4 +1,6 @@
-"""The site of the demo: a process that keeps committing pages with images, and an append-only log of what must be visible after each commit.
+"""The site of the demo: a process that keeps committing pages with images.
+
+An append-only log says what must be visible after each commit.
 
 Run as ``python site_writer.py SITE LOG STOP``; it ends when the file STOP appears.
 """
@@ -29,7 +31,7 @@ Pages = dict[str, str]
 
 
 def recorded(log: Path) -> dict[str, Pages]:
-    """Return what was visible after each transaction, by TID; a line that is still being written is left out."""
+    """Return what was visible after each transaction, by TID; an unfinished last line is left out."""
     lines = log.read_text().splitlines(keepends=True) if log.exists() else []
     entries = [json.loads(line) for line in lines if line.endswith("\n")]
     return {entry["tid"]: entry["pages"] for entry in entries}

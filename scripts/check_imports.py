@@ -32,7 +32,7 @@ def import_graph(source: Path, package: str) -> dict[str, set[str]]:
 
 
 def _imports(module: str, path: Path, known: Mapping[str, Path]) -> Iterator[str]:
-    """Yield what a module imports; ``from package import name`` imports the module of that name, if there is one."""
+    """Yield the imports of a module; ``from package import name`` imports the module of that name, if any."""
     for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in known)
@@ -56,7 +56,10 @@ def _origin(module: str, path: Path, node: ast.ImportFrom) -> str:
 
 
 def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
-    """Return the groups of modules that import each other, directly or around (Tarjan's strongly connected components)."""
+    """Return the groups of modules that import each other, directly or through others.
+
+    These are the strongly connected components of the graph, found by Tarjan's algorithm.
+    """
     order: dict[str, int] = {}
     lowest: dict[str, int] = {}
     stack: list[str] = []

@@ -19,7 +19,7 @@ pytest_plugins = [
 
 
 def pytest_configure() -> None:
-    """Let signals do what they do in a terminal: shells and nohup have jobs ignore some, and so would every process of a test."""
+    """Give signals their default effect: shells and nohup ignore some in jobs, and children inherit that."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:

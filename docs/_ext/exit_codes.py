@@ -1,7 +1,7 @@
 """Directives that print the exit codes and the error kinds as the program has them.
 
-``error-kinds`` is made from the exception tree alone. ``exit-codes`` takes its texts from the page, one ``CODE: text`` a line,
-and fails the build when the page and ``ExitCode`` do not have the same codes.
+``error-kinds`` is made from the exception tree alone. ``exit-codes`` takes its texts from the page, one
+``CODE: text`` a line, and fails the build when the page and ``ExitCode`` do not have the same codes.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Make a small site, or add to it: a Data.fs and a blob directory with one page and one image more at every call."""
+"""Make a small site, or add to it: each call adds one page and one image."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The set of blob revisions: what was asked for and what a pack has, from several threads, in bounded memory."""
+"""The set of blob revisions: what is referenced and what a pack has, from several threads."""
 
 from __future__ import annotations
 
@@ -123,7 +123,8 @@ peak = lambda: int(next(line for line in open("/proc/self/status") if line.start
 before = peak()
 refs = BlobSet()
 for start in range(0, 300_000, 10_000):
-    refs.add(BlobRef(((n * 2654435761) % 2**64).to_bytes(8, "big"), bytes(8), True) for n in range(start, start + 10_000))
+    numbers = range(start, start + 10_000)
+    refs.add(BlobRef(((n * 2654435761) % 2**64).to_bytes(8, "big"), bytes(8), True) for n in numbers)
 assert sum(1 for _ in refs.lacking()) == len(refs) == 300_000
 print(peak() - before)
 """

@@ -1,4 +1,4 @@
-"""Whatever a zope.conf holds: every command ends with a status that is documented, and no secret is printed anywhere."""
+"""With any zope.conf, every command ends with a documented exit status and prints no secret."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sources and repositories that cannot be used: a clear error with its next step, the right status, and nothing changed."""
+"""Unusable sources and repositories: a clear error with its next step and status; nothing is changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where blobs really are, asked of real databases: SQLite and PostgreSQL, written by RelStorage and zodb-pgjsonb themselves."""
+"""Where blobs really are, in real databases: SQLite and PostgreSQL, with RelStorage and zodb-pgjsonb."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import site_factory
 from command_line import DEADLINE, Vault, environment, keys_of, process_as_nobody, tree, words
 
 SECRET = "hunter2"
-# asked here and not where it is used: for the type check, which looks with the eyes of 3.11, nothing would follow there
+# Not where it is used: the type checker assumes Python 3.11, and would take what follows for unreachable.
 TOO_OLD = sys.version_info < (3, 12)
 PGJSONB = (
     f"<zodb_db main>\nmount-point /\n<pgjsonb>\ndsn dbname=zodb password={SECRET}\n</pgjsonb>\n</zodb_db>\n"
@@ -57,7 +57,7 @@ def convert(file: Path) -> None:
 
 
 def content(transactions: list[independent_reader.Transaction]) -> list[object]:
-    """Return what a RelStorage keeps of transactions: not the order of records, nor that a pack has seen them."""
+    """Return what a RelStorage keeps of transactions: neither the order of records nor traces of a pack."""
     return [(one.tid, one.user, one.description, sorted(one.records)) for one in transactions]
 
 

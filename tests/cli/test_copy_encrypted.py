@@ -1,4 +1,7 @@
-"""Copies for other recipients: from plain to encrypted, from encrypted to plain and to other keys, with and without the private key, signed."""
+"""Copies for other recipients, with and without the private key, signed and unsigned.
+
+From plain to encrypted, from encrypted to plain, and to other keys.
+"""
 
 from __future__ import annotations
 

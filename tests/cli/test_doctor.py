@@ -1,4 +1,4 @@
-"""``zodb-vault doctor``: finds what would keep backups from being made or restored, each by itself, and leaves nothing behind."""
+"""``zodb-vault doctor`` finds each obstacle to backups and restores by itself, and leaves nothing behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encrypted repositories: what works with the public keys alone, what needs the private one, and what is said when it is not the right one."""
+"""Encrypted repositories: what works with public keys alone, what needs the private key, and the errors."""
 
 from __future__ import annotations
 

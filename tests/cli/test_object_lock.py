@@ -1,4 +1,4 @@
-"""Object lock: everything that the newest backup needs is locked for the time that it has to be kept, also what much earlier ones have stored."""
+"""Object lock: all objects of the newest backup, also old ones, are locked for the retention period."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``zodb-vault plan``: says what ``create`` would do, changes nothing, works without a repository and without a source."""
+"""``zodb-vault plan`` says what ``create`` would do, changes nothing, needs no repository and no source."""
 
 from __future__ import annotations
 

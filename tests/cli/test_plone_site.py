@@ -1,4 +1,4 @@
-"""Real input: the Plone site is backed up, proven and restored, by the commands that an administrator would use."""
+"""A real Plone site is backed up, verified and restored with the commands that an administrator would use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``create`` and ``plan`` with ``--method portable`` as they are typed: a client's zope.conf and nothing else."""
+"""``create`` and ``plan`` with ``--method portable`` as they are typed, with only a client's zope.conf."""
 
 from __future__ import annotations
 

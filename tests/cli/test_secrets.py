@@ -1,4 +1,7 @@
-"""No secret leaves the process that needs it: every one is set, every command runs, and everything that others could see is searched."""
+"""No secret leaves the process that needs it.
+
+Every secret is set, every command runs, and everything that other users could read is searched.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,7 @@ main.main()
 
 
 class Watch(threading.Thread):
-    """Looks at the arguments of all processes all the time, and at the limits of core files of those that have ``mark`` in their environment."""
+    """Watches the arguments of all processes, and the core file limits of those that have ``mark``."""
 
     def __init__(self, mark: str = "") -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Runs that are told to end, real processes: in the middle of a part, behind a service that hangs, in the middle of a restore."""
+"""Real processes are told to end: in the middle of a part, of a restore, and while a service hangs."""
 
 from __future__ import annotations
 

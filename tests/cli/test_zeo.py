@@ -1,4 +1,4 @@
-"""The server of a ZEO site is backed up while it runs; a restore waits for it to stop, and takes the caches of its clients away."""
+"""A ZEO site is backed up while its server runs; a restore waits for the stop and removes client caches."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ class Cached(Served):
         return {path.read_text() for path in self.home.rglob("*.blob")}
 
     def seen(self) -> list[int]:
-        """Let another client commit, so that the server is newer than any cache, and return what the client with the caches reads then."""
+        """Let another client commit, so that every cache is outdated; return what the cached client reads."""
         with self.zeo.running():
             other = self.zeo.client_conf("other", databases=DATABASES)
             client(other, "main", "put:c=7")
@@ -273,7 +273,7 @@ def cached(on_a_socket: Served) -> Cached:
 CACHES = ["old-1.zec", "old-1.zec.lock", "old-catalog.zec", "old-catalog.zec.lock"]
 
 
-def test_F18_a_client_that_keeps_its_cache_reads_the_lost_future_and_one_that_lost_it_does_not(
+def test_F18_a_client_reads_the_lost_future_from_its_cache_and_not_without_it(
     cached: Cached,
 ) -> None:
     shutil.copytree(cached.home, cached.home.with_name("saved"))

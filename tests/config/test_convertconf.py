@@ -1,4 +1,4 @@
-"""The configurations for zodb-convert: read back by the schema of zodb-convert itself, with the packages of every kind of storage."""
+"""The configurations for zodb-convert, read back by its own schema, with the packages of every storage."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHANGED = {"read_only", "read_only_fallback", "create", "client", "var", "cache_
 
 
 def site_of(tmp_path: Path, name: str) -> Site:
-    """Return the site of a configuration, all its paths below the directory of the test, where what has to exist does."""
+    """Return the site of a configuration, with all paths below the test's directory; required files exist."""
     folder = tmp_path / "configs"
     for path in CONFIGS.rglob("*.conf"):
         copy = folder / path.relative_to(CONFIGS)
@@ -71,7 +71,7 @@ def parsed(text: str) -> Any:
 
 
 def values(factory: Any) -> Any:
-    """Return everything that the sections of a storage say, nested as they are, but for what the roles change."""
+    """Return all options of the sections of a storage, nested like these, but not those that roles change."""
     section = getattr(factory, "config", factory)
     if isinstance(section, list):
         return [values(one) for one in section]
@@ -109,7 +109,7 @@ def test_the_schema_of_zodb_convert_reads_what_is_written_for_every_configuratio
         assert theirs.name == ("source" if direction == "export" else "destination")
 
 
-# What Zope reads of these files has to be what zodb-convert reads of ours. Those missing here are refused by Zope's own schema.
+# Zope and zodb-convert must read the same from these files. Zope's own schema refuses the files missing here.
 AS_ZOPE_READS_THEM = [
     "direct.conf",
     "instance.conf",

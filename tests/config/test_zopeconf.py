@@ -429,7 +429,9 @@ def marked(tmp_path: Path, layout: str) -> Path:
 
 BLOBS_OF = {
     "filestorage": "<filestorage>\npath /Data.fs\nblob-dir {0}\n</filestorage>",
-    "blobstorage": "<blobstorage>\nblob-dir {0}\n<filestorage>\npath /Data.fs\n</filestorage>\n</blobstorage>",
+    "blobstorage": (
+        "<blobstorage>\nblob-dir {0}\n<filestorage>\npath /Data.fs\n</filestorage>\n</blobstorage>"
+    ),
     "zeo shared": "<zeoclient>\nserver 8100\nblob-dir {0}\nshared-blob-dir on\n</zeoclient>",
     "relstorage shared": "<relstorage>\nblob-dir {0}\nshared-blob-dir true\n<postgresql/>\n</relstorage>",
     "zeo cache": "<zeoclient>\nserver 8100\nblob-dir {0}\n</zeoclient>",
@@ -659,7 +661,14 @@ class Tiny:
             return None
         path = around.path(section, "path")
         options = around.all_options(section)
-        return Database(name=around.name, backend="filestorage", data_fs=path, blob_mode="none", history=True, options=options)
+        return Database(
+            name=around.name,
+            backend="filestorage",
+            data_fs=path,
+            blob_mode="none",
+            history=True,
+            options=options,
+        )
 
 storage = Tiny()
 """

@@ -1,4 +1,4 @@
-"""The places that a store can be in. A new kind of store joins the contract by one more entry of ``PLACES``."""
+"""The locations of a store. A new kind of store joins the contract by one more entry in ``PLACES``."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from zodb_vault.stores.s3 import S3Store
 
 
 class StorePlace(Protocol):
-    """One empty place for a store; ``atomic`` is False where the service overwrites an object where it lies."""
+    """One empty location of a store; ``atomic`` is False where the service overwrites an object in place."""
 
     atomic: bool
 
     def open(self) -> Store:
-        """Return the store of this place as another process would open it: nothing is shared but what is stored."""
+        """Return the store as another process would open it: it shares only what is stored."""
         ...
 
     def broken(self) -> Store:

@@ -1,6 +1,7 @@
-"""``create`` and ``delete`` at the same time: at every call that one makes to the store, the other one runs from its begin to its end.
+"""``create`` and ``delete`` at the same time: at every store call of one, the other runs from start to end.
 
-Whatever the order, no backup that is listed then lacks an object, not even after the strictest sweep that is allowed meanwhile.
+In any order, no listed backup then misses an object, not even after the strictest sweep that is allowed
+meanwhile.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ class World(NamedTuple):
         return found
 
     def sweep(self) -> None:
-        """Delete what stood in the repository before and nothing protects now: neither a manifest that is listed nor one that a marker uses."""
+        """Delete what was in the repository before, unless a listed manifest or a marker references it."""
         uses = {
             one
             for key, data in self.store.content.items()
@@ -313,7 +314,7 @@ class Started:
 
 @pytest.mark.parametrize("first", ["create", "delete"])
 def test_create_and_delete_that_both_stop_anywhere(world: World, first: str) -> None:
-    """One goes to a call of its, then the other to one of its, then the first to its end, what may go is swept, then the other to its end."""
+    """Stop the first at one call and the other at one call; end the first, sweep, then end the other."""
     stores, ends = dict[int, Paused](), set()
     world.monkeypatch.setattr(registry, "open_store", lambda *_: stores[threading.get_ident()])
     commands: dict[str, tuple[object, ...]] = {

@@ -1,4 +1,4 @@
-"""Every byte of a small repository flipped, each file cut short, each file removed: nothing of it goes unnoticed, nothing wrong is restored.
+"""Every byte of a small repository is flipped, each file truncated, each file removed.
 
 The repository is copied into memory, where breaking and verifying it some ten thousand times takes seconds.
 """
@@ -36,7 +36,7 @@ FLIP = 0x20
 
 
 class Broken(NamedTuple):
-    """A repository in memory, what it holds when it is whole, and the site as its newest backup should give it back."""
+    """A repository in memory, its intact content, and the site as its newest backup must restore it."""
 
     store: MemoryStore
     whole: dict[str, bytes]

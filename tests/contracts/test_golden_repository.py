@@ -1,4 +1,4 @@
-"""A repository that was written once, when format 1 was new: every version has to read, verify, restore and continue it."""
+"""A repository from the start of format 1: every version must read, verify, restore and continue it."""
 
 from __future__ import annotations
 

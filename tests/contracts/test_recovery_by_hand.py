@@ -1,4 +1,4 @@
-"""RECOVERY.md keeps its word: its commands, as they stand in a repository, give everything back, without zodb-vault.
+"""RECOVERY.md keeps its promise: its commands, as written, restore everything without zodb-vault.
 
 The shell finds the tools that the text names and no others.
 """
@@ -63,7 +63,7 @@ def vault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Vault:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Limits so small that a small site has everything a big one has: lists, many segments, packs and parts."""
+    """Limits so low that a small site has all that a big one has: lists, segments, packs and parts."""
     monkeypatch.setattr(chain, "TAIL_LIMIT", 3)
     monkeypatch.setattr(chain, "TAIL_KEPT", 1)
     monkeypatch.setattr(chain, "LIST_LIMIT", 4)
@@ -114,7 +114,7 @@ def recover(
 def assert_recovered(
     vault: Vault, tools: Path, tmp_path: Path, backup: str, source: site_factory.SiteFiles
 ) -> None:
-    """Require Data.fs byte for byte, every blob that it refers to, checks that say so, and that ZODB opens it all."""
+    """Require the exact Data.fs, every blob that it references, matching checks, and that ZODB loads all."""
     found = recover(vault.repository, tools, tmp_path / f"recovered-{backup}", backup)
     wanted = independent_reader.blob_files(source.data_fs, source.blob_dir)
     assert found.err == "" or (not wanted and "tar" in found.err), found.err

@@ -1,4 +1,4 @@
-"""What every crash test starts from: nothing waits for a disk, and the commands are told everything by their options."""
+"""The start of every crash test: nothing waits for a disk, and options configure the commands completely."""
 
 from __future__ import annotations
 

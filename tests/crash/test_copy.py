@@ -1,6 +1,7 @@
-"""``repository copy`` is killed, or a call of it fails, at every moment: what is listed in the target is whole, and it goes on.
+"""``repository copy`` is killed, or a call of it fails, at every moment; listed backups stay complete.
 
-Once as it is stored, once encoded anew: then nothing is stored twice but what was in the making, although it would get another name.
+Once objects are copied as they are stored, once encoded again. Then only objects that were being written are
+stored twice, although they would get another name.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def judge(directory: Path) -> int:
 
 
 def go_on(directory: Path) -> None:
-    """Copy again, and require that nothing was stored twice but what one worker has in the making, and the one it goes on with."""
+    """Copy again; only what one worker was writing and the object after it may be stored twice."""
     copying_in(directory)()
     assert judge(directory) == 3
     source, target = LocalStore(directory / "repository"), LocalStore(directory / "target")
@@ -107,7 +108,7 @@ def test_killed_at_any_moment(scene: Path, tmp_path: Path) -> None:
     assert len(points) > 30
     found = set()
     anew = bool(opened(scene / "target").info.recipients)
-    # chance decides on names then, and so on how many directories are made: what is near the end may be behind it
+    # Names are random then, and so is the number of new directories: a late call may come after the last one.
     for point in fault_injection.named(points)[:-12:3] if anew else points:
         case = Path(shutil.copytree(scene, tmp_path / "case"))
         try:

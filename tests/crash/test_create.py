@@ -146,7 +146,7 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Scene:
 
 
 def judge(opened: Opened, scene: Scene) -> bool:
-    """Require every backup that is listed to be whole and the newest to give its state back; tell whether there is a new one."""
+    """Require every listed backup to be complete and the newest to restore its state; return if it is new."""
     for backup in opened.ids:
         report = opened.verify("objects" if backup in scene.known else "records", backup)
         assert report.ok, (backup, report.damage)
@@ -250,7 +250,7 @@ def documents_noted(opened: Opened) -> set[str]:
 
 
 def test_notes_of_an_interrupted_run_that_are_lost_fail_no_later_one(scene: Scene, tmp_path: Path) -> None:
-    """A backup is made without them, what is wrong is said, and neither the next create nor a sweep stumbles over them."""
+    """A backup is made without them and the error is reported; the next create and a sweep succeed."""
     interrupted = scene.copy(tmp_path / "interrupted")
     commit = next(
         number

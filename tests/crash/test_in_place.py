@@ -181,7 +181,7 @@ def test_stale_index_is_never_used_and_the_new_one_is_valid(
 
 
 def test_nobody_can_make_an_empty_data_fs_meanwhile(built: Built) -> None:
-    """FileStorage empties a blob directory whose Data.fs does not exist, so the lock is held until it does."""
+    """FileStorage empties a blob directory without a Data.fs, so the lock is held until Data.fs exists."""
     for path in built.files.data_fs.parent.glob("Data.fs*"):
         path.unlink()
     tried = []
@@ -435,7 +435,7 @@ def test_abort_takes_the_blobs_out_of_a_directory_that_had_none(built: Built) ->
 
 
 def test_damaged_pack_never_takes_the_place_of_a_blob(tmp_path: Path) -> None:
-    """What is stored is checked at the end of its object, when a long blob has passed by: so the blob itself is checked before it has a name."""
+    """An object is checked at its end, after a long blob was written: the blob is checked by itself."""
     directory = tmp_path / "work"
     with Site(directory / "main") as site:
         site.put(first=noise(700_000, 1), second=noise(600_000, 2))

@@ -1,6 +1,7 @@
 """``prune`` is killed, or a call of it fails, at every moment that makes a difference.
 
-No backup that is listed ever lacks anything, what is in the trash can be brought back, and the next runs end where one that nobody disturbed does.
+No listed backup ever misses anything, backups in the trash can be brought back, and the next runs end in the
+same state as an undisturbed run.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def days(monkeypatch: pytest.MonkeyPatch) -> Days:
 
 @pytest.fixture
 def scene(tmp_path: Path, days: Days, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Backups of which one is to be swept, one lies in the trash, one goes there now, and two stay; some share objects."""
+    """Backups: one is due, one is in the trash, one goes there now, and two stay; some share objects."""
     monkeypatch.setattr(chain, "TAIL_LIMIT", 2)
     monkeypatch.setattr(chain, "TAIL_KEPT", 1)
     monkeypatch.setattr(cut, "SEGMENT_LIMIT", 1500)

@@ -1,6 +1,7 @@
 """``restore`` is killed, or a call of it fails, at every moment that makes a difference.
 
-The target is old or new, never mixed; the same restore again makes it new, ``--abort`` makes it old, and nothing is lost.
+The target is old or new, never mixed. The same restore again makes it new, ``--abort`` makes it old, and
+nothing is lost.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ Check = Callable[[Target, "Scene"], None]
 
 
 class Scene(NamedTuple):
-    """A site before its restore, to be copied for every case; ``old`` is empty where there is nothing in place."""
+    """A site before its restore, copied for every case; ``old`` is empty where the target does not exist."""
 
     directory: Path
     names: tuple[str, ...]
@@ -125,7 +126,7 @@ def which(target: Target, scene: Scene, name: str = "main") -> str:
     assert scene.old and data == scene.old[name].data, "neither the old nor the new Data.fs"
     blobs = independent_reader.blob_files(files.data_fs, files.blob_dir)
     for key, digest in scene.old[name].blobs.items():
-        # a file of other content than the backup has under the same name was exchanged, one that was gone has come back
+        # A file with other content than in the backup was replaced; a missing file was restored.
         assert blobs[key] in (digest, scene.new[name].blobs.get(key)), (
             f"a blob of the old state is not what it was: {key}"
         )
@@ -223,7 +224,7 @@ def later_site(target: Target) -> Site:
 
 
 def site_goes_on(target: Target, scene: Scene) -> None:
-    """The site is started, writes, and the restore is run again: what is new is left as it is, what is old is replaced and kept."""
+    """The site starts, writes, and the restore runs again: new files stay, old ones are replaced and kept."""
     before, interrupted = which(target, scene), target.interrupted()
     with later_site(target) as site:
         site.put(afterwards="the site went on", picture=noise(500, 77))
@@ -242,7 +243,7 @@ def site_goes_on(target: Target, scene: Scene) -> None:
 
 
 def site_packs(target: Target, scene: Scene) -> None:
-    """The same with a pack, which makes another file of it and takes blobs away; nothing may be refused for good."""
+    """The same with a pack, which replaces the file and removes blobs; no refusal may be permanent."""
     before, interrupted = which(target, scene), target.interrupted()
     with later_site(target) as site:
         site.root["text"]["text"] = "packed"
@@ -397,7 +398,7 @@ def test_abort_is_killed_at_any_moment(tmp_path: Path, build: Callable[[Path], S
 
 
 def test_restore_instead_of_an_abort_that_was_killed(tmp_path: Path) -> None:
-    """As long as the restored file is in place, the restore can be finished after all; afterwards only the abort can."""
+    """While the restored file is in place, the restore can be finished; afterwards only the abort works."""
     scene, outcomes = in_place(tmp_path / "base"), set()
     first = interruptions(scene, tmp_path)[2]
     for point in abort_points(scene, tmp_path, first):

@@ -1,4 +1,4 @@
-"""Backups in S3 while the service fails in every way, and ``create``, ``prune`` and ``copy`` killed at their writes.
+"""Backups in S3 while the service fails in every way; ``create``, ``prune`` and ``copy`` killed at writes.
 
 No half of a backup is ever seen.
 """
@@ -199,7 +199,10 @@ def test_killed_at_writes_of_a_prune_or_a_copy_nothing_is_lost_and_the_next_run_
 
 
 def let_time_pass(remote: Remote) -> None:
-    """Make the signs old by which who died holds a turn, where there are no conditional writes: a process takes long on a busy machine, too."""
+    """Make the lock objects of a dead process old, where there are no conditional writes.
+
+    A process can also take long on a busy machine.
+    """
     bucket, _, place = remote.location.removeprefix("s3://").partition("/")
     client, old = remote.service.client(), time.time() - 2 * mutex.DEAD.total_seconds()
     for one in client.list_objects_v2(Bucket=bucket, Prefix=f"{place}/{mutex.FOLDER}").get("Contents", ()):

@@ -1,4 +1,4 @@
-"""The index that we write is the one that FileStorage writes, and FileStorage opens the file with it instead of scanning."""
+"""Our index is the one that FileStorage writes; FileStorage opens the file with it, without a scan."""
 
 from __future__ import annotations
 

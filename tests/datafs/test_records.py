@@ -1,4 +1,4 @@
-"""The scanner against ZODB's own iterator: what a Data.fs holds, in chunks of any size, and what it says of damaged and hostile bytes."""
+"""The scanner against ZODB's own iterator: chunks of any size, damaged bytes and hostile bytes."""
 
 from __future__ import annotations
 
@@ -386,7 +386,8 @@ def test_a_pickle_that_asks_for_memory_gets_none() -> None:
     """LONG_BINPUT, BINBYTES, BINBYTES8, FRAME and LONG4 with numbers of a quarter of a gigabyte."""
     script = """
 from zodb_vault.datafs.records import is_blob
-for code in (b"r\\0\\0\\0\\1", b"B\\0\\0\\0\\x10", b"\\x8e\\0\\0\\0\\x10\\0\\0\\0\\0", b"\\x95\\0\\0\\0\\x10\\0\\0\\0\\0", b"\\x8b\\0\\0\\0\\x10"):
+codes = [b"r\\0\\0\\0\\1", b"B\\0\\0\\0\\x10", b"\\x8e\\0\\0\\0\\x10\\0\\0\\0\\0", b"\\x8b\\0\\0\\0\\x10"]
+for code in (*codes, b"\\x95\\0\\0\\0\\x10\\0\\0\\0\\0"):
     assert not is_blob(b"\\x80\\4X\\x09\\0\\0\\0ZODB.blob" + code + b".")
 print(next(line for line in open("/proc/self/status") if "VmHWM" in line).split()[1])
 """
@@ -405,7 +406,7 @@ def test_a_blob_of_any_form_is_found_in_a_file(tmp_path: Path) -> None:
 
 
 def test_a_scanner_and_what_it_leads_to_are_freed_at_once() -> None:
-    """Without waiting for a garbage collection, which comes too late where the lists of a range take tens of megabytes."""
+    """Not only at a garbage collection: that is too late where the lists of a range take megabytes."""
     rows: list[Transaction] = []
     scanner = Scanner(0, rows.append)
     scanner.feed(built("populate").data)

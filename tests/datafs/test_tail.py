@@ -1,4 +1,7 @@
-"""Where a Data.fs ends beside a running writer: torn tails, voted transactions, aborts while we read, and damage that must never pass for a tail."""
+"""Where a Data.fs ends while a process writes: torn tails, pending transactions, aborts while we read.
+
+Damage must never be taken for a tail.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo proves what it says: it succeeds, removes its directory, and fails when a restored image is not what was written."""
+"""The demo succeeds, removes its directory, and fails when a restored image differs from the original."""
 
 from __future__ import annotations
 

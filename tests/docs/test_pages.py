@@ -1,4 +1,4 @@
-"""The documentation says what the program does: every command, option, error, structure and template, and the commands of the README."""
+"""The documentation matches the program: commands, options, errors, structures, templates, README."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The documentation uses the words of the field: no page has a word that was replaced, and the glossary defines each term that pages refer to."""
+"""The documentation uses the words of the field.
+
+No page has a word that was replaced, and the glossary defines each term that pages refer to.
+"""
 
 from __future__ import annotations
 
@@ -118,7 +121,7 @@ def without_blocks(text: str) -> str:
 
 
 def prose_of(text: str) -> str:
-    """Return a page without literal blocks, literals and the targets of references; lines keep their places."""
+    """Return a page without literal blocks, literals and targets of references; line numbers stay."""
 
     def newlines(found: re.Match[str]) -> str:
         return "``" + "\n" * found[0].count("\n")

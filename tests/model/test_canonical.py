@@ -1,4 +1,4 @@
-"""Canonical JSON: the same document gives the same bytes, ``sed`` can take it apart, and any changed byte shows."""
+"""Canonical JSON: equal documents give equal bytes, ``sed`` can split them, any change is detected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A chain is a list: whatever is done to it, it holds what a plain list would, in a manifest that stays small."""
+"""A chain is a list: it always holds what a plain list would hold, in a manifest that stays small."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which transactions of several databases are one commit, and that no cut halves one, whatever ran at the same time."""
+"""Which transactions of several databases are one commit; no cut point ever splits a commit."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_what_hangs_together_over_a_third_database_is_dropped_together() -> None
 
 
 def test_what_has_to_stay_is_known_before_anything_is_dropped() -> None:
-    """``b`` waited for users until it was later than ``c``, which main keeps: so catalog keeps ``c``, and with it what came before."""
+    """``b`` waited until it was later than ``c``, which main keeps: so catalog keeps ``c`` and before."""
     three = parts(main=[(1, "a"), (7, "c")], catalog=[(2, "b"), (9, "c")], users=[(3, "a"), (8, "b")])
     assert consistent_cuts(three, {"main": 2, "catalog": 1, "users": 1}, "main") == {
         "main": 2,
@@ -99,7 +99,7 @@ class Running(NamedTuple):
 
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[dict[str, list[CommitPart]], list[dict[str, int]]]:
-    """Draw commits to one or several databases that run at the same time, as locks allow; return the parts and what belongs together."""
+    """Draw concurrent commits to one or several databases, as locks allow; return the parts and groups."""
     found: dict[str, list[CommitPart]] = {name: [] for name in NAMES}
     truth: dict[int, dict[str, int]] = {}
     running: list[Running] = []

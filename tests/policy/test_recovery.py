@@ -1,4 +1,4 @@
-"""Which backup and cut bring a transaction or moment back: the current line only, never an approximation (F30, F44)."""
+"""Which backup and cut point restore a transaction or a time: exactly, on the current timeline (F30, F44)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def at(seconds: float) -> datetime:
 
 
 def tid(seconds: float) -> str:
-    # Some units below the last TID of the microsecond, so that the TID's own time does not round up to the next one.
+    # A few units below the last TID of the microsecond, so that the time of the TID is not rounded up.
     return to_hex((int.from_bytes(from_datetime(at(seconds)), "big") - 60).to_bytes(8, "big"))
 
 
@@ -51,7 +51,7 @@ def identity(number: int) -> str:
 
 
 class Site:
-    """Backups of one database by number; every transaction is named by its second after noon and ends at 100 times that."""
+    """Backups of one database by number; transaction n is n seconds after noon and ends at 100 n."""
 
     def __init__(self) -> None:
         self.reaches: list[SearchableBackup] = []
@@ -506,7 +506,7 @@ def lives(draw: st.DrawFn) -> Life:
 
 
 def resolved(life: Life, request: Request) -> int | None:
-    """Return the second of the found transaction after checking that it is a valid target of the backup it comes from."""
+    """Return the second of the found transaction; require that it is a valid target of its backup."""
     try:
         result = life.site.find(request)
     except TargetMissing as error:

@@ -311,7 +311,7 @@ def test_what_stays_stays_when_it_is_judged_again(backups: list[RetainedBackup],
 def test_pruning_often_leaves_what_pruning_once_does(
     backups: list[RetainedBackup], chosen: Rules, data: st.DataObject
 ) -> None:
-    """No run depends on what earlier runs have left, but for the day's first: prune while it is the last one that counts keeps more."""
+    """Runs do not depend on earlier ones, except on a day whose last backup does not exist yet."""
     scheduled = [
         msgspec.structs.replace(
             one, trigger="scheduled", complete=True, whole=True, pinned=False, in_use=None
@@ -371,7 +371,7 @@ def test_after_a_year_of_dailies_exactly_23_remain() -> None:
 
 @pytest.mark.parametrize("clock", STEPS)
 def test_every_promised_target_is_there_at_every_step(clock: str) -> None:
-    """A week ago to the day, four weeks ago to the week, a year ago to the month: nothing between is further apart."""
+    """Daily for a week, weekly for four weeks, monthly for a year: no gap between backups is longer."""
     for day, before, alive in two_years(STEPS[clock]):
         assert alive[-1] == before[-1]
         if STEPS[clock](day) == STEPS[clock](max(0, day - 8)):

@@ -1,4 +1,4 @@
-"""Runs random histories, thousands if wanted, over all processors, and prints the seed and the steps of every one that fails.
+"""Runs random histories on all processors, and prints the seed and the steps of every one that fails.
 
 ``python tests/property/run_histories.py --count 5000 --first 1000``; the exit status is 1 when one failed.
 """

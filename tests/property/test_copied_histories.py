@@ -1,6 +1,7 @@
-"""Random histories with copies for other recipients at random moments, some of them killed: what the copy gives back is what the source does.
+"""Random histories with copies for other recipients, some of them killed: copy and source restore the same.
 
-Once from plain to encrypted, once to another key, once to plain. ``ZODB_VAULT_COPIED_HISTORIES=300`` runs more; a failure names its seed.
+Once from plain to encrypted, once to another key, once to plain. ``ZODB_VAULT_COPIED_HISTORIES=300`` runs
+more. A failure names its seed.
 """
 
 from __future__ import annotations

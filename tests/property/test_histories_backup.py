@@ -1,7 +1,8 @@
-"""Random histories with backups, restores and killed runs at random moments, each restored and compared with a model of plain dictionaries.
+"""Random histories with backups, restores and killed runs, compared with a model of plain dictionaries.
 
-``ZODB_VAULT_HISTORIES=5000 pytest tests/property`` runs that many; ``python tests/property/run_histories.py`` tells of all failures, not the first.
-A failure names its seed and every step; ``python tests/property/run_histories.py --first SEED --count 1`` runs it again.
+``ZODB_VAULT_HISTORIES=5000 pytest tests/property`` runs that many. ``python tests/property/run_histories.py``
+reports all failures, not only the first. A failure names its seed and every step. To run it again: ``python
+tests/property/run_histories.py --first SEED --count 1``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Random histories that a mirror follows: what it holds is what the source holds, whatever was undone, packed, put back or interrupted.
+"""Random histories with a mirror: mirror and source hold the same after undo, pack, return and interruption.
 
-The source is read as any other, by a configuration; that it is a FileStorage makes thousands of runs cheap. ``ZODB_VAULT_MIRRORS=1000`` runs that
-many.
+The source is read like any other, by a configuration. As it is a FileStorage, thousands of runs are cheap.
+``ZODB_VAULT_MIRRORS=1000`` runs that many.
 """
 
 from __future__ import annotations

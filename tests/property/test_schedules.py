@@ -1,6 +1,7 @@
-"""Random schedules of operations at once, and the same with a rule of the protocol broken, which has to be found.
+"""Random schedules of concurrent operations; when a rule of the protocol is broken, the test must find it.
 
-``ZODB_VAULT_SCHEDULES=20000 pytest -n 2 tests/property/test_schedules.py`` runs that many; ``ZODB_VAULT_SCHEDULES_FIRST`` says from which seed on.
+``ZODB_VAULT_SCHEDULES=20000 pytest -n 2 tests/property/test_schedules.py`` runs that many;
+``ZODB_VAULT_SCHEDULES_FIRST`` is the first seed.
 """
 
 from __future__ import annotations
@@ -101,7 +102,10 @@ def test_a_backup_is_swept_at_every_call_of_its_restore(
 def test_an_interrupted_run_is_forgotten_at_every_call_of_the_create_that_goes_on_from_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It starts over without it, or learns that it was taken for dead; what was swept by the rules is no damage. Once seeds 13, 1207 and 1636."""
+    """It starts over without it, or learns that it was taken for dead. Once seeds 13, 1207 and 1636.
+
+    What was swept by the rules is no damage.
+    """
     outcomes = Schedules(tmp_path, monkeypatch).forgotten_at_every_call_of_a_create()
     assert outcomes == {"inner done", "outer done", "outer InUse"}
 
@@ -129,7 +133,7 @@ def test_all_is_swept_at_every_call_of_a_copy_and_copied_at_every_call_of_a_swee
     broken: Callable[[pytest.MonkeyPatch], None],
     outcomes: set[str],
 ) -> None:
-    """Encoded anew, after an interrupted one: it relies on what the trash and the marker of a dead run name."""
+    """Encoded again, after an interrupted copy: it relies on the trash and on a dead run's marker."""
     schedules = Schedules(tmp_path, monkeypatch, anew=True)
     world = schedules.worlds[1]
     assert schedules.copies_and_prunes_at_every_call_of_the_other(world, copying=outer_copies) == outcomes

@@ -1,4 +1,4 @@
-"""Backups beside a process that commits every few milliseconds and packs every few hundred: each is complete, and is what the process noted."""
+"""Backups while a process commits every few milliseconds and packs often: each is complete and correct."""
 
 from __future__ import annotations
 

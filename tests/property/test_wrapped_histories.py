@@ -1,4 +1,4 @@
-"""Random histories of sites with blobs in a bucket: a backup gives back what storage and bucket had, whatever was undone, packed or lost.
+"""Random histories of sites with blobs in a bucket: a restore gives what storage and bucket had.
 
 ``ZODB_VAULT_WRAPPED=500`` runs that many.
 """

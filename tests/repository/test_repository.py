@@ -1,4 +1,4 @@
-"""A repository as a whole: ids, what is listed, what is refused, and what is kept although it is not understood."""
+"""A repository: ids, what is listed, what is refused, and unknown content that is kept."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import pytest
 
 
 def write(root: Path, files: Mapping[str, str]) -> Path:
-    """Write a package ``shop`` with these files, and return the directory that holds ``src`` and ``tests``."""
+    """Write a package ``shop`` with these files; return the directory that holds ``src`` and ``tests``."""
     for name, text in {"src/shop/__init__.py": "", "tests/__init__.py": "", **files}.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)

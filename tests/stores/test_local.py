@@ -1,4 +1,4 @@
-"""What only a repository in a local directory has: modes, hard links, and the order in which bytes become durable."""
+"""What only a local repository has: file modes, hard links, and the order in which data becomes durable."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Recorder:
 
 @pytest.fixture(params=["anonymous", "named", "without /proc"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalStore:
-    """A store on a file system that knows anonymous files, on one that does not, and where none could get a name (a chroot)."""
+    """A store on file systems with and without anonymous files, and where these get no name (in a chroot)."""
     if request.param == "named":
         monkeypatch.setattr(os, "open", without_anonymous_files(os.open))
     elif request.param == "without /proc":

@@ -1,4 +1,4 @@
-"""How fast bytes pass: by a clock of the test, with many threads, and what becomes of a run that is to end."""
+"""The rate limit: by a clock of the test, with many threads, and in a run that is told to end."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_never_more_passes_than_the_rate_allows_and_nobody_waits_longer_than_for
         passed += count
         now += wait
         assert passed <= RATE * (now - begun + BURST_SECONDS) + 1
-        # after a wait the line is just used up: no token is lost that could have been used without a silence before it
+        # After a wait the rate is just used up: no token was lost, except by a pause before it.
         assert wait <= count / RATE + 1e-6
 
 

@@ -1,4 +1,4 @@
-"""The command line as a user has it: in this process (fast), as a process of its own, on a terminal, or as another user."""
+"""The command line: in this process (fast), as a separate process, on a terminal, or as another user."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ from zodb_vault.cli.main import run
 
 NOBODY = 65534
 DEADLINE = 60.0
-# Another user may not be allowed to start this Python: so everything is imported first, as root, then the rights are given up.
+# Another user may not start this Python, so everything is imported as root, and then the rights are dropped.
 AS_NOBODY = """
 import importlib, os, pkgutil, sys
-import zodb_vault, importlib.readers, encodings.ascii, encodings.idna, encodings.unicode_escape, _strptime, zc.lockfile, zoneinfo, rich.progress
+import zodb_vault, importlib.readers, encodings.ascii, encodings.idna, encodings.unicode_escape
+import _strptime, zc.lockfile, zoneinfo, rich.progress
 for module in pkgutil.walk_packages(zodb_vault.__path__, "zodb_vault."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
@@ -51,7 +52,7 @@ class Outcome(NamedTuple):
 
     @property
     def error(self) -> dict[str, Any]:
-        """Return the error that a command with --json printed, which has to be all of standard error but for notes before it."""
+        """Return the error that a command with --json printed: all of standard error after the notes."""
         found: dict[str, Any] = json.loads(self.err.splitlines()[-1])["error"]
         return found
 
@@ -131,7 +132,7 @@ def process(*arguments: object, **options: Any) -> Outcome:
 
 
 def process_as_nobody(*arguments: object, cwd: str | Path = "/") -> Outcome:
-    """Run a command line as a user without any rights; as the user of the tests when that is not root, who has no special ones."""
+    """Run a command line as a user without rights: ``nobody`` for root, otherwise the user of the tests."""
     if os.geteuid() != 0:
         return process(*arguments, cwd=cwd)
     script = AS_NOBODY.format(nobody=NOBODY)
@@ -163,7 +164,7 @@ def take_from_nobody(path: Path) -> None:
 
 
 class Terminal(NamedTuple):
-    """How a command on a terminal ended: ``screen`` is all that was drawn, ``out`` what went to standard output if that was elsewhere."""
+    """The result of a command on a terminal: ``screen`` is all that was drawn, ``out`` was redirected."""
 
     status: int
     screen: str
@@ -171,7 +172,7 @@ class Terminal(NamedTuple):
 
 
 def on_terminal(*arguments: object, answer: str = "", out: Path | None = None) -> Terminal:
-    """Run a command line on a terminal and type an answer to its question; with ``out``, standard output is that file."""
+    """Run a command line on a terminal and answer its question; ``out``: redirect standard output there."""
     ours, theirs = pty.openpty()
     with out.open("wb") if out else open(os.devnull, "wb") as file:
         child = subprocess.Popen(
@@ -209,7 +210,7 @@ def _watch(fd: int, child: subprocess.Popen[bytes], answer: str) -> str:
 
 
 def tree(root: Path) -> dict[str, tuple[int, str]]:
-    """Return mode and digest (or target, or kind) of everything below a directory; empty lock files do not count."""
+    """Return mode and digest (or target, or kind) of everything in a directory except empty lock files."""
     found = {}
     for path in sorted(root.rglob("*")):
         info = path.lstat()

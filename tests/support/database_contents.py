@@ -1,4 +1,4 @@
-"""What a database holds, read without zodb_vault: every row of every table, every large object, what is defined, where the sequences are."""
+"""The contents of a database, read without zodb_vault: all rows, large objects, definitions and sequences."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _definitions(login: Login) -> str:
 
 
 class Dumping:
-    """Dumps, beside each backup by transactions, the very snapshot that it is made of; ``latest`` is the dump of the last one."""
+    """Dumps the snapshot of each backup by transactions as well; ``latest`` is the last dump."""
 
     def __init__(self, monkeypatch: Any, directory: Path) -> None:
         self._directory, self._count = directory, 0
@@ -109,7 +109,7 @@ class Dumping:
 
 
 def require_same(found: Held, wanted: Held) -> None:
-    """Require that a restored database holds what a dump of the same snapshot holds; tables of packs are empty."""
+    """Require that a restored database holds what a dump of its snapshot holds; tables of packs are empty."""
     assert found.rows.keys() == wanted.rows.keys()
     for table, rows in wanted.rows.items():
         assert found.rows[table] == ([] if table in DERIVED else rows), table

@@ -1,9 +1,10 @@
-"""A seam in the system calls of an operation: counts them, and kills the process or makes a call fail at any one of them.
+"""Faults in the system calls of an operation: kill the process or let a call fail, at any one of them.
 
-An operation runs in a child made by fork, so that a kill is a kill. Its threads, its clock and its random names are replaced by ones that
-give the same calls on every run. A process that is killed leaves what the calls so far have changed: so it is enough to kill it
-after each call that changes something and in the middle of each write; between two such calls all moments are alike. What an operating
-system that crashes forgets is another matter: ``Volatile`` knows at any call what is not yet known to be on the disk.
+An operation runs in a forked child, so that a kill is a real one. Its threads, its clock and its random names
+are replaced by ones that give the same calls on every run. A killed process leaves what its calls so far have
+changed: it is enough to kill it after each call that changes something and in the middle of each write.
+Between two such calls all moments are equal. What a crash of the operating system loses is another matter:
+``Volatile`` knows at any call what may not be on the disk yet.
 """
 
 from __future__ import annotations
@@ -59,12 +60,12 @@ RANDOM = re.compile(
     r"\(deleted\)|(?<=/)0x[0-9a-f]+(?=/|$)"
 )
 FAILED, UNFINISHED = 98, 99
-# One moment for all children of a test process: it is a part of ids, and so of the names of objects and of their directories.
+# One time for all children of a test process: it is part of ids, and so of the names of objects and folders.
 START = datetime.now(UTC)
 
 
 class Call(NamedTuple):
-    """One call: its name, the path it is about (random parts left out), and whether somebody else can see what it does."""
+    """One call: its name, its path (without random parts), and whether another process can see its effect."""
 
     name: str
     path: str
@@ -72,7 +73,7 @@ class Call(NamedTuple):
 
 
 class Seam:
-    """Stands between an operation and ``os``; ``act`` of a subclass decides what becomes of call number n, from 1."""
+    """Stands between an operation and ``os``; ``act`` of a subclass decides about call number n, from 1."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -178,7 +179,10 @@ class Failing(Seam):
 
 
 class Volatile(Seam):
-    """Knows what a power failure could take away, and calls ``look`` before every call: files with bytes, directories with names not synced."""
+    """Knows what a power failure could lose, and calls ``look`` before every call.
+
+    That is the content of files, and the names in directories that were not synced.
+    """
 
     def __init__(self, look: Callable[[Call, set[str], set[str]], None]) -> None:
         super().__init__()
@@ -248,7 +252,7 @@ class Told(io.BytesIO):
 
 
 class IndexProcess:
-    """Stands for ``subprocess``: writes the index here, through the seam, as starting a Python takes longer than all the rest."""
+    """Replaces ``subprocess``: writes the index in this process, much faster than another Python."""
 
     DEVNULL = PIPE = None
 
@@ -280,7 +284,7 @@ class IndexProcess:
 
 
 class Names:
-    """Random names that are the same on every run: they decide which directories of the repository exist already."""
+    """Random names that are the same on every run: they decide which directories of the repository exist."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -290,7 +294,7 @@ class Names:
 
 
 def tame(patch: pytest.MonkeyPatch) -> None:
-    """Make restores and creates of this process quick: no threads, no other process, nothing waits for a disk."""
+    """Make restores and creates of this process quick: no threads, no processes, no waiting for a disk."""
     patch.setattr(workers, "ThreadPoolExecutor", Inline)
     patch.setattr(indexing, "subprocess", IndexProcess)
     patch.setattr(switch, "sync_file_system", lambda _path: None)
@@ -304,7 +308,7 @@ def _determined() -> None:
 
 
 def fork(operation: Operation, output: Path | None = None) -> int:
-    """Run an operation in a child and return its wait status; it exits with what the operation returns when that is a number."""
+    """Run an operation in a child and return its wait status; a number that it returns is the exit status."""
     with warnings.catch_warnings():
         # the thread of the test runner is no part of what the child does
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -1,6 +1,6 @@
-"""A repository and a site in one directory, with ``create``, ``restore`` and ``verify`` called as the commands call them.
+"""A repository and a site in one directory; ``create``, ``restore`` and ``verify`` are called like commands.
 
-``Vault.assert_restores`` is the judgement: what a backup gives back is compared with what ZODB reads from the source.
+``Vault.assert_restores`` compares a restored backup with what ZODB reads from the source.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SITE = "plone"
 
 
 class Quiet:
-    """A progress that remembers what it was told, and calls ``on_phase`` with the name of each phase before it begins."""
+    """Records the progress, and calls ``on_phase`` with the name of each phase before it begins."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -124,7 +124,7 @@ class Vault:
     def assert_restores(
         self, source: SiteFiles, backup: str | None = None, tid: bytes | None = None, **options: bool
     ) -> None:
-        """Require Data.fs byte for byte up to the last finished transaction (or ``tid``), and every blob that it asks for."""
+        """Require the exact Data.fs up to the last transaction (or ``tid``), and every referenced blob."""
         restored = self.restore(backup, tid, **options)
         end = independent_reader.end_of(source.data_fs, tid) if tid else committed_end(source.data_fs)
         assert restored.data_fs.read_bytes() == source.data_fs.read_bytes()[:end]

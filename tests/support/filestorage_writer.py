@@ -1,7 +1,8 @@
 """A process that keeps committing to a FileStorage, and writes down what must be visible after every commit.
 
-Run as ``python writer.py DATA_FS BLOB_DIR LOG``. Each line of the log is JSON: ``{"tid": "0x...", "state": {key: sha256}}`` after a
-commit, ``{"aborted": 1}``, ``{"packed": seconds}``. Packs run in a thread of their own beside the commits, as in a real site.
+Run as ``python filestorage_writer.py DATA_FS BLOB_DIR LOG``. Each line of the log is JSON: ``{"tid": "0x...",
+"state": {key: sha256}}`` after a commit, ``{"aborted": 1}``, ``{"packed": seconds}``. Packs run in a thread
+beside the commits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""A random history with a repository beside it: backups, restores, returns to older states and killed runs, all known to the model.
+"""A random history with a repository: backups, restores, returns and killed runs, all known to the model.
 
-``Vaulted(directory, seed)`` owns a ``histories.History`` and a clock that both ZODB and zodb_vault go by, so that a seed always means
-the same. ``check`` restores what was backed up and compares it with what the model and the files said when the backup was made.
+``Vaulted(directory, seed)`` owns a ``random_histories.History`` and a clock for both ZODB and zodb_vault, so
+that a seed always gives the same history. ``check`` restores the backups and compares them with the model and
+the files of their time.
 """
 
 from __future__ import annotations
@@ -64,7 +65,10 @@ class Killed(BaseException):
 
 
 class Clock:
-    """The time: it moves when it is looked at. ZODB's can be ``ahead``; ``at_tick`` makes its TIDs whole seconds that repeat after ``rewind``."""
+    """The time: it moves whenever it is read.
+
+    ZODB's can be ``ahead``; ``at_tick`` makes its TIDs whole seconds that repeat after ``rewind``.
+    """
 
     def __init__(self) -> None:
         self.seconds = START
@@ -101,7 +105,7 @@ class Told(io.BytesIO):
 
 
 class InProcess:
-    """Stands for ``subprocess``: writes the index of a Data.fs here, as starting a Python takes longer than all the rest."""
+    """Replaces ``subprocess``: writes the index of a Data.fs in this process, which is much faster."""
 
     DEVNULL = PIPE = None
 
@@ -124,7 +128,10 @@ class InProcess:
 
 
 class Mortal:
-    """A store whose nth write kills the run, before or after it is done; then every write fails, unless it is to fail ``once``."""
+    """A store whose nth write kills the run, before or after it is done.
+
+    Afterwards every write fails, unless it is to fail ``once``.
+    """
 
     def __init__(self, store: LocalStore, left: int, after: bool, once: bool) -> None:
         self._store, self._left, self._after, self._once = store, left, after, once
@@ -281,7 +288,7 @@ class Vaulted:
         """Let the site change."""
         operation = None
         if self.by_hand and not self.repeating:
-            # a pack directly after an unnoted return to an older state cannot be told from a pack of the old line
+            # A pack right after an unnoticed return to an older state looks like a pack of the old timeline.
             operation = self.random.choice(["commit", "several", "changed_blob", "new_blob", "undo"])
         name = self.history.step(operation)
         self.log[-1] += " " + name
@@ -320,7 +327,7 @@ class Vaulted:
         self.history.when_voted = None
 
     def interrupted(self) -> None:
-        """Kill a create at some call of its store; whether it has committed by then shows in the repository."""
+        """Kill a create at some call of its store; the repository shows whether it had committed."""
         seen, known = self._look(), set(self.catalog().listing.backups)
         self.patch.setattr(attempt, "CHECKPOINT_BYTES", self.random.choice([1, 5000, 1 << 30]))
         at, after, once = self.random.randrange(1, 24), self.random.random() < 0.5, self.random.random() < 0.5
@@ -352,7 +359,7 @@ class Vaulted:
         tid = self.random.choice(saved.valid)
         self.history.close()
         seen = self._look()
-        # a pack can leave a small site without any transaction of an old backup: it looks like another site then
+        # A pack can remove every transaction of an old backup from a small site: it looks like another site.
         foreign = not set(seen.ends) & set(saved.ends)
         options = restore.RestoreOptions(
             backup=saved.id,
@@ -450,7 +457,7 @@ class Vaulted:
         )
         self._count(made.reason.code)
         assert made.status == "complete"
-        # a pack can leave a small site without any transaction of its backups: it begins a history of its own then
+        # A pack can remove every transaction of the backups from a small site: then it begins a new history.
         self.lost_track = self.lost_track or (made.timeline[0].id == made.id and len(self.saved) > 1)
         if made.trigger != "safety":
             self.by_hand = self.returned = False
@@ -491,7 +498,10 @@ class Vaulted:
         assert stored_size(entry) == sum(_chain_size(one, sizes) for one in (kept, packs))
 
     def _check_joins(self, made: Manifest) -> None:
-        """Take note of pieces of the backup before that were stored again in greater ones; bytes that were in place stay stored once."""
+        """Note segments of the previous backup that were stored again as part of larger ones.
+
+        Bytes that stayed in place remain stored once.
+        """
         if len(self.saved) < 2 or made.reason.code not in ("continued", "unchanged"):
             return
         documents = self.repository.objects("")
@@ -513,7 +523,10 @@ class Vaulted:
     # What must hold of the restored
 
     def check(self) -> None:
-        """Restore every backup up to some transaction, one in some histories up to each, and look for every transaction without naming a backup."""
+        """Restore every backup up to some transaction (in some histories one backup up to each of them).
+
+        Look for every transaction without naming a backup.
+        """
         self.history.close()
         thorough = self.random.choice(self.saved) if self.random.random() < 0.4 else None
         for saved in self.saved:
@@ -631,7 +644,7 @@ class Vaulted:
         holders = [saved.id for saved in self.saved if tid in saved.valid]
         assert any(holder in refused.message for holder in holders), (refused, holders)
         line = list(newest.states)
-        # a transaction without effect, taken by a pack as the last one of the file, looks as if it had been left behind
+        # A transaction without effect that a pack removed at the end of the file looks like a discarded one.
         without_effect = (
             tid in newest.states and newest.states[tid] == newest.states[line[max(0, line.index(tid) - 1)]]
         )
@@ -649,7 +662,7 @@ class Vaulted:
             found = self._find(catalog, request)
             if isinstance(found, RestoreTarget):
                 assert expected, f"{request} was found before the first transaction"
-                # a pack can have taken the transaction itself, one without effect, but never the state behind it
+                # A pack can have removed a transaction without effect, but never the state after it.
                 last = tids.from_hex(found.cuts[0].last_tid or "")
                 assert newest.states[last] == newest.states[expected[0]], (
                     f"{request} is not {hex_of(expected[0])}"

@@ -1,4 +1,4 @@
-"""Configurations as nobody wants them: made up, and real ones that were damaged. Each may hold a secret, where one belongs or might land."""
+"""Broken configurations: invented ones and damaged real ones; each may hold a secret in any place."""
 
 from __future__ import annotations
 
@@ -123,7 +123,10 @@ WELL_FORMED = st.lists(st.recursive(st.one_of(PAIRS, SECRET_LINES), section_text
 
 
 def damaged(text: str, damages: list[tuple[str, int, str]]) -> str:
-    """Return a configuration with lines lost, doubled, swapped, mistyped or put in; a line with a secret stays a line of its own."""
+    """Return a configuration with lines lost, doubled, swapped, misspelled or added.
+
+    A secret keeps its own line.
+    """
     lines = text.replace("HUNTER2", SECRET).splitlines() or [""]
     for what, place, new in damages:
         at = place % len(lines)

@@ -1,4 +1,4 @@
-"""A site that is about to be restored in place: what its old and its new state are, and which of them is there."""
+"""A site before a restore in place: its old state, its new state, and which of them exists."""
 
 from __future__ import annotations
 
@@ -131,8 +131,8 @@ def build(
 ) -> tuple[Target, dict[str, State], dict[str, State]]:
     """Make a site with a backup, and let it go on; return the states that the backup has, and those in place.
 
-    In place, a blob that the backup has is gone and another one has other content; there are blobs that only this state needs, and the
-    leftovers of a pack.
+    In place, one blob of the backup is missing and another one has other content; there are blobs that only
+    this state needs, and the leftovers of a pack.
     """
     for name in names:
         with OpenSite(directory / name, layout) as site:

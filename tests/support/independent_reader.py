@@ -1,4 +1,4 @@
-"""What a FileStorage holds, read without zodb_vault: through ZODB's own iterator, and (end positions) by hopping headers."""
+"""What a FileStorage holds, read without zodb_vault: by ZODB's own iterator; positions from the headers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MISSING = "missing"
 
 
 class Record(NamedTuple):
-    """One data record: ``data`` is None where a creation was undone, ``blob`` is a SHA-256, None (no blob) or ``MISSING``."""
+    """One data record: ``data`` is None for an undone creation; ``blob`` is SHA-256, None or ``MISSING``."""
 
     oid: bytes
     data: bytes | None
@@ -36,7 +36,7 @@ class Transaction(NamedTuple):
 
 
 class Header(NamedTuple):
-    """One transaction header: ``start`` and ``end`` are file positions, ``status`` is a space, ``p`` or ``c``."""
+    """One transaction header: ``start`` and ``end`` are positions; ``status`` is a space, ``p`` or ``c``."""
 
     tid: bytes
     status: str
@@ -56,7 +56,7 @@ def blob_path(blob_dir: Path, oid: bytes, tid: bytes) -> Path:
 
 
 def transactions(data_fs: Path, blob_dir: Path | None) -> list[Transaction]:
-    """Return every finished transaction with every record and the digest of every blob file that belongs to a record."""
+    """Return every finished transaction with its records and the digest of every blob file of a record."""
     helper = FilesystemHelper(str(blob_dir)) if blob_dir is not None else None
     found = []
     iterator = FileIterator(str(data_fs))
@@ -137,7 +137,7 @@ def end_of(data_fs: Path, tid: bytes) -> int:
 
 
 def cut(data_fs: Path, tid: bytes, destination: Path) -> Path:
-    """Copy ``Data.fs`` up to and with one transaction: what a restore to that TID has to equal, byte for byte."""
+    """Copy ``Data.fs`` up to and including one transaction: a restore to that TID must equal it exactly."""
     with data_fs.open("rb") as source, destination.open("wb") as target:
         target.write(source.read(end_of(data_fs, tid)))
     return destination

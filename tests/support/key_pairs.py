@@ -48,7 +48,7 @@ class InsideSealer:
 
 
 class InsideKeys(encryption.EncryptionKeys):
-    """Keys that are used in this process: for tests that count its system calls, or need many contents quickly."""
+    """Keys that are used in this process, for tests that count system calls or need many contents quickly."""
 
     def encryptor(self) -> InsideSealer:  # type: ignore[override]
         return InsideSealer(self.recipients)

@@ -1,4 +1,6 @@
-"""Makes the golden repository of a format version: ``python tests/golden.py DIRECTORY``, once, when the version is new.
+"""Makes the golden repository of a new format version, once.
+
+Run as ``python tests/support/make_golden_repository.py DIRECTORY``.
 
 What lies in ``tests/data/golden-v1`` is never made again: it stands for the repositories that users have.
 """
@@ -25,7 +27,7 @@ SITE = Path("/tmp/golden-site")
 
 
 def make(directory: Path) -> None:
-    """Make a repository with a full and two incremental backups, lists, parts and labels, and write down what it holds."""
+    """Make a repository with one full and two incremental backups, and describe its content."""
     repository, files = directory / "repository", site_factory.SiteFiles(SITE / "Data.fs", SITE / "blobs")
     options = [
         "-q",

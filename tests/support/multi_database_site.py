@@ -1,4 +1,4 @@
-"""A site of a zope.conf with several databases and a temporary one, with ``create`` and ``restore`` called as the commands call them."""
+"""A site with several databases and a temporary one; ``create`` and ``restore`` are called like commands."""
 
 from __future__ import annotations
 

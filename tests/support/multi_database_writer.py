@@ -1,7 +1,10 @@
-"""A process that commits to all databases of a configuration in one transaction, and to one of them alone in between.
+"""A process that commits to all databases of a configuration in one transaction, and between to one of them.
 
-Run as ``python together.py CONF``: a zope.conf, or a file of ``<zodb>`` sections, of a FileStorage site or of ZEO clients. After commit n
-every database holds n and a blob of n; ``state_of`` reads that from files. The finish of a commit to several takes a while, as
+Run as ``python multi_database_writer.py CONF``: a zope.conf, or a file of ``<zodb>`` sections, of a
+FileStorage
+site or of ZEO clients. After commit n
+every database holds n and a blob of n; ``state_of`` reads that from files. The finish of a commit to several
+takes a while, as
 it does on a busy machine: so a look at one database after the other may find it in one of them only.
 """
 
@@ -26,7 +29,7 @@ NOT_OF_ZODB = re.compile(r"^\s*(mount-point|instancehome)\b.*$", re.MULTILINE)
 
 
 class State(NamedTuple):
-    """What one database holds: the number of the last commit to all, that of its own last commit, and the content of its blob."""
+    """What one database holds: the last common commit, its own last commit, and the content of its blob."""
 
     shared: int
     own: int

@@ -1,4 +1,4 @@
-"""A site that is backed up by the portable method, from its configuration alone, with a repository and a mirror of its own."""
+"""A site that the portable method backs up from its configuration alone, with its repository and mirror."""
 
 from __future__ import annotations
 

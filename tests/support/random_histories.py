@@ -1,7 +1,8 @@
 """Random histories of a FileStorage site beside a model of plain dictionaries that never reads ZODB.
 
-``History(directory, seed)`` commits, undoes, packs and fails as a busy site does. The model keeps objects as plain values, so that what
-an undo or an abort has to lead to is worked out twice, by FileStorage and here; after every transaction ``states`` holds what must be visible.
+``History(directory, seed)`` commits, undoes, packs and fails like a busy site. The model keeps objects as
+plain values, so that the result of an undo or an abort is computed twice, by FileStorage and here. After
+every transaction ``states`` holds what must be visible.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Sabotage(Exception):
 
 
 def visible(objects: Objects) -> State:
-    """Return what can be reached from the root: ``folder/document/text`` to text, ``folder/file/blob`` to bytes."""
+    """Return what the root reaches: ``folder/document/text`` to text, ``folder/file/blob`` to bytes."""
     return dict(_walk_model(objects, 0, ""))
 
 
@@ -194,7 +195,7 @@ class Draft:
 
 
 class Saboteur:
-    """A data manager that is asked last, after the Connection: it can fail in commit or vote, and be called when all has been voted."""
+    """A data manager that is called after the Connection: it can fail in commit or vote, or act later."""
 
     def __init__(self, manager: Any, fail_in: str = "", when_voted: Callable[[], None] | None = None) -> None:
         self.transaction_manager = manager
@@ -226,9 +227,9 @@ class Saboteur:
 class History:
     """A site under random change, and the model of it.
 
-    ``states``: TID to what must be visible then, for every transaction since the last ``reset_to`` on this line.
-    ``valid_tids()``: those that can be restored (none before the last packed transaction).
-    ``journal``: what each step did. ``when_voted``: called while a transaction stands voted, not finished, in Data.fs.
+    ``states``: TID to what must be visible then, for every transaction since the last ``reset_to`` on this
+    timeline. ``valid_tids()``: those that can be restored (none before the last packed transaction).
+    ``journal``: what each step did. ``when_voted``: called while a transaction is pending in Data.fs.
     """
 
     def __init__(self, directory: Path, seed: int) -> None:
@@ -535,7 +536,7 @@ class History:
             raise AssertionError("the commit went through")
 
     def two_connections(self) -> None:
-        """Let two connections commit from the same state; the second meets a conflict where both wrote one object."""
+        """Let two connections commit from the same state; the second gets a conflict for the same object."""
         (first, one), (second, two) = self._draft(0), self._draft(1)
         self._edit(first, 2)
         self._edit(second, 2)
@@ -573,7 +574,7 @@ class History:
         assert self._undo([tid]), "an undo of the last transaction was refused"
 
     def _undo(self, tids: list[bytes]) -> bool:
-        """Undo; return whether something was undone. What FileStorage refuses stays undone, what it allows must be right."""
+        """Undo; return whether something was undone. FileStorage may refuse; what it does must be right."""
         after = self._after_undo(tids)
         if not tids or _dangles(self.objects, after):
             return False
@@ -638,7 +639,10 @@ def _dangles(objects: Objects, after: dict[int, Content | None] | None) -> bool:
 
 
 def _same_record(current: Content | None, then: Content | None) -> bool:
-    """Tell whether two contents make equal records; all blobs do, so FileStorage undoes any change of a blob, also an older one."""
+    """Return whether two contents make equal records.
+
+    All blobs do, so FileStorage undoes any change of a blob, also an older one.
+    """
     return current == then or (isinstance(current, bytes) and isinstance(then, bytes))
 
 

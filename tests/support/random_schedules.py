@@ -1,8 +1,8 @@
-"""Random schedules: creates, deletes, prunes, restores and undeletes on one repository, each stopped before every call it makes to the store.
+"""Random schedules of operations on one repository, each stopped before every call to the store.
 
-Also copies, from and to a second repository in which the same goes on. A scheduler lets one of them go on, again and again; the clock jumps
-meanwhile. After every change of a repository it is required that no backup that is listed there lacks an object. One number, the seed, decides
-everything.
+Creates, deletes, prunes, restores and undeletes, and copies from and to a second repository in which the same
+happens. A scheduler lets one of them continue, again and again; the clock jumps meanwhile. After every change
+of a repository no backup that is listed there may miss an object. One number, the seed, decides everything.
 """
 
 from __future__ import annotations
@@ -288,7 +288,7 @@ class Schedule:
             if not only or name in only
         ]
         if copies:
-            # some of the rest, beside the copy: in the repository that it reads, and in the one that it writes to
+            # Some of the others, beside the copy: in the repository that it reads, and in its target.
             beside = [*self.actors, *self._beside()]
             self.actors = [*self._copies(), *self.random.sample(beside, self.random.randint(2, 5))]
         self.current: Actor | None = None
@@ -301,7 +301,10 @@ class Schedule:
         }
 
     def _awake(self) -> list[Actor]:
-        """Return who can go on; nobody sleeps where a manifest is about to be put, which is what the explanation assumes."""
+        """Return the actors that can continue.
+
+        None sleeps right before it writes a manifest: the protocol assumes that.
+        """
         waiting = [actor for actor in self.actors if not actor.done]
         awake = [
             one for one in waiting if one is not self.sleeper or one.calls < self.bedtime or one.committing
@@ -387,7 +390,10 @@ class Schedule:
         return operation
 
     def _jump(self, length: timedelta) -> None:
-        """Let time pass for all; nobody sleeps so long between the last look at its marker and the commit, or within one removal."""
+        """Let time pass for all actors.
+
+        None sleeps so long between the last check of its marker and the commit, or within one removal.
+        """
         while any(actor.committing for actor in self.actors):
             actor = threading.current_thread()
             assert isinstance(actor, Actor)
@@ -422,7 +428,7 @@ class Schedule:
         }
 
     def _afterwards(self) -> None:
-        """Sweep all that may go by the rules, alone, and require that everything that is listed can be read."""
+        """Sweep everything that the rules allow, alone; require that all that is listed can be read."""
         for _ in range(4):
             self.time.now += NIGHT
             for place in {place: None for actor in self.actors for place in actor.places}:
@@ -457,7 +463,7 @@ def small(patch: pytest.MonkeyPatch) -> Clock:
 
 
 def build(directory: Path, time: Clock, *, interrupted: bool, anew: bool) -> World:
-    """Make a repository with a history: two sites, backups listed, in the trash and due, and perhaps what an interrupted run has left.
+    """Make a repository with a history: two sites, with backups that are listed, in the trash and due.
 
     And a second one that has some of it, ``anew`` encrypted.
     """
@@ -504,7 +510,7 @@ def build(directory: Path, time: Clock, *, interrupted: bool, anew: bool) -> Wor
             back_up(OTHER)
         if number in (2, 4):
             copied(repository, second, ONE)
-    # in the second repository, in which the newest ones are not yet: one that is due, one that is fresh, and one of its own
+    # In the second repository, which lacks the newest backups: one due, one fresh, and one of its own.
     back_up(OTHER, second)
     remove(ids[3], second)
     pass_by(second)
@@ -521,7 +527,8 @@ def build(directory: Path, time: Clock, *, interrupted: bool, anew: bool) -> Wor
         grow(name, 11)
     pass_by(second)
     remove(ids[4], second)
-    if anew:  # listed before a copy begins that needs what it shares with later ones, first the backup, then what it names
+    if anew:
+        # Listed before a copy begins that needs what it shares with later ones: the backup, then its objects.
         pass_by(second)
         time.now += NIGHT
         pass_by(second)
@@ -587,7 +594,7 @@ class Schedules:
                 raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
 
     def undelete_at_every_call_of_a_prune(self) -> set[str]:
-        """Let a backup that is due come back before each call of the prune that sweeps it; return how that ended."""
+        """Bring back a due backup before each call of the prune that sweeps it; return how that ended."""
         backup = min(
             key.rsplit("/", 1)[1][:-5] for key in self.worlds[0].content if key.startswith(f"trash/{ONE}/2")
         )
@@ -620,7 +627,10 @@ class Schedules:
         return self._at_every_call(restore, prunes)
 
     def forgotten_at_every_call_of_a_create(self) -> set[str]:
-        """Let two weeks go by and all be swept before each call of a create that goes on from an interrupted run; return how that ended."""
+        """Before each call of a create that continues an interrupted run, let two weeks pass and sweep all.
+
+        Return how that ended.
+        """
         world = self.worlds[1]
 
         def prunes(repository: Repository) -> None:
@@ -639,7 +649,7 @@ class Schedules:
         )
 
     def copies_and_prunes_at_every_call_of_the_other(self, world: World, *, copying: bool) -> set[str]:
-        """Let all be swept where a copy is made to, before each call of it; or let it be made before each call of a prune that sweeps."""
+        """Sweep the target of a copy before each call of the copy, or copy before each call of a sweep."""
 
         def copy(target: Repository) -> None:
             target.configure(target.info.recipients, lambda: [KEY])
@@ -661,7 +671,7 @@ class Schedules:
         world: World | None = None,
         content: dict[str, bytes] | None = None,
     ) -> set[str]:
-        """Let one operation run before each call of another one, in the first repository of a world or in the one that is given."""
+        """Run one operation before each call of another, in the first repository or in the given one."""
         outcomes, world = set[str](), world or self.worlds[0]
 
         def tried(who: str, operation: Callable[[Repository], Any], store: Between) -> None:

@@ -14,7 +14,7 @@ STEPS = ("text", "text", "blob", "blob", "remove", "undo", "undo", "pack")
 
 
 class Walk:
-    """A random walk of a site; ``packed`` is when it was packed last, ``tids`` are its commits, ``states`` what was there then."""
+    """A random walk of a site: its commits ``tids``, the content ``states`` of each, the pack ``packed``."""
 
     def __init__(self, opened: OpenRelSite, seed: int, *, blobs_undone: bool = True) -> None:
         self.opened, self.random = opened, random.Random(seed)

@@ -30,7 +30,7 @@ POSTGRESQL = "<postgresql>\n      dsn {dsn}\n    </postgresql>"
 
 
 class RelSite(NamedTuple):
-    """A site on RelStorage: ``shared`` blobs are in ``blob_dir``, others in the database, with a cache there."""
+    """A site on RelStorage: ``shared`` blobs are in ``blob_dir``, others in the database, with a cache."""
 
     adapter: str
     history: bool
@@ -85,7 +85,7 @@ class OpenRelSite:
         self.db.close()
 
     def put(self, **values: str | bytes | None) -> bytes:
-        """Commit texts (as objects), bytes (as blobs) and removals (None) in one transaction; return the TID."""
+        """Commit texts (as objects), bytes (as blobs), removals (None) in one transaction; return its TID."""
         self.manager.begin()
         for key, value in values.items():
             if value is None:
@@ -119,7 +119,7 @@ def on(login: Login) -> str:
 
 
 def state(site: RelSite) -> dict[str, str]:
-    """Return the text or the digest of every key under the root, read by a real RelStorage with an empty cache."""
+    """Return the text or the digest of every key under the root, read by a RelStorage with an empty cache."""
     with site.opened() as opened:
         return {key: content(value) for key, value in opened.root.items()}
 
@@ -140,7 +140,7 @@ def last_tid(site: RelSite) -> bytes:
 
 
 def history(site: RelSite) -> list[Any]:
-    """Return every transaction with every record, as the iterator of RelStorage shows it, and the digest of each blob revision."""
+    """Return every transaction with its records, from the iterator of RelStorage, and each blob's digest."""
     with site.opened() as opened:
         found = []
         for one in opened.storage.iterator():

@@ -1,4 +1,4 @@
-"""Sites in the wrapper of zodb-s3blobs: their zope.conf, commits through it, and what bucket and storage hold, read without zodb_vault."""
+"""Sites with zodb-s3blobs: their zope.conf, commits through it, and the contents of bucket and storage."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CACHES = itertools.count()
 
 
 class WrappedSite(NamedTuple):
-    """A site whose blobs are objects of ``place``; ``base`` is the section of the storage in the wrapper, ``key`` encrypts the objects."""
+    """A site whose blobs are objects of ``place``; ``base`` is the wrapped section, ``key`` encrypts."""
 
     base: str
     directory: Path
@@ -73,7 +73,7 @@ class WrappedSite(NamedTuple):
             opened.manager.commit()
 
     def transactions(self) -> list[independent_reader.Transaction]:
-        """Return what the storage in the wrapper has, each blob with the digest of its object, as the bucket itself gives it."""
+        """Return what the wrapped storage has, each blob with the digest of its object in the bucket."""
         objects = self.place.objects()
 
         def blob(record: Any) -> str:
@@ -158,7 +158,7 @@ class WrappedVault(RelVault):
         return RELSTORAGE.format(str(self.history).lower(), "", adapter)
 
     def copy(self, directory: Path, place: Place) -> WrappedSite:
-        """Describe a site like this one, all of it elsewhere and nothing in it; its zope.conf is there too."""
+        """Describe a site like this one, in another place and empty; its zope.conf is there too."""
         directory.mkdir()
         site = WrappedSite(self._section(directory / "site"), directory, place, self.key)
         site.write_conf(directory / "zope.conf")

@@ -1,7 +1,7 @@
 """Small FileStorage sites with known content and TIDs: the same bytes on every run.
 
-``Site`` writes one, commit by commit, one minute apart from 2026-01-01 on; the builders below make the shapes that tests need.
-All return ``SiteFiles`` and leave the storage closed.
+``Site`` writes one, commit by commit, one minute apart from 2026-01-01 on; the functions below make the sites
+that tests need. All return ``SiteFiles`` and leave the storage closed.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Site:
         return self._last_tid()
 
     def put(self, **values: str | bytes) -> bytes:
-        """Commit texts (as objects) and bytes (as blobs) under the root in one transaction; return the TID."""
+        """Commit texts (as objects) and bytes (as blobs) under the root in one transaction; return TID."""
         for key, value in values.items():
             self._set(key, value)
         return self.commit(f"put {', '.join(values)}", "editor")
@@ -140,7 +140,7 @@ class Site:
     def write(
         self, records: Iterable[RawRecord], tid: bytes | None = None, user: str = "", description: str = ""
     ) -> bytes:
-        """Write a transaction at the level of the storage: any record, any TID, also none or an earlier one."""
+        """Write a transaction through the storage: any record, any TID, also an earlier one or none."""
         metadata = TransactionMetaData(user, description)
         self.storage.tpc_begin(metadata, tid)
         written: bytes = self.storage._tid
@@ -184,7 +184,7 @@ def undo_id(tid: bytes) -> bytes:
 
 
 def _choose_layout(files: SiteFiles, layout: str) -> None:
-    """Make a new blob directory with a layout; Data.fs first, as FileStorage empties the blob directory when it creates one."""
+    """Make a blob directory with a layout, after Data.fs, at whose creation FileStorage empties it."""
     if not files.blob_dir.exists():
         files.data_fs.write_bytes(b"FS30")
         files.blob_dir.mkdir()
@@ -206,7 +206,7 @@ def text_record(text: str) -> bytes:
 
 
 def populate(directory: Path, layout: str = "bushy") -> SiteFiles:
-    """A bit of everything: texts, 200 small objects, blobs, one overwritten, an undo, a pack, users, descriptions, extensions."""
+    """A bit of everything: texts, 200 small objects, blobs, one overwritten, an undo, a pack, metadata."""
     with Site(directory, layout) as site:
         site.put(welcome="Welcome to the site. " * 40, about="Ünïcödé 日本 \n text")
         site.root["folder"] = PersistentMapping(
@@ -244,7 +244,7 @@ def without_transactions(directory: Path) -> SiteFiles:
 
 
 def packed(directory: Path, keep_old: bool = True) -> SiteFiles:
-    """Packed in the middle: old revisions and a removed blob are gone, two transactions follow the last packed one."""
+    """Packed in the middle: old revisions and a removed blob are gone, two transactions follow."""
     with Site(directory, keep_old=keep_old) as site:
         site.put(text="one", blob=noise(1000, 1), garbage=noise(1000, 2))
         site.put(text="two", blob=noise(1000, 3))
@@ -325,7 +325,7 @@ def long_texts(directory: Path) -> SiteFiles:
 
 
 def big_transaction(directory: Path, size: int = 2_000_000, record: int = 250_000) -> SiteFiles:
-    """One transaction of more than ``size`` bytes, in records of ``record`` bytes that do not compress, and a small one after it."""
+    """One transaction of more than ``size`` bytes, in records of ``record`` random bytes, and a small one."""
     with Site(directory) as site:
         for number in range(size // record + 1):
             site.root[f"part-{number}"] = PersistentMapping({"data": noise(record, number)})
@@ -337,7 +337,10 @@ def big_transaction(directory: Path, size: int = 2_000_000, record: int = 250_00
 def future_tids(
     directory: Path, ahead: timedelta = timedelta(days=1), now: datetime | None = None
 ) -> SiteFiles:
-    """The last three of four transactions lie in the future (of ``now``, the clock if not given): not the same bytes on every run."""
+    """The last three of four transactions are in the future of ``now`` (default: the clock).
+
+    So the bytes differ between runs.
+    """
     with Site(directory) as site:
         site.put(text="past", blob=noise(1000, 1))
     with Site(directory) as site:
@@ -373,12 +376,15 @@ def _with_tids(directory: Path, moments: list[datetime]) -> SiteFiles:
 
 
 def protocol_4_blob(directory: Path) -> SiteFiles:
-    """A Blob record pickled with protocol 4, which neither ``ZODB.blob.is_blob_record`` nor zodbpickle reads."""
+    """A Blob record in pickle protocol 4, which ``ZODB.blob.is_blob_record`` and zodbpickle cannot read."""
     return _with_blob_record(directory, pickle.dumps(Blob, 4) + pickle.dumps(None, 4))
 
 
 def tuple_blob(directory: Path) -> SiteFiles:
-    """Blob records with the class as a tuple of module and name, without and with arguments: old ZODB records and zodb-pgjsonb have these."""
+    """Blob records with the class as a tuple of module and name, without and with arguments.
+
+    Old ZODB records and those of zodb-pgjsonb have this form.
+    """
     flat, nested = ("ZODB.blob", "Blob"), (("ZODB.blob", "Blob"), None)
     return _with_blob_record(
         directory, *(pickle.dumps(form, 2) + pickle.dumps(None, 2) for form in (flat, nested))
@@ -386,7 +392,7 @@ def tuple_blob(directory: Path) -> SiteFiles:
 
 
 def zlib_wrapped(directory: Path) -> SiteFiles:
-    """Records compressed as zc.zlibstorage does, the long ones with ``.z`` in front, the Blob record as it is."""
+    """Records compressed like in zc.zlibstorage, the long ones with ``.z`` in front, the Blob record not."""
     return _transformed(directory, _compress)
 
 
@@ -401,7 +407,7 @@ def opaque(directory: Path) -> SiteFiles:
 
 
 def class_reference(directory: Path) -> SiteFiles:
-    """Records that name ``ZODB.blob.Blob`` without being one: an object with a reference to a blob, a text about it."""
+    """Records that name ``ZODB.blob.Blob`` but are no blobs: a reference to a blob, a text about it."""
     with Site(directory) as site:
         site.root["holder"] = PersistentMapping({"blob": Blob(noise(1000)), "text": "ZODB.blob\nBlob\n"})
         site.commit("holder")
@@ -463,8 +469,9 @@ def voted_bytes(tid: bytes, position: int, status: bytes = b"c") -> bytes:
 def tear(data_fs: Path, tail: str) -> int:
     """Append an unfinished transaction; return the position where the finished ones end.
 
-    ``header``: half a header; ``head``: the header alone; ``record``: half of the record; ``length``: without the closing length, status
-    ``c``; ``voted``: complete with status ``c``; ``short``: status is a space but the end is missing; ``closing``: a wrong closing length.
+    ``header``: half a header; ``head``: the header alone; ``record``: half of the record; ``length``: without
+    the closing length, status ``c``; ``voted``: complete with status ``c``; ``short``: status is a space but
+    the end is missing; ``closing``: a wrong closing length.
     """
     end = data_fs.stat().st_size
     tid = tid_at(START + timedelta(days=30))

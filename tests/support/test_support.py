@@ -1,4 +1,4 @@
-"""The tools that judge zodb_vault are judged here: the model against ZODB at every TID, each builder against ZODB's iterator, the writer's log."""
+"""The support code is tested here: the model, the sites and the writer's log, compared with ZODB itself."""
 
 from __future__ import annotations
 

@@ -1,6 +1,9 @@
-"""A ZEO client in a process of its own: ``python zeo_client.py CONF DATABASE OPERATION...`` prints one JSON line per reading operation.
+"""A ZEO client in a process of its own; it prints one JSON line for each operation that reads.
 
-``put:a=1,b=2`` commits, ``get:a,b`` reads, ``blob:name=text`` commits a blob, ``read:name`` reads one, ``hold:FILE`` stays until FILE exists.
+Run as ``python zeo_client.py CONF DATABASE OPERATION...``.
+
+``put:a=1,b=2`` commits, ``get:a,b`` reads, ``blob:name=text`` commits a blob, ``read:name`` reads one,
+``hold:FILE`` stays until FILE exists.
 """
 
 from __future__ import annotations

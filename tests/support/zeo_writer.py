@@ -1,4 +1,6 @@
-"""A process that keeps committing through a ZEO server: texts, blobs, undo, and packs of the server, with a log as that of ``writer``.
+"""A process that keeps committing through a ZEO server, with a log like that of ``filestorage_writer``.
+
+It writes texts and blobs, undoes, and lets the server pack.
 
 Run as ``python zeowriter.py SOCKET CACHE LOG STOP_FILE PACK_EVERY``.
 """

@@ -1,4 +1,4 @@
-"""Runs that meet: two at once, one that died, one that was interrupted and is continued; and what a cold backup locks."""
+"""Runs that meet: two at once, a dead one, a continued one; and the locks of a cold backup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""All databases of a site are one backup: what is in it of a commit to several of them is in it whole, and none is left out silently."""
+"""All databases of a site are one backup: a commit to several of them is in it completely, or not at all.
+
+No database is left out silently.
+"""
 
 from __future__ import annotations
 
@@ -445,7 +448,7 @@ def test_an_interrupted_restore_of_several_is_put_back_together(
 
 
 def test_a_clock_that_was_put_back_does_not_save_the_blobs_that_clients_have_seen(tmp_path: Path) -> None:
-    """What is left may be earlier than the last transaction that is restored: what both lines share decides."""
+    """The rest may be earlier than the last restored transaction: what both timelines share decides."""
     files = SiteFiles(tmp_path / "site" / "Data.fs", tmp_path / "site" / "blobs")
     one = filestorage_vault.Vault(tmp_path, files)
     with OpenSite(files.data_fs.parent) as site:

@@ -1,4 +1,4 @@
-"""``--tid``, ``--before-tid`` and ``--at`` across databases: every state that is restored holds whole commits only."""
+"""``--tid``, ``--before-tid`` and ``--at`` across databases: a restored state holds complete commits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Committed(NamedTuple):
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory: pytest.TempPathFactory) -> tuple[Several, list[Committed]]:
-    """Commits to both databases and to each alone, with equal and with other descriptions, in three backups."""
+    """Commits to both databases and to each alone, with equal and other descriptions, in three backups."""
     several = Several(tmp_path_factory.mktemp("history"))
     known: list[Committed] = []
     seen: dict[str, set[bytes]] = {"main": set(), "catalog": set()}

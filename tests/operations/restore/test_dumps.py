@@ -33,7 +33,7 @@ Make = Callable[..., RelVault]
 
 @pytest.fixture
 def make(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Make:
-    """Make a site in SQLite with a shared blob directory, with a second database that is a Data.fs if wanted, and a backup."""
+    """Make and back up a site in SQLite with a shared blob directory, optionally with a Data.fs as well."""
 
     def make(*, mixed: bool = False) -> RelVault:
         adapter = f"<sqlite3>\n      data-dir {tmp_path / 'data'}\n    </sqlite3>"
@@ -49,7 +49,7 @@ def make(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Make:
 
 
 def content(directory: Path) -> dict[str, str]:
-    """Return every file with its digest, but for the index, which a restore may leave to the first who opens the file."""
+    """Return every file with its digest, except the index, which a restore may leave to the first process."""
     files = (
         path for path in sorted(directory.rglob("*")) if path.is_file() and not path.name.endswith(".index")
     )

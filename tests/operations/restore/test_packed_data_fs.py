@@ -1,4 +1,7 @@
-"""A packed Data.fs: every transaction from the last packed one on can be restored, what is earlier is refused with the nearest that can."""
+"""A packed Data.fs: every transaction since the pack can be restored; earlier ones are refused.
+
+The error names the nearest transaction that can be restored.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which line a backup stands on after a restore, and that nothing of an abandoned line is served unless its backup is named."""
+"""The timeline of a backup after a restore; an abandoned timeline is used only if its backup is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that a restored database holds is loaded, however its records are written, and objects that are no more are no damage."""
+"""Everything in a restored database is loaded, with any form of records; deleted objects are no damage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Small pieces are joined and half-dead packs rewritten, from a source that still gives what was stored; else the old object keeps its place."""
+"""Small segments are joined and half-empty packs rewritten while the source still has the stored content.
+
+Otherwise the old object stays.
+"""
 
 from __future__ import annotations
 

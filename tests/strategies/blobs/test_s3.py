@@ -1,4 +1,4 @@
-"""Backups of sites in the wrapper of zodb-s3blobs: the wrapper is real, and so is the service; the bucket itself is the judge."""
+"""Backups of sites with zodb-s3blobs: wrapper and service are real, and the bucket itself is compared."""
 
 from __future__ import annotations
 

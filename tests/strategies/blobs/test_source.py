@@ -1,4 +1,4 @@
-"""Blobs that the source has lost, cannot read, or keeps where nobody looks: complete, or loud, or nothing is committed."""
+"""Blobs that are lost, unreadable or elsewhere: a complete backup, a clear report, or no backup."""
 
 from __future__ import annotations
 
@@ -275,7 +275,7 @@ def test_without_blobs_no_directory_is_needed(tmp_path: Path) -> None:
 
 
 def test_records_of_unknown_encoding_are_looked_for_when_a_directory_becomes_known(tmp_path: Path) -> None:
-    """Without a directory nothing tells that such a record is a blob's: the first run that knows one looks for all of them."""
+    """Without a directory nothing shows that such a record is a blob's: the first run that can checks all."""
     files = site_factory.opaque(tmp_path / "site")
     vault = Vault(tmp_path, files, "none")
     vault.create()

@@ -1,4 +1,4 @@
-"""Cost follows change: what a run reads and opens is counted in a process of its own, on sites of very different sizes."""
+"""Cost follows change: what a run reads and opens is counted, on sites of very different sizes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ data_fs, blob_dir, repository, *arguments = sys.argv[1:]
 def audit(event, parameters):
     if event == "open" and isinstance(parameters[0], str):
         path = parameters[0]
-        if (path == data_fs or path.startswith(blob_dir)) and counts["source"][-1:] != [path]:  # open() tells it twice
+        # open() reports it twice
+        if (path == data_fs or path.startswith(blob_dir)) and counts["source"][-1:] != [path]:
             counts["source"].append(path)
         elif path.startswith(repository):
             counts["repository"] += 1
@@ -51,13 +52,14 @@ sys.addaudithook(audit)
 from zodb_vault.cli.main import run
 from zodb_vault.strategies.blobs import compaction
 compaction.NEIGHBOURS = 10_000
-status = run(["create", "-q", "--repository", repository, "--data-fs", data_fs, "--blob-dir", blob_dir, "--site", %r, *arguments])
+files = ["--data-fs", data_fs, "--blob-dir", blob_dir]
+status = run(["create", "-q", "--repository", repository, *files, "--site", %r, *arguments])
 print(json.dumps({**counts, "status": status}))
 """
 
 
 class Cost(NamedTuple):
-    """Calls and bytes of preads of Data.fs, files of the source that were opened, directories of blobs that were listed, ..."""
+    """Calls and bytes of preads of Data.fs, opened files of the source, listed blob directories, ..."""
 
     reads: int
     bytes: int
@@ -97,7 +99,7 @@ def site_of(directory: Path, transactions: int) -> SiteFiles:
 
 @pytest.fixture(scope="module")
 def vaults(tmp_path_factory: pytest.TempPathFactory) -> list[Vault]:
-    """A small site and one of twenty times the size, in many small segments and packs that fill several lists, backed up."""
+    """A small site and one of twenty times its size, both with many segments, packs and lists, backed up."""
     found = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cut, "SEGMENT_LIMIT", 20_000)
@@ -143,7 +145,7 @@ def test_an_increment_reads_what_is_new_and_what_new_back_pointers_name(vaults: 
         costs.append(one)
         assert one.status == 0
         assert (one.blob_dirs, one.indexes) == (0, 0)
-        # the headers once, the content once, the ends of the segment before and of this one, the records behind two pointers
+        # The headers once, the content once, the ends of the last and this segment, records of two pointers.
         assert one.bytes <= new + 3 * (64 * 1024 + 100)
         assert one.reads <= 30
         assert (

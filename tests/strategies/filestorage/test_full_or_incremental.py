@@ -1,4 +1,4 @@
-"""How a backup of a FileStorage is made and why, from the first one to restored, packed and replaced files; each one restores byte for byte."""
+"""Full or incremental, and why: after restores, packs and replaced files; each backup restores every byte."""
 
 from __future__ import annotations
 

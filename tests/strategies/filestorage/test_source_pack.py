@@ -1,4 +1,4 @@
-"""A pack of the source between backups and while one runs: nothing that the stored transactions refer to is ever missing."""
+"""A pack of the source between backups and during one: no blob of a stored transaction is ever missing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zodb_vault.strategies.blobs.source import BlobDirectory, OpenBlobFile
 
 
 class Meanwhile:
-    """Packs the site when ``after`` bytes of a phase of a backup are done, in the first ``times`` attempts."""
+    """Packs the site after ``after`` bytes of a phase of a backup, in the first ``times`` attempts."""
 
     def __init__(self, vault: Vault, site: Site, phase: str, after: int = 0, times: int = 1) -> None:
         self.site, self.phase, self.after, self.times = site, phase, after, times
@@ -82,7 +82,7 @@ def test_a_pack_that_keeps_old_blobs_is_no_reason_to_start_over(
         assert manifest.status == "complete"
         assert not any("starting over" in note for note in vault.progress.notes)
         assert entry_of(manifest).pack_tid is None
-        # the file that was opened first is what was stored; the transactions that were added before the pack are not in it
+        # The file that was opened first was stored; transactions added before the pack are not in it.
         old = kept(site.files)
         restored = vault.restore()
         data = restored.data_fs.read_bytes()
@@ -149,7 +149,7 @@ def test_packs_in_every_attempt_fail_the_backup(tmp_path: Path) -> None:
 def test_a_pack_that_takes_away_blobs_of_records_that_cannot_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_old: bool
 ) -> None:
-    """Of such a record nothing tells that it was a blob's once its file is gone: it must not pass for a text."""
+    """Without its file, nothing shows that such a record is a blob's: it must not be taken for a text."""
     files = site_factory.opaque(tmp_path / "site")
     vault = Vault(tmp_path, files)
     every = independent_reader.blob_files(*files)
@@ -183,7 +183,7 @@ def test_a_pack_that_takes_away_blobs_of_records_that_cannot_be_read(
 
 
 def moved(data: bytes, first_end: int, start: int, end: int) -> bytes:
-    """Return a Data.fs of the first transaction and a later one, with the positions in its records put right."""
+    """Return a Data.fs of the first transaction and a later one, with the positions in it adjusted."""
     transaction = bytearray(data[start:end])
     pos = site_factory.TRANSACTION.size + sum(site_factory.TRANSACTION.unpack_from(transaction)[3:])
     while pos < len(transaction) - 8:
@@ -199,7 +199,7 @@ def moved(data: bytes, first_end: int, start: int, end: int) -> bytes:
 def test_a_blob_that_is_given_back_after_the_end_was_seen_is_packed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One thread holds the last blob, which does not fit into its pack any more, while another one finds that there is none left."""
+    """One thread holds the last blob, which does not fit into its pack; another thread finds none left."""
     with Site(tmp_path / "site") as site:
         first, _second, last = (
             site.put(**{f"blob{number}": noise(size, number)}) for number, size in enumerate((100, 200, 3000))

@@ -1,4 +1,4 @@
-"""When TIDs do not tell what they should: in the future they identify nothing, unordered and equal ones are stored as they are."""
+"""Unusual TIDs: future ones identify nothing; unordered and equal ones are stored as they are."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_only_the_future_part_of_a_longer_past_is_read_again(tmp_path: Path, mac
 
 
 def test_two_lines_that_reuse_future_tids_are_never_mixed(tmp_path: Path, machine: Clock) -> None:
-    """After a restore to a state in the future both lines count on from there: the same TID and OID, another content."""
+    """After a restore to a future state both timelines continue: equal TID and OID, other content."""
     with Site(tmp_path / "site") as site:
         site.put(text="past", blob=noise(1000, 1))
         site.storage.next_moment = NOON + timedelta(hours=1)

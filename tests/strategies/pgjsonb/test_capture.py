@@ -1,4 +1,4 @@
-"""Backups of zodb-pgjsonb in a real PostgreSQL with large blobs in a real service of S3: exactly what the rows of the snapshot name."""
+"""Backups of zodb-pgjsonb with real PostgreSQL and S3: exactly the objects that the snapshot's rows name."""
 
 from __future__ import annotations
 
@@ -360,7 +360,7 @@ def test_a_role_that_only_reads_suffices(make: Make, postgres: Cluster) -> None:
 def test_backups_follow_any_history(
     postgres: Cluster, moto: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str], data: st.DataObject
 ) -> None:
-    """Whatever was committed, undone, removed, packed or restored in between, a backup has exactly the objects that the rows name."""
+    """After any commit, undo, removal, pack and restore, a backup has exactly the objects of the rows."""
     directory, history = Path(tempfile.mkdtemp(dir=tmp_path)), data.draw(st.booleans(), label="history")
     site = PgjsonbSite(postgres.database(), history, directory / "cache", Place(moto, moto.bucket(), "plone"))
     vault = pgjsonb_sites.filled(directory, capsys, site)
@@ -393,9 +393,7 @@ def test_backups_follow_any_history(
 
 
 @EACH
-def test_the_level_restore_loads_every_object_and_opens_every_blob(
-    make: Make, history: bool, tiered: bool
-) -> None:
+def test_level_restore_loads_all_objects_and_blobs(make: Make, history: bool, tiered: bool) -> None:
     vault = make(history, tiered)
     with vault.site.opened() as opened:
         opened.pack()

@@ -1,4 +1,4 @@
-"""Restores of zodb-pgjsonb to one of its transactions, compared with what its site showed then, and with its rows."""
+"""Point-in-time restores of zodb-pgjsonb, compared with the rows and with what the site showed then."""
 
 from __future__ import annotations
 

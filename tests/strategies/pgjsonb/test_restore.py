@@ -1,4 +1,4 @@
-"""Restores of zodb-pgjsonb: its database into a real PostgreSQL, its large blobs into a real service of S3, opened by the real storage."""
+"""Restores of zodb-pgjsonb with real PostgreSQL and S3, opened by the real storage."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def modified(place: Place) -> dict[str, Any]:
 
 
 @EACH
-def test_into_an_empty_database_of_another_owner_and_another_bucket(
+def test_into_an_empty_database_and_a_bucket_of_another_owner(
     make: Make, postgres: Cluster, history: bool, tiered: bool
 ) -> None:
     vault = make(history, tiered)

@@ -1,4 +1,4 @@
-"""The portable method on RelStorage: on SQLite, with and without history, blobs in the database and in a shared directory."""
+"""The portable method on RelStorage: on SQLite, with and without history, with both kinds of blobs."""
 
 from __future__ import annotations
 

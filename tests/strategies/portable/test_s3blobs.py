@@ -1,4 +1,4 @@
-"""The portable method on storages whose blobs are in S3: the wrapper is real, and so is the service; the bucket itself is the judge."""
+"""The portable method on storages with blobs in S3: wrapper and service are real; the bucket is compared."""
 
 from __future__ import annotations
 

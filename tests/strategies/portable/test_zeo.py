@@ -1,4 +1,4 @@
-"""The portable method through a ZEO connection: real servers, real clients, and the server's own Data.fs as the judge."""
+"""The portable method through ZEO: real servers and clients, compared with the server's own Data.fs."""
 
 from __future__ import annotations
 
@@ -286,7 +286,7 @@ def test_a_pack_far_behind_the_newest_transactions_is_seen(serve: Serve, tmp_pat
     assert site.transactions() == content(files)
     pack(server)
     assert site.code() == "packed"
-    # everything is packed now; the next pack takes something away that is far behind, and nothing of the newest transactions
+    # Everything is packed now. The next pack removes something old, and nothing of the newest transactions.
     with server.stopped(), Site(files.data_fs.parent) as writing:
         until = writing.put(key1="two")
         writing.put(key2="two")
@@ -474,7 +474,7 @@ def killed(site: Portable, at: int, moment: str) -> None:
     ("at", "moment"),
     [(1, "take"), (4, "take"), (1, "compare"), (5, "advanced"), (9, "advanced"), (3, "blob")],
 )
-def test_a_run_that_was_killed_is_continued_and_what_was_not_checked_is_not_trusted(
+def test_a_killed_run_is_continued_without_unchecked_data(
     serve: Serve, tmp_path: Path, at: int, moment: str, asked: dict[str, list[Any]]
 ) -> None:
     files = site_factory.populate(tmp_path / "server")

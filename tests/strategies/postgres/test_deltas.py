@@ -1,4 +1,4 @@
-"""``--method transactions``: a dump, then deltas; what they restore is compared with a dump of the same snapshot, row by row."""
+"""``--method transactions``: a dump, then deltas; a restore equals a dump of the snapshot, row by row."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_an_delta_brings_what_is_new(
 
 
 class Working:
-    """Somebody who works on a site at random: texts, blobs, removals, undo, packs with garbage collection, deletions of single objects."""
+    """Random work on a site: texts, blobs, removals, undo, packs with garbage collection, deleted objects."""
 
     def __init__(self, opened: relstorage_sites.OpenRelSite, seed: int, *, history: bool) -> None:
         self.opened, self.random, self.history = opened, random.Random(seed), history
@@ -669,7 +669,10 @@ def test_random_histories_of_pgjsonb(
 
 @needs_pgjsonb
 def test_what_was_undone_comes_back(make_pgjsonb: Make, postgres: Cluster, dumping: Dumping) -> None:
-    """An object whose creation was undone has only former revisions; when that is undone, one is named that the backup before has already."""
+    """An object whose creation was undone has only former revisions.
+
+    When the undo is undone, a revision is named that the previous backup has already.
+    """
     vault = make_pgjsonb(True, False)
     with vault.site.opened() as opened:
         opened.put(created="once")
@@ -702,7 +705,7 @@ def test_a_sequence_that_was_set_gives_no_number_twice(
 
 @needs_pgjsonb
 def test_tids_of_the_past_and_columns_of_others(make_pgjsonb: Make) -> None:
-    """Every process of zodb-pgjsonb chooses TIDs by its own clock: one whose clock is behind commits into the past."""
+    """Every process of zodb-pgjsonb takes TIDs from its own clock: a slow clock commits into the past."""
     vault = make_pgjsonb(False, False)
     backed_up(vault)
     execute(vault.login, "INSERT INTO transaction_log (tid) SELECT max(tid) - 1000 FROM transaction_log")

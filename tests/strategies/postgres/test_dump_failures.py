@@ -1,4 +1,4 @@
-"""What goes wrong while a dump is made: no backup exists then, the error says what it was, and the next run succeeds."""
+"""Failures while a dump is made: no backup exists then, the error names the cause, the next run succeeds."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The tables of RelStorage in a real MariaDB.
 
-RelStorage 4 itself runs on MySQL 8 only: it writes ``INSERT ... AS excluded ON DUPLICATE KEY``, which MariaDB does not know.
-So the tables are made and filled here, with the records that RelStorage would write, and what comes back is compared row by row.
+RelStorage 4 itself runs on MySQL 8 only: it writes ``INSERT ... AS excluded ON DUPLICATE KEY``, which MariaDB
+does not know. So the tables are made and filled here, with the records that RelStorage would write, and what
+is restored is compared row by row.
 """
 
 from __future__ import annotations
@@ -30,14 +31,17 @@ HISTORY = """
 CREATE TABLE transaction (tid BIGINT NOT NULL PRIMARY KEY, packed BOOLEAN NOT NULL DEFAULT FALSE,
   username BLOB NOT NULL, description BLOB NOT NULL, extension BLOB);
 CREATE TABLE object_state (zoid BIGINT NOT NULL, tid BIGINT NOT NULL, prev_tid BIGINT NOT NULL,
-  md5 CHAR(32) CHARACTER SET ascii, state_size BIGINT NOT NULL, state LONGBLOB, PRIMARY KEY (zoid, tid)) ENGINE = InnoDB;
+  md5 CHAR(32) CHARACTER SET ascii, state_size BIGINT NOT NULL, state LONGBLOB,
+    PRIMARY KEY (zoid, tid)) ENGINE = InnoDB;
 CREATE TABLE current_object (zoid BIGINT NOT NULL PRIMARY KEY, tid BIGINT NOT NULL) ENGINE = InnoDB
 """
 FREE = """
-CREATE TABLE object_state (zoid BIGINT NOT NULL PRIMARY KEY, tid BIGINT NOT NULL, state_size BIGINT NOT NULL, state LONGBLOB) ENGINE = InnoDB
+CREATE TABLE object_state (zoid BIGINT NOT NULL PRIMARY KEY, tid BIGINT NOT NULL,
+  state_size BIGINT NOT NULL, state LONGBLOB) ENGINE = InnoDB
 """
 BOTH = """
-CREATE TABLE blob_chunk (zoid BIGINT NOT NULL, tid BIGINT NOT NULL, chunk_num BIGINT NOT NULL, chunk LONGBLOB NOT NULL,
+CREATE TABLE blob_chunk (zoid BIGINT NOT NULL, tid BIGINT NOT NULL,
+  chunk_num BIGINT NOT NULL, chunk LONGBLOB NOT NULL,
   PRIMARY KEY (zoid, tid, chunk_num)) ENGINE = InnoDB;
 CREATE TABLE commit_row_lock (tid BIGINT NOT NULL PRIMARY KEY) ENGINE = InnoDB;
 CREATE TABLE new_oid (zoid BIGINT NOT NULL PRIMARY KEY AUTO_INCREMENT) ENGINE = InnoDB;

@@ -1,4 +1,4 @@
-"""Restores of RelStorage to one of its transactions, compared with what the real storage says of the original at that moment."""
+"""Point-in-time restores of RelStorage, compared with what the real storage says about the original then."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SQLITE = "<sqlite3>\n      data-dir {path}\n    </sqlite3>"
 
 
 def objects_at(opened: OpenRelSite, zoids: list[int], tid: bytes | None) -> dict[int, Any]:
-    """Return the record, its TID and its blob of every object, as of a transaction or now, as the storage finds them."""
+    """Return record, TID and blob of every object, at a transaction or now, as the storage finds them."""
     found: dict[int, Any] = {}
     bound = p64(u64(tid) + 1) if tid else b"\x7f" + b"\xff" * 7
     for zoid in zoids:
@@ -101,7 +101,7 @@ def tids_in(site: RelSite) -> list[int]:
 
 
 def require_same(vault: RelVault, other: RelSite, tid: bytes) -> None:
-    """Compare every record, blob and transaction with those that the original had after a transaction; then the copy has to live on."""
+    """Compare every record, blob and transaction with the original after a transaction; then use the copy."""
     history = [one for one in relstorage_sites.history(vault.site) if one[0] <= tid]
     assert relstorage_sites.history(other) == history
     assert all(int(one) <= u64(tid) for one in tids_in(other))

@@ -1,4 +1,4 @@
-"""Backups of RelStorage in a real PostgreSQL, got back by hand: what a backup holds does not depend on our own restore."""
+"""Backups of RelStorage in a real PostgreSQL, restored by hand, independently of our own restore."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_orphans_in_the_directory_are_not_copied(make: Make) -> None:
     assert vault.created()["databases"][0]["blobs"]["count"] == before - 1
 
 
-def test_a_large_object_that_is_lost_is_missing_and_one_too_many_is_told(make: Make) -> None:
+def test_lost_and_extra_large_objects_are_reported(make: Make) -> None:
     vault = make(shared=False)
     login = vault.login
     execute(login, "SELECT lo_from_bytea(0, 'nobody knows me')")
@@ -175,9 +175,7 @@ def test_a_dump_that_is_whole_and_of_another_moment_is_found(
 
 
 @EACH
-def test_the_level_restore_loads_every_object_and_opens_every_blob(
-    make: Make, history: bool, shared: bool
-) -> None:
+def test_level_restore_loads_all_objects_and_blobs(make: Make, history: bool, shared: bool) -> None:
     vault = make(history, shared)
     vault.created()
     done = vault("verify", "--level", "restore", "--json")

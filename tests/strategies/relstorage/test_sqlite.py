@@ -74,7 +74,7 @@ def test_a_backup_is_all_there_is(make: Make, tmp_path: Path, history: bool, sha
 def test_without_the_right_key_nothing_of_an_encrypted_dump_is_begun(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the manifest holds the newest parts only, and these are none of the older ones' recipients."""
+    """Also where the manifest holds only the newest parts, with other recipients than the older ones."""
     monkeypatch.setattr(chain, "TAIL_LIMIT", 1)
     monkeypatch.setattr(chain, "TAIL_KEPT", 1)
     (one, old), (two, new) = key_pairs.x25519(tmp_path / "old"), key_pairs.x25519(tmp_path / "new")
@@ -151,8 +151,10 @@ def test_in_place_what_it_replaces_is_kept(make: Make, history: bool, shared: bo
 def test_a_database_in_use_is_refused(make: Make) -> None:
     vault = make()
     vault.created()
-    script = "from relstorage_sites import RelSite; import sys; from pathlib import Path\n" + textwrap.dedent(f"""
-        with RelSite({vault.site.adapter!r}, True, Path({str(vault.site.blob_dir)!r}), False).opened() as opened:
+    imports = "from relstorage_sites import RelSite; import sys; from pathlib import Path\n"
+    script = imports + textwrap.dedent(f"""
+        site = RelSite({vault.site.adapter!r}, True, Path({str(vault.site.blob_dir)!r}), False)
+        with site.opened() as opened:
             print("open", flush=True)
             sys.stdin.read()
     """)

@@ -1,4 +1,4 @@
-"""A real Plone site: ``Data.fs`` and blobs as Plone 6 wrote them, unpacked from ``data/plone-site.tar.zst``."""
+"""A real Plone site: ``Data.fs`` and blobs as Plone 6 wrote them, from ``data/plone-site.tar.zst``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ARCHIVE = Path(__file__).parents[2] / "data" / "plone-site.tar.zst"
 
 @pytest.fixture
 def plone_site(tmp_path: Path) -> SiteFiles:
-    """The site in a directory of its own: 7.4 MB of Data.fs, 40 transactions, 28 blobs; none of Plone's packages is installed here."""
+    """The site in its own directory: 7.4 MB of Data.fs, 40 transactions, 28 blobs; without Plone."""
     directory = tmp_path / "plone"
     with (
         ARCHIVE.open("rb") as packed,

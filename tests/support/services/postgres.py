@@ -1,6 +1,7 @@
-"""A real PostgreSQL: one cluster per run of the tests, on a socket in a short directory, and a database and roles of its own for each test.
+"""A real PostgreSQL: one cluster per test run; each test has its own database and roles.
 
-Roles log in with passwords, so that a test of what happens to secrets can fail; the superuser ``postgres`` needs none.
+The socket is in a short directory. Roles log in with passwords, so that tests can find leaked secrets; the
+superuser ``postgres`` needs none.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""S3 services, real ones over HTTP: moto's server, with everything that is asked for, and rclone's, which has no conditional writes."""
+"""Real S3 services over HTTP: moto's server with all features, and rclone's without conditional writes."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ CREDENTIALS: Final = {
 
 @pytest.fixture(scope="session")
 def s3_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Leave nothing of the user's own configuration to the client, and give it the credentials of the services."""
+    """Hide the user's own configuration from the client, and give it the credentials of the services."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             patch.delenv(name)

@@ -53,7 +53,7 @@ class Faults:
 
 @contextmanager
 def behind(faults: Faults) -> Iterator[None]:
-    """Put faults between all clients made from now on and their service; nobody waits before another attempt."""
+    """Put faults between all new clients and their service; a retry does not wait."""
     real = BucketClient.new_client
 
     def client(api: BucketClient) -> Any:
@@ -122,7 +122,7 @@ class EachWriteIsLost(Faults):
 
 
 class EachReadIsCut(Faults):
-    """Every read of content breaks in its middle, again and again as long as there is a middle: by an error, or as if it were the end."""
+    """Every read of content breaks in its middle, also when repeated: by an error, or like a normal end."""
 
     def __init__(self) -> None:
         self._ways = itertools.cycle([True, False])
@@ -220,7 +220,7 @@ class DownFrom(Faults):
 
 
 class KilledAt(Faults):
-    """The process is killed at one write: before it, or when it is done and nobody has heard of it. Counts the writes, too."""
+    """The process is killed at one write: before it, or after it but before the answer. Counts the writes."""
 
     def __init__(self, number: int, *, after: bool) -> None:
         self._number, self._after = number, after
@@ -253,7 +253,10 @@ def _answered(request: Any, status: int, body: str) -> AWSResponse:
 
 
 class Unlocking(Faults):
-    """Moto lets a lock be made shorter or weaker and does not answer what it is; services with object lock refuse that and answer this."""
+    """Moto lets a lock be shortened or weakened.
+
+    Services with object lock refuse that, and answer what this class answers.
+    """
 
     def act(self, request: Any, send: Callable[[Any], Any]) -> Any:
         parts = urlsplit(request.url)
@@ -264,7 +267,8 @@ class Unlocking(Faults):
         found = head.head_object(Bucket=bucket, Key=key)
         until, mode = found.get("ObjectLockRetainUntilDate"), found.get("ObjectLockMode")
         if request.method == "GET":
-            body = f"<Retention><Mode>{mode}</Mode><RetainUntilDate>{until:%Y-%m-%dT%H:%M:%SZ}</RetainUntilDate></Retention>"
+            expiry = f"{until:%Y-%m-%dT%H:%M:%SZ}"
+            body = f"<Retention><Mode>{mode}</Mode><RetainUntilDate>{expiry}</RetainUntilDate></Retention>"
             return _answered(request, 200, body)
         asked = re.search(rb"<RetainUntilDate>(.*)</RetainUntilDate>", request.body)
         assert asked
@@ -277,7 +281,10 @@ class Unlocking(Faults):
 
 
 class Denied(Faults):
-    """A service with a policy: everything but what matches (method, key pattern) is denied; LIST and RETAIN are methods of their own."""
+    """A service with a policy: everything that matches no (method, key pattern) is denied.
+
+    LIST and RETAIN count as methods of their own.
+    """
 
     def __init__(self, bucket: str, allowed: Sequence[tuple[str, str]]) -> None:
         self._bucket, self._allowed = bucket, allowed

@@ -19,7 +19,7 @@ DEADLINE = 30.0
 
 
 class ZeoServer:
-    """A server of one FileStorage, which can be stopped and started again; ``zope_conf`` is that of a client with a blob cache."""
+    """A server of one FileStorage that can be restarted; ``zope_conf`` is of a client with a blob cache."""
 
     def __init__(self, files: SiteFiles, directory: Path) -> None:
         self.files, self.directory = files, directory
@@ -39,7 +39,10 @@ class ZeoServer:
         self.client()
 
     def client(self, *lines: str, package: bool = False, wrapper: str = "") -> Path:
-        """Write the configuration of a client with more lines in its section; ``package``: with ZEO's own section, which waits a second only."""
+        """Write the configuration of a client with more lines in its section.
+
+        ``package``: with ZEO's own section, which waits only one second.
+        """
         kind, more = ("clientstorage", ["wait-timeout 1"]) if package else ("zeoclient", [])
         section = "\n".join([f"<{kind}>", f"server {self.socket}", *more, *lines, f"</{kind}>"])
         if wrapper:

@@ -1,4 +1,4 @@
-"""A ZEO site: ``runzeo`` with a zeo.conf of several storages, at a socket or a port, and the zope.conf files of its clients."""
+"""A ZEO site: ``runzeo`` with several storages, at a socket or a port, and the zope.conf of its clients."""
 
 from __future__ import annotations
 
