@@ -155,6 +155,11 @@ class _Dump(msgspec.Struct, frozen=True, kw_only=True):
     log_lists: list[ListRef] = []
     log: list[Transactions] = []
 
+    @property
+    def requires(self) -> list[str]:
+        """Return the features that a reader of a manifest with such a storage has to know."""
+        return ["dump"]
+
     def rows_of(self, table: str) -> int | None:
         """Return how many rows a table had in the snapshot, in whatever schema it is."""
         return next((rows for name, rows in self.tables.items() if name.rpartition(".")[2] == table), None)
@@ -259,6 +264,11 @@ class PgTransactions(PgDump, frozen=True, kw_only=True, tag="pg_transactions", t
     script: list[Part]
 
     @property
+    def requires(self) -> list[str]:
+        """Return the features that a reader has to know."""
+        return ["dump", "deltas"]
+
+    @property
     def files(self) -> list[Part]:
         """Return the parts of what is stored beside the dump and the deltas."""
         return [*(part for file in (*self.live, *self.whole) for part in file.parts), *self.script]
@@ -272,7 +282,21 @@ class MysqlDump(_Dump, frozen=True, kw_only=True, tag="mysqldump", tag_field="ki
     """A script of SQL as ``mariadb-dump`` writes it."""
 
 
-Dump = PgDump | PgTransactions | SqliteCopy | MysqlDump
+class StoredFiles(_Dump, frozen=True, kw_only=True, tag="files", tag_field="kind"):
+    """Files that a backend of another package stores and understands: ``to`` of each part says which file it is a piece of.
+
+    The parts of a file follow each other. A name has letters, digits and ``._-``, so that a shell can handle it.
+    """
+
+    tables: dict[str, int] = {}
+
+    @property
+    def requires(self) -> list[str]:
+        """Return the features that a reader has to know."""
+        return ["files"]
+
+
+Dump = PgDump | PgTransactions | SqliteCopy | MysqlDump | StoredFiles
 
 
 class MissingBlobs(msgspec.Struct, frozen=True, kw_only=True):
@@ -317,7 +341,7 @@ class DatabaseEntry(msgspec.Struct, frozen=True, kw_only=True):
     pack_tid: str | None
     last_tid: str | None
     last_time: str | None
-    storage: DataFs | PgDump | PgTransactions | SqliteCopy | MysqlDump | None
+    storage: DataFs | Dump | None
     blobs: Blobs | None
     ordered: bool = True
     transactions_added: int = 0

@@ -39,7 +39,7 @@ T = TypeVar("T")
 INFO_KEY: Final = "repository.json"
 RECOVERY_KEY: Final = "RECOVERY.md"
 # ``dump``: the storage half of a database may be what the tool of a database server wrote. ``age``: content is encrypted.
-KNOWN_REQUIREMENTS: Final[frozenset[str]] = frozenset({"dump", "deltas", FEATURE})
+KNOWN_REQUIREMENTS: Final[frozenset[str]] = frozenset({"dump", "deltas", "files", FEATURE})
 MARKER: Final = re.compile(r"(create|[a-z]+-\d{8}T\d{6}Z-[0-9a-f]{6})\.json\Z")
 
 

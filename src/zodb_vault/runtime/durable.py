@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import functools
 import os
@@ -18,6 +17,8 @@ from ..errors import StoreError
 
 def sync_file_system(path: Path) -> None:
     """Make everything that was written to the file system of ``path`` durable."""
+    import ctypes  # nothing but a restore needs it
+
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         library = ctypes.CDLL(None, use_errno=True)
