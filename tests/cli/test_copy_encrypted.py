@@ -20,7 +20,8 @@ from services.s3 import CREDENTIALS, Service
 
 from zodb_vault.errors import StoreError
 from zodb_vault.model import canonical, chain
-from zodb_vault.operations.copy import run as copying
+from zodb_vault.operations.copy import coordination
+from zodb_vault.operations.copy.backup import BackupCopier
 from zodb_vault.repository import encryption
 from zodb_vault.repository.markers import RunMarker
 from zodb_vault.repository.objects import Objects
@@ -228,7 +229,7 @@ def test_without_the_private_key_nothing_is_stored(source: Vault, keyring: Keyri
     keyring.configure("b")
     other = another(source, "other")
     before = stored(other.repository)
-    refused(source("repository", "copy", other.repository), NO_KEY, "nothing says where the private key is")
+    refused(source("repository", "copy", other.repository), NO_KEY, "no private key is configured")
     keyring.configure("b", "stranger")
     refused(source("repository", "copy", other.repository), NO_KEY, "encrypted for another key")
     assert stored(other.repository) == before
@@ -273,7 +274,7 @@ def test_after_a_change_of_keys_a_new_repository_holds_nothing_for_the_old_ones(
     source.done("repository", "recipients", "set")
     grow(source, 3)
     other = another(source, "other")
-    refused(source("repository", "copy", other.repository), NO_KEY, "nothing says where")
+    refused(source("repository", "copy", other.repository), NO_KEY, "no private key is configured")
     keyring.configure("b", "a b")
     copied(source, other)
     assert {tuple(readers(path, keyring.pair("a"), keyring.pair("b"))) for path in objects(other)} == {
@@ -367,7 +368,7 @@ def test_content_that_does_not_hold_what_was_read_from_the_source_is_damage(
         del broken["self_sha256"]
         rewrite(manifest, canonical.with_digest(broken))
         outcome = source("repository", "copy", another(source, changed).repository)
-        refused(outcome, 4, changed, "does not hold the bytes that were read from the source")
+        refused(outcome, 4, changed, "does not have the bytes that were read from the site")
 
 
 @pytest.mark.parametrize("after", ["", "b"], ids=["as it is", "anew"])
@@ -435,14 +436,14 @@ def test_a_copy_that_changes_is_signed_again_when_the_signature_is_right(
         refused(
             source("repository", "copy", other.repository),
             2,
-            "is signed, and its copy needs another signature",
+            "is signed, and its copy needs a new signature",
         )
     with monkeypatch.context() as patched:
         patched.setenv(KEY, "")
         refused(
             source("repository", "copy", other.repository),
             2,
-            "is signed, and its copy needs another signature",
+            "is signed, and its copy needs a new signature",
         )
     with monkeypatch.context() as patched:
         patched.setenv(SIGNERS, key_pairs.ssh(tmp_path / "somebody")[0])
@@ -504,7 +505,7 @@ def test_what_an_interrupted_copy_has_stored_survives_sweeps_and_is_used(
     keyring.configure("b")
     with monkeypatch.context() as patched:
         patched.setattr(
-            copying.SiteCopy, "commit", lambda *_: (_ for _ in ()).throw(StoreError("the disk is full"))
+            BackupCopier, "commit", lambda *_: (_ for _ in ()).throw(StoreError("the disk is full"))
         )
         refused(source("repository", "copy", other.repository), 1, "the disk is full")
     before = {path.name for path in objects(other)}
@@ -535,7 +536,7 @@ def test_lost_notes_of_an_interrupted_copy_cost_time_and_nothing_else(
     other = another(source, "other")
     with monkeypatch.context() as patched:
         patched.setattr(
-            copying.SiteCopy, "commit", lambda *_: (_ for _ in ()).throw(StoreError("the disk is full"))
+            BackupCopier, "commit", lambda *_: (_ for _ in ()).throw(StoreError("the disk is full"))
         )
         source("repository", "copy", other.repository)
     (marker,) = (other.repository / "sites" / "default" / "running").glob("copy-*.json")
@@ -567,20 +568,22 @@ def test_backups_stay_while_they_are_copied_and_a_source_that_is_read_only_can_b
     keyring.configure("b")
     other = another(source, "other")
     outcomes: list[Outcome] = []
-    commit = copying.SiteCopy.commit
+    commit = BackupCopier.commit
 
-    def then_delete(one: copying.SiteCopy, backup: str, *rest: object) -> None:
+    def then_delete(one: BackupCopier, backup: str, *rest: object) -> None:
         outcomes.append(process(*source.options, "delete", "--yes", backup))
         commit(one, backup, *rest)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(copying.SiteCopy, "commit", then_delete)
+        patched.setattr(BackupCopier, "commit", then_delete)
         copied(source, other)
     assert [(one.status, "in use by the export" in one.err) for one in outcomes] == [(11, True)] * 2
     third = another(source, "third")
     with monkeypatch.context() as patched:
         patched.setattr(
-            copying.RunMarker, "start", classmethod(refusing(copying.RunMarker.start, str(source.repository)))
+            coordination.RunMarker,
+            "start",
+            classmethod(refusing(coordination.RunMarker.start, str(source.repository))),
         )
         outcome = source.done("repository", "copy", third.repository)
     assert "no marker can be written" in outcome.err
@@ -671,8 +674,8 @@ def test_a_copy_for_others_that_can_never_be_made_here_is_refused_before_the_bac
     (ours, _), (theirs, identity) = keyring.pair("a"), keyring.pair("b")
     assert theirs
     for recipients, said in (
-        (f'["{theirs}"]', "nothing says where the private key is"),
-        ("[]", "is not encrypted, and the repository is"),
+        (f'["{theirs}"]', "no private key is configured"),
+        ("[]", "is not encrypted, but the repository is"),
     ):
         config = configured(source, f'copies = [{{location = "/srv/offsite", recipients = {recipients}}}]')
         refused(outcome := source.bare("--config", config, "create"), 2, said, "repository copy /srv/offsite")

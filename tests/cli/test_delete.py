@@ -34,7 +34,7 @@ def test_the_last_complete_one_goes_only_by_force(stocked: Vault) -> None:
     before = stored(stocked.repository)
     outcome = stocked("delete", "two", "--yes")
     assert outcome.status == 1
-    assert "last complete one" in outcome.err
+    assert "last complete backup" in outcome.err
     assert "--force" in outcome.err
     assert stored(stocked.repository) == before
     stocked.done("delete", "two", "--yes", "--force")

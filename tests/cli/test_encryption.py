@@ -117,11 +117,11 @@ def test_without_the_key_or_with_a_wrong_one_the_status_is_12_and_nothing_change
     attempts = [
         ("ZODB_VAULT_X", "", "nothing says where the private key is"),
         (FILE, pairs.stranger, "encrypted for another key"),
-        (FILE, bad, "holds no private key"),
+        (FILE, bad, "has no private key"),
         (FILE, tmp_path / "nowhere", "No such file"),
-        (FILE, locked, "holds no private key"),
-        (COMMAND, "exit 3", "failed with status 3"),
-        (COMMAND, "true", "holds no private key"),
+        (FILE, locked, "has no private key"),
+        (COMMAND, "exit 3", "failed with exit status 3"),
+        (COMMAND, "true", "has no private key"),
     ]
     before, site = stored(encrypted.repository), stored(encrypted.files.data_fs.parent)
     for name, value, said in attempts:

@@ -231,7 +231,7 @@ def test_a_damaged_backup_does_not_keep_the_others_from_being_copied(vault: Vaul
     flip(path)
     outcome = vault("repository", "copy", other.repository)
     assert outcome.status == 4
-    assert f"not copied, as they are damaged in {vault.repository}: {oldest}" in outcome.err
+    assert f"not copied, because they are damaged in {vault.repository}: {oldest}" in outcome.err
     assert "every other backup was copied" in outcome.err
     assert ids(other) == [newest]
     other.done("verify", newest, "--level", "restore")

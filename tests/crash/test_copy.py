@@ -18,8 +18,11 @@ from site_factory import Site, SiteFiles, noise
 
 from zodb_vault.model import chain
 from zodb_vault.operations.catalog import Catalog
-from zodb_vault.operations.copy import run as copying
+from zodb_vault.operations.copy import coordination
+from zodb_vault.operations.copy.options import CopyOptions
+from zodb_vault.operations.copy.run import copy
 from zodb_vault.operations.verify import run as verifying
+from zodb_vault.operations.verify.options import VerifyOptions
 from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
 
@@ -38,9 +41,7 @@ def opened(directory: Path) -> Repository:
 def copying_in(directory: Path) -> fault_injection.Operation:
     def operation() -> None:
         source, target = (opened(directory / name) for name in ("repository", "target"))
-        copying.copy(
-            source, target, filestorage_vault.SITE, filestorage_vault.Quiet(), copying.CopyOptions(workers=1)
-        )
+        copy(source, target, filestorage_vault.SITE, filestorage_vault.Quiet(), CopyOptions(workers=1))
 
     return operation
 
@@ -50,7 +51,7 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     """Three backups, of which the target has one."""
     monkeypatch.setattr(chain, "TAIL_LIMIT", 1)
     monkeypatch.setattr(chain, "TAIL_KEPT", 1)
-    monkeypatch.setattr(copying, "NOTE_BYTES", 1)
+    monkeypatch.setattr(coordination, "NOTE_BYTES", 1)
     key_pairs.inside(monkeypatch)
     directory = tmp_path / "base"
     made = filestorage_vault.Vault(
@@ -78,7 +79,7 @@ def judge(directory: Path) -> int:
             target,
             filestorage_vault.SITE,
             catalog.backup(backup),
-            verifying.VerifyOptions(level="records"),
+            VerifyOptions(level="records"),
             filestorage_vault.Quiet(),
         )
         assert report.ok, (backup, report.damage)

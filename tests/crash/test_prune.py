@@ -134,7 +134,7 @@ def judge(opened: Opened) -> None:
 def ends(opened: Opened, days: Days) -> dict[str, int]:
     """Prune until nothing is left to do, and return what there is then."""
     opened.prune()
-    days.now += sweep.DEAD  # the marker of a dead run keeps what it was moving until then
+    days.now += sweep.ABANDONED  # the marker of a dead run keeps what it was moving until then
     for _ in range(5):
         opened.prune()
         days.now += GRACE

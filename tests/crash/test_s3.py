@@ -33,7 +33,7 @@ from site_factory import Site, SiteFiles, noise
 
 from zodb_vault.errors import StoreError, VaultError
 from zodb_vault.model.manifest import Manifest
-from zodb_vault.operations.copy import run as copying
+from zodb_vault.operations.copy.run import copy as copy_backups
 from zodb_vault.operations.locks import needed_keys
 from zodb_vault.operations.prune import run as pruning
 from zodb_vault.policy.retention import OnDemandRetention, Rules, SafetyRetention, ScheduledRetention
@@ -122,7 +122,7 @@ def prune(remote: Remote) -> None:
 
 def copy(remote: Remote) -> None:
     """Copy to another place of the same service."""
-    copying.copy(
+    copy_backups(
         remote.repository, copied(remote).repository, filestorage_vault.SITE, filestorage_vault.Quiet()
     )
 

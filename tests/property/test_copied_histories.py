@@ -17,9 +17,12 @@ from history_with_backups import SITE, Killed, Mortal, Vaulted
 
 from zodb_vault.cli.progress import Silent
 from zodb_vault.operations.catalog import Catalog
-from zodb_vault.operations.copy import run as copying
+from zodb_vault.operations.copy import coordination
+from zodb_vault.operations.copy.options import CopyOptions
+from zodb_vault.operations.copy.run import copy
 from zodb_vault.operations.restore import run as restore
-from zodb_vault.operations.verify import run as verify
+from zodb_vault.operations.verify.options import VerifyOptions
+from zodb_vault.operations.verify.run import verify
 from zodb_vault.repository import encryption
 from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
@@ -47,9 +50,7 @@ def copied(vaulted: Vaulted, store: LocalStore, key: Key | None, chance: random.
     target = opened(store, key)
     target.store = place
     try:
-        copying.copy(
-            vaulted.repository, target, SITE, Silent(), copying.CopyOptions(decrypt=not key, workers=1)
-        )
+        copy(vaulted.repository, target, SITE, Silent(), CopyOptions(decrypt=not key, workers=1))
         return True
     except Killed:
         return False
@@ -87,7 +88,7 @@ def test_a_copy_gives_back_what_its_source_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     key_pairs.inside(monkeypatch)
-    monkeypatch.setattr(copying, "NOTE_BYTES", 1)
+    monkeypatch.setattr(coordination, "NOTE_BYTES", 1)
     before, after = key_pairs.x25519(tmp_path / "before"), key_pairs.x25519(tmp_path / "after")
     ours, theirs = [(None, after), (before, after), (before, None)][seed % 3]
     chance, store = random.Random(f"copied {seed}"), LocalStore(tmp_path / "target")
@@ -108,11 +109,11 @@ def test_a_copy_gives_back_what_its_source_does(
         assert Catalog(target, SITE).listing.backups == known
         for number, backup in enumerate(known):
             for level in ("bytes", "records"):
-                report = verify.verify(
+                report = verify(
                     target,
                     SITE,
                     Catalog(target, SITE).backup(backup),
-                    verify.VerifyOptions(level=level),
+                    VerifyOptions(level=level),
                     Silent(),
                 )
                 assert report.ok, (backup, report.damage)

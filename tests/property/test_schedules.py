@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,14 @@ import pytest
 from random_schedules import Lost, Schedules
 
 from zodb_vault.errors import Damage
-from zodb_vault.operations.copy import run as copying
-from zodb_vault.operations.prune import sweep
-from zodb_vault.operations.prune import trash as deletion
+from zodb_vault.operations.copy import coordination
+from zodb_vault.operations.prune import due, sweep
+from zodb_vault.operations.prune.candidates import Candidates
+from zodb_vault.operations.prune.due import Due
+from zodb_vault.operations.prune.scan import Scan, scan_repository
+from zodb_vault.operations.prune.sweep import Sweep
 from zodb_vault.repository.markers import RunMarker
+from zodb_vault.repository.repository import Repository
 
 COUNT = int(os.environ.get("ZODB_VAULT_SCHEDULES", "200"))
 FIRST = int(os.environ.get("ZODB_VAULT_SCHEDULES_FIRST", "0"))
@@ -74,7 +77,7 @@ def test_no_backup_lacks_an_object_where_others_are_encoded_anew(
 
 
 def without_the_second_look(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(sweep.Sweep, "second_look", lambda _self: set())
+    patch.setattr(Sweep, "needed_after_all", lambda *_: set())
 
 
 def test_a_backup_that_is_due_comes_back_at_every_call_of_the_sweep(
@@ -111,11 +114,11 @@ def test_an_interrupted_run_is_forgotten_at_every_call_of_the_create_that_goes_o
 
 
 def without_care_for_copies(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(sweep.Sweep, "is_copying", lambda _self, _found: False)
+    patch.setattr(Scan, "copy_is_running", False)
 
 
 def without_care_for_prunes(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(copying, "marker_states", lambda _target: [])
+    patch.setattr(coordination, "marker_states", lambda _target: [])
 
 
 @pytest.mark.parametrize(
@@ -143,11 +146,10 @@ def test_all_is_swept_at_every_call_of_a_copy_and_copied_at_every_call_of_a_swee
 
 
 def without_grace(patch: pytest.MonkeyPatch) -> None:
-    def due(self: Any, _since: dict[str, datetime]) -> list[str]:
-        self.ending = self.stale
-        return sorted(self.candidates)
+    def find_due(_found: Scan, candidates: Candidates, *_: object) -> Due:
+        return Due(sorted(candidates.sizes), candidates.expired)
 
-    patch.setattr(sweep.Sweep, "due_keys", due)
+    patch.setattr(sweep, "find_due", find_due)
 
 
 def without_uses(patch: pytest.MonkeyPatch) -> None:
@@ -164,34 +166,31 @@ def without_uses(patch: pytest.MonkeyPatch) -> None:
 
 
 def without_care_for_what_is_not_noted(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(sweep, "WRITING", ())
+    patch.setattr(due, "WRITING", ())
 
 
 def without_the_trashed_manifest_first(patch: pytest.MonkeyPatch) -> None:
     """Look, then remove the manifest: who brings it back in between is not seen."""
-    second = sweep.Sweep.second_look
 
-    def delete(self: Any, due: list[str]) -> list[str]:
-        protected = second(self) or set()
-        done = [key for key in due if key.rpartition("/")[2] not in protected]
+    def delete(self: Any, due: Due, first: Scan) -> list[str]:
+        needed = self.needed_after_all(due, first) or set()
+        done = [key for key in due.keys if key.rpartition("/")[2] not in needed]
         for key in done:
             self.remove(key)
         return done
 
-    patch.setattr(sweep.Sweep, "delete_due", delete)
+    patch.setattr(Sweep, "delete_due", delete)
 
 
 def without_looking_at_markers(patch: pytest.MonkeyPatch) -> None:
-    look = sweep.read_references
+    def blind(repository: Repository) -> Scan:
+        return scan_repository(repository)._replace(markers={})
 
-    def blind(repository: Any) -> Any:
-        return look(repository)._replace(markers={})
-
-    patch.setattr(sweep, "read_references", blind)
+    patch.setattr(sweep, "scan_repository", blind)
 
 
 def without_an_undelete_marker(patch: pytest.MonkeyPatch) -> None:
-    start = deletion.Run.start.__func__  # type: ignore[attr-defined]
+    start = RunMarker.start.__func__  # type: ignore[attr-defined]
 
     def started(
         cls: Any, store: Any, site: str, what: str, run: str, uses: list[str], adopted: Any = None

@@ -24,7 +24,10 @@ from zodb_vault.operations.create import run as creating
 from zodb_vault.operations.create.options import Created, CreateOptions
 from zodb_vault.operations.restore import run as restoring
 from zodb_vault.operations.verify import run as verifying
+from zodb_vault.operations.verify.options import VerifyOptions
+from zodb_vault.operations.verify.report import VerifyReport
 from zodb_vault.policy.recovery import ToTid
+from zodb_vault.repository.labels import Level
 from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
 
@@ -133,14 +136,14 @@ class Vault:
         assert found == wanted
         shutil.rmtree(restored.data_fs.parent)
 
-    def verify(self, level: verifying.Level = "records", backup: str | None = None) -> verifying.Report:
+    def verify(self, level: Level = "records", backup: str | None = None) -> VerifyReport:
         """Verify a backup."""
         catalog = self.catalog
         return verifying.verify(
             self.repository,
             SITE,
             catalog.backup(backup or self.newest.id),
-            verifying.VerifyOptions(level=level),
+            VerifyOptions(level=level),
             self.progress,
         )
 

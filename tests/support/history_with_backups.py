@@ -42,9 +42,11 @@ from zodb_vault.operations.create import run as create
 from zodb_vault.operations.create.options import CreateOptions
 from zodb_vault.operations.restore import run as restore
 from zodb_vault.operations.restore.targets import RestoreTarget, resolve
-from zodb_vault.operations.verify import run as verify
+from zodb_vault.operations.verify.options import VerifyOptions
+from zodb_vault.operations.verify.run import verify
 from zodb_vault.policy.recovery import AtTimestamp, BeforeTid, Request, ToTid
 from zodb_vault.repository import markers, objects
+from zodb_vault.repository.labels import Level
 from zodb_vault.repository.repository import Repository
 from zodb_vault.runtime import clock
 from zodb_vault.stores.local import LocalStore
@@ -512,10 +514,10 @@ class Vaulted:
         self._count("rewritten", len(old_packs - new_packs))
 
     def _verify(self, made: Manifest) -> None:
-        level: verify.Level = "records" if self.random.random() < 0.4 else "objects"
+        level: Level = "records" if self.random.random() < 0.4 else "objects"
         backup = self.catalog().backup(made.id)
-        report = verify.verify(
-            self.repository, SITE, backup, verify.VerifyOptions(level=level, workers=self.workers), Silent()
+        report = verify(
+            self.repository, SITE, backup, VerifyOptions(level=level, workers=self.workers), Silent()
         )
         assert not report.damage
         assert not report.source

@@ -16,6 +16,8 @@ from zodb_vault.operations.create import run as creating
 from zodb_vault.operations.create.options import Created, CreateOptions
 from zodb_vault.operations.restore import run as restoring
 from zodb_vault.operations.verify import run as verifying
+from zodb_vault.operations.verify.options import VerifyOptions
+from zodb_vault.operations.verify.report import VerifyReport
 from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
 
@@ -62,13 +64,13 @@ class Portable:
         output = self.restored(backup, **options)
         return independent_reader.transactions(output / "Data.fs", output / "blobs")
 
-    def verify(self, backup: str) -> verifying.Report:
+    def verify(self, backup: str) -> VerifyReport:
         """Prove a backup by restoring it and loading everything."""
         found = Catalog(self.repository, filestorage_vault.SITE).backup(backup)
         return verifying.verify(
             self.repository,
             filestorage_vault.SITE,
             found,
-            verifying.VerifyOptions(level="restore"),
+            VerifyOptions(level="restore"),
             self.progress,
         )

@@ -30,7 +30,10 @@ from zodb_vault.errors import BackupMissing, InUse, SourceChanged, TargetRefused
 from zodb_vault.model import chain
 from zodb_vault.model.source import Database, Site
 from zodb_vault.operations.catalog import Catalog
-from zodb_vault.operations.copy import run as copying
+from zodb_vault.operations.copy import coordination
+from zodb_vault.operations.copy.backup import BackupCopier
+from zodb_vault.operations.copy.options import CopyOptions
+from zodb_vault.operations.copy.run import copy as copy_backups
 from zodb_vault.operations.create import attempt
 from zodb_vault.operations.create import run as creating
 from zodb_vault.operations.create.options import CreateOptions
@@ -81,7 +84,7 @@ def opened(store: Any) -> Repository:
 def copied(source: Repository, target: Repository, site: str) -> None:
     """Copy; where only one of both is encrypted, everything gets other names."""
     decrypt = bool(source.info.recipients) and not target.info.recipients
-    copying.copy(source, target, site, filestorage_vault.Quiet(), copying.CopyOptions(decrypt=decrypt))
+    copy_backups(source, target, site, filestorage_vault.Quiet(), CopyOptions(decrypt=decrypt))
 
 
 class Clock:
@@ -560,8 +563,8 @@ def _interrupt(world: World, repository: Repository) -> None:
 def _interrupt_copy(repository: Repository, second: Repository) -> None:
     """Let a copy give up before its first commit, with something noted."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(copying, "NOTE_BYTES", 1)
-        patch.setattr(copying.SiteCopy, "commit", lambda *_: (_ for _ in ()).throw(RuntimeError("died")))
+        patch.setattr(coordination, "NOTE_BYTES", 1)
+        patch.setattr(BackupCopier, "commit", lambda *_: (_ for _ in ()).throw(RuntimeError("died")))
         with pytest.raises(RuntimeError, match="died"):
             copied(repository, second, ONE)
 

@@ -135,7 +135,8 @@ def _exit_code(done: Created, *, all_copied: bool) -> ExitCode:
 
 def _copy(context: Context, location: str, done: Created) -> bool:
     """Copy the backups of the site to another repository; return False on an error: the backup is made."""
-    from ..operations.copy.run import CopyOptions, copy
+    from ..operations.copy.options import CopyOptions
+    from ..operations.copy.run import copy
 
     options = CopyOptions(workers=context.workers)
     try:

@@ -142,7 +142,8 @@ def copy(context: Context, target: str, decrypt: bool, as_json: bool) -> None:
     If TARGET has other recipients, the content is encrypted for them. This needs the private key of the
     source.
     """
-    from ..operations.copy.run import CopyOptions, copy
+    from ..operations.copy.options import CopyOptions
+    from ..operations.copy.run import copy
 
     context.apply_priority()
     options = CopyOptions(decrypt=decrypt, workers=context.workers)

@@ -14,7 +14,8 @@ from .options import PathOption, Text, json_option, limit_options, site_options
 from .output import print_json, printable
 
 if TYPE_CHECKING:
-    from ..operations.verify.run import Report, VerifyOptions
+    from ..operations.verify.options import VerifyOptions
+    from ..operations.verify.report import Finding, VerifyReport
     from ..runtime.progress import Progress
 
     NumberType = click.ParamType[float]
@@ -93,7 +94,7 @@ def command(
     Exit code 4: damage was found. Defects that the source already had when it was backed up are reported, but
     are no damage.
     """
-    from ..operations.verify.run import VerifyOptions
+    from ..operations.verify.options import VerifyOptions
 
     if every and id is not None:
         raise UsageError("an ID and --all exclude each other", "give one of them")
@@ -110,9 +111,8 @@ def command(
         workers=context.workers,
     )
     with context.progress() as progress:
-        reports = [
-            report for one in ids if (report := _verified(context, one, options, progress, every=every))
-        ]
+        found = [_verify(context, one, options, progress, every=every) for one in ids]
+    reports = [report for report in found if report is not None]
     if as_json:
         documents = [_document(report) for report in reports]
         print_json({"reports": documents} if every else documents[0])
@@ -122,19 +122,20 @@ def command(
     return ExitCode.SUCCESS if all(report.ok for report in reports) else ExitCode.DAMAGE
 
 
-def _verified(
+def _verify(
     context: Context, backup_id: str, options: VerifyOptions, progress: Progress, *, every: bool
-) -> Report | None:
+) -> VerifyReport | None:
     """Verify a backup; return None when, with --all, it was deleted in the meantime."""
-    from ..operations.verify.run import Finding, Report, verify
+    from ..operations.verify.report import VerifyReport
+    from ..operations.verify.run import verify
 
     try:
         try:
             backup = context.catalog.backup(backup_id)
         except Damage as error:
-            return Report(
-                id=backup_id, level=options.level, damage=[Finding(None, "manifest", error.message)]
-            )
+            report = VerifyReport(id=backup_id, level=options.level)
+            report.add_damage(None, "manifest", error)
+            return report
         return verify(context.repository, context.site_name, backup, options, progress)
     except BackupMissing:
         if every:
@@ -142,25 +143,29 @@ def _verified(
         raise
 
 
-def _document(report: Report) -> dict[str, Any]:
+def _document(report: VerifyReport) -> dict[str, Any]:
     return {
         "id": report.id,
         "level": report.level,
         "ok": report.ok,
         "checked": report.checked,
         "damage": [msgspec.to_builtins(finding) for finding in report.damage],
-        "source": [msgspec.to_builtins(one) for one in report.source],
+        "source": [msgspec.to_builtins(finding) for finding in report.source],
     }
 
 
-def _print(context: Context, report: Report) -> None:
+def _print(context: Context, report: VerifyReport) -> None:
     checked = ", ".join(f"{number:,} {what}" for what, number in report.checked.items())
     if not context.quiet or not report.ok:
         click.echo(f"{report.id} {report.level}: {'ok' if report.ok else 'DAMAGED'} ({checked})")
-    for kind, findings in (("damage", report.damage), ("source", report.source)):
-        shown = findings if kind == "damage" or not context.quiet else []
-        for one in shown[:MAX_FINDINGS_SHOWN]:
-            what = " ".join(filter(None, [one.database, one.what, one.oid, one.tid]))
-            click.echo(f"  {kind}: {printable(what)}: {printable(one.why)}")
-        if len(shown) > MAX_FINDINGS_SHOWN:
-            click.echo(f"  {kind}: and {len(shown) - MAX_FINDINGS_SHOWN} more; --json lists all")
+    _print_findings("damage", report.damage)
+    if not context.quiet:
+        _print_findings("source", report.source)
+
+
+def _print_findings(kind: str, findings: list[Finding]) -> None:
+    for one in findings[:MAX_FINDINGS_SHOWN]:
+        place = " ".join(filter(None, [one.database, one.what, one.oid, one.tid]))
+        click.echo(f"  {kind}: {printable(place)}: {printable(one.why)}")
+    if len(findings) > MAX_FINDINGS_SHOWN:
+        click.echo(f"  {kind}: and {len(findings) - MAX_FINDINGS_SHOWN} more; --json lists all")

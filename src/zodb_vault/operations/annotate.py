@@ -1,4 +1,4 @@
-"""What is known of a backup: facts that are added, and its transactions."""
+"""Add facts to a backup: its name, its note, a pin, an accepted loss."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from ..errors import UsageError
 from ..repository.repository import Repository
 from .catalog import Backup, Catalog
 
-RESERVED = ("latest",)
+# Names that commands use for something else.
+RESERVED_NAMES = ("latest",)
 
 
 def annotate(repository: Repository, catalog: Catalog, backup: Backup, facts: dict[str, Any]) -> None:
-    """Store facts about a backup; raise UsageError for a name that means something else."""
-    if facts.get("name") in RESERVED:
+    """Store facts as labels of a backup; raise UsageError for a reserved name."""
+    if facts.get("name") in RESERVED_NAMES:
         raise UsageError(
-            f"a backup cannot be named {facts['name']!r}: the word means the newest one",
-            "choose another name",
+            f"a backup cannot have the name {facts['name']!r}: it means the newest backup",
+            "use another name",
         )
     for fact, value in facts.items():
         repository.add_label(catalog.site, backup.manifest.id, fact, value, catalog.listing)

@@ -1,4 +1,4 @@
-"""What backups a site has, read once for a command: manifests, facts, runs in progress."""
+"""The backups of a site, read once for a command: manifests, labels, and the markers of runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 from ..errors import BackupMissing, Damage, KeyMissing
 from ..model.capture import PreviousBackup
-from ..model.manifest import DatabaseEntry, Label, Manifest, Marker, PgTransactions, Timeline
+from ..model.manifest import DatabaseEntry, Dump, Label, Manifest, Marker, PgTransactions, Timeline
 from ..policy import retention
 from ..policy.recovery import SearchableBackup, TidRange
 from ..policy.selection import SelectableBackup, select
@@ -21,7 +21,10 @@ from ..runtime import clock
 
 
 def parents(catalog: Catalog) -> Iterator[Backup]:
-    """Yield the backups that a whole one may continue, newest first; one that lacks blobs may, its child looks for them again."""
+    """Yield the backups that a whole backup can continue, newest first.
+
+    A backup with missing blobs is one of them: its child looks for these blobs again.
+    """
     return (
         backup
         for backup in catalog.readable()
@@ -30,52 +33,51 @@ def parents(catalog: Catalog) -> Iterator[Backup]:
 
 
 def previous_backups_of(catalog: Catalog, database: str) -> Iterator[PreviousBackup]:
-    """Yield what these backups have of one database."""
+    """Yield what these backups have of one database, newest first."""
     for backup in parents(catalog):
         for entry in backup.manifest.databases:
             if entry.name == database and entry.storage is not None:
-                yield PreviousBackup(
-                    id=backup.manifest.id, captured=clock.parse(backup.manifest.created_at), entry=entry
-                )
+                captured = clock.parse(backup.manifest.created_at)
+                yield PreviousBackup(id=backup.manifest.id, captured=captured, entry=entry)
 
 
 class Backup(msgspec.Struct):
-    """One backup with what its labels say."""
+    """One backup: its manifest, and what its labels say."""
 
     manifest: Manifest
     facts: LabelFacts
 
     @property
     def complete(self) -> bool:
-        """Tell whether nothing is missing, or what is was accepted as lost."""
+        """Tell whether nothing is missing, or the loss was accepted."""
         return self.manifest.status == "complete" or self.facts.accept_missing
 
     @property
     def counts(self) -> bool:
-        """Tell whether it can be the last one that must not go."""
+        """Tell whether this can be the last complete backup, which must not be removed."""
         return self.complete and self.manifest.whole and self.manifest.trigger != "safety"
 
     @property
     def new_history(self) -> bool:
-        """Tell whether it shares no transaction with the backups before it, and nobody has accepted that.
+        """Tell whether it shares no transaction with the backups before it, and that was not accepted.
 
-        Of several databases only one may be new: the line says it even where the reason is that of another one.
+        The reason of a backup with several databases may be that of another database. So the timeline counts
+        as well: it begins again when one of the databases has a new history.
         """
-        m = self.manifest
-        begins = m.timeline == [Timeline(m.id, None)] and not (
-            m.reason.code in ("first", "resumed") and m.parent is None
-        )
-        return (begins or m.reason.code == "new-history") and not self.facts.accept_history
+        manifest = self.manifest
+        first_of_site = manifest.reason.code in ("first", "resumed") and manifest.parent is None
+        begins_timeline = manifest.timeline == [Timeline(manifest.id, None)] and not first_of_site
+        is_new = begins_timeline or manifest.reason.code == "new-history"
+        return is_new and not self.facts.accept_history
 
     def retained(self, in_use: str | None = None) -> retention.RetainedBackup:
-        """Return what deciding whether it stays needs."""
-        m = self.manifest
+        """Return the facts that the retention rules need; ``in_use`` names the run that uses the backup."""
         return retention.RetainedBackup(
-            id=m.id,
-            created_at=clock.parse(m.created_at),
-            trigger=m.trigger,
+            id=self.manifest.id,
+            created_at=clock.parse(self.manifest.created_at),
+            trigger=self.manifest.trigger,
             complete=self.complete,
-            whole=m.whole,
+            whole=self.manifest.whole,
             pinned=self.facts.pinned,
             in_use=in_use,
             failed=self.facts.failed,
@@ -83,37 +85,40 @@ class Backup(msgspec.Struct):
         )
 
     @property
-    def candidate(self) -> SelectableBackup:
-        """Return what choosing by id or name needs."""
-        m = self.manifest
+    def selectable(self) -> SelectableBackup:
+        """Return the facts for a selection by id or name."""
         return SelectableBackup(
-            id=m.id,
+            id=self.manifest.id,
             name=self.facts.name,
             status="complete" if self.complete else "incomplete",
-            whole=m.whole,
-            trigger=m.trigger,
+            whole=self.manifest.whole,
+            trigger=self.manifest.trigger,
         )
 
     @property
-    def reach(self) -> SearchableBackup:
-        """Return what choosing by transaction or moment needs."""
-        m = self.manifest
+    def searchable(self) -> SearchableBackup:
+        """Return the facts for a search by transaction or time."""
+        databases = {
+            entry.name: TidRange(entry.first_tid, entry.pack_tid, entry.last_tid)
+            for entry in self.manifest.databases
+        }
         return SearchableBackup(
-            id=m.id,
-            created_at=clock.parse(m.created_at),
+            id=self.manifest.id,
+            created_at=clock.parse(self.manifest.created_at),
             complete=self.complete,
-            whole=m.whole,
-            trigger=m.trigger,
-            timeline=tuple(m.timeline),
-            ordered=all(entry.ordered for entry in m.databases),
-            databases={
-                entry.name: TidRange(entry.first_tid, entry.pack_tid, entry.last_tid) for entry in m.databases
-            },
+            whole=self.manifest.whole,
+            trigger=self.manifest.trigger,
+            timeline=tuple(self.manifest.timeline),
+            ordered=all(entry.ordered for entry in self.manifest.databases),
+            databases=databases,
         )
 
 
 class Catalog:
-    """The backups of one site as they are listed now."""
+    """The backups of one site, as they were listed when this was made.
+
+    ``damaged`` says which manifests ``readable`` could not read, and why.
+    """
 
     def __init__(self, repository: Repository, site: str) -> None:
         self.repository, self.site = repository, site
@@ -129,13 +134,16 @@ class Catalog:
         return self._backups[backup_id]
 
     def newest_first(self) -> Iterator[Backup]:
-        """Yield all backups; raise Damage at one that cannot be read: a choice among them could be another one with it."""
+        """Yield all backups; raise Damage at one that cannot be read.
+
+        For decisions that could be different if the damaged backup could be read.
+        """
         for backup_id in reversed(self.listing.backups):
             if (backup := self._unless_deleted(backup_id)) is not None:
                 yield backup
 
     def readable(self) -> Iterator[Backup]:
-        """Yield the backups that can be read, newest first; ``damaged`` says what is wrong with the others."""
+        """Yield the backups that can be read, newest first, and add the others to ``damaged``."""
         for backup_id in reversed(self.listing.backups):
             try:
                 backup = self._unless_deleted(backup_id)
@@ -146,44 +154,44 @@ class Catalog:
                 yield backup
 
     def _unless_deleted(self, backup_id: str) -> Backup | None:
-        """Return a backup, None when it was deleted since the list was made."""
+        """Return a backup, None when it was deleted after the listing."""
         try:
             return self.backup(backup_id)
         except BackupMissing:
             return None
 
     def labels_since(self, created_at: str) -> Iterator[Label]:
-        """Yield the labels that were stored at this time or later, of whatever backup; their names tell, older ones are not read."""
+        """Yield the labels of all backups that were stored at this time or later; older ones are not read."""
         stamp = clock.parse(created_at).strftime(ID_TIME)
-        for key in (key for keys in self.listing.labels.values() for key in keys):
-            if key.rsplit("/", 1)[1] >= stamp:
-                yield self.repository.label(key)
+        for keys in self.listing.labels.values():
+            for key in keys:
+                if key.rsplit("/", 1)[1] >= stamp:  # the name of a label begins with its time
+                    yield self.repository.label(key)
 
     def select(self, text: str) -> Backup:
-        """Return the backup that an id, a prefix, a name or ``latest`` means; raise UsageError or BackupMissing.
+        """Return the backup with this id, prefix or name, or ``latest``; raise UsageError or BackupMissing.
 
-        A whole id is found although the manifest of another backup is damaged.
+        With a whole id no other manifest is read, so that a damaged one does not matter.
         """
         if text in self.listing.backups:
             return self.backup(text)
-        return self.backup(select(text, [backup.candidate for backup in self.newest_first()]))
+        return self.backup(select(text, [backup.selectable for backup in self.newest_first()]))
 
     @cached_property
     def markers(self) -> dict[str, tuple[Marker, bytes]]:
-        """Return the markers of runs, live and dead, by key."""
+        """Return the markers of runs, alive or dead, by key."""
         found = {}
         for key in self.listing.markers:
             try:
                 found[key] = markers.read_marker(self.repository.store, key)
             except KeyMissing:
-                continue  # that run has just finished
+                continue  # the run has just ended
         return found
 
     def live_markers(self) -> list[Marker]:
-        """Return the markers of runs that can still be going on."""
-        return [
-            marker for marker, _ in self.markers.values() if markers.is_alive(marker, self.repository.store)
-        ]
+        """Return the markers of runs that can be alive."""
+        store = self.repository.store
+        return [marker for marker, _data in self.markers.values() if markers.is_alive(marker, store)]
 
 
 def raw_size(entry: DatabaseEntry) -> int:
@@ -193,19 +201,18 @@ def raw_size(entry: DatabaseEntry) -> int:
 
 def stored_size(entry: DatabaseEntry) -> int:
     """Return the bytes of all objects and documents that a database of a backup needs."""
-    halves = [half for half in (entry.storage, entry.blobs) if half is not None]
-    dump = entry.dump
-    beside = 0
-    if dump is not None:
-        beside += (
-            sum(part.stored for part in dump.files)
-            + sum(ref.stored for ref in dump.log_lists)
-            + sum(one.stored for one in dump.log)
-        )
+    total = _size_beside(entry.dump) if entry.dump else 0
+    for component in (entry.storage, entry.blobs):
+        if component is not None:
+            total += sum(ref.stored for ref in component.lists)
+            total += sum(one.stored for one in component.tail)
+    return total
+
+
+def _size_beside(dump: Dump) -> int:
+    """Return the bytes of what belongs to a dump beside its parts: files, log and deltas."""
+    total = sum(part.stored for part in dump.files)
+    total += sum(ref.stored for ref in dump.log_lists) + sum(block.stored for block in dump.log)
     if isinstance(dump, PgTransactions):
-        beside += sum(ref.stored for ref in dump.delta_lists) + sum(delta.stored for delta in dump.deltas)
-    return (
-        beside
-        + sum(ref.stored for half in halves for ref in half.lists)
-        + sum(one.stored for half in halves for one in half.tail)
-    )
+        total += sum(ref.stored for ref in dump.delta_lists) + sum(delta.stored for delta in dump.deltas)
+    return total

@@ -1,4 +1,4 @@
-"""Write the configurations of zodb-convert for a site: one file per database, for nobody else to read."""
+"""Write configurations of zodb-convert for a site: one file per database, readable only by its owner."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from ..model.source import Database, Site
 from ..runtime import durable
 from ..strategies.base import folder_of
 
-MODE: Final = 0o600
+# The files contain the passwords of the storages.
+FILE_MODE: Final = 0o600
 DIRECTORY_MODE: Final = 0o700
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):
-    """What copies one database: ``text`` goes to ``path``, the FileStorage on the other side is in ``directory``."""
+    """The configuration for one database, to be written to ``path``; the FileStorage is in ``directory``."""
 
     database: str
     direction: Direction
@@ -39,48 +40,46 @@ def configurations(
     directory: Path,
     environment: Mapping[str, str],
 ) -> list[Configuration]:
-    """Return a configuration per database (``names``: of these only); nothing is written.
+    """Return a configuration for each database, or for those with these names; nothing is written.
 
     Raise UsageError, NothingToBackUp, ConfigurationError.
     """
-    databases = _chosen(site, names)
+    databases = _choose(site, names)
     if output is not None and len(databases) > 1:
         known = ", ".join(database.name for database in databases)
         raise UsageError(
-            f"one file describes one database, and there are {len(databases)}: {known}",
-            "choose one with --database NAME",
+            f"--output names one file, but there are {len(databases)} databases: {known}",
+            "choose one of them with --database NAME",
         )
-    alone = len(site.databases) == 1
+    only_one = len(site.databases) == 1
     made = []
     for database in databases:
         folder = folder_of(database.name)
-        place = directory if alone else directory / folder
-        _refuse_itself(database, place)
-        conf = convert_conf(site, database, direction, place, environment, Path.cwd())
-        path = output or Path.cwd() / (
-            f"convert-{direction}.conf" if alone else f"convert-{direction}-{folder}.conf"
-        )
+        target = directory if only_one else directory / folder
+        name = f"convert-{direction}.conf" if only_one else f"convert-{direction}-{folder}.conf"
+        _refuse_site_itself(database, target)
+        conf = convert_conf(site, database, direction, target, environment, Path.cwd())
         made.append(
             Configuration(
                 database=database.name,
                 direction=direction,
-                path=path,
-                directory=place,
+                path=output or Path.cwd() / name,
+                directory=target,
                 text=conf.text,
-                warnings=conf.warnings + _doubts(place, direction),
+                warnings=conf.warnings + _warnings(target, direction),
             )
         )
     return made
 
 
 def write(made: Sequence[Configuration], *, force: bool) -> None:
-    """Write the files with mode 0600, and make the directories that an export goes to.
+    """Write the files with mode 0600, and create the directories for an export.
 
-    Raise TargetRefused, before anything is written, when a file is there already, unless ``force``.
+    Without ``force``, raise TargetRefused when a file exists, before anything is written.
     """
-    there = [one.path for one in made if os.path.lexists(one.path)]
-    if there and not force:
-        raise _refused(there[0])
+    existing = [one.path for one in made if os.path.lexists(one.path)]
+    if existing and not force:
+        raise _refused(existing[0])
     for one in made:
         if one.direction == "export":
             durable.make_directories(one.directory, DIRECTORY_MODE)
@@ -88,16 +87,17 @@ def write(made: Sequence[Configuration], *, force: bool) -> None:
 
 
 def _write(path: Path, data: bytes, force: bool) -> None:
-    """Write a file that never is readable for others; what was under its name keeps its own mode and is let go."""
+    """Write a file that is at no time readable for others; an existing one is replaced as a whole."""
     if force:
-        durable.write_atomically(path, [data], exclusive=False, mode=MODE)
+        durable.write_atomically(path, [data], exclusive=False, mode=FILE_MODE)
         return
+    # reserve the name: two commands at the same time must not both believe that the file is new
     try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, MODE))
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE))
     except FileExistsError:
         raise _refused(path) from None
     try:
-        durable.write_atomically(path, [data], exclusive=False, mode=MODE)
+        durable.write_atomically(path, [data], exclusive=False, mode=FILE_MODE)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(path)
@@ -106,16 +106,14 @@ def _write(path: Path, data: bytes, force: bool) -> None:
 
 def _refused(path: Path) -> TargetRefused:
     return TargetRefused(
-        f"{path} exists already", "give --force to replace it, or another name with --output"
+        f"{path} already exists", "replace it with --force, or write another file with --output"
     )
 
 
-def _chosen(site: Site, names: Sequence[str]) -> list[Database]:
+def _choose(site: Site, names: Sequence[str]) -> list[Database]:
     if not site.databases:
-        raise NothingToBackUp(
-            f"the site {site.name} has no persistent database",
-            "; ".join(f"{one.name}: {one.why}" for one in site.skipped),
-        )
+        reasons = "; ".join(f"{one.name}: {one.why}" for one in site.skipped)
+        raise NothingToBackUp(f"the site {site.name} has no persistent database", reasons)
     known = [database.name for database in site.databases]
     unknown = sorted(set(names) - set(known))
     if unknown:
@@ -123,20 +121,23 @@ def _chosen(site: Site, names: Sequence[str]) -> list[Database]:
     return [database for database in site.databases if not names or database.name in names]
 
 
-def _refuse_itself(database: Database, directory: Path) -> None:
-    """Raise UsageError when the FileStorage on the other side would be the site's own."""
+def _refuse_site_itself(database: Database, directory: Path) -> None:
+    """Raise UsageError when the FileStorage for the conversion would be that of the site."""
     pairs = ((database.data_fs, directory / "Data.fs"), (database.blob_dir, directory / "blobs"))
-    for theirs, ours in pairs:
-        if theirs and os.path.realpath(theirs) == os.path.realpath(ours):
-            raise UsageError(f"{ours} belongs to the site itself", "name another directory with --directory")
+    for of_site, converted in pairs:
+        if of_site and os.path.realpath(of_site) == os.path.realpath(converted):
+            raise UsageError(
+                f"{converted} belongs to the site itself", "use another directory with --directory"
+            )
 
 
-def _doubts(directory: Path, direction: Direction) -> list[str]:
-    """Return what stands in the way of the conversion on the side of the FileStorage."""
+def _warnings(directory: Path, direction: Direction) -> list[str]:
+    """Return what is wrong with the directory of the FileStorage for this direction."""
     exists = (directory / "Data.fs").exists()
     if direction == "export" and exists:
         return [
-            f"{directory} holds a Data.fs already: use `zodb-convert --incremental`, or another directory with --directory"
+            f"{directory} already has a Data.fs: use `zodb-convert --incremental`, "
+            "or another directory with --directory"
         ]
     if direction == "import" and not exists:
         return [f"there is no Data.fs in {directory} yet"]

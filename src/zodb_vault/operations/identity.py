@@ -1,4 +1,4 @@
-"""Find the private key where content has to be read: in a file, from a command, or among the credentials that systemd gives a service."""
+"""Find the private keys: in a file, from a command, or in a credential that systemd gives to a service."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from ..repository.references import part_of, read_list, references
 CREDENTIAL: Final = "zodb-vault-identity"
 ARMOR: Final = b"-----BEGIN AGE ENCRYPTED FILE-----"
 SECRET_KEY: Final = "AGE-SECRET-KEY-"
-VARIABLE: Final = "ZODB_VAULT_IDENTITY_COMMAND"
+COMMAND_VARIABLE: Final = "ZODB_VAULT_IDENTITY_COMMAND"
 
 
 def identities(settings: IdentitySettings, ask: Callable[[str], str]) -> list[str]:
-    """Return the private keys that are configured, none where nothing says where they are; ``ask`` for the passphrase of a file.
+    """Return the configured private keys, none without a configuration; ``ask`` for a passphrase.
 
-    Raise KeyNeeded when what is named cannot be had or is no key.
+    Raise KeyNeeded when the configured key cannot be read or is no key.
     """
     if settings.file is not None:
-        return _keys(_file(settings.file), str(settings.file), ask)
+        return _keys(_read(settings.file), str(settings.file), ask)
     if settings.command is not None:
-        return _keys(_output(settings.command.reveal()), "the output of the identity command", ask)
+        return _keys(_output_of(settings.command.reveal()), "the output of the identity command", ask)
     if (credential := _credential()).exists():
-        return _keys(_file(credential), str(credential), ask)
+        return _keys(_read(credential), str(credential), ask)
     return []
 
 
@@ -43,49 +43,54 @@ def _credential() -> Path:
     return Path(os.environ.get("CREDENTIALS_DIRECTORY") or "/nowhere") / CREDENTIAL
 
 
-def _named(settings: IdentitySettings) -> bool:
-    """Tell whether anything says where the private key is."""
+def _is_configured(settings: IdentitySettings) -> bool:
     return settings.file is not None or settings.command is not None or _credential().exists()
 
 
 def require_copyable(copy: CopySettings, settings: Settings) -> None:
-    """Raise ConfigurationError when a copy has to decrypt what is encrypted, and nothing on this host says how, or that it is meant."""
+    """Raise ConfigurationError when a copy after each backup needs a private key, and this host has none.
+
+    The same for a copy without encryption of an encrypted repository: that has to be confirmed with
+    --decrypt.
+    """
     ours = settings.repository.encryption.recipients
-    if (
-        not ours
-        or copy.recipients is None
-        or normalized_recipients(copy.recipients) == normalized_recipients(ours)
-    ):
+    if not ours or copy.recipients is None:
         return
-    by_hand = f"take it out of [repository] copies, and run `zodb-vault repository copy {copy.location}"
+    if normalized_recipients(copy.recipients) == normalized_recipients(ours):
+        return
+    by_hand = f"remove it from [repository] copies, and run `zodb-vault repository copy {copy.location}"
     if not copy.recipients:
-        message = f"repository.copies: {copy.location} is not encrypted, and the repository is"
-        raise ConfigurationError([message], f"{by_hand} --decrypt` where the private key is, if it is meant")
-    if not _named(settings.identity):
-        message = "is encrypted for others than the repository, so that each backup has to be decrypted for it; nothing says where the private key is"
-        raise ConfigurationError(
-            [f"repository.copies: {copy.location} {message}"],
-            f"{by_hand}` on a host that has the private key; or name that here ([identity])",
+        message = f"repository.copies: {copy.location} is not encrypted, but the repository is"
+        hint = f"{by_hand} --decrypt` on a host that has the private key, if this is intended"
+        raise ConfigurationError([message], hint)
+    if not _is_configured(settings.identity):
+        message = (
+            f"repository.copies: {copy.location} has other recipients than the repository, so every backup "
+            "has to be decrypted for the copy; no private key is configured"
         )
+        hint = f"{by_hand}` on a host that has the private key; or configure the key here ([identity])"
+        raise ConfigurationError([message], hint)
 
 
 def require_key(entries: Iterable[DatabaseEntry], documents: Objects) -> None:
-    """Find out whether the private key fits before anything starts: by the oldest and the newest object of each half of a database.
+    """Check that the private key fits before anything takes long.
 
-    Raise KeyNeeded, and Damage where a list cannot be read.
+    The oldest and the newest object of each component are tried: the recipients may have changed in between.
+    Raise KeyNeeded, and Damage when a list cannot be read.
     """
-    for half in (half for entry in entries for half in (entry.storage, entry.blobs)):
-        found = [*references(msgspec.to_builtins(half))]
-        content = [one for one in found if one.kind == "content"]
-        for oldest in [one for one in found if one.kind == "list"][:1]:
-            content[:0] = [
-                one for one in references(read_list(oldest.name, documents)) if one.kind == "content"
-            ][:1]
-        for one in dict.fromkeys(part_of(one) for one in (*content[:1], *content[-1:])):
-            documents.require_key(one)
+    for entry in entries:
+        for component in (entry.storage, entry.blobs):
+            found = [*references(msgspec.to_builtins(component))]
+            content = [one for one in found if one.kind == "content"]
+            lists = [one for one in found if one.kind == "list"]
+            if lists:  # these come before what the manifest itself names
+                oldest = references(read_list(lists[0].name, documents))
+                content[:0] = [one for one in oldest if one.kind == "content"][:1]
+            for part in dict.fromkeys(part_of(one) for one in (*content[:1], *content[-1:])):
+                documents.require_key(part)
 
 
-def _file(path: Path) -> bytes:
+def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
@@ -95,25 +100,29 @@ def _file(path: Path) -> bytes:
         ) from None
 
 
-def _output(command: str) -> bytes:
-    """Run the command, which may hold a secret itself: it goes through the environment, as arguments are there for everybody to see."""
+def _output_of(command: str) -> bytes:
+    """Run the command, and return what it prints.
+
+    The command may contain a secret. It is passed in the environment, since all users can see arguments.
+    """
     done = subprocess.run(
-        ["/bin/sh", "-c", f'eval "${VARIABLE}"'],
-        env=os.environ | {VARIABLE: command},
+        ["/bin/sh", "-c", f'eval "${COMMAND_VARIABLE}"'],
+        env=os.environ | {COMMAND_VARIABLE: command},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         check=False,
     )
     if done.returncode:
         raise KeyNeeded(
-            f"the command that prints the private key failed with status {done.returncode}",
-            f"correct {VARIABLE} or [identity] command",
+            f"the command that prints the private key failed with exit status {done.returncode}",
+            f"correct {COMMAND_VARIABLE} or [identity] command",
         )
     return done.stdout
 
 
 def _keys(data: bytes, where: str, ask: Callable[[str], str]) -> list[str]:
-    require_installed("what this key opens")
+    """Return the keys of age-keygen or SSH in a file, after decrypting it if it has a passphrase."""
+    require_installed("what the private key decrypts")
     import pyrage
 
     if data.startswith((MAGIC, ARMOR)):
@@ -124,7 +133,7 @@ def _keys(data: bytes, where: str, ask: Callable[[str], str]) -> list[str]:
         except VaultError as error:
             raise KeyNeeded(
                 f"{where} has a passphrase: {error.message}",
-                "run this on a terminal, or let a command print the private key",
+                "run this on a terminal, or configure a command that prints the private key",
             ) from None
     text = data.decode("utf-8", "replace")
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
@@ -135,6 +144,8 @@ def _keys(data: bytes, where: str, ask: Callable[[str], str]) -> list[str]:
     except pyrage.IdentityError:
         found = []
     if not found:
-        hint = f"what is needed is {SECRET_KEY}..., as `age-keygen` makes it, or a private key of SSH without a passphrase"
-        raise KeyNeeded(f"{where} holds no private key that can be used", hint)
+        hint = (
+            f"it needs {SECRET_KEY}..., as `age-keygen` makes it, or a private SSH key without a passphrase"
+        )
+        raise KeyNeeded(f"{where} has no private key that can be used", hint)
     return found

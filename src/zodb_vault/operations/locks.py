@@ -1,7 +1,7 @@
-"""Object lock: let what a backup uses of earlier ones be locked for as long as the backup itself.
+"""Object lock: make sure that everything a backup needs is locked as long as the backup itself.
 
-What a run stores is locked when it is stored. What it takes from earlier backups was locked then, and the manifest says until when all of it is, so
-that most runs ask for nothing.
+What a run stores is locked when it is stored. What it shares with earlier backups was locked earlier, for a
+shorter time. The manifest says until when all of it is locked, so that most runs need not renew anything.
 """
 
 from __future__ import annotations
@@ -24,23 +24,22 @@ from ..runtime.progress import Progress
 from ..runtime.workers import Workers
 from ..stores.base import Store, SupportsObjectLock
 
-# Each waits for an answer nearly all the time.
+# A worker waits for the service nearly all the time, and needs hardly any memory.
 RENEWERS: Final = 16
-NAMED: Final = 5
-TRIAL: Final = timedelta(minutes=1)
+MAX_KEYS_SHOWN: Final = 5
+# A trial object cannot be deleted for good before this time.
+TRIAL_DURATION: Final = timedelta(minutes=1)
 
 
-def retaining(store: Store) -> tuple[SupportsObjectLock, timedelta] | None:
-    """Return a store that is to lock what is stored, and for how long; None for others."""
-    return (
-        (store, store.lock_duration)
-        if isinstance(store, SupportsObjectLock) and store.lock_duration
-        else None
-    )
+def object_lock_of(store: Store) -> tuple[SupportsObjectLock, timedelta] | None:
+    """Return the store, and how long it locks what is stored; None for a store without object lock."""
+    if isinstance(store, SupportsObjectLock) and store.lock_duration:
+        return store, store.lock_duration
+    return None
 
 
 def needed_keys(document: Any, documents: Documents, found: set[str] | None = None) -> set[str]:
-    """Return the keys of all objects and documents that a backup needs; raise Damage at a list that cannot be read."""
+    """Return the keys of everything that a backup needs; raise Damage when a list cannot be read."""
     keys = set[str]() if found is None else found
     for one in references(document):
         key = object_key(one.name) if one.kind == "content" else meta_key(one.name)
@@ -52,53 +51,63 @@ def needed_keys(document: Any, documents: Documents, found: set[str] | None = No
 
 
 def trial_key(site: str, run: str) -> str:
-    """Return a key under which a run may write, read and remove, and which is no marker."""
+    """Return a key for the trial object of a run, where a run is allowed to write; it is no marker."""
     return f"sites/{site}/running/{run}-trial"
 
 
 class Locks:
-    """The locks of one run, which began at ``now``; without object lock there is nothing to do, and ``until`` is None."""
+    """The locks of one run that began at ``now``.
+
+    ``until`` is the time until which everything that the run needs has to be locked. Without object lock it
+    is None, and there is nothing to do.
+    """
 
     def __init__(self, repository: Repository, trial_key: str, now: datetime, progress: Progress) -> None:
         self._repository, self._trial_key, self._now, self._progress = repository, trial_key, now, progress
-        self._found = retaining(repository.store)
+        self._found = object_lock_of(repository.store)
         self.until = lock_expiry(now, self._found[1]) if self._found else None
         self._renewed = set[str]()
 
     def lasting(self, manifests: Iterable[Manifest | None]) -> datetime | None:
-        """Return until when all is locked that a backup takes from these, None when that is not long enough, or not known of one."""
+        """Return until when everything that these backups need is locked.
+
+        Return None when that is too soon for this run, or not known of one of them: None stands for an
+        unknown backup, and a manifest that was copied from another repository says when it is locked there.
+        """
         if self._found is None:
             return None
         here = self._repository.info.id
-        claims = [one.locked_until if one and one.repository == here else None for one in manifests]
-        return common_expiry(
-            [clock.parse(claim) if claim else None for claim in claims], self._now, self._found[1]
-        )
+        times: list[datetime | None] = []
+        for manifest in manifests:
+            known = manifest is not None and manifest.repository == here and manifest.locked_until
+            times.append(clock.parse(known) if known else None)
+        return common_expiry(times, self._now, self._found[1])
 
     def renew(self, keys: Iterable[str], beat: Callable[[], None]) -> None:
-        """Let what is stored under these keys be locked ``until`` then; raise StoreError."""
+        """Lock these keys until ``until``, and call ``beat`` meanwhile; raise StoreError."""
         assert self._found and self.until
         todo = sorted({*keys, INFO_KEY, RECOVERY_KEY} - self._renewed)
         if not self._renewed:
-            attempt(self._repository.store, self._found[0], self._trial_key)
+            try_extending(self._repository.store, self._found[0], self._trial_key)
         self._progress.note(f"renewing the locks of {len(todo)} objects")
-        missing = []
-        with Workers(RENEWERS, beat) as workers:
-            for key in workers.in_order(partial(_missing, self._found[0], key, self.until) for key in todo):
-                missing += [key] if key else []
+        missing: list[str] = []
+        with Workers(RENEWERS, beat) as pool:
+            for key in pool.in_order(partial(_extend, self._found[0], key, self.until) for key in todo):
+                if key is not None:
+                    missing.append(key)
                 beat()
         if missing:
-            more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-            where = self._repository.store.location
+            more = f" and {len(missing) - MAX_KEYS_SHOWN} more" if len(missing) > MAX_KEYS_SHOWN else ""
+            keys_shown = ", ".join(missing[:MAX_KEYS_SHOWN])
             raise StoreError(
-                f"{', '.join(missing[:NAMED])}{more} cannot be found in {where}",
-                "`zodb-vault verify` tells which backups need it",
+                f"{keys_shown}{more} cannot be found in {self._repository.store.location}",
+                "`zodb-vault verify` shows which backups need it",
             )
         self._renewed |= set(todo)
 
 
-def _missing(store: SupportsObjectLock, key: str, until: datetime) -> str | None:
-    """Renew a lock; return the key when there is nothing under it."""
+def _extend(store: SupportsObjectLock, key: str, until: datetime) -> str | None:
+    """Extend a lock; return the key when nothing is stored there."""
     try:
         store.extend_lock(key, until)
     except KeyMissing:
@@ -106,20 +115,21 @@ def _missing(store: SupportsObjectLock, key: str, until: datetime) -> str | None
     return None
 
 
-def attempt(store: Store, retaining: SupportsObjectLock, key: str) -> None:
-    """Try on something of no worth whether locks can be renewed; raise StoreError.
+def try_extending(store: Store, lockable: SupportsObjectLock, key: str) -> None:
+    """Try with a worthless object whether locks can be extended; raise StoreError.
 
-    A service that does not know such requests may take them for what is to be stored, and write that over what is there.
+    A service that does not know object lock may ignore that part of the request, take it for an upload, and
+    replace the object with the text of the request.
     """
     data = secrets.token_bytes(32)
     store.put(key, [data])
     try:
-        retaining.extend_lock(key, clock.now() + TRIAL)
+        lockable.extend_lock(key, clock.now() + TRIAL_DURATION)
         if store.get(key) != data:
-            what = f"the service of {store.location} takes the request to lock an object for new content of it, and has no object lock"
             raise StoreError(
-                what,
-                "take [repository.s3] object_lock out of the configuration, or use a service that has it",
+                f"the service of {store.location} has no object lock: it has replaced a test object with the "
+                "request to lock it",
+                "remove object_lock from [repository.s3], or use a service with object lock",
             )
     finally:
         store.delete(key)

@@ -30,7 +30,7 @@ class LogRow(msgspec.Struct, frozen=True):
 
 
 def is_concealed(documents: Objects, entry: DatabaseEntry) -> bool:
-    """Tell whether the newest users and descriptions of a database are encrypted without a key to decrypt them."""
+    """Tell whether the newest users and descriptions of a database are encrypted and no key is configured."""
     newest: Sequence[Segment | Transactions] = ()
     if entry.data_fs:
         newest = entry.data_fs.tail
@@ -65,7 +65,7 @@ def log(documents: Objects, entry: DatabaseEntry) -> Iterator[LogRow]:
 
 
 def _texts(documents: Objects, block: Segment | Transactions) -> list[TextRow] | None:
-    """Return users and descriptions of some transactions, None when they are not stored or cannot be decrypted."""
+    """Return users and descriptions, None when they are not stored or cannot be decrypted."""
     if not block.log or documents.cannot_decrypt(block.log):
         return None
     rows: list[TextRow] = msgspec.json.decode(b"".join(documents.read(block.log)))["rows"]

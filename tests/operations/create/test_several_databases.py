@@ -35,7 +35,9 @@ from zodb_vault.operations.create.plan import plan
 from zodb_vault.operations.restore import run as restoring
 from zodb_vault.operations.restore.abort import abort
 from zodb_vault.operations.verify import run as verifying
+from zodb_vault.operations.verify.options import VerifyOptions
 from zodb_vault.policy.recovery import ToTid
+from zodb_vault.repository.labels import Level
 from zodb_vault.strategies.filestorage.capture import FileStorageCapture
 from zodb_vault.strategies.filestorage.restore.paths import paths_of_database
 
@@ -66,8 +68,8 @@ def test_one_backup_holds_every_persistent_database_and_its_mount_point(several:
     assert (several.directory / "out" / "Data.fs").read_bytes() == several.files(
         "catalog"
     ).data_fs.read_bytes()
-    for level in get_args(verifying.Level):
-        backup, options = several.catalog().backup(manifest.id), verifying.VerifyOptions(level=level)
+    for level in get_args(Level):
+        backup, options = several.catalog().backup(manifest.id), VerifyOptions(level=level)
         report = verifying.verify(
             several.repository, filestorage_vault.SITE, backup, options, several.progress
         )
@@ -241,7 +243,7 @@ def test_a_database_that_is_added_leaves_the_others_on_their_line(several: Sever
     assert manifest.timeline == first.timeline and manifest.parent == first.id
     assert manifest.reason.code == "first" and manifest.reason.text.startswith("users: ")
     tid = first.databases[0].last_tid
-    assert several.catalog().backup(first.id).reach.eligible
+    assert several.catalog().backup(first.id).searchable.eligible
     options = restoring.RestoreOptions(request=ToTid(str(tid)), output=several.directory / "out")
     done = restoring.plan(several.repository, filestorage_vault.SITE, None, options)
     assert done.target.cuts[0].last_tid == tid

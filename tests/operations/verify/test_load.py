@@ -10,7 +10,7 @@ import site_factory
 from filestorage_vault import Vault
 from site_factory import RawRecord, Site
 
-from zodb_vault.operations.verify import load as loading
+from zodb_vault.operations.verify.loader import load_from_data_fs
 
 UNUSUAL = {
     name: site_factory.UNUSUAL[name] for name in ("without_transactions", "unordered_tids", "equal_tids")
@@ -33,7 +33,7 @@ def current(data_fs: Path) -> dict[bytes, bool]:
 @pytest.mark.parametrize("name", [*site_factory.BUILDERS, *UNUSUAL])
 def test_every_object_is_loaded_and_every_blob_opened(tmp_path: Path, name: str) -> None:
     files = {**site_factory.BUILDERS, **UNUSUAL}[name](tmp_path)
-    loaded = loading.load_all(str(files.data_fs), str(files.blob_dir))
+    loaded = load_from_data_fs(str(files.data_fs), str(files.blob_dir))
     there = current(files.data_fs)
     assert loaded.failure is None
     assert (loaded.objects + loaded.opaque, loaded.unreadable_blobs) == (len(there), [])
@@ -48,7 +48,7 @@ def test_a_blob_that_is_not_there_is_found_whatever_wrote_its_record(tmp_path: P
     for path in files.blob_dir.rglob("*.blob"):
         path.chmod(0o600)
         path.unlink()
-    loaded = loading.load_all(str(files.data_fs), str(files.blob_dir))
+    loaded = load_from_data_fs(str(files.data_fs), str(files.blob_dir))
     # of a record that nobody can read nobody knows that there should be one
     assert len(loaded.unreadable_blobs) == (name == "zlib_wrapped")
     assert loaded.blobs == 0
@@ -58,7 +58,7 @@ def test_a_root_object_of_garbage_among_good_ones_is_no_encryption(tmp_path: Pat
     with Site(tmp_path) as site:
         site.put(a="one", b="two", c="three")
         site.write([RawRecord(0, b"no pickle at all")])
-    loaded = loading.load_all(str(site.files.data_fs), str(site.files.blob_dir))
+    loaded = load_from_data_fs(str(site.files.data_fs), str(site.files.blob_dir))
     assert "root object" in (loaded.failure or "")
 
 

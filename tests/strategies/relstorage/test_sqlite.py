@@ -20,7 +20,7 @@ from relstorage_vault import NOISE, RelVault, by_hand
 
 from zodb_vault.model import chain
 from zodb_vault.operations.restore import plan as restoreplan
-from zodb_vault.operations.verify import run as verify
+from zodb_vault.operations.verify import records
 
 EACH = pytest.mark.parametrize(
     ("history", "shared"), [(False, False), (False, True), (True, False), (True, True)]
@@ -87,7 +87,7 @@ def test_without_the_right_key_nothing_of_an_encrypted_dump_is_begun(
         opened.put(logo=NOISE[4])
     vault.created()
     with monkeypatch.context() as patched:
-        patched.setattr(verify, "backend_of_entry", lambda _entry: pytest.fail("a check has begun"))
+        patched.setattr(records, "backend_of_entry", lambda _entry: pytest.fail("a check has begun"))
         patched.setattr(restoreplan, "plan_dump", lambda *_: pytest.fail("a target was looked at"))
         for identity in ("", str(new)):
             patched.setenv("ZODB_VAULT_IDENTITY_FILE", identity)

@@ -16,7 +16,7 @@ from ...repository.ids import ID_TIME
 from ...repository.repository import Repository
 from ...runtime import clock
 from ...stores.base import ProbesCapabilities, Store
-from ..locks import attempt, retaining
+from ..locks import object_lock_of, try_extending
 from .check import CheckResult, run_check
 
 PROBE_PREFIX: Final = "_doctor-"
@@ -170,11 +170,11 @@ def check_service(store: Store, info: RepositoryInfo | None) -> Iterator[CheckRe
 
 def check_object_lock(store: Store) -> Iterator[CheckResult]:
     """Check that a lock can be extended. What this leaves of the probe is locked for a minute."""
-    found = retaining(store)
+    found = object_lock_of(store)
     if found is None:
         return
     try:
-        attempt(store, found[0], _probe_key())
+        try_extending(store, found[0], _probe_key())
     except StoreError as error:
         yield CheckResult("object lock", False, f"locks cannot be renewed: {error.message}", error.hint)
         return

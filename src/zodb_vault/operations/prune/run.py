@@ -1,4 +1,4 @@
-"""Prune: decide which backups go, move them to the trash, and sweep what nothing names any more."""
+"""Prune: decide which backups are removed, move them to the trash, and sweep what nothing needs any more."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from datetime import timedelta
 
 import msgspec
 
-from ...errors import BackupMissing, Damage, UsageError
+from ...errors import BackupMissing, Damage
 from ...policy.retention import RetentionDecision, RetentionReport, Rules, decide, keep_also
 from ...repository.references import add_names
 from ...repository.repository import Repository
-from ...repository.trash import PendingList
 from ...runtime import clock
 from ..catalog import Backup, Catalog
-from .sweep import SweepOptions, Swept, sweep, unaccounted, unexplained
+from .accounted import require_site_complete
+from .sweep import SweepOptions, Swept, sweep
 from .trash import move_to_trash, user_of
 
 
 class PruneOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How to prune; ``accept_gone`` are ids of backups that somebody removed by hand."""
+    """How to prune; ``accept_gone`` are the ids of backups that were removed by hand."""
 
     rules: Rules
     grace: timedelta
@@ -28,7 +28,11 @@ class PruneOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pruned(msgspec.Struct, frozen=True):
-    """What was decided and done; with ``dry_run`` what would have been. ``frees_estimate`` are the bytes that only the removed backups need."""
+    """What was decided and done, or would be done in a dry run.
+
+    ``frees_estimate``: bytes that only the removed backups need. ``withheld``: why less is removed than the
+    rules allow.
+    """
 
     keep: list[RetentionReport]
     remove: list[RetentionReport]
@@ -38,40 +42,47 @@ class Pruned(msgspec.Struct, frozen=True):
 
 
 def prune(repository: Repository, site: str, options: PruneOptions) -> Pruned:
-    """Remove what the rules let go; raise BackupMissing when the site has no backup, Damage when the repository does not show all there should be."""
+    """Remove the backups that the rules do not keep.
+
+    Raise BackupMissing when the site has no backup, Damage when the repository is not complete or cannot be
+    read.
+    """
     catalog = Catalog(repository, site)
     backups = list(catalog.newest_first())
-    require_accounted(repository, site, backups, options)
-    decision = judge(catalog, backups, options.rules)
+    require_site_complete(repository, site, backups, options.accept_gone, dry_run=options.dry_run)
+    decision = decide_for(catalog, backups, options.rules)
     frees = _frees(repository, catalog, decision)
     if not options.dry_run:
-        decision = _removed(repository, catalog, backups, decision)
+        decision = _move_to_trash(repository, catalog, backups, decision)
     swept = sweep(repository, SweepOptions(site=site, grace=options.grace, dry_run=options.dry_run))
     return Pruned(decision.keep, decision.remove, frees, swept, decision.withheld)
 
 
-def judge(catalog: Catalog, backups: Sequence[Backup], rules: Rules) -> RetentionDecision:
-    """Return what becomes of the backups of a site; none that is not signed, where signers are named, takes the place of one that is."""
+def decide_for(catalog: Catalog, backups: Sequence[Backup], rules: Rules) -> RetentionDecision:
+    """Return which backups of a site are kept and removed.
+
+    If signatures are required, the rules are also applied to the signed backups alone, and both results are
+    kept: a backup that somebody else has stored never takes the place of a signed one.
+    """
     markers = [marker for marker, _data in catalog.markers.values()]
     candidates = []
     for backup in backups:
         user = user_of(backup.manifest.id, markers, catalog.repository)
         candidates.append(backup.retained(f"the {user.what} {user.run}" if user else None))
-    now, there = clock.now(), catalog.repository.store.clock()
-    decision = decide(candidates, rules, now, there)
+    now, store_time = clock.now(), catalog.repository.store.clock()
+    decision = decide(candidates, rules, now, store_time)
     signed = [
         candidate
         for candidate, backup in zip(candidates, backups, strict=True)
         if _is_signed(catalog.repository, backup)
     ]
-    return (
-        keep_also(decision, decide(signed, rules, now, there), "of those that are signed")
-        if len(signed) < len(backups)
-        else decision
-    )
+    if len(signed) == len(backups):
+        return decision
+    return keep_also(decision, decide(signed, rules, now, store_time), "of those that are signed")
 
 
 def _is_signed(repository: Repository, backup: Backup) -> bool:
+    """Tell whether a backup has a valid signature, or none is required."""
     try:
         repository.require_signature(backup.manifest)
     except (BackupMissing, Damage):
@@ -79,66 +90,38 @@ def _is_signed(repository: Repository, backup: Backup) -> bool:
     return True
 
 
-def require_accounted(
-    repository: Repository, site: str, backups: Sequence[Backup], options: PruneOptions
-) -> None:
-    """Raise Damage unless every backup that the newest one or the last sweep has seen is listed, in the trash, or noted there as gone for good."""
-    trash = repository.trash(site)
-    listed = {backup.manifest.id for backup in backups}
-    if not listed and not trash.backups:
-        raise BackupMissing(
-            f"there is no backup of the site {site} in {repository.store.location}",
-            "check --site and --repository",
-        )
-    seen = set(PendingList(repository.store).pending.seen.get(site, []))
-    seen |= set(backups[0].manifest.seen) if backups else set()
-    missing = unexplained(repository, site, seen - listed - set(trash.backups) - set(trash.gone))
-    accepted = missing & set(options.accept_gone)
-    if known := set(options.accept_gone) - accepted:
-        raise UsageError(
-            f"{', '.join(sorted(known))} is not missed",
-            "`--accept-gone` takes the whole id of a backup that prune says is nowhere",
-        )
-    if missing - accepted:
-        raise unaccounted(site, missing - accepted, "the newest backup or the last sweep has seen")
-    if not options.dry_run:
-        for backup_id in sorted(accepted):
-            repository.note_gone(site, backup_id)
-
-
 def _frees(repository: Repository, catalog: Catalog, decision: RetentionDecision) -> int:
-    """Return the bytes that only the backups to be removed need."""
-    documents = repository.objects("")
-
-    def needed(verdicts: Iterable[RetentionReport]) -> dict[str, int]:
-        names: dict[str, int] = {}
-        for verdict in verdicts:
-            try:
-                data = repository.manifest_bytes(catalog.site, verdict.id)
-                add_names(msgspec.json.decode(data), names, documents)
-                names[verdict.id] = len(data)
-            except (BackupMissing, Damage):
-                if verdict.id in repository.listing(catalog.site).backups:
-                    raise  # else it has just been deleted
-        return names
-
+    """Return the bytes that only the removed backups need."""
     if not decision.remove:
         return 0
-    kept = needed(decision.keep)
-    return sum(size for name, size in needed(decision.remove).items() if name not in kept)
+    kept = _needed(repository, catalog.site, decision.keep)
+    removed = _needed(repository, catalog.site, decision.remove)
+    return sum(size for name, size in removed.items() if name not in kept)
 
 
-def _removed(
+def _needed(repository: Repository, site: str, backups: Iterable[RetentionReport]) -> dict[str, int]:
+    """Return the names of everything that some backups need, with their bytes; raise Damage."""
+    names: dict[str, int] = {}
+    documents = repository.objects("")
+    for backup in backups:
+        try:
+            data = repository.manifest_bytes(site, backup.id)
+            add_names(msgspec.json.decode(data), names, documents)
+            names[backup.id] = len(data)
+        except (BackupMissing, Damage):
+            if backup.id in repository.listing(site).backups:
+                raise  # else it has just been deleted
+    return names
+
+
+def _move_to_trash(
     repository: Repository, catalog: Catalog, backups: Sequence[Backup], decision: RetentionDecision
 ) -> RetentionDecision:
-    """Move to the trash what goes; what turns out to be needed meanwhile stays after all."""
-    going = {verdict.id for verdict in decision.remove}
-    chosen = [backup for backup in backups if backup.manifest.id in going]
+    """Move the removed backups to the trash; a backup that a run has begun to use in the meantime is kept."""
+    removed = {report.id for report in decision.remove}
+    chosen = [backup for backup in backups if backup.manifest.id in removed]
     refused = move_to_trash(repository, catalog, chosen, force=False) if chosen else {}
-    keep = [
-        *decision.keep,
-        *(RetentionReport(backup_id, [error.message]) for backup_id, error in refused.items()),
-    ]
-    keep.sort(key=lambda verdict: verdict.id, reverse=True)
-    remove = [verdict for verdict in decision.remove if verdict.id not in refused]
+    in_use = [RetentionReport(backup_id, [error.message]) for backup_id, error in refused.items()]
+    keep = sorted([*decision.keep, *in_use], key=lambda report: report.id, reverse=True)
+    remove = [report for report in decision.remove if report.id not in refused]
     return RetentionDecision(keep, remove, decision.withheld)

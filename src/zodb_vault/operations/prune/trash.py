@@ -1,23 +1,26 @@
-"""Move backups to the trash and bring them back; what a run relies on stays, whoever comes first."""
+"""Move backups to the trash and bring them back; a backup that a run uses stays, whichever comes first."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ...errors import BackupMissing, Damage, InUse, KeyMissing, TargetRefused, VaultError
 from ...model import canonical
 from ...model.manifest import Marker
-from ...repository import markers as running
 from ...repository.ids import new_id
-from ...repository.markers import RunMarker
+from ...repository.markers import RunMarker, is_alive
 from ...repository.repository import Repository, gone_key, manifest_key, trash_key
 from ...repository.trash import forget_pending
 from ..catalog import Backup, Catalog
 
 
 def delete(repository: Repository, catalog: Catalog, backup: Backup, *, force: bool) -> None:
-    """Move a backup to the trash; raise InUse when a run relies on it, TargetRefused when it is pinned or the last complete one."""
+    """Move a backup to the trash.
+
+    Raise InUse when a run uses it, TargetRefused when it is pinned, or, without ``force``, when it is the
+    last complete backup or begins a new history.
+    """
     for error in move_to_trash(repository, catalog, [backup], force=force).values():
         raise error
 
@@ -27,148 +30,165 @@ def move_to_trash(
 ) -> dict[str, VaultError]:
     """Move backups to the trash, and return why some of them stay, by id.
 
-    A marker keeps what is moved, so that it can be put back, and others from moving it. Then come the copies in the trash, the removals, and
-    a look whether anybody relies on them: what comes in between is seen here, or sees that they are gone.
+    First a marker is written: it keeps a sweep from deleting what is being moved, and other runs from moving
+    it as well. Then the manifests are moved. At the end the markers and labels are read again: a run that has
+    begun to use a backup in between gets it back. A run that begins later does not find the backup.
     """
-    run = RunMarker.start(
-        repository.store,
-        catalog.site,
-        "delete",
-        new_id([], repository.store.clock()),
-        [one.manifest.id for one in backups],
-    )
+    ids = [backup.manifest.id for backup in backups]
+    run_id = new_id([], repository.store.clock())
+    marker = RunMarker.start(repository.store, catalog.site, "delete", run_id, ids)
     try:
-        return _moved(repository, Catalog(repository, catalog.site), backups, run, force=force)
+        # read again, since the marker protects the backups only from now on
+        return _move(repository, Catalog(repository, catalog.site), backups, marker, force=force)
     finally:
-        run.remove()
+        marker.remove()
 
 
-def _moved(
-    repository: Repository, catalog: Catalog, backups: Sequence[Backup], run: RunMarker, *, force: bool
+def _move(
+    repository: Repository, catalog: Catalog, backups: Sequence[Backup], marker: RunMarker, *, force: bool
 ) -> dict[str, VaultError]:
-    site, refused = catalog.site, _refused(catalog, backups, run, force=force)
+    site = catalog.site
+    refused = _refused(catalog, backups, marker, force=force)
     moved = [backup for backup in backups if backup.manifest.id not in refused]
-    data = {}
+    manifests: dict[str, bytes] = {}
     for backup in moved:
-        with contextlib.suppress(BackupMissing):  # somebody else was faster
-            data[backup.manifest.id] = repository.manifest_bytes(site, backup.manifest.id)
+        with contextlib.suppress(BackupMissing):  # another delete was faster
+            manifests[backup.manifest.id] = repository.manifest_bytes(site, backup.manifest.id)
     newest = max([*catalog.listing.backups, *catalog.listing.labels], default="")
-    # that they were in the trash before does not count for the grace period
-    forget_pending(repository.store, [trash_key(site, backup_id) for backup_id in data])
-    for backup_id, content in data.items():
-        if backup_id == newest:  # later ids have to go on behind it, and its label is listed with the site
+    # the grace period of a backup that was in the trash before begins again
+    forget_pending(repository.store, [trash_key(site, backup_id) for backup_id in manifests])
+    for backup_id, content in manifests.items():
+        if backup_id == newest:
+            # The next id has to be later than this one, and only the listing of the site is read for that.
+            # The label stays there after the manifest has gone.
             repository.add_label(site, backup_id, "deleted", True, catalog.listing)
         repository.store.put(trash_key(site, backup_id), [content])
         repository.store.delete(manifest_key(site, backup_id))
+    in_use = _in_use_after_all(repository, site, moved, manifests, marker, force=force)
+    for backup_id in sorted(in_use, reverse=True):
+        repository.store.put(manifest_key(site, backup_id), [manifests[backup_id]])
+        repository.store.delete(trash_key(site, backup_id))
+    return refused | in_use
+
+
+def _in_use_after_all(
+    repository: Repository,
+    site: str,
+    moved: Sequence[Backup],
+    manifests: Mapping[str, bytes],
+    marker: RunMarker,
+    *,
+    force: bool,
+) -> dict[str, VaultError]:
+    """Return which of the moved backups have to be put back, with the reason."""
     try:
-        # another delete, or an annotate, may have come in between
         now = Catalog(repository, site)
         again = [
             Backup(one.manifest, repository.facts(now.listing, one.manifest.id))
             for one in moved
-            if one.manifest.id in data
+            if one.manifest.id in manifests
         ]
-        later = _refused(now, again, run, force=force)
-        lost = data.keys() - set(repository.trashed(site))
-        later |= {
-            one: InUse(f"backup {one} was being brought back", "look at `zodb-vault list`")
-            for one in lost
-            if one not in later
-        }
+        found = _refused(now, again, marker, force=force)
+        # An undelete that began earlier removes the copy in the trash at its end: then the backup would be
+        # nowhere.
+        for backup_id in manifests.keys() - set(repository.trashed(site)) - found.keys():
+            hint = "`zodb-vault list` shows whether it exists"
+            found[backup_id] = InUse(f"backup {backup_id} was just being undeleted", hint)
+        return found
     except VaultError as error:
-        later = dict.fromkeys(data, error)
-    for backup_id in sorted(later, reverse=True):
-        repository.store.put(manifest_key(site, backup_id), [data[backup_id]])
-        repository.store.delete(trash_key(site, backup_id))
-    return refused | later
+        return dict.fromkeys(manifests, error)
 
 
 def _refused(
-    catalog: Catalog, backups: Sequence[Backup], run: RunMarker, *, force: bool
+    catalog: Catalog, backups: Sequence[Backup], marker: RunMarker, *, force: bool
 ) -> dict[str, VaultError]:
-    """Return what must stay of the backups that are going, with the reason."""
-    going = {backup.manifest.id for backup in backups}
-    markers = [marker for marker, _data in catalog.markers.values() if marker.run != run.marker.run]
+    """Return which of these backups must stay, with the reason."""
+    others = [other for other, _data in catalog.markers.values() if other.run != marker.marker.run]
     found: dict[str, VaultError] = {}
     for backup in backups:
-        backup_id = backup.manifest.id
-        user = user_of(backup_id, markers, catalog.repository)
-        if backup.facts.pinned:
-            found[backup_id] = TargetRefused(
-                f"backup {backup_id} is pinned", "`zodb-vault annotate --unpin` first"
-            )
-        elif user is not None:
-            who = f"the {user.what} {user.run} (host {user.host}, pid {user.pid})"
-            found[backup_id] = InUse(
-                f"backup {backup_id} is in use by {who}",
-                "wait for it to end; `repository unlock` if it is dead",
-            )
-        elif backup.new_history and not force and any(one < backup_id for one in catalog.listing.backups):
-            message = f"backup {backup_id} begins a new history; without it nothing would keep the older ones"
-            found[backup_id] = TargetRefused(
-                message, f"`zodb-vault annotate {backup_id} --accept-history` first, or use --force"
-            )
+        error = _refusal(catalog, backup, others, force=force)
+        if error is not None:
+            found[backup.manifest.id] = error
+    if force:
+        return found
+    removed = {backup.manifest.id for backup in backups} - set(found)
     last = max((backup.manifest.id for backup in backups if backup.counts), default=None)
-    if (
-        last
-        and not force
-        and not any(one.counts for one in catalog.newest_first() if one.manifest.id not in going - set(found))
-    ):
-        message = f"backup {last} is the last complete one of the site {catalog.site}"
-        found.setdefault(last, TargetRefused(message, "make another one first, or use --force"))
+    if last and not any(one.counts for one in catalog.newest_first() if one.manifest.id not in removed):
+        message = f"backup {last} is the last complete backup of the site {catalog.site}"
+        found.setdefault(last, TargetRefused(message, "make another backup first, or use --force"))
     return found
 
 
-def user_of(backup_id: str, markers: Sequence[Marker], repository: Repository) -> Marker | None:
-    """Return who relies on a backup.
+def _refusal(catalog: Catalog, backup: Backup, others: Sequence[Marker], *, force: bool) -> VaultError | None:
+    backup_id = backup.manifest.id
+    if backup.facts.pinned:
+        hint = f"remove the pin first: `zodb-vault annotate {backup_id} --unpin`"
+        return TargetRefused(f"backup {backup_id} is pinned", hint)
+    user = user_of(backup_id, others, catalog.repository)
+    if user is not None:
+        run = f"the {user.what} {user.run} (host {user.host}, pid {user.pid})"
+        hint = "wait for it to end; if it is dead, remove its marker with `zodb-vault repository unlock`"
+        return InUse(f"backup {backup_id} is in use by {run}", hint)
+    if backup.new_history and not force and any(one < backup_id for one in catalog.listing.backups):
+        return TargetRefused(
+            f"backup {backup_id} begins a new history, and protects the older backups until it is confirmed",
+            f"confirm it with `zodb-vault annotate {backup_id} --accept-history`, or use --force",
+        )
+    return None
 
-    Also a dead create does, as the next one goes on from what it has stored, and an undelete, which may only sleep and would take the
-    copy in the trash away.
+
+def user_of(backup_id: str, markers: Sequence[Marker], repository: Repository) -> Marker | None:
+    """Return the marker of a run that uses a backup, None if there is none.
+
+    A dead create counts if it has stored something: the next create continues its work, and needs the backup.
+    An undelete counts even if it seems dead. Its host may only sleep, and later it would delete the copy in
+    the trash.
     """
-    using = [marker for marker in markers if backup_id in marker.uses]
-    return next(
-        (
-            one
-            for one in using
-            if one.stored or one.what == "undelete" or running.is_alive(one, repository.store)
-        ),
-        None,
-    )
+    for marker in markers:
+        if backup_id in marker.uses and (
+            marker.stored or marker.what == "undelete" or is_alive(marker, repository.store)
+        ):
+            return marker
+    return None
 
 
 def undelete(repository: Repository, site: str, backup_id: str) -> None:
     """Bring a backup back from the trash; raise BackupMissing.
 
-    The marker comes first, then the look whether the manifest is still there: a sweep removes it before it looks for markers.
+    The marker is written before the manifest is read. A sweep deletes the manifest before it scans the
+    markers: so either this finds no manifest, or the sweep finds the marker, and spares what the backup
+    needs.
     """
     trash = repository.trashed(site)
     if backup_id not in trash:
         raise BackupMissing(
-            f"there is no backup {backup_id} in the trash", f"in the trash: {', '.join(trash) or 'nothing'}"
+            f"there is no backup {backup_id} in the trash",
+            f"in the trash: {', '.join(trash) or 'nothing'}",
         )
-    run = RunMarker.start(
-        repository.store, site, "undelete", new_id([], repository.store.clock()), [backup_id]
-    )
+    run_id = new_id([], repository.store.clock())
+    marker = RunMarker.start(repository.store, site, "undelete", run_id, [backup_id])
     try:
-        key = trash_key(site, backup_id)
-        try:
-            data = canonical.check_digest(repository.store.get(key), key)
-        except KeyMissing:
-            raise BackupMissing(
-                f"the backup {backup_id} has just been removed for good",
-                "`zodb-vault list` shows what there is",
-            ) from None
-        run.require_unchanged()
-        repository.store.put(manifest_key(site, backup_id), [data])
-        repository.store.delete(gone_key(site, backup_id))
-        repository.store.delete(key)
-        if (
-            backup_id not in repository.listing(site).backups
-        ):  # declared dead, and deleted again by somebody else
-            repository.store.put(manifest_key(site, backup_id), [data])
-        with contextlib.suppress(
-            InUse, Damage
-        ):  # it is back; and it is taken off the list again when it is deleted
-            forget_pending(repository.store, [key])
+        _bring_back(repository, site, backup_id, marker)
     finally:
-        run.remove()
+        marker.remove()
+
+
+def _bring_back(repository: Repository, site: str, backup_id: str, marker: RunMarker) -> None:
+    key = trash_key(site, backup_id)
+    try:
+        data = canonical.check_digest(repository.store.get(key), key)
+    except KeyMissing:
+        raise BackupMissing(
+            f"the backup {backup_id} has just been deleted for good",
+            "`zodb-vault list` shows which backups exist",
+        ) from None
+    marker.require_unchanged()
+    repository.store.put(manifest_key(site, backup_id), [data])
+    repository.store.delete(gone_key(site, backup_id))
+    repository.store.delete(key)
+    if backup_id not in repository.listing(site).backups:
+        # this run was declared dead in the meantime, and another run has deleted the backup again
+        repository.store.put(manifest_key(site, backup_id), [data])
+    # The backup is back. If this fails, it stays on the list of candidates until the next sweep or delete.
+    with contextlib.suppress(InUse, Damage):
+        forget_pending(repository.store, [key])

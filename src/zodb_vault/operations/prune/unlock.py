@@ -1,4 +1,4 @@
-"""Tell which runs a repository waits for, and take away the marker of one that is dead."""
+"""Show which runs hold a repository, and remove the marker of one that is dead."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import msgspec
 
 from ...errors import InUse, KeyChanged, KeyMissing
 from ...model.manifest import Marker
-from ...repository import markers
+from ...repository.markers import is_alive, read_marker
 from ...repository.repository import Repository
 from ...repository.trash import note_dead_run
 
 
 class MarkerState(msgspec.Struct, frozen=True):
-    """A marker that stands, as it was read, and whether its run can still be going on."""
+    """A marker with its bytes as they were read, and whether its run can be alive."""
 
     site: str
     key: str
@@ -25,22 +25,26 @@ class MarkerState(msgspec.Struct, frozen=True):
 
 def marker_states(repository: Repository) -> list[MarkerState]:
     """Return the markers of all sites, the oldest first."""
+    store = repository.store
     found = []
     for site in repository.sites():
         for key in repository.listing(site).markers:
-            with contextlib.suppress(KeyMissing):  # that run has just finished
-                marker, data = markers.read_marker(repository.store, key)
-                found.append(MarkerState(site, key, marker, data, markers.is_alive(marker, repository.store)))
-    return sorted(found, key=lambda one: one.marker.started)
+            with contextlib.suppress(KeyMissing):  # the run has just ended
+                marker, data = read_marker(store, key)
+                found.append(MarkerState(site, key, marker, data, is_alive(marker, store)))
+    return sorted(found, key=lambda state: state.marker.started)
 
 
-def unlock(repository: Repository, one: MarkerState) -> None:
-    """Take a marker away; raise InUse when its run has said something since it was read. What it stored stays for a grace period."""
-    if not one.marker.ended:
-        note_dead_run(repository.store, one.key)
+def unlock(repository: Repository, state: MarkerState) -> None:
+    """Remove a marker; raise InUse when its run has renewed it since it was read.
+
+    If the run is alive after all, what it has stored is still protected for one grace period: see
+    ``note_dead_run``.
+    """
+    if not state.marker.ended:
+        note_dead_run(repository.store, state.key)
     try:
-        repository.store.delete(one.key, expected=one.data)
+        repository.store.delete(state.key, expected=state.data)
     except KeyChanged:
-        raise InUse(
-            f"the {one.marker.what} {one.marker.run} has just shown that it is alive", "wait for it to end"
-        ) from None
+        message = f"the {state.marker.what} {state.marker.run} has just renewed its marker, so it is alive"
+        raise InUse(message, "wait for it to end") from None

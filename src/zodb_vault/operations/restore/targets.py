@@ -87,7 +87,7 @@ class _Resolving:
         self._catalog, self._explicit, self._request = catalog, explicit, request
         self._documents = catalog.repository.objects("")
         backups = list(catalog.newest_first())
-        self._reaches = [one.reach for one in backups]
+        self._reaches = [one.searchable for one in backups]
         among = [catalog.backup(explicit)] if explicit else backups
         known = list(dict.fromkeys(entry.name for backup in among for entry in backup.manifest.databases))
         if unknown := [name for name in databases if name not in known]:

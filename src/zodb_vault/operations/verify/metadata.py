@@ -1,0 +1,53 @@
+"""Check what describes a backup: signature, manifest and labels, ``repository.json``, ``RECOVERY.md``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import partial
+
+from ...errors import BackupMissing, Damage, KeyMissing, VaultError
+from ...model.manifest import Manifest
+from ...repository.repository import INFO_KEY, RECOVERY_KEY, Repository
+from .report import VerifyReport
+
+
+def check_signature(repository: Repository, manifest: Manifest, report: VerifyReport) -> None:
+    """Check the signature of the manifest, if signatures are required."""
+    try:
+        repository.require_signature(manifest)
+    except Damage as error:
+        report.add_damage(None, "signature", error)
+
+
+def check_metadata(repository: Repository, site: str, manifest: Manifest, report: VerifyReport) -> None:
+    """Check the small files that describe the backup; raise BackupMissing if it was just deleted."""
+    checks: list[tuple[str, Callable[[], object]]] = [
+        (INFO_KEY, lambda: Repository.open(repository.store)),
+        (RECOVERY_KEY, lambda: _check_recovery(repository, manifest)),
+        ("manifest", lambda: repository.manifest_bytes(site, manifest.id)),
+    ]
+    labels = repository.listing(site).labels.get(manifest.id, [])
+    checks += [(label, partial(repository.label, label)) for label in labels]
+    for what, check in checks:
+        report.count("files")
+        try:
+            check()
+        except BackupMissing:
+            raise
+        except VaultError as error:
+            report.add_damage(None, what, error)
+
+
+def _check_recovery(repository: Repository, manifest: Manifest) -> None:
+    """Check RECOVERY.md; raise Damage.
+
+    The digest can be the one in repository.json or the one in the manifest: `recipients set` replaces the
+    file first, and repository.json, which has its digest, afterwards.
+    """
+    try:
+        data = repository.store.get(RECOVERY_KEY)
+    except KeyMissing:
+        raise Damage(f"{RECOVERY_KEY} is missing") from None
+    if hashlib.sha256(data).hexdigest() not in (repository.info.recovery, manifest.recovery):
+        raise Damage(f"{RECOVERY_KEY} is not what was written")
