@@ -168,7 +168,7 @@ def test_a_file_with_a_passphrase_asks_for_it_and_needs_a_terminal(
     outcome = encrypted("verify")
     assert outcome.status == NO_KEY
     assert "has a passphrase" in outcome.err
-    monkeypatch.setattr("zodb_vault.cli.context.has_terminal", lambda: True)
+    monkeypatch.setattr("zodb_vault.cli.console.has_terminal", lambda: True)
     for said, status in (("correct horse", 0), ("wrong horse", NO_KEY)):
         monkeypatch.setattr("click.prompt", lambda *_arguments, _said=said, **_options: _said)
         assert encrypted("verify").status == status

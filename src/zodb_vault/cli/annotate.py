@@ -21,7 +21,7 @@ from .options import BACKUP_NAME, BACKUP_NOTE, Text, site_options
 @click.option(
     "--accept-missing",
     is_flag=True,
-    help="Confirm that the missing blobs are lost: backups without only these blobs count as complete.",
+    help="Confirm that the missing blobs are lost: a backup that misses only these counts as complete.",
 )
 @click.option(
     "--accept-history",

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from ..errors import NoTerminal, UsageError
+from ..errors import UsageError
+from .console import Console
 
 if TYPE_CHECKING:
     from ..config.settings import Settings
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from ..operations.catalog import Catalog
     from ..policy.retention import Rules
     from ..repository.repository import Repository
-    from ..runtime.progress import Progress
     from ..stores.base import Store
 
 VARIABLE_PREFIX: Final = "ZODB_VAULT_"
@@ -28,21 +25,8 @@ VARIABLE_PREFIX: Final = "ZODB_VAULT_"
 SOURCE_OPTIONS: Final = ("zope_conf", "zeo_conf", "data_fs", "blob_dir")
 
 
-class Context:
+class Context(Console):
     """The shared options of a command and what follows from them; each object is made when first needed."""
-
-    def __init__(self) -> None:
-        self.options: dict[str, Any] = {}
-
-    @property
-    def quiet(self) -> bool:
-        """Tell whether only problems are printed."""
-        return bool(self.options.get("quiet"))
-
-    @property
-    def verbose(self) -> bool:
-        """Tell whether details are printed."""
-        return bool(self.options.get("verbose"))
 
     def use_cache(self) -> None:
         """Read manifests and documents of a remote repository through the local cache.
@@ -133,13 +117,6 @@ class Context:
 
         return identities(self.settings.identity, self.ask_secret)
 
-    def require_copies(self) -> None:
-        """Raise ConfigurationError when a copy that is configured for after each backup can never succeed."""
-        from ..operations.identity import require_copyable
-
-        for copy in self.settings.repository.copies:
-            require_copyable(copy, self.settings)
-
     @property
     def client_confs(self) -> tuple[Path, ...]:
         """Return the configuration files of the ZEO clients of the site.
@@ -204,43 +181,6 @@ class Context:
         from ..operations.catalog import Catalog
 
         return Catalog(self.repository, self.site_name)
-
-    @contextlib.contextmanager
-    def progress(self) -> Iterator[Progress]:
-        """Yield how progress is shown: a bar on a terminal, lines elsewhere, nothing with --quiet."""
-        from .progress import choose
-
-        with choose(quiet=self.quiet, terminal=sys.stderr.isatty()) as progress:
-            yield progress
-
-    def say(self, text: str) -> None:
-        """Print a line on standard error unless --quiet is given."""
-        if not self.quiet:
-            click.echo(text, err=True)
-
-    def detail(self, text: str) -> None:
-        """Print a line on standard error if --verbose is given."""
-        if self.verbose:
-            click.echo(text, err=True)
-
-    def ask_secret(self, question: str) -> str:
-        """Ask for a text that is not shown; raise NoTerminal without a terminal."""
-        if not has_terminal():
-            raise NoTerminal("there is no terminal to ask for it", "run this on a terminal")
-        return str(click.prompt(question, hide_input=True, err=True))
-
-    def confirm(self, question: str) -> bool:
-        """Ask a question and tell whether the answer is yes; raise NoTerminal without a terminal."""
-        if not has_terminal():
-            raise NoTerminal(
-                "this needs an answer, and there is no terminal", "give --yes to continue without a question"
-            )
-        return click.confirm(question, err=True)
-
-
-def has_terminal() -> bool:
-    """Tell whether a user can answer a question."""
-    return sys.stdin is not None and sys.stdin.isatty()
 
 
 pass_context = click.make_pass_decorator(Context, ensure=True)

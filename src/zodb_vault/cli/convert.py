@@ -15,6 +15,7 @@ from .options import PATH, json_option, site_options
 from .output import print_json, printable
 
 if TYPE_CHECKING:
+    from ..config.convertconf import Direction
     from ..operations.convert import Configuration
 
 STANDARD_OUTPUT = Path("-")
@@ -73,15 +74,14 @@ def config(
     from ..config.paths import absolute
     from ..operations.convert import configurations, write
 
-    if exports == imports:
-        raise UsageError("the direction of the conversion is not clear", "give either --export or --import")
+    direction = _direction(exports, imports)
     to_standard_output = output == STANDARD_OUTPUT
     if to_standard_output and as_json:
         raise UsageError("--json and --output - both print to standard output", "give one of them")
     here = Path.cwd()
     made = configurations(
         context.site,
-        "export" if exports else "import",
+        direction,
         databases,
         None if output is None else Path(absolute(output, here)),
         Path(absolute(directory, here)),
@@ -96,6 +96,12 @@ def config(
         print_json(_document(made))
     else:
         click.echo("\n".join(printable(str(one.path)) for one in made))
+
+
+def _direction(exports: bool, imports: bool) -> Direction:
+    if exports == imports:
+        raise UsageError("the direction of the conversion is not clear", "give either --export or --import")
+    return "export" if exports else "import"
 
 
 def _print_warnings(context: Context, made: Sequence[Configuration]) -> None:

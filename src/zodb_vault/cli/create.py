@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
 from ..errors import ExitCode, UsageError, VaultError
-from .context import Context, has_terminal, pass_context
+from .console import has_terminal
+from .context import Context, pass_context
 from .options import BACKUP_NAME, BACKUP_NOTE, METHOD, PATH, json_option, limit_options, site_options
 from .output import count, print_json, print_problem, printable, size
 
 if TYPE_CHECKING:
     from ..model.manifest import DatabaseEntry
-    from ..model.source import Method
     from ..operations.create.options import Created
 
 MAX_MISSING_SHOWN: Final = 20
@@ -70,15 +69,9 @@ MAX_MISSING_SHOWN: Final = 20
 def command(
     context: Context,
     /,
-    name: str | None,
-    note: str | None,
     trigger: Literal["scheduled", "on-demand"] | None,
-    method: Method,
-    mirror: Path | None,
-    only: Literal["storage", "blobs"] | None,
-    databases: tuple[str, ...],
     as_json: bool,
-    **flags: Any,
+    **values: Any,
 ) -> int:
     """Back up the site: all databases, with storage and blobs.
 
@@ -87,28 +80,16 @@ def command(
     """
     from ..operations.create.options import CreateOptions
     from ..operations.create.run import create
+    from ..operations.identity import require_copyable
 
-    if name == "latest":
+    if values["name"] == "latest":
         raise UsageError(
             "a backup cannot have the name 'latest': it means the newest backup", "use another name"
         )
-    options = CreateOptions(
-        name=name,
-        note=note,
-        trigger=trigger or ("on-demand" if has_terminal() else "scheduled"),
-        only=only,
-        databases=databases,
-        method=method,
-        mirror=mirror,
-        full=flags["full"],
-        cold=flags["cold"],
-        skip_unchanged=flags["skip_unchanged"],
-        allow_missing=flags["allow_missing"],
-        take_over=flags["take_over"],
-        wait=flags["wait"],
-        workers=context.workers,
-    )
-    context.require_copies()
+    trigger = trigger or ("on-demand" if has_terminal() else "scheduled")
+    options = CreateOptions(trigger=trigger, workers=context.workers, **values)
+    for copy in context.settings.repository.copies:
+        require_copyable(copy, context.settings)
     context.apply_priority()
     context.use_cache()
     repository, site = context.repository, context.site

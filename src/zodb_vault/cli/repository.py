@@ -95,7 +95,7 @@ def check(context: Context, as_json: bool) -> int:
 def unlock(context: Context, yes: bool) -> None:
     """Show which runs hold the repository, and remove the markers of dead ones.
 
-    The next create does not use what a dead create has stored once its marker is removed.
+    If the marker of a dead create is removed, the next create does not use what it has stored.
     """
     from ..operations.prune.unlock import marker_states, unlock
 
@@ -134,7 +134,7 @@ def _description(state: MarkerState) -> str:
 @site_options
 @pass_context
 def copy(context: Context, target: str, decrypt: bool, as_json: bool) -> None:
-    """Copy the backups of the site that another repository does not have yet to that repository.
+    """Copy the backups of the site to another repository, unless it has them already.
 
     TARGET is the location of the other repository: a directory, or s3://bucket/prefix. A copy keeps the id of
     its backup. Every object is checked while it is copied. After an interruption, the same command continues.
@@ -161,7 +161,7 @@ def copy(context: Context, target: str, decrypt: bool, as_json: bool) -> None:
 @command.group("recipients", cls=Group)
 @site_options
 def recipients() -> None:
-    """Set who can decrypt new content."""
+    """Change the recipients, who can decrypt new content."""
 
 
 @recipients.command("set")

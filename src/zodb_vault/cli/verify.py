@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -79,16 +78,7 @@ class Percent(NumberType):
 @json_option
 @site_options
 @pass_context
-def command(
-    context: Context,
-    id: str | None,
-    level: str,
-    every: bool,
-    sample: float,
-    scratch: Path | None,
-    scratch_dsn: str | None,
-    as_json: bool,
-) -> int:
+def command(context: Context, /, id: str | None, every: bool, as_json: bool, **values: Any) -> int:
     """Check a backup for damage (ID: id, unique prefix, name, or `latest`; default: `latest`).
 
     Exit code 4: damage was found. Defects that the source already had when it was backed up are reported, but
@@ -103,13 +93,7 @@ def command(
     ids = list(reversed(catalog.listing.backups)) if every else [catalog.select(id or "latest").manifest.id]
     if not ids:
         raise BackupMissing("there are no backups yet", "make the first one with `zodb-vault create`")
-    options = VerifyOptions(
-        level=level,  # type: ignore[arg-type]
-        sample=sample,
-        scratch=scratch,
-        scratch_dsn=scratch_dsn,
-        workers=context.workers,
-    )
+    options = VerifyOptions(workers=context.workers, **values)
     with context.progress() as progress:
         found = [_verify(context, one, options, progress, every=every) for one in ids]
     reports = [report for report in found if report is not None]

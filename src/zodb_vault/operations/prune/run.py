@@ -62,7 +62,7 @@ def decide_for(catalog: Catalog, backups: Sequence[Backup], rules: Rules) -> Ret
     """Return which backups of a site are kept and removed.
 
     If signatures are required, the rules are also applied to the signed backups alone, and both results are
-    kept: a backup that somebody else has stored never takes the place of a signed one.
+    kept: an unsigned backup, which an attacker may have stored, never replaces a signed one.
     """
     markers = [marker for marker, _data in catalog.markers.values()]
     candidates = []
