@@ -1,4 +1,6 @@
-"""Packs: tars of blobs whose members are named as in a bushy blob directory, with an index of where each begins.
+"""Packs.
+
+Tars of blobs whose members are named as in a bushy blob directory, with an index of where each begins.
 
 The tar is plain ustar, so ``tar -x`` makes a blob directory of it. Header layout: POSIX.1-1988 (ustar);
 sizes from 8 GiB on are in base 256, as GNU tar writes and reads them.
@@ -64,7 +66,10 @@ def member_length(size: int) -> int:
 
 
 class PackWriter:
-    """Writes members to ``write`` one after the other; ``members`` describes them, ``offset`` is the length so far."""
+    """Writes members to ``write`` one after the other.
+
+    ``members`` describes them, ``offset`` is the length so far.
+    """
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
         self._write = write
@@ -72,7 +77,10 @@ class PackWriter:
         self.members: list[Member] = []
 
     def add(self, oid: bytes, tid: bytes, size: int, mtime: int, chunks: Iterable[bytes]) -> Member:
-        """Append a blob of ``size`` bytes and return its line of the index; raise SourceChanged when the chunks have another length."""
+        """Append a blob of ``size`` bytes and return its line of the index.
+
+        Raise SourceChanged when the chunks have another length.
+        """
         name = bushy(oid, tid)
         self._put(tar_header(name, size, mtime))
         start, digest = self.offset, hashlib.sha256()

@@ -1,4 +1,7 @@
-"""A set of blob revisions of any size in bounded memory: two million keys do not fit a budget of 200 MB as Python objects."""
+"""A set of blob revisions of any size in bounded memory.
+
+Two million keys do not fit a budget of 200 MB as Python objects.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,15 @@ FETCH: Final = 1000
 
 
 class BlobSet:
-    """Blob revisions that are asked for, and for each whether a pack has it; kept in a private temporary database."""
+    """Blob revisions that are asked for, and for each whether a pack has it.
+
+    Kept in a private temporary database.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        # the empty name: a temporary file that SQLite itself removes and that is used only when the cache is full
+        # the empty name: a temporary file that SQLite itself removes and that is used only when the cache is
+        # full
         self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         self._db.execute("PRAGMA journal_mode = OFF")
@@ -76,7 +83,10 @@ class BlobSet:
             return int(self._db.execute("SELECT count(*) FROM ref").fetchone()[0])
 
     def lacking(self) -> Iterator[BlobRef]:
-        """Yield the revisions that no pack has, by OID and TID; safe to consume from several threads and beside ``have``."""
+        """Yield the revisions that no pack has, ordered by OID and TID.
+
+        Several threads may consume it, also while packs are marked present.
+        """
         last = b""
         while rows := self._after(last, "have = 0"):
             for key, sure in rows:

@@ -1,8 +1,11 @@
-"""Find the backend of a storage section, or of a database in a backup: ours in a table, others by their entry points.
+"""Find the backend of a storage section, or of a database in a backup.
 
-An entry point of the group ``zodb_vault.backends`` has the type of a section in lower case as its name, and a backend as its
-object. A backend whose own name is not the type of its section is registered under both. Ours are registered in the same way, but
-reading all entry points of an environment takes tens of milliseconds, so the table is looked at first.
+Ours in a table, others by their entry points.
+
+An entry point of the group ``zodb_vault.backends`` has the type of a section in lower case as its name, and a
+backend as its object. A backend whose own name is not the type of its section is registered under both. Ours
+are registered in the same way, but reading all entry points of an environment takes tens of milliseconds, so
+the table is looked at first.
 """
 
 from __future__ import annotations
@@ -36,7 +39,10 @@ class Registered(NamedTuple):
 
 
 def find_backend(name: str) -> Registered | None:
-    """Return what is registered under a section type or the name of a backend; raise ConfigurationError when that cannot be imported."""
+    """Return what is registered under a section type or the name of a backend.
+
+    Raise ConfigurationError when that cannot be imported.
+    """
     if source := OURS.get(name):
         module, _, attribute = source.partition(":")
         return Registered(source, getattr(import_module(module), attribute), ours=True)

@@ -1,7 +1,10 @@
-"""Write the configurations of zodb-convert for a database: from a site into a FileStorage, or back; and the one a storage is copied with.
+"""Write the configurations of zodb-convert for a database: from a site into a FileStorage, or back.
 
-The site's storage is taken from its configuration section by section, wrappers with it; only what one of the two roles cannot
-have is changed. The files around the storages are ``convert-export.conf`` and ``convert-import.conf`` beside this module.
+And the one a storage is copied with.
+
+The site's storage is taken from its configuration section by section, wrappers with it; only what one of the
+two roles cannot have is changed. The files around the storages are ``convert-export.conf`` and
+``convert-import.conf`` beside this module.
 """
 
 from __future__ import annotations
@@ -36,9 +39,18 @@ CACHED = {"blob-cache-size", "blob-cache-size-check", "blob-dir", "shared-blob-d
 REFUSES_S3 = (
     "zodb-convert 1.0.0b12 refuses <s3blobstorage> as a source (it does not say that it can be iterated)"
 )
-NEW_TIDS = "<s3blobstorage> as a destination gives every transaction a new TID: backups of the source do not continue in it"
-COMPRESSED = "<serverzlibstorage> hands records on as they are: the copy is compressed, what opens it needs <zlibstorage> around it"
-ONLY_CURRENT = "a RelStorage without history has only the current revision of each object, without users and descriptions"
+NEW_TIDS = (
+    "<s3blobstorage> as a destination gives every transaction a new TID: backups of the source do not "
+    "continue in it"
+)
+COMPRESSED = (
+    "<serverzlibstorage> hands records on as they are: the copy is compressed, what opens it needs "
+    "<zlibstorage> around it"
+)
+ONLY_CURRENT = (
+    "a RelStorage without history has only the current revision of each object, without users and "
+    "descriptions"
+)
 
 
 class ConvertConf(NamedTuple):
@@ -56,7 +68,7 @@ def convert_conf(
     environment: Mapping[str, str],
     cwd: Path,
 ) -> ConvertConf:
-    """Return the configuration that copies a database of a site into the FileStorage of a directory, or that one into it.
+    """Return the configuration that copies a database into the FileStorage of a directory, or back.
 
     Raise ConfigurationError for what ZConfig could not read back.
     """
@@ -85,10 +97,12 @@ def convert_conf(
 def source_conf(
     site: Site, database: Database, environment: Mapping[str, str], cwd: Path, cache: Path
 ) -> str:
-    """Return the configuration of a database's storage alone, secrets included: opened for reading only, blobs cached in ``cache``.
+    """Return the configuration of a database's storage alone, secrets included.
 
-    Wrappers that only compress records are left out, so that these are read as they are stored. A directory that is the authority for the
-    blobs stays. Raise ConfigurationError for what ZConfig could not read back.
+    Opened for reading only, blobs cached in ``cache``.
+
+    Wrappers that only compress records are left out, so that these are read as they are stored. A directory
+    that is the authority for the blobs stays. Raise ConfigurationError for what ZConfig could not read back.
     """
     section, around, imported = _storage(site, database, environment, cwd)
     while section.type in ("zlibstorage", "serverzlibstorage"):
@@ -101,7 +115,10 @@ def source_conf(
 
 
 def _for_copying(section: Section, authoritative: bool, cache: Path) -> Section:
-    """Return a section with the caches of the site replaced by ``cache``, unless its directory is the authority for the blobs."""
+    """Return a section with the caches of the site replaced by ``cache``.
+
+    A directory that is the authority for the blobs stays.
+    """
     wrapper, conversion = section.type == "s3blobstorage", _conversion(section.type)
     if not conversion.read_only and not wrapper:
         return section
@@ -135,7 +152,10 @@ def _value(key: str, text: str, section: Section) -> Value:
 def _storage(
     site: Site, database: Database, environment: Mapping[str, str], cwd: Path
 ) -> tuple[Section, Surroundings, list[str]]:
-    """Return the section that a database's storage is configured with, and what its file imports; one is made for a bare Data.fs."""
+    """Return the section that a database's storage is configured with, and what its file imports.
+
+    One is made for a bare Data.fs.
+    """
     if site.config is None:
         return *data_fs_section(database.data_fs or "", database.blob_dir), []
     configured = read_storages(Path(site.config), environment, cwd)
@@ -149,7 +169,10 @@ def _file_storage(directory: Path) -> tuple[Section, Surroundings]:
 def _lines(
     section: Section, around: Surroundings, name: str | None, read_only: bool, indent: str = ""
 ) -> Iterator[str]:
-    """Yield the lines of a storage section with all in it, but for a replication, which would begin when it is opened."""
+    """Yield the lines of a storage section and of the sections in it.
+
+    A replication is left out: it would begin when the storage is opened.
+    """
     if section.type == "zrs":
         yield from _lines(only_storage(section), around, name, read_only, indent)
         return
@@ -167,7 +190,10 @@ def _lines(
 
 
 def _quoted(text: str, key: str, where: str) -> str:
-    """Return a value as it has to be written for ZConfig to read this text; raise ConfigurationError when no way of writing does."""
+    """Return a value as it has to be written for ZConfig to read this text.
+
+    Raise ConfigurationError when no way of writing does.
+    """
     try:
         text.encode()
         if text.strip() == text and len(text.splitlines()) == 1:
@@ -177,7 +203,8 @@ def _quoted(text: str, key: str, where: str) -> str:
     what = f"the value of {key}" if may_be_named(key) else "the value of a key"
     raise ConfigurationError(
         [f"{where}: {what} cannot be written to a configuration file"],
-        "values are one line of UTF-8, without blanks around them; check the environment variables and paths it is made of",
+        "values are one line of UTF-8, without blanks around them; check the environment variables and "
+        "paths it is made of",
     )
 
 
@@ -189,7 +216,10 @@ def _one_line(text: str) -> str:
 
 
 def _conversion(section_type: str) -> Conversion:
-    """Return what is special about a section; nothing about one that is no storage, or that no package registers."""
+    """Return what is special about a section.
+
+    Nothing about one that is no storage, or that no package registers.
+    """
     if section_type in WRAPPERS:
         return WRAPPERS[section_type]
     backend = section_backend(section_type)
@@ -197,7 +227,10 @@ def _conversion(section_type: str) -> Conversion:
 
 
 def _imports(section: Section, imported: list[str]) -> list[str]:
-    """Return the packages that the types of sections need; all of the site's own where one of them is not known."""
+    """Return the packages that the types of sections need.
+
+    All of the site's own where one of them is not known.
+    """
     types = [inner.type for inner in section.walk() if inner.type != "zrs"]
     packages: dict[str, str | None] = {}
     for type_ in types:

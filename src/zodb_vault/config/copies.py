@@ -8,7 +8,10 @@ from ..model.s3settings import S3Settings
 
 
 class CopySettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a copy is, for whom it is encrypted, and how its bucket is reached; None: as it is with the repository itself."""
+    """Where a copy is, for whom it is encrypted, and how its bucket is reached.
+
+    None: as it is with the repository itself.
+    """
 
     location: str
     recipients: tuple[str, ...] | None = None

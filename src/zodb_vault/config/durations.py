@@ -10,7 +10,10 @@ UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"
 
 
 def parse_duration(text: str) -> timedelta:
-    """Return the length of ``30s``, ``15m``, ``72h``, ``30d`` or ``4w``; raise ValueError for anything else."""
+    """Return the length of ``30s``, ``15m``, ``72h``, ``30d`` or ``4w``.
+
+    Raise ValueError for anything else.
+    """
     match = DURATION.fullmatch(text)
     if match is None:
         raise ValueError("must be a whole number and a unit: s, m, h, d or w, such as 72h or 30d")

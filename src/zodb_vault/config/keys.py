@@ -1,6 +1,7 @@
 """Decide whether a key of zodb-vault.toml or a variable is known and its value is of the right kind.
 
-Kinds are the types of struct fields. A value never appears in a problem, it may be a secret in the wrong place.
+Kinds are the types of struct fields. A value never appears in a problem, it may be a secret in the wrong
+place.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ class ProblemCollector:
         self._problems: list[str] = []
 
     def at(self, source: str, directory: Path) -> ValueSource:
-        """Return the same reading for keys of one source, whose relative paths are taken from ``directory``."""
+        """Return the same collector for the keys of one source.
+
+        Relative paths of this source are taken from ``directory``.
+        """
         return ValueSource(self, source, directory)
 
     def named(self, prefix: str) -> list[str]:
@@ -124,7 +128,10 @@ def read_struct(
 def variables(
     reading: ProblemCollector, prefix: str, struct: type[msgspec.Struct], cwd: Path
 ) -> dict[str, Any]:
-    """Return the values of the variables that begin with ``prefix``; one that is no key of the struct is a problem."""
+    """Return the values of the variables that begin with ``prefix``.
+
+    One that is no key of the struct is a problem.
+    """
     keys = dict(_paths(struct))
     found: dict[str, Any] = {}
     for variable in reading.named(prefix):
@@ -255,7 +262,8 @@ def _copies(given: object, source: ValueSource) -> tuple[CopySettings, ...]:
     entries = list(_texts(given, source)) if isinstance(given, str) else given
     if not isinstance(entries, list) or not entries:
         raise ValueError(
-            'has to be a list of locations; one with recipients of its own is {location = "...", recipients = ["..."]}'
+            'has to be a list of locations; one with recipients of its own is {location = "...", '
+            'recipients = ["..."]}'
         )
     return tuple(_copy(entry, source) for entry in entries)
 

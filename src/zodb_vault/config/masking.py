@@ -15,22 +15,28 @@ SECRET_KEY = re.compile(
     re.IGNORECASE,
 )
 SECRET_VALUE = re.compile(r"(?:pass\w*|pwd|secret\w*|token)\s*[=:]", re.IGNORECASE)
-# Keys that storages and zope.conf know and that are shown. Any other may be a line of a password that was broken in two.
+# Keys that storages and zope.conf know and that are shown. Any other may be a line of a password that was
+# broken in two.
 KEYS = """
-address allow-implicit-cross-references authenticate blob-cache-dir blob-cache-size blob-cache-size-check blob-cache-size-check-external
-blob-chunk-size blob-dir blob-temp-dir blob-threshold bucket-name cache-delta-size-limit cache-dir cache-local-compression cache-local-dir
-cache-local-dir-compress cache-local-dir-count cache-local-dir-read-count cache-local-dir-write-max-size cache-local-mb cache-local-object-max
-cache-local-storage cache-module-name cache-path cache-per-connection-mb cache-prefix cache-servers cache-shared-mb cache-size cache-size-bytes
-cache-warm-batch-pause cache-warm-batch-size cache-warm-concurrency cache-warm-decay cache-warm-delay cache-warm-jitter cache-warm-pct
-cache-warm-wait-max certificate check-hostname class-factory client client-conflict-resolution client-label clienthome commit-lock-id
-commit-lock-timeout compress connect-timeout connection-class container-class create create-schema data-dir database-name db directory driver
-drop-cache-rather-verify gevent-yield-interval history-preserving host instancehome invalidation-age invalidation-queue-size keep-alive-delay
-keep-history lock-filename max-disconnect-poll min-disconnect-poll mount-point msgpack name named-pipe pack-batch-timeout
-pack-commit-busy-delay pack-gc pack-keep-old pack-prepack-only pack-skip-prepack packer page-size path pid-filename poll-interval
-pool-max-size pool-size pool-timeout port quota read-default-file read-default-group read-only read-only-fallback realm replica-conf
-replica-timeout replicate-from replicate-to revert-when-stale ro-replica-conf s3-addressing-style s3-bucket-name s3-connect-timeout
-s3-download-connect-timeout s3-download-max-attempts s3-download-read-timeout s3-endpoint-url s3-prefix s3-read-timeout s3-region s3-use-ssl
-server server-hostname server-sync shared-blob-dir storage transaction-timeout unix-socket user username var wait wait-timeout
+address allow-implicit-cross-references authenticate blob-cache-dir blob-cache-size blob-cache-size-check
+blob-cache-size-check-external blob-chunk-size blob-dir blob-temp-dir blob-threshold bucket-name
+cache-delta-size-limit cache-dir cache-local-compression cache-local-dir cache-local-dir-compress
+cache-local-dir-count cache-local-dir-read-count cache-local-dir-write-max-size cache-local-mb
+cache-local-object-max cache-local-storage cache-module-name cache-path cache-per-connection-mb cache-prefix
+cache-servers cache-shared-mb cache-size cache-size-bytes cache-warm-batch-pause cache-warm-batch-size
+cache-warm-concurrency cache-warm-decay cache-warm-delay cache-warm-jitter cache-warm-pct
+cache-warm-wait-max certificate check-hostname class-factory client client-conflict-resolution client-label
+clienthome commit-lock-id commit-lock-timeout compress connect-timeout connection-class container-class
+create create-schema data-dir database-name db directory driver drop-cache-rather-verify
+gevent-yield-interval history-preserving host instancehome invalidation-age invalidation-queue-size
+keep-alive-delay keep-history lock-filename max-disconnect-poll min-disconnect-poll mount-point msgpack name
+named-pipe pack-batch-timeout pack-commit-busy-delay pack-gc pack-keep-old pack-prepack-only
+pack-skip-prepack packer page-size path pid-filename poll-interval pool-max-size pool-size pool-timeout port
+quota read-default-file read-default-group read-only read-only-fallback realm replica-conf replica-timeout
+replicate-from replicate-to revert-when-stale ro-replica-conf s3-addressing-style s3-bucket-name
+s3-connect-timeout s3-download-connect-timeout s3-download-max-attempts s3-download-read-timeout
+s3-endpoint-url s3-prefix s3-read-timeout s3-region s3-use-ssl server server-hostname server-sync
+shared-blob-dir storage transaction-timeout unix-socket user username var wait wait-timeout
 """
 KNOWN = frozenset(KEYS.split())
 SECRETS = {
@@ -79,7 +85,10 @@ def may_be_named(key: str) -> bool:
 
 
 def mask(key: str, value: str) -> Option:
-    """Return the value, as a Secret when its key or its look says that it may hold one, or when nobody knows the key."""
+    """Return the value of a key, as a Secret where it may hold one.
+
+    The key decides, the look of the value, and whether the key is known at all: an unknown key is masked.
+    """
     if key.rpartition(".")[2] == "dsn":
         return Secret(value, _shown_url(value) if "://" in value else _shown_pairs(value))
     if is_secret(key) or not is_known(key) or SECRET_VALUE.search(value):
@@ -90,7 +99,10 @@ def mask(key: str, value: str) -> Option:
 
 
 def mask_dsn_words(text: str, dsn: str) -> str:
-    """Return a text, such as what a driver says of a connection that failed, without the words of a DSN that are not shown."""
+    """Return a text without the words of a DSN that may not be shown.
+
+    Drivers repeat parts of the DSN in their errors.
+    """
     value = mask("dsn", dsn)
     shown = value.shown if isinstance(value, Secret) else value
     hidden = (
@@ -111,11 +123,16 @@ def _shown_url(text: str) -> str:
     if any("@" in rest for rest in (parts.path, parts.query, parts.fragment)):
         return "***"
     login = "" if user is None else f"{user}:***@" if parts.password is not None else f"{user}@"
-    return f"{parts.scheme}://{login}{host}{f':{port}' if port is not None else ''}{parts.path}{'?***' if parts.query or parts.fragment else ''}"
+    shown_port = f":{port}" if port is not None else ""
+    hidden = "?***" if parts.query or parts.fragment else ""
+    return f"{parts.scheme}://{login}{host}{shown_port}{parts.path}{hidden}"
 
 
 def _shown_pairs(text: str) -> str:
-    """Return ``key=value`` pairs as libpq reads them, only the harmless values; ``***`` when it is anything else."""
+    """Return ``key=value`` pairs as libpq reads them, only the harmless values.
+
+    ``***`` when it is anything else.
+    """
     shown, at, end = [], 0, len(text.rstrip())
     while at < end:
         match = PAIR.match(text, at)

@@ -10,7 +10,10 @@ LOCAL = {"btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "tmpfs", "xf
 
 
 def local_file_system(path: str) -> str | None:
-    """Return the type of the local file system that a path lies on; None when it is shared with others or cannot be told."""
+    """Return the type of the local file system that a path lies on.
+
+    None when it is shared with others or cannot be told.
+    """
     try:
         lines = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
         real = Path(os.path.realpath(path))

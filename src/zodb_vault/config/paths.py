@@ -18,7 +18,7 @@ def absolute(text: str | Path, base: Path) -> str:
 
 
 def expand_home(text: str, environment: Mapping[str, str]) -> str:
-    """Return the path with a leading ``~`` replaced by the home directory of that environment, if it has one."""
+    """Return the path with a leading ``~`` replaced by the home directory of that environment."""
     home = environment.get("HOME")
     if home and (text == "~" or text.startswith("~/")):
         return home + text[1:]

@@ -12,7 +12,10 @@ LEAST = 10_000
 
 
 def parse_rate(text: str) -> Rate:
-    """Return the bytes a second of ``500k``, ``10MB``, ``1.5M`` or ``10MiB``; raise ValueError for anything else, and for what never ends."""
+    """Return the bytes a second of ``500k``, ``10MB``, ``1.5M`` or ``10MiB``.
+
+    Raise ValueError for anything else, and for what never ends.
+    """
     match = RATE.fullmatch(text)
     if match is None:
         raise ValueError("must be a number and a unit: k, M or G, such as 500k or 10MB")

@@ -1,8 +1,9 @@
 """Read a ZConfig file into a tree, with ZConfig's own parser and without any schema.
 
-ZConfig decides what a section, a key and a directive look like. What is decided here: ``%import`` is recorded and nothing is
-imported, ``%include`` reads local files only, variables come from the given environment, all missing ones are reported
-together, and no message repeats a value. Imported only when a file is read, ZConfig takes a while to load.
+ZConfig decides what a section, a key and a directive look like. What is decided here: ``%import`` is recorded
+and nothing is imported, ``%include`` reads local files only, variables come from the given environment, all
+missing ones are reported together, and no message repeats a value. Imported only when a file is read, ZConfig
+takes a while to load.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ DEEPEST = 40
 
 
 def read_tree(path: Path, environment: Mapping[str, str]) -> Tree:
-    """Return the tree of a file and of all that it includes; raise ConfigurationError with file and line for each problem."""
+    """Return the tree of a file and of all that it includes.
+
+    Raise ConfigurationError with file and line for each problem.
+    """
     reading = _Reading(environment)
     root = Section("", None, str(path))
     try:
@@ -110,9 +114,11 @@ class _Parser(ZConfigParser):  # type: ignore[misc, unused-ignore]
         closed, _, name = rest.strip().lower().partition(" ")
         opened = self.stack[-1][:2] if self.stack else (closed, None)
         if name and (closed, name.strip()) == opened:
-            # zodb-convert templates of cookiecutter-zope-instance close <zeoclient source> like this, which Zope refuses.
+            # zodb-convert templates of cookiecutter-zope-instance close <zeoclient source> like this, which
+            # Zope refuses.
             section.notes.append(
-                f"{place(self.url, self.lineno)}: </{rest.strip()}> is read as </{closed}>; ZConfig itself refuses it"
+                f"{place(self.url, self.lineno)}: </{rest.strip()}> is read as </{closed}>; ZConfig "
+                "itself refuses it"
             )
             rest = closed
         elif closed != opened[0]:

@@ -52,7 +52,10 @@ class Section:
         return [value.text for value in self.values if value.key == key]
 
     def text(self, key: str) -> str | None:
-        """Return the value of a key, None when it is not given or empty; raise ConfigurationError when it is given twice."""
+        """Return the value of a key, None when it is not given or empty.
+
+        Raise ConfigurationError when it is given twice.
+        """
         found = [value for value in self.values if value.key == key]
         if len(found) > 1:
             raise ConfigurationError(
@@ -89,7 +92,10 @@ class Section:
 
 
 class Tree(NamedTuple):
-    """A configuration file with all it includes; ``imports`` are the packages that it names, none was imported."""
+    """A configuration file with all it includes.
+
+    ``imports`` are the packages that it names, none was imported.
+    """
 
     root: Section
     defines: dict[str, str]

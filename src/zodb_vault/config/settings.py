@@ -1,8 +1,11 @@
-"""Read zodb-vault.toml and the ``ZODB_VAULT_...`` variables: where backups go, of which sites, and how long they stay.
+"""Read zodb-vault.toml and the ``ZODB_VAULT_...`` variables.
 
-The structs below are the whole file format: a key is a field, a table a struct. Every value can also be given as a variable,
-named by its path: ``retention.scheduled.daily`` is ``ZODB_VAULT_RETENTION_SCHEDULED_DAILY``. A variable wins over the file.
-All problems are reported at once, each with the file or variable and the key, none with a value.
+Where backups go, of which sites, and how long they stay.
+
+The structs below are the whole file format: a key is a field, a table a struct. Every value can also be given
+as a variable, named by its path: ``retention.scheduled.daily`` is ``ZODB_VAULT_RETENTION_SCHEDULED_DAILY``. A
+variable wins over the file. All problems are reported at once, each with the file or variable and the key,
+none with a value.
 """
 
 from __future__ import annotations
@@ -55,7 +58,10 @@ class EncryptionSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SigningSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The private key of SSH that manifests are signed with, and the public keys of those whose backups are restored; none: of anybody."""
+    """The SSH key that signs manifests, and the public keys of accepted signers.
+
+    Empty ``signers`` means that no signature is required.
+    """
 
     key: Path | None = None
     signers: tuple[str, ...] = ()
@@ -71,7 +77,7 @@ class RepositorySettings(msgspec.Struct, frozen=True, kw_only=True):
     signing: SigningSettings = SigningSettings()
 
     def recipients_at(self, location: str) -> tuple[str, ...]:
-        """Return for whom the content of a repository is encrypted by this configuration, which may be that of one of the copies."""
+        """Return the recipients of a repository, which may be one of the copies."""
         own = self._copy_at(location)
         return self.encryption.recipients if own is None or own.recipients is None else own.recipients
 
@@ -93,11 +99,14 @@ class IdentitySettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SiteSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a site is read from: exactly one of the first three; ``blob_dir`` goes with ``data_fs``. All absolute.
+    """What a site is read from: exactly one of the first three; ``blob_dir`` goes with ``data_fs``.
 
-    ``retention`` names the policy of its backups; without one ``[retention]`` holds. ``mirror`` is where the portable method keeps its copies.
-    ``client_confs`` are the configurations of clients of its ZEO server, whose caches a restore removes.
-    ``dsn_backup`` is a replica of its PostgreSQL database that is dumped instead, unless it lags by more than ``replica_lag``.
+    All absolute.
+
+    ``retention`` names the policy of its backups; without one ``[retention]`` holds. ``mirror`` is where the
+    portable method keeps its copies. ``client_confs`` are the configurations of clients of its ZEO server,
+    whose caches a restore removes. ``dsn_backup`` is a replica of its PostgreSQL database that is dumped
+    instead, unless it lags by more than ``replica_lag``.
     """
 
     zope_conf: Path | None = None
@@ -120,7 +129,10 @@ class PolicySettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RetentionSettings(PolicySettings, frozen=True, kw_only=True):
-    """The policy of sites that name none; ``grace`` is how long removed backups of all sites can be brought back, at least."""
+    """The policy of sites that name none.
+
+    ``grace`` is how long removed backups of all sites can be brought back, at least.
+    """
 
     grace: timedelta = timedelta(hours=72)
 
@@ -133,7 +145,10 @@ class ScheduleSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of the line and of the machine a run takes: bytes a second, how many things at once, and whether all others go first."""
+    """How much of the line and of the machine a run takes.
+
+    Bytes a second, how many things at once, and whether all others go first.
+    """
 
     rate: Rate | None = None
     workers: int | None = None
@@ -153,7 +168,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     limits: LimitSettings = LimitSettings()
 
     def policy(self, name: str | None) -> PolicySettings:
-        """Return a policy by its name, or the one of ``[retention]``; raise UsageError for a name that is not configured."""
+        """Return a policy by its name, or the one of ``[retention]``.
+
+        Raise UsageError for a name that is not configured.
+        """
         if name is None:
             return self.retention
         if name not in self.policies:
@@ -187,10 +205,11 @@ def load_settings(
     zope_conf: Path | None = None,
     repository: str | None = None,
 ) -> Settings:
-    """Return the settings of the file, the variables and the repository of the command line, the latter ruling over the former.
+    """Return the settings of the configuration file, of variables and of the command line. The last one wins.
 
-    Without ``config`` and ``ZODB_VAULT_CONFIG`` the file is looked for in ``cwd``, next to ``zope_conf`` or ``etc/zope.conf``, and in
-    ``/etc/zodb-vault``; none at all is fine. Raise ConfigurationError with every problem, each with its file or variable and key.
+    Without ``config`` and ``ZODB_VAULT_CONFIG`` the file is looked for in ``cwd``, next to ``zope_conf`` or
+    ``etc/zope.conf``, and in ``/etc/zodb-vault``; none at all is fine. Raise ConfigurationError with every
+    problem, each with its file or variable and key.
     """
     named = config or (
         Path(environment["ZODB_VAULT_CONFIG"]) if environment.get("ZODB_VAULT_CONFIG") else None
@@ -219,7 +238,8 @@ def _found_file(cwd: Path, zope_conf: Path | None) -> Path | None:
             if file.exists():
                 return Path(absolute(file, cwd))
         except PermissionError:
-            continue  # sudo in somebody else's home: a directory that may not be entered holds nothing for this user
+            # sudo in somebody else's home: a directory that may not be entered holds nothing for this user
+            continue
         except OSError as error:
             raise ConfigurationError([f"{file} cannot be read: {error.strerror}"]) from None
     return None
@@ -290,7 +310,10 @@ def _site_keys() -> list[str]:
 
 
 def _site_variable(rest: str, sites: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """Return the site and key of ``PLONE_ZOPE_CONF``; a site of the file is recognised whatever its punctuation."""
+    """Return the site and key of ``PLONE_ZOPE_CONF``.
+
+    A site of the file is recognised whatever its punctuation.
+    """
     key = next((key for key in _site_keys() if rest.endswith(f"_{key}")), None)
     if key is None:
         return None, None
@@ -317,7 +340,8 @@ def _check(values: dict[str, Any], reading: ProblemCollector, source: str) -> No
         if len(sources) != 1:
             told.problem(
                 f"site.{name}",
-                f"has to say exactly one of zope_conf, zeo_conf and data_fs, it says {' and '.join(sources) or 'none'}",
+                "has to say exactly one of zope_conf, zeo_conf and data_fs, it says "
+                f"{' and '.join(sources) or 'none'}",
             )
         if "blob_dir" in site and "data_fs" not in site:
             told.problem(
@@ -344,7 +368,10 @@ def _check(values: dict[str, Any], reading: ProblemCollector, source: str) -> No
 
 
 def zone_of(name: str) -> tzinfo:
-    """Return a time zone; raise ZoneInfoNotFoundError, ValueError or OSError when there is none of that name."""
+    """Return a time zone.
+
+    Raise ZoneInfoNotFoundError, ValueError or OSError when there is none of that name.
+    """
     if name == "UTC":
         return UTC
     from zoneinfo import ZoneInfo

@@ -21,7 +21,9 @@ SYSTEM, STATE_DIRECTORY = Path("/etc"), Path("/var/lib/zodb-vault")
 
 
 def choose_site(settings: Settings, site: str | None) -> str:
-    """Return the name of the site that is meant, without reading what it consists of; it need not be configured any more.
+    """Return the name of the site that is meant, without reading what it consists of.
+
+    It need not be configured any more.
 
     Raise UsageError for a name that no site can have, and when several are configured and none was chosen.
     """
@@ -50,7 +52,8 @@ def resolve_site(
 ) -> Site:
     """Return the chosen site with its databases; what the command line names rules over the configuration.
 
-    Raise UsageError when it is not clear which site is meant or what it is read from, ConfigurationError when that is wrong.
+    Raise UsageError when it is not clear which site is meant or what it is read from, ConfigurationError when
+    that is wrong.
     """
     name = choose_site(settings, site)
     given = _given(zope_conf, zeo_conf, data_fs, blob_dir, cwd)
@@ -73,7 +76,10 @@ def _mirror(settings: Settings, name: str, source: SiteSettings, cwd: Path) -> P
 def _given(
     zope_conf: Path | None, zeo_conf: Path | None, data_fs: Path | None, blob_dir: Path | None, cwd: Path
 ) -> SiteSettings | None:
-    """Return what the command line names, None when it names nothing; raise UsageError when that does not go together."""
+    """Return what the command line names, None when it names nothing.
+
+    Raise UsageError when that does not go together.
+    """
     options = {"--zope-conf": zope_conf, "--zeo-conf": zeo_conf, "--data-fs": data_fs}
     named = [option for option, path in options.items() if path is not None]
     if len(named) > 1:
@@ -102,7 +108,8 @@ def _configured(settings: Settings, name: str) -> SiteSettings:
         )
     raise UsageError(
         "nothing says what to back up" if settings.file is None else f"{settings.file} names no site",
-        "give --zope-conf FILE, --zeo-conf FILE, or --data-fs FILE with --blob-dir DIR; or write a zodb-vault.toml with [site.NAME]",
+        "give --zope-conf FILE, --zeo-conf FILE, or --data-fs FILE with --blob-dir DIR; or write a "
+        "zodb-vault.toml with [site.NAME]",
     )
 
 
@@ -118,14 +125,18 @@ def _read(name: str, source: SiteSettings, environment: Mapping[str, str], cwd: 
 
 
 def _dumped_elsewhere(site: Site, source: SiteSettings) -> Site:
-    """Return the site with the replica of its PostgreSQL database noted; raise ConfigurationError unless it has exactly one."""
+    """Return the site with the replica of its PostgreSQL database noted.
+
+    Raise ConfigurationError unless it has exactly one.
+    """
     if source.dsn_backup is None:
         return site
     known = [database.name for database in site.databases if database.dsn_option is not None]
     if len(known) != 1:
         raise ConfigurationError(
             [
-                f"site.{site.name}.dsn_backup goes with one database in PostgreSQL, {site.config} has {len(known)}"
+                f"site.{site.name}.dsn_backup goes with one database in PostgreSQL, {site.config} has "
+                f"{len(known)}"
             ]
         )
     more = {REPLICA_DSN: source.dsn_backup, REPLICA_LAG: str(source.replica_lag.total_seconds())}

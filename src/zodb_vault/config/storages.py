@@ -1,6 +1,7 @@
 """Decide what each storage section of a configuration means for a backup.
 
-A backend reads its own section, see ``backends``. The storages that wrap another one, and those that keep nothing, are here.
+A backend reads its own section, see ``backends``. The storages that wrap another one, and those that keep
+nothing, are here.
 """
 
 from __future__ import annotations
@@ -22,21 +23,44 @@ from .paths import absolute, expand_home
 from .sections import Section, Value
 
 PATHS = {
-    "authenticate", "blob-cache-dir", "blob-dir", "blob-temp-dir", "cache-dir", "cache-local-dir", "cache-path", "certificate",
-    "data-dir", "path", "pid-filename", "read-default-file", "replica-conf", "ro-replica-conf", "unix-socket", "var",
-}  # fmt: skip
+    "authenticate",
+    "blob-cache-dir",
+    "blob-dir",
+    "blob-temp-dir",
+    "cache-dir",
+    "cache-local-dir",
+    "cache-path",
+    "certificate",
+    "data-dir",
+    "path",
+    "pid-filename",
+    "read-default-file",
+    "replica-conf",
+    "ro-replica-conf",
+    "unix-socket",
+    "var",
+}
 ADDRESSES = {"address", "server"}
 FOREIGN = "this is a mistake of the package that registers it: report it there"
 # What ``authenticate`` of ZEO takes beside a path.
 NO_PATHS = {"DYNAMIC"}
 # Keys that the packages themselves write with an underscore.
 UNDERSCORED = {
-    "connect_timeout", "gevent_yield_interval", "named_pipe", "read_default_file", "read_default_group", "revert_when_stale", "unix_socket",
-}  # fmt: skip
+    "connect_timeout",
+    "gevent_yield_interval",
+    "named_pipe",
+    "read_default_file",
+    "read_default_group",
+    "revert_when_stale",
+    "unix_socket",
+}
 
 
 class Surroundings:
-    """What the reader of a storage section has to know besides the section; ``notes`` become warnings of the database."""
+    """What the reader of a storage section has to know besides the section.
+
+    ``notes`` become warnings of the database.
+    """
 
     def __init__(
         self,
@@ -56,7 +80,10 @@ class Surroundings:
         self._here = here or base
 
     def path(self, section: Section, key: str) -> str | None:
-        """Return the absolute path that a key says, None when it says none; what a relative one is taken from is noted."""
+        """Return the absolute path that a key says, None when it says none.
+
+        What a relative one is taken from is noted.
+        """
         text = section.text(key)
         return None if text is None else self._resolved(key, text)
 
@@ -85,17 +112,19 @@ class Surroundings:
         path = expand_home(text, self._environment)
         if not Path(path).is_absolute():
             self.notes.append(
-                f"{key} is the relative path {text}: it is taken from {self._base} ({self._base_reason}){self._other(path)}"
+                f"{key} is the relative path {text}: it is taken from {self._base} "
+                f"({self._base_reason}){self._other(path)}"
             )
         elif path != text:
             self.notes.append(f"{key} is {text}: ~ is taken as {self._environment['HOME']}")
         return absolute(path, self._base)
 
     def _other(self, path: str) -> str:
-        """Return what to know when a relative path leads nowhere from its base, and somewhere from the working directory."""
+        """Return a note about a relative path that exists only in the working directory."""
         there = os.path.lexists(self._here / path) and not os.path.lexists(self._base / path)
         return (
-            f"; it does not exist there, but in the working directory {self._here}, where a Zope that is started here looks"
+            f"; it does not exist there, but in the working directory {self._here}, where a Zope that is "
+            "started here looks"
             if there
             else ""
         )
@@ -103,8 +132,15 @@ class Surroundings:
 
 # Section types outside of databases that are no storages.
 NOT_STORAGES = {
-    "environment", "eventlog", "logger", "product-config", "runner", "ssl", "warnfilter", "zeo",
-}  # fmt: skip
+    "environment",
+    "eventlog",
+    "logger",
+    "product-config",
+    "runner",
+    "ssl",
+    "warnfilter",
+    "zeo",
+}
 
 
 class SectionBackend(Protocol):
@@ -128,21 +164,29 @@ class SectionBackend(Protocol):
 
 
 def section_backend(name: str) -> SectionBackend | None:
-    """Return the backend of a section type or of a database; None when no package registers it. Raise ConfigurationError."""
+    """Return the backend of a section type or of a database; None when no package registers it.
+
+    Raise ConfigurationError.
+    """
     registered = find_backend(name)
     return cast(SectionBackend, registered.backend) if registered else None
 
 
 def read_storage(section: Section, around: Surroundings) -> Database | Skipped:
-    """Return the database in a storage section; raise ConfigurationError for what is unknown, refused or wrong."""
+    """Return the database in a storage section.
+
+    Raise ConfigurationError for what is unknown, refused or wrong.
+    """
     if reader := READERS.get(section.type):
         return reader(section, around)
     registered = None if section.type in NOT_STORAGES else find_backend(section.type)
     if registered is None:
         raise section.error(
             f"{section.label} is a storage that zodb-vault does not know",
-            hint=f"install the package that registers {section.type!r} under the entry points {ENTRY_POINTS} (zodb-vault is open to "
-            "such packages); or copy the database into a FileStorage with zodb-convert, the portable method, and back that up",
+            hint=f"install the package that registers {section.type!r} under the entry points "
+            f"{ENTRY_POINTS} (zodb-vault is open to "
+            "such packages); or copy the database into a FileStorage with zodb-convert, the portable "
+            "method, and back that up",
         )
     if registered.ours:
         return cast(SectionBackend, registered.backend).read_section(section, around)
@@ -150,7 +194,10 @@ def read_storage(section: Section, around: Surroundings) -> Database | Skipped:
 
 
 def data_fs_section(path: str, blob_dir: str | None) -> tuple[Section, Surroundings]:
-    """Return the section of a Data.fs that no configuration describes, and its surroundings; paths are absolute."""
+    """Return the section of a Data.fs that no configuration describes, and its surroundings.
+
+    Paths are absolute.
+    """
     section = Section(DATA_FS, None, path)
     for key, text in (("path", path), ("blob-dir", blob_dir)):
         if text is not None:
@@ -206,7 +253,10 @@ def zlibstorage(section: Section, around: Surroundings) -> Database | Skipped:
 
 
 def zrs(section: Section, around: Surroundings) -> Database | Skipped:
-    """Return the storage inside: replication changes nothing about where things are, but a secondary is behind its primary."""
+    """Return the storage inside.
+
+    Replication changes nothing about where things are, but a secondary is behind its primary.
+    """
     inner = read_storage(only_storage(section), around)
     if isinstance(inner, Skipped):
         return inner
@@ -229,7 +279,8 @@ def s3blobstorage(section: Section, around: Surroundings) -> Database | Skipped:
     warnings = foreign_cache(section, "cache-dir", around.path(section, "cache-dir"))
     if inner.blob_mode == "directory":
         warnings.append(
-            f"blobs that were stored in {inner.blob_dir} before {section.label} was added are not in the bucket"
+            f"blobs that were stored in {inner.blob_dir} before {section.label} was added are not in the "
+            "bucket"
         )
     return _wrapped(section, around, msgspec.structs.replace(inner, blob_mode="s3"), warnings)
 
@@ -245,16 +296,20 @@ def demostorage(section: Section, around: Surroundings) -> Database | Skipped:
         else f"in the storage of {changes.where}"
     )
     raise section.error(
-        f"{section.label} lays changes over a base, which is one database only while both stand together; the changes are {lies}",
-        hint="back up the base with a configuration that names it alone, and the changes, where they are kept, with another",
+        f"{section.label} lays changes over a base, which is one database only while both stand "
+        f"together; the changes are {lies}",
+        hint="back up the base with a configuration that names it alone, and the changes, where they are "
+        "kept, with another",
     )
 
 
 def before(section: Section, around: Surroundings) -> Database:
     """Refuse a view of the past as a source."""
     raise section.error(
-        f"{section.label} shows a database as it was at one moment: a backup of it would leave out everything newer",
-        hint="name the storage in it without the wrapper; a moment of the past is chosen when restoring, with --at",
+        f"{section.label} shows a database as it was at one moment: a backup of it would leave out "
+        "everything newer",
+        hint="name the storage in it without the wrapper; a moment of the past is chosen when restoring, "
+        "with --at",
     )
 
 
@@ -275,7 +330,10 @@ def _wrapped(section: Section, around: Surroundings, inner: Database, warnings: 
 
 
 def only_storage(section: Section) -> Section:
-    """Return the section of the one storage inside; raise ConfigurationError when there is none or more than one."""
+    """Return the section of the one storage inside.
+
+    Raise ConfigurationError when there is none or more than one.
+    """
     if len(section.sections) != 1:
         raise section.error(
             f"{section.label} holds {len(section.sections) or 'no'} storages, it has to hold one"
@@ -284,7 +342,10 @@ def only_storage(section: Section) -> Section:
 
 
 def misspelled(section: Section) -> list[str]:
-    """Return warnings about keys that are understood here and refused by the package they are for, such as ``data_dir``."""
+    """Return warnings about keys with a wrong spelling, such as ``data_dir``.
+
+    zodb-vault understands them; the package of the storage refuses them.
+    """
     return [
         f"{value.where}: {value.written} is read as {value.key}; {inner.label} itself refuses it"
         for inner in section.walk()

@@ -1,6 +1,9 @@
-"""Read zope.conf, zeo.conf, and the configurations of zodbpack and zodb-convert: which databases a site consists of.
+"""Read zope.conf, zeo.conf, and the configurations of zodbpack and zodb-convert.
 
-Databases are what the ``<zodb_db>`` or ``<zodb>`` sections hold; in a file without them, the storages that stand on their own.
+Which databases a site consists of.
+
+Databases are what the ``<zodb_db>`` or ``<zodb>`` sections hold; in a file without them, the storages that
+stand on their own.
 """
 
 from __future__ import annotations
@@ -50,7 +53,10 @@ def read_site(path: Path, site_name: str, environment: Mapping[str, str], cwd: P
 def read_zope_conf(
     path: Path, site_name: str, environment: Mapping[str, str], cwd: Path | None = None
 ) -> Site:
-    """Return the site of a zope.conf; a file of storages is read as well. Raise ConfigurationError as ``read_site``."""
+    """Return the site of a zope.conf; a file of storages is read as well.
+
+    Raise ConfigurationError as ``read_site``.
+    """
     return read_site(path, site_name, environment, cwd)
 
 
@@ -72,14 +78,20 @@ def read_zeo_conf(
 
 
 class StorageSections(NamedTuple):
-    """The storages of a file by the names of their databases, each with what its paths are taken from; and the packages of ``%import``."""
+    """The storages of a file by the names of their databases, each with what its paths are taken from.
+
+    And the packages of ``%import``.
+    """
 
     storages: dict[str, tuple[Section, Surroundings]]
     imports: list[str]
 
 
 def read_storages(path: Path, environment: Mapping[str, str], cwd: Path) -> StorageSections:
-    """Return the storage sections of a file as they stand there; raise ConfigurationError as ``read_site``."""
+    """Return the storage sections of a file as they stand there.
+
+    Raise ConfigurationError as ``read_site``.
+    """
     file = Path(absolute(path, cwd))
     tree = _tree(file, environment)
     base, reason = _base(tree, cwd)
@@ -102,7 +114,10 @@ def _databases(root: Section) -> list[Section]:
 
 
 def _found(file: Path, root: Section) -> list[DatabaseSection]:
-    """Return the databases of a file; raise ConfigurationError when there is none or two have the same name."""
+    """Return the databases of a file.
+
+    Raise ConfigurationError when there is none or two have the same name.
+    """
     databases = _databases(root)
     found = _in_databases(databases) if databases else _on_their_own(root)
     if not found:
@@ -112,7 +127,8 @@ def _found(file: Path, root: Section) -> list[DatabaseSection]:
         )
     first: dict[str, Section] = {}
     issues = [
-        f"{one.section.where}: a second database is called {one.name!r}, the first stands in {first[one.name].where}"
+        f"{one.section.where}: a second database is called {one.name!r}, the first stands in "
+        f"{first[one.name].where}"
         for one in found
         if first.setdefault(one.name, one.section) is not one.section
     ]
@@ -138,7 +154,10 @@ def _in_databases(sections: list[Section]) -> list[DatabaseSection]:
 
 
 def _on_their_own(root: Section) -> list[DatabaseSection]:
-    """Return the storages that stand outside of databases; those of a ZEO server are called ``1`` by default."""
+    """Return the storages that stand outside of databases.
+
+    Those of a ZEO server are called ``1`` by default.
+    """
     served = any(section.type == "zeo" for section in root.sections)
     storages = [s for s in root.sections if s.type not in NOT_STORAGES and (served or is_storage(s.type))]
     found: list[DatabaseSection] = []
@@ -179,7 +198,8 @@ def _site(
     if shared := _shared(databases, {one.name: one.section.where for one in found}):
         issues += shared
         hints.append(
-            "give every database a Data.fs and a place for blobs of its own: a pack of one removes the blobs of the other"
+            "give every database a Data.fs and a place for blobs of its own: a pack of one removes the "
+            "blobs of the other"
         )
     if issues:
         raise ConfigurationError(issues, "\n".join(dict.fromkeys(filter(None, hints))))
@@ -187,7 +207,10 @@ def _site(
 
 
 def _shared(databases: list[Database], places: Mapping[str, str]) -> list[str]:
-    """Return what two databases share by mistake: a Data.fs, or a directory (by whatever path) or bucket that holds all blobs of both."""
+    """Return what two databases share by mistake.
+
+    A Data.fs, or a directory (by whatever path) or bucket that holds all blobs of both.
+    """
     issues: list[str] = []
     first: dict[str, str] = {}
     for one in databases:

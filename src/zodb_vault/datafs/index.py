@@ -1,9 +1,9 @@
 """Writes the ``Data.fs.index`` that spares FileStorage the scan of the whole file at its next start.
 
-Needs memory for an entry per object; callers run it in a process of its own: ``python -m zodb_vault.datafs.index INDEX`` reads entries
-(see ``records``) from its standard input, later ones instead of earlier ones of the same OID, and at their end one of ``END`` and the
-length of the file; without that whoever knows the entries has died, and nothing is written.
-Format: ZODB/fsIndex.py of ZODB 6 (``fsIndex.save``).
+Needs memory for an entry per object; callers run it in a process of its own: ``python -m
+zodb_vault.datafs.index INDEX`` reads entries (see ``records``) from its standard input, later ones instead of
+earlier ones of the same OID, and at their end one of ``END`` and the length of the file; without that whoever
+knows the entries has died, and nothing is written. Format: ZODB/fsIndex.py of ZODB 6 (``fsIndex.save``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ END: Final = b"\xff" * 8
 
 
 def write_index(entries: BinaryIO, index: Path) -> int:
-    """Write the index durably under the name ``index``; return how many objects it names. Raise EOFError when the end of the entries is missing."""
+    """Write the index durably under the name ``index``; return how many objects it names.
+
+    Raise EOFError when the end of the entries is missing.
+    """
     from ZODB.fsIndex import fsIndex
 
     positions, newest = fsIndex(), dict[bytes, int]()

@@ -1,9 +1,10 @@
 """Transactions and data records of a Data.fs, parsed while its bytes pass by.
 
-A file starts with 4 bytes of magic. A transaction is a header (``>8sQcHHH``: TID, length without the last
-8 bytes, status, lengths of user, description and extension), these three texts, data records, and the length again.
-A data record is a header (``>8s8sQQHQ``: OID, TID, previous position, position of its transaction, 0, length)
-and its data; length 0 means that 8 bytes follow, the position of the record that holds the data (0: object un-created).
+A file starts with 4 bytes of magic. A transaction is a header (``>8sQcHHH``: TID, length without the last 8
+bytes, status, lengths of user, description and extension), these three texts, data records, and the length
+again. A data record is a header (``>8s8sQQHQ``: OID, TID, previous position, position of its transaction, 0,
+length) and its data; length 0 means that 8 bytes follow, the position of the record that holds the data (0:
+object un-created).
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ RECORD_POSITION: Final = Struct(">24xQ2xQ")
 # What an index knows of a record: OID, position.
 INDEX_ENTRY: Final = Struct(">8sQ")
 
-# What ZODB 5 and 6 write for every blob; other pickles of the same are possible but not seen from ZODB itself.
+# What ZODB 5 and 6 write for every blob; other pickles of the same are possible but not seen from ZODB
+# itself.
 BLOB_RECORD: Final = b"\x80\x03cZODB.blob\nBlob\nq\x00.\x80\x03N."
 # No pickle of the class Blob and an empty state is longer, whatever its protocol.
 BLOB_RECORD_LIMIT: Final = 512
@@ -100,7 +102,8 @@ class _Name(NamedTuple):
 class _Names(pickle._Unpickler):
     """Loads the class part of a record without importing or calling anything.
 
-    Of the two implementations the one in Python: three bytes of a pickle make the other one fill gigabytes (LONG_BINPUT).
+    Of the two implementations the one in Python: three bytes of a pickle make the other one fill gigabytes
+    (LONG_BINPUT).
     """
 
     def find_class(self, module: str, name: str, /) -> Any:
@@ -141,10 +144,10 @@ def follow_back_pointer(read_at: ReadAt, back: int) -> bool | None:
 class Scanner:
     """Finds transactions, blob references and back-pointers in a range of a Data.fs that is fed in order.
 
-    The range starts at ``start`` (0 for the head of the file, else the start of a transaction) and may be fed in chunks of any size.
-    ``on_transaction`` is called for each finished one; ``blobs``, ``pointers`` and ``defects`` grow until ``drain`` takes them.
-    With ``read_at`` back-pointers are followed at once, without it they are left in ``pointers``.
-    ``entries`` grows by an ``ENTRY`` for every record, in their order.
+    The range starts at ``start`` (0 for the head of the file, else the start of a transaction) and may be fed
+    in chunks of any size. ``on_transaction`` is called for each finished one; ``blobs``, ``pointers`` and
+    ``defects`` grow until ``drain`` takes them. With ``read_at`` back-pointers are followed at once, without
+    it they are left in ``pointers``. ``entries`` grows by an ``ENTRY`` for every record, in their order.
     """
 
     def __init__(
@@ -164,7 +167,8 @@ class Scanner:
         self._short = False  # a step sets it when it needs more bytes than there are
         self._base = start
         self._next = start or len(MAGIC)
-        # a function and no method of this object, which would keep it, and all that it leads to, until a garbage collection
+        # a function and no method of this object, which would keep it, and all that it leads to, until a
+        # garbage collection
         self._step: Callable[[Scanner, bytes, int], int] = Scanner._header
         self._header_fields: tuple[bytes, int, bytes, bytes, bytes, bytes] = (b"", 0, b"", b"", b"", b"")
         self._transaction = 0
@@ -219,7 +223,8 @@ class Scanner:
         return int(texts)
 
     def _record(self, data: bytes, offset: int) -> int:
-        # the loop that sees every record of a database: no attributes and no objects for those that cannot be blobs
+        # the loop that sees every record of a database: no attributes and no objects for those that cannot be
+        # blobs
         base, limit, transaction = self._base, len(data), self._transaction
         place, size, stop = RECORD_POSITION.unpack_from, RECORD.size, self._end - self._base
         records, entries, entry = self._records, self._entries, INDEX_ENTRY.pack

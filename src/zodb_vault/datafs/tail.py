@@ -27,7 +27,10 @@ class TransactionSpan(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """The end of the last finished transaction, and what stands behind it: ``clean``, ``voted`` or ``torn``."""
+    """The end of the last finished transaction, and what stands behind it.
+
+    ``clean``, ``voted`` or ``torn``.
+    """
 
     end: int
     state: str
@@ -41,7 +44,8 @@ def check_magic(fd: int, name: str) -> None:
     if magic == PYTHON_2_MAGIC:
         raise SourceDamaged(
             f"{name} was written by Python 2 (FS21)",
-            "migrate a copy with `zodbupdate --convert-py3` and back up the result; keep this file with other means until then",
+            "migrate a copy with `zodbupdate --convert-py3` and back up the result; keep this file with "
+            "other means until then",
         )
     what = "is empty" if not magic else "is not a Data.fs (it does not start with FS30)"
     raise SourceDamaged(f"{name} {what}", "check the path given with --data-fs or in zope.conf")
@@ -50,8 +54,9 @@ def check_magic(fd: int, name: str) -> None:
 class TransactionWalker:
     """Walks over the finished transactions from ``start``; afterwards ``tail`` says where and why it stopped.
 
-    A tail that a writer is still writing (status ``c``, or bytes that are all of one unfinished transaction) ends the walk.
-    Anything else that does not parse raises SourceDamaged: nothing behind it is ever dropped silently.
+    A tail that a writer is still writing (status ``c``, or bytes that are all of one unfinished transaction)
+    ends the walk. Anything else that does not parse raises SourceDamaged: nothing behind it is ever dropped
+    silently.
     """
 
     def __init__(self, fd: int, start: int, name: str) -> None:
@@ -78,8 +83,10 @@ class TransactionWalker:
 
     def _broken(self, pos: int, what: str) -> tuple[str, str]:
         return (
-            f"{self._name} is damaged: the transaction at position {pos} {what}; {self._size - pos} bytes from there on cannot be trusted",
-            "look at it with `python -m ZODB.FileStorage.fstest`, repair a copy with fsrecover, or restore a backup",
+            f"{self._name} is damaged: the transaction at position {pos} {what}; {self._size - pos} "
+            "bytes from there on cannot be trusted",
+            "look at it with `python -m ZODB.FileStorage.fstest`, repair a copy with fsrecover, or "
+            "restore a backup",
         )
 
     def _behind(self, pos: int, head: bytes) -> str:
@@ -103,7 +110,10 @@ class TransactionWalker:
         return "torn"
 
     def _require_last(self, pos: int, head: bytes, end: int) -> None:
-        """Raise when something stands behind an unfinished transaction: a writer finishes or removes it before it writes on."""
+        """Raise when something stands behind an unfinished transaction.
+
+        A writer finishes or removes it before it writes on.
+        """
         beyond = os.fstat(self._fd).st_size > end and not self._only_zeros(end)
         # asked again, for it may have been finished in between
         if (beyond or self._ends_finished(pos, head)) and os.pread(self._fd, TRANSACTION.size, pos) == head:
@@ -114,7 +124,10 @@ class TransactionWalker:
             )
 
     def _ends_finished(self, pos: int, head: bytes) -> bool:
-        """Tell whether the last bytes of the file are the length of a transaction behind ``pos``, or of this one, which is said to go on."""
+        """Tell whether the file ends with the length of a transaction that begins at ``pos`` or later.
+
+        Then a transaction that looks unfinished is a complete one, and its header is damaged.
+        """
         size = os.fstat(self._fd).st_size
         length = int.from_bytes(os.pread(self._fd, LENGTH.size, size - LENGTH.size))
         start = size - LENGTH.size - length
@@ -124,7 +137,7 @@ class TransactionWalker:
         return len(other) == TRANSACTION.size and bool(TRANSACTION.unpack(other)[1] == length)
 
     def _require_unfinished(self, transaction: int, pos: int) -> None:
-        """Raise unless the records reach to the end of the file, as those of a transaction being written do."""
+        """Raise SourceDamaged unless the records reach the end of the file, as unfinished ones do."""
         while True:
             head = os.pread(self._fd, RECORD.size, pos)
             if len(head) == RECORD.size and RECORD.unpack(head)[3] == transaction:
@@ -146,7 +159,9 @@ class TransactionWalker:
 
 
 def tail_digest(fd: int, pos: int, end: int) -> str:
-    """Return the digest that identifies the transaction from ``pos`` to ``end``: header, last 64 KiB and length.
+    """Return the digest that identifies the transaction from ``pos`` to ``end``.
+
+    Header, last 64 KiB and length.
 
     With ``pos == end`` (no transaction) it covers the magic alone.
     """

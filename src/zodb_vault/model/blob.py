@@ -8,7 +8,10 @@ import msgspec
 
 
 class BlobRef(NamedTuple):
-    """A blob revision that a record asks for; ``sure`` is False when only the existence of the file can tell."""
+    """A blob revision that a record asks for.
+
+    ``sure`` is False when only the existence of the file can tell.
+    """
 
     oid: bytes
     tid: bytes

@@ -1,7 +1,7 @@
 """The one way a JSON file of a repository is written, so that a flipped byte shows and ``sed`` can read it.
 
-Keys are sorted, nothing is indented, and every entry of a list of objects or rows stands on a line of its own.
-A sealed document ends with a line that holds the SHA-256 of all lines before it::
+Keys are sorted, nothing is indented, and every entry of a list of objects or rows stands on a line of its
+own. A sealed document ends with a line that holds the SHA-256 of all lines before it::
 
     sed '$d' manifest.json | sha256sum
 """
@@ -22,7 +22,10 @@ SEAL_LENGTH = len('"self_sha256":""}\n') + 64
 
 
 def encode(value: Any) -> bytes:
-    """Return the canonical bytes of a document (structs allowed), ending in a newline; what is no UTF-8 in a path is escaped."""
+    """Return the canonical bytes of a document (structs allowed), ending in a newline.
+
+    What is no UTF-8 in a path is escaped.
+    """
     plain = msgspec.to_builtins(value)
     try:
         return b"".join(_tokens(plain)) + b"\n"
@@ -31,7 +34,10 @@ def encode(value: Any) -> bytes:
 
 
 def escaped(value: Any) -> Any:
-    """Return a document of plain types in which every text can be encoded: lone surrogates become visible escapes."""
+    """Return a document of plain types in which every text can be encoded.
+
+    Lone surrogates become visible escapes.
+    """
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, Mapping):
@@ -48,7 +54,10 @@ def with_digest(value: Any) -> bytes:
 
 
 def check_digest(data: bytes, name: str) -> bytes:
-    """Return ``data`` after checking its digest; raise Damage naming ``name`` when any byte is not as written."""
+    """Return ``data`` after checking its digest.
+
+    Raise Damage naming ``name`` when any byte is not as written.
+    """
     match = SEAL.search(data)
     if match is None or hashlib.sha256(data[:-SEAL_LENGTH]).hexdigest().encode() != match.group(1):
         raise Damage(f"{name} is damaged: its content does not match its own digest")

@@ -10,7 +10,10 @@ from .manifest import DatabaseEntry, StoredProgress
 
 
 class PreviousBackup(msgspec.Struct, frozen=True, kw_only=True):
-    """One database of an earlier complete backup that may be continued; ``captured`` is the clock of that run."""
+    """One database of an earlier complete backup that may be continued.
+
+    ``captured`` is the clock of that run.
+    """
 
     id: str
     captured: datetime
@@ -25,9 +28,12 @@ class InterruptedRun(msgspec.Struct, frozen=True):
 
 
 class CaptureOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a user wants a capture to be; ``restored``: the site was put back to an older state since the newest backup.
+    """How a user wants a capture to be.
 
-    ``doubtful``: what an interrupted run has left may be somebody else's, and this run is to vouch for it: it is compared with the source.
+    ``restored``: the site was put back to an older state since the newest backup.
+
+    ``doubtful``: what an interrupted run has left may be somebody else's, and this run is to vouch for it: it
+    is compared with the source.
     """
 
     forced: bool = False

@@ -1,4 +1,7 @@
-"""A long sequence in a small manifest: immutable lists that many manifests share, and a short tail of its own."""
+"""A long sequence in a small manifest.
+
+Immutable lists that many manifests share, and a short tail of its own.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,10 @@ class _TidRows(msgspec.Struct):
 def transaction_rows(
     documents: Documents, segment: Segment | Transactions
 ) -> list[tuple[str, int, int, str, int, int]]:
-    """Return the rows (TID, position, size, status, records, blobs) of the transactions of a segment, or of those that a dump knows."""
+    """Return the transactions of a segment or of a dump, one row each.
+
+    A row is (TID, position, size, status, number of records, number of blobs).
+    """
     if segment.tids is None:
         return []
     return msgspec.json.decode(documents.document(segment.tids.meta), type=_TidRows).rows
@@ -77,7 +83,10 @@ def store_list(
 
 
 class Chain(Generic[E]):
-    """The segments or packs of a database, or the parts of its dump; never changed in place, every method returns a new one."""
+    """The segments or packs of a database, or the parts of its dump.
+
+    Never changed in place, every method returns a new one.
+    """
 
     def __init__(
         self, kind: type[E], documents: Documents, lists: Sequence[ListRef] = (), tail: Sequence[E] = ()
@@ -127,7 +136,10 @@ class Chain(Generic[E]):
         return self._with(self.lists, tail)
 
     def mapped(self, change: Callable[[E], E | None]) -> Chain[E]:
-        """Return the chain with every entry changed or dropped (None); lists of which nothing changes stay shared."""
+        """Return the chain with every entry changed or dropped (None).
+
+        Lists of which nothing changes stay shared.
+        """
         lists: list[ListRef] = []
         rest: list[E] = []
         for ref in self.lists:

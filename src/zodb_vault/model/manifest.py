@@ -20,8 +20,8 @@ Codec = Literal["zstd", "zstd+age"]
 class Part(msgspec.Struct, frozen=True, kw_only=True):
     """One immutable object: ``raw`` bytes of content, ``stored`` bytes under ``objects/``.
 
-    Decoded, it belongs at the end of what ``to`` names: ``<database>/Data.fs``, ``<database>/blobs`` (tar), ``<database>/log``.
-    ``codec`` is ``zstd``, or ``zstd+age`` when the zstd file was encrypted then.
+    Decoded, it belongs at the end of what ``to`` names: ``<database>/Data.fs``, ``<database>/blobs`` (tar),
+    ``<database>/log``. ``codec`` is ``zstd``, or ``zstd+age`` when the zstd file was encrypted then.
     """
 
     object: str
@@ -70,7 +70,9 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pack(msgspec.Struct, frozen=True, kw_only=True):
-    """A tar of blobs; ``index`` lists the live ones, ``count`` of them with ``size`` bytes, the newest of ``last_tid``.
+    """A tar of blobs.
+
+    ``index`` lists the live ones, ``count`` of them with ``size`` bytes, the newest of ``last_tid``.
 
     ``live`` bytes of the tar are theirs, headers included.
     """
@@ -95,7 +97,10 @@ class Pack(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Transactions(msgspec.Struct, frozen=True, kw_only=True):
-    """Some transactions of a database that is dumped, in ascending order: rows like those of a segment, in which positions are 0."""
+    """Some transactions of a database that is dumped, in ascending order.
+
+    Rows like those of a segment, in which positions are 0.
+    """
 
     count: int
     first_tid: str
@@ -115,7 +120,10 @@ class Transactions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ListRef(msgspec.Struct, frozen=True, kw_only=True):
-    """An immutable list document under ``meta/`` with ``count`` entries, shared by all manifests that contain it whole."""
+    """A list document under ``meta/`` with ``count`` entries.
+
+    It is never changed, and all manifests that contain the whole list share it.
+    """
 
     list: str
     count: int
@@ -138,11 +146,14 @@ class DataFs(msgspec.Struct, frozen=True, kw_only=True, tag="datafs", tag_field=
 
 
 class _Dump(msgspec.Struct, frozen=True, kw_only=True):
-    """The storage half of a database server, as its own tool writes it: ``size`` bytes, in the parts of the lists, then of the tail.
+    """The storage half of a database server, as its own tool writes it.
 
-    ``tables`` are the rows that each table has in the snapshot that was dumped, ``versions`` those of the server and its tool,
-    ``marks`` a document with some objects and their TIDs, by which a later run knows whether the database is still the same one.
-    Of a database that can be restored to one of its transactions, ``log_lists``, then ``log``, have all of them.
+    ``size`` bytes, in the parts of the lists, then of the tail.
+
+    ``tables`` are the rows that each table has in the snapshot that was dumped, ``versions`` those of the
+    server and its tool, ``marks`` a document with some objects and their TIDs, by which a later run knows
+    whether the database is still the same one. Of a database that can be restored to one of its transactions,
+    ``log_lists``, then ``log``, have all of them.
     """
 
     size: int
@@ -176,7 +187,9 @@ class _Dump(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PgDump(_Dump, frozen=True, kw_only=True, tag="pg_dump", tag_field="kind"):
-    """A custom format archive of ``pg_dump``; ``large_objects`` as the snapshot counts them, ``sequences`` their last values.
+    """A custom format archive of ``pg_dump``.
+
+    ``large_objects`` as the snapshot counts them, ``sequences`` their last values.
 
     ``state`` is a document of what the next run compares with, if the method is ``transactions``.
     """
@@ -192,7 +205,7 @@ class PgDump(_Dump, frozen=True, kw_only=True, tag="pg_dump", tag_field="kind"):
 
 
 class RowFile(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows of some columns of a table, a file as ``COPY`` writes it, whose raw bytes have the digest ``sha256``.
+    """Rows of some columns of a table, in the format of ``COPY``. ``sha256`` is the digest of the raw bytes.
 
     ``until``: of keys, up to which TID they are all that is there.
     """
@@ -207,7 +220,7 @@ class RowFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
-    """The rows that were committed behind the TID ``after``, up to ``until``, and the large objects that they brought."""
+    """The rows and large objects that were committed after the TID ``after``, up to ``until``."""
 
     after: str | None
     until: str | None
@@ -235,7 +248,10 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeltaBase(msgspec.Struct, frozen=True, kw_only=True):
-    """The dump that deltas are laid over: the backup it was made for and when, and what its own snapshot held."""
+    """The dump that deltas are laid over.
+
+    The backup it was made for and when, and what its own snapshot held.
+    """
 
     id: str
     created_at: str
@@ -247,10 +263,13 @@ class DeltaBase(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PgTransactions(PgDump, frozen=True, kw_only=True, tag="pg_transactions", tag_field="kind"):
-    """An archive of ``pg_dump``, the ``base``, and what was committed since: ``delta_lists``, then ``deltas``.
+    """An archive of ``pg_dump``, the ``base``, and what was committed since.
 
-    ``live`` are the keys of what is there, all else is gone; ``whole`` tables are stored each time; ``derived`` ones, which a pack fills, are empty.
-    ``keys``: number and sums of the keys of each table in the snapshot. ``encoding`` is that of texts. ``script`` puts all of it together by hand.
+    ``delta_lists``, then ``deltas``.
+
+    ``live`` are the keys of what is there, all else is gone; ``whole`` tables are stored each time;
+    ``derived`` ones, which a pack fills, are empty. ``keys``: number and sums of the keys of each table in
+    the snapshot. ``encoding`` is that of texts. ``script`` puts all of it together by hand.
     """
 
     base: DeltaBase
@@ -283,9 +302,12 @@ class MysqlDump(_Dump, frozen=True, kw_only=True, tag="mysqldump", tag_field="ki
 
 
 class StoredFiles(_Dump, frozen=True, kw_only=True, tag="files", tag_field="kind"):
-    """Files that a backend of another package stores and understands: ``to`` of each part says which file it is a piece of.
+    """Files that a backend of another package stores and understands.
 
-    The parts of a file follow each other. A name has letters, digits and ``._-``, so that a shell can handle it.
+    ``to`` of each part says which file it is a piece of.
+
+    The parts of a file follow each other. A name has letters, digits and ``._-``, so that a shell can handle
+    it.
     """
 
     tables: dict[str, int] = {}
@@ -309,8 +331,9 @@ class MissingBlobs(msgspec.Struct, frozen=True, kw_only=True):
 class Blobs(msgspec.Struct, frozen=True, kw_only=True):
     """The blob half: ``count`` blobs with ``size`` bytes in packs; of one (OID, TID) the last pack's holds.
 
-    ``sparse`` packs are less than half alive and wait for a later run to rewrite them. ``keys`` is the document of those objects in S3 that were
-    not under the key that their storage would give them: OID, TID, key.
+    ``sparse`` packs are less than half alive and wait for a later run to rewrite them. ``keys`` is the
+    document of those objects in S3 that were not under the key that their storage would give them: OID, TID,
+    key.
     """
 
     count: int
@@ -323,7 +346,9 @@ class Blobs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DatabaseEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One database in a backup; targets of a restore are its transactions from ``pack_tid`` (else ``first_tid``) on.
+    """One database in a backup.
+
+    Targets of a restore are its transactions from ``pack_tid`` (else ``first_tid``) on.
 
     ``ordered`` is False when the TIDs of the source do not ascend: no moment tells then what was there.
     ``experimental``: the method that made it has not been in use for long.
@@ -361,7 +386,10 @@ class DatabaseEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Timeline(msgspec.Struct, frozen=True):
-    """A line this backup descends from, named by its first backup; it holds for us up to ``until_tid`` (None: to its end)."""
+    """A line this backup descends from, named by its first backup.
+
+    It holds for us up to ``until_tid`` (None: to its end).
+    """
 
     id: str
     until_tid: str | None
@@ -393,7 +421,11 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """One finished backup; all that it needs cannot be changed or removed in its ``repository`` before ``locked_until``, as far as that is known."""
+    """One finished backup.
+
+    All that it needs cannot be changed or removed in its ``repository`` before ``locked_until``, as far as
+    that is known.
+    """
 
     id: str
     site: str
@@ -428,8 +460,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 class Marker(msgspec.Struct, frozen=True, kw_only=True):
     """A run in progress: what it relies on (``uses``), and what it has stored so far, per database.
 
-    ``copied`` are lists of what a copy has encoded anew: what it is here, and the name ``of`` what it was made from.
-    ``ended``: it gave up and left what it stored to the next run.
+    ``copied`` are lists of what a copy has encoded anew: what it is here, and the name ``of`` what it was
+    made from. ``ended``: it gave up and left what it stored to the next run.
     """
 
     run: str
@@ -446,7 +478,10 @@ class Marker(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """What an unfinished run has stored of one database: its chain is ``parent`` up to ``keep`` bytes, then these lists."""
+    """What an unfinished run has stored of one database.
+
+    Its chain is ``parent`` up to ``keep`` bytes, then these lists.
+    """
 
     database: str
     parent: str | None
@@ -456,7 +491,11 @@ class StoredProgress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Label(msgspec.Struct, frozen=True, kw_only=True):
-    """One fact about a backup: ``name``, ``note``, ``pinned``, ``verified``, ``restored``, ``accept-missing``, ``accept-history``, ``deleted``."""
+    """One fact about a backup.
+
+    ``name``, ``note``, ``pinned``, ``verified``, ``restored``, ``accept-missing``, ``accept-history``,
+    ``deleted``.
+    """
 
     fact: str
     value: Any
@@ -471,7 +510,10 @@ class RemovedBackup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PendingDeletions(msgspec.Struct, frozen=True, kw_only=True):
-    """What may be deleted for good later: ``rows`` of a key and since when nothing needs it; ``seen`` are the ids of each site that were known."""
+    """What may be deleted for good later: ``rows`` of a key and since when nothing needs it.
+
+    ``seen`` are the ids of each site that were known.
+    """
 
     rows: list[tuple[str, str]] = []
     seen: dict[str, list[str]] = {}
@@ -485,9 +527,12 @@ class DeadRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RepositoryInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The file ``repository.json``; ``recovery`` is the SHA-256 of RECOVERY.md, ``store`` what was found of the service it lives in.
+    """The file ``repository.json``.
 
-    ``former`` are those that content was encrypted for before the ``recipients`` were set, each time; nobody, where it was not.
+    ``recovery`` is the SHA-256 of RECOVERY.md, ``store`` what was found of the service it lives in.
+
+    ``former`` are those that content was encrypted for before the ``recipients`` were set, each time; nobody,
+    where it was not.
     """
 
     id: str

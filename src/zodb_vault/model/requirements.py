@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 
 class Package(NamedTuple):
-    """A package as it is imported, the names that it may be installed under, and the oldest version that works.
+    """A package: its module, the names of its distributions, and the oldest version that works.
 
     ``extra`` is the extra of zodb-vault that installs it, ``python`` the oldest Python that it runs on.
     """
@@ -20,7 +20,10 @@ class Package(NamedTuple):
 
 
 class Requirements(NamedTuple):
-    """What a database needs: ``packages`` to open its storage, ``drivers`` and ``tools`` (each by all its names) to back it up."""
+    """What a database needs.
+
+    ``packages`` to open its storage, ``drivers`` and ``tools`` (each by all its names) to back it up.
+    """
 
     packages: tuple[Package, ...] = ()
     drivers: tuple[Package, ...] = ()

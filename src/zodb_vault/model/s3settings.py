@@ -8,10 +8,13 @@ import msgspec
 
 
 class S3Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """How a bucket is reached and what becomes of what is stored there; None leaves it to the S3 client and the bucket.
+    """How a bucket is reached and what becomes of what is stored there.
 
-    Credentials never stand here: they come from where S3 clients look for them. ``object_lock`` is ``governance`` or ``compliance``;
-    what a backup needs cannot be changed or removed for ``object_lock_for`` after it then.
+    None leaves it to the S3 client and the bucket.
+
+    Credentials never stand here: they come from where S3 clients look for them. ``object_lock`` is
+    ``governance`` or ``compliance``; what a backup needs cannot be changed or removed for ``object_lock_for``
+    after it then.
     """
 
     endpoint: str | None = None

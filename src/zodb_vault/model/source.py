@@ -56,10 +56,11 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
 
     ``data_fs`` and ``blob_dir`` are absolute paths; ``blob_dir`` is None when the configuration names none.
     ``dsn_option`` is the option that holds the DSN of a database in PostgreSQL, None for any other database.
-    ``options`` holds what the storage section says, for strategies that need it: keys of the storage itself as they are
-    (with ``-``), those of sections inside it and of wrappers around it after the section's type (``postgresql.dsn``,
-    ``s3blobstorage.bucket-name``, ``zeo.address``), several values of one key as lines, paths absolute.
-    With the method ``portable``, ``data_fs`` and ``blob_dir`` are those of a mirror; all else is that of what it mirrors.
+    ``options`` holds what the storage section says, for strategies that need it: keys of the storage itself
+    as they are (with ``-``), those of sections inside it and of wrappers around it after the section's type
+    (``postgresql.dsn``, ``s3blobstorage.bucket-name``, ``zeo.address``), several values of one key as lines,
+    paths absolute. With the method ``portable``, ``data_fs`` and ``blob_dir`` are those of a mirror; all else
+    is that of what it mirrors.
     """
 
     name: str
@@ -95,7 +96,10 @@ class Skipped(msgspec.Struct, frozen=True):
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
-    """One configured thing to back up: all its databases, the file that says so, and where mirrors of them may be kept."""
+    """One configured thing to back up.
+
+    All its databases, the file that says so, and where mirrors of them may be kept.
+    """
 
     name: str
     config: str | None

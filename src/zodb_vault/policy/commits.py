@@ -1,8 +1,9 @@
-"""Decide which transactions of several databases are parts of one commit, and where each database is cut so that none is halved.
+"""Decide which transactions of several databases belong to one commit, and never cut a commit in two.
 
-A commit to several databases gives each part a TID of its own, and all parts the same user, description and extension. It holds each
-database from the moment its part gets a TID until it is finished, so between the first and the last of these TIDs no other transaction
-is in the database of an earlier one. Nothing else tells parts that belong together from transactions that only look alike.
+A commit to several databases gives each part a TID of its own, and all parts the same user, description and
+extension. It holds each database from the moment its part gets a TID until it is finished, so between the
+first and the last of these TIDs no other transaction is in the database of an earlier one. Nothing else tells
+parts that belong together from transactions that only look alike.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ Commit = dict[str, int]
 
 
 def commits(parts: CommitParts) -> list[Commit]:
-    """Return the commits to more than one database, each as the index of its part in every database; TIDs have to ascend."""
+    """Return the commits to more than one database, each as the index of its part in every database.
+
+    TIDs have to ascend.
+    """
     merged = sorted(
         (part.tid, name, index) for name, some in parts.items() for index, part in enumerate(some)
     )
@@ -50,7 +54,10 @@ def commits(parts: CommitParts) -> list[Commit]:
 def _goes_on(
     commit: Commit, last: Mapping[str, Commit], parts: CommitParts, name: str, part: CommitPart
 ) -> bool:
-    """Tell whether a transaction can be one more part of a commit: it looks alike, and nothing came after any of the parts yet."""
+    """Tell whether a transaction can be one more part of a commit.
+
+    It looks alike, and nothing came after any of the parts yet.
+    """
     if name in commit or any(last[other] is not commit for other in commit):
         return False
     alike = all(parts[other][index].mark == part.mark for other, index in commit.items())
@@ -66,10 +73,12 @@ def _time_of(tid: str) -> datetime:
 
 
 def consistent_cuts(parts: CommitParts, wanted: Mapping[str, int], named: str | None) -> dict[str, int]:
-    """Return how many of its transactions each database keeps, close to what is ``wanted`` of each, so that no commit is halved.
+    """Return how many transactions each database keeps, so that no commit is cut in two.
 
-    The database that is ``named`` keeps exactly what is wanted of it, and what it keeps or drops of a commit the others do too. Other
-    commits are dropped where they are halved: they were not finished then.
+    The result is as close to ``wanted`` as possible.
+
+    The database that is ``named`` keeps exactly what is wanted of it, and what it keeps or drops of a commit
+    the others do too. Other commits are dropped where they are halved: they were not finished then.
     """
     cuts = _Cuts(parts, wanted, named)
     found = commits(parts)
@@ -81,7 +90,10 @@ def consistent_cuts(parts: CommitParts, wanted: Mapping[str, int], named: str | 
 
 
 class _Cuts:
-    """The cuts as far as they are settled: of each database ``count`` transactions are kept, and not fewer than have to stay."""
+    """The cuts as far as they are settled.
+
+    Of each database ``count`` transactions are kept, and not fewer than have to stay.
+    """
 
     def __init__(self, parts: CommitParts, wanted: Mapping[str, int], named: str | None) -> None:
         self.count = dict(wanted)
@@ -101,7 +113,10 @@ class _Cuts:
         return before != self._stays
 
     def drop(self, commit: Commit) -> bool:
-        """Drop all of a commit that is halved, as far as it need not stay; tell whether that changed anything."""
+        """Drop all of a commit that is halved, as far as it need not stay.
+
+        Tell whether that changed anything.
+        """
         if all(index < self.count[name] for name, index in commit.items()):
             return False
         before = dict(self.count)

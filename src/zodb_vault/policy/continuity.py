@@ -12,12 +12,12 @@ from ..model.manifest import How, Reason, Timeline
 class ContinuityFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of one database file and of the backup it may continue. Sizes are bytes, TIDs hex digits.
 
-    The chain is the list of segments of ``parent``, from 0 to ``chain_end``; ``matching_end`` of it still stand in the
-    file, of older backups maybe more (``reused_end``), and ``interrupted_end`` bytes that an interrupted run stored do. The new
-    backup reaches to ``cut_end``.
-    ``common_tid`` is the newest TID of the parent that the file holds, None if it holds none; when the whole chain stands,
-    it need not be looked for. ``pack_tid`` is the last packed transaction of the file.
-    ``forced`` and ``parent_problem`` decide how much is stored, never the line: the other facts are wanted all the same.
+    The chain is the list of segments of ``parent``, from 0 to ``chain_end``; ``matching_end`` of it still
+    stand in the file, of older backups maybe more (``reused_end``), and ``interrupted_end`` bytes that an
+    interrupted run stored do. The new backup reaches to ``cut_end``. ``common_tid`` is the newest TID of the
+    parent that the file holds, None if it holds none; when the whole chain stands, it need not be looked for.
+    ``pack_tid`` is the last packed transaction of the file. ``forced`` and ``parent_problem`` decide how much
+    is stored, never the line: the other facts are wanted all the same.
     """
 
     parent: str | None
@@ -34,7 +34,10 @@ class ContinuityFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def matches(self) -> bool:
-        """Tell whether everything that the parent holds is still in its place; a chain of no bytes is that of an empty parent only."""
+        """Tell whether everything that the parent holds is still in its place.
+
+        A chain of no bytes is that of an empty parent only.
+        """
         known = self.chain_end > 0 or self.parent_last_tid is None
         return self.parent is not None and known and self.matching_end == self.chain_end
 
@@ -42,8 +45,8 @@ class ContinuityFacts(msgspec.Struct, frozen=True, kw_only=True):
     def packed(self) -> bool:
         """Tell whether the parent's transactions are the file's past, some of them removed by a pack.
 
-        A pack removes every transaction that later ones have superseded, often the parent's last one too: a missing TID
-        says that the histories differ only where no pack has been.
+        A pack removes every transaction that later ones have superseded, often the parent's last one too: a
+        missing TID says that the histories differ only where no pack has been.
         """
         if self.parent is None or self.common_tid is None or self.parent_last_tid is None:
             return False
@@ -53,16 +56,22 @@ class ContinuityFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def common(self) -> str | None:
-        """Return the newest TID that parent and file share; None without a parent or with nothing in common."""
+        """Return the newest TID that parent and file share.
+
+        None without a parent or with nothing in common.
+        """
         if self.parent is None:
             return None
         return self.parent_last_tid if self.matches else self.common_tid
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """How to back up one database: the first ``keep`` bytes are used again as the parent or an older backup has them.
+    """How to back up one database.
 
-    ``starts_timeline``: the state does not continue the parent's; what both share ends at ``common_tid`` (None: nothing).
+    The first ``keep`` bytes are used again as the parent or an older backup has them.
+
+    ``starts_timeline``: the state does not continue the parent's; what both share ends at ``common_tid``
+    (None: nothing).
     """
 
     how: How
@@ -73,7 +82,7 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 def decide(facts: ContinuityFacts) -> Decision:
-    """Return whether to back up in full or incrementally, with the reason as a sentence for administrators."""
+    """Decide between full and incremental, and give the reason as a sentence for administrators."""
     reason = _reason(facts)
     nothing_kept = facts.parent is None or reason.code in ("forced", "parent-missing", "new-history")
     keep = 0 if nothing_kept else max(facts.matching_end, facts.reused_end)
@@ -89,10 +98,10 @@ def decide(facts: ContinuityFacts) -> Decision:
 def next_timeline(parent_line: Sequence[Timeline], own_id: str, decision: Decision) -> list[Timeline]:
     """Return the line of backup ``own_id``, oldest first, from its parent's (empty without a parent).
 
-    It is the parent's, unless the decision starts one: then the parent's lines hold up to the common TID only, those that
-    began later not at all, and a line named after the backup itself follows.
-    With several databases, decide with the smallest common TID of those that start a line: what one of them abandoned
-    must not be taken for the current line.
+    It is the parent's, unless the decision starts one: then the parent's lines hold up to the common TID
+    only, those that began later not at all, and a line named after the backup itself follows. With several
+    databases, decide with the smallest common TID of those that start a line: what one of them abandoned must
+    not be taken for the current line.
     """
     if not decision.starts_timeline:
         return list(parent_line)
@@ -111,7 +120,10 @@ def _earlier(until: str | None, common: str) -> str:
 
 
 def _reason(facts: ContinuityFacts) -> Reason:
-    """Return the first reason that applies; the order is the order of what an administrator can do about it."""
+    """Return the first reason that applies.
+
+    The order is the order of what an administrator can do about it.
+    """
     if facts.forced:
         return Reason("forced", "A full backup was asked for.")
     if facts.parent is None:
@@ -134,7 +146,7 @@ def _grown(facts: ContinuityFacts) -> Reason:
     if facts.cut_end == facts.chain_end:
         return Reason(
             "unchanged",
-            f"The file still ends at byte {facts.cut_end} with the last transaction of backup {facts.parent}.",
+            f"The file still ends at byte {facts.cut_end}, with the last transaction of {facts.parent}.",
         )
     new = facts.cut_end - facts.chain_end
     return Reason(
@@ -146,7 +158,8 @@ def _grown(facts: ContinuityFacts) -> Reason:
 def _resumed(facts: ContinuityFacts) -> Reason:
     return Reason(
         "resumed",
-        f"An interrupted run has stored {facts.interrupted_end} of {facts.cut_end} bytes, which are used again.",
+        f"An interrupted run has stored {facts.interrupted_end} of {facts.cut_end} bytes, which are used "
+        "again.",
     )
 
 
@@ -157,7 +170,10 @@ def _replaced(facts: ContinuityFacts) -> Reason:
         else "nothing of it is in place"
     )
     if facts.packed:
-        text = f"The file was packed since backup {facts.parent} (it holds transaction {facts.common_tid} of it); {kept}."
+        text = (
+            f"The file was packed since backup {facts.parent} (it holds transaction {facts.common_tid} "
+            f"of it); {kept}."
+        )
         return Reason("packed", text)
     if facts.common_tid is None:
         return Reason(
@@ -167,7 +183,8 @@ def _replaced(facts: ContinuityFacts) -> Reason:
     last = facts.parent_last_tid or "none"
     return Reason(
         "diverged",
-        f"The file shares history with backup {facts.parent} up to transaction {facts.common_tid} only, not to its last one {last}: "
+        f"The file shares history with backup {facts.parent} up to transaction {facts.common_tid} only, "
+        f"not to its last one {last}: "
         f"an older state was restored and went on; {kept}.",
     )
 
@@ -175,8 +192,9 @@ def _replaced(facts: ContinuityFacts) -> Reason:
 class DumpFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a database that is dumped, and of the backup before.
 
-    The backup remembers some objects with their TIDs: ``common_tid`` is the newest TID at which one of them still is, ``backwards`` tells that one
-    of them has an earlier TID now. ``superseded``: none is where it was, and none went back. ``restored``: a restore was noted since.
+    The backup remembers some objects with their TIDs: ``common_tid`` is the newest TID at which one of them
+    still is, ``backwards`` tells that one of them has an earlier TID now. ``superseded``: none is where it
+    was, and none went back. ``restored``: a restore was noted since.
     """
 
     parent: str | None
@@ -198,7 +216,10 @@ class DumpFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decide_dump(facts: DumpFacts) -> Decision:
-    """Return why a dump is made as it is: the storage half is always whole, blob files that the backup before has are used again."""
+    """Return why a dump is made as it is.
+
+    The storage half is always whole, blob files that the backup before has are used again.
+    """
     return Decision(
         how="incremental" if facts.reuses_blobs and not facts.forced else "full",
         reason=_dump_reason(facts),
@@ -216,12 +237,14 @@ def _dump_reason(facts: DumpFacts) -> Reason:
     if facts.continues and facts.last_tid == facts.parent_last_tid:
         return Reason(
             "unchanged",
-            f"The last transaction is still {facts.last_tid}, that of backup {facts.parent}; a dump is always whole.",
+            f"The last transaction is still {facts.last_tid}, that of backup {facts.parent}; a dump is "
+            "always whole.",
         )
     if facts.continues:
         return Reason(
             "continued",
-            f"It goes on from the last transaction {facts.parent_last_tid} of backup {facts.parent}; a dump is always whole.",
+            f"It goes on from the last transaction {facts.parent_last_tid} of backup {facts.parent}; a "
+            "dump is always whole.",
         )
     if facts.common_tid is None and not facts.restored:
         return Reason(
@@ -230,6 +253,7 @@ def _dump_reason(facts: DumpFacts) -> Reason:
         )
     return Reason(
         "diverged",
-        f"The database does not go on from the last transaction {facts.parent_last_tid} of backup {facts.parent}: "
+        f"The database does not go on from the last transaction {facts.parent_last_tid} of backup "
+        f"{facts.parent}: "
         "an older state was restored and went on.",
     )

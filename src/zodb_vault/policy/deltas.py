@@ -1,4 +1,4 @@
-"""Decide whether what a database holds is stored as a delta over an earlier dump, or as a new dump, the base of deltas to come."""
+"""Decide between a delta over an earlier dump and a new dump, which is the base of later deltas."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ LITTLE: Final = 16 << 20
 
 
 class DeltaFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a database and of the backup before, beyond what tells whether the one goes on from the other.
+    """What is known of a database and of the previous backup, besides whether it continues that backup.
 
-    ``unlike``: what of the database is not as it was then (its server, its tables). ``unsuited``: what of it no delta could bring.
-    ``added``: a table in which rows are that have a TID of the past and were not there then. ``future``: TIDs were later than the clock then.
+    ``unlike``: what of the database is not as it was then (its server, its tables). ``unsuited``: what of it
+    no delta could bring. ``added``: a table in which rows are that have a TID of the past and were not there
+    then. ``future``: TIDs were later than the clock then.
     """
 
     decision: Decision
@@ -81,7 +82,10 @@ def decide_delta(facts: DeltaFacts) -> Decision:
         return msgspec.structs.replace(
             decision, how="full", reason=msgspec.structs.replace(reason, text=text)
         )
-    text = f"{_sentence(reason.text)} What was committed since, and which objects are left, is laid over the dump of an earlier backup."
+    text = (
+        f"{_sentence(reason.text)} What was committed since, and which objects are left, is laid over "
+        "the dump of an earlier backup."
+    )
     return msgspec.structs.replace(
         decision, how="incremental", reason=msgspec.structs.replace(reason, text=text)
     )

@@ -1,6 +1,7 @@
 """Decide until when what is stored is locked, and whether the locks that a backup relies on last long enough.
 
-A lock is longer than it has to be, so that not every backup has to renew it: only when what is left falls short, and then of all that is used.
+A lock is longer than it has to be, so that not every backup has to renew it: only when what is left falls
+short, and then of all that is used.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ def lock_expiry(now: datetime, retention: timedelta) -> datetime:
 
 
 def common_expiry(used: Sequence[datetime | None], now: datetime, retention: timedelta) -> datetime | None:
-    """Return until when everything is locked that a backup made now needs, by what is known of those that it ``used``.
+    """Return the time until which all objects that a backup needs are locked, its own and those it ``used``.
 
     None when that is too short, or not known: then what it takes from them has to be renewed.
     """

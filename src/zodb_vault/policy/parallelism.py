@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-# One worker hides what the other waits for, also on one processor; each takes up to 45 MB, of 200 for the whole process.
+# One worker hides what the other waits for, also on one processor; each takes up to 45 MB, of 200 for the
+# whole process.
 MIN_WORKERS: Final = 2
 MAX_WORKERS: Final = 3
 MAX_CONFIGURED: Final = 64

@@ -1,11 +1,14 @@
-"""Decide which backup, and which cut of it, brings a transaction or a moment back; never an approximation of it.
+"""Decide which backup, and which cut of it, brings a transaction or a moment back.
 
-An adapter needs two calls for a database: ``search`` says from the manifests alone which backups may hold the target, and
-``settle`` looks into their lists of transactions, through a function that the adapter gives it.
+Never an approximation of it.
 
-A valid target of a backup is a transaction from its last packed one (else its first) to its last one. The current line is
-that of the newest complete, whole backup which is not a safety backup. Backups on that line are searched, newest first;
-what stands only elsewhere (an abandoned line, a safety or incomplete backup) is named and needs an explicit id.
+An adapter needs two calls for a database: ``search`` says from the manifests alone which backups may hold the
+target, and ``settle`` looks into their lists of transactions, through a function that the adapter gives it.
+
+A valid target of a backup is a transaction from its last packed one (else its first) to its last one. The
+current line is that of the newest complete, whole backup which is not a safety backup. Backups on that line
+are searched, newest first; what stands only elsewhere (an abandoned line, a safety or incomplete backup) is
+named and needs an explicit id.
 """
 
 from __future__ import annotations
@@ -25,7 +28,10 @@ FIRST_TID, LAST_TID = "0x" + 16 * "0", "0x" + 16 * "f"
 
 
 class TidRange(NamedTuple):
-    """The transactions of one database in one backup, TIDs as hex digits; without transactions all are None."""
+    """The transactions of one database in one backup, TIDs as hex digits.
+
+    Without transactions all are None.
+    """
 
     first_tid: str | None
     pack_tid: str | None
@@ -40,8 +46,9 @@ class TidRange(NamedTuple):
 class SearchableBackup(msgspec.Struct, frozen=True, kw_only=True):
     """What searching has to know of one backup.
 
-    ``created_at`` is aware, and not later than the look at the source: no transaction up to then is missing in the backup.
-    ``line`` is that of the manifest, never empty. ``ordered`` is False if the TIDs of the source did not ascend.
+    ``created_at`` is aware, and not later than the look at the source: no transaction up to then is missing
+    in the backup. ``line`` is that of the manifest, never empty. ``ordered`` is False if the TIDs of the
+    source did not ascend.
     """
 
     id: str
@@ -72,7 +79,10 @@ class BeforeTid(msgspec.Struct, frozen=True):
 
 
 class AtTimestamp(msgspec.Struct, frozen=True):
-    """The state at this moment (aware, as ``parse_moment`` returns it): after the last transaction at or before it."""
+    """The state at this moment (aware, as ``parse_moment`` returns it).
+
+    After the last transaction at or before it.
+    """
 
     moment: datetime
 
@@ -83,9 +93,9 @@ Request = ToTid | BeforeTid | AtTimestamp
 class Coverage(msgspec.Struct, frozen=True, kw_only=True):
     """What one backup can bring back of one database.
 
-    Valid targets run from ``start`` to ``top``; if not ``ordered``, these are the first and the last in the file, and every
-    target up to ``until`` counts. Up to ``end``, as a TID ``end_tid``, nothing is missing of the line, so that the state at
-    every moment between is known.
+    Valid targets run from ``start`` to ``top``; if not ``ordered``, these are the first and the last in the
+    file, and every target up to ``until`` counts. Up to ``end``, as a TID ``end_tid``, nothing is missing of
+    the line, so that the state at every moment between is known.
     """
 
     id: str
@@ -101,8 +111,8 @@ class Coverage(msgspec.Struct, frozen=True, kw_only=True):
 class SearchStep(msgspec.Struct, frozen=True, kw_only=True):
     """A backup to look into, and the TID that bounds the cut; ``bound`` None: all of it, without a look.
 
-    The cut is the last target below ``bound``, or at it if ``inclusive``; ``exact``: it has to be ``bound`` itself.
-    Targets run from ``start`` to ``top``. If not ``ordered``, the order is that of the file.
+    The cut is the last target below ``bound``, or at it if ``inclusive``; ``exact``: it has to be ``bound``
+    itself. Targets run from ``start`` to ``top``. If not ``ordered``, the order is that of the file.
     """
 
     backup_id: str
@@ -129,7 +139,10 @@ class Gap(msgspec.Struct, frozen=True):
 
 
 class SearchResult(msgspec.Struct, frozen=True):
-    """The outcome of ``search``: ``choices`` in order of preference, maybe none; the rest is for naming what there is instead."""
+    """The outcome of ``search``: ``choices`` in order of preference, maybe none.
+
+    The rest is for naming what there is instead.
+    """
 
     request: Request | None
     choices: list[SearchStep]
@@ -153,9 +166,10 @@ def search(
 ) -> SearchResult:
     """Return which backups of the site to look into for the target, and with which bound.
 
-    ``reaches`` are all backups of the site in any order. Without a request it is the given backup, or the latest, as a whole.
-    With ``backup_id`` only that backup is searched, on whatever line and in whatever status.
-    Raise UsageError for a malformed TID or an unknown database; BackupMissing when there is no backup to search.
+    ``reaches`` are all backups of the site in any order. Without a request it is the given backup, or the
+    latest, as a whole. With ``backup_id`` only that backup is searched, on whatever line and in whatever
+    status. Raise UsageError for a malformed TID or an unknown database; BackupMissing when there is no backup
+    to search.
     """
     request = _normal(request)
     chosen = _backup(reaches, backup_id)
@@ -173,10 +187,12 @@ def search(
 
 
 def find_cut(found: SearchResult, read: Callable[[str], Transactions]) -> ResolvedTarget:
-    """Return the backup and the cut; raise TargetMissing, naming the nearest valid targets, when there is none.
+    """Return the backup and the cut.
 
-    ``read`` gives the transactions of the database in a backup as (TID, end position) in the order of the file; it is
-    called only for the backups that have to be looked into, until one holds the target.
+    Raise TargetMissing, naming the nearest valid targets, when there is none.
+
+    ``read`` gives the transactions of the database in a backup as (TID, end position) in the order of the
+    file; it is called only for the backups that have to be looked into, until one holds the target.
     """
     if found.request is None:
         return ResolvedTarget(found.choices[0].backup_id, None)
@@ -191,9 +207,12 @@ def find_cut(found: SearchResult, read: Callable[[str], Transactions]) -> Resolv
 
 
 def cut_point_within(transactions: Transactions, choice: SearchStep) -> CutPoint | Gap:
-    """Return the cut that the choice means, or the valid targets around it; ``transactions`` are (TID, end position) in file order.
+    """Return the cut that the choice means, or the valid targets around it.
 
-    They may begin later than the file does if the choice is ordered, as long as the target before the bound is there.
+    ``transactions`` are (TID, end position) in file order.
+
+    They may begin later than the file does if the choice is ordered, as long as the target before the bound
+    is there.
     """
     targets = _targets(transactions, choice)
     if choice.exact:
@@ -202,20 +221,27 @@ def cut_point_within(transactions: Transactions, choice: SearchStep) -> CutPoint
 
 
 def candidates_for_tid(reaches: Sequence[SearchableBackup], database: str, tid: str) -> list[str]:
-    """Return the ids of backups on the current line whose targets enclose the TID, best first; whether it exists is not known yet."""
+    """Return the ids of backups on the current line whose targets enclose the TID, best first.
+
+    Whether it exists is not known yet.
+    """
     return [choice.backup_id for choice in search(reaches, database, ToTid(tid)).choices]
 
 
 def elsewhere_for_tid(reaches: Sequence[SearchableBackup], database: str, tid: str) -> list[str]:
-    """Return the ids of the other backups that may hold the TID and need to be named explicitly, newest first."""
+    """Return the ids of other backups that may hold the TID. The user has to name one of them.
+
+    Newest first.
+    """
     return [cover.id for cover in search(reaches, database, ToTid(tid)).elsewhere]
 
 
 def covers_of_timeline(reaches: Sequence[SearchableBackup], database: str) -> list[Coverage]:
     """Return what the backups on the current line can bring back of a database, newest first.
 
-    Where the line went on elsewhere (``until_tid``) a backup counts up to that TID only. A clock that was ahead must not make
-    an old backup claim moments that a newer one saw: the claim ends with the earliest creation from there on.
+    Where the line went on elsewhere (``until_tid``) a backup counts up to that TID only. A clock that was
+    ahead must not make an old backup claim moments that a newer one saw: the claim ends with the earliest
+    creation from there on.
     """
     eligible = sorted((r for r in reaches if r.eligible), key=lambda r: r.id, reverse=True)
     if not eligible:
@@ -245,7 +271,8 @@ def _cover(reach: SearchableBackup, database: str, until: str | None, seen: date
         return None
     end, top = max(seen, _time(span.last_tid)), span.last_tid
     if until is not None:
-        # Nothing says when, after this TID, the line went on: up to it, and not a microsecond further, the state is known.
+        # Nothing says when, after this TID, the line went on: up to it, and not a microsecond further, the
+        # state is known.
         end, top = min(end, _time(until)), min(top, until)
     if reach.ordered and span.start > top:
         return None
@@ -272,7 +299,10 @@ def _why_not(reach: SearchableBackup) -> str:
 
 
 def _may_hold(cover: Coverage, request: Request) -> bool:
-    """Tell from the ends alone whether the backup can answer; without order of TIDs only a TID itself can be looked for."""
+    """Tell from the ends alone whether the backup can answer.
+
+    Without order of TIDs only a TID itself can be looked for.
+    """
     if not cover.ordered:
         return not isinstance(request, AtTimestamp) and request.tid <= cover.until
     if isinstance(request, ToTid):
@@ -309,7 +339,10 @@ def _elsewhere(
     covers: Sequence[Coverage],
     holding: Sequence[Coverage],
 ) -> list[Coverage]:
-    """Return what may hold the target outside of ``covers``, newest first: other backups, and the abandoned ends of these."""
+    """Return what may hold the target outside of ``covers``, newest first.
+
+    Other backups, and the abandoned ends of these.
+    """
     searched = {cover.id for cover in holding}
     whole = {(cover.id, cover.top) for cover in covers}
     newest = sorted((r for r in reaches if r.id not in searched), key=lambda r: r.id, reverse=True)
@@ -362,7 +395,10 @@ def _last_below(targets: Iterator[tuple[str, int]], choice: SearchStep) -> CutPo
 
 
 def _directly_before(targets: Iterator[tuple[str, int]], choice: SearchStep) -> CutPoint | Gap:
-    """Return the target in front of ``bound`` in the file: where TIDs do not ascend, "before" has no other meaning."""
+    """Return the target in front of ``bound`` in the file.
+
+    Where TIDs do not ascend, "before" has no other meaning.
+    """
     last: CutPoint | None = None
     for tid, end in targets:
         if tid == choice.bound:
@@ -399,7 +435,10 @@ def _backup(reaches: Sequence[SearchableBackup], backup_id: str | None) -> Searc
             return max(eligible, key=lambda r: r.id)
         if reaches:
             newest = max(reaches, key=lambda r: r.id)
-            what = f"there is no complete backup of the whole site among {len(reaches)} (safety backups do not count)"
+            what = (
+                f"there is no complete backup of the whole site among {len(reaches)} (safety backups do "
+                "not count)"
+            )
             raise BackupMissing(what, f"the newest of any kind is {newest.id}; give its id to search in it")
         raise BackupMissing("there are no backups yet", "make the first one with: zodb-vault create")
     for reach in reaches:
@@ -476,12 +515,16 @@ def _no_state(request: AtTimestamp | BeforeTid, found: SearchResult) -> tuple[st
         )
     latest = f"{in_utc(below.end)} (up to {below.top}, backup {below.id})"
     return (
-        f"{wanted} cannot be restored: the nearest moments that can are {latest} before and {earliest} after it",
+        f"{wanted} cannot be restored: the nearest moments that can are {latest} before and {earliest} "
+        "after it",
         "choose one of these",
     )
 
 
 def _too_late(wanted: str, last: Coverage, explicit: bool) -> tuple[str, str]:
     kind = "backup" if explicit else "the newest backup"
-    message = f"{wanted} cannot be restored: {kind} {last.id} reaches to {in_utc(last.end)}, its last transaction is {_spoken(last.top)}"
+    message = (
+        f"{wanted} cannot be restored: {kind} {last.id} reaches to {in_utc(last.end)}, its last "
+        f"transaction is {_spoken(last.top)}"
+    )
     return message, f"to restore that state: restore {last.id if explicit else 'latest'}"

@@ -1,4 +1,7 @@
-"""Decide which backups stay and which go, each with its reasons: tiers by promotion of the oldest, ages, counts, and what rules over all of them."""
+"""Decide which backups stay and which go, each with its reasons.
+
+Tiers by promotion of the oldest, ages, counts, and what rules over all of them.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ class ScheduledRetention(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OnDemandRetention(msgspec.Struct, frozen=True, kw_only=True):
-    """The ``newest`` on-demand backups stay for ever, the others for ``age``; ``limit`` is how many this keeps at all, the newest."""
+    """The ``newest`` on-demand backups stay for ever, the others for ``age``.
+
+    ``limit`` is how many this keeps at all, the newest.
+    """
 
     newest: int = 3
     age: timedelta = timedelta(days=30)
@@ -55,8 +61,9 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 class RetainedBackup(msgspec.Struct, frozen=True, kw_only=True):
     """What the decision has to know of one backup.
 
-    ``in_use`` names who relies on it. ``failed`` is the level of a verification that found damage and was not followed by one that found
-    none. ``new_history``: it shares no transaction with the backups before it, and nobody has accepted that.
+    ``in_use`` names who relies on it. ``failed`` is the level of a verification that found damage and was not
+    followed by one that found none. ``new_history``: it shares no transaction with the backups before it, and
+    nobody has accepted that.
     """
 
     id: str
@@ -83,7 +90,10 @@ class RetentionReport(msgspec.Struct, frozen=True):
 
 
 class RetentionDecision(msgspec.Struct, frozen=True):
-    """What stays and what goes, newest first; ``withheld`` says why less goes than the rules alone would let go."""
+    """What stays and what goes, newest first.
+
+    ``withheld`` says why less goes than the rules alone would let go.
+    """
 
     keep: list[RetentionReport]
     remove: list[RetentionReport]
@@ -93,7 +103,10 @@ class RetentionDecision(msgspec.Struct, frozen=True):
 def decide(
     backups: Sequence[RetainedBackup], rules: Rules, now: datetime, store_now: datetime
 ) -> RetentionDecision:
-    """Decide for all backups of a site, which are given in any order; ``store_now`` is what the clock of the repository says."""
+    """Decide for all backups of a site, which are given in any order.
+
+    ``store_now`` is what the clock of the repository says.
+    """
     ordered = sorted(backups, key=lambda backup: backup.id)
     tiers, why_no_tier = _tiers(ordered, rules)
     withheld = [
@@ -134,14 +147,26 @@ def tiers_of(backups: Sequence[RetainedBackup], rules: Rules) -> dict[str, Tier]
 def clock_problem(ordered: Sequence[RetainedBackup], now: datetime, store_now: datetime) -> str | None:
     """Return why the age of backups is not to be trusted, None when it is; ``ordered`` by id."""
     if abs(store_now - now) >= SKEW:
-        return f"the clock of the repository says {clock.iso(store_now)}, the one here {clock.iso(now)}: nothing is removed by age"
+        return (
+            f"the clock of the repository says {clock.iso(store_now)}, the one here {clock.iso(now)}: "
+            "nothing is removed by age"
+        )
     for before, after in zip(ordered, ordered[1:], strict=False):
         if after.created_at < before.created_at:
-            what = f"{after.id} was made at {clock.iso(after.created_at)}, {before.id} before it at {clock.iso(before.created_at)}"
-            return f"the clock was set back between two backups: {what}: nothing is removed by age until one of them is deleted"
+            what = (
+                f"{after.id} was made at {clock.iso(after.created_at)}, {before.id} before it at "
+                f"{clock.iso(before.created_at)}"
+            )
+            return (
+                f"the clock was set back between two backups: {what}: nothing is removed by age until "
+                "one of them is deleted"
+            )
     if ordered and ordered[-1].created_at > now + AHEAD:
         last = ordered[-1]
-        return f"{last.id} was made at {clock.iso(last.created_at)}, which is in the future: nothing is removed by age"
+        return (
+            f"{last.id} was made at {clock.iso(last.created_at)}, which is in the future: nothing is "
+            "removed by age"
+        )
     return None
 
 
@@ -171,7 +196,8 @@ def _protecting(ordered: Sequence[RetainedBackup]) -> list[list[str]]:
             reasons.append("newer than the newest complete one")
         if backup.id < history:
             reasons.append(
-                f"older than the new history that {history} begins, which `annotate {history} --accept-history` would accept"
+                f"older than the new history that {history} begins, which `annotate {history} "
+                "--accept-history` would accept"
             )
         if backup.id == history and found:
             # without it nothing would tell any more
@@ -235,9 +261,10 @@ def _young(newest_first: Sequence[RetainedBackup], age: timedelta, now: datetime
 def _tiers(
     ordered: Sequence[RetainedBackup], rules: Rules
 ) -> tuple[dict[str, tuple[Tier, str]], dict[str, str]]:
-    """Return the tier of each backup that has one, with the reason, and why each other one that counts has none.
+    """Return the tier of each backup with the reason, and for every other counted backup why it has none.
 
-    Nothing is remembered between two runs: what an earlier one removed had no place in the chains below, and without it they are the same.
+    Nothing is remembered between two runs: what an earlier one removed had no place in the chains below, and
+    without it they are the same.
     """
     limits = rules.scheduled
     firsts, lost = _first_of_day([backup for backup in ordered if backup.counts], rules.zone)
@@ -302,7 +329,8 @@ def _why_not(backup: RetainedBackup, no_tier: str | None, rules: Rules) -> list[
         limit = f" or more than {rules.on_demand.limit}" if rules.on_demand.limit is not None else ""
         return [
             *reasons,
-            f"not one of the newest {rules.on_demand.newest} made on demand, and older than {_spoken(rules.on_demand.age)}{limit}",
+            f"not one of the newest {rules.on_demand.newest} made on demand, and older than "
+            f"{_spoken(rules.on_demand.age)}{limit}",
         ]
     if backup.trigger == "safety":
         limit = f" or more than {rules.safety.limit}" if rules.safety.limit is not None else ""

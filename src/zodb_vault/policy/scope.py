@@ -1,7 +1,9 @@
-"""What a backup of a database consists of: the components that are copied, the storage first, and what is left where it is.
+"""What a backup of a database consists of.
 
-A scope follows from the configuration alone; nothing is opened. Each backend says what is special about it; what is the same for
-all of them is here.
+The components that are copied, the storage first, and what is left where it is.
+
+A scope follows from the configuration alone; nothing is opened. Each backend says what is special about it;
+what is the same for all of them is here.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ class Elsewhere(NamedTuple):
 
 
 class Scope(NamedTuple):
-    """What is copied of a database, in this order; what is not, each with the reason; and where the storage is if it is not here.
+    """What is copied of a database, in this order; what is not, each with the reason.
+
+    And where the storage is if it is not here.
 
     ``portable``: only the portable method can copy it.
     """
@@ -55,7 +59,10 @@ class Scope(NamedTuple):
 
 
 def portable_scope(location: str, mirror: str) -> Scope:
-    """Return the scope of the portable method: storage and blobs at a location are read through ZODB, into a mirror."""
+    """Return the scope of the portable method.
+
+    Storage and blobs at a location are read through ZODB, into a mirror.
+    """
     tool, known = f"ZODB, into the mirror {mirror}", "what the mirror has already is not read again"
     storage = f"the transactions are copied one by one as the storage gives them; {known}"
     blobs = f"the storage gives the blob of each record that it has one for; {known}"
@@ -66,7 +73,10 @@ def portable_scope(location: str, mirror: str) -> Scope:
 
 
 def blobs_outside(database: Database, why_directory: str) -> Scope | None:
-    """Return the scope of blobs in a directory or in the bucket of ``<s3blobstorage>``; None when they are neither."""
+    """Return the scope of blobs in a directory or in the bucket of ``<s3blobstorage>``.
+
+    None when they are neither.
+    """
     if database.blob_mode == "directory":
         why = f"{why_directory}; copied last, because the storage references them"
         return Scope((Component("blobs", database.blob_dir or "", OURS, why),))
@@ -100,6 +110,9 @@ def bucket(database: Database) -> str:
 
 
 def shown_server(server: str, database: Database, dsn_option: str | None) -> str:
-    """Return the name of a database server with the DSN in an option, or without it when all of the DSN is secret."""
+    """Return the name of a database server with the DSN of an option.
+
+    The DSN is left out when all of it is secret.
+    """
     dsn = masked(database.options).get(dsn_option or "", "")
     return server if dsn in ("", "***") else f"{server} {dsn}"

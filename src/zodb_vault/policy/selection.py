@@ -1,4 +1,7 @@
-"""Decide which backup an ID on the command line means: an id, a name, a unique prefix of an id, or ``latest``."""
+"""Decide which backup an ID on the command line means.
+
+An id, a name, a unique prefix of an id, or ``latest``.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +35,9 @@ class SelectableBackup(msgspec.Struct, frozen=True):
 def select(text: str, backups: Sequence[SelectableBackup]) -> str:
     """Return the id of the one backup that ``text`` means; ``backups`` are those of the site, in any order.
 
-    ``latest`` is always the newest eligible one. Otherwise an id wins over a name, and a name over a prefix of an id.
-    Raise UsageError, naming the candidates, when several match; BackupMissing, with the nearest or newest, when none does.
+    ``latest`` is always the newest eligible one. Otherwise an id wins over a name, and a name over a prefix
+    of an id. Raise UsageError, naming the candidates, when several match; BackupMissing, with the nearest or
+    newest, when none does.
     """
     if not text.strip():
         raise UsageError("the ID is empty", "give an id, the beginning of one, a name, or latest")

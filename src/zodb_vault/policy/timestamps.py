@@ -21,15 +21,18 @@ FIRST_YEAR, LAST_YEAR = 1900, 9916
 
 
 def parse_timestamp(text: str, local_zone: tzinfo) -> datetime:
-    """Return the instant that ``text`` means, in UTC; without a zone in the text it is a time of ``local_zone``.
+    """Return the time in UTC that ``text`` means.
+
+    Without a time zone in the text it is a time of ``local_zone``.
 
     Accepted is ISO 8601 with a day and a time: ``2026-11-20T10:15``, with seconds, with up to six digits of a
-    second, with ``Z`` or an offset, and with a space in place of the ``T``.
-    What is left out is zero: ``10:15:30`` means the instant 10:15:30.000000, not the second that begins there, so a
-    transaction at 10:15:30.2 is later. To the microsecond, comparisons with TIDs are those of ``model.tid.from_datetime``.
+    second, with ``Z`` or an offset, and with a space in place of the ``T``. A part that is left out is zero:
+    ``10:15:30`` means 10:15:30.000000, not the second that begins there. So a transaction at 10:15:30.2 is
+    later. Comparisons with TIDs are those of ``model.tid.from_datetime``, to the microsecond.
 
-    ``local_zone`` has to know its own rules (``zoneinfo.ZoneInfo``); the offset that holds today is not enough.
-    Raise UsageError for everything else: a day alone, a local time that the clocks skipped or showed twice, any other text.
+    ``local_zone`` has to know its own rules (``zoneinfo.ZoneInfo``). The offset of today is not enough. Raise
+    UsageError for everything else: a day alone, a local time that the clocks skipped or showed twice, any
+    other text.
     """
     wanted = text.strip()
     match = TIMESTAMP.fullmatch(wanted)
@@ -91,7 +94,10 @@ def _zone(text: str) -> timezone:
 
 
 def _only_meaning(text: str, local: datetime) -> datetime:
-    """Return the one instant of a local time; raise UsageError when the clocks skipped it or showed it twice."""
+    """Return the one instant of a local time.
+
+    Raise UsageError when the clocks skipped it or showed it twice.
+    """
     first, second = (local.replace(fold=fold).astimezone(UTC) for fold in (0, 1))
     if first == second:
         return first

@@ -1,7 +1,10 @@
-"""Encrypts and decrypts, in a process of its own: pyrage holds the interpreter lock while it works, and would stop every other thread.
+"""Encrypts and decrypts, in a process of its own.
 
-What comes in are messages, each a length of four bytes and that many bytes: what to do (JSON), then content, then an empty one. What goes
-out are content, an empty message, and how it went (JSON). Keys come in this way only: never as arguments, never in the environment.
+Pyrage holds the interpreter lock while it works, and would stop every other thread.
+
+What comes in are messages, each a length of four bytes and that many bytes: what to do (JSON), then content,
+then an empty one. What goes out are content, an empty message, and how it went (JSON). Keys come in this way
+only: never as arguments, never in the environment.
 """
 
 from __future__ import annotations

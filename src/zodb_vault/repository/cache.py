@@ -1,7 +1,9 @@
-"""Manifests and labels that were read before: they never change, so a copy on this machine saves a request each.
+"""Manifests and labels that were read before.
 
-A copy says nothing of what exists, which only a list of this very run does, and nothing of what the repository holds: whoever proves,
-restores or deletes reads the repository itself.
+They never change, so a copy on this machine saves a request each.
+
+A copy says nothing of what exists, which only a list of this very run does, and nothing of what the
+repository holds: whoever proves, restores or deletes reads the repository itself.
 """
 
 from __future__ import annotations

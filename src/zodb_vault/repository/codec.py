@@ -15,14 +15,16 @@ import zstandard
 
 from ..errors import Damage
 
-# Levels by measurement: long-distance matching gives more than a higher level of the near one, at a fraction of its time.
+# Levels by measurement: long-distance matching gives more than a higher level of the near one, at a fraction
+# of its time.
 NEAR_LEVEL: Final = 3
 FAR_LEVEL: Final = 1
 SKIPPABLE: Final = Struct("<II")
 SKIPPABLE_MAGIC: Final = 0x184D2A50
 MOST_MARK: Final = 255
 MOST_WINDOW_LOG: Final = 27
-# Long-distance matching finds the repetitions of a history-keeping Data.fs; 32 MiB of window keep two workers in the memory budget.
+# Long-distance matching finds the repetitions of a history-keeping Data.fs; 32 MiB of window keep two workers
+# in the memory budget.
 STORAGE_WINDOW_LOG: Final = 25
 
 
@@ -59,7 +61,10 @@ class Encoder:
 
 
 def decode(chunks: Iterable[bytes | memoryview], raw: int | None, name: str) -> Iterator[bytes]:
-    """Yield the content; raise Damage naming ``name`` when the stored bytes do not decode to ``raw`` bytes (None: to any number)."""
+    """Yield the content.
+
+    Raise Damage naming ``name`` when the stored bytes do not decode to ``raw`` bytes (None: to any number).
+    """
     stream = zstandard.ZstdDecompressor(max_window_size=1 << MOST_WINDOW_LOG).decompressobj()
     size = 0
     for chunk in _after_mark(iter(chunks), name):

@@ -1,4 +1,7 @@
-"""Who can read the content of a repository: encrypted for public keys, decrypted with private ones, in processes of their own."""
+"""Who can read the content of a repository.
+
+Encrypted for public keys, decrypted with private ones, in processes of their own.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ from .ageworker import LENGTH, recipient_of
 FEATURE: Final = "age"
 MAGIC: Final = b"age-encryption.org/v1"
 PIECE: Final = 1 << 16
-WHERE: Final = "say where the private key is: ZODB_VAULT_IDENTITY_FILE, ZODB_VAULT_IDENTITY_COMMAND, or [identity] in zodb-vault.toml"
+WHERE: Final = (
+    "say where the private key is: ZODB_VAULT_IDENTITY_FILE, ZODB_VAULT_IDENTITY_COMMAND, or [identity] "
+    "in zodb-vault.toml"
+)
 INSTALL: Final = "install zodb-vault[encryption]"
 Outcome = Literal["identity", "recipient", "key", "damage"]
 
@@ -122,7 +128,10 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 class EncryptionKeys:
-    """The keys of a repository: ``recipients`` that new content is encrypted for (none: it is not), and the private keys, asked for when needed."""
+    """The keys of a repository: ``recipients`` that new content is encrypted for (none.
+
+    It is not), and the private keys, asked for when needed.
+    """
 
     def __init__(
         self, recipients: Sequence[str] = (), identities: Callable[[], Sequence[str]] | None = None
@@ -135,7 +144,10 @@ class EncryptionKeys:
 
     @property
     def identities(self) -> Sequence[str]:
-        """Return the private keys, none where nothing says where they are; raise KeyNeeded when they cannot be had."""
+        """Return the private keys, none where nothing says where they are.
+
+        Raise KeyNeeded when they cannot be had.
+        """
         with self._lock:
             if self._found is None:
                 assert self._find
@@ -210,7 +222,10 @@ def require_installed(what: str) -> None:
 
 
 def normalized_recipients(recipients: Sequence[str]) -> list[str]:
-    """Return public keys in the form that is compared and stored; raise ConfigurationError for what is none."""
+    """Return public keys in the form that is compared and stored.
+
+    Raise ConfigurationError for what is none.
+    """
     if not recipients:
         return []
     require_installed("what these recipients can read")
@@ -225,7 +240,8 @@ def normalized_recipients(recipients: Sequence[str]) -> list[str]:
         except pyrage.RecipientError:
             known = "public keys of age (age1...) and of SSH (ssh-ed25519, ssh-rsa) are"
             issues.append(
-                f"[repository.encryption] recipients: number {number} is no public key that can be used; {known}"
+                f"[repository.encryption] recipients: number {number} is no public key that can be used; "
+                f"{known}"
             )
         found.append(" ".join(words))
     if issues:

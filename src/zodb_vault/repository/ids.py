@@ -14,7 +14,10 @@ ID: Final = re.compile(r"(\d{8}T\d{6}Z)-[0-9a-f]{6}\Z")
 
 
 def new_id(existing: Iterable[str], now: datetime) -> str:
-    """Return an id whose time is now, or a second after the newest existing one when the clock stands behind it."""
+    """Return a new id with the present time.
+
+    When the clock is behind the newest existing id, the time is one second after that id.
+    """
     times = [time for one in existing if (time := id_time(one)) is not None]
     moment = max([now.replace(microsecond=0), *(time + timedelta(seconds=1) for time in times)])
     return f"{moment.strftime(ID_TIME)}-{secrets.token_hex(3)}"

@@ -37,7 +37,10 @@ class LabelFacts(msgspec.Struct, kw_only=True):
 
     @property
     def failed(self) -> str | None:
-        """Return the level of a verification that found damage and was followed by none that proves the same and found none."""
+        """Return the level of a verification that found damage, as long as it counts.
+
+        A later verification that proves the same and found no damage clears it.
+        """
         for n, one in enumerate(self.verified):
             if not one.ok and not any(
                 later.ok and _proves(later.level, one.level) for later in self.verified[n + 1 :]
@@ -47,7 +50,10 @@ class LabelFacts(msgspec.Struct, kw_only=True):
 
 
 def superseded(labels: Mapping[str, Label]) -> list[str]:
-    """Return the keys of labels that say nothing any more beside a later one, of those of one backup; what is not known stays."""
+    """Return the keys of labels that say nothing any more beside a later one, of those of one backup.
+
+    What is not known stays.
+    """
     last: dict[tuple[str, str], str] = {}
     gone = []
     for key in sorted(labels):
@@ -70,7 +76,10 @@ def _proves(level: str, other: str) -> bool:
 
 
 def fold(labels: Iterable[Label]) -> LabelFacts:
-    """Fold labels in the order of their names; facts of a kind that this version does not know are passed over."""
+    """Fold labels in the order of their names.
+
+    Facts of a kind that this version does not know are passed over.
+    """
     facts = LabelFacts(verified=[], restored=[])
     for label in labels:
         field = label.fact.replace("-", "_")

@@ -37,7 +37,10 @@ def read_marker(store: Store, key: str) -> tuple[Marker, bytes]:
 
 
 def marker_of_dead_run(store: Store, key: str) -> tuple[Marker, bytes] | None:
-    """Return the marker that a dead run has left under a key, None when there is none; raise InUse when the run is alive, Damage."""
+    """Return the marker that a dead run has left under a key, None when there is none.
+
+    Raise InUse when the run is alive, Damage.
+    """
     try:
         found = read_marker(store, key)
     except KeyMissing:
@@ -53,7 +56,8 @@ def marker_of_dead_run(store: Store, key: str) -> tuple[Marker, bytes] | None:
 def is_alive(marker: Marker, store: Store) -> bool:
     """Tell whether the run of a marker can still be going on.
 
-    On the same machine and in the same process namespace the process itself decides, else the age of the heartbeat.
+    On the same machine and in the same process namespace the process itself decides, else the age of the
+    heartbeat.
     """
     if marker.ended:
         return False
@@ -65,7 +69,10 @@ def is_alive(marker: Marker, store: Store) -> bool:
 
 
 def process_identity(pid: int) -> str:
-    """Return a name of a process that no other gets: boot, process namespace, start time; the host's name where /proc tells none."""
+    """Return a name of a process that no other gets: boot, process namespace, start time.
+
+    The host's name where /proc tells none.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         space = os.readlink("/proc/self/ns/pid")
@@ -141,7 +148,9 @@ class RunMarker:
         uses: list[str] | None = None,
         ended: bool = False,
     ) -> None:
-        """Refresh the heartbeat, and what the run has stored or relies on; raise InUse when the marker was taken away.
+        """Refresh the heartbeat, and what the run has stored or relies on.
+
+        Raise InUse when the marker was taken away.
 
         ``ended``: this run gives up, the next one may use what is stored.
         """
@@ -161,7 +170,10 @@ class RunMarker:
         self.marker, self._data = marker, data
 
     def require_unchanged(self) -> None:
-        """Raise InUse unless the marker still stands; a run that is younger than the stale limit need not look."""
+        """Raise InUse unless the marker still stands.
+
+        A run that is younger than the stale limit need not look.
+        """
         if self._store.clock() - clock.parse(self.marker.heartbeat) >= STALE and not self.is_unchanged():
             raise self.lost_error()
 

@@ -1,4 +1,7 @@
-"""Immutable objects named by the SHA-256 of their stored bytes: content under ``objects/``, documents under ``meta/``."""
+"""Immutable objects named by the SHA-256 of their stored bytes.
+
+Content under ``objects/``, documents under ``meta/``.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +84,10 @@ class _Object(ObjectWriter):
 
 
 class ContentWriter:
-    """Stores a stream of content as one or more objects of bounded length; ``close`` returns their parts in order."""
+    """Stores a stream of content as one or more objects of bounded length.
+
+    ``close`` returns their parts in order.
+    """
 
     def __init__(self, objects: Objects, to: str, far: bool) -> None:
         self._objects, self.to, self._far = objects, to, far
@@ -171,8 +177,8 @@ class Objects:
     def read(self, parts: Iterable[Part]) -> Iterator[bytes]:
         """Yield the content of parts in order.
 
-        Raise Damage when an object is missing or damaged, KeyNeeded when it is encrypted and the key is not here; bytes that were
-        yielded before that are not to be trusted.
+        Raise Damage when an object is missing or damaged, KeyNeeded when it is encrypted and the key is not
+        here; bytes that were yielded before that are not to be trusted.
         """
         for part in parts:
             yield from self.decompressed(part, self.decrypted(part))
@@ -187,7 +193,10 @@ class Objects:
         return decode(_cut(opened, DECODE_CHUNK), part.raw, part.object)
 
     def require_key(self, part: Part) -> None:
-        """Raise KeyNeeded unless the private key opens an object, of which only the beginning is read: that says nothing about damage."""
+        """Raise KeyNeeded unless the private key opens an object, of which only the beginning is read.
+
+        That says nothing about damage.
+        """
         if part.codec != "zstd+age":
             return
         with contextlib.suppress(Damage, KeyMissing):

@@ -1,7 +1,10 @@
-"""Which objects and documents a manifest or a marker needs: everything that it names, directly or through a list.
+"""Which objects and documents a manifest or a marker needs.
 
-For who deletes, whatever looks like a name counts as one, also in keys that this version does not know: what is counted too often stays, what
-is not goes. Who gives objects new names has to know of each name what it stands for, and refuses what it does not know.
+Everything that it names, directly or through a list.
+
+For who deletes, whatever looks like a name counts as one, also in keys that this version does not know: what
+is counted too often stays, what is not goes. Who gives objects new names has to know of each name what it
+stands for, and refuses what it does not know.
 """
 
 from __future__ import annotations
@@ -19,8 +22,13 @@ from ..model.manifest import Part
 NAME: Final = re.compile(r"[0-9a-f]{64}\Z")
 Kind = Literal["content", "document", "list"]
 KINDS: Final[Mapping[str, Kind]] = {
-    "object": "content", "meta": "document", "marks": "document", "state": "document", "keys": "document", "list": "list",
-}  # fmt: skip
+    "object": "content",
+    "meta": "document",
+    "marks": "document",
+    "state": "document",
+    "keys": "document",
+    "list": "list",
+}
 # Digests of something else, and words of people that may look like one.
 NO_NAMES: Final = frozenset({"sha256", "tail_digest", "recovery", "self_sha256", "machine", "name", "folder"})
 
@@ -34,7 +42,10 @@ class Reference(NamedTuple):
 
 
 def reference(key: str, value: object, said: Mapping[str, Any]) -> Reference | None:
-    """Return what an entry refers to, None when it is no name; raise UnsupportedRepository for a name that this version does not know."""
+    """Return what an entry refers to, None when it is no name.
+
+    Raise UnsupportedRepository for a name that this version does not know.
+    """
     if not (isinstance(value, str) and NAME.match(value)) or key in NO_NAMES:
         return None
     if key not in KINDS:
@@ -45,7 +56,10 @@ def reference(key: str, value: object, said: Mapping[str, Any]) -> Reference | N
 
 
 def references(document: Any) -> Iterator[Reference]:
-    """Yield what a document names itself, in the order in which it stands there; raise UnsupportedRepository."""
+    """Yield what a document names itself, in the order in which it stands there.
+
+    Raise UnsupportedRepository.
+    """
     if isinstance(document, Mapping):
         for key, value in document.items():
             if found := reference(key, value, document):
@@ -58,7 +72,10 @@ def references(document: Any) -> Iterator[Reference]:
 
 
 def rewrite_references(document: Any, change: Callable[[Reference], Mapping[str, Any]]) -> Any:
-    """Return a document in which all that is said of a reference is what ``change`` returns for it, beside what it does not speak of."""
+    """Return a document with every reference replaced by what ``change`` returns for it.
+
+    Keys that ``change`` does not return stay as they are.
+    """
     if isinstance(document, Mapping):
         new = {key: rewrite_references(value, change) for key, value in document.items()}
         for key, value in document.items():
@@ -71,7 +88,10 @@ def rewrite_references(document: Any, change: Callable[[Reference], Mapping[str,
 
 
 def part_of(found: Reference) -> Part:
-    """Return a reference to content as what it is; raise UnsupportedRepository when this version does not know how to read it."""
+    """Return a reference to content as what it is.
+
+    Raise UnsupportedRepository when this version does not know how to read it.
+    """
     try:
         return msgspec.convert(found.attributes, Part)
     except msgspec.ValidationError as error:
@@ -90,7 +110,9 @@ def read_list(name: str, documents: Documents) -> Any:
 
 
 def add_names(document: Any, names: dict[str, int], documents: Documents) -> None:
-    """Add to ``names`` what a manifest or marker needs, with the bytes stored where it says that; raise Damage at a list that cannot be read.
+    """Add to ``names`` what a manifest or marker needs, with the bytes stored where it says that.
+
+    Raise Damage at a list that cannot be read.
 
     A list whose name is in there already has been read.
     """

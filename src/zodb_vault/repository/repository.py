@@ -38,7 +38,8 @@ T = TypeVar("T")
 
 INFO_KEY: Final = "repository.json"
 RECOVERY_KEY: Final = "RECOVERY.md"
-# ``dump``: the storage half of a database may be what the tool of a database server wrote. ``age``: content is encrypted.
+# ``dump``: the storage half of a database may be what the tool of a database server wrote. ``age``: content
+# is encrypted.
 KNOWN_REQUIREMENTS: Final[frozenset[str]] = frozenset({"dump", "deltas", "files", FEATURE})
 MARKER: Final = re.compile(r"(create|[a-z]+-\d{8}T\d{6}Z-[0-9a-f]{6})\.json\Z")
 
@@ -52,7 +53,10 @@ class Listing(msgspec.Struct):
 
 
 class Trash(msgspec.Struct):
-    """What is in the trash of a site: deleted backups, and notes of those that are gone for good, each with the bytes of its file."""
+    """What is in the trash of a site.
+
+    Deleted backups, and notes of those that are gone for good, each with the bytes of its file.
+    """
 
     backups: dict[str, int] = {}
     gone: dict[str, int] = {}
@@ -74,12 +78,18 @@ class Repository:
         self._cache: Cache | None = None
 
     def remember(self, cache: Cache) -> None:
-        """Take manifests and labels that were read before from a cache: for whoever neither proves nor relies on what is stored."""
+        """Take manifests and labels that were read before from a cache.
+
+        For whoever neither proves nor relies on what is stored.
+        """
         self._cache = cache
 
     @classmethod
     def create(cls, store: Store, recipients: Sequence[str] = ()) -> Repository:
-        """Make a new repository where there is nothing, its content encrypted for recipients; raise TargetRefused when something is there."""
+        """Make a new repository where there is nothing, its content encrypted for recipients.
+
+        Raise TargetRefused when something is there.
+        """
         recipients = normalized_recipients(recipients)
         foreign = next((entry.key for entry in store.list("") if entry.key != RECOVERY_KEY), None)
         if foreign is not None:
@@ -125,11 +135,14 @@ class Repository:
         return Objects(self.store, run, self.keys)
 
     def configure(self, recipients: Sequence[str], identities: Callable[[], Sequence[str]]) -> None:
-        """Say what the configuration knows: the recipients, and where the private keys come from, which are asked for when they are needed."""
+        """Say what the configuration knows.
+
+        The recipients, and where the private keys come from, which are asked for when they are needed.
+        """
         self._configured, self.keys = recipients, EncryptionKeys(self.info.recipients, identities)
 
     def sign_with(self, key: Path | None, signers: Sequence[str]) -> None:
-        """Say which key manifests are signed with, and whose signature a backup has to bear to be relied on."""
+        """Set the key that signs manifests, and the accepted signers."""
         self._signing_key, self._signers = key, signers
 
     @property
@@ -149,7 +162,9 @@ class Repository:
         return None
 
     def put_signature(self, site: str, backup: str, data: bytes, signature: bytes | None = None) -> None:
-        """Store the signature of a manifest that is about to be written, ours unless one is given; what an interrupted run has left there goes.
+        """Store the signature of a manifest that is about to be written, ours unless one is given.
+
+        What an interrupted run has left there goes.
 
         Raise KeyExists when there is a manifest that the one in place belongs to.
         """
@@ -172,7 +187,10 @@ class Repository:
             return
         site, backup = manifest.site, manifest.id
         data = self.manifest_bytes(site, backup)
-        hint = "use another backup, or make one with `create --full`; [repository.signing] signers says who has to sign"
+        hint = (
+            "use another backup, or make one with `create --full`; [repository.signing] signers says who "
+            "has to sign"
+        )
         signature = self.signature(site, backup)
         if signature is None:
             raise Damage(f"the backup {backup} is not signed", hint)
@@ -183,14 +201,16 @@ class Repository:
             raise Damage(f"the backup {backup} is not as one of the configured signers has signed it", hint)
 
     def require_recipients(self) -> None:
-        """Raise ConfigurationError unless content is encrypted for exactly the recipients that the configuration names."""
+        """Raise ConfigurationError unless the recipients are exactly those of the configuration."""
         if set(normalized_recipients(self._configured)) != set(self.info.recipients):
             ours, theirs = len(self._configured), len(self.info.recipients)
             raise ConfigurationError(
                 [
-                    f"the configuration names {ours or 'no'} recipients, and they are not the {theirs or 'no'} recipients of the repository"
+                    f"the configuration names {ours or 'no'} recipients, and they are not the "
+                    f"{theirs or 'no'} recipients of the repository"
                 ],
-                "correct [repository.encryption] recipients, or, if the configuration is right, `zodb-vault repository recipients set`; "
+                "correct [repository.encryption] recipients, or, if the configuration is right, "
+                "`zodb-vault repository recipients set`; "
                 "if nobody changed it, find out who changed repository.json before anything more is stored",
             )
 
@@ -260,7 +280,8 @@ class Repository:
         manifest = _decode(self.manifest_bytes(site, backup), Manifest, manifest_key(site, backup))
         if (manifest.site, manifest.id) != (site, backup):
             raise Damage(
-                f"{manifest_key(site, backup)} is the manifest of the backup {manifest.id} of the site {manifest.site}"
+                f"{manifest_key(site, backup)} is the manifest of the backup {manifest.id} of the site "
+                f"{manifest.site}"
             )
         return manifest
 

@@ -1,4 +1,7 @@
-"""Signatures of manifests, in the format of ``ssh-keygen -Y``: who made a backup, whoever can write to the repository."""
+"""Signatures of manifests, in the format of ``ssh-keygen -Y``.
+
+Who made a backup, whoever can write to the repository.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,17 @@ PROGRAM: Final = "ssh-keygen"
 
 
 def sign(data: bytes, key: Path) -> bytes:
-    """Return the signature of a manifest; raise ConfigurationError when the key cannot be used without asking anybody."""
+    """Return the signature of a manifest.
+
+    Raise ConfigurationError when the key cannot be used without asking anybody.
+    """
     # its own session: without a terminal it asks for no passphrase
     done = _run(["-Y", "sign", "-f", str(key), "-n", NAMESPACE], data)
     if done.returncode or not done.stdout.startswith(b"-----BEGIN SSH SIGNATURE-----"):
         raise ConfigurationError(
             [f"the manifest cannot be signed with {key}"],
-            "[repository.signing] key names a private key of SSH without a passphrase, or a public one whose private key an agent holds",
+            "[repository.signing] key names a private key of SSH without a passphrase, or a public one "
+            "whose private key an agent holds",
         )
     return done.stdout
 

@@ -1,4 +1,7 @@
-"""The trash of a repository: what may go and since when, what is gone for good, and when a run was last declared dead."""
+"""The trash of a repository.
+
+What may go and since when, what is gone for good, and when a run was last declared dead.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ BROKEN_PREFIX: Final = "trash/_broken/"
 
 
 class PendingList:
-    """What may go and since when: one file, exchanged as a whole, so that of two sweeps at once one starts over."""
+    """What may go and since when.
+
+    One file, exchanged as a whole, so that of two sweeps at once one starts over.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -68,7 +74,10 @@ class PendingList:
 
 
 def forget_pending(store: Store, keys: Iterable[str]) -> None:
-    """Take keys off the list, so that their time begins anew; a sweep that has read it before starts over. Raise InUse, Damage."""
+    """Take keys off the list, so that their time begins anew; a sweep that has read it before starts over.
+
+    Raise InUse, Damage.
+    """
     gone = set(keys)
     for attempt in range(1, ATTEMPTS + 1):
         found = PendingList(store)
@@ -85,7 +94,10 @@ def forget_pending(store: Store, keys: Iterable[str]) -> None:
 
 
 def note_dead_run(store: Store, marker: str) -> None:
-    """Note, before it is done, that a run is declared dead: should it be alive after all, its objects are safe for another grace period."""
+    """Note, before it is done, that a run is declared dead.
+
+    Should it be alive after all, its objects are safe for another grace period.
+    """
     now = store.clock()
     store.put(
         f"{BROKEN_PREFIX}{new_id([], now)}.json",
@@ -94,7 +106,10 @@ def note_dead_run(store: Store, marker: str) -> None:
 
 
 def dead_run_noted_at(key: str) -> datetime | None:
-    """Return when a run was declared dead, None for a key that is no such note; its name tells, as it is written once."""
+    """Return when a run was declared dead, None for a key that is no such note.
+
+    Its name tells, as it is written once.
+    """
     if not key.startswith(BROKEN_PREFIX):
         return None
     return id_time(key.removeprefix(BROKEN_PREFIX).removesuffix(".json"))

@@ -1,1 +1,4 @@
-"""What the machine offers: clock, workers, child processes, durable writes, owners, shutdown. Nothing here knows backups."""
+"""What the machine offers: clock, workers, child processes, durable writes, owners, shutdown.
+
+Nothing here knows backups.
+"""

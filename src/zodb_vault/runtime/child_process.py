@@ -1,4 +1,7 @@
-"""How a module of ours is run in a process of its own: what needs memory for every object gives it back, and cannot take us with it."""
+"""How a module of ours is run in a process of its own.
+
+What needs memory for every object gives it back, and cannot take us with it.
+"""
 
 from __future__ import annotations
 
@@ -12,5 +15,8 @@ def module_command(module: str, *arguments: str) -> list[str]:
 
 
 def child_environment() -> dict[str, str]:
-    """Return an environment in which it imports from where this process does, also when a script has set ``sys.path`` as zc.buildout does."""
+    """Return an environment in which a child process imports from the same places as this one.
+
+    A script of zc.buildout changes ``sys.path``, which a child does not inherit.
+    """
     return os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}

@@ -1,4 +1,7 @@
-"""The one way bytes become durable: a temporary file in the same directory, fsync, its final name, fsync of the directory."""
+"""The one way bytes become durable.
+
+A temporary file in the same directory, fsync, its final name, fsync of the directory.
+"""
 
 from __future__ import annotations
 
@@ -76,8 +79,8 @@ def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
 def write_atomically(path: Path, chunks: Iterable[bytes], *, exclusive: bool, mode: int = 0o400) -> int:
     """Write the joined chunks under the name ``path`` and return their length.
 
-    Exclusive: raise FileExistsError when the name is taken, also by a run of this very moment; else take its place.
-    At any moment the name stands for nothing, the old content or the whole new one.
+    Exclusive: raise FileExistsError when the name is taken, also by a run of this very moment; else take its
+    place. At any moment the name stands for nothing, the old content or the whole new one.
     """
     temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -101,7 +104,8 @@ def write_atomically(path: Path, chunks: Iterable[bytes], *, exclusive: bool, mo
 class UnnamedFile:
     """A file without a name that is written while its content is made, and gets its name when it is durable.
 
-    Whatever ends the process before that, nothing of it is left where the file system knows anonymous files (O_TMPFILE).
+    Whatever ends the process before that, nothing of it is left where the file system knows anonymous files
+    (O_TMPFILE).
     """
 
     def __init__(self, directory: Path, mode: int = 0o400) -> None:
@@ -122,7 +126,8 @@ class UnnamedFile:
         os.fsync(self._fd)
         drop_from_cache(self._fd, DOCUMENT, 0)
         if self._temporary is None:
-            # a directory descriptor makes Python call linkat, which follows the link in /proc to the file itself
+            # a directory descriptor makes Python call linkat, which follows the link in /proc to the file
+            # itself
             os.link(f"{DESCRIPTORS}/{self._fd}", path, src_dir_fd=self._fd, follow_symlinks=True)
         else:
             os.link(self._temporary, path)
@@ -168,13 +173,19 @@ def write_all(fd: int, chunks: Iterable[bytes | memoryview]) -> int:
 
 
 def start_writeback(fd: int, pos: int, size: int) -> None:
-    """Let the system begin to write a range of a file to the disk, so that making it durable takes less time; may do nothing."""
+    """Let the system begin to write a range of a file to the disk, so that making it durable takes less time.
+
+    May do nothing.
+    """
     if (call := _sync_file_range()) is not None:
         call(fd, pos, size, SYNC_FILE_RANGE_WRITE)
 
 
 def drop_from_cache(fd: int, pos: int, size: int) -> None:
-    """Tell the system that a range of a file is not read again soon: memory is better used for what others read."""
+    """Tell the system that a range of a file is not read again soon.
+
+    Memory is better used for what others read.
+    """
     if hasattr(os, "posix_fadvise"):
         with contextlib.suppress(OSError):  # advice only
             os.posix_fadvise(fd, pos, size, os.POSIX_FADV_DONTNEED)

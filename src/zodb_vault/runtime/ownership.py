@@ -16,7 +16,10 @@ TEMPORARY: Final = ".zodb-vault-new"
 
 
 class Ownership(msgspec.Struct, frozen=True):
-    """Who files and directories are to belong to, and the mode of directories; ids of -1 leave them as they are."""
+    """Who files and directories are to belong to, and the mode of directories.
+
+    Ids of -1 leave them as they are.
+    """
 
     uid: int
     gid: int
@@ -29,7 +32,10 @@ class Ownership(msgspec.Struct, frozen=True):
 
 
 def make_directories_like_parent(path: Path) -> None:
-    """Make a directory and its parents; made by root, each belongs from its first moment to who the one that it lies in belongs to."""
+    """Make a directory and its parents.
+
+    Made by root, each belongs from its first moment to who the one that it lies in belongs to.
+    """
     if path.is_dir():
         return
     make_directories_like_parent(path.parent)
@@ -50,7 +56,10 @@ def ownership_in(directory: Path) -> Ownership:
 
 
 def ownership_for_file(path: Path) -> Ownership:
-    """Return who what is to stand at ``path`` belongs to: as what stands there now, else as its directory; with the mode of a file."""
+    """Return who what is to stand at ``path`` belongs to: as what stands there now, else as its directory.
+
+    With the mode of a file.
+    """
     info = path.stat() if path.exists() else path.parent.stat()
     mode = info.st_mode & 0o777 if path.is_file() else 0o644 & ~_umask()
     same = (info.st_uid, info.st_gid) == (os.geteuid(), os.getegid())
@@ -58,7 +67,7 @@ def ownership_for_file(path: Path) -> Ownership:
 
 
 def require_owner(path: Path, *, ours: bool) -> None:
-    """Raise TargetRefused unless this process may write at ``path`` and give files to who what stands there belongs to.
+    """Raise TargetRefused unless this process can write at ``path`` and give files to the owner of it.
 
     With ``ours``, directories that have to be made belong to whoever makes them.
     """

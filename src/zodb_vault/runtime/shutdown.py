@@ -1,7 +1,8 @@
 """Whether this process has been told to end: what takes long in a thread asks, and gives up what it is doing.
 
-A signal raises KeyboardInterrupt in the main thread only, which then waits for the others. They raise it themselves at the next piece of
-content, pause or attempt, so that nobody waits for a whole blob, for a limited line or for a server that does not answer.
+A signal raises KeyboardInterrupt in the main thread only, which then waits for the others. They raise it
+themselves at the next piece of content, pause or attempt, so that nobody waits for a whole blob, for a
+limited line or for a server that does not answer.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ def requested() -> bool:
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt in a thread that is to end; the main one is putting things in order then, and goes on."""
+    """Raise KeyboardInterrupt in a thread that is to end.
+
+    The main one is putting things in order then, and goes on.
+    """
     if REQUESTED.is_set() and threading.current_thread() is not threading.main_thread():
         raise KeyboardInterrupt
 

@@ -14,7 +14,10 @@ R = TypeVar("R")
 
 @contextlib.contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Hold back what ends the process while a thread starts: interrupted there, it would wait for ever, and the process for it."""
+    """Hold back what ends the process while a thread starts.
+
+    Interrupted there, it would wait for ever, and the process for it.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield
@@ -23,7 +26,10 @@ def signals_blocked() -> Iterator[None]:
 
 
 class Workers:
-    """A few threads that keep the order of their results; hashing, compressing and reading release the interpreter lock."""
+    """A few threads that keep the order of their results.
+
+    Hashing, compressing and reading release the interpreter lock.
+    """
 
     def __init__(self, count: int, tick: Callable[[], None]) -> None:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="vault")
@@ -36,7 +42,10 @@ class Workers:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def in_order(self, jobs: Iterable[Callable[[], R]]) -> Iterator[R]:
-        """Yield the results of the jobs in their order, with at most one job more under way than there are threads."""
+        """Yield the results of the jobs in their order.
+
+        At most one job more than there are threads is under way.
+        """
         pending: deque[Future[R]] = deque()
         try:
             for job in jobs:

@@ -29,7 +29,10 @@ class Staging(Protocol):
         ...
 
     def discard(self) -> None:
-        """Forget everything written; a staging that is neither stored nor discarded leaves nothing behind either."""
+        """Forget everything written.
+
+        A staging that is neither stored nor discarded leaves nothing behind either.
+        """
         ...
 
 
@@ -47,7 +50,9 @@ class LeavesTemporaries(Protocol):
 
 
 class Store(Protocol):
-    """Keys are relative paths with ``/``; a prefix is a directory and ends with ``/``; anything else is a ValueError.
+    """Keys are relative paths with ``/``; a prefix is a directory and ends with ``/``.
+
+    Anything else is a ValueError.
 
     Every write is durable when the call returns and is seen by the next call of any process.
     What is stored appears whole or not at all. Failures of the medium raise StoreError.
@@ -70,7 +75,10 @@ class Store(Protocol):
         ...
 
     def replace(self, key: str, data: bytes, expected: bytes) -> None:
-        """Store ``data`` in the place of exactly ``expected``; raise KeyChanged when something else is there, KeyMissing when nothing."""
+        """Store ``data`` in the place of exactly ``expected``.
+
+        Raise KeyChanged when something else is there, KeyMissing when nothing.
+        """
         ...
 
     def get(self, key: str) -> bytes:
@@ -82,11 +90,17 @@ class Store(Protocol):
         ...
 
     def list(self, prefix: str) -> Iterator[ListedKey]:
-        """Yield every key below ``prefix`` (empty: all) in byte order, each once; nothing for a prefix that holds nothing."""
+        """Yield every key below ``prefix`` (empty: all) in byte order, each once.
+
+        Nothing for a prefix that holds nothing.
+        """
         ...
 
     def delete(self, key: str, expected: bytes | None = None) -> None:
-        """Remove the key; removing nothing is success. With ``expected``, raise KeyChanged when something else is there."""
+        """Remove the key; removing nothing is success.
+
+        With ``expected``, raise KeyChanged when something else is there.
+        """
         ...
 
     def clock(self) -> datetime:
@@ -96,10 +110,16 @@ class Store(Protocol):
 
 @runtime_checkable
 class ProbesCapabilities(Protocol):
-    """A store over a service that may lack what others have: it is found out once, recorded in the repository, and relied on."""
+    """A store over a service that may lack what others have.
+
+    It is found out once, recorded in the repository, and relied on.
+    """
 
     def probe(self) -> dict[str, str | bool]:
-        """Find out by trying what the service can do; where it was found, too, as a repository may be moved. Raise StoreError."""
+        """Find out by trying what the service can do; where it was found, too, as a repository may be moved.
+
+        Raise StoreError.
+        """
         ...
 
     def use_probed(self, found: Mapping[str, str | bool]) -> None:
@@ -107,21 +127,27 @@ class ProbesCapabilities(Protocol):
         ...
 
     def limitations(self) -> list[str]:
-        """Return what this store cannot promise, a sentence each; empty when it keeps the contract without reserve."""
+        """Return what this store cannot promise, a sentence each.
+
+        Empty when it keeps the contract without reserve.
+        """
         ...
 
 
 @runtime_checkable
 class SupportsObjectLock(Protocol):
-    """A store that can keep what is stored from being changed or removed, by whomever, until its time is over."""
+    """A store that can lock objects: nobody can change or remove them before a given time."""
 
     @property
     def lock_duration(self) -> timedelta | None:
-        """Return for how long everything that a backup needs has to be kept after the backup, None when it need not."""
+        """Return how long objects stay locked after a backup that needs them; None without object lock."""
         ...
 
     def extend_lock(self, key: str, until: datetime) -> None:
-        """Let what is stored under a key be kept until a moment; what is kept longer stays so. Raise KeyMissing."""
+        """Let what is stored under a key be kept until a moment; what is kept longer stays so.
+
+        Raise KeyMissing.
+        """
         ...
 
 

@@ -1,7 +1,10 @@
-"""One writer at a time where the service has no conditional writes: write an own sign, look whether another one stands, else withdraw.
+"""One writer at a time where the service has no conditional writes.
 
-Whoever goes on has seen its own sign listed and no other. As a write is seen by every later list, of two that begin at the same moment
-at least one sees the other. What this cannot promise: a process that is stopped for minutes between its look and its write is taken for dead.
+Write an own sign, look whether another one stands, else withdraw.
+
+Whoever goes on has seen its own sign listed and no other. As a write is seen by every later list, of two that
+begin at the same moment at least one sees the other. What this cannot promise: a process that is stopped for
+minutes between its look and its write is taken for dead.
 """
 
 from __future__ import annotations
@@ -63,13 +66,19 @@ class Mutex:
             pause = min(pause * 2, LONGEST_PAUSE)
 
     def _keep_folder(self) -> None:
-        """Leave something in the folder: services on a file system drop one that is empty, with what is being written into it."""
+        """Leave something in the folder.
+
+        Services on a file system drop one that is empty, with what is being written into it.
+        """
         if not self._kept:
             self._api.put(f"{self._prefix}{KEPT}", b"", hashlib.sha256().digest())
             self._kept = True
 
     def _alone(self, signs: str, mine: str, until: float) -> bool:
-        """Tell whether no other sign stands; the first of several by name stays and waits for the others to withdraw."""
+        """Tell whether no other sign stands.
+
+        The first of several by name stays and waits for the others to withdraw.
+        """
         late = 0
         while True:
             names = sorted({sign.key for sign in self._standing(signs)})

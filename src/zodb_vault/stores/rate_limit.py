@@ -11,7 +11,8 @@ from typing import Final, Protocol
 from ..runtime import shutdown
 from .base import LeavesTemporaries, ListedKey, Staging, Store
 
-# What may pass at once after a silence, as a share of a second: longer, and a limited line is full for as long.
+# What may pass at once after a silence, as a share of a second: longer, and a limited line is full for as
+# long.
 BURST_SECONDS: Final = 0.1
 SMALLEST_PIECE: Final = 16 << 10
 
@@ -33,14 +34,20 @@ class Readable(Protocol):
 
 
 class TokenBucket:
-    """Tokens that flow in at a rate, one a byte; who takes more than there are owes them, and those who come later owe that, too. Reads no clock."""
+    """Tokens that flow in at a rate, one a byte.
+
+    Who takes more than there are owes them, and those who come later owe that, too. Reads no clock.
+    """
 
     def __init__(self, rate: int, now: float) -> None:
         self._rate, self._most = rate, rate * BURST_SECONDS
         self._tokens, self._at = 0.0, now
 
     def take(self, count: int, now: float) -> float:
-        """Take tokens and return how many seconds to wait until they are there; a clock that goes backwards brings none."""
+        """Take tokens and return how many seconds to wait until they are there.
+
+        A clock that goes backwards brings none.
+        """
         self._tokens = min(self._most, self._tokens + max(0.0, now - self._at) * self._rate) - count
         self._at = max(self._at, now)
         return max(0.0, -self._tokens / self._rate)
@@ -60,7 +67,10 @@ class RateLimit:
         self.piece_size = max(SMALLEST_PIECE, int(rate * BURST_SECONDS))
 
     def take(self, count: int) -> None:
-        """Wait until this many bytes may pass; KeyboardInterrupt in a thread that is to end, and no wait in the main one then."""
+        """Wait until this many bytes may pass.
+
+        KeyboardInterrupt in a thread that is to end, and no wait in the main one then.
+        """
         with self._lock:
             seconds = self._bucket.take(count, self._clock())
         if seconds and not shutdown.requested():

@@ -12,7 +12,7 @@ from .rate_limit import RateLimit, rate_limited
 
 
 def open_store(location: str, s3: S3Settings | None = None, rate: int | None = None) -> Store:
-    """Return the store of a location, a directory or ``s3://bucket/prefix``, that transfers at most ``rate`` bytes a second.
+    """Return the store of a location, a directory or ``s3://bucket/prefix``. ``rate`` is in bytes a second.
 
     Raise UsageError for a kind that this version does not have.
     """

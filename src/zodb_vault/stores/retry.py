@@ -14,7 +14,8 @@ R = TypeVar("R")
 ATTEMPTS: Final = 8
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 20.0
-# Of a run that was told to end: the note of what it stored is worth a second try, and whoever waits is not kept for minutes.
+# Of a run that was told to end: the note of what it stored is worth a second try, and whoever waits is not
+# kept for minutes.
 ATTEMPTS_AT_END: Final = 2
 
 
@@ -27,9 +28,12 @@ class TransientError(Exception):
 
 
 class RetryPolicy:
-    """Waits between attempts: twice as long each time and up to that at random, so that many clients do not come back together.
+    """Waits between attempts.
 
-    With the values above an outage of about a minute is sat out. Progress (``renew``) makes it as patient as at the beginning.
+    Twice as long each time and up to that at random, so that many clients do not come back together.
+
+    With the values above an outage of about a minute is sat out. Progress (``renew``) makes it as patient as
+    at the beginning.
     """
 
     def __init__(
@@ -50,7 +54,10 @@ class RetryPolicy:
         self._failures = 0
 
     def wait(self, failure: TransientError) -> None:
-        """Wait before the next attempt; raise the failure when there have been enough, KeyboardInterrupt in a thread that is to end."""
+        """Wait before the next attempt.
+
+        Raise the failure when there have been enough, KeyboardInterrupt in a thread that is to end.
+        """
         shutdown.check()
         self._failures += 1
         if self._failures >= (

@@ -22,7 +22,8 @@ from .rate_limit import RateLimit
 from .retry import RetryPolicy, TransientError
 from .s3api import BucketClient, ObjectBody
 
-# What is larger than this waits in a file without a name for its key: a few at a time are within the memory budget.
+# What is larger than this waits in a file without a name for its key: a few at a time are within the memory
+# budget.
 IN_MEMORY: Final = 1 << 20
 PROBE_FOLDER: Final = ".probe/"
 # The rest changes or goes in the ordinary course of things.
@@ -59,7 +60,10 @@ class S3Staging:
 
 
 class S3Store:
-    """Keys are objects below a prefix that ends with a slash; exclusive writes are conditional requests, or turns where there are none."""
+    """Keys are objects below a prefix that ends with a slash.
+
+    Exclusive writes are conditional requests, or turns where there are none.
+    """
 
     def __init__(
         self,
@@ -110,12 +114,14 @@ class S3Store:
         """Return what is not promised without conditional writes."""
         if not self._found:
             return [
-                "it is not known what this service can do, every run finds it out anew: the repository was made at another place"
+                "it is not known what this service can do, every run finds it out anew: the repository "
+                "was made at another place"
             ]
         if self._can(PUT) and self._can_exchange:
             return []
         return [
-            "the service has no conditional writes (or not all kinds): runs take turns by signs that they list, "
+            "the service has no conditional writes (or not all kinds): runs take turns by signs that "
+            "they list, "
             "and one whose process is stopped for minutes in the middle of a write is taken for dead"
         ]
 
@@ -282,7 +288,8 @@ class S3Store:
             for found in page:
                 key = found.key.removeprefix(self._prefix)
                 if not KEY.match(key) or key == last:
-                    continue  # signs, probes and what others put there; some services name twice what is just written
+                    # signs, probes and what others put there; some services name twice what is just written
+                    continue
                 if key < last:
                     raise StoreError(
                         f"{self.location} is not listed in order",
@@ -318,7 +325,11 @@ def _digest(data: bytes) -> bytes:
 
 
 def _refused(attempt: Callable[[], object]) -> bool:
-    """Tell whether the service refuses what a condition excludes, and not what it does not know (then it would fail always)."""
+    """Tell whether the service honours conditional writes.
+
+    It has to refuse what a condition excludes, and to accept all else. A service that does not know the
+    condition may refuse always.
+    """
     try:
         attempt()
     except KeyChanged:

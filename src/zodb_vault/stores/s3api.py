@@ -1,4 +1,7 @@
-"""The requests of S3 that the store makes: each tried again while that can help, its failures told in the words of the contract."""
+"""The requests of S3 that the store makes.
+
+Each tried again while that can help, its failures told in the words of the contract.
+"""
 
 from __future__ import annotations
 
@@ -53,9 +56,13 @@ PASSING: Final = (
     "XAmzContentSHA256Mismatch",
 )
 PASSING_STATUS: Final = (409, 429, 500, 502, 503, 504)
-CREDENTIALS: Final = "check the credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile (AWS_PROFILE), or the role of this machine"
+CREDENTIALS: Final = (
+    "check the credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile (AWS_PROFILE), or the "
+    "role of this machine"
+)
 HINTS: Final[Mapping[str, str]] = {
-    "AccessDenied": "grant what the how-to `repository in S3` lists for this command, and check the credentials",
+    "AccessDenied": "grant what the how-to `repository in S3` lists for this command, and check the "
+    "credentials",
     "403": "grant what the how-to `repository in S3` lists for this command, and check the credentials",
     "InvalidAccessKeyId": CREDENTIALS,
     "SignatureDoesNotMatch": CREDENTIALS,
@@ -71,13 +78,22 @@ HINTS: Final[Mapping[str, str]] = {
     "ObjectLockConfigurationNotFoundError": "object_lock needs a bucket that was made with it",
     "MethodNotAllowed": "check the endpoint: [repository.s3] endpoint",
 }
-ELSE: Final = "check the location, [repository.s3] and the service; `zodb-vault repository check` tries everything that is needed"
+ELSE: Final = (
+    "check the location, [repository.s3] and the service; `zodb-vault repository check` tries everything "
+    "that is needed"
+)
 SESSION_LOCK: Final = threading.Lock()
-UNREACHABLE: Final = "check the network and [repository.s3] endpoint, then run the command again; what is stored already is used"
+UNREACHABLE: Final = (
+    "check the network and [repository.s3] endpoint, then run the command again; what is stored already "
+    "is used"
+)
 
 
 class ObjectBody(NamedTuple):
-    """What a read answers: the rest of the content from ``start`` on, how long the whole is, and what identifies it."""
+    """What a read answers.
+
+    The rest of the content from ``start`` on, how long the whole is, and what identifies it.
+    """
 
     body: Any
     start: int
@@ -94,7 +110,10 @@ class ListedObject(NamedTuple):
 
 
 class ErrorHints(NamedTuple):
-    """What to do next about what a service answers: by its code, else, when it cannot be reached, and where its address stands."""
+    """What to do next about what a service answers.
+
+    By its code, else, when it cannot be reached, and where its address stands.
+    """
 
     hints: Mapping[str, str] = HINTS
     otherwise: str = ELSE
@@ -104,14 +123,21 @@ class ErrorHints(NamedTuple):
 
 
 class ExtraParameters(NamedTuple):
-    """What a client is given beside its settings (credentials, where they are not those of the environment), and every request for an object."""
+    """What every client and every request for an object is given in addition to the settings.
+
+    ``client`` holds credentials, unless they are those of the environment.
+    """
 
     client: Mapping[str, Any] = {}
     request: Mapping[str, Any] = {}
 
 
 class BucketClient:
-    """One bucket. Keys are those of the bucket; any thread may call, each call has a client of its own for as long as it lasts."""
+    """One bucket.
+
+    Keys are those of the bucket; any thread may call, each call has a client of its own for as long as it
+    lasts.
+    """
 
     def __init__(
         self,
@@ -151,9 +177,12 @@ class BucketClient:
         only_over: str | None = None,
         locked: bool = False,
     ) -> str:
-        """Store an object whole and return its ETag; its SHA-256 is checked by every server that checks signatures of content.
+        """Store an object whole and return its ETag.
 
-        ``only_new``: raise KeyChanged when the key is taken; ``only_over``: unless it stands for this ETag, KeyMissing for nothing.
+        Its SHA-256 is checked by every server that checks signatures of content.
+
+        ``only_new``: raise KeyChanged when the key is taken; ``only_over``: unless it stands for this ETag,
+        KeyMissing for nothing.
         """
         condition: dict[str, Any] = (
             {"IfNoneMatch": "*"} if only_new else {"IfMatch": only_over} if only_over else {}
@@ -175,7 +204,10 @@ class BucketClient:
         return str(self.retry_policy.call(attempt).get("ETag", ""))
 
     def put_parts(self, key: str, parts: Iterable[bytes]) -> None:
-        """Store an object of any length; nothing of it is there before the last part is, nor when ``parts`` raises."""
+        """Store an object of any length.
+
+        Nothing of it is there before the last part is, nor when ``parts`` raises.
+        """
         upload = self._call(key, "create_multipart_upload", Key=key, **self._login.request)["UploadId"]
         try:
             done = []
@@ -211,7 +243,10 @@ class BucketClient:
         )
 
     def open(self, key: str, start: int = 0, etag: str | None = None) -> ObjectBody:
-        """Begin to read an object; with ``etag`` exactly that one, else raise KeyChanged. One attempt: whoever reads goes on where it broke."""
+        """Begin to read an object; with ``etag`` exactly that one, else raise KeyChanged.
+
+        One attempt: whoever reads goes on where it broke.
+        """
         options: dict[str, Any] = {"IfMatch": etag} if etag else {}
         if start:
             options["Range"] = f"bytes={start}-"
@@ -223,7 +258,10 @@ class BucketClient:
         return ObjectBody(body, begins, begins + int(found["ContentLength"]), str(found.get("ETag", "")))
 
     def chunks(self, key: str) -> Iterator[tuple[ObjectBody, bytes]]:
-        """Yield an object in chunks, at least one, each with the answer that brought it; a broken connection is taken up again where it broke."""
+        """Yield an object in chunks, at least one, each with the answer that brought it.
+
+        A broken connection is taken up again where it broke.
+        """
         patience, pos, size, etag = self.retry_policy.restarted(), 0, -1, None
         while pos != size:
             try:
@@ -256,7 +294,10 @@ class BucketClient:
                 yield chunk
 
     def extend_lock(self, key: str, until: datetime) -> None:
-        """Let an object be locked until a moment at least. No request can make a lock shorter without a right that is never used here."""
+        """Let an object be locked until a moment at least.
+
+        No request can make a lock shorter without a right that is never used here.
+        """
         assert self._settings.object_lock
         mode = self._settings.object_lock.upper()
         try:
@@ -281,7 +322,10 @@ class BucketClient:
         return None
 
     def delete(self, key: str, *, only: str | None = None) -> None:
-        """Remove a key; nothing there is success. With ``only`` this ETag alone: raise KeyChanged for another one."""
+        """Remove a key; nothing there is success.
+
+        With ``only`` this ETag alone: raise KeyChanged for another one.
+        """
         condition = {"IfMatch": only} if only else {}
         with contextlib.suppress(KeyMissing):
             self._call(key, "delete_object", Key=key, **condition)
@@ -300,7 +344,10 @@ class BucketClient:
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
     def now(self, prefix: str) -> datetime:
-        """Return the time of the service, by its last answer; one is asked for below the prefix if there is none yet."""
+        """Return the time of the service, by its last answer.
+
+        One is asked for below the prefix if there is none yet.
+        """
         if self._date is None:
             self._call(prefix, "list_objects_v2", Prefix=prefix, MaxKeys=1)
         if self._date is None:  # it tells no time
@@ -375,7 +422,10 @@ class BucketClient:
 
     @contextlib.contextmanager
     def translate_errors(self, key: str) -> Iterator[None]:
-        """Turn what the client library raises into the errors of the contract; texts of the service may hold anything and are left out."""
+        """Turn what the client library raises into the errors of the contract.
+
+        Texts of the service may hold anything and are left out.
+        """
         exceptions = _library("botocore.exceptions")
         try:
             yield
@@ -416,7 +466,8 @@ class BucketClient:
         if code in PASSING or status in PASSING_STATUS:
             return TransientError(
                 message,
-                "the service is overloaded or out of order; run the command again later, what is stored already is used",
+                "the service is overloaded or out of order; run the command again later, what is stored "
+                "already is used",
             )
         return StoreError(message, self._advice.hints.get(code, self._advice.otherwise))
 
