@@ -217,12 +217,12 @@ def test_a_marker_that_was_removed_meanwhile_is_not_taken_over(store: LocalStore
 def test_two_processes_that_break_a_marker_at_once_do_not_both_run(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from zodb_vault.errors import InUse; from "
-        "zodb_vault.repository.markers import Run, read, marker_key\n"
+        "zodb_vault.repository.markers import RunMarker, marker_key, read_marker\n"
         "from zodb_vault.stores.local import LocalStore; store = LocalStore(Path(sys.argv[1])); won = []\n"
-        "stale = [read(store, marker_key(f'site{n}', 'create', '')) for n in range(100)]\n"
+        "stale = [read_marker(store, marker_key(f'site{n}', 'create', '')) for n in range(100)]\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "for n in range(100):\n"
-        "    try: Run.start(store, f'site{n}', 'create', sys.argv[2], [], stale[n]); won.append(n)\n"
+        "    try: RunMarker.start(store, f'site{n}', 'create', sys.argv[2], [], stale[n]); won.append(n)\n"
         "    except InUse: pass\n"
         "print(*won)"
     )

@@ -146,7 +146,8 @@ def _grown(facts: ContinuityFacts) -> Reason:
     if facts.cut_end == facts.chain_end:
         return Reason(
             "unchanged",
-            f"The file still ends at byte {facts.cut_end}, with the last transaction of {facts.parent}.",
+            f"The file still ends at byte {facts.cut_end}, with the last transaction of backup "
+            f"{facts.parent}.",
         )
     new = facts.cut_end - facts.chain_end
     return Reason(
