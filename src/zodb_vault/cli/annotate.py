@@ -39,7 +39,10 @@ def command(
     accept_missing: bool,
     accept_history: bool,
 ) -> None:
-    """Change the name, note or pin of a backup, or accept a loss (ID: id, prefix, name, or `latest`)."""
+    """Change the name, the note or the pin of a backup, or accept a loss.
+
+    ID is the id of the backup, a unique prefix of it, the name of the backup, or `latest`.
+    """
     from ..operations.annotate import annotate
 
     backup = context.catalog.select(id)

@@ -79,11 +79,12 @@ def config(
     if to_standard_output and as_json:
         raise UsageError("--json and --output - both print to standard output", "give one of them")
     here = Path.cwd()
+    file = None if output is None else Path(absolute(output, here))
     made = configurations(
         context.site,
         direction,
         databases,
-        None if output is None else Path(absolute(output, here)),
+        file,
         Path(absolute(directory, here)),
         os.environ,
     )

@@ -16,7 +16,10 @@ from .options import Text, site_options
 @site_options
 @pass_context
 def command(context: Context, id: str, force: bool, yes: bool) -> None:
-    """Move a backup to the trash; `undelete` brings it back (ID: id, unique prefix, name, or `latest`)."""
+    """Move a backup to the trash; `undelete` brings it back.
+
+    ID is the id of the backup, a unique prefix of it, the name of the backup, or `latest`.
+    """
     from ..operations.prune.trash import delete
 
     backup = context.catalog.select(id)

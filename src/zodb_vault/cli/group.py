@@ -25,17 +25,15 @@ class Group(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List each command with its first sentence; click would shorten the sentence to one line."""
+        """List each command with the first paragraph of its help; click would shorten it to one line."""
         rows = []
         for name in self.list_commands(ctx):
             command = self.get_command(ctx, name)
             if command is not None:
-                rows.append((name, _sentence(command.help or "")))
+                rows.append((name, _first_paragraph(command.help or "")))
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
 
-def _sentence(text: str) -> str:
-    """Return the first paragraph of a help text, without the description of its arguments in parentheses."""
-    paragraph = " ".join(text.partition("\n\n")[0].split())
-    return paragraph.partition(" (ID:")[0].rstrip(".") + "."
+def _first_paragraph(text: str) -> str:
+    return " ".join(text.partition("\n\n")[0].split())

@@ -33,7 +33,10 @@ HEADINGS = ("TID", "TIME", "SIZE", "OBJECTS", "BLOBS", "RESTORABLE", "USER", "DE
 @site_options
 @pass_context
 def command(context: Context, id: str, databases: tuple[str, ...], limit: int | None, as_json: bool) -> None:
-    """List the transactions of a backup, newest first, to choose one for `restore --tid`."""
+    """List the transactions of a backup, newest first, to choose one for `restore --tid`.
+
+    ID is the id of the backup, a unique prefix of it, the name of the backup, or `latest` (the default).
+    """
     from ..operations.log import is_concealed, log
 
     context.use_cache()

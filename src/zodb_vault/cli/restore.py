@@ -131,7 +131,9 @@ def command(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Bring a backup, or any transaction in it, back (ID: id, unique prefix, name, or `latest`).
+    """Bring a backup, or any transaction in it, back.
+
+    ID is the id of the backup, a unique prefix of it, the name of the backup, or `latest`.
 
     Without --output it goes into the site itself: the state in place is saved and kept, and one atomic step makes the new one valid.
     An interrupted restore is finished by running it again.

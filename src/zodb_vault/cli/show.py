@@ -20,7 +20,10 @@ from .output import count, print_json, printable, size
 @site_options
 @pass_context
 def command(context: Context, id: str, as_json: bool) -> None:
-    """Show everything about one backup (ID: id, unique prefix, name, or `latest`)."""
+    """Show everything about one backup.
+
+    ID is the id of the backup, a unique prefix of it, the name of the backup, or `latest` (the default).
+    """
     backup = context.catalog.select(id)
     if as_json:
         backup_id = backup.manifest.id

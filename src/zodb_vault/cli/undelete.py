@@ -13,7 +13,10 @@ from .options import Text, site_options
 @site_options
 @pass_context
 def command(context: Context, id: str) -> None:
-    """Bring a backup back from the trash (ID: the whole id)."""
+    """Bring a backup back from the trash.
+
+    ID is the whole id of the backup.
+    """
     from ..operations.prune.trash import undelete
 
     undelete(context.repository, context.site_name, id)

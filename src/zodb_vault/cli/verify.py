@@ -79,7 +79,9 @@ class Percent(NumberType):
 @site_options
 @pass_context
 def command(context: Context, /, id: str | None, every: bool, as_json: bool, **values: Any) -> int:
-    """Check a backup for damage (ID: id, unique prefix, name, or `latest`; default: `latest`).
+    """Check a backup for damage.
+
+    ID is the id of the backup, a unique prefix of it, the name of the backup, or `latest` (the default).
 
     Exit code 4: damage was found. Defects that the source already had when it was backed up are reported, but
     are no damage.
