@@ -11,7 +11,7 @@ from command_line import Vault, flip
 from daily_backups import Calendar, daily, listed
 
 from zodb_vault.model import chain
-from zodb_vault.operations.create import attempt
+from zodb_vault.operations.create import resume
 from zodb_vault.repository import markers
 from zodb_vault.repository.markers import RunMarker
 from zodb_vault.repository.repository import Repository
@@ -120,7 +120,7 @@ def test_what_an_interrupted_run_stored_stays_for_two_weeks(
 ) -> None:
     with site_factory.Site(vault.files.data_fs.parent) as site:
         site.put(text="more", blob=site_factory.noise(5000, 99))
-    monkeypatch.setattr(attempt, "CHECKPOINT_BYTES", 1)
+    monkeypatch.setattr(resume, "CHECKPOINT_BYTES", 1)
     with monkeypatch.context() as patched:
         patched.setattr(Repository, "commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert vault("create").status == 130

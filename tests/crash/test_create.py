@@ -24,7 +24,7 @@ from zodb_vault.cli import main
 from zodb_vault.errors import KeyMissing
 from zodb_vault.model import chain
 from zodb_vault.model.manifest import Pack, Segment
-from zodb_vault.operations.create import attempt
+from zodb_vault.operations.create import resume
 from zodb_vault.repository import markers
 from zodb_vault.repository.objects import meta_key
 from zodb_vault.repository.repository import Repository
@@ -73,7 +73,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "NEIGHBOURS", 4)
     monkeypatch.setattr(chain, "TAIL_LIMIT", 4)
     monkeypatch.setattr(chain, "TAIL_KEPT", 2)
-    monkeypatch.setattr(attempt, "CHECKPOINT_BYTES", 1)
+    monkeypatch.setattr(resume, "CHECKPOINT_BYTES", 1)
 
 
 def new_scene(directory: Path) -> Opened:

@@ -33,10 +33,11 @@ from zodb_vault.operations.restore.abort import discard_kept
 from zodb_vault.repository import markers
 from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
-from zodb_vault.strategies.filestorage.capture import FileStorageCapture
+from zodb_vault.strategies.filestorage.capture import FileStorageBlobCapture
 from zodb_vault.strategies.filestorage.lock import storage_locks
 from zodb_vault.strategies.filestorage.restore import phases as switch
 from zodb_vault.strategies.filestorage.restore.paths import paths_for
+from zodb_vault.strategies.filestorage.survey import FileStorageSurvey
 
 NOBODY = command_line.NOBODY
 
@@ -491,7 +492,7 @@ def test_create_that_is_ended_leaves_what_it_stored_to_the_next_run(
         "--blob-dir",
         files.blob_dir,
     ]
-    _end("capture.FileStorageCapture.copy_blobs", number, *options, "create")
+    _end("capture.FileStorageBlobCapture.copy_blobs", number, *options, "create")
     marker, _data = markers.read_marker(
         opened.repository.store, markers.marker_key(filestorage_vault.SITE, "create", "")
     )
@@ -540,9 +541,9 @@ def test_run_that_fails_at_once_does_not_forget_what_an_earlier_one_stored(
 ) -> None:
     files = populate(tmp_path / "site")
     opened = filestorage_vault.Vault(tmp_path, files)
-    for method, error in (("copy_blobs", InterruptedError), ("begin", InterruptedError)):
-        with monkeypatch.context() as patch, pytest.raises(error):
-            patch.setattr(FileStorageCapture, method, _interrupt)
+    for kind, method in ((FileStorageBlobCapture, "copy_blobs"), (FileStorageSurvey, "begin")):
+        with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+            patch.setattr(kind, method, _interrupt)
             opened.create()
     before = {path.name for path in (tmp_path / "repository" / "objects").rglob("*")}
     assert opened.create().manifest.reason.code == "resumed"

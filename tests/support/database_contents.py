@@ -13,7 +13,7 @@ import psycopg2
 from relstorage_vault import pg_restore
 from services.postgres import Cluster, Login
 
-from zodb_vault.strategies.postgres.incremental import TransactionsCapture
+from zodb_vault.strategies.postgres.incremental import TransactionsSurvey
 from zodb_vault.strategies.postgres.snapshot import Postgres
 
 # What a pack finds out, and finds out again when it is not there.
@@ -81,14 +81,14 @@ class Dumping:
 
     def __init__(self, monkeypatch: Any, directory: Path) -> None:
         self._directory, self._count = directory, 0
-        decide = TransactionsCapture.decide
+        decide = TransactionsSurvey.decide
 
-        def deciding(capture: TransactionsCapture) -> Any:
-            assert isinstance(capture.rows, Postgres)
-            self._dump(capture.rows.snapshot_name, capture.rows.dsn)
-            return decide(capture)
+        def deciding(survey: TransactionsSurvey) -> Any:
+            assert isinstance(survey.rows, Postgres)
+            self._dump(survey.rows.snapshot_name, survey.rows.dsn)
+            return decide(survey)
 
-        monkeypatch.setattr(TransactionsCapture, "decide", deciding)
+        monkeypatch.setattr(TransactionsSurvey, "decide", deciding)
 
     def _dump(self, snapshot: str, dsn: str) -> None:
         self._count += 1

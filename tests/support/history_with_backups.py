@@ -37,7 +37,7 @@ from zodb_vault.model.chain import Chain, packs_of, segments_of
 from zodb_vault.model.manifest import DatabaseEntry, Manifest, Pack, Segment
 from zodb_vault.model.source import Database, Site
 from zodb_vault.operations.catalog import Catalog, stored_size
-from zodb_vault.operations.create import attempt
+from zodb_vault.operations.create import resume
 from zodb_vault.operations.create import run as create
 from zodb_vault.operations.create.options import CreateOptions
 from zodb_vault.operations.restore import run as restore
@@ -51,7 +51,7 @@ from zodb_vault.repository.repository import Repository
 from zodb_vault.runtime import clock
 from zodb_vault.stores.local import LocalStore
 from zodb_vault.strategies.blobs import compaction, packer
-from zodb_vault.strategies.filestorage import segments
+from zodb_vault.strategies.filestorage import cut, segments
 from zodb_vault.strategies.filestorage.restore import index as indexing
 from zodb_vault.strategies.filestorage.restore import phases as switch
 
@@ -181,8 +181,8 @@ class Saved(NamedTuple):
 
 
 SMALL_LIMITS: list[tuple[Any, str, int]] = [
+    (cut, "SEGMENT_LIMIT", 12_000),
     (segments, "SEGMENT_LIMIT", 12_000),
-    (compaction, "SEGMENT_LIMIT", 12_000),
     (compaction, "SMALL", 4000),
     (compaction, "NEIGHBOURS", 3),
     (packer, "PACK_LIMIT", 14_000),
@@ -196,7 +196,7 @@ SMALL_LIMITS: list[tuple[Any, str, int]] = [
 ]
 # so small that hardly anything is joined, and everything soon goes into lists
 MANY_LISTS: list[tuple[Any, str, int]] = [
-    (segments, "SEGMENT_LIMIT", 1500),
+    (cut, "SEGMENT_LIMIT", 1500),
     (compaction, "SMALL", 60),
     (packer, "PACK_LIMIT", 2000),
     (chain, "TAIL_LIMIT", 3),
@@ -331,7 +331,7 @@ class Vaulted:
     def interrupted(self) -> None:
         """Kill a create at some call of its store; the repository shows whether it had committed."""
         seen, known = self._look(), set(self.catalog().listing.backups)
-        self.patch.setattr(attempt, "CHECKPOINT_BYTES", self.random.choice([1, 5000, 1 << 30]))
+        self.patch.setattr(resume, "CHECKPOINT_BYTES", self.random.choice([1, 5000, 1 << 30]))
         at, after, once = self.random.randrange(1, 24), self.random.random() < 0.5, self.random.random() < 0.5
         mortal = Repository(Mortal(self.store, at, after, once), self.repository.info)
         try:

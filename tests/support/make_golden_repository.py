@@ -19,7 +19,7 @@ import site_factory
 
 from zodb_vault.cli.main import run
 from zodb_vault.model import chain
-from zodb_vault.operations.create import attempt
+from zodb_vault.operations.create import provenance
 from zodb_vault.repository import objects
 from zodb_vault.strategies.filestorage import cut, segments
 
@@ -87,6 +87,6 @@ if __name__ == "__main__":
     for module, values in small.items():
         for name, value in values.items():
             setattr(module, name, value)
-    attempt.machine = lambda: "golden"
+    provenance.machine = lambda: "golden"
     make(target)
     shutil.rmtree(SITE)

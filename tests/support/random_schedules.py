@@ -34,7 +34,7 @@ from zodb_vault.operations.copy import coordination
 from zodb_vault.operations.copy.backup import BackupCopier
 from zodb_vault.operations.copy.options import CopyOptions
 from zodb_vault.operations.copy.run import copy as copy_backups
-from zodb_vault.operations.create import attempt
+from zodb_vault.operations.create import resume
 from zodb_vault.operations.create import run as creating
 from zodb_vault.operations.create.options import CreateOptions
 from zodb_vault.operations.prune import run as prune
@@ -546,7 +546,7 @@ def build(directory: Path, time: Clock, *, interrupted: bool, anew: bool) -> Wor
 def _interrupt(world: World, repository: Repository) -> None:
     """Let a create die before its commit; a dead process changes its marker no more."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attempt, "CHECKPOINT_BYTES", 1)
+        patch.setattr(resume, "CHECKPOINT_BYTES", 1)
 
         def die(*_arguments: object) -> NoReturn:
             for method in ("update", "remove"):

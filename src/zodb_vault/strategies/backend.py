@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from ..blobs.refs import BlobSet
 from ..config.conversion import Conversion
 from ..errors import ConfigurationError, NothingToBackUp, UsageError
-from ..model.capture import CaptureOptions
 from ..model.chain import Documents
 from ..model.manifest import DatabaseEntry
 from ..model.requirements import Requirements
 from ..model.source import BlobMode, Database, Method, Skipped
 from ..policy.scope import OURS, Component, Scope, blobs_outside
 from ..runtime.progress import Progress
-from .base import Capture, CheckReport, Destination, Sink, Survey
+from .base import CheckReport, Destination, Sink, Survey, SurveyContext
 
 if TYPE_CHECKING:
     from ..config.sections import Section
@@ -124,16 +122,11 @@ class Backend:
             "leave it out",
         )
 
-    def survey(
-        self, database: Database, documents: Documents, wishes: CaptureOptions, now: datetime
-    ) -> Survey:
-        """Look at a database; raise SourceError when that is impossible."""
-        raise NotImplementedError
+    def require_open(self, database: Database) -> None:
+        """Raise InUse while an interrupted restore keeps the database closed to backups."""
 
-    def capture(
-        self, database: Database, documents: Documents, wishes: CaptureOptions, now: datetime
-    ) -> Capture:
-        """Return what copies it; raise SourceError, or InUse while an interrupted restore keeps it closed."""
+    def survey(self, database: Database, context: SurveyContext) -> Survey:
+        """Open a database and choose what of earlier backups can be used again; raise SourceError."""
         raise NotImplementedError
 
     # verify

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from datetime import datetime
+from typing import NamedTuple, Protocol
 from urllib.parse import quote
 
 import msgspec
 
-from ..model.capture import InterruptedRun, PreviousBackup
+from ..model.capture import CaptureOptions, InterruptedRun, PreviousBackup
+from ..model.chain import Documents
 from ..model.manifest import DatabaseEntry, DocumentRef, Part, StoredProgress
 from ..model.source import Database
 from ..policy.continuity import Decision
@@ -48,35 +50,70 @@ class Sink(Protocol):
 
 
 class Checkpointer(Protocol):
-    """Who remembers what an unfinished run has stored."""
+    """Records durably, while a run goes on, what it has stored: the next run goes on from there."""
 
-    def due(self, size: int) -> bool:
-        """Tell whether it is time to take note; ``size`` bytes have been stored since the last call."""
+    def is_due(self, size: int) -> bool:
+        """Tell whether it is time for a checkpoint; ``size`` bytes have been stored since the last call."""
         ...
 
-    def keep(self, stored: StoredProgress) -> None:
-        """Take note durably."""
+    def checkpoint(self, stored: StoredProgress) -> None:
+        """Record what is stored of one database."""
         ...
 
-    def beat(self) -> None:
-        """Tell that the run is alive; called at least every few seconds."""
+    def heartbeat(self) -> None:
+        """Show that the run is alive; called at least every few seconds."""
         ...
+
+
+class SurveyContext(NamedTuple):
+    """What a database is compared with: its earlier backups, newest first, and what an interrupted run has stored.
+
+    ``now`` is the clock of the run.
+    """
+
+    documents: Documents
+    options: CaptureOptions
+    now: datetime
+    previous: Iterable[PreviousBackup] = ()
+    interrupted: InterruptedRun | None = None
 
 
 class Survey(Protocol):
-    """Looks at one database and at what earlier backups have of it, and decides; writes nothing."""
+    """One database compared with what earlier backups hold of it; writes nothing.
 
-    def find_base(self, earlier: Iterable[PreviousBackup], resumed: InterruptedRun | None) -> None:
-        """Choose what of earlier backups, newest first, can be used again, and take the cut."""
+    It holds connections or open files, which ``begin`` hands on to the capture: close it after the capture.
+    """
+
+    @property
+    def database(self) -> Database:
+        """Return the database."""
         ...
 
     @property
     def uses(self) -> list[PreviousBackup]:
-        """Return the backups that the new one goes on from, or takes content from."""
+        """Return the backups that the new one continues, or takes content from."""
+        ...
+
+    @property
+    def commit_pending(self) -> bool:
+        """Tell whether a transaction after the cut point is written and may still be committed."""
+        ...
+
+    def extend(self) -> bool:
+        """Move the cut point to where the storage ends now; tell whether it moved.
+
+        Raise SourceChanged when another storage is in its place.
+        """
         ...
 
     def decide(self) -> Decision:
-        """Return how this backup is made, and why."""
+        """Return how a backup up to the cut point is made, and why."""
+        ...
+
+    def begin(
+        self, decision: Decision, sink: Sink, checkpointer: Checkpointer, progress: Progress
+    ) -> Capture:
+        """Return what copies the database as it was decided; raise ConfigurationError where blobs would be lost."""
         ...
 
     def close(self) -> None:
@@ -84,67 +121,50 @@ class Survey(Protocol):
         ...
 
 
-class Capture(Survey, Protocol):
-    """Copies what the survey decided: ``begin``, ``copy_storage``, ``copy_blobs``, ``entry``, in this order."""
-
-    @property
-    def database(self) -> Database:
-        """Return what is copied."""
-        ...
-
-    @property
-    def decision(self) -> Decision:
-        """Return what was decided."""
-        ...
-
-    def extend(self) -> bool:
-        """Take the cut again where the storage ends now; tell whether there was more. Raise SourceChanged when another one is in its place."""
-        ...
-
-    @property
-    def voted(self) -> bool:
-        """Tell whether somebody stands between vote and finish behind the cut."""
-        ...
-
-    @property
-    def warnings(self) -> list[str]:
-        """Return what is unusual about the source, from ``begin`` on; others may add to it."""
-        ...
-
-    @property
-    def findings(self) -> list[str]:
-        """Return the changes of the source under what was stored before."""
-        ...
+class Capture(Protocol):
+    """Copies one database: first ``copy_storage``, then ``copy_blobs`` of what that returns."""
 
     @property
     def expected(self) -> int | None:
-        """Return how many bytes of the storage half are to be read; None when that is not known."""
+        """Return how many bytes of the storage are to be read; None when that is not known."""
         ...
 
-    @property
-    def software(self) -> dict[str, str]:
-        """Return the versions of what it is captured with, and from."""
+    def copy_storage(self) -> BlobCapture:
+        """Copy the storage, and find the blobs that it references."""
         ...
 
-    def begin(self, sink: Sink, keeper: Checkpointer, progress: Progress) -> None:
-        """Settle what is used again of earlier backups."""
+    def stored(self) -> StoredProgress:
+        """Return what has been stored so far, for the next run; valid at any time, also after a failure."""
         ...
 
-    def copy_storage(self) -> None:
-        """Copy the storage half, and learn which blobs it asks for."""
+    def close(self) -> None:
+        """Free everything; called once, whatever happened."""
         ...
 
-    def copy_blobs(self) -> None:
-        """Copy the blobs that no earlier backup has; raise SourceChanged when a pack took some away, BlobsMissing when too many are gone."""
+
+class BlobCapture(Protocol):
+    """A database of which the storage is copied, and the blobs are not."""
+
+    def copy_blobs(self) -> Captured:
+        """Copy the blobs that no earlier backup has.
+
+        Raise SourceChanged when a pack removed some of them, BlobsMissing when too many are missing.
+        """
         ...
 
-    def entry(self) -> DatabaseEntry:
-        """Return what the manifest says of this database."""
-        ...
 
-    def last_notes(self) -> StoredProgress | None:
-        """Return what has been stored so far for a run that continues this one; None when it had not begun."""
-        ...
+class Captured(msgspec.Struct, frozen=True, kw_only=True):
+    """One database that is copied: what the manifest says of it, and what it was copied with.
+
+    ``continues``: an earlier backup has this database. ``findings`` are changes of the source below what was stored before.
+    ``software`` are versions of servers, tools and packages.
+    """
+
+    entry: DatabaseEntry
+    decision: Decision
+    continues: bool
+    findings: list[str] = []
+    software: dict[str, str] = {}
 
 
 class CheckReport(Protocol):

@@ -46,7 +46,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many small segments and packs, each noted at once."""
     monkeypatch.setattr(cut, "SEGMENT_LIMIT", 1500)
     monkeypatch.setattr(packer, "PACK_LIMIT", 5000)
-    monkeypatch.setattr("zodb_vault.operations.create.attempt.CHECKPOINT_BYTES", 1)
+    monkeypatch.setattr("zodb_vault.operations.create.resume.CHECKPOINT_BYTES", 1)
 
 
 # Two at once

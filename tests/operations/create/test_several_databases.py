@@ -30,7 +30,7 @@ from zodb_vault.errors import InUse, SafetyBackupFailed, SourceError, TargetRefu
 from zodb_vault.model.manifest import Manifest
 from zodb_vault.model.source import Database, Site
 from zodb_vault.operations.create import run as creating
-from zodb_vault.operations.create.attempt import CONSISTENCY_PAUSES
+from zodb_vault.operations.create.consistency import PAUSES
 from zodb_vault.operations.create.plan import plan
 from zodb_vault.operations.restore import run as restoring
 from zodb_vault.operations.restore.abort import abort
@@ -38,8 +38,8 @@ from zodb_vault.operations.verify import run as verifying
 from zodb_vault.operations.verify.options import VerifyOptions
 from zodb_vault.policy.recovery import ToTid
 from zodb_vault.repository.labels import Level
-from zodb_vault.strategies.filestorage.capture import FileStorageCapture
 from zodb_vault.strategies.filestorage.restore.paths import paths_of_database
+from zodb_vault.strategies.filestorage.survey import FileStorageSurvey
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_a_commit_that_stays_between_vote_and_finish_is_said(
     with several.opened(between=lambda: made.append(several.create().manifest)) as writer:
         writer.shared()
     assert made[0].consistency == "uncoordinated"
-    assert tuple(pauses) == CONSISTENCY_PAUSES
+    assert tuple(pauses) == PAUSES
     assert all("never still" in entry.warnings[-1] for entry in made[0].databases)
     moving = restoring.plan(
         several.repository, filestorage_vault.SITE, several.site, restoring.RestoreOptions()
@@ -172,11 +172,11 @@ def test_a_pack_while_the_cuts_are_taken_makes_it_start_over(
     several: Several, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The descriptor that was opened first does not see what is committed to the packed file."""
-    find_base = FileStorageCapture.find_base
+    survey = FileStorageSurvey.__init__
     packed: list[str] = []
 
-    def then_packed(self: FileStorageCapture, *arguments: Any) -> None:
-        find_base(self, *arguments)
+    def then_packed(self: FileStorageSurvey, *arguments: Any) -> None:
+        survey(self, *arguments)
         if not packed:
             packed.append(self.database.name)
             dbs = databases(several.conf)
@@ -187,7 +187,7 @@ def test_a_pack_while_the_cuts_are_taken_makes_it_start_over(
             for db in dbs.values():
                 db.close()
 
-    monkeypatch.setattr(FileStorageCapture, "find_base", then_packed)
+    monkeypatch.setattr(FileStorageSurvey, "__init__", then_packed)
     made = several.create().manifest
     assert packed == ["main"]
     assert any("starting over" in note for note in several.progress.notes)

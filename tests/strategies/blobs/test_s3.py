@@ -27,13 +27,11 @@ from zodb_vault.repository.repository import Repository
 from zodb_vault.runtime import clock
 from zodb_vault.stores.local import LocalStore
 from zodb_vault.stores.retry import RetryPolicy
-from zodb_vault.strategies.blobs import capture as blobfiles
+from zodb_vault.strategies.blobs import capture, s3_restore
 from zodb_vault.strategies.blobs import s3 as buckets
-from zodb_vault.strategies.blobs import s3_restore
-from zodb_vault.strategies.filestorage import capture as filestorage
-from zodb_vault.strategies.filestorage.capture import FileStorageCapture
+from zodb_vault.strategies.filestorage.capture import FileStorageBlobCapture
 from zodb_vault.strategies.filestorage.restore import phases as switch
-from zodb_vault.strategies.sql.capture import SqlCapture
+from zodb_vault.strategies.sql.capture import SqlBlobCapture
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 12), reason="zodb-s3blobs needs Python 3.12")
 EACH = pytest.mark.parametrize("base", ["filestorage", "sqlite", "postgresql"])
@@ -183,16 +181,16 @@ def test_a_pack_between_storage_and_blobs_starts_over(
     make: Make, monkeypatch: pytest.MonkeyPatch, base: str
 ) -> None:
     vault = make(base)
-    kind: Any = FileStorageCapture if base == "filestorage" else SqlCapture
+    kind: Any = FileStorageBlobCapture if base == "filestorage" else SqlBlobCapture
     with vault.site.opened() as opened:
         opened.put(logo=None)
         copy, packed = kind.copy_blobs, list[bool]()
 
-        def pack_first(capture: Any) -> None:
+        def pack_first(capture: Any) -> Any:
             if not packed:
                 packed.append(True)
                 opened.pack()  # deletes records, then objects
-            copy(capture)
+            return copy(capture)
 
         monkeypatch.setattr(kind, "copy_blobs", pack_first)
         made = vault.created()
@@ -205,9 +203,8 @@ def test_a_pack_between_storage_and_blobs_starts_over(
 def test_a_blob_that_no_pack_has_is_damage(make: Make, monkeypatch: pytest.MonkeyPatch, base: str) -> None:
     vault = make(base)
     with monkeypatch.context() as patch:
-        for module in (filestorage, blobfiles):
-            patch.setattr(module, "pack_all", lambda *_arguments: iter(()))
-            patch.setattr(module, "note_missing", lambda *_arguments: MissingBlobs(count=0, list=None))
+        patch.setattr(capture, "pack_missing", lambda *_arguments: iter(()))
+        patch.setattr(capture, "note_missing", lambda *_arguments: MissingBlobs(count=0, list=None))
         made = vault("create", "--json").document["id"]
     done = vault("verify", made, "--json")
     assert (done.status, [one["what"] for one in done.document["damage"]]) == (4, 4 * ["blob"])

@@ -13,7 +13,7 @@ from filestorage_vault import SITE, Vault, entry_of
 from site_factory import START, Site, SiteFiles, noise
 
 from zodb_vault.errors import TargetMissing, VaultError, WrongSource
-from zodb_vault.operations.create import attempt
+from zodb_vault.operations.create import provenance
 from zodb_vault.repository.objects import meta_key
 
 
@@ -374,7 +374,7 @@ def test_another_machine_is_another_source(
     vault: Vault, files: SiteFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vault.create()
-    monkeypatch.setattr(attempt, "machine", lambda: "another")
+    monkeypatch.setattr(provenance, "machine", lambda: "another")
     assert vault.code() == "unchanged"
     assert any("another" in note for note in vault.progress.notes)
 

@@ -24,10 +24,11 @@ from services.s3 import SECRET_KEY, Service
 from ZODB.POSException import POSKeyError, UndoError
 
 from zodb_vault.stores.retry import RetryPolicy
+from zodb_vault.strategies.base import Captured
 from zodb_vault.strategies.blobs import cache
 from zodb_vault.strategies.blobs import s3 as buckets
-from zodb_vault.strategies.pgjsonb.capture import PgjsonbCapture
 from zodb_vault.strategies.postgres import scratch as postgres_scratch
+from zodb_vault.strategies.sql.capture import SqlBlobCapture
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 12), reason="zodb-pgjsonb needs Python 3.12")
 EACH = pytest.mark.parametrize(
@@ -239,16 +240,16 @@ def test_a_pack_between_dump_and_copy_starts_over(make: Make, monkeypatch: pytes
     vault = make()
     with vault.site.opened() as opened:
         opened.put(logo=None)
-        copy = PgjsonbCapture.copy_blobs
+        copy = SqlBlobCapture.copy_blobs
         packed: list[bool] = []
 
-        def pack_first(capture: PgjsonbCapture) -> None:
+        def pack_first(capture: SqlBlobCapture) -> Captured:
             if not packed:
                 packed.append(True)
                 opened.pack()  # deletes rows, then objects
-            copy(capture)
+            return copy(capture)
 
-        monkeypatch.setattr(PgjsonbCapture, "copy_blobs", pack_first)
+        monkeypatch.setattr(SqlBlobCapture, "copy_blobs", pack_first)
         made = vault.created()
     assert packed and made["status"] == "complete"
     assert (

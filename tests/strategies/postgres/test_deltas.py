@@ -27,7 +27,8 @@ from ZODB.POSException import POSKeyError, UndoError
 
 from zodb_vault.model import chain
 from zodb_vault.repository.objects import ContentWriter
-from zodb_vault.strategies.postgres.delta import Changes
+from zodb_vault.strategies.postgres.delta import DeltaWriter
+from zodb_vault.strategies.postgres.delta_state import SnapshotTables
 
 SEEDS = int(os.environ.get("ZODB_VAULT_OVERLAYS", "1"))
 EACH = pytest.mark.parametrize(
@@ -434,7 +435,7 @@ def test_other_methods_and_other_pasts_make_a_new_base(make: Make, monkeypatch: 
         patch.setenv("PGCLIENTENCODING", "LATIN1")
         assert "copied as LATIN1" in backed_up(vault)["reason"]["text"]
     assert backed_up(vault)["how"] == "incremental"
-    monkeypatch.setattr(Changes, "_server", lambda _changes: "another/2")
+    monkeypatch.setattr(SnapshotTables, "server_identity", lambda _tables: "another/2")
     made = backed_up(vault)
     assert made["how"] == "full" and "its server was restored or replaced" in made["reason"]["text"]
 
@@ -465,9 +466,9 @@ def test_an_delta_that_lacks_a_row_is_found_and_not_restored(
     with vault.site.opened() as opened:
         opened.put(title="changed", one="new")
         opened.put(title="changed again")
-    rows = Changes._rows
+    rows = DeltaWriter.store_rows
 
-    def fewer(changes: Changes, table: str, query: str, *arguments: Any, **options: Any) -> Any:
+    def fewer(writer: DeltaWriter, table: str, query: str, *arguments: Any, **options: Any) -> Any:
         # of a revision only the number of rows would tell, of an object that was changed only its TID
         which = "max(zoid)" if history else "min(zoid)"
         lacking = (
@@ -475,10 +476,10 @@ def test_an_delta_that_lacks_a_row_is_found_and_not_restored(
             if table == "public.object_state" and "WHERE tid" in query
             else ""
         )
-        return rows(changes, table, query + lacking, *arguments, **options)
+        return rows(writer, table, query + lacking, *arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Changes, "_rows", fewer)
+        patch.setattr(DeltaWriter, "store_rows", fewer)
         backed_up(vault)
     done = vault("verify", "--json")
     assert (done.status, {one["what"] for one in done.document["damage"]}) == (4, {"table"}), done
@@ -556,7 +557,7 @@ def test_the_manifest_says_what_a_reader_has_to_know(make: Make, capsys: pytest.
     backed_up(vault)
     second = vault.done("show", "--json").document["manifest"]
     assert (first["requires"], second["requires"]) == (["dump"], ["dump", "deltas"])
-    assert "0 deltas over the dump of 20" in vault.done("show").out
+    assert "0 deltas after the base of 20" in vault.done("show").out
     for manifest in (first, second):
         (entry,) = manifest["databases"]
         assert (entry["method"], entry["experimental"]) == ("transactions", True)

@@ -16,10 +16,10 @@ from relstorage_sites import RelSite, on
 from relstorage_vault import NOISE, RelVault, by_hand, pg_restore
 from services.postgres import PASSWORD, Cluster, execute
 
-from zodb_vault.strategies.blobs.capture import BlobFiles
 from zodb_vault.strategies.postgres import scratch
 from zodb_vault.strategies.postgres import snapshot as postgres_strategy
-from zodb_vault.strategies.sql.capture import SqlCapture
+from zodb_vault.strategies.relstorage.schema import RelStorageSchema
+from zodb_vault.strategies.sql.blobs import SqlBlobs
 
 EACH = pytest.mark.parametrize(
     ("history", "shared"), [(False, False), (False, True), (True, False), (True, True)]
@@ -217,9 +217,11 @@ def iterate(storage: Any) -> Iterator[bytes]:
 
 
 def test_a_blob_that_no_pack_has_is_damage(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    vault, records = make(), SqlCapture.blobs_outside
+    vault, records = make(), RelStorageSchema.blobs_outside
     with monkeypatch.context() as patch:
-        patch.setattr(SqlCapture, "blobs_outside", lambda capture, after: list(records(capture, after))[1:])
+        patch.setattr(
+            RelStorageSchema, "blobs_outside", lambda schema, after: list(records(schema, after))[1:]
+        )
         vault.created()
     done = vault("verify", "--json")
     assert (done.status, [one["what"] for one in done.document["damage"]]) == (4, ["blob"])
@@ -229,16 +231,16 @@ def test_a_blob_that_no_pack_has_is_damage(make: Make, monkeypatch: pytest.Monke
 def test_a_pack_meanwhile_starts_over(
     make: Make, postgres: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, history: bool
 ) -> None:
-    vault, copy, packed = make(history), BlobFiles.copy, list[int]()
+    vault, copy, packed = make(history), SqlBlobs.copy, list[int]()
 
-    def packing(files: BlobFiles, still: Callable[..., bool]) -> None:
+    def packing(files: SqlBlobs, still: Callable[..., bool]) -> None:
         if not packed:
             with vault.site.opened() as opened:
                 opened.pack()
             packed.append(len(list((vault.directory / "blobs").rglob("*.blob"))))
         copy(files, still)
 
-    monkeypatch.setattr(BlobFiles, "copy", packing)
+    monkeypatch.setattr(SqlBlobs, "copy", packing)
     done = vault("create", "--json")
     assert done.status == 0 and "starting over" in done.err, done
     assert (done.document["status"], done.document["databases"][0]["blobs"]["count"]) == (

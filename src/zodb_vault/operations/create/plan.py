@@ -17,6 +17,7 @@ from ...model.source import Database, Method, Site, Skipped
 from ...policy.scope import Elsewhere, Scope, bucket, portable_scope
 from ...repository.repository import Repository
 from ...runtime import clock
+from ...strategies.base import SurveyContext
 from ...strategies.portable.mirror import Mirror
 from ...strategies.registry import backend_of, copying_backend
 from ..catalog import Catalog, previous_backups_of
@@ -222,12 +223,12 @@ def _decision(
 ) -> tuple[str, dict[str, str]]:
     if repository:
         refuse_overlap(repository, [database])
-    documents = repository.objects("") if repository else NoDocuments()
-    survey = copying_backend(database).survey(database, documents, CaptureOptions(forced=full), clock.now())
-    with contextlib.closing(survey):
-        earlier = (
-            previous_backups_of(Catalog(repository, site.name), database.name) if repository else iter(())
-        )
-        survey.find_base(earlier, None)
+    context = SurveyContext(
+        documents=repository.objects("") if repository else NoDocuments(),
+        options=CaptureOptions(forced=full),
+        now=clock.now(),
+        previous=previous_backups_of(Catalog(repository, site.name), database.name) if repository else (),
+    )
+    with contextlib.closing(copying_backend(database).survey(database, context)) as survey:
         decision = survey.decide()
         return decision.how, {"code": decision.reason.code, "text": decision.reason.text}

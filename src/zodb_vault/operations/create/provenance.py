@@ -1,16 +1,20 @@
-"""The machine and the software versions that a manifest names."""
+"""The machine, the places and the software versions that a manifest names."""
 
 from __future__ import annotations
 
 import contextlib
 import platform
 import socket
+from collections.abc import Iterable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 from ... import __version__
-from ...strategies.base import Capture
+from ...model.manifest import Origin
+from ...model.source import Database, Site
+from ...strategies.base import Captured
+from ...strategies.registry import location_of
 
 
 def machine() -> str:
@@ -21,11 +25,17 @@ def machine() -> str:
     return socket.gethostname()
 
 
-def software_of(captures: list[Capture]) -> dict[str, str]:
+def origin_of(site: Site, databases: Iterable[Database]) -> Origin:
+    """Return where databases are: the machine, the configuration, and the place of each."""
+    paths = [location_of(database) for database in databases]
+    return Origin(machine=machine(), config=site.config, paths=paths)
+
+
+def software_of(captured: Iterable[Captured]) -> dict[str, str]:
     """Return the versions of the software that made a backup, servers included."""
     versions = dict(software())
-    for capture in captures:
-        versions |= capture.software
+    for one in captured:
+        versions |= one.software
     return versions
 
 

@@ -1,153 +1,106 @@
-"""The blob half of a database in a server: files of a shared directory or objects of a bucket, as far as the rows of a snapshot ask for them."""
+"""The blobs of one database in a backup that is being made: packs of earlier backups that are used again, and new ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from datetime import datetime
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-import msgspec
-
-from ...blobs.packs import Member
 from ...blobs.refs import BlobSet
-from ...errors import SourceChanged
-from ...model import chain
-from ...model import tid as tids
 from ...model.blob import BlobRef
-from ...model.capture import CaptureOptions, PreviousBackup
-from ...model.chain import Chain, packs_of
-from ...model.manifest import Blobs, Pack, StoredProgress
-from ...runtime.progress import Progress
+from ...model.chain import Chain
+from ...model.manifest import Blobs, Pack
 from ...runtime.workers import Workers
-from ..base import Checkpointer, Sink
-from .compaction import is_sparse, pack_missing, reading_workers, rewrite_packs
-from .missing import limit_missing, note_missing
-from .packer import Packer, reconcile, still_holds
+from ..checkpoint import RunNotes
+from .compaction import is_sparse, pack_missing, rewrite_packs
+from .missing import note_missing
+from .packer import Packer
 from .source import BlobSource
 
+# Empty blobs are named one by one up to this number, so that a manifest stays small.
 NAMED: Final = 20
-HIGHEST: Final = "0x" + 16 * "f"
+
+Choice = Callable[[Pack], Pack | None]
+"""Returns what is used again of a pack: the pack itself, one with fewer live blobs, or None."""
 
 
-class BlobFiles:
-    """Copies the blobs of a place that no earlier backup has; ``refs`` are those that the snapshot asks for."""
+class PackedBlobs:
+    """The packs that the new backup has so far; ``refs`` are the blobs that its storage references.
 
-    def __init__(
-        self,
-        place: BlobSource,
-        sink: Sink,
-        folder: str,
-        captured: datetime,
-        wishes: CaptureOptions,
-        keeper: Checkpointer,
-        progress: Progress,
-        notes: StoredProgress,
-    ) -> None:
-        self.place = place
-        self.sink, self.wishes, self.keeper, self.notes = sink, wishes, keeper, notes
-        self.packer, self._captured = Packer(sink, folder, captured, progress), captured
-        self.refs = BlobSet()
-        self.packs = Chain(Pack, sink)
-        self.count = self.size = self.added = self._sparse_left = 0
-        self.missing: list[BlobRef] = []
-        self.warnings: list[str] = []
+    ``findings`` name blobs of the source that are no longer what was backed up.
+    """
+
+    def __init__(self, packer: Packer, refs: BlobSet, notes: RunNotes) -> None:
+        self._packer, self._refs, self._notes = packer, refs, notes
+        self.packs = Chain(Pack, packer.sink)
+        self.count = self.size = self.added = 0
         self.findings: list[str] = []
-        self._sparse = False
-        self._unnoted: list[Pack] = []
+        self._empty: list[str] = []
+        self._empty_count = 0
+        self._has_sparse = False
+        self._sparse_left = 0
 
-    def close(self) -> None:
-        """Free everything."""
-        self.refs.close()
+    def take(self, packs: Chain[Pack], blobs: Blobs, choose: Choice | None = None) -> None:
+        """Use the packs of an earlier backup again, all of them or what ``choose`` returns."""
+        self.count, self.size = blobs.count, blobs.size
+        self._has_sparse = blobs.sparse > 0
+        self.packs = packs.mapped(lambda pack: self._chosen(pack, choose)) if choose else packs
 
-    def take_whole(self, earlier: PreviousBackup) -> None:
-        """Use all packs of an earlier backup: it is known that all their blobs are still asked for."""
-        assert earlier.entry.blobs is not None
-        self.packs = packs_of(earlier.entry, self.sink)
-        self.count, self.size = earlier.entry.blobs.count, earlier.entry.blobs.size
-        self._sparse = earlier.entry.blobs.sparse > 0
+    def _chosen(self, pack: Pack, choose: Choice) -> Pack | None:
+        kept = choose(pack)
+        if kept is not pack:
+            self.count += (kept.count if kept else 0) - pack.count
+            self.size += (kept.size if kept else 0) - pack.size
+            self._has_sparse = self._has_sparse or (kept is not None and is_sparse(kept))
+        return kept
 
-    def take_wanted(
-        self, packs: Iterable[Pack], limit: str, holds: Callable[[Member], bool] | None = None
-    ) -> None:
-        """Use of packs what is asked for, up to the TID ``limit``; those whose TIDs were later than the clock do not identify content."""
-        for pack in (pack for pack in packs if not pack.future):
-            kept = reconcile(self.packer, self.refs, "", limit, pack, holds)
+    def adopt(self, packs: Iterable[Pack], choose: Choice) -> None:
+        """Use the packs of an interrupted run, behind those of an earlier backup."""
+        for kept in map(choose, packs):
             if kept is not None:
-                self.packs = self.packs.extended([kept])
-                self.count, self.size = self.count + kept.count, self.size + kept.size
-                self._sparse = self._sparse or is_sparse(kept)
+                self._append(kept)
+                self._has_sparse = self._has_sparse or is_sparse(kept)
 
-    def adopt(self, stored: StoredProgress) -> None:
-        """Use what an interrupted run has stored."""
-        packs = [pack for ref in stored.packs for pack in chain.load_list(Pack, self.sink, ref)]
-        self.take_wanted(
-            packs,
-            tids.to_hex(tids.from_datetime(self._captured)),
-            self._holds if self.wishes.doubtful else None,
-        )
+    def _append(self, pack: Pack) -> None:
+        self.packs = self.packs.extended([pack])
+        self.count, self.size = self.count + pack.count, self.size + pack.size
 
-    def _holds(self, member: Member) -> bool:
-        self.keeper.beat()
-        return still_holds(self.place, member)
-
-    def copy(self, still_asked_for: Callable[[BlobRef], bool]) -> None:
-        """Pack what is lacking; raise SourceChanged when a pack of the database took some away, BlobsMissing when too many are gone."""
-        with reading_workers(self.place, self.refs, self.wishes, self.keeper) as workers:
-            if self._pack(workers):
-                self._pack(workers)  # on NFS a second look may see more
-            self.missing = list(self.refs.lacking())
-            gone = next((blob for blob in self.missing if not still_asked_for(blob)), None)
-            if gone is not None:
-                raise SourceChanged(
-                    f"the database was packed while it was backed up, and {self.place.path(gone)} is gone"
-                )
-            limit_missing(self.missing, self.count, self.wishes.allow_missing, str(self.place.root))
-            done = rewrite_packs(self.packs, self._sparse, self.packer, self.place, workers, self.findings)
-            self.packs, self._sparse_left = done.chain, done.sparse
-
-    def _pack(self, workers: Workers) -> int:
+    def copy_missing(self, workers: Workers, source: BlobSource) -> int:
+        """Pack the referenced blobs that no pack has; return how many of them the source does not have."""
         gone = 0
-        for packed in pack_missing(workers, self.packer, self.place, self.refs.lacking()):
+        for packed in pack_missing(workers, self._packer, source, self._refs.lacking()):
             gone += packed.gone
-            self.refs.have(packed.keys)
-            self.warnings += [f"{self.place.path(blob)} is empty" for blob in packed.empty[:NAMED]]
+            self._refs.have(packed.keys)
+            self._note_empty(source, packed.empty)
             for pack in packed.packs:
-                self.packs = self.packs.extended([pack])
-                self.count, self.size, self.added = (
-                    self.count + pack.count,
-                    self.size + pack.size,
-                    self.added + pack.count,
-                )
-                self._unnoted.append(pack)
-                if self.keeper.due(pack.stored):
-                    self.keeper.keep(self.noted())
+                self._append(pack)
+                self.added += pack.count
+                self._notes.add_pack(pack)
         return gone
 
-    def noted(self) -> StoredProgress:
-        """Return what has been stored so far for a run that continues this one."""
-        if self._unnoted:
-            self.notes = msgspec.structs.replace(
-                self.notes, packs=[*self.notes.packs, chain.store_list(self.sink, self._unnoted)]
-            )
-            self._unnoted = []
-        return self.notes
+    def _note_empty(self, source: BlobSource, empty: list[BlobRef]) -> None:
+        room = max(0, NAMED - len(self._empty))
+        self._empty += [str(source.path(blob)) for blob in empty[:room]]
+        self._empty_count += len(empty)
 
-    def blobs(self, others: Iterable[tuple[BlobRef, str]] = ()) -> Blobs:
-        """Return what the manifest says of them, and of ``others`` that are missing elsewhere."""
+    def rewrite(self, workers: Workers, source: BlobSource) -> None:
+        """Join small packs, and rewrite some of those of which most blobs are gone."""
+        done = rewrite_packs(self.packs, self._has_sparse, self._packer, source, workers, self.findings)
+        self.packs, self._sparse_left = done.chain, done.sparse
+
+    def warnings(self) -> Iterator[str]:
+        """Yield what is unusual about the blobs of the source."""
+        yield from (f"{path} is empty" for path in self._empty)
+        if self._empty_count > len(self._empty):
+            yield f"{self._empty_count - len(self._empty)} more blobs are empty"
+
+    def result(self, missing: Iterable[tuple[BlobRef, str]]) -> Blobs:
+        """Return what the manifest says of the blobs; ``missing`` are those that the source has lost, and their places."""
         sealed = self.packs.with_short_tail()
-        missing = note_missing(
-            self.sink, (*others, *((blob, str(self.place.path(blob))) for blob in self.missing))
-        )
         return Blobs(
             count=self.count,
             size=self.size,
             lists=sealed.lists,
             tail=sealed.tail,
-            missing=missing,
+            missing=note_missing(self._packer.sink, missing),
             sparse=self._sparse_left,
         )
-
-
-def reusable_until(earlier: PreviousBackup, common_tid: str | None, *, continues: bool) -> str:
-    """Return the TID up to which an OID and a TID identify a blob of an earlier backup: not beyond where two lines part."""
-    return HIGHEST if continues else min(tids.to_hex(tids.from_datetime(earlier.captured)), common_tid or "")

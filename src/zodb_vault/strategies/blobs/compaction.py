@@ -104,11 +104,11 @@ def _rewritten(
 
 
 def reading_workers(
-    place: BlobSource, refs: BlobSet, wishes: CaptureOptions, keeper: Checkpointer
+    place: BlobSource, refs: BlobSet, wishes: CaptureOptions, checkpointer: Checkpointer
 ) -> Workers:
     """Return the threads that read what is lacking: more than there are processors where each blob is waited for, fewer for a few blobs."""
     far = sum(1 for _blob in islice(refs.lacking(), FAR_THREADS * FAR_BLOBS)) // FAR_BLOBS if place.far else 0
-    return Workers(max(wishes.workers, far), keeper.beat)
+    return Workers(max(wishes.workers, far), checkpointer.heartbeat)
 
 
 def pack_missing(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -11,19 +10,16 @@ from ...blobs.refs import BlobSet
 from ...config.blobmodes import directory_mode
 from ...config.conversion import Conversion
 from ...errors import InUse
-from ...model.capture import CaptureOptions
-from ...model.chain import Documents
 from ...model.manifest import DatabaseEntry
 from ...model.source import Database, Method
 from ...policy.scope import OURS, Component, Scope, blobs_outside
 from ...runtime.progress import Progress
 from ..backend import Backend
-from ..base import CheckReport, Sink
+from ..base import CheckReport, Sink, SurveyContext
 
 if TYPE_CHECKING:
     from ...config.sections import Section
     from ...config.storages import Surroundings
-    from .capture import FileStorageCapture
     from .survey import FileStorageSurvey
 
 NAME: Final = "filestorage"
@@ -87,19 +83,8 @@ class FileStorage(Backend):
 
         return storage_locks(Path(database.data_fs or ""))
 
-    def survey(
-        self, database: Database, documents: Documents, wishes: CaptureOptions, now: datetime
-    ) -> FileStorageSurvey:
-        """Open Data.fs."""
-        from .survey import FileStorageSurvey
-
-        return FileStorageSurvey(database, documents, wishes, now)
-
-    def capture(
-        self, database: Database, documents: Documents, wishes: CaptureOptions, now: datetime
-    ) -> FileStorageCapture:
-        """Open Data.fs for a backup; raise InUse after an interrupted restore."""
-        from .capture import FileStorageCapture
+    def require_open(self, database: Database) -> None:
+        """Raise InUse after an interrupted restore."""
         from .lock import is_barred
 
         if is_barred(Path(database.data_fs or "")):
@@ -107,7 +92,12 @@ class FileStorage(Backend):
                 f"a restore was interrupted, and {database.data_fs} may not fit the other databases",
                 "run that restore again, or `restore --abort`",
             )
-        return FileStorageCapture(database, documents, wishes, now)
+
+    def survey(self, database: Database, context: SurveyContext) -> FileStorageSurvey:
+        """Open Data.fs."""
+        from .survey import FileStorageSurvey
+
+        return FileStorageSurvey(database, context)
 
     def check(
         self,

@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from ...datafs.tail import TransactionSpan, TransactionWalker
+from ...model import tid as tids
 from .datafile import DataFile
 
 SEGMENT_LIMIT: Final = 64 << 20
@@ -85,3 +86,8 @@ class TailScan:
             self.pack_tid = hop.tid
         elif hop.status not in b" u":
             self.strange = hop
+
+
+def hex_or_none(raw: bytes | None) -> str | None:
+    """Return a TID as it is printed; None when there is none."""
+    return tids.to_hex(raw) if raw else None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,7 +16,6 @@ from ...blobs.refs import BlobSet
 from ...config.blobmodes import foreign_cache
 from ...config.conversion import Conversion
 from ...errors import ConfigurationError, NothingToBackUp
-from ...model.capture import CaptureOptions
 from ...model.chain import Documents, dump_of
 from ...model.manifest import DatabaseEntry, PgDump, PgTransactions
 from ...model.requirements import PSYCOPG2, Package, Requirements
@@ -25,13 +23,13 @@ from ...model.source import Database, Method, masked
 from ...policy.scope import SNAPSHOT, Component, Scope, blobs_outside, in_bucket, shown_server
 from ...runtime.progress import Progress
 from ..backend import Backend, Opinion, Revision, Scratch
-from ..base import CheckReport, Destination, Sink
+from ..base import CheckReport, Destination, Sink, SurveyContext
 
 if TYPE_CHECKING:
     from ...config.sections import Section
     from ...config.storages import Surroundings
     from ..blobs.s3 import BlobBucket
-    from .capture import PgjsonbCapture
+    from ..sql.survey import SqlSurvey
 
 NAME: Final = "pgjsonb"
 PGJSONB: Final = Package("zodb_pgjsonb", ("zodb-pgjsonb",), "1.0", "pgjsonb", (3, 12))
@@ -124,16 +122,15 @@ class Pgjsonb(Backend):
 
         return where(database.dsn)
 
-    def survey(
-        self, database: Database, documents: Documents, wishes: CaptureOptions, now: datetime
-    ) -> PgjsonbCapture:
-        """Log in and look."""
-        from .capture import PgjsonbCapture, PgjsonbTransactionsCapture, open_rows
+    def survey(self, database: Database, context: SurveyContext) -> SqlSurvey:
+        """Log in and take a snapshot."""
+        from ..postgres.incremental import TransactionsSurvey
+        from ..sql.survey import SqlSurvey
+        from .schema import PgjsonbSchema
+        from .snapshot import open_rows
 
-        kind = PgjsonbTransactionsCapture if database.method == "transactions" else PgjsonbCapture
-        return kind(open_rows, database, documents, wishes, now)
-
-    capture = survey
+        kind = TransactionsSurvey if database.method == "transactions" else SqlSurvey
+        return kind(PgjsonbSchema(database, open_rows), context)
 
     # verify and restore
 
@@ -166,7 +163,7 @@ class Pgjsonb(Backend):
 
     def bucket_to_fill(self, database: Database, entry: DatabaseEntry, documents: Documents) -> BlobBucket:
         """Return the bucket of a site: each blob is put under the key that its row names."""
-        from .capture import bucket_to_fill
+        from .objects import bucket_to_fill
 
         return bucket_to_fill(database, entry, documents)
 

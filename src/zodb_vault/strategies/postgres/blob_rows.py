@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from ...model import tid as tids
 from ...model.blob import BlobRef
 from ..base import CheckReport
+from ..sql.snapshot import row_ref
 
 NULL: Final = rb"\N"
 
@@ -17,15 +18,10 @@ BLOB_COLUMNS: Final = ["zoid", "tid", "blob_size", "data", "s3_key"]
 HEX_PREFIX: Final = len(rb"\\x")
 
 
-def blob_ref(zoid: Any, tid: Any) -> BlobRef:
-    """Return the blob revision of a row."""
-    return BlobRef(int(zoid).to_bytes(8), int(tid).to_bytes(8), True)
-
-
 def blob_row(verdict: CheckReport, fields: list[bytes]) -> BlobRef | None:
     """Return what a row of ``blob_state`` names in S3; what is in the row itself has to be as long as it says."""
     zoid, tid, size, data, s3_key = fields
-    ref = blob_ref(zoid, tid)
+    ref = row_ref(zoid, tid)
     if s3_key != NULL:
         return ref
     if data != NULL:

@@ -23,7 +23,7 @@ from ..base import CheckReport, Sink
 from ..sql.snapshot import advancing
 from .archive import ArchiveReader, blob_of, known_as_lost
 from .blob_rows import BLOB_COLUMNS, blob_row
-from .delta import HEADER
+from .copy_out import HEADER
 from .delta_script import layout_for
 from .snapshot import large_object
 from .tally import Field, Tally, number_of, tally_of

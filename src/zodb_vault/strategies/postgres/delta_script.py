@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from ...errors import UnsupportedRepository
 from ...model.manifest import Delta, PgTransactions, RowFile
 from .connection import quoted
-from .delta import BITS, SET_COLUMNS
+from .copy_out import BITS, SET_COLUMNS
 from .tables import Keyed, Layout, layout_of
 
 CONTENT: Final = "vault_large_objects"

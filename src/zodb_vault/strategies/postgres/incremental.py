@@ -1,10 +1,10 @@
-"""The method ``transactions``: a dump as a base, then deltas of what was committed since and of what is left; see ``delta``."""
+"""The method ``transactions``: a dump as a base, then deltas of what was committed since and of what is left."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property, partial
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -12,142 +12,190 @@ from ...errors import Damage
 from ...model import canonical
 from ...model.capture import PreviousBackup
 from ...model.chain import Chain, deltas_of
-from ...model.manifest import DatabaseEntry, Delta, DeltaBase, Dump, Part, PgDump, PgTransactions, RowFile
+from ...model.manifest import Delta, DeltaBase, Dump, Part, PgDump, PgTransactions, RowFile
 from ...policy.continuity import Decision
 from ...policy.deltas import DeltaFacts, decide_delta
 from ...runtime import clock
+from ...runtime.progress import Progress
 from ...runtime.workers import Workers
-from ..sql.capture import SqlCapture
+from ..base import Checkpointer, Sink, SurveyContext
+from ..sql.capture import SqlCapture, Surveyed
+from ..sql.schema import StorageSchema
 from ..sql.snapshot import StoredDump
-from .delta import Changes, State
+from ..sql.survey import SqlSurvey
+from .delta import Changes, DeltaWriter
 from .delta_script import script_of
+from .delta_state import DatabaseState, SnapshotTables
 from .snapshot import Postgres
 from .tables import layout_of
 
 SCRIPT = "deltas.sql"
 
 
-class TransactionsCapture(SqlCapture):
-    """Copies a database as a delta over an earlier dump where that is possible, else as a new dump."""
+class KnownState(NamedTuple):
+    """The state that the previous backup left, None when it is none to go on from; ``problem``: it cannot be read."""
 
-    def decide(self) -> Decision:
-        """Return how this backup is made, and why."""
-        dumped = super().decide()
-        layout = layout_of(self.database.backend, self.history)
-        self.changes = Changes(self._postgres, layout, self.last_tid, self._tick) if layout else None
-        self.decision = decide_delta(self._facts(dumped))
-        return self.decision
+    state: DatabaseState | None
+    problem: str | None = None
+
+
+class TransactionsSurvey(SqlSurvey):
+    """A database that is copied as a delta over an earlier dump where that is possible, else as a new dump."""
+
+    def __init__(self, schema: StorageSchema, context: SurveyContext) -> None:
+        super().__init__(schema, context)
+        self._before = self._known_state()
+        self.tables = self._tables()
+        self.changes = self._changes()
+
+    def look(self) -> None:
+        """Read what the snapshot shows, after another one was taken."""
+        super().look()
+        self.tables = self._tables()
+        self.changes = self._changes()
 
     @property
-    def _postgres(self) -> Postgres:
+    def _server(self) -> Postgres:
         assert isinstance(self.rows, Postgres)
         return self.rows
 
-    def _tick(self) -> None:
-        self.keeper.beat()
+    def _tables(self) -> SnapshotTables | None:
+        layout = layout_of(self.database.backend, self.state.history)
+        return SnapshotTables(self._server, layout, self.state.last_tid) if layout else None
+
+    def _changes(self) -> Changes | None:
+        before = self._before.state
+        return Changes(self.tables, before) if self.tables is not None and before is not None else None
+
+    def _known_state(self) -> KnownState:
+        entry = self.previous.entry if self.previous else None
+        if entry is None or not isinstance(entry.dump, PgDump) or entry.dump.state is None:
+            return KnownState(None)
+        lost = entry.blobs is not None and entry.blobs.missing.count
+        if lost and self._server.blobs_are_large_objects and not self.schema.keeps_blobs_outside:
+            return KnownState(None)  # no delta would bring large objects that come back
+        try:
+            document = self.documents.document(entry.dump.state)
+        except Damage as error:
+            return KnownState(None, error.message)
+        return KnownState(msgspec.json.decode(document, type=DatabaseState))
+
+    def decide(self) -> Decision:
+        """Return how this backup is made, and why."""
+        return decide_delta(self._facts(super().decide()))
 
     def _facts(self, dumped: Decision) -> DeltaFacts:
-        plain = DeltaFacts(decision=dumped, parent=self.earlier.id if self.earlier else None, now=self.now)
-        if self.earlier is None or self.wishes.forced or dumped.starts_timeline:
+        previous, changes = self.previous, self.changes
+        plain = DeltaFacts(decision=dumped, parent=previous.id if previous else None, now=self.now)
+        if previous is None or self.options.forced or dumped.starts_timeline:
             return plain
-        if self.changes is None:
+        if self.tables is None:
             return msgspec.structs.replace(plain, unsupported="its tables are not known well enough")
-        try:
-            before = self._before
-        except Damage as error:
-            return msgspec.structs.replace(
-                plain, parent_problem=f"backup {self.earlier.id} cannot be continued, {error.message}"
-            )
-        if before is None:
-            return msgspec.structs.replace(
-                plain, parent_problem=f"backup {self.earlier.id} is none that deltas go on from"
-            )
-        return self._compared_with(before, self.changes.since(before), self.earlier, plain)
-
-    def _compared_with(
-        self, before: State, changes: Changes, earlier: PreviousBackup, plain: DeltaFacts
-    ) -> DeltaFacts:
-        difference = changes.state.unlike(before)
-        deltas, base = deltas_of(earlier.entry, self.documents), _base_of(earlier)
+        if changes is None:
+            problem = self._before.problem
+            why = f"cannot be continued, {problem}" if problem else "is none that deltas go on from"
+            return msgspec.structs.replace(plain, parent_problem=f"backup {previous.id} {why}")
+        difference = self.tables.state.difference(changes.before)
+        deltas, base = deltas_of(previous.entry, self.documents), _base_of(previous)
         return msgspec.structs.replace(
             plain,
             difference=difference,
-            unsupported=changes.unsuited(before),
-            backdated=changes.added(before) if difference is None else None,
-            future=before.future,
+            unsupported=changes.unsuited(),
+            backdated=changes.added() if difference is None else None,
+            future=changes.before.future,
             deltas=len(deltas),
             deltas_stored=deltas.stored,
             base_stored=base.stored,
             base_created=clock.parse(base.created_at),
         )
 
-    @cached_property
-    def _before(self) -> State | None:
-        """Return the state that the backup before left, None when it is none to go on from."""
-        entry = self.earlier.entry if self.earlier else None
-        if entry is None or not isinstance(entry.dump, PgDump) or entry.dump.state is None:
-            return None
-        if (
-            entry.blobs is not None
-            and entry.blobs.missing.count
-            and self._postgres.blobs_are_large_objects
-            and not self.copies_blobs
-        ):
-            return None  # of large objects that come back no delta would know
-        return msgspec.json.decode(self.documents.document(entry.dump.state), type=State)
+    def begin(
+        self, decision: Decision, sink: Sink, checkpointer: Checkpointer, progress: Progress
+    ) -> SqlCapture:
+        """Return what copies the database as it was decided."""
+        surveyed = self._surveyed(decision)
+        if decision.how == "incremental" and self.changes is not None and self.previous is not None:
+            return DeltaCapture(surveyed, self.changes, self.previous, sink, checkpointer, progress)
+        return BaseCapture(surveyed, self.tables, sink, checkpointer, progress)
 
-    # copying
 
-    def _dump(self, workers: Workers) -> StoredDump:
-        if self.changes is None:
-            return super()._dump(workers)
-        if self.decision.how == "full":
-            dumped = super()._dump(workers)
-            return msgspec.structs.replace(
-                dumped, storage=partial(dumped.storage, state=self._stored_state(self.changes))
-            )
-        assert self.earlier is not None and self._before is not None
-        return self._delta(self.changes, self.earlier, self._before)
+class BaseCapture(SqlCapture):
+    """Copies a database as a dump that later backups add deltas to; ``tables`` is None where no delta will be possible."""
 
-    def _stored_state(self, changes: Changes) -> str:
-        return self.sink.put_document(canonical.encode(changes.state)).meta
+    method, experimental = "transactions", True
 
-    def _delta(self, changes: Changes, earlier: PreviousBackup, before: State) -> StoredDump:
-        entry = earlier.entry
+    def __init__(
+        self,
+        surveyed: Surveyed,
+        tables: SnapshotTables | None,
+        sink: Sink,
+        checkpointer: Checkpointer,
+        progress: Progress,
+    ) -> None:
+        super().__init__(surveyed, sink, checkpointer, progress)
+        self._tables = tables
+
+    def dump(self, workers: Workers) -> StoredDump:
+        """Store a dump, and by what the next run recognises the database."""
+        dumped = super().dump(workers)
+        if self._tables is None:
+            return dumped
+        state = store_state(self._tables, self.sink)
+        return msgspec.structs.replace(dumped, storage=partial(dumped.storage, state=state))
+
+
+class DeltaCapture(SqlCapture):
+    """Copies what was committed since the previous backup, and which rows are left."""
+
+    method, experimental = "transactions", True
+
+    def __init__(
+        self,
+        surveyed: Surveyed,
+        changes: Changes,
+        previous: PreviousBackup,
+        sink: Sink,
+        checkpointer: Checkpointer,
+        progress: Progress,
+    ) -> None:
+        super().__init__(surveyed, sink, checkpointer, progress)
+        self._changes, self._previous = changes, previous
+        self._writer = DeltaWriter(changes, sink, self.folder, checkpointer.heartbeat)
+
+    def dump(self, workers: Workers) -> StoredDump:
+        """Store a delta in place of a dump."""
+        entry, tables = self._previous.entry, self._changes.tables
         known = entry.dump if isinstance(entry.dump, PgTransactions) else None
-        sequences = changes.sequences()
-        new = changes.delta(self.sink, self.folder)
-        live = list(self._live(changes, before, known))
-        whole = changes.copied_whole(self.sink, self.folder, known.whole if known else [])
-        count, lost = self._postgres.large_objects_named()
+        sequences = tables.sequences()
+        new = self._writer.delta()
+        live = list(self._live(known))
+        whole = self._writer.copied_whole(known.whole if known else [])
+        count, lost = tables.server.large_objects_named()
         build = partial(
             self._built,
-            changes=changes,
-            earlier=earlier,
             chain=deltas_of(entry, self.sink).extended([new] if new.parts else []),
             live=live,
             whole=whole,
             large_objects=count,
             sequences=sequences,
         )
-        return StoredDump(storage=build, parts=[], tables=_rows(changes, whole), missing=lost)
+        return StoredDump(storage=build, parts=[], tables=_row_counts(tables, whole), missing=lost)
 
-    def _live(self, changes: Changes, before: State, known: PgTransactions | None) -> Iterator[RowFile]:
+    def _live(self, known: PgTransactions | None) -> Iterator[RowFile]:
         """Yield the keys that are left: of sets always, of revisions when some are gone, now or since the base."""
-        for one in changes.layout.keyed:
-            files = [file for file in known.live if file.table == changes.name(one.name)] if known else []
+        tables = self._changes.tables
+        for one in tables.layout.keyed:
+            files = [file for file in known.live if file.table == tables.name(one.name)] if known else []
             if one.kind == "set":
-                yield from changes.objects_left(one, self.sink, self.folder, files)
+                yield from self._writer.objects_left(one, files)
+            elif self._changes.packed(one):
+                yield from self._writer.keys_left(one)
             else:
-                yield from (
-                    changes.keys_left(one, self.sink, self.folder) if changes.packed(one, before) else files
-                )
+                yield from files
 
-    # the result
-
-    def _built(self, *, changes: Changes, earlier: PreviousBackup, chain: Chain[Delta], **given: Any) -> Dump:
-        """Return what the manifest says of base and deltas, with the script that puts them together."""
-        dump, base = earlier.entry.dump, _base_of(earlier)
+    def _built(self, *, chain: Chain[Delta], **given: Any) -> Dump:
+        """Return what the manifest says of base and deltas, with the script that applies them."""
+        dump, tables = self._previous.entry.dump, self._changes.tables
         assert isinstance(dump, PgDump)
         sealed = chain.with_short_tail()
         given |= {
@@ -157,41 +205,43 @@ class TransactionsCapture(SqlCapture):
         }
         built = PgTransactions(
             **given,
-            base=base,
+            base=_base_of(self._previous),
             delta_lists=sealed.lists,
             deltas=sealed.tail,
-            derived=changes.derived,
-            keys=changes.state.keys,
-            encoding=changes.encoding,
-            state=self._stored_state(changes),
+            derived=tables.derived,
+            keys=tables.state.keys,
+            encoding=tables.encoding,
+            state=store_state(tables, self.sink),
             script=[],
         )
         writer = self.sink.content(f"{self.folder}/{SCRIPT}")
-        writer.write(script_of(self.database.backend, self.history, built, chain))
+        database, history = self.schema.database, self.surveyed.state.history
+        writer.write(script_of(database.backend, history, built, chain))
         return msgspec.structs.replace(built, script=writer.close())
 
-    def entry(self) -> DatabaseEntry:
-        """Return what the manifest says of this database."""
-        return msgspec.structs.replace(super().entry(), method="transactions", experimental=True)
+
+def store_state(tables: SnapshotTables, sink: Sink) -> str:
+    """Store by what the next run recognises the database; return the name of the document."""
+    return sink.put_document(canonical.encode(tables.state)).meta
 
 
-def _rows(changes: Changes, whole: list[RowFile]) -> dict[str, int]:
+def _row_counts(tables: SnapshotTables, whole: list[RowFile]) -> dict[str, int]:
     """Return how many rows each table has when it is restored."""
-    keyed = {table: int(sums["rows"]) for table, sums in changes.state.keys.items()}
-    return keyed | {file.table: file.rows for file in whole} | dict.fromkeys(changes.derived, 0)
+    keyed = {table: int(sums["rows"]) for table, sums in tables.state.keys.items()}
+    return keyed | {file.table: file.rows for file in whole} | dict.fromkeys(tables.derived, 0)
 
 
-def _base_of(earlier: PreviousBackup) -> DeltaBase:
-    """Return the base of the deltas that go on from a backup: its own, or itself."""
-    dump = earlier.entry.dump
+def _base_of(previous: PreviousBackup) -> DeltaBase:
+    """Return the base of the deltas that go on from a backup: its own, or the backup itself."""
+    dump = previous.entry.dump
     assert isinstance(dump, PgDump)
     if isinstance(dump, PgTransactions):
         return dump.base
     stored = sum(ref.stored for ref in dump.lists) + sum(part.stored for part in dump.tail)
     return DeltaBase(
-        id=earlier.id,
-        created_at=clock.iso(earlier.captured),
-        last_tid=earlier.entry.last_tid,
+        id=previous.id,
+        created_at=clock.iso(previous.captured),
+        last_tid=previous.entry.last_tid,
         stored=stored,
         tables=dump.tables,
         large_objects=dump.large_objects,

@@ -198,7 +198,7 @@ class Postgres:
             program.finish()
 
     def dump_into(
-        self, sink: Sink, to: str, workers: Workers, keeper: Checkpointer, progress: Progress
+        self, sink: Sink, to: str, workers: Workers, checkpointer: Checkpointer, progress: Progress
     ) -> Dumped:
         """Dump what the snapshot shows into objects, while this connection counts the rows of its tables.
 
@@ -215,7 +215,7 @@ class Postgres:
             f"--lock-wait-timeout={LOCK_TIMEOUT_MS}",
             f"--dbname={shown_dsn(self.dsn)}",
         ]
-        dumping = Program(command, secrets_of(self.dsn), _failed, tick=keeper.beat)
+        dumping = Program(command, secrets_of(self.dsn), _failed, tick=checkpointer.heartbeat)
         with _aside(self.tables) as tables, dumping, Contents(version_of(program)) as contents:
             parts = [
                 part

@@ -11,7 +11,7 @@ from ...blobs.refs import BlobSet
 from ...errors import Damage
 from ...model.blob import BlobRef
 from ...model.manifest import RowFile
-from .delta import BITS
+from .copy_out import BITS
 from .snapshot import FETCH, large_object
 from .tables import Keyed
 

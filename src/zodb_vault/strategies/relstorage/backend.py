@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,21 +15,19 @@ from ...config.blobmodes import on_local_disk, shared_or
 from ...config.conversion import Conversion
 from ...config.convertconf import ONLY_CURRENT
 from ...errors import ConfigurationError, NothingToBackUp
-from ...model.capture import CaptureOptions
-from ...model.chain import Documents
 from ...model.manifest import DatabaseEntry
 from ...model.requirements import Package, Requirements
 from ...model.source import Database, Method, masked
 from ...policy.scope import SNAPSHOT, Component, Scope, blobs_outside
 from ...runtime.progress import Progress
 from ..backend import Backend, Opinion, Scratch, not_restorable, without_transactions
-from ..base import CheckReport, Destination, Sink
+from ..base import CheckReport, Destination, Sink, SurveyContext
 from .adapters import ADAPTERS, Adapter, Dumping
 
 if TYPE_CHECKING:
     from ...config.sections import Section
     from ...config.storages import Surroundings
-    from ..sql.capture import SqlCapture
+    from ..sql.survey import SqlSurvey
 
 NAME: Final = "relstorage"
 RELSTORAGE: Final = Package("relstorage", ("RelStorage",), "3.5", "relstorage")
@@ -160,20 +157,17 @@ class RelStorage(Backend):
         """Return which database it is."""
         return self._dumping(database).location(database)
 
-    def survey(
-        self, database: Database, documents: Documents, wishes: CaptureOptions, now: datetime
-    ) -> SqlCapture:
-        """Log in and look."""
-        from ..sql.capture import SqlCapture
+    def survey(self, database: Database, context: SurveyContext) -> SqlSurvey:
+        """Log in and take a snapshot."""
+        from ..sql.survey import SqlSurvey
+        from .schema import RelStorageSchema
 
-        open_rows = self._dumping(database).open_rows
+        schema = RelStorageSchema(database, self._dumping(database).open_rows)
         if database.method == "transactions":
-            from ..postgres.incremental import TransactionsCapture
+            from ..postgres.incremental import TransactionsSurvey
 
-            return TransactionsCapture(open_rows, database, documents, wishes, now)
-        return SqlCapture(open_rows, database, documents, wishes, now)
-
-    capture = survey
+            return TransactionsSurvey(schema, context)
+        return SqlSurvey(schema, context)
 
     # verify and restore
 

@@ -126,7 +126,7 @@ class MysqlRows:
             holding.close()
 
     def dump(
-        self, sink: Sink, folder: str, workers: Workers, keeper: Checkpointer, progress: Progress
+        self, sink: Sink, folder: str, workers: Workers, checkpointer: Checkpointer, progress: Progress
     ) -> StoredDump:
         """Run the tool, and let commits go on as soon as it has begun; raise SourceError when the script has no end."""
         tail = Tail()
@@ -145,7 +145,7 @@ class MysqlRows:
             *self._of_mysql(),
             self._login.name,
         ]
-        with Program(command, self._login.environment, _failed, tick=keeper.beat) as dumping:
+        with Program(command, self._login.environment, _failed, tick=checkpointer.heartbeat) as dumping:
             jobs = self._jobs(dumping, sink, f"{folder}/database.sql", progress, tail)
             parts = [part for stored in workers.in_order(jobs) for part in stored]
             dumping.finish()

@@ -40,11 +40,11 @@ class PostgresRows(Postgres):
         )
 
     def dump(
-        self, sink: Sink, folder: str, workers: Workers, keeper: Checkpointer, progress: Progress
+        self, sink: Sink, folder: str, workers: Workers, checkpointer: Checkpointer, progress: Progress
     ) -> StoredDump:
         """Dump, and compare the large objects of the dump with those that the rows of blobs name."""
         sequences = self.sequences()
-        done = self.dump_into(sink, f"{folder}/database.dump", workers, keeper, progress)
+        done = self.dump_into(sink, f"{folder}/database.dump", workers, checkpointer, progress)
         with contextlib.closing(done.large_objects), contextlib.closing(BlobSet()) as named:
             named.add(
                 large_object(int(chunk)) for (chunk,) in self.stream("SELECT DISTINCT chunk FROM blob_chunk")

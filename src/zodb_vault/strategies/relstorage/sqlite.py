@@ -108,14 +108,14 @@ class SqliteRows:
         return False
 
     def dump(
-        self, sink: Sink, folder: str, workers: Workers, keeper: Checkpointer, progress: Progress
+        self, sink: Sink, folder: str, workers: Workers, checkpointer: Checkpointer, progress: Progress
     ) -> StoredDump:
         """Copy both files, the objects first, each through a temporary file."""
         tables = _tables(self._connection)
         parts: list[Part] = []
         with tempfile.TemporaryDirectory(prefix="zodb-vault-") as scratch:
             parts += self._copied(self._connection, Path(scratch) / MAIN, sink, f"{folder}/{MAIN}", progress)
-            keeper.beat()
+            checkpointer.heartbeat()
             with contextlib.closing(open_read_only(self.directory / OIDS)) as oids:
                 parts += self._copied(oids, Path(scratch) / OIDS, sink, f"{folder}/{OIDS}", progress)
         return StoredDump(storage=SqliteCopy, parts=parts, tables=tables)

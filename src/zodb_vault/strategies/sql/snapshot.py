@@ -93,7 +93,7 @@ class Rows(Protocol):
         ...
 
     def dump(
-        self, sink: Sink, folder: str, workers: Workers, keeper: Checkpointer, progress: Progress
+        self, sink: Sink, folder: str, workers: Workers, checkpointer: Checkpointer, progress: Progress
     ) -> StoredDump:
         """Dump the snapshot into objects; raise SourceError."""
         ...
@@ -111,6 +111,11 @@ def hex_or_none(number: int | None) -> str | None:
 def hex_of(number: int) -> str:
     """Return a number of a row as a TID or OID is printed."""
     return tids.to_hex(int(number).to_bytes(8))
+
+
+def row_ref(zoid: Any, tid: Any) -> BlobRef:
+    """Return the blob revision of a row, whose ids are numbers or their text."""
+    return BlobRef(int(zoid).to_bytes(8), int(tid).to_bytes(8), True)
 
 
 # Where a record can be that of a blob; the head of its pickle tells.

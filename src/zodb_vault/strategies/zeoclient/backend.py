@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from ...blobs.refs import BlobSet
 from ...config.blobmodes import shared_or
 from ...config.conversion import Conversion
 from ...errors import UnsupportedRepository
-from ...model.capture import CaptureOptions
-from ...model.chain import Documents
 from ...model.manifest import DatabaseEntry
 from ...model.requirements import Package, Requirements
 from ...model.source import Database, masked
 from ...policy.scope import Elsewhere, Scope, blobs_outside
 from ...runtime.progress import Progress
 from ..backend import Backend, unsupported
-from ..base import Capture, CheckReport, Sink, Survey
+from ..base import CheckReport, Sink, Survey, SurveyContext
 
 if TYPE_CHECKING:
     from ...config.sections import Section
@@ -84,15 +81,7 @@ class ZeoClient(Backend):
         storage = masked(database.options).get("storage", "1")
         return f"storage {storage} of the ZEO server {' or '.join(_servers(database))}"
 
-    def survey(
-        self, database: Database, documents: Documents, wishes: CaptureOptions, now: datetime
-    ) -> Survey:
-        """Refuse: the storage is at the server."""
-        raise unsupported(database)
-
-    def capture(
-        self, database: Database, documents: Documents, wishes: CaptureOptions, now: datetime
-    ) -> Capture:
+    def survey(self, database: Database, context: SurveyContext) -> Survey:
         """Refuse: the storage is at the server."""
         raise unsupported(database)
 

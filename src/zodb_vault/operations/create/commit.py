@@ -1,0 +1,91 @@
+"""Commit a backup: its labels, the locks of what it uses, and last the manifest, which makes it exist."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from ...errors import Damage, StoreError, VaultError
+from ...model.blob import MissingRows
+from ...model.chain import Documents
+from ...model.manifest import DatabaseEntry, Manifest
+from ...repository.markers import RunMarker
+from ...runtime import clock
+from ..catalog import Catalog
+from ..locks import Locks, needed_keys
+from .draft import Draft
+from .manifest import Copied, manifest_of
+from .options import Created
+
+MissingBlobs = dict[str, list[tuple[str, str, str]]]
+
+
+def commit(draft: Draft, copied: Copied, locks: Locks, run: RunMarker, *, resumed: bool) -> Created:
+    """Write labels and manifest; raise InUse when another run has taken the place of this one.
+
+    ``resumed``: an interrupted run has stored a part of it.
+    """
+    missing = {one.entry.name: _missing_of(one.entry, draft.objects) for one in copied.databases}
+    manifest = manifest_of(draft, copied, complete=not _is_new_loss(draft, missing))
+    for fact, value in (("name", draft.options.name), ("note", draft.options.note)):
+        if value:
+            draft.repository.add_label(draft.site.name, draft.id, fact, value, draft.catalog.listing)
+    # it is not known when an interrupted run has stored its part, and until when that is locked
+    known = None if resumed else locked_until(locks, draft.catalog, copied.uses)
+    until, unlocked = _renewed_until(draft, manifest, locks, known, run)
+    if unlocked is None:
+        manifest = msgspec.structs.replace(manifest, locked_until=clock.iso(until) if until else None)
+    run.require_unchanged()
+    draft.repository.commit(manifest)
+    return Created(
+        manifest=manifest,
+        skipped=False,
+        missing=missing,
+        findings=[finding for one in copied.databases for finding in one.findings],
+        damaged=draft.catalog.damaged,
+        unlocked=unlocked,
+    )
+
+
+def locked_until(locks: Locks, catalog: Catalog, uses: list[str]) -> datetime | None:
+    """Return until when all is locked that is used of earlier backups, None when that is not long enough, or not known."""
+    return locks.lasting(catalog.backup(one).manifest for one in uses)
+
+
+def _renewed_until(
+    draft: Draft, manifest: Manifest, locks: Locks, known: datetime | None, run: RunMarker
+) -> tuple[datetime | None, VaultError | None]:
+    """Renew what locks have to be, and return until when all of them last; a failure costs no backup, and is returned."""
+    if locks.until is None or known is not None:
+        return known, None
+
+    def heartbeat() -> None:
+        if run.heartbeat_is_due():
+            run.update()
+
+    try:
+        needed = needed_keys(msgspec.to_builtins(manifest), draft.objects)
+        locks.renew((key for key in needed if not draft.objects.has_written(key)), heartbeat)
+    except (StoreError, Damage) as error:
+        return None, error
+    return locks.until, None
+
+
+def _missing_of(entry: DatabaseEntry, documents: Documents) -> list[tuple[str, str, str]]:
+    if entry.blobs is None or entry.blobs.missing.list is None:
+        return []
+    return msgspec.json.decode(documents.document(entry.blobs.missing.list), type=MissingRows).rows
+
+
+def _is_new_loss(draft: Draft, missing: MissingBlobs) -> bool:
+    """Tell whether a blob is missing whose loss was not accepted with the previous backup."""
+    if not any(missing.values()):
+        return False
+    accepted: set[tuple[str, str, str]] = set()
+    if draft.newest is not None and draft.newest.complete:
+        for entry in draft.newest.manifest.databases:
+            rows = _missing_of(entry, draft.objects)
+            accepted |= {(entry.name, oid, tid) for oid, tid, _place in rows}
+    lost = {(name, oid, tid) for name, rows in missing.items() for oid, tid, _place in rows}
+    return not lost <= accepted

@@ -1,0 +1,178 @@
+"""Copy the blobs that the records of a Data.fs reference, from a directory or a bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Final
+
+import msgspec
+
+from ...blobs.layout import detect
+from ...blobs.packs import Member
+from ...blobs.refs import BlobSet
+from ...errors import SourceChanged, SourceError
+from ...model import chain
+from ...model import tid as tids
+from ...model.blob import BlobRef, MissingRows
+from ...model.capture import PreviousBackup
+from ...model.chain import packs_of
+from ...model.manifest import Blobs, DatabaseEntry, Pack
+from ...runtime.workers import Workers
+from ..base import Checkpointer, Sink
+from ..blobs.capture import PackedBlobs
+from ..blobs.compaction import reading_workers
+from ..blobs.missing import limit_missing
+from ..blobs.packer import Packer, reconcile, still_holds
+from ..blobs.source import BlobDirectory, BlobSource
+from ..checkpoint import RunNotes
+from .starting_point import FRESH, Surveyed
+
+NO_TID: Final = ""
+HIGHEST_TID: Final = "0x" + 16 * "f"
+
+
+class DataFsBlobs:
+    """The blobs of one Data.fs; ``refs`` are those that the new part of the file references."""
+
+    def __init__(
+        self,
+        surveyed: Surveyed,
+        sink: Sink,
+        packer: Packer,
+        refs: BlobSet,
+        notes: RunNotes,
+        checkpointer: Checkpointer,
+    ) -> None:
+        self._surveyed, self._sink, self._packer = surveyed, sink, packer
+        self._refs, self._checkpointer = refs, checkpointer
+        self._packed = PackedBlobs(packer, refs, notes)
+        self._missing: list[BlobRef] = []
+        self.findings: list[str] = []
+
+    def copy(self) -> None:
+        """Copy the blobs that no pack has.
+
+        Raise SourceChanged when a pack removed some of them, BlobsMissing when too many are missing.
+        """
+        self._use_known_packs()
+        source, options = self._surveyed.blob_source, self._surveyed.options
+        if source is None:
+            return
+        with reading_workers(source, self._refs, options, self._checkpointer) as workers:
+            if self._packed.copy_missing(workers, source):
+                self._find_elsewhere(workers, source)
+            limit_missing(self._missing, self._packed.count, options.allow_missing, str(source.root))
+            self._packed.rewrite(workers, source)
+        # a pack of this moment removed blobs that the backup has: no loss, and the next run sees which packs are sparse then
+        self.findings += [] if self._surveyed.file.replaced() else self._packed.findings
+
+    # packs of earlier backups
+
+    def _use_known_packs(self) -> None:
+        """Use what is live of the packs of the previous backup and of an interrupted run."""
+        start = self._surveyed.start
+        previous = start.previous
+        if previous is not None and self._surveyed.decision.reason.code not in FRESH:
+            until = self._known_until()
+            self._reference_missing(previous.entry, until)
+            if previous.entry.blobs is not None:
+                captured = tids.to_hex(tids.from_datetime(previous.captured))
+                limit = min(self._shared_with(previous, until), captured)
+                choose = partial(reconcile, self._packer, self._refs, until, limit)
+                packs = packs_of(previous.entry, self._sink)
+                self._packed.take(
+                    packs, previous.entry.blobs, None if self._is_untouched(previous.entry) else choose
+                )
+        if start.interrupted is not None:
+            lists = start.interrupted.packs
+            self._packed.adopt(
+                (pack for ref in lists for pack in chain.load_list(Pack, self._sink, ref)), self._reusable
+            )
+
+    def _is_untouched(self, entry: DatabaseEntry) -> bool:
+        """Tell whether the file still begins with all that the previous backup has: then so do its blobs, and no index need be read."""
+        start = self._surveyed.start
+        return start.whole and entry.data_fs is not None and start.known == entry.data_fs.end
+
+    def _shared_with(self, previous: PreviousBackup, until: str) -> str:
+        """Return the TID up to which the transactions of a backup are those of the file, as far as they are in both."""
+        newest = self._surveyed.newest
+        if newest is not None and newest.backup.id == previous.id:
+            return self._surveyed.decision.common_tid or NO_TID
+        return (previous.entry.last_tid or NO_TID) if self._surveyed.start.whole else until
+
+    def _known_until(self) -> str:
+        """Return the TID up to which every blob of the file is known to be in the packs."""
+        start = self._surveyed.start
+        if start.previous and self._is_untouched(start.previous.entry):
+            return HIGHEST_TID
+        known = [segment for segment in start.segments.tail if segment.end <= start.known]
+        if known or not start.known:
+            return (known[-1].last_tid if known else None) or NO_TID
+        for segment in reversed(start.segments):
+            if segment.end <= start.known and segment.last_tid:
+                return segment.last_tid
+        return NO_TID
+
+    def _reusable(self, pack: Pack) -> Pack | None:
+        """Return what is used again of a pack of an interrupted run; where this run is to be signed, it is compared with the source."""
+        if pack.future:
+            return None
+        holds = self._still_holds if self._surveyed.options.doubtful else None
+        now = tids.to_hex(tids.from_datetime(self._surveyed.now))
+        return reconcile(self._packer, self._refs, NO_TID, now, pack, holds)
+
+    def _still_holds(self, member: Member) -> bool:
+        self._checkpointer.heartbeat()
+        source = self._surveyed.blob_source
+        return source is not None and still_holds(source, member)
+
+    def _reference_missing(self, entry: DatabaseEntry, until: str) -> None:
+        """Look again for the blobs that the previous backup was missing."""
+        if entry.blobs is None or entry.blobs.missing.list is None:
+            return
+        document = self._sink.document(entry.blobs.missing.list)
+        rows = msgspec.json.decode(document, type=MissingRows).rows
+        self._refs.add(
+            BlobRef(tids.from_hex(oid), tids.from_hex(tid), True) for oid, tid, _path in rows if tid <= until
+        )
+
+    # blobs that are not in their place
+
+    def _find_elsewhere(self, workers: Workers, source: BlobSource) -> None:
+        """Look for blobs that were not in their place: removed by a pack, or lost by the source."""
+        file = self._surveyed.file
+        directory = source if isinstance(source, BlobDirectory) else None
+        replaced, kept = file.replaced(), directory.kept() if directory else None
+        if replaced and kept is not None:
+            self._packed.copy_missing(workers, kept)
+        gone = self._packed.copy_missing(workers, source)  # on NFS a second look may see more
+        # A record of unknown encoding whose file the pack removed looks as one that never had a file: only starting over can tell.
+        if gone and (replaced or file.replaced()):
+            raise SourceChanged(
+                f"{file.path} was packed while it was backed up, and some of its blobs are gone"
+            )
+        # detect raises when there is no such directory any more
+        if gone and directory and detect(directory.root) != directory.layout:
+            raise SourceError(
+                f"{directory.root} is not the blob directory any more that it was when the backup began",
+                "check that it is mounted",
+            )
+        self._missing = [blob for blob in self._refs.lacking() if blob.sure]
+
+    # the result
+
+    @property
+    def added(self) -> int:
+        """Return how many blobs are new."""
+        return self._packed.added
+
+    def warnings(self) -> Iterator[str]:
+        """Yield what is unusual about the blobs."""
+        return self._packed.warnings()
+
+    def result(self) -> Blobs:
+        """Return what the manifest says of them."""
+        source = self._surveyed.blob_source
+        return self._packed.result((blob, str(source.path(blob)) if source else "") for blob in self._missing)

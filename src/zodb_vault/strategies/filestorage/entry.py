@@ -1,0 +1,106 @@
+"""What the manifest says of a Data.fs that is copied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ...model import tid as tids
+from ...model.chain import Chain
+from ...model.manifest import DatabaseEntry, DataFs, Segment
+from ..base import folder_of
+from ..blobs.source import BlobDirectory
+from .blobs import DataFsBlobs
+from .cut import TailScan, hex_or_none
+from .starting_point import Surveyed
+
+
+class CopiedDataFs(NamedTuple):
+    """A Data.fs that is copied: all its segments; ``findings`` are changes of what was stored before, and defects."""
+
+    surveyed: Surveyed
+    segments: Chain[Segment]
+    findings: list[str]
+
+
+class TidRange(NamedTuple):
+    """The transactions of a whole file: the first one, the last one that was packed, and whether TIDs ascend."""
+
+    first: str | None
+    packed: str | None
+    ascending: bool
+
+
+def entry_of(copied: CopiedDataFs, blobs: DataFsBlobs | None, findings: list[str]) -> DatabaseEntry:
+    """Return what the manifest says; ``blobs`` is None when they were left out."""
+    surveyed = copied.surveyed
+    database, source, cut = surveyed.database, surveyed.blob_source, surveyed.cut
+    known = _range(surveyed)
+    last = tids.to_hex(cut.last_tid) if cut.last_tid else surveyed.start.last_tid
+    warnings = [
+        *database.warnings,
+        *(blobs.warnings() if blobs else ()),
+        *_warnings(copied, known),
+        *findings,
+    ]
+    return DatabaseEntry(
+        name=database.name,
+        folder=folder_of(database.name),
+        mount_point=database.mount_point,
+        backend=database.backend,
+        method=database.method,
+        history=database.history is not False,
+        blob_mode=database.blob_mode if source else "none",
+        layout=source.layout if isinstance(source, BlobDirectory) else None,
+        first_tid=known.first,
+        pack_tid=known.packed,
+        last_tid=last,
+        last_time=tids.iso(tids.from_hex(last)) if last else None,
+        storage=_storage(copied) if surveyed.options.storage else None,
+        blobs=blobs.result() if blobs else None,
+        ordered=known.ascending,
+        transactions_added=cut.transactions,
+        blobs_added=blobs.added if blobs else 0,
+        warnings=warnings,
+    )
+
+
+def _range(surveyed: Surveyed) -> TidRange:
+    cut, start = surveyed.cut, surveyed.start
+    if start.interrupted:
+        whole = TailScan(surveyed.file, 0, until=cut.end)
+        return TidRange(hex_or_none(whole.first_tid), hex_or_none(whole.pack_tid), whole.ascending)
+    packed = hex_or_none(cut.pack_tid)
+    if start.previous is None or not start.end:
+        return TidRange(hex_or_none(cut.first_tid), packed, cut.ascending)
+    before = start.previous.entry
+    if packed is None and before.pack_tid is not None:
+        packed = min(before.pack_tid, start.last_tid or before.pack_tid)
+    return TidRange(before.first_tid, packed, before.ordered and cut.ascending)
+
+
+def _warnings(copied: CopiedDataFs, known: TidRange) -> Iterator[str]:
+    cut = copied.surveyed.cut
+    if not known.ascending:
+        yield "the TIDs of Data.fs do not ascend: restoring to a moment is refused"
+    if cut.state == "torn":
+        yield (
+            f"Data.fs ends with a part of a transaction, from position {cut.end} on, which is not in the backup"
+        )
+    if cut.strange:
+        yield f"the transaction at position {cut.strange.pos} has the unknown status {cut.strange.status!r}"
+    if any(segment.future for segment in copied.segments.tail):
+        yield (
+            "the newest transactions are later than the clock here: every run reads them again until it has passed them"
+        )
+
+
+def _storage(copied: CopiedDataFs) -> DataFs:
+    start, cut = copied.surveyed.start, copied.surveyed.cut
+    before = start.previous.entry.data_fs if start.previous else None
+    if before is not None and start.whole and not start.interrupted and before.end == start.end:
+        known = before.transactions  # without reading the lists of segments
+    else:
+        known = sum(segment.transactions for segment in start.segments)
+    sealed = copied.segments.with_short_tail()
+    return DataFs(end=cut.end, transactions=known + cut.transactions, lists=sealed.lists, tail=sealed.tail)

@@ -1,0 +1,152 @@
+"""The tables of a storage in one snapshot, and by what a later run recognises them.
+
+What a pack removes bears no mark. So the number of rows and sums over their keys are stored with each backup: where the next
+run finds other sums over the same TIDs, rows are gone, came late, or were changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import timedelta
+from functools import cached_property
+from typing import Final
+
+import msgspec
+
+from ...model import tid as tids
+from ...runtime import clock
+from .connection import quoted
+from .snapshot import TABLES, Postgres
+from .tables import Keyed, Layout, sum_of
+
+# The clock of the server chooses TIDs; it may be ahead of ours.
+SKEW: Final = timedelta(minutes=10)
+SEQUENCES: Final = (
+    "SELECT schemaname, sequencename, last_value, min_value, increment_by FROM pg_sequences ORDER BY 1, 2"
+)
+SCHEMA_OF: Final = "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass('object_state')"
+# A restore and a failover begin another timeline of the server.
+SERVER_IDS: Final = (("pg_control_system", "system_identifier"), ("pg_control_checkpoint", "timeline_id"))
+
+
+class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
+    """By what the next run recognises a database: its server and that server's timeline, its tables, sums over its keys.
+
+    ``future``: the last TID was far ahead of the clock.
+    """
+
+    server: str
+    database: str
+    schema: str
+    last_tid: str | None
+    keys: dict[str, dict[str, str]]
+    future: bool = False
+
+    def difference(self, previous: DatabaseState) -> str | None:
+        """Return what is not as it was in an earlier state, None when the database is the same one."""
+        if (self.server, self.database) != (previous.server, previous.database):
+            return "it is another database now, or its server was restored or replaced"
+        return "the definitions of its tables have changed" if self.schema != previous.schema else None
+
+
+class SnapshotTables:
+    """The tables of one storage in the snapshot of a connection; what is read once is remembered."""
+
+    def __init__(self, server: Postgres, layout: Layout, last_tid: str | None) -> None:
+        self.server, self.layout, self.last_tid = server, layout, last_tid
+
+    @cached_property
+    def schema(self) -> str:
+        """Return the schema that the tables are in."""
+        return str(self.server.ask(SCHEMA_OF)[0][0])
+
+    @cached_property
+    def encoding(self) -> str:
+        """Return how the database encodes texts."""
+        return str(self.server.ask("SHOW server_encoding")[0][0])
+
+    def name(self, table: str) -> str:
+        """Return how counts call a table of the storage."""
+        return f"{self.schema}.{table}"
+
+    @cached_property
+    def tables(self) -> list[str]:
+        """Return all tables of the database."""
+        return [f"{schema}.{table}" for schema, table in self.server.ask(TABLES)]
+
+    @cached_property
+    def whole(self) -> list[str]:
+        """Return the tables that are copied whole: all that are not known."""
+        known = {
+            self.name(table) for table in (*(one.name for one in self.layout.keyed), *self.layout.derived)
+        }
+        return [table for table in self.tables if table not in known]
+
+    @property
+    def derived(self) -> list[str]:
+        """Return the tables whose content a pack fills again."""
+        return [table for table in map(self.name, self.layout.derived) if table in self.tables]
+
+    @cached_property
+    def state(self) -> DatabaseState:
+        """Return what the next run compares with."""
+        database = self._one("SELECT oid FROM pg_database WHERE datname = current_database()")
+        newest = self.last_tid
+        return DatabaseState(
+            server=self.server_identity(),
+            database=database,
+            schema=self._definitions(),
+            last_tid=newest,
+            keys={self.name(one.name): self.sums(one, None) for one in self.layout.keyed},
+            future=newest is not None and tids.from_hex(newest) > tids.from_datetime(clock.now() + SKEW),
+        )
+
+    def server_identity(self) -> str:
+        """Return which server it is, and which timeline it is on; "?" for what the role may not ask."""
+        known = []
+        for function, column in SERVER_IDS:
+            allowed = self.server.ask(f"SELECT has_function_privilege('{function}()', 'EXECUTE')")[0][0]
+            known.append(self._one(f"SELECT {column} FROM {function}()") if allowed else "?")
+        return "/".join(known)
+
+    def _one(self, query: str) -> str:
+        return str(self.server.ask(query)[0][0])
+
+    def _definitions(self) -> str:
+        """Return a digest of everything that defines the database, as pg_dump writes it; its comments name versions and dates."""
+        digest = hashlib.sha256()
+        for line in self.server.definitions():
+            if not line.startswith((b"--", b"\\", b"SET client_encoding")):
+                digest.update(line + b"\n")
+        return digest.hexdigest()
+
+    def sums(self, one: Keyed, after: str | None) -> dict[str, str]:
+        """Return the number of rows later than a TID, and the sums of columns.
+
+        Each column is added up by a query of its own, so that PostgreSQL can read an index alone.
+        """
+        table = self.quoted(one.name)
+        where = f"WHERE tid > {int(after, 16)}" if after else ""
+        sums = {"rows": self._one(f"SELECT count(*) FROM ONLY {table} {where}")}
+        for column in one.sums:
+            sums[column] = self._one(f"SELECT {sum_of(column)} FROM ONLY {table} {where}")
+        if one.name == "blob_chunk":
+            sums["split"] = self._one(f"SELECT count(*) FROM ONLY {table} WHERE chunk_num > 0")
+        return sums
+
+    def quoted(self, table: str) -> str:
+        """Return the name of a table of the storage as it stands in SQL."""
+        return f"{quoted(self.schema)}.{quoted(table)}"
+
+    def sequences(self) -> dict[str, int]:
+        """Return the last value that each sequence has given; of one that was set to a value which it has not given yet, the one before."""
+        found = {}
+        for schema, name, last, least, step in self.server.ask(SEQUENCES):
+            value = last
+            if value is None:  # set and not used, or not to be read, which is an error here
+                query = f"SELECT last_value, is_called FROM {quoted(schema)}.{quoted(name)}"
+                ((value, given),) = self.server.ask(query)
+                value -= 0 if given else step
+            if value >= least:
+                found[f"{schema}.{name}"] = int(value)
+        return found

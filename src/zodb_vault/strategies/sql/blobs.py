@@ -1,0 +1,105 @@
+"""The blobs that a database in a server keeps outside of itself: files of a shared directory, or objects of a bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from functools import partial
+from typing import Final
+
+from ...blobs.packs import Member
+from ...blobs.refs import BlobSet
+from ...errors import SourceChanged
+from ...model import chain
+from ...model import tid as tids
+from ...model.blob import BlobRef
+from ...model.capture import CaptureOptions, PreviousBackup
+from ...model.chain import packs_of
+from ...model.manifest import Blobs, Pack, StoredProgress
+from ...policy.continuity import Decision
+from ..base import Checkpointer, Sink
+from ..blobs.capture import PackedBlobs
+from ..blobs.compaction import reading_workers
+from ..blobs.missing import limit_missing
+from ..blobs.packer import Packer, reconcile, still_holds
+from ..blobs.source import BlobSource
+from ..checkpoint import RunNotes
+
+HIGHEST_TID: Final = "0x" + 16 * "f"
+
+
+class SqlBlobs:
+    """Copies the blobs of a source that no earlier backup has; ``refs`` are those that the snapshot references."""
+
+    def __init__(
+        self,
+        source: BlobSource,
+        sink: Sink,
+        packer: Packer,
+        captured: datetime,
+        options: CaptureOptions,
+        checkpointer: Checkpointer,
+        notes: RunNotes,
+    ) -> None:
+        self.source, self.refs = source, BlobSet()
+        self._sink, self._packer, self._captured = sink, packer, captured
+        self._options, self._checkpointer = options, checkpointer
+        self.packed = PackedBlobs(packer, self.refs, notes)
+        self._missing: list[BlobRef] = []
+
+    def close(self) -> None:
+        """Free everything."""
+        self.refs.close()
+
+    def take_whole(self, previous: PreviousBackup) -> None:
+        """Use all packs of an earlier backup: it is known that all their blobs are still referenced."""
+        assert previous.entry.blobs is not None
+        self.packed.take(packs_of(previous.entry, self._sink), previous.entry.blobs)
+
+    def take_referenced(self, previous: PreviousBackup, decision: Decision) -> None:
+        """Use what is still referenced of the packs of an earlier backup."""
+        if previous.entry.blobs is not None:
+            choose = partial(self._reusable, _identified_until(previous, decision), None)
+            self.packed.take(packs_of(previous.entry, self._sink), previous.entry.blobs, choose)
+
+    def adopt(self, stored: StoredProgress) -> None:
+        """Use what an interrupted run has stored; where this run is to be signed, compared with the source."""
+        packs = [pack for ref in stored.packs for pack in chain.load_list(Pack, self._sink, ref)]
+        until = tids.to_hex(tids.from_datetime(self._captured))
+        holds = self._still_holds if self._options.doubtful else None
+        self.packed.adopt(packs, partial(self._reusable, until, holds))
+
+    def _reusable(self, until: str, holds: Callable[[Member], bool] | None, pack: Pack) -> Pack | None:
+        # TIDs that were later than the clock do not identify content
+        return None if pack.future else reconcile(self._packer, self.refs, "", until, pack, holds)
+
+    def _still_holds(self, member: Member) -> bool:
+        self._checkpointer.heartbeat()
+        return still_holds(self.source, member)
+
+    def copy(self, still_referenced: Callable[[BlobRef], bool]) -> None:
+        """Pack what is missing; raise SourceChanged when a pack of the database removed some, BlobsMissing when too many are missing."""
+        source = self.source
+        with reading_workers(source, self.refs, self._options, self._checkpointer) as workers:
+            if self.packed.copy_missing(workers, source):
+                self.packed.copy_missing(workers, source)  # on NFS a second look may see more
+            self._missing = list(self.refs.lacking())
+            gone = next((blob for blob in self._missing if not still_referenced(blob)), None)
+            if gone is not None:
+                raise SourceChanged(
+                    f"the database was packed while it was backed up, and {source.path(gone)} is gone"
+                )
+            limit_missing(self._missing, self.packed.count, self._options.allow_missing, str(source.root))
+            self.packed.rewrite(workers, source)
+
+    def result(self, others: Iterable[tuple[BlobRef, str]]) -> Blobs:
+        """Return what the manifest says of them, and of ``others`` that are missing in the database itself."""
+        missing = ((blob, str(self.source.path(blob))) for blob in self._missing)
+        return self.packed.result((*others, *missing))
+
+
+def _identified_until(previous: PreviousBackup, decision: Decision) -> str:
+    """Return the TID up to which OID and TID identify a blob of an earlier backup: not beyond where two timelines part."""
+    if not decision.starts_timeline:
+        return HIGHEST_TID
+    return min(tids.to_hex(tids.from_datetime(previous.captured)), decision.common_tid or "")

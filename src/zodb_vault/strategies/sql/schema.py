@@ -1,0 +1,113 @@
+"""What a capture asks of the tables of a storage, and which package they are of."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import ClassVar, NamedTuple
+
+from ...errors import SourceError
+from ...model.blob import BlobRef
+from ...model.source import Database
+from ..base import Sink
+from ..blobs.source import BlobSource
+from .snapshot import Rows
+
+
+class SchemaState(NamedTuple):
+    """What the snapshot shows of a storage: whether it keeps history, and its last transaction."""
+
+    history: bool
+    last_tid: str | None
+
+
+class StorageSchema(ABC):
+    """The tables of one kind of storage, in the snapshot of ``rows``.
+
+    ``package`` is what reads and writes them, ``blob_table`` the one that holds blobs in the database.
+    """
+
+    package: ClassVar[str]
+    blob_table: ClassVar[str]
+
+    def __init__(self, database: Database, open_rows: Callable[[Database], Rows]) -> None:
+        self.database = database
+        self.rows = open_rows(database)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.rows.close()
+
+    def number(self, query: str, *parameters: object) -> int | None:
+        """Return the one number that a query gives."""
+        found = self.rows.ask(query, *parameters)[0][0]
+        return None if found is None else int(found)
+
+    def missing_tables(self, *names: str) -> SourceError:
+        """Return the error for a database without these tables."""
+        tables = f"tables {' and '.join(names)}" if len(names) > 1 else f"table {names[0]}"
+        return SourceError(
+            f"the database {self.database.name} has no {tables}: nothing of {self.package} is in it",
+            "check the name of the database in zope.conf",
+        )
+
+    @abstractmethod
+    def state(self) -> SchemaState:
+        """Return what the snapshot shows; raise SourceError when the tables are not there."""
+
+    @abstractmethod
+    def current_table(self, state: SchemaState) -> str:
+        """Return the table that has the current TID of each object, as ``zoid`` and ``tid``."""
+
+    @abstractmethod
+    def first_tid(self, state: SchemaState) -> str | None:
+        """Return the oldest TID of any revision."""
+
+    @abstractmethod
+    def count_transactions(self, state: SchemaState, after: str | None) -> tuple[int | None, int]:
+        """Return how many transactions there are, None when nothing tells, and how many of them are later than a TID."""
+
+    @abstractmethod
+    def history_mismatch(self, state: SchemaState) -> str | None:
+        """Return what to say when the configuration and the database do not agree whether history is kept."""
+
+    # blobs
+
+    @property
+    @abstractmethod
+    def keeps_blobs_outside(self) -> bool:
+        """Tell whether blobs are outside of the database."""
+
+    @abstractmethod
+    def blob_source(self) -> BlobSource:
+        """Return where the blobs outside of the database are."""
+
+    @property
+    @abstractmethod
+    def layout(self) -> str | None:
+        """Return the layout of the blob directory, None when there is none."""
+
+    @abstractmethod
+    def blobs_outside(self, after: str | None) -> Iterator[BlobRef]:
+        """Yield the blobs of the snapshot that are outside of the database and later than a TID."""
+
+    @abstractmethod
+    def lost_blobs(self) -> Iterator[BlobRef]:
+        """Yield the blobs of the snapshot that should be in the database and are not."""
+
+    @abstractmethod
+    def still_references(self, blob: BlobRef) -> bool:
+        """Tell whether the database has a blob now, not only in the snapshot."""
+
+    def count_outside(self) -> int:
+        """Return how many blobs of the snapshot are outside of the database."""
+        return sum(1 for _blob in self.blobs_outside(None))
+
+    def unusual_keys(self, sink: Sink) -> str | None:
+        """Store the keys of objects in S3 that are not those that the storage would choose; None when there are none."""
+        return None
+
+
+def number_of(tid: str | None) -> int:
+    """Return a TID as it is in a column; -1, which is below all, for none."""
+    return int(tid, 16) if tid else -1
