@@ -245,7 +245,7 @@ def test_on_a_terminal_it_is_said_that_it_stops_and_how_to_abort(large: Vault) -
             typed = True
     os.close(ours)
     assert child.wait(DEADLINE) == 130
-    assert b"A second signal aborts at once" in screen
+    assert b"a second Ctrl-C aborts at once" in screen
     assert screen.count(b"interrupted") == 1
     assert screen.rfind(b"\x1b[?25h") > screen.rfind(b"\x1b[?25l")  # the cursor is back
 

@@ -24,7 +24,7 @@ HANDLED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # the first one this soon belongs to it, and does not abort.
 SAME_SIGNAL_SECONDS: Final = 0.5
 STOPPING: Final = (
-    "\r\nzodb-vault: stopping; the next run uses what is already stored. A second signal aborts at once\r\n"
+    "\r\nzodb-vault: stopping; the next run uses what is already stored (a second Ctrl-C aborts at once)\r\n"
 )
 SHOW_CURSOR: Final = "\x1b[?25h\r\n"
 
