@@ -6,7 +6,6 @@ No half of a backup is ever seen, and the next run does it right.
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import shutil
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import fault_injection
 import filestorage_vault
 import independent_reader
 import pytest
+from filestorage_vault import ExistingVault
 from site_factory import Site, SiteFiles, noise
 
 from zodb_vault.cli import main
@@ -35,16 +35,6 @@ from zodb_vault.strategies.filestorage import cut, segments
 MARKER = markers.marker_key(filestorage_vault.SITE, "create", "")
 
 
-class Opened(filestorage_vault.Vault):
-    """The site and the repository that lie below a directory."""
-
-    def __init__(self, directory: Path) -> None:
-        files = SiteFiles(directory / "site" / "Data.fs", directory / "site" / "blobs")
-        self.directory, self.files, self.blob_dir = directory, files, files.blob_dir
-        self.repository = Repository.open(LocalStore(directory / "repository"))
-        self.progress, self._numbers = filestorage_vault.Quiet(), itertools.count()
-
-
 class Scene(NamedTuple):
     """A site with a repository, to be copied for every case, and the states that its backups hold, by id."""
 
@@ -59,7 +49,7 @@ class Scene(NamedTuple):
 
 def creating_in(directory: Path) -> fault_injection.Operation:
     def operation() -> None:
-        Opened(directory).create()
+        ExistingVault(directory).create()
 
     return operation
 
@@ -76,16 +66,16 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resume, "CHECKPOINT_BYTES", 1)
 
 
-def new_scene(directory: Path) -> Opened:
+def new_scene(directory: Path) -> ExistingVault:
     with Site(directory / "site") as site:
         site.put(text="one", logo=noise(1500, 1))
         site.put(more="two" * 300, manual=noise(3000, 2))
         site.put(logo=noise(1600, 3))
     Repository.create(LocalStore(directory / "repository"))
-    return Opened(directory)
+    return ExistingVault(directory)
 
 
-def remember(opened: Opened, directory: Path) -> dict[str, SiteFiles]:
+def remember(opened: ExistingVault, directory: Path) -> dict[str, SiteFiles]:
     """Keep what the newest backup holds."""
     shutil.copytree(opened.files.data_fs.parent, directory / "state")
     state = SiteFiles(directory / "state" / "Data.fs", directory / "state" / "blobs")
@@ -130,7 +120,7 @@ def resumed(directory: Path) -> Scene:
         if "/backups/" in point.call.path and point.moment == "middle"
     )
     fault_injection.kill(creating_in(scene.directory), commit)
-    assert Opened(scene.directory).ids == []
+    assert ExistingVault(scene.directory).ids == []
     assert markers.read_marker(LocalStore(scene.directory / "repository"), MARKER)[0].stored
     return scene
 
@@ -145,7 +135,7 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Scene:
     return SCENES[request.param](tmp_path)
 
 
-def judge(opened: Opened, scene: Scene) -> bool:
+def judge(opened: ExistingVault, scene: Scene) -> bool:
     """Require every listed backup to be complete and the newest to restore its state; return if it is new."""
     for backup in opened.ids:
         report = opened.verify("objects" if backup in scene.known else "records", backup)
@@ -156,7 +146,7 @@ def judge(opened: Opened, scene: Scene) -> bool:
     return len(opened.ids) > len(scene.known)
 
 
-def noted(opened: Opened) -> set[str]:
+def noted(opened: ExistingVault) -> set[str]:
     """Return the objects of the Data.fs segments that an interrupted run took note of."""
     try:
         marker, _data = markers.read_marker(opened.repository.store, MARKER)
@@ -172,7 +162,7 @@ def noted(opened: Opened) -> set[str]:
     }
 
 
-def go_on(opened: Opened, scene: Scene) -> None:
+def go_on(opened: ExistingVault, scene: Scene) -> None:
     """Require the next run to succeed, to store nothing again that was noted, and to leave no marker."""
     committed, stored = len(opened.ids) > len(scene.known), noted(opened)
     made = opened.create()
@@ -204,8 +194,8 @@ def test_killed_at_any_moment(scene: Scene, tmp_path: Path) -> None:
         case = scene.copy(tmp_path / "case")
         try:
             fault_injection.kill(creating_in(case), point)
-            committed += judge(Opened(case), scene)
-            go_on(Opened(case), scene)
+            committed += judge(ExistingVault(case), scene)
+            go_on(ExistingVault(case), scene)
         except Exception as error:
             raise AssertionError(f"killed {point}") from error
         shutil.rmtree(case)
@@ -223,11 +213,11 @@ def test_any_call_fails(scene: Scene, tmp_path: Path, error: int) -> None:
             command = [*options(case), "create"]
             status = fault_injection.through(failing, partial(main.run, command), output=said)
             text, code = said.read_text(), os.waitstatus_to_exitcode(status)
-            new = judge(Opened(case), scene)
+            new = judge(ExistingVault(case), scene)
             assert code == 1 or (code == 0 and new), (code, text)
             assert "internal error" not in text and "Traceback" not in text
             assert code == 0 or os.strerror(error) in text, text
-            go_on(Opened(case), scene)
+            go_on(ExistingVault(case), scene)
         except Exception as failure:
             raise AssertionError(
                 f"{errno.errorcode[error]} at call {number}: {calls[number - 1]}"
@@ -236,7 +226,7 @@ def test_any_call_fails(scene: Scene, tmp_path: Path, error: int) -> None:
         said.unlink()
 
 
-def documents_noted(opened: Opened) -> set[str]:
+def documents_noted(opened: ExistingVault) -> set[str]:
     """Return the lists and indexes by which the next run goes on from an interrupted one."""
     marker, _data = markers.read_marker(opened.repository.store, MARKER)
     objects = opened.repository.objects("")
@@ -261,7 +251,7 @@ def test_notes_of_an_interrupted_run_that_are_lost_fail_no_later_one(scene: Scen
         creating_in(interrupted),
         fault_injection.Point(commit, "before", fault_injection.Call("link", "", visible=True)),
     )
-    names = sorted(documents_noted(Opened(interrupted)))
+    names = sorted(documents_noted(ExistingVault(interrupted)))
     assert len(names) >= 3
     said = tmp_path / "said"
     for name in names:
@@ -271,9 +261,9 @@ def test_notes_of_an_interrupted_run_that_are_lost_fail_no_later_one(scene: Scen
         status = fault_injection.fork(create, said)
         assert os.waitstatus_to_exitcode(status) == 4, said.read_text()
         assert name in said.read_text() and "it was interrupted" in said.read_text()
-        assert judge(Opened(case), scene)
+        assert judge(ExistingVault(case), scene)
         assert os.waitstatus_to_exitcode(fault_injection.fork(prune, said)) == 0, said.read_text()
-        go_on(Opened(case), scene)
+        go_on(ExistingVault(case), scene)
         shutil.rmtree(case)
         said.unlink()
 
@@ -306,7 +296,7 @@ def test_states_are_those_of_the_backups(tmp_path: Path) -> None:
     """The judgement itself: a state that is one transaction later is told apart."""
     scene = incremental(tmp_path)
     with pytest.raises(AssertionError):
-        Opened(scene.directory).assert_restores(Opened(scene.directory).files)
+        ExistingVault(scene.directory).assert_restores(ExistingVault(scene.directory).files)
     assert len(independent_reader.headers(scene.directory / "site" / "Data.fs")) == 1 + len(
         independent_reader.headers(next(iter(scene.known.values())).data_fs)
     )

@@ -17,7 +17,8 @@ from pathlib import Path
 import fault_injection
 import filestorage_vault
 import pytest
-from site_factory import Site, SiteFiles, noise
+from filestorage_vault import ExistingVault
+from site_factory import Site, noise
 
 from zodb_vault.errors import BackupMissing
 from zodb_vault.model import chain
@@ -40,14 +41,8 @@ RULES = Rules(
 )
 
 
-class Opened(filestorage_vault.Vault):
+class Opened(ExistingVault):
     """The repository that lies below a directory."""
-
-    def __init__(self, directory: Path) -> None:
-        files = SiteFiles(directory / "site" / "Data.fs", directory / "site" / "blobs")
-        self.directory, self.files, self.blob_dir = directory, files, files.blob_dir
-        self.repository = Repository.open(LocalStore(directory / "repository"))
-        self.progress, self._numbers = filestorage_vault.Quiet(), itertools.count()
 
     def prune(self) -> sweep.Swept:
         return prune.prune(

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from process_race import race
 
 from zodb_vault.errors import Damage, InUse, KeyMissing
 from zodb_vault.model import canonical
@@ -229,23 +230,7 @@ def test_two_processes_that_break_a_marker_at_once_do_not_both_run(tmp_path: Pat
     store = LocalStore(tmp_path / "repository")
     for n in range(100):
         store.put(marker_key(f"site{n}", "create", ""), [canonical.with_digest(marker())])
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(store.root), run],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for run in ("left", "right")
-    ]
-    for child in children:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-    for child in children:
-        assert child.stdin is not None
-        child.stdin.write("go\n")
-        child.stdin.flush()
-    won = [set(map(int, child.communicate()[0].split())) for child in children]
+    won = [set(map(int, printed.split())) for printed in race(code, str(store.root))]
     assert won[0] | won[1] == set(range(100))
     assert not won[0] & won[1]
     for run, numbers in zip(("left", "right"), won, strict=True):

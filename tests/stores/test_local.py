@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from process_race import race
 
 from zodb_vault.errors import KeyChanged, KeyExists, StoreError
 from zodb_vault.runtime import durable
@@ -394,23 +395,7 @@ def test_two_processes_that_exchange_at_once_do_not_both_win(tmp_path: Path) -> 
     store = LocalStore(tmp_path / "store")
     for n in range(200):
         store.put(f"running/{n}", [b"stale"])
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(store.root), name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for name in ("left", "right")
-    ]
-    for child in children:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-    for child in children:
-        assert child.stdin is not None
-        child.stdin.write("go\n")
-        child.stdin.flush()
-    won = [int(child.communicate()[0]) for child in children]
+    won = [int(printed) for printed in race(code, str(store.root))]
     assert sum(won) == 200
     contents = [store.get(f"running/{n}") for n in range(200)]
     assert [contents.count(b"left"), contents.count(b"right")] == won

@@ -52,11 +52,17 @@ class Quiet:
 
 
 class Vault:
-    """A new repository below ``directory``, for the site that lies in ``files``."""
+    """A repository for the site with these files: the given one, or a new one below ``directory``."""
 
-    def __init__(self, directory: Path, files: SiteFiles, blob_mode: str = "directory") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        files: SiteFiles,
+        blob_mode: str = "directory",
+        repository: Repository | None = None,
+    ) -> None:
         self.directory, self.files = directory, files
-        self.repository = Repository.create(LocalStore(directory / "repository"))
+        self.repository = repository or Repository.create(LocalStore(directory / "repository"))
         self.blob_dir: Path | None = files.blob_dir if blob_mode == "directory" else None
         self.progress = Quiet()
         self._numbers = itertools.count()
@@ -150,6 +156,14 @@ class Vault:
     def label(self, fact: str, value: Any = True, backup: str | None = None) -> None:
         """Note a fact about a backup."""
         self.repository.add_label(SITE, backup or self.newest.id, fact, value, self.repository.listing(SITE))
+
+
+class ExistingVault(Vault):
+    """The repository and the site that exist below a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        files = SiteFiles(directory / "site" / "Data.fs", directory / "site" / "blobs")
+        super().__init__(directory, files, repository=Repository.open(LocalStore(directory / "repository")))
 
 
 def entry_of(manifest: Manifest) -> DatabaseEntry:

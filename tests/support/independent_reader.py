@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,41 +59,32 @@ def blob_path(blob_dir: Path, oid: bytes, tid: bytes) -> Path:
 def transactions(data_fs: Path, blob_dir: Path | None) -> list[Transaction]:
     """Return every finished transaction with its records and the digest of every blob file of a record."""
     helper = FilesystemHelper(str(blob_dir)) if blob_dir is not None else None
-    found = []
-    iterator = FileIterator(str(data_fs))
-    try:
-        for transaction in iterator:
-            records = [_record(helper, record) for record in transaction]
-            found.append(
-                Transaction(
-                    transaction.tid,
-                    transaction.status,
-                    transaction.user,
-                    transaction.description,
-                    transaction.extension,
-                    records,
-                )
-            )
-    finally:
-        iterator.close()
-    return found
+
+    def blob(record: Any) -> str | None:
+        if helper is None or not record.data:
+            return None
+        path = Path(helper.getBlobFilename(record.oid, record.tid))
+        if path.exists():
+            return sha256(path)
+        return MISSING if is_blob_record(record.data) else None
+
+    with contextlib.closing(FileIterator(str(data_fs))) as iterator:
+        return transactions_of(iterator, blob)
 
 
-def _record(helper: FilesystemHelper | None, record: Any) -> Record:
-    return Record(
-        record.oid,
-        record.data,
-        _blob_digest(helper, record.oid, record.tid, record.data) if record.data else None,
-    )
-
-
-def _blob_digest(helper: FilesystemHelper | None, oid: bytes, tid: bytes, data: bytes) -> str | None:
-    if helper is None:
-        return None
-    path = Path(helper.getBlobFilename(oid, tid))
-    if path.exists():
-        return sha256(path)
-    return MISSING if is_blob_record(data) else None
+def transactions_of(iterator: Iterable[Any], blob: Callable[[Any], str | None]) -> list[Transaction]:
+    """Return what the iterator of a storage shows; ``blob`` returns the digest of a record's blob."""
+    return [
+        Transaction(
+            one.tid,
+            one.status,
+            one.user,
+            one.description,
+            one.extension,
+            [Record(record.oid, record.data, blob(record)) for record in list(one)],
+        )
+        for one in iterator
+    ]
 
 
 def blob_files(data_fs: Path, blob_dir: Path) -> dict[tuple[bytes, bytes], str]:

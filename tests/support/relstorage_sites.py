@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import transaction
 import ZODB.config
-from persistent.mapping import PersistentMapping
 from services.postgres import Login
+from site_factory import set_value
 from ZODB import DB
 from ZODB.blob import Blob
 
@@ -88,15 +88,7 @@ class OpenRelSite:
         """Commit texts (as objects), bytes (as blobs), removals (None) in one transaction; return its TID."""
         self.manager.begin()
         for key, value in values.items():
-            if value is None:
-                del self.root[key]
-            elif isinstance(value, str):
-                self.root.setdefault(key, PersistentMapping())["text"] = value
-            elif key not in self.root:
-                self.root[key] = Blob(value)
-            else:
-                with self.root[key].open("w") as stream:
-                    stream.write(value)
+            set_value(self.root, key, value)
         self.manager.get().note(f"put {', '.join(values)}")
         self.manager.commit()
         changed = next((key for key, value in values.items() if value is not None), None)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
 import subprocess
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command_line import Vault
-from services.postgres import Login
+from relstorage_sites import RelSite, on
+from services.postgres import Cluster, Login
 
 NOISE = [os.urandom(5000) for _ in range(8)]
 
@@ -49,6 +53,40 @@ class RelVault(Vault):
     def backups(self) -> list[str]:
         """Return the ids of all backups."""
         return [row["id"] for row in self.done("list", "--json").document["backups"]]
+
+
+@contextlib.contextmanager
+def committing(site: Any) -> Iterator[None]:
+    """Commit texts and blobs to a site, again and again in a thread, from before the body until its end."""
+    ready, stop = threading.Event(), threading.Event()
+
+    def commit() -> None:
+        with site.opened() as opened:  # before a dump: opening it may alter the tables
+            number = 0
+            while not stop.is_set():
+                number += 1
+                opened.put(number=str(number), **{f"blob-{number % 5}": b"%d " % number + NOISE[number % 8]})
+                ready.set()
+
+    thread = threading.Thread(target=commit)
+    thread.start()
+    try:
+        ready.wait(20)
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def in_postgres(
+    cluster: Cluster, directory: Path, capsys: pytest.CaptureFixture[str], *, history: bool, shared: bool
+) -> RelVault:
+    """Return a site in a database of its own, with some content."""
+    login = cluster.database()
+    vault = RelVault(directory, capsys, RelSite(on(login), history, directory / "blobs", shared))
+    vault.login = login
+    vault.fill()
+    return vault
 
 
 def by_hand(repository: Path, backup: str, output: Path) -> None:

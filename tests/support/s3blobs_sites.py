@@ -93,17 +93,8 @@ def _read(storage: Any, blob: Callable[[Any], str]) -> list[independent_reader.T
     def digest(record: Any) -> str | None:
         return blob(record) if record.data is not None and is_blob_record(record.data) else None
 
-    return [
-        independent_reader.Transaction(
-            one.tid,
-            one.status,
-            one.user,
-            one.description,
-            one.extension,
-            sorted(independent_reader.Record(r.oid, r.data, digest(r)) for r in one),
-        )
-        for one in storage.iterator()
-    ]
+    found = independent_reader.transactions_of(storage.iterator(), digest)
+    return [one._replace(records=sorted(one.records)) for one in found]
 
 
 def read_without(section: str) -> list[independent_reader.Transaction]:

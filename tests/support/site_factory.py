@@ -111,17 +111,8 @@ class Site:
     def put(self, **values: str | bytes) -> bytes:
         """Commit texts (as objects) and bytes (as blobs) under the root in one transaction; return TID."""
         for key, value in values.items():
-            self._set(key, value)
+            set_value(self.root, key, value)
         return self.commit(f"put {', '.join(values)}", "editor")
-
-    def _set(self, key: str, value: str | bytes) -> None:
-        if isinstance(value, str):
-            self.root.setdefault(key, PersistentMapping())["text"] = value
-        elif key not in self.root:
-            self.root[key] = Blob(value)
-        else:
-            with self.root[key].open("w") as stream:
-                stream.write(value)
 
     def undo(self, *tids: bytes) -> bytes:
         """Undo transactions, in this order, in one; return the TID."""
@@ -176,6 +167,19 @@ class Site:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def set_value(root: Any, key: str, value: str | bytes | None) -> None:
+    """Put a text (as an object) or bytes (as a blob) under a root, or remove what is there (None)."""
+    if value is None:
+        del root[key]
+    elif isinstance(value, str):
+        root.setdefault(key, PersistentMapping())["text"] = value
+    elif key not in root:
+        root[key] = Blob(value)
+    else:
+        with root[key].open("w") as stream:
+            stream.write(value)
 
 
 def undo_id(tid: bytes) -> bytes:

@@ -6,7 +6,6 @@ import base64
 import contextlib
 import re
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import independent_reader
 import msgspec
 import pytest
 from pgjsonb_sites import Place
-from relstorage_vault import NOISE, by_hand
+from relstorage_vault import NOISE, by_hand, committing
 from s3blobs_sites import WrappedVault
 from services.s3 import SECRET_KEY, Service
 from services.s3_requests import EachFailsOnce, EachReadIsCut, EachWriteIsLost, Faults, behind, counted
@@ -95,24 +94,9 @@ def test_history_and_prefix_may_be_other_ones(make: Make, slash: str, base: str)
 
 @EACH
 def test_what_is_committed_while_it_runs_is_there_or_not(make: Make, base: str) -> None:
-    vault, ready, stop = make(base), threading.Event(), threading.Event()
-
-    def write() -> None:
-        with vault.site.opened() as opened:
-            number = 0
-            while not stop.is_set():
-                number += 1
-                opened.put(number=str(number), **{f"blob-{number % 5}": b"%d " % number + NOISE[number % 8]})
-                ready.set()
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
-        ready.wait(20)
+    vault = make(base)
+    with committing(vault.site):
         backups = [vault.created() for _ in range(3)]
-    finally:
-        stop.set()
-        writer.join()
     assert [one["reason"]["code"] for one in backups] == ["first", "continued", "continued"]
     everything = vault.site.transactions()
     for made in backups:

@@ -7,7 +7,6 @@ import io
 import sys
 import tarfile
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pgjsonb_sites import SMALL, PgjsonbSite, Place
 from relstorage_sites import OpenRelSite
-from relstorage_vault import NOISE, RelVault, by_hand, pg_restore
+from relstorage_vault import NOISE, RelVault, by_hand, committing, pg_restore
 from services.postgres import PASSWORD, Cluster, execute
 from services.s3 import SECRET_KEY, Service
 from ZODB.POSException import POSKeyError, UndoError
@@ -117,24 +116,9 @@ def test_a_backup_is_all_there_is(
 def test_what_is_committed_while_it_runs_is_there_or_not(
     make: Make, postgres: Cluster, tmp_path: Path, history: bool, tiered: bool
 ) -> None:
-    vault, ready, stop = make(history, tiered), threading.Event(), threading.Event()
-
-    def write() -> None:
-        with vault.site.opened() as opened:  # before the dump: it alters the tables when it is opened
-            number = 0
-            while not stop.is_set():
-                number += 1
-                opened.put(number=str(number), **{f"blob-{number % 5}": b"%d " % number + NOISE[number % 8]})
-                ready.set()
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
-        ready.wait(20)
+    vault = make(history, tiered)
+    with committing(vault.site):
         backups = [vault.created() for _ in range(3)]
-    finally:
-        stop.set()
-        writer.join()
     assert [one["reason"]["code"] for one in backups] == ["first", "continued", "continued"]
     assert vault.done("verify", "--all", "--json").document
     for made in backups[1:]:

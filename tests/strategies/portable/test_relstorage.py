@@ -7,6 +7,7 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,11 @@ import random_histories
 import transaction
 import ZODB.config
 from command_line import process
-from persistent.mapping import PersistentMapping
 from portable_vault import Portable
 from services.postgres import Cluster
-from site_factory import noise
+from site_factory import noise, set_value
 from ZODB import DB
-from ZODB.blob import Blob, is_blob_record
+from ZODB.blob import is_blob_record
 from ZODB.config import storageFromString
 
 from zodb_vault.errors import NothingToBackUp, SourceError
@@ -58,15 +58,7 @@ class RelSite:
     def put(self, **values: str | bytes | None) -> None:
         root = self.connection.root()
         for key, value in values.items():
-            if value is None:
-                del root[key]
-            elif isinstance(value, str):
-                root.setdefault(key, PersistentMapping())["text"] = value
-            elif key in root:
-                with root[key].open("w") as stream:
-                    stream.write(value)
-            else:
-                root[key] = Blob(value)
+            set_value(root, key, value)
         self.manager.get().note(f"put {', '.join(values)}")
         self.manager.get().user = "Ädmin"
         self.manager.get().setExtendedInfo("keys", sorted(values))
@@ -85,17 +77,7 @@ class RelSite:
     def transactions(self) -> list[independent_reader.Transaction]:
         """Return what RelStorage itself shows, through a connection of its own."""
         with contextlib.closing(self.open()) as storage:
-            return [
-                independent_reader.Transaction(
-                    one.tid,
-                    one.status,
-                    one.user,
-                    one.description,
-                    one.extension,
-                    [independent_reader.Record(r.oid, r.data, _blob(storage, r)) for r in list(one)],
-                )
-                for one in storage.iterator()
-            ]
+            return independent_reader.transactions_of(storage.iterator(), partial(_blob, storage))
 
     def close(self) -> None:
         self.manager.abort()

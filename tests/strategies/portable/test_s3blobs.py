@@ -13,12 +13,11 @@ import independent_reader
 import pytest
 import transaction
 from command_line import tree
-from persistent.mapping import PersistentMapping
 from portable_vault import Portable
 from services.s3 import KEY_ID, SECRET_KEY, Service
-from site_factory import noise
+from site_factory import noise, set_value
 from ZODB import DB
-from ZODB.blob import Blob, is_blob_record
+from ZODB.blob import is_blob_record
 from ZODB.config import storageFromString
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 12), reason="zodb-s3blobs needs Python 3.12")
@@ -50,13 +49,7 @@ class Wrapped:
     def put(self, **values: str | bytes) -> None:
         root = self.connection.root()
         for key, value in values.items():
-            if isinstance(value, str):
-                root.setdefault(key, PersistentMapping())["text"] = value
-            elif key in root:
-                with root[key].open("w") as stream:
-                    stream.write(value)
-            else:
-                root[key] = Blob(value)
+            set_value(root, key, value)
         self.manager.commit()
 
     def undo(self) -> None:
@@ -69,17 +62,7 @@ class Wrapped:
         with contextlib.closing(
             storageFromString(self.base.replace("</filestorage>", "read-only true\n</filestorage>"))
         ) as storage:
-            return [
-                independent_reader.Transaction(
-                    one.tid,
-                    one.status,
-                    one.user,
-                    one.description,
-                    one.extension,
-                    [independent_reader.Record(r.oid, r.data, self.blob(r)) for r in list(one)],
-                )
-                for one in storage.iterator()
-            ]
+            return independent_reader.transactions_of(storage.iterator(), self.blob)
 
     def blob(self, record: Any) -> str | None:
         if record.data is None or not is_blob_record(record.data):

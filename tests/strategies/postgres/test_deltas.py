@@ -7,7 +7,6 @@ import os
 import random
 import subprocess
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ import relstorage_sites
 from database_contents import DERIVED, Dumping, Held, held_by, require_same
 from pgjsonb_sites import PgjsonbSite, Place
 from relstorage_sites import RelSite, on
-from relstorage_vault import NOISE, RelVault, by_hand
+from relstorage_vault import NOISE, RelVault, by_hand, committing, in_postgres
 from services.postgres import Cluster, Login, execute
 from services.s3 import Service
 from ZODB.Connection import TransactionMetaData
@@ -43,11 +42,7 @@ def make(postgres: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     """Make a site with some content."""
 
     def make(history: bool = True, shared: bool = False) -> RelVault:
-        login = postgres.database()
-        vault = RelVault(tmp_path, capsys, RelSite(on(login), history, tmp_path / "blobs", shared))
-        vault.login = login
-        vault.fill()
-        return vault
+        return in_postgres(postgres, tmp_path, capsys, history=history, shared=shared)
 
     return make
 
@@ -191,23 +186,10 @@ def test_random_histories(
 
 @pytest.mark.parametrize("history", [False, True])
 def test_a_writer_does_not_disturb(make: Make, postgres: Cluster, dumping: Dumping, history: bool) -> None:
-    vault, stop = make(history), threading.Event()
-
-    def write() -> None:
-        with vault.site.opened() as opened:
-            number = 0
-            while not stop.is_set():
-                number += 1
-                opened.put(number=str(number), **{f"blob-{number % 5}": b"%d " % number + NOISE[number % 8]})
-
+    vault = make(history)
     backed_up(vault)
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
+    with committing(vault.site):
         made = [backed_up(vault) for _ in range(3)]
-    finally:
-        stop.set()
-        writer.join()
     assert [one["how"] for one in made] == 3 * ["incremental"]
     assert made[-1]["databases"][0]["last_tid"] < "0x" + relstorage_sites.last_tid(vault.site).hex()
     _site, login = restored(vault, postgres)

@@ -13,7 +13,7 @@ import pytest
 import relstorage_sites
 from command_line import flip
 from relstorage_sites import RelSite, on
-from relstorage_vault import NOISE, RelVault, by_hand, pg_restore
+from relstorage_vault import NOISE, RelVault, by_hand, in_postgres, pg_restore
 from services.postgres import PASSWORD, Cluster, execute
 
 from zodb_vault.strategies.postgres import scratch
@@ -32,11 +32,7 @@ def make(postgres: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     """Make a site with some content."""
 
     def make(history: bool = True, shared: bool = True) -> RelVault:
-        login = postgres.database()
-        vault = RelVault(tmp_path, capsys, RelSite(on(login), history, tmp_path / "blobs", shared))
-        vault.login = login
-        vault.fill()
-        return vault
+        return in_postgres(postgres, tmp_path, capsys, history=history, shared=shared)
 
     return make
 
