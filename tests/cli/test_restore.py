@@ -298,7 +298,7 @@ def test_an_interrupted_restore_is_aborted_and_says_so(
 
     before = stocked.files.data_fs.read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr(DataFsRestore, "switch", cut)
+        patched.setattr(DataFsRestore, "make_valid", cut)
         with pytest.raises(Cut):
             stocked("restore", "one", "--yes", "--no-safety-backup")
     other = stocked("restore", "two", "--yes")
@@ -314,7 +314,7 @@ def test_a_restore_that_has_filled_the_disk_is_aborted_without_any_room(
     stocked: Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from zodb_vault.runtime import durable
-    from zodb_vault.strategies.filestorage.restore.phases import DataFsRestore
+    from zodb_vault.strategies.filestorage.restore.build import DataFsBuilder
 
     site, write_all = stocked.files.data_fs.parent, durable.write_all
     before = stored(site)
@@ -324,7 +324,7 @@ def test_a_restore_that_has_filled_the_disk_is_aborted_without_any_room(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write_all(*arguments)
 
-    monkeypatch.setattr(DataFsRestore, "_place_blobs", lambda *_arguments: full(0, []))
+    monkeypatch.setattr(DataFsBuilder, "_place_blobs", lambda *_arguments: full(0, []))
     stopped = stocked("restore", "one", "--yes", "--no-safety-backup", "--json")
     assert stopped.status == 1
     assert f"{stocked.files.data_fs}: {os.strerror(errno.ENOSPC)}" in stopped.error["message"]
@@ -359,10 +359,10 @@ def test_a_site_is_no_directory_to_restore_into_although_something_was_restored_
 def test_a_directory_that_was_used_since_is_not_taken_for_restored(
     stocked: Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from zodb_vault.operations.restore import run as restore
+    from zodb_vault.strategies.filestorage.restore.phases import DataFsRestore
 
     with monkeypatch.context() as patched:
-        patched.setattr(restore, "_tidy_output", _fail)
+        patched.setattr(DataFsRestore, "_tidy_directory", _fail)
         assert stocked("restore", "one", "--output", out(stocked), "--yes").status == 1
     with site_factory.Site(out(stocked)) as site:
         site.put(more="more")
@@ -385,15 +385,15 @@ def test_blobs_alone_are_said_to_be_that(stocked: Vault) -> None:
 def test_an_abort_that_fails_says_where_and_how_to_go_on(
     stocked: Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from zodb_vault.operations.restore import abort as undo
+    from zodb_vault.strategies.filestorage.restore.abort import DataFsUndo
     from zodb_vault.strategies.filestorage.restore.phases import DataFsRestore
 
     def fail(*_arguments: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO), "/a/disk")
 
-    monkeypatch.setattr(DataFsRestore, "switch", fail)
+    monkeypatch.setattr(DataFsRestore, "make_valid", fail)
     assert stocked("restore", "one", "--yes", "--no-safety-backup").status == 1
-    monkeypatch.setattr(undo, "_put_back_storage", fail)
+    monkeypatch.setattr(DataFsUndo, "put_back", fail)
     failed = stocked("restore", "--abort", "--json")
     assert failed.status == 1
     assert "/a/disk" in failed.error["message"]

@@ -318,7 +318,7 @@ def test_what_goes_is_shown_and_asked_for(cached: Cached) -> None:
     assert cached.zec() == CACHES
     text = cached("restore", cached.backup, "--client-conf", cached.conf, "--yes").err
     assert "restart every ZEO client, on every host, before the server takes writes again" in text
-    assert "mixes objects of the lost future" in text
+    assert "mixes discarded objects with restored ones" in text
     assert f"of every client but {cached.conf}" in text
     assert f"removed: {cached.home}/old-1.zec" in text
     assert cached.zec() == []

@@ -28,7 +28,7 @@ from zodb_vault.repository.codec import decode
 from zodb_vault.repository.objects import meta_key, object_key
 from zodb_vault.stores import registry
 from zodb_vault.stores.base import ListedKey
-from zodb_vault.strategies.filestorage.restore import phases as switch
+from zodb_vault.strategies.blobs import directory_restore
 
 NAMED: Final = re.compile(rb'"(object|meta|list)":"([0-9a-f]{64})"')
 DONE, IN_USE, REFUSED, NO_SUCH, INTERRUPTED = 0, 11, 1, 13, 130
@@ -402,7 +402,7 @@ def test_a_pin_that_comes_in_between_is_heeded(world: World) -> None:
 
 def test_a_delete_at_every_call_of_a_restore(world: World, tmp_path: Path) -> None:
     backup, deleted, output = world.ids[-1], list[int](), tmp_path / "output"
-    for place, name in ((switch, "sync_file_system"), (os, "fsync")):
+    for place, name in ((directory_restore, "sync_file_system"), (os, "fsync")):
         world.monkeypatch.setattr(
             place, name, lambda _what: None
         )  # proved elsewhere, and takes most of the time

@@ -20,7 +20,6 @@ from memory_store import MemoryStore
 from zodb_vault.cli.main import run
 from zodb_vault.stores import registry
 from zodb_vault.strategies.blobs import directory_restore
-from zodb_vault.strategies.filestorage.restore import phases as switch
 
 FILES: Final = (
     "repository.json",
@@ -223,7 +222,7 @@ def damages(data: bytes) -> Iterator[bytes | None]:
 def test_restore_gives_the_right_bytes_or_an_error(
     broken: Broken, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for place, name in ((os, "fsync"), (directory_restore, "sync_file_system"), (switch, "sync_file_system")):
+    for place, name in ((os, "fsync"), (directory_restore, "sync_file_system")):
         if hasattr(place, name):
             monkeypatch.setattr(
                 place, name, lambda _what: None

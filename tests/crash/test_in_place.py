@@ -26,6 +26,7 @@ from site_factory import START, Site, SiteFiles, noise, populate
 from ZODB.FileStorage import FileStorage
 
 from zodb_vault.errors import Damage, InUse, SafetyBackupFailed, TargetMissing, TargetRefused, VaultError
+from zodb_vault.model.restore import DestinationOptions
 from zodb_vault.operations.create import run as creating
 from zodb_vault.operations.create.options import CreateOptions
 from zodb_vault.operations.restore import run as restoring
@@ -36,6 +37,7 @@ from zodb_vault.stores.local import LocalStore
 from zodb_vault.strategies.filestorage.capture import FileStorageBlobCapture
 from zodb_vault.strategies.filestorage.lock import storage_locks
 from zodb_vault.strategies.filestorage.restore import phases as switch
+from zodb_vault.strategies.filestorage.restore.destination import DataFsDestination
 from zodb_vault.strategies.filestorage.restore.paths import paths_for
 from zodb_vault.strategies.filestorage.survey import FileStorageSurvey
 
@@ -145,11 +147,11 @@ def test_exchanged_blob_is_kept_and_everything_can_be_freed(built: Built) -> Non
         site.put(text="packed")
         site.pack()
     restore = Path(kept[0]).name.rpartition("kept-")[2]
-    removed = discard_kept(built.target.places(), restore[:15])
+    removed = discard_kept(built.target.destinations(), restore[:15])
     assert set(done.kept) <= set(removed)
     assert not [path for path in built.files.data_fs.parent.rglob("*") if restore in path.name]
     with pytest.raises(TargetMissing):
-        discard_kept(built.target.places(), restore)
+        discard_kept(built.target.destinations(), restore)
     in_place_sites.assert_opens(built.files, built.target.directory / "opened")
 
 
@@ -203,7 +205,7 @@ def test_site_that_was_started_without_a_data_fs_between_two_runs_is_kept(
 ) -> None:
     shutil.rmtree(built.files.data_fs.parent)
     with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(switch.DataFsRestore, "switch", _interrupt)
+        patch.setattr(switch.DataFsRestore, "make_valid", _interrupt)
         built.target.restore()
     with Site(built.files.data_fs.parent) as site:
         site.put(made="meanwhile")
@@ -242,9 +244,9 @@ def test_another_restore_that_ran_while_the_question_stood(built: Built) -> None
     options = restoring.RestoreOptions(safety_backup=False)
     plan = restoring.plan(built.target.repository, filestorage_vault.SITE, built.target.site, options)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(switch.DataFsRestore, "switch", _interrupt)
+        patch.setattr(switch.DataFsRestore, "make_valid", _interrupt)
         built.target.restore()
-    with pytest.raises(InUse, match="meanwhile"):
+    with pytest.raises(InUse, match="has run since"):
         restoring.execute(built.target.repository, plan, filestorage_vault.SITE, built.target.progress)
     built.target.restore()
     assert in_place_sites.state_of(built.files) == built.new
@@ -254,7 +256,7 @@ def test_another_target_than_the_one_that_was_interrupted(built: Built) -> None:
     first = built.target.repository.listing(filestorage_vault.SITE).backups[0]
     creating.create(built.target.repository, built.target.site, CreateOptions(), built.target.progress)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(switch.DataFsRestore, "switch", _interrupt)
+        patch.setattr(switch.DataFsRestore, "make_valid", _interrupt)
         built.target.restore(backup=first)
     refused_without_a_change(built, TargetRefused, f"backup {first} .* was interrupted")
     refused_without_a_change(built, TargetRefused, "was interrupted", backup=first, only="storage")
@@ -377,7 +379,7 @@ def test_safety_backup_that_cannot_be_taken_is_a_refusal_with_the_way_round(buil
 def test_safety_backup_is_made_again_when_the_site_went_on_after_an_interruption(built: Built) -> None:
     def interrupted() -> None:
         with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
-            patch.setattr(switch.DataFsRestore, "switch", _interrupt)
+            patch.setattr(switch.DataFsRestore, "make_valid", _interrupt)
             built.target.restore(safety_backup=True)
 
     interrupted()
@@ -414,12 +416,12 @@ def test_abort_without_the_blob_directory_on_the_command_line(built: Built) -> N
     """The journal knows where the blobs were."""
     tree = in_place_sites.blob_tree(built.files)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(switch.DataFsRestore, "switch", _interrupt)
+        patch.setattr(switch.DataFsRestore, "make_valid", _interrupt)
         built.target.restore()
     assert in_place_sites.blob_tree(built.files) != tree
     from zodb_vault.operations.restore.abort import abort
 
-    abort([paths_for(built.files.data_fs, None, None)])
+    abort([DataFsDestination(paths_for(built.files.data_fs, None), DestinationOptions())])
     assert in_place_sites.blob_tree(built.files) == tree
 
 
@@ -427,7 +429,7 @@ def test_abort_takes_the_blobs_out_of_a_directory_that_had_none(built: Built) ->
     """Those of one pack are noted together there, before the first is made."""
     shutil.rmtree(built.files.blob_dir)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(switch.DataFsRestore, "switch", _interrupt)
+        patch.setattr(switch.DataFsRestore, "make_valid", _interrupt)
         built.target.restore(safety_backup=False)
     assert in_place_sites.blob_tree(built.files)
     built.target.abort()
@@ -508,7 +510,9 @@ def test_create_that_is_ended_leaves_what_it_stored_to_the_next_run(
 def test_restore_that_is_ended_is_finished_by_the_next_run(built: Built) -> None:
     options = ["--repository", built.target.directory / "repository", "--site", filestorage_vault.SITE]
     options += ["--data-fs", built.files.data_fs, "--blob-dir", built.files.blob_dir]
-    _end("phases.DataFsRestore.switch", signal.SIGTERM, *options, "restore", "--yes", "--no-safety-backup")
+    _end(
+        "phases.DataFsRestore.make_valid", signal.SIGTERM, *options, "restore", "--yes", "--no-safety-backup"
+    )
     assert built.files.data_fs.read_bytes() == built.old.data
     assert built.target.interrupted()
     assert built.target.repository.listing(filestorage_vault.SITE).markers == []

@@ -26,9 +26,8 @@ from ZODB.FileStorage import FileStorage
 from zodb_vault.cli import main
 from zodb_vault.errors import InUse, TargetRefused
 from zodb_vault.operations.create.options import CreateOptions
-from zodb_vault.strategies.blobs import packer
+from zodb_vault.strategies.blobs import directory_restore, packer
 from zodb_vault.strategies.filestorage import cut
-from zodb_vault.strategies.filestorage.restore import phases as switch
 
 Check = Callable[[Target, "Scene"], None]
 
@@ -564,7 +563,7 @@ def test_a_power_failure_at_the_rename_takes_nothing_that_the_new_state_needs(tm
     volatile = fault_injection.Volatile(look)
 
     def operation() -> None:
-        cast(Any, switch).sync_file_system = volatile.synced
+        cast(Any, directory_restore).sync_file_system = volatile.synced
         scene.operation(target)()
 
     fault_injection.through(volatile, operation)

@@ -30,8 +30,8 @@ import pytest
 
 from zodb_vault.datafs.index import write_index
 from zodb_vault.runtime import clock, workers
+from zodb_vault.strategies.blobs import directory_restore
 from zodb_vault.strategies.filestorage.restore import index as indexing
-from zodb_vault.strategies.filestorage.restore import phases as switch
 
 Operation = Callable[[], object]
 Moment = Literal["before", "middle", "after"]
@@ -297,7 +297,7 @@ def tame(patch: pytest.MonkeyPatch) -> None:
     """Make restores and creates of this process quick: no threads, no processes, no waiting for a disk."""
     patch.setattr(workers, "ThreadPoolExecutor", Inline)
     patch.setattr(indexing, "subprocess", IndexProcess)
-    patch.setattr(switch, "sync_file_system", lambda _path: None)
+    patch.setattr(directory_restore, "sync_file_system", lambda _path: None)
     patch.setattr(os, "fsync", lambda _fd: None)
 
 

@@ -50,10 +50,9 @@ from zodb_vault.repository.labels import Level
 from zodb_vault.repository.repository import Repository
 from zodb_vault.runtime import clock
 from zodb_vault.stores.local import LocalStore
-from zodb_vault.strategies.blobs import compaction, packer
+from zodb_vault.strategies.blobs import compaction, directory_restore, packer
 from zodb_vault.strategies.filestorage import cut, segments
 from zodb_vault.strategies.filestorage.restore import index as indexing
-from zodb_vault.strategies.filestorage.restore import phases as switch
 
 START = datetime(2026, 3, 1, tzinfo=UTC).timestamp()
 SITE = "default"
@@ -245,7 +244,7 @@ class Vaulted:
             self.patch.setattr(module, "time", self.clock)
         # what makes durable has tests of its own; here it would only cost time
         self.patch.setattr(os, "fsync", lambda _fd: None)
-        self.patch.setattr(switch, "sync_file_system", lambda _path: None)
+        self.patch.setattr(directory_restore, "sync_file_system", lambda _path: None)
         self.patch.setattr(indexing, "subprocess", InProcess)
         self.patch.setattr(markers, "process_identity", lambda _pid: f"boot/space/{self.process}")
         for module, name, value in SMALL_LIMITS if self.limits != "normal" else []:

@@ -15,6 +15,7 @@ from site_factory import Site as OpenSite
 from site_factory import SiteFiles, noise
 
 from zodb_vault.errors import TargetMissing
+from zodb_vault.model.restore import DestinationOptions
 from zodb_vault.model.source import Database, Site
 from zodb_vault.operations.create.options import CreateOptions
 from zodb_vault.operations.restore import run as restoring
@@ -22,7 +23,7 @@ from zodb_vault.operations.restore.abort import abort
 from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
 from zodb_vault.strategies.filestorage.restore import journal as journals
-from zodb_vault.strategies.filestorage.restore.paths import DataFsPaths, paths_for
+from zodb_vault.strategies.filestorage.restore.destination import DataFsDestination, of_database
 
 OURS = (".restor", ".zodb-vault", ".replaced-", ".kept-", ".tmp-", ".probe")
 SOMETHING = (".tmp", ".lock", ".index", ".tr0")
@@ -75,14 +76,14 @@ class Target:
         plan = restoring.plan(self.repository, filestorage_vault.SITE, site, wanted)
         return restoring.execute(self.repository, plan, filestorage_vault.SITE, self.progress)
 
-    def places(self) -> list[DataFsPaths]:
+    def destinations(self) -> list[DataFsDestination]:
         """Return what an abort is about."""
-        return [paths_for(self.files(name).data_fs, self.files(name).blob_dir, None) for name in self.names]
+        return [of_database(self._database(name), DestinationOptions()) for name in self.names]
 
     def abort(self) -> bool:
         """Put the old state back; tell whether there was an interrupted restore."""
         try:
-            abort(self.places())
+            abort(self.destinations())
         except TargetMissing:
             return False
         return True

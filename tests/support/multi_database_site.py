@@ -91,8 +91,8 @@ class Several:
         output = self.directory / "out"
         shutil.rmtree(output, ignore_errors=True)
         done = self.restore(output=output, **options)
-        places = {step.cut.entry.name: step.place for step in done.plan.steps}
-        return {name: state_of(place.data_fs, place.blob_dir or Path()) for name, place in places.items()}
+        states = {step.cut.entry.name: step.state for step in done.plan.steps}
+        return {name: state_of(Path(one.where), Path(one.blobs or "")) for name, one in states.items()}
 
     def in_place(self) -> dict[str, multi_database_writer.State]:
         return {name: state_of(*self.files(name)) for name in self.names}

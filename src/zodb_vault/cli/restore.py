@@ -21,9 +21,9 @@ from .options import PATH, PathOption, Text, json_option, limit_options, site_op
 from .output import count, print_json, printable, size
 
 if TYPE_CHECKING:
+    from ..model.restore import StaleCache, TargetState
     from ..model.source import Site
-    from ..operations.restore.dumps import DumpStep
-    from ..operations.restore.plan import DataFsStep, RestorePlan
+    from ..operations.restore.plan import RestorePlan, RestoreStep
     from ..operations.restore.run import Restored
 
 AGAIN: Final = "correct the cause (free space, permissions, the disk), then run the restore again: the old state is whole until its end"
@@ -172,17 +172,16 @@ def command(
         context.say(line)
     if not yes and not context.confirm("Restore this?"):
         raise Declined("nothing was restored")
-    with context.progress() as progress, _stopped(*_place_and_way(wanted)):
+    with context.progress() as progress, _stopped(*_where_and_way(wanted)):
         done = execute(context.repository, wanted, context.site_name, progress)
     print_json(_document(wanted, done)) if as_json else _print(context, done)
     return None
 
 
-def _place_and_way(wanted: RestorePlan) -> tuple[str, str]:
-    """Return where a restore may be stopped, and how to go on then."""
-    if wanted.dumps:
-        return wanted.dumps[0].where, GO_ON if wanted.options.output is not None else AGAIN
-    return str(wanted.steps[0].place.data_fs), GO_ON if wanted.options.output is not None else GO_ON_OR_BACK
+def _where_and_way(wanted: RestorePlan) -> tuple[str, str]:
+    """Return where a restore may be stopped by the system, and what the user does then."""
+    way = AGAIN if not wanted.resumes else GO_ON_OR_BACK if wanted.in_place else GO_ON
+    return wanted.steps[0].state.where if wanted.steps else "", way
 
 
 @contextlib.contextmanager
@@ -279,98 +278,88 @@ def _plan_lines(wanted: RestorePlan) -> list[str]:
     manifest = wanted.target.backup.manifest
     lines = [f"backup {manifest.id} of {manifest.created_at}"]
     for step in wanted.steps:
-        lines += _step_lines(step, in_place=wanted.in_place)
+        lines += _step_lines(step, blobs_only=wanted.options.only == "blobs")
     for cache in wanted.caches:
-        lines += [
-            f"removes {printable(str(path))}, a cache of the ZEO client {printable(cache.client)}"
-            for path in cache.objects
-        ]
-        if cache.blobs:
-            lines.append(
-                f"removes {count(len(cache.blobs), 'blob')} of the replaced state from {printable(str(cache.blobs[0].parent.parent))}"
-            )
-    for dump in wanted.dumps:
-        lines += _dump_lines(dump)
+        lines += _cache_lines(cache)
     return lines + [printable(note) for note in wanted.notes]
 
 
-def _dump_lines(step: DumpStep) -> list[str]:
-    dump, what = step.cut.entry.dump, printable(step.cut.entry.name)
-    lines = [
-        f"{what}: the state of transaction {step.cut.last_tid}, {size(dump.size) if dump else 'blobs only'}, to {printable(step.where)}"
-    ]
-    if step.point:
-        lines.append(
-            f"  leaves out {count(step.cut.dropped, 'later transaction')} of the backup, before the database is valid"
-        )
-    if step.seen:
-        lines.append(
-            f"  {step.seen.way}" + (f" (last transaction {step.seen.last_tid})" if step.replaces else "")
-        )
-    if step.blobs:
-        lines.append(f"  blobs to {printable(step.blobs)}")
-    return lines
-
-
-def _step_lines(step: DataFsStep, *, in_place: bool) -> list[str]:
+def _step_lines(step: RestoreStep, *, blobs_only: bool) -> list[str]:
     from ..model import tid as tids
 
-    cut = step.cut
+    cut, state = step.cut, step.state
     when = f" ({tids.iso(tids.from_hex(cut.last_tid))})" if cut.last_tid else ""
-    place = printable(str(step.place.data_fs))
+    what = "blobs only" if blobs_only else f"{size(cut.end)} of {state.content}"
     lines = [
-        f"{printable(cut.entry.name)}: up to transaction {cut.last_tid}{when}, {size(cut.end)} of Data.fs, to {place}"
+        f"{printable(cut.entry.name)}: up to transaction {cut.last_tid}{when}, {what}, to {printable(state.where)}"
     ]
-    if step.resumed:
-        lines.append(f"  goes on with the interrupted restore {step.resumed.restore}")
-    elif in_place and step.replaces:
-        dropped = f"{count(step.dropped, 'transaction')} of it dropped"
-        lines.append(f"  replaces the file in place (last transaction {step.present_last_tid}), {dropped}")
-    elif step.dropped:
-        lines.append(f"  leaves out {count(step.dropped, 'later transaction')} of the backup")
-    if step.place.bucket:
-        lines.append(f"  blobs to {printable(step.place.bucket.root)}, where nothing is deleted")
-    if not step.resumed:
-        rest = ", and room for blobs that are not there any more" if _blobs_in_place(step) else ""
-        lines.append(f"  needs {size(step.needed)} of free space{rest}")
+    lines += [f"  {line}" for line in _change_lines(step)]
+    lines += [f"  {printable(detail)}" for detail in state.details]
+    if state.needs:
+        rest = ", and room for blobs that are not there any more" if state.more_for_blobs else ""
+        lines.append(f"  needs {size(sum(need.size for need in state.needs))} of free space{rest}")
     return lines
 
 
-def _blobs_in_place(step: DataFsStep) -> bool:
-    """Tell whether blobs go to a directory that has some: which of them it lacks is found out on the way."""
-    blobs = step.cut.entry.blobs
-    return step.place.blob_dir is not None and blobs is not None and blobs.count > 0 and not step.needed_blobs
+def _change_lines(step: RestoreStep) -> list[str]:
+    """Return what a restore leaves out of the backup, and what it does to the state in place."""
+    state, left_out = step.state, step.cut.left_out
+    if state.resumed:
+        return [f"goes on with the interrupted restore {state.resumed}"]
+    lines = []
+    if left_out and state.lost is None:
+        lines.append(f"leaves out {count(left_out, 'later transaction')} of the backup")
+    if state.way:
+        lines.append(state.way + _replaced_words(state))
+    return lines
+
+
+def _replaced_words(state: TargetState) -> str:
+    if not state.exists:
+        return ""
+    dropped = f", {count(state.lost, 'transaction')} of it dropped" if state.lost is not None else ""
+    return f" (last transaction {state.last_tid}){dropped}"
+
+
+def _cache_lines(cache: StaleCache) -> list[str]:
+    lines = [f"removes {printable(str(path))}, a cache of {printable(cache.owner)}" for path in cache.files]
+    if cache.blobs:
+        directory = printable(str(cache.blobs[0].parent.parent))
+        lines.append(f"removes {count(len(cache.blobs), 'blob')} of the replaced state from {directory}")
+    return lines
 
 
 def _old_state(
     context: Context, site: Site | None, discard: str | None, databases: tuple[str, ...], as_json: bool
 ) -> None:
-    from ..operations.restore.abort import abort, discard_kept, require_together
-    from ..strategies.filestorage.restore.paths import paths_of_database
-    from ..strategies.filestorage.zeo import require_stopped
+    from ..operations.restore.abort import abort, discard_kept
+    from ..operations.restore.destination import resuming_destinations
+    from ..operations.restore.preflight import require_together
 
     if site is None:
         raise UsageError(
             "--abort and --discard-kept are about a site, not about --output",
             "an output directory can be removed",
         )
-    chosen = [one for one in site.databases if (not databases or one.name in databases) and one.data_fs]
-    if not chosen:
+    chosen = [one for one in site.databases if not databases or one.name in databases]
+    destinations = resuming_destinations(chosen)
+    if not destinations:
         raise UsageError(
             "a restore into a database server leaves nothing to abort, and keeps the old database",
             "DROP DATABASE frees what was kept",
         )
-    places = [paths_of_database(one) for one in chosen]
     aborted, removed = list[str](), list[str]()
     if discard is None:
-        require_stopped(chosen)
-        require_together(places, [one for one in site.databases if one not in chosen], done=True)
-        with _stopped(str(places[0].data_fs), "correct the cause, then run `restore --abort` again"):
-            undone = abort(places)
-        for journal in undone:
-            aborted.append(journal.restore)
-            context.say(f"{journal.database}: the state before the restore of {journal.backup} is back")
-    for path in discard_kept(places, discard) if discard else ():
+        for one in destinations:
+            one.require_stopped()
+        others = resuming_destinations(one for one in site.databases if one not in chosen)
+        require_together(destinations, others, done=True)
+        with _stopped(destinations[0].where, "correct the cause, then run `restore --abort` again"):
+            undone = abort(destinations)
+        for restore in undone:
+            aborted.append(restore.restore)
+            context.say(f"{restore.database}: the state before the restore of {restore.backup} is back")
+    for path in discard_kept(destinations, discard) if discard else ():
         removed.append(path)
         context.say(f"removed {printable(path)}")
     if as_json:
@@ -379,13 +368,11 @@ def _old_state(
 
 def _print(context: Context, done: Restored) -> None:
     for step in done.plan.steps:
-        blobs_only = f"{step.place.blobs}, blobs only" if done.plan.options.only == "blobs" else None
-        what = blobs_only or f"{step.place.data_fs}, last transaction {step.cut.last_tid}"
+        state = step.state
+        what = f"{state.where}, last transaction {step.cut.last_tid}"
+        if done.plan.options.only == "blobs":
+            what = f"{state.blobs}, blobs only"
         context.say(f"{printable(step.cut.entry.name)}: restored to {printable(what)}")
-    for one in done.plan.dumps:
-        context.say(
-            f"{printable(one.cut.entry.name)}: restored to {printable(one.where)}, last transaction {one.cut.last_tid}"
-        )
     if done.safety_backup:
         context.say(f"the state before is the safety backup {done.safety_backup}")
     for path in done.caches:
@@ -394,27 +381,8 @@ def _print(context: Context, done: Restored) -> None:
         context.say(f"kept: {printable(path)}")
     for note in done.notes:
         click.echo(f"zodb-vault: {printable(note)}", err=True)
-    if done.plan.in_place and done.plan.steps:
-        for line in _next_steps(done.plan):
-            context.say(line)
-
-
-def _next_steps(done: RestorePlan) -> list[str]:
-    """Return what has to happen before the site may write again, and why."""
-    from ..strategies.filestorage.zeo import is_served
-
-    if not any(is_served(database) for database in (done.site.databases if done.site else ())):
-        return ["restart every process that had the site open; ZEO clients have to lose their caches first"]
-    lines = [
-        "restart every ZEO client, on every host, before the server takes writes again: a client that still has what it had read before is",
-        "taken for up to date as soon as the server has a newer transaction, and mixes objects of the lost future with the restored ones",
-    ]
-    known = ", ".join(printable(str(client.config)) for client in done.options.clients)
-    of = f"of every client but {known}" if known else "of every client: none was named with --client-conf"
-    return [
-        *lines,
-        f"remove the persistent caches (*.zec and *.zec.lock, where zope.conf says `client`) {of}",
-    ]
+    for line in dict.fromkeys(line for step in done.plan.steps for line in step.state.next_steps):
+        context.say(printable(line))
 
 
 def _document(wanted: RestorePlan, done: Restored | None = None) -> dict[str, Any]:
@@ -423,16 +391,12 @@ def _document(wanted: RestorePlan, done: Restored | None = None) -> dict[str, An
         "id": wanted.target.backup.manifest.id,
         "target": _target(wanted),
         "databases": [
-            {"name": step.cut.entry.name, "last_tid": step.cut.last_tid, "dropped_transactions": step.dropped}
-            for step in wanted.steps
-        ]
-        + [
             {
-                "name": dump.cut.entry.name,
-                "last_tid": dump.cut.last_tid,
-                "dropped_transactions": dump.cut.dropped if dump.point else None,
+                "name": step.cut.entry.name,
+                "last_tid": step.cut.last_tid,
+                "dropped_transactions": step.cut.left_out if step.state.lost is None else step.state.lost,
             }
-            for dump in wanted.dumps
+            for step in wanted.steps
         ],
         "kept": done.kept if done else [],
         "caches": done.caches if done else [str(path) for cache in wanted.caches for path in cache.paths],
@@ -442,9 +406,7 @@ def _document(wanted: RestorePlan, done: Restored | None = None) -> dict[str, An
 
 
 def _target(wanted: RestorePlan) -> str | None:
-    """Return the directory that was named, else that of the (first) Data.fs."""
+    """Return the directory that was named, else what the first database was restored to."""
     if wanted.options.output is not None:
         return str(wanted.options.output.absolute())
-    if wanted.dumps:
-        return wanted.dumps[0].where
-    return str(wanted.steps[0].place.data_fs.parent) if wanted.steps else None
+    return wanted.steps[0].state.location if wanted.steps else None

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from ..blobs.refs import BlobSet
 from ..config.conversion import Conversion
 from ..errors import ConfigurationError, NothingToBackUp, UsageError
-from ..model.chain import Documents
 from ..model.manifest import DatabaseEntry
 from ..model.requirements import Requirements
+from ..model.restore import DestinationOptions
 from ..model.source import BlobMode, Database, Method, Skipped
 from ..policy.scope import OURS, Component, Scope, blobs_outside
 from ..runtime.progress import Progress
-from .base import CheckReport, Destination, Sink, Survey, SurveyContext
+from .base import CheckReport, Sink, Survey, SurveyContext
+from .destination import Destination
 
 if TYPE_CHECKING:
     from ..config.sections import Section
     from ..config.storages import Surroundings
-    from .blobs.s3 import BlobBucket
 
 Revision = tuple[bytes, bytes, bytes | None]
 
@@ -145,15 +145,15 @@ class Backend:
 
     # restore
 
-    def destination(self, database: Database, role: str | None) -> Destination:
-        """Return what a backup is restored into, ``role`` being its future owner; raise UsageError when only files can be restored."""
+    def destination(self, database: Database, options: DestinationOptions) -> Destination:
+        """Return a database of a site as a destination of restores; opens nothing. Raise UsageError when it cannot be one."""
         raise not_restorable(database)
 
-    def bucket_to_fill(self, database: Database, entry: DatabaseEntry, documents: Documents) -> BlobBucket:
-        """Return the bucket that the blobs of a backup are restored into: that of the wrapper."""
-        from .blobs.s3 import BlobBucket, wrapper_key
-
-        return BlobBucket(database, wrapper_key)
+    def directory(
+        self, entry: DatabaseEntry, directory: Path, options: DestinationOptions
+    ) -> Destination | None:
+        """Return a new directory as the destination of an entry; None: the files of its dump are written there as they are."""
+        return None
 
     # verify --level restore
 

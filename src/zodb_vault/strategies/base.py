@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import NamedTuple, Protocol
 from urllib.parse import quote
@@ -180,51 +180,6 @@ class CheckReport(Protocol):
 
     def source(self, what: str, why: str, **where: str) -> None:
         """Tell what was like that when it was backed up; the same twice counts once."""
-        ...
-
-
-class TargetState(msgspec.Struct, frozen=True, kw_only=True):
-    """A database that a dump is to be loaded into: ``way`` says how it gets there, ``last_tid`` is the last transaction of what is in it now."""
-
-    where: str
-    empty: bool
-    way: str
-    last_tid: str | None = None
-    notes: list[str] = []
-
-
-class RestorePoint(msgspec.Struct, frozen=True, kw_only=True):
-    """A transaction that is to be the last one of a restored database, and how many transactions and revisions there are up to it."""
-
-    tid: str
-    transactions: int
-    states: int
-
-
-class Destination(Protocol):
-    """A database of a server that a dump can be loaded into."""
-
-    def look(self, entry: DatabaseEntry, *, replace: bool, point: RestorePoint | None = None) -> TargetState:
-        """Return what is there; raise InUse while somebody has it open, TargetRefused when it is not empty and not to be replaced.
-
-        With a ``point`` the dump is cut there before it is valid; raise TargetRefused where that is impossible.
-        """
-        ...
-
-    def load(
-        self,
-        entry: DatabaseEntry,
-        sink: Sink,
-        seen: TargetState,
-        progress: Progress,
-        beat: Callable[[], None],
-        point: RestorePoint | None = None,
-    ) -> list[str]:
-        """Load the dump and make it valid in one step; return what was kept. Raise Damage, InUse, TargetRefused: the old state is whole then."""
-        ...
-
-    def close(self) -> None:
-        """Close the connection."""
         ...
 
 

@@ -28,6 +28,7 @@ from zodb_vault.cli.main import run
 from zodb_vault.config.zopeconf import read_site
 from zodb_vault.errors import InUse, SafetyBackupFailed, SourceError, TargetRefused, UsageError, WrongSource
 from zodb_vault.model.manifest import Manifest
+from zodb_vault.model.restore import DestinationOptions
 from zodb_vault.model.source import Database, Site
 from zodb_vault.operations.create import run as creating
 from zodb_vault.operations.create.consistency import PAUSES
@@ -38,7 +39,7 @@ from zodb_vault.operations.verify import run as verifying
 from zodb_vault.operations.verify.options import VerifyOptions
 from zodb_vault.policy.recovery import ToTid
 from zodb_vault.repository.labels import Level
-from zodb_vault.strategies.filestorage.restore.paths import paths_of_database
+from zodb_vault.strategies.filestorage.restore.destination import of_database
 from zodb_vault.strategies.filestorage.survey import FileStorageSurvey
 
 
@@ -444,7 +445,7 @@ def test_an_interrupted_restore_of_several_is_put_back_together(
             str(several.conf),
         ]
         assert run([*where, "restore", "--abort", "--database", name]) == 1
-    places = [paths_of_database(one) for one in several.site.databases]
+    places = [of_database(one, DestinationOptions()) for one in several.site.databases]
     assert {journal.database for journal in abort(places)} == set(NAMES)
     assert agree(several.in_place()) == 4
 

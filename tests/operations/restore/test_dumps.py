@@ -15,7 +15,7 @@ from command_line import flip
 from relstorage_sites import RelSite
 from relstorage_vault import NOISE, RelVault
 
-from zodb_vault.operations.restore.dumps import Dumps
+from zodb_vault.operations.restore.dumps import DumpDirectory, DumpFiles
 from zodb_vault.strategies.blobs.directory_restore import BlobDirectoryWriter
 from zodb_vault.strategies.filestorage.restore.phases import DataFsRestore
 
@@ -81,11 +81,11 @@ def vault_path(arguments: tuple[Any, ...]) -> object:
 
 
 WHERE = [
-    (Dumps, "begin", 1),
+    (DumpDirectory, "_begin", 1),
     (BlobDirectoryWriter, "_put", 1),
     (BlobDirectoryWriter, "_put", 3),
-    (Dumps, "_place", 1),
-    (Dumps, "_write", 1),
+    (DumpFiles, "_place_blobs", 1),
+    (DumpFiles, "_write_files", 1),
 ]
 
 
@@ -129,12 +129,12 @@ def test_a_directory_of_somebody_else_is_left_alone(make: Make) -> None:
 
 
 BOTH = [
-    (Dumps, "begin", 1),
+    (DumpDirectory, "_begin", 1),
     (DataFsRestore, "build", 1),
-    (DataFsRestore, "switch", 1),
+    (DataFsRestore, "make_valid", 1),
     (DataFsRestore, "tidy", 1),
-    (Dumps, "_place", 1),
-    (Dumps, "_write", 1),
+    (DumpFiles, "_place_blobs", 1),
+    (DumpFiles, "_write_files", 1),
 ]
 
 

@@ -17,9 +17,9 @@ from relstorage_vault import NOISE, RelVault
 from services.postgres import PASSWORD, Cluster, Login, execute
 from services.s3 import SECRET_KEY, Service
 
-from zodb_vault.operations.restore import dumps
 from zodb_vault.strategies.blobs import s3 as buckets
 from zodb_vault.strategies.blobs import s3_restore
+from zodb_vault.strategies.postgres.restore import LoadInPlace
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 12), reason="zodb-pgjsonb needs Python 3.12")
 EACH = pytest.mark.parametrize(
@@ -174,7 +174,9 @@ def test_an_interrupted_restore_is_finished_by_the_next_one(
         if where == "blobs":
             patch.setattr(buckets.BlobBucket, "put", break_off)
         else:
-            patch.setattr(dumps.Dumps, "_load", lambda *_arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(
+                LoadInPlace, "make_valid", lambda *_arguments: (_ for _ in ()).throw(KeyboardInterrupt)
+            )
         assert vault("restore", "--target", conf_of(vault, site), "--yes").status == 130
     assert pgjsonb_sites.rows(site.login) == {}
     before = modified(place_of(site))

@@ -207,10 +207,7 @@ def test_a_restore_that_was_killed_changed_nothing_and_the_next_one_cleans_up(
         "import os, signal, sys; from zodb_vault.strategies.postgres import restore; from "
         "zodb_vault.cli.main import run\n"
     )
-    script += (
-        "restore.PostgresDestination._rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "run(sys.argv[1:])"
-    )
+    script += "restore.LoadBeside.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\nrun(sys.argv[1:])"
     command = [
         sys.executable,
         "-c",

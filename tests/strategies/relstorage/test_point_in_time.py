@@ -241,7 +241,7 @@ def test_where_nothing_can_be_cut_it_is_said(make: Make, postgres: Cluster) -> N
     printed = vault.done(
         "restore", "--target", empty.write_conf(vault.directory / "empty.conf"), "--tid", tid, "--yes"
     )
-    assert "before the restore has ended well" in printed.err
+    assert "before the restore has succeeded" in printed.err
     assert relstorage_sites.state(empty)["title"] == "two"
 
 

@@ -88,7 +88,7 @@ def test_without_the_right_key_nothing_of_an_encrypted_dump_is_begun(
     vault.created()
     with monkeypatch.context() as patched:
         patched.setattr(records, "backend_of_entry", lambda _entry: pytest.fail("a check has begun"))
-        patched.setattr(restoreplan, "plan_dump", lambda *_: pytest.fail("a target was looked at"))
+        patched.setattr(restoreplan, "choose", lambda *_: pytest.fail("a target was looked at"))
         for identity in ("", str(new)):
             patched.setenv("ZODB_VAULT_IDENTITY_FILE", identity)
             for command in (

@@ -1,4 +1,4 @@
-"""Directories that dumps are written into: a file tells what is being restored there, until all of it is."""
+"""A directory that a dump is written into says so by a file, until all of it is there."""
 
 from __future__ import annotations
 
@@ -12,56 +12,62 @@ import msgspec
 from ...errors import TargetRefused
 from ...runtime import durable
 
-MARK: Final = ".zodb-vault-restoring"
+NAME: Final = ".zodb-vault-restoring"
 
 
-class Begun(msgspec.Struct, frozen=True, kw_only=True):
-    """Which restore a directory is for."""
+class OutputMarker(msgspec.Struct, frozen=True, kw_only=True):
+    """Which restore a directory is for; ``restore`` is the id of the run that began it."""
 
+    restore: str
     backup: str
     database: str
     last_tid: str | None
     only: str | None
 
+    def is_same(self, other: OutputMarker) -> bool:
+        """Tell whether both restore the same; a run that is repeated has an id of its own at first."""
+        return msgspec.structs.replace(self, restore=other.restore) == other
 
-def is_begun(directory: Path, wanted: Begun) -> bool:
-    """Tell whether the same restore was interrupted here; raise TargetRefused when something else is there."""
+
+def begun(directory: Path, wanted: OutputMarker) -> OutputMarker | None:
+    """Return the marker of the same restore if it was interrupted here; raise TargetRefused when something else is there."""
     if not directory.exists() or all(
         one.name.startswith(durable.TEMPORARY_PREFIX) for one in directory.iterdir()
     ):
-        return False
-    found = _read(directory / MARK)
-    if found == wanted:
-        return True
+        return None
+    found = read(directory)
     if found is None:
         raise TargetRefused(
             f"{directory} is not empty",
             "choose an empty directory with --output; no restore was interrupted here",
         )
-    half = f" --only {found.only}" if found.only else ""
-    raise TargetRefused(
-        f"a restore of backup {found.backup}{half} into {directory} was interrupted",
-        "run that one again to finish it, or remove the directory",
-    )
+    if not found.is_same(wanted):
+        only = f" --only {found.only}" if found.only else ""
+        raise TargetRefused(
+            f"a restore of backup {found.backup}{only} into {directory} was interrupted",
+            "run that one again to finish it, or remove the directory",
+        )
+    return found
 
 
-def _read(path: Path) -> Begun | None:
+def read(directory: Path) -> OutputMarker | None:
+    """Return the marker of a directory, None when there is none that can be read."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Begun)
-    except (FileNotFoundError, msgspec.MsgspecError):
+        return msgspec.json.decode((directory / NAME).read_bytes(), type=OutputMarker)
+    except (FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):
         return None
 
 
-def begin(directory: Path, wanted: Begun) -> None:
+def write(directory: Path, marker: OutputMarker) -> None:
     """Note durably what is going to be there."""
-    durable.write_atomically(directory / MARK, [msgspec.json.encode(wanted)], exclusive=False, mode=0o600)
+    durable.write_atomically(directory / NAME, [msgspec.json.encode(marker)], exclusive=False, mode=0o600)
 
 
-def finish(directory: Path) -> None:
+def remove(directory: Path) -> None:
     """Note that all of it is there."""
-    # what a process that was killed had not yet given a name
+    # files to which a run that was killed had not yet given a name
     for left in directory.glob(f"{durable.TEMPORARY_PREFIX}*"):
         left.unlink()
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(directory / MARK)
+        os.unlink(directory / NAME)
     durable.sync_directory(directory)

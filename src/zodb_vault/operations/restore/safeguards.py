@@ -1,4 +1,4 @@
-"""What guards a restore in the repository: the marker that keeps its backup, the safety backup, and the note that the site went back."""
+"""What guards a restore in the repository: a marker that keeps its backup, a safety backup, and a note that the site went back."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from ...errors import BackupMissing, BlobsMissing, Damage, SafetyBackupFailed, StoreError, VaultError
+from ...model.source import Site
 from ...repository import markers
 from ...repository.markers import RunMarker
 from ...repository.repository import Repository
@@ -19,21 +20,23 @@ from ..create.options import CreateOptions
 from ..create.provenance import machine
 from ..create.run import create
 from .plan import RestorePlan
-from .preflight import database_for
 
 
 @contextlib.contextmanager
 def marked(
     repository: Repository, site_name: str, plan: RestorePlan, restore_id: str, progress: Progress
 ) -> Iterator[Callable[[], None]]:
-    """Hold a marker that keeps the backup from being deleted, and give what keeps it fresh; a repository that cannot be written to needs none."""
+    """Hold a marker that keeps the backup from being deleted, and give what renews it.
+
+    In a repository that cannot be written to nothing can be marked, and usually nothing is deleted either.
+    """
     try:
         left = markers.marker_of_dead_run(
             repository.store, markers.marker_key(site_name, "restore", restore_id)
         )
         backup = plan.target.backup.manifest.id
         run = RunMarker.start(repository.store, site_name, "restore", restore_id, [backup], left)
-        # from here on nobody takes it away; until here a sweep may have
+        # from here on nothing removes the backup; until here a sweep may have
         if backup not in repository.listing(site_name).backups and backup not in repository.trashed(
             site_name
         ):
@@ -43,7 +46,8 @@ def marked(
             )
     except (StoreError, Damage) as error:
         progress.note(
-            f"the repository cannot be written to, so nothing keeps others from deleting the backup meanwhile: {error.message}"
+            "the repository cannot be written to, so nothing keeps other runs from deleting the backup during the restore: "
+            f"{error.message}"
         )
         yield lambda: None
         return
@@ -61,23 +65,20 @@ def marked(
 
 
 def safety_backup(repository: Repository, plan: RestorePlan, progress: Progress) -> str | None:
-    """Save what is replaced and nobody else has; return the id of the backup, None where none is wanted."""
-    unsaved = any(step.unsaved for step in plan.steps)
-    if not plan.in_place or not plan.options.safety_backup or not unsaved or plan.site is None:
+    """Save what is replaced and nothing else holds; return the id of the backup, None where none is wanted."""
+    unsaved = any(step.planned.unsaved() for step in plan.steps)
+    if not unsaved or not plan.options.safety_backup or plan.site is None:
         return None
     # what is not replaced need not be saved, and what is not there cannot be
-    replaced = tuple(
-        database_for(step.cut.entry, plan.site, plan.target).name for step in plan.steps if step.replaces
-    )
-    return saved_first(repository, plan, replaced, progress)
+    replaced = tuple(step.database.name for step in plan.steps if step.database and step.planned.exists())
+    return _save(repository, plan, plan.site, replaced, progress)
 
 
-def saved_first(
-    repository: Repository, plan: RestorePlan, replaced: tuple[str, ...], progress: Progress
+def _save(
+    repository: Repository, plan: RestorePlan, site: Site, replaced: tuple[str, ...], progress: Progress
 ) -> str:
-    """Back up some databases, as damaged as they may be; raise SafetyBackupFailed."""
+    """Back up databases that are replaced, even damaged ones; raise SafetyBackupFailed."""
     progress.note("saving the present state first")
-    assert plan.site is not None
     options = CreateOptions(
         trigger="safety",
         note=f"before the restore of {plan.target.backup.manifest.id}",
@@ -87,11 +88,9 @@ def saved_first(
     hint = "correct the cause, or use --no-safety-backup: the replaced file is kept in any case"
     try:
         try:
-            done = create(repository, plan.site, options, progress)
+            done = create(repository, site, options, progress)
         except BlobsMissing:
-            done = create(
-                repository, plan.site, msgspec.structs.replace(options, allow_missing=2**62), progress
-            )
+            done = create(repository, site, msgspec.structs.replace(options, allow_missing=2**62), progress)
     except (VaultError, OSError) as error:
         raise SafetyBackupFailed(f"the present state could not be saved: {error}", hint) from error
     if done.manifest.status == "incomplete":
@@ -102,18 +101,20 @@ def saved_first(
 
 
 def note_restored(repository: Repository, site_name: str, plan: RestorePlan, restore_id: str) -> list[str]:
-    """Note that the site goes on from an older state: the next create then knows why the file does not continue the newest backup.
+    """Note that the site goes on from an older state; the next create then knows why it does not continue the newest backup.
 
-    It stands before the restore counts as done, and is written once, however often that is interrupted.
+    Noted before the restore counts as done, and only once, however often that is interrupted. Blobs alone change no state.
     """
-    if not plan.in_place or (plan.options.elsewhere and not _is_the_site(repository, site_name, plan)):
+    if not plan.in_place or plan.options.only == "blobs":
+        return []
+    if plan.options.elsewhere and not _is_the_site(repository, site_name, plan):
         return []
     backup = plan.target.backup
     if any(note.get("restore") == restore_id for note in backup.facts.restored):
         return []
-    cuts = [step.cut for step in plan.steps] + [step.cut for step in plan.dumps]
-    kept = {cut.entry.name: cut.last_tid for cut in cuts}
-    value = {"at": clock.iso(clock.now()), "tid": cuts[0].last_tid, "databases": kept, "restore": restore_id}
+    tids = {step.cut.entry.name: step.cut.last_tid for step in plan.steps}
+    first = next(iter(tids.values()))
+    value = {"at": clock.iso(clock.now()), "tid": first, "databases": tids, "restore": restore_id}
     try:
         repository.add_label(site_name, backup.manifest.id, "restored", value, repository.listing(site_name))
     except StoreError as error:
@@ -122,12 +123,9 @@ def note_restored(repository: Repository, site_name: str, plan: RestorePlan, res
 
 
 def _is_the_site(repository: Repository, site_name: str, plan: RestorePlan) -> bool:
-    """Tell whether the other configuration names the very files that the backups of the site come from."""
+    """Tell whether the other configuration names the very databases that the backups of the site come from."""
     newest = next(parents(Catalog(repository, site_name)), None)
-    paths = {str(step.place.locked) for step in plan.steps}
-    paths |= {location_of(step.database) for step in plan.dumps if step.database}
-    return (
-        newest is not None
-        and newest.manifest.source.machine == machine()
-        and not paths.isdisjoint(newest.manifest.source.paths)
-    )
+    if newest is None or newest.manifest.source.machine != machine():
+        return False
+    restored = {location_of(step.database) for step in plan.steps if step.database}
+    return not restored.isdisjoint(newest.manifest.source.paths)

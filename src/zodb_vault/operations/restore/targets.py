@@ -10,6 +10,7 @@ import msgspec
 from ...errors import TargetMissing, UsageError
 from ...model.chain import Chain, Documents, log_of, segments_of, transaction_rows
 from ...model.manifest import DatabaseEntry, DataFs, Segment, Transactions
+from ...model.restore import DatabaseCut
 from ...model.tid import from_datetime, from_hex, to_datetime, to_hex
 from ...policy.commits import SPAN, CommitPart, consistent_cuts
 from ...policy.recovery import (
@@ -27,23 +28,6 @@ from ...repository.objects import Objects
 from ..catalog import Backup, Catalog
 
 B = TypeVar("B", Segment, Transactions)
-
-
-class DatabaseCut(msgspec.Struct, frozen=True):
-    """One database of a backup, kept up to the transaction ``last_tid``, which ends at ``end``; ``dropped`` follow it in the backup.
-
-    A dump has no position for a transaction, ``end`` is always its whole.
-    """
-
-    entry: DatabaseEntry
-    end: int
-    last_tid: str | None
-    dropped: int
-
-    @property
-    def within(self) -> bool:
-        """Tell whether it is a dump of which a part is left out."""
-        return self.entry.dump is not None and self.last_tid != self.entry.last_tid
 
 
 class RestoreTarget(msgspec.Struct, frozen=True):

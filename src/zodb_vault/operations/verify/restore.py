@@ -9,8 +9,10 @@ from pathlib import Path
 
 from ...errors import Damage, TargetRefused
 from ...model.manifest import DatabaseEntry, Manifest
+from ...model.restore import DatabaseCut, DestinationOptions
 from ...repository.repository import Repository
 from ...runtime.progress import Progress
+from ...strategies.destination import RestoreContext, RestoreSource
 from ...strategies.registry import backend_of_entry
 from .load import Loaded, StorageToLoad, load_configured, load_data_fs
 from .options import VerifyOptions
@@ -72,28 +74,28 @@ class RestoreCheck:
                 self._report.add_damage(None, "restore", error)
                 return
             for step in done.plan.steps:
-                self._load(step.cut.entry, partial(load_data_fs, step.place.data_fs, step.place.blob_dir))
+                blob_dir = Path(step.state.blobs) if step.state.blobs else None
+                self._load(step.cut.entry, partial(load_data_fs, Path(step.state.where), blob_dir))
 
     def check_dump(self, entry: DatabaseEntry) -> None:
         """Restore a dump into a scratch database, and load it."""
         from ...strategies.blobs.cache import fill_cache
-        from ..restore.dumps import DumpOptions, Dumps, plan_dump
-        from ..restore.targets import DatabaseCut
+        from ..restore.run import restore_alone
 
         objects = self._repository.objects("")
         # Blobs of a bucket go into the cache of the storage: there is no scratch bucket, and the one of the
         # site must not be written to.
         only_storage = entry.blob_mode == "database+s3"
-        how = DumpOptions(workers=self._options.workers, only="storage" if only_storage else None)
+        options = DestinationOptions(workers=self._options.workers, only="storage" if only_storage else None)
+        source = RestoreSource(self._manifest.id, DatabaseCut(entry, 0, entry.last_tid, 0), objects)
+        context = RestoreContext(self._manifest.id, self._site, self._progress, lambda: None)
         with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=self._options.scratch) as scratch:
             directory = Path(scratch) / "site"
             directory.mkdir()
             backend = backend_of_entry(entry)
             with backend.scratch(entry, directory, self._options.scratch_dsn, self._progress.note) as ours:
                 try:
-                    cut = DatabaseCut(entry, 0, entry.last_tid, 0)
-                    step = plan_dump(cut, ours.database, None, objects, how)
-                    Dumps(objects, [step], how, self._manifest.id, self._progress, lambda: None).run()
+                    restore_alone(backend.destination(ours.database, options), source, context)
                     if ours.cache:
                         fill_cache(entry, objects, ours.cache)
                 except (Damage, TargetRefused) as error:

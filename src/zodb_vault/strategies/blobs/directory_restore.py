@@ -1,4 +1,7 @@
-"""Blobs back into a blob directory, in place: what is there is compared, what is missing added, what differs exchanged and kept."""
+"""Blobs back into a blob directory, in place: what is there is compared, what is missing is added, what differs is exchanged.
+
+A file that is exchanged is kept first.
+"""
 
 from __future__ import annotations
 
@@ -10,39 +13,140 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
-from ...blobs.layout import LAYOUTS
+from ...blobs.layout import LAYOUTS, MARKER, detect
+from ...blobs.layout import TEMPORARY as UPLOADS
 from ...blobs.packs import Member, member_key, pack_members, read_members
 from ...blobs.refs import BlobSet
 from ...errors import Damage
+from ...model.blob import BlobRef
+from ...model.chain import packs_of
 from ...model.manifest import Pack
-from ...runtime.durable import write_file
-from ...runtime.ownership import TEMPORARY, Ownership
+from ...runtime import durable
+from ...runtime.durable import sync_file_system, write_file
+from ...runtime.ownership import TEMPORARY, Ownership, make_directories_like_parent, ownership_in
 from ...runtime.progress import Progress
 from ...runtime.workers import Workers
 from ..base import Sink
+from .kept import ADDED, KeptDirectory, recorded
+from .restore import BlobsJob
+from .source import BlobDirectory
 
 BLOB_MODE: Final = 0o444
 CHUNK: Final = 1 << 20
 
 
 class Record(Protocol):
-    """Who remembers, before it happens, what placing does to a directory; told relative paths, by any thread."""
+    """Notes what happens to a directory before it happens; paths are relative, any thread may call it."""
 
     def add(self, relatives: Iterable[str]) -> None:
-        """Tell that there are no such files and that they are going to be made."""
+        """Note files that do not exist and are going to be made."""
         ...
 
     def keep(self, relative: str) -> None:
-        """Tell that this file is going to be exchanged: the last moment to keep it."""
+        """Keep a file that is going to be exchanged."""
         ...
 
 
-class BlobDirectoryWriter:
-    """Puts blobs into one directory.
+class DirectoryBlobs:
+    """A blob directory that blobs are restored into; ``layout`` is the one it has, or gets."""
 
-    ``fresh``: there was no blob in it, so nothing has to be compared, and a file that a crash leaves incomplete is found by the next run.
-    What is written is checked by the digest of the stored object, the checksum of its frame and the header in the tar; these come after
-    the content, so beside blobs of somebody else its own digest decides before a file gets its name.
+    def __init__(self, blob_dir: Path, layout: str) -> None:
+        self._blob_dir, self._layout = blob_dir, layout
+
+    @property
+    def where(self) -> str:
+        """Return the path of the directory."""
+        return str(self._blob_dir)
+
+    def shared_by(self) -> str | None:
+        """Return nothing: what is in a directory is seen when it is compared."""
+        return None
+
+    def restore(self, job: BlobsJob, refs: BlobSet) -> list[str]:
+        """Put the blobs in place, durably."""
+        source, context = job.source, job.context
+        context.progress.begin("blobs", job.size)
+        fresh = not self._blob_dir.exists() or all(
+            entry.name in (MARKER, UPLOADS) for entry in self._blob_dir.iterdir()
+        )
+        owner = self._prepare()
+        kept = KeptDirectory(self._blob_dir, job.kept_name, owner)
+        with Workers(job.workers, context.heartbeat) as workers, recorded(kept) as record:
+            writer = BlobDirectoryWriter(
+                source.objects, self._blob_dir, self._layout, owner, record, context.progress, fresh=fresh
+            )
+            for keys in writer.write(workers, packs_of(source.entry, source.objects), refs):
+                refs.have(keys)
+        # one call for all files: to sync each of a million small ones would take hours
+        sync_file_system(self._blob_dir)
+        return []
+
+    def put_aside(self, refs: Iterable[BlobRef], kept_name: str) -> list[str]:
+        """Move blobs to the folder of what is kept."""
+        directory = BlobDirectory(self._blob_dir, self._layout)
+        kept = KeptDirectory(self._blob_dir, kept_name, ownership_in(self._blob_dir))
+        for ref in refs:
+            path = directory.path(ref)
+            if path.exists():
+                os.rename(path, kept.path(str(path.relative_to(self._blob_dir))))
+        sync_file_system(self._blob_dir)
+        return []
+
+    def left_in_place(self) -> list[str]:
+        """Return nothing: a blob that nothing references is removed by a pack of the site, as always."""
+        return []
+
+    def settle(self, kept_name: str) -> list[str]:
+        """Remove the list of added blobs, and the folder of what was kept if it is empty."""
+        kept = self._blob_dir / kept_name
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(kept / ADDED)
+        with contextlib.suppress(OSError):  # not there, or blobs of the old state are kept
+            os.rmdir(kept)
+        return [str(kept)] if kept.exists() else []
+
+    def _prepare(self) -> Ownership:
+        make_directories_like_parent(self._blob_dir)
+        owner = ownership_in(self._blob_dir)
+        if not (self._blob_dir / MARKER).exists():
+            write_marker(self._blob_dir / MARKER, self._layout, owner)
+        return owner
+
+
+def layout_for(blob_dir: Path, stored: str | None) -> str:
+    """Return the layout of a blob directory, or what it gets where it is empty: that of the backup, ``stored``.
+
+    Raise ConfigurationError for a blob cache and for an unknown layout.
+    """
+    if not blob_dir.exists():
+        return stored or "bushy"
+    found = detect(blob_dir)
+    empty = all(entry.name.startswith(".") for entry in blob_dir.iterdir())
+    return stored or "bushy" if empty and not (blob_dir / MARKER).exists() else found
+
+
+def write_marker(marker: Path, layout: str, owner: Ownership) -> None:
+    """Write the file that tells the layout of a blob directory."""
+
+    def settle(fd: int) -> None:
+        os.fchmod(fd, 0o644)
+        owner.apply(fd)
+        os.fsync(fd)
+
+    temporary = f"{marker}{TEMPORARY}"
+    write_file(temporary, [memoryview(layout.encode())], 0o644, settle, exclusive=False)
+    os.rename(temporary, marker)
+    durable.sync_directory(marker.parent)
+
+
+class BlobDirectoryWriter:
+    """Writes blobs into one directory.
+
+    ``fresh``: there was no blob in it. Then nothing has to be compared, and each file gets its final name at once: a run
+    that is repeated after a crash is not fresh any more, and compares the file that the crash may have cut off.
+
+    The digest of the stored object and the checksum of its frame are checked, but only after the content was written. So
+    beside blobs that exist already, the digest of the blob itself decides before a file gets its name.
     """
 
     def __init__(
@@ -59,11 +163,11 @@ class BlobDirectoryWriter:
         self._sink, self._root, self._owner, self._fresh = sink, root, owner, fresh
         self._path_of, self._record, self._progress = LAYOUTS[layout], record, progress
 
-    def place(self, workers: Workers, packs: Iterable[Pack], refs: BlobSet) -> Iterator[list[bytes]]:
-        """Place every blob of ``refs`` that the packs have, yield their keys; raise Damage when one is not as it was stored."""
-        yield from workers.in_order(partial(self._place, pack, refs) for pack in packs)
+    def write(self, workers: Workers, packs: Iterable[Pack], refs: BlobSet) -> Iterator[list[bytes]]:
+        """Write every blob of ``refs`` that the packs have, yield their keys; raise Damage when one is not as it was stored."""
+        yield from workers.in_order(partial(self._write, pack, refs) for pack in packs)
 
-    def _place(self, pack: Pack, refs: BlobSet) -> list[bytes]:
+    def _write(self, pack: Pack, refs: BlobSet) -> list[bytes]:
         rows = pack_members(self._sink, pack)
         keys = {member.offset: member_key(member) for member in rows}
         wanted = refs.referenced(keys.values())
@@ -73,7 +177,7 @@ class BlobDirectoryWriter:
         todo = {
             m.offset
             for m in rows
-            if m.offset in paths and (self._fresh or not self._stands(m, paths[m.offset]))
+            if m.offset in paths and (self._fresh or not self._is_written(m, paths[m.offset]))
         }
         if todo:
             for member, chunks in read_members(
@@ -100,7 +204,7 @@ class BlobDirectoryWriter:
 
     def _write_new(self, path: str, member: Member, chunks: Iterator[memoryview]) -> None:
         fresh = not path.endswith(TEMPORARY)
-        if fresh:  # most objects have one blob, and so no directory yet
+        if fresh:  # most objects have one blob, so their directory does not exist yet
             self._make_directories(os.path.dirname(path))
         try:
             size = write_file(path, chunks, BLOB_MODE, self._owner.apply, exclusive=fresh)
@@ -115,7 +219,7 @@ class BlobDirectoryWriter:
             self._progress.advance(len(chunk))
             yield chunk
 
-    def _stands(self, member: Member, relative: str) -> bool:
+    def _is_written(self, member: Member, relative: str) -> bool:
         """Tell whether the file in place has exactly this content."""
         try:
             fd = os.open(f"{self._root}/{relative}", os.O_RDONLY | os.O_CLOEXEC)

@@ -1,10 +1,10 @@
-"""Files that a restore replaces are kept, and noted so that an abort can put them back."""
+"""What a restore changes in a blob directory is noted, and files that it exchanges are kept: an undo puts both back."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -15,24 +15,23 @@ KEPT_PREFIX: Final = ".zodb-vault-kept-"
 ADDED: Final = "added"
 
 
-class KeptFiles:
-    """What a restore does to a blob directory, noted so that the old state can be put back: files that were exchanged, names that are new."""
+class KeptDirectory:
+    """The folder ``name`` of a blob directory in which a restore keeps blobs of the old state, under their own relative paths."""
 
     def __init__(self, blob_dir: Path, name: str, owner: Ownership) -> None:
         self._blob_dir, self._root, self._owner = blob_dir, blob_dir / name, owner
 
-    def __enter__(self) -> KeptFiles:
+    @property
+    def added(self) -> Path:
+        """Return the file that lists the blobs which the restore added; the folder is made."""
         self._make_directories(self._root)
-        self._fd = os.open(self._root / ADDED, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        durable.write_all(self._fd, [b"\n"])  # an interrupted run may have ended in the middle of a line
-        return self
+        return self._root / ADDED
 
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
-
-    def add(self, relatives: Iterable[str]) -> None:
-        """Note names before there are such files; one write, so that several threads may do it."""
-        os.write(self._fd, "".join(f"{relative}\n" for relative in relatives).encode("ascii"))
+    def path(self, relative: str) -> Path:
+        """Return where a file is kept; its directory is made."""
+        target = self._root / relative
+        self._make_directories(target.parent)
+        return target
 
     def keep(self, relative: str) -> None:
         """Link a file that is about to be exchanged to where it is kept."""
@@ -40,12 +39,6 @@ class KeptFiles:
         with contextlib.suppress(FileExistsError):  # an interrupted restore has kept it already
             os.link(self._blob_dir / relative, target)
         durable.sync_directory(target.parent)
-
-    def path(self, relative: str) -> Path:
-        """Return where a file is kept; its directory is made."""
-        target = self._root / relative
-        self._make_directories(target.parent)
-        return target
 
     def _make_directories(self, path: Path) -> None:
         if path.is_dir():
@@ -56,3 +49,29 @@ class KeptFiles:
         if (self._owner.uid, self._owner.gid) != (-1, -1):
             os.chown(path, self._owner.uid, self._owner.gid)
         durable.sync_directory(path.parent)
+
+
+class ChangeRecord:
+    """Notes each change of a blob directory before it happens; several threads may use it at once."""
+
+    def __init__(self, kept: KeptDirectory, fd: int) -> None:
+        self._kept, self._fd = kept, fd
+
+    def add(self, relatives: Iterable[str]) -> None:
+        """Note names before there are such files; one write, so that the lines of two threads do not mix."""
+        os.write(self._fd, "".join(f"{relative}\n" for relative in relatives).encode("ascii"))
+
+    def keep(self, relative: str) -> None:
+        """Keep a file that is about to be exchanged."""
+        self._kept.keep(relative)
+
+
+@contextlib.contextmanager
+def recorded(kept: KeptDirectory) -> Iterator[ChangeRecord]:
+    """Give the record of the changes that a restore makes; one that goes on appends to what the interrupted run noted."""
+    fd = os.open(kept.added, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        durable.write_all(fd, [b"\n"])  # an interrupted run may have ended in the middle of a line
+        yield ChangeRecord(kept, fd)
+    finally:
+        os.close(fd)

@@ -10,8 +10,9 @@ import msgspec
 from ...errors import BlobsMissing
 from ...model import canonical
 from ...model import tid as tids
-from ...model.blob import BlobRef
-from ...model.manifest import MissingBlobs
+from ...model.blob import BlobRef, MissingRows
+from ...model.chain import Documents
+from ...model.manifest import DatabaseEntry, MissingBlobs
 from ..base import Sink
 
 TOLERATED_MISSING: Final = 20
@@ -40,3 +41,9 @@ def note_missing(sink: Sink, missing: Iterable[tuple[BlobRef, str]]) -> MissingB
     return MissingBlobs(
         count=len(rows), list=sink.put_document(canonical.rows("missing", rows)).meta if rows else None
     )
+
+
+def missing_rows(entry: DatabaseEntry, documents: Documents) -> list[tuple[str, str, str]]:
+    """Return OID, TID and place of the blobs that were missing when a backup was made; raise Damage."""
+    listed = entry.blobs.missing.list if entry.blobs else None
+    return msgspec.json.decode(documents.document(listed), type=MissingRows).rows if listed else []

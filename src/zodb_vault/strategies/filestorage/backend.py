@@ -11,11 +11,13 @@ from ...config.blobmodes import directory_mode
 from ...config.conversion import Conversion
 from ...errors import InUse
 from ...model.manifest import DatabaseEntry
+from ...model.restore import DestinationOptions
 from ...model.source import Database, Method
 from ...policy.scope import OURS, Component, Scope, blobs_outside
 from ...runtime.progress import Progress
 from ..backend import Backend
 from ..base import CheckReport, Sink, SurveyContext
+from ..destination import Destination
 
 if TYPE_CHECKING:
     from ...config.sections import Section
@@ -113,6 +115,18 @@ class FileStorage(Backend):
 
         if entry.data_fs is not None:
             DataFsCheck(entry, entry.data_fs, sink, refs, verdict, progress).run(workers)
+
+    def destination(self, database: Database, options: DestinationOptions) -> Destination:
+        """Return the Data.fs of a site, with its blobs."""
+        from .restore.destination import of_database
+
+        return of_database(database, options)
+
+    def directory(self, entry: DatabaseEntry, directory: Path, options: DestinationOptions) -> Destination:
+        """Return a new Data.fs, with its blobs beside it."""
+        from .restore.destination import in_directory
+
+        return in_directory(entry, directory, options)
 
 
 BACKEND: Final = FileStorage()

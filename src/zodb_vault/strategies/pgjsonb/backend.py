@@ -16,22 +16,28 @@ from ...blobs.refs import BlobSet
 from ...config.blobmodes import foreign_cache
 from ...config.conversion import Conversion
 from ...errors import ConfigurationError, NothingToBackUp
-from ...model.chain import Documents, dump_of
+from ...model.chain import dump_of
 from ...model.manifest import DatabaseEntry, PgDump, PgTransactions
 from ...model.requirements import PSYCOPG2, Package, Requirements
+from ...model.restore import DestinationOptions
 from ...model.source import Database, Method, masked
 from ...policy.scope import SNAPSHOT, Component, Scope, blobs_outside, in_bucket, shown_server
 from ...runtime.progress import Progress
 from ..backend import Backend, Opinion, Revision, Scratch
-from ..base import CheckReport, Destination, Sink, SurveyContext
+from ..base import CheckReport, Sink, SurveyContext
+from ..destination import Destination
 
 if TYPE_CHECKING:
     from ...config.sections import Section
     from ...config.storages import Surroundings
-    from ..blobs.s3 import BlobBucket
     from ..sql.survey import SqlSurvey
 
 NAME: Final = "pgjsonb"
+CACHE_OPTION: Final = "blob-cache-dir"
+NO_HISTORY: Final = (
+    "columns that other packages keep in object_state, as a catalog does, have no history: "
+    "have them computed again after the restore"
+)
 PGJSONB: Final = Package("zodb_pgjsonb", ("zodb-pgjsonb",), "1.0", "pgjsonb", (3, 12))
 LOSES_BLOBS: Final = (
     "DO NOT RELY ON THIS COPY: zodb-convert 1.0.0b12 loses every blob of a zodb-pgjsonb storage and reports success; "
@@ -155,17 +161,28 @@ class Pgjsonb(Backend):
             return
         _check_dump(entry, dump, sink, refs, verdict, progress)
 
-    def destination(self, database: Database, role: str | None) -> Destination:
-        """Log in to where a dump is to be loaded."""
-        from ..postgres.restore import PostgresDestination
-
-        return PostgresDestination(database.dsn, role)
-
-    def bucket_to_fill(self, database: Database, entry: DatabaseEntry, documents: Documents) -> BlobBucket:
-        """Return the bucket of a site: each blob is put under the key that its row names."""
+    def destination(self, database: Database, options: DestinationOptions) -> Destination:
+        """Return the database in PostgreSQL, with its bucket: each blob goes under the key that its row names."""
+        from ..postgres.restore import plan_load
+        from ..postgres.truncate import Truncation
+        from ..sql.history import PGJSONB as REVISIONS
+        from ..sql.local_caches import LocalCache
+        from ..sql.restore import DumpDestination, DumpTarget
         from .objects import bucket_to_fill
 
-        return bucket_to_fill(database, entry, documents)
+        # blobs in the cache are found by OID and TID, whatever is in the bucket by now
+        cache = LocalCache(
+            CACHE_OPTION, database.option(CACHE_OPTION), pattern="[0-9a-f]*/[0-9a-f]*.blob", each=False
+        )
+        truncation = Truncation(REVISIONS, large_objects=False, note=NO_HISTORY)
+        target = DumpTarget(
+            location=self.location(database),
+            plan=partial(plan_load, database.dsn, truncation),
+            bucket=lambda source: bucket_to_fill(database, source.entry, source.objects),
+            blob_option="s3-bucket-name",
+            caches=(cache,),
+        )
+        return DumpDestination(database, options, target)
 
     @contextlib.contextmanager
     def scratch(

@@ -45,11 +45,13 @@ def _in_server(dsn: str, note: Callable[[str], None]) -> Iterator[str]:
     from psycopg2.extensions import make_dsn
 
     from .connection import parameters_of
-    from .restore import execute
+    from .target_database import execute_once
 
     name = f"{DATABASE_PREFIX}{secrets.token_hex(6)}"
     try:
-        execute(dsn, f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'")
+        execute_once(
+            dsn, f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'"
+        )
     except VaultError as error:
         raise ConfigurationError(
             [f"no scratch database could be made: {error.message}"],
@@ -60,7 +62,7 @@ def _in_server(dsn: str, note: Callable[[str], None]) -> Iterator[str]:
     finally:
         try:
             # a session that was just closed may need a moment to go
-            execute(dsn, f"DROP DATABASE {name} WITH (FORCE)")
+            execute_once(dsn, f"DROP DATABASE {name} WITH (FORCE)")
         except VaultError as error:
             note(f"the scratch database {name} could not be removed: {error.message}; drop it yourself")
 

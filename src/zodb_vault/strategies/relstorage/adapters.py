@@ -15,10 +15,11 @@ from ...model.requirements import PSYCOPG2, Package
 from ...model.source import Database, masked
 from ...policy.scope import shown_server
 from ...runtime.progress import Progress
-from ..base import CheckReport, Destination, Sink
+from ..base import CheckReport, Sink
 
 if TYPE_CHECKING:
     from ..sql.probe import Asking
+    from ..sql.restore import LoadRequest, PlannedLoad
     from ..sql.snapshot import Rows
 
 DSN: Final = "postgresql.dsn"
@@ -32,15 +33,16 @@ Options = dict[str, str]
 class Dumping:
     """How one kind of database is dumped, checked and restored.
 
-    ``checks`` are by the kind of storage in a manifest; ``destination`` takes the future owner, ``scratch`` a directory, the DSN
-    of a server or None, and what says what cannot be removed, and gives the options of an empty database; ``connect`` opens a
+    ``checks`` are by the kind of storage in a manifest; ``plan_load`` looks at a database that a dump is to be loaded into;
+    ``scratch`` takes a directory, the DSN of a server or None, and what says what cannot be removed, and gives the options of an
+    empty database; ``connect`` opens a
     connection for a second opinion. None where there is none.
     """
 
     open_rows: Callable[[Database], Rows]
     location: Callable[[Database], str]
     checks: Mapping[str, Check]
-    destination: Callable[[Database, str | None], Destination]
+    plan_load: Callable[[Database, LoadRequest], PlannedLoad]
     scratch: Callable[[Path, str | None, Note], AbstractContextManager[Options]] | None = None
     connect: Callable[[Database], AbstractContextManager[Asking]] | None = None
 
@@ -92,10 +94,12 @@ def _check_pg_transactions(
     check_deltas(entry, sink, refs, verdict, progress)
 
 
-def _into_postgresql(database: Database, role: str | None) -> Destination:
-    from ..postgres.restore import PostgresDestination
+def _load_postgresql(database: Database, request: LoadRequest) -> PlannedLoad:
+    from ..postgres.restore import plan_load
+    from ..postgres.truncate import Truncation
+    from ..sql.history import relstorage
 
-    return PostgresDestination(database.dsn, role)
+    return plan_load(database.dsn, Truncation(relstorage(""), large_objects=True), request)
 
 
 @contextlib.contextmanager
@@ -139,10 +143,10 @@ def _check_sqlite(
     check_copy(entry, sink, refs, verdict, progress)
 
 
-def _into_sqlite3(database: Database, _role: str | None) -> Destination:
-    from .sqlite_restore import SqliteDestination
+def _load_sqlite3(database: Database, request: LoadRequest) -> PlannedLoad:
+    from .sqlite_restore import plan_load
 
-    return SqliteDestination(database)
+    return plan_load(database, request)
 
 
 @contextlib.contextmanager
@@ -188,10 +192,10 @@ def _check_mysqldump(
     check_script(entry, sink, verdict, progress)
 
 
-def _into_mysql(database: Database, _role: str | None) -> Destination:
-    from .mysql_restore import MysqlDestination
+def _load_mysql(database: Database, request: LoadRequest) -> PlannedLoad:
+    from .mysql_restore import plan_load
 
-    return MysqlDestination(database)
+    return plan_load(database, request)
 
 
 # Oracle
@@ -212,7 +216,7 @@ ADAPTERS: Final[Mapping[str, Adapter]] = {
             open_rows=_postgresql_rows,
             location=_postgresql_location,
             checks={"pg_dump": _check_pg_dump, "pg_transactions": _check_pg_transactions},
-            destination=_into_postgresql,
+            plan_load=_load_postgresql,
             scratch=_scratch_postgresql,
             connect=_connected_to_postgresql,
         ),
@@ -224,7 +228,7 @@ ADAPTERS: Final[Mapping[str, Adapter]] = {
             open_rows=_sqlite3_rows,
             location=_sqlite3_location,
             checks={"sqlite": _check_sqlite},
-            destination=_into_sqlite3,
+            plan_load=_load_sqlite3,
             scratch=_scratch_sqlite3,
             connect=_connected_to_sqlite3,
         ),
@@ -237,7 +241,7 @@ ADAPTERS: Final[Mapping[str, Adapter]] = {
             open_rows=_mysql_rows,
             location=_mysql_location,
             checks={"mysqldump": _check_mysqldump},
-            destination=_into_mysql,
+            plan_load=_load_mysql,
         ),
     ),
     "oracle": Adapter(tool="zodb-convert", shown_location=_shown_oracle),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,19 +18,23 @@ from ...config.convertconf import ONLY_CURRENT
 from ...errors import ConfigurationError, NothingToBackUp
 from ...model.manifest import DatabaseEntry
 from ...model.requirements import Package, Requirements
+from ...model.restore import DestinationOptions
 from ...model.source import Database, Method, masked
 from ...policy.scope import SNAPSHOT, Component, Scope, blobs_outside
 from ...runtime.progress import Progress
 from ..backend import Backend, Opinion, Scratch, not_restorable, without_transactions
-from ..base import CheckReport, Destination, Sink, SurveyContext
+from ..base import CheckReport, Sink, SurveyContext
+from ..destination import Destination
 from .adapters import ADAPTERS, Adapter, Dumping
 
 if TYPE_CHECKING:
     from ...config.sections import Section
     from ...config.storages import Surroundings
+    from ..blobs.s3 import BlobBucket
     from ..sql.survey import SqlSurvey
 
 NAME: Final = "relstorage"
+CACHE_OPTION: Final = "cache-local-dir"
 RELSTORAGE: Final = Package("relstorage", ("RelStorage",), "3.5", "relstorage")
 WHY: Final = f"RelStorage keeps its objects in this database; {SNAPSHOT}"
 WHY_PORTABLE: Final = "Oracle has no dump that could be restored everywhere: its transactions are copied one by one into a FileStorage"
@@ -191,12 +196,25 @@ class RelStorage(Backend):
         check(entry, sink, refs, verdict, progress)
         check_log(entry, sink, verdict)
 
-    def destination(self, database: Database, role: str | None) -> Destination:
-        """Log in to where a dump is to be loaded."""
+    def destination(self, database: Database, options: DestinationOptions) -> Destination:
+        """Return the database of a RelStorage, and what it keeps on this machine."""
+        from ..sql.local_caches import LocalCache
+        from ..sql.restore import DumpDestination, DumpTarget
+
         dumping = self._adapters[database.adapter or ""].dumping
         if dumping is None:
             raise not_restorable(database)
-        return dumping.destination(database, role)
+        cache = LocalCache(
+            CACHE_OPTION, database.option(CACHE_OPTION), pattern="relstorage-cache*", each=True
+        )
+        target = DumpTarget(
+            location=dumping.location(database),
+            plan=partial(dumping.plan_load, database),
+            bucket=lambda _source: _wrapper_bucket(database),
+            blob_option="shared-blob-dir",
+            caches=(cache,),
+        )
+        return DumpDestination(database, options, target)
 
     @contextlib.contextmanager
     def scratch(
@@ -290,6 +308,12 @@ def _blobs(database: Database) -> Scope:
         "shared-blob-dir is off, so this directory is a cache: the blobs are in the database, and in its dump"
     )
     return Scope((), (f"{database.blob_dir}: {off}",))
+
+
+def _wrapper_bucket(database: Database) -> BlobBucket:
+    from ..blobs.s3 import BlobBucket, wrapper_key
+
+    return BlobBucket(database, wrapper_key)
 
 
 BACKEND: Final = RelStorage(ADAPTERS)

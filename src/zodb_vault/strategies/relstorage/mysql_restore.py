@@ -3,121 +3,141 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 from ...errors import Damage, InUse, TargetRefused, VaultError
 from ...model.chain import dump_of
-from ...model.manifest import DatabaseEntry, MysqlDump
+from ...model.manifest import MysqlDump
 from ...model.source import Database
-from ...runtime.progress import Progress
-from ..base import RestorePoint, Sink, TargetState
+from ..destination import RestoreContext
 from ..sql.program import Program, program_of
+from ..sql.restore import DumpLoad, LoadRequest, PlannedLoad
 from ..sql.snapshot import advancing
 from .mysql import CLIENT, DEFINER, counted, script_lines
 from .mysql_login import Login, translate_errors
 
+NAMED_SESSIONS: Final = 10
+SESSIONS: Final = """
+SELECT user, host, command FROM information_schema.processlist WHERE db = database() AND id <> connection_id()
+"""
+TABLES: Final = "SELECT table_name FROM information_schema.tables WHERE table_schema = database()"
+ROUTINES: Final = "SELECT routine_name FROM information_schema.routines WHERE routine_schema = database()"
 
-class MysqlDestination:
-    """A database that a script is to be loaded into; see ``Destination``."""
+
+class MysqlTarget:
+    """A database that a script is going to be loaded into, and a connection to it."""
 
     def __init__(self, database: Database) -> None:
-        self._login = Login(database)
-        self._connection = self._login.connect()
+        self.login = Login(database)
+        self._connection = self.login.connect()
 
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
 
-    def _ask(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    def query(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Return the rows of a query; raise TargetRefused."""
         with translate_errors(TargetRefused), self._connection.cursor() as cursor:
             cursor.execute(query, parameters or None)
             return list(cursor.fetchall())
 
-    def look(self, entry: DatabaseEntry, *, replace: bool, point: RestorePoint | None = None) -> TargetState:
-        """Return what is there; raise InUse while somebody has it open, TargetRefused when it is not empty."""
-        if not isinstance(entry.dump, MysqlDump):
-            raise TargetRefused(
-                f"the backup of {entry.name} is no script of MySQL", "restore it with --output DIR"
-            )
-        others = self._ask(
-            "SELECT user, host, command FROM information_schema.processlist WHERE db = database() AND id <> connection_id()"
-        )
+    def require_unused(self) -> None:
+        """Raise InUse while sessions are connected."""
+        others = self.query(SESSIONS)
         if others:
             named = "; ".join(
-                f"{user} from {host or 'a local socket'}" for user, host, _command in others[:10]
+                f"{user} from {host or 'a local socket'}" for user, host, _command in others[:NAMED_SESSIONS]
             )
-            in_use = f"the database {self._login.where} is in use by {len(others)} sessions: {named}"
-            raise InUse(in_use, "stop every process of the application first")
-        if self._tables():
-            more = "; MySQL cannot exchange databases" if replace else ""
-            instead = f"restore into an empty one, and name it in zope.conf{more}"
-            raise TargetRefused(f"the database {self._login.where} is not empty", instead)
-        return TargetState(where=self._login.where, empty=True, way="into the empty database")
-
-    def _tables(self) -> list[str]:
-        return [
-            row[0]
-            for row in self._ask(
-                "SELECT table_name FROM information_schema.tables WHERE table_schema = database()"
+            raise InUse(
+                f"the database {self.login.where} is in use by {len(others)} sessions: {named}",
+                "stop every process of the application first",
             )
-        ]
 
-    def load(
-        self,
-        entry: DatabaseEntry,
-        sink: Sink,
-        seen: TargetState,
-        progress: Progress,
-        beat: Callable[[], None],
-        point: RestorePoint | None = None,
-    ) -> list[str]:
-        """Load the script; whatever fails, the database is empty again then. Raise Damage, TargetRefused."""
-        dump = entry.dump
-        assert isinstance(dump, MysqlDump)
-        progress.begin("storage", dump.size)
+    def tables(self) -> list[str]:
+        """Return the names of all tables."""
+        return [row[0] for row in self.query(TABLES)]
+
+    def drop_everything(self) -> None:
+        """Drop all tables and procedures, over a connection in which foreign keys do not matter."""
+        with contextlib.suppress(VaultError):
+            self._connection.close()
+            self._connection = self.login.connect()
+            self.query("SET SESSION foreign_key_checks = 0")
+            for table in self.tables():
+                self.query(f"DROP TABLE IF EXISTS `{table}`")
+            for (name,) in self.query(ROUTINES):
+                self.query(f"DROP PROCEDURE IF EXISTS `{name}`")
+
+
+def plan_load(database: Database, request: LoadRequest) -> PlannedLoad:
+    """Log in and look; raise InUse, TargetRefused when the database is not empty."""
+    dump = request.entry.dump
+    if not isinstance(dump, MysqlDump):
+        raise TargetRefused(
+            f"the backup of {request.entry.name} is no script of MySQL", "restore it with --output DIR"
+        )
+    with contextlib.closing(MysqlTarget(database)) as target:
+        target.require_unused()
+        if target.tables():
+            more = "; MySQL cannot exchange databases" if request.replace else ""
+            raise TargetRefused(
+                f"the database {target.login.where} is not empty",
+                f"restore into an empty one, and name it in zope.conf{more}",
+            )
+    return PlannedLoad(
+        exists=False, way="into the empty database", begin=partial(MysqlLoad, database, request, dump)
+    )
+
+
+class MysqlLoad(DumpLoad):
+    """A script on its way into an empty database. MySQL has no transaction around tables: what fails is dropped again."""
+
+    def __init__(
+        self, database: Database, request: LoadRequest, dump: MysqlDump, context: RestoreContext
+    ) -> None:
+        self._request, self._dump, self._context = request, dump, context
+        self._target = MysqlTarget(database)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._target.close()
+
+    def make_valid(self) -> list[str]:
+        """Load the script; whatever fails, the database is empty again then."""
+        self._context.progress.begin("storage", self._dump.size)
         try:
-            self._run(entry, sink, progress, beat)
-            found = counted(self._ask)
-            for table, rows in dump.tables.items():
+            self._run()
+            found = counted(self._target.query)
+            for table, rows in self._dump.tables.items():
                 if found.get(table) != rows:
                     raise Damage(
                         f"the restored table {table} has {found.get(table)} rows, {rows} were dumped"
                     )
         except BaseException:
-            self._empty()
+            self._target.drop_everything()
             raise
         return []
 
-    def _run(self, entry: DatabaseEntry, sink: Sink, progress: Progress, beat: Callable[[], None]) -> None:
+    def _run(self) -> None:
+        login, objects = self._target.login, self._request.objects
         command = [
             program_of(CLIENT, "mariadb-client"),
-            *self._login.arguments,
+            *login.arguments,
             "--max-allowed-packet=1G",
             "--binary-mode",
-            self._login.name,
+            login.name,
         ]
-        with Program(command, self._login.environment, _refused, fed=True) as program:
-            for line in script_lines(advancing(sink.read(dump_of(entry, sink)), progress)):
-                # procedures belong to who restores: to make them somebody else's is a privilege
+        with Program(command, login.environment, _refused, fed=True) as program:
+            content = advancing(objects.read(dump_of(self._request.entry, objects)), self._context.progress)
+            for line in script_lines(content):
+                # procedures belong to the user who restores: to give them to another one needs a privilege
                 kept = line if line.startswith((b"INSERT ", b"(")) else DEFINER.sub(b"", line)
                 if not program.feed(kept + b"\n"):
                     break
-                beat()
+                self._context.heartbeat()
             program.close_input()
             program.finish()
-
-    def _empty(self) -> None:
-        with contextlib.suppress(VaultError):
-            self._connection.close()
-            self._connection = self._login.connect()
-            self._ask("SET SESSION foreign_key_checks = 0")
-            for table in self._tables():
-                self._ask(f"DROP TABLE IF EXISTS `{table}`")
-            for (name,) in self._ask(
-                "SELECT routine_name FROM information_schema.routines WHERE routine_schema = database()"
-            ):
-                self._ask(f"DROP PROCEDURE IF EXISTS `{name}`")
 
 
 def _refused(text: str) -> VaultError:

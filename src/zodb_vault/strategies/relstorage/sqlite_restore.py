@@ -7,18 +7,20 @@ import os
 import secrets
 import sqlite3
 import tempfile
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 from ...errors import Damage, InUse, TargetRefused
 from ...model import tid as tids
-from ...model.manifest import DatabaseEntry, SqliteCopy
+from ...model.manifest import SqliteCopy
+from ...model.restore import RestorePoint
 from ...model.source import Database
 from ...runtime import clock
 from ...runtime.durable import sync_directory
-from ...runtime.progress import Progress
-from ..base import RestorePoint, Sink, TargetState
+from ..destination import RestoreContext
 from ..sql.history import cut
+from ..sql.restore import DumpLoad, LoadRequest, PlannedLoad
 from .sqlite import (
     FILES,
     MAIN,
@@ -30,116 +32,126 @@ from .sqlite import (
     write_files,
 )
 
+# For how many seconds SQLite waits for a lock of another process.
+LOCK_SECONDS: Final = 3
+# What SQLite keeps beside a file while it is open; it belongs to the old file.
+BESIDE: Final = ("-wal", "-shm", "-journal")
 
-class SqliteDestination:
-    """A ``data-dir`` that a copy is to be put into; see ``Destination``."""
 
-    def __init__(self, database: Database) -> None:
-        self.directory = data_dir(database)
+def plan_load(database: Database, request: LoadRequest) -> PlannedLoad:
+    """Look into the data-dir; raise InUse, TargetRefused when there is a database that is not to be replaced."""
+    if not isinstance(request.entry.dump, SqliteCopy):
+        raise TargetRefused(
+            f"the backup of {request.entry.name} is no copy of SQLite files", "restore it with --output DIR"
+        )
+    directory = data_dir(database)
+    exists = _is_there(directory)
+    if exists and not request.replace:
+        raise TargetRefused(
+            f"there is a database in {directory}",
+            "restore into an empty data-dir, or give --replace: what is there is kept",
+        )
+    return PlannedLoad(
+        exists=exists,
+        way="exchanged by a rename" if exists else "into the empty directory",
+        begin=partial(SqliteLoad, directory, request, was_empty=not exists),
+        last_tid=_last_tid(directory) if exists else None,
+    )
+
+
+def _is_there(directory: Path) -> bool:
+    return any((directory / name).exists() for name in FILES)
+
+
+def _last_tid(directory: Path) -> str | None:
+    require_unused(directory)
+    try:
+        with contextlib.closing(open_read_only(directory / MAIN)) as connection:
+            ((last,),) = connection.execute("SELECT max(tid) FROM object_state").fetchall()
+    except sqlite3.Error:
+        return None  # a damaged one is what restores are for
+    return tids.to_hex(int(last).to_bytes(8)) if last is not None else None
+
+
+def require_unused(directory: Path) -> None:
+    """Raise InUse when another process has a file open.
+
+    SQLite is asked to bring the write-ahead log into the file, which it does only where nothing else has the file open.
+    """
+    for path in (directory / name for name in FILES):
+        if not path.exists():
+            continue
+        with contextlib.closing(sqlite3.connect(path, timeout=LOCK_SECONDS)) as connection:
+            try:
+                mode = connection.execute("PRAGMA journal_mode = DELETE").fetchall()[0][0]
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                    raise TargetRefused(f"{path}: {error}", "check its permissions") from None
+                mode = "locked"
+            except sqlite3.DatabaseError:
+                continue  # a damaged one is what restores are for
+        if mode != "delete":
+            raise InUse(
+                f"{path} is in use: another process has it open",
+                "stop every process of the application first",
+            )
+
+
+class SqliteLoad(DumpLoad):
+    """A copy on its way into a data-dir: written and checked beside the old files, then renamed, the objects first."""
+
+    def __init__(
+        self, directory: Path, request: LoadRequest, context: RestoreContext, *, was_empty: bool
+    ) -> None:
+        self._directory, self._request, self._context = directory, request, context
+        self._was_empty = was_empty
+        directory.mkdir(parents=True, exist_ok=True)
+        self._scratch = tempfile.TemporaryDirectory(prefix=".restoring-", dir=directory)
 
     def close(self) -> None:
-        """Do nothing: no file is held open."""
+        """Remove what was not renamed."""
+        self._scratch.cleanup()
 
-    def look(self, entry: DatabaseEntry, *, replace: bool, point: RestorePoint | None = None) -> TargetState:
-        """Return what is there; raise InUse while somebody has it open, TargetRefused when it is not to be replaced."""
-        if not isinstance(entry.dump, SqliteCopy):
-            raise TargetRefused(
-                f"the backup of {entry.name} is no copy of SQLite files", "restore it with --output DIR"
-            )
-        empty = not any((self.directory / name).exists() for name in FILES)
-        if not empty and not replace:
-            hint = "restore into an empty data-dir, or give --replace: what is there is kept"
-            raise TargetRefused(f"there is a database in {self.directory}", hint)
-        last = self._last_tid() if not empty else None
-        return TargetState(
-            where=str(self.directory),
-            empty=empty,
-            last_tid=last,
-            way="into the empty directory" if empty else "exchanged by a rename",
-        )
-
-    def _last_tid(self) -> str | None:
-        self._settle()
-        try:
-            with contextlib.closing(open_read_only(self.directory / MAIN)) as connection:
-                ((last,),) = connection.execute("SELECT max(tid) FROM object_state").fetchall()
-        except sqlite3.Error:
-            return None  # a damaged one is what restores are for
-        return tids.to_hex(int(last).to_bytes(8)) if last is not None else None
-
-    def _settle(self) -> None:
-        """Bring everything into the file itself, which needs it for us alone; raise InUse when somebody has it open."""
+    def build(self) -> None:
+        """Write both files, check them, and truncate them."""
+        entry, scratch = self._request.entry, Path(self._scratch.name)
+        self._context.progress.begin("storage", entry.dump.size if entry.dump else 0)
+        write_files(entry, self._request.objects, scratch, self._context.progress, self._context.heartbeat)
         for name in FILES:
-            path = self.directory / name
-            if not path.exists():
-                continue
-            with contextlib.closing(sqlite3.connect(path, timeout=3)) as connection:
-                try:
-                    mode = connection.execute("PRAGMA journal_mode = DELETE").fetchall()[0][0]
-                except sqlite3.OperationalError as error:
-                    if "locked" in str(error):
-                        raise InUse(
-                            f"{path} is in use: another process has it open",
-                            "stop every process of the application first",
-                        ) from None
-                    raise TargetRefused(f"{path}: {error}", "check its permissions") from None
-                except sqlite3.DatabaseError:
-                    continue
-                if mode != "delete":
-                    raise InUse(
-                        f"{path} is in use: another process has it open",
-                        "stop every process of the application first",
-                    )
+            if defects := list(integrity_defects(scratch / name)):
+                raise Damage(f"{name} of the backup is damaged: {defects[0]}")
+        if self._request.point is not None:
+            truncate(scratch / MAIN, self._request.point)
 
-    def load(
-        self,
-        entry: DatabaseEntry,
-        sink: Sink,
-        seen: TargetState,
-        progress: Progress,
-        beat: Callable[[], None],
-        point: RestorePoint | None = None,
-    ) -> list[str]:
-        """Write both files beside the old ones, check them, and exchange them, the objects first."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        progress.begin("storage", entry.dump.size if entry.dump else 0)
-        # two restores within a second keep what each replaced
+    def make_valid(self) -> list[str]:
+        """Rename both files into their places, the objects first; the old ones get names of their own."""
+        require_unused(self._directory)
+        if self._was_empty and _is_there(self._directory):
+            raise TargetRefused(f"there is a database in {self._directory} by now", "look at the plan again")
+        # with a random part, so that two restores within a second keep what each replaced
         stamp = f"{clock.now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-        kept = []
-        with tempfile.TemporaryDirectory(prefix=".restoring-", dir=self.directory) as scratch:
-            write_files(entry, sink, Path(scratch), progress, beat)
-            for name in FILES:
-                if defects := list(integrity_defects(Path(scratch) / name)):
-                    raise Damage(f"{name} of the backup does not hold: {defects[0]}")
-            if point is not None:
-                _truncate(Path(scratch) / MAIN, point)
-            self._settle()
-            if seen.empty and any((self.directory / name).exists() for name in FILES):
-                raise TargetRefused(
-                    f"there is a database in {self.directory} by now", "look at the plan again"
-                )
-            for name in FILES:
-                kept += self._exchange(Path(scratch) / name, self.directory / name, stamp)
-        sync_directory(self.directory)
+        kept = [one for name in FILES for one in self._exchange(name, stamp)]
+        sync_directory(self._directory)
         return kept
 
-    def _exchange(self, new: Path, path: Path, stamp: str) -> list[str]:
-        info = path.stat() if path.exists() else path.parent.stat()
+    def _exchange(self, name: str, stamp: str) -> list[str]:
+        new, path = Path(self._scratch.name) / name, self._directory / name
+        existed = path.exists()
+        info = path.stat() if existed else path.parent.stat()
         if os.geteuid() == 0:
             os.chown(new, info.st_uid, info.st_gid)
-        os.chmod(new, info.st_mode & 0o777 if path.exists() else 0o644)
+        os.chmod(new, info.st_mode & 0o777 if existed else 0o644)
         kept = path.with_name(f"{path.name}.replaced-{stamp}")
-        existed = path.exists()
         if existed:
             os.link(path, kept)
         os.rename(new, path)
-        for leftover in ("-wal", "-shm", "-journal"):
+        for suffix in BESIDE:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{path}{leftover}")
+                os.unlink(f"{path}{suffix}")
         return [str(kept)] if existed else []
 
 
-def _truncate(path: Path, point: RestorePoint) -> None:
+def truncate(path: Path, point: RestorePoint) -> None:
     """Leave what there was up to a transaction; raise Damage."""
     with damage_named(MAIN), contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
 

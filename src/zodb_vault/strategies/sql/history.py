@@ -17,7 +17,8 @@ from ...model import canonical
 from ...model import tid as tids
 from ...model.chain import Chain, log_of, transaction_rows
 from ...model.manifest import DatabaseEntry, Transactions
-from ..base import CheckReport, RestorePoint, Sink
+from ...model.restore import RestorePoint
+from ..base import CheckReport, Sink
 
 # So many transactions are one document: what is looked for in ten million of them is found in one of some hundred.
 BLOCK: Final = 65_536

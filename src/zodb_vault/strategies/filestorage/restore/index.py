@@ -5,60 +5,77 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from ....datafs.index import END
 from ....datafs.records import INDEX_ENTRY
 from ....runtime.child_process import child_environment, module_command
 
 
-class Indexing:
-    """Tells a process the entries of an index and waits for it in the end; an error between kills it.
+class IndexProcess:
+    """A process that is given the entries of an index and writes them at the end; ``process`` is None when no index is made.
 
-    An index is a convenience: without memory or right to make it, ``notes`` says that there is none.
+    An index is a convenience: where it cannot be made, ``notes`` says so.
     """
 
-    def __init__(self, index: Path, *, wanted: bool) -> None:
-        self._index, self._wanted = index, wanted
-        self._process: subprocess.Popen[bytes] | None = None
+    def __init__(self, process: subprocess.Popen[bytes] | None) -> None:
+        self._process = process
         self.notes: list[str] = []
 
-    def __enter__(self) -> Self:
-        command, nothing = module_command("zodb_vault.datafs.index", str(self._index)), subprocess.DEVNULL
-        with contextlib.suppress(OSError):
-            if self._wanted:
-                self._process = subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=nothing, stderr=nothing, env=child_environment()
-                )
-        return self
-
     def add(self, entries: bytes | bytearray) -> None:
-        """Tell entries in the order of their records; that the process has died shows in the end."""
+        """Give entries in the order of their records; a process that has died is noticed at the end."""
         if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.write(entries)
 
     def complete(self, size: int) -> None:
-        """Tell that these were all entries, of a file of ``size`` bytes."""
+        """Tell that all entries were given, for a file of ``size`` bytes."""
         self.add(INDEX_ENTRY.pack(END, size))
         self._end_input()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
+    def kill(self) -> None:
+        """End the process without an index."""
         if self._process is not None:
-            if kind is not None:
-                self._process.kill()
-            self._end_input()
-            self._process.wait()
-        if kind is None and self._wanted and (self._process is None or self._process.returncode):
-            self.notes.append("the index could not be written, FileStorage will write it when it starts")
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._index)
+            self._process.kill()
+            self._wait()
+
+    def finish(self) -> bool:
+        """Wait for the process and tell whether the index was written."""
+        return self._process is not None and self._wait() == 0
+
+    def _wait(self) -> int | None:
+        assert self._process is not None
+        self._end_input()
+        self._process.wait()
+        return self._process.returncode
 
     def _end_input(self) -> None:
         if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
+
+
+@contextlib.contextmanager
+def indexing(index: Path, *, wanted: bool) -> Iterator[IndexProcess]:
+    """Give a process that writes an index, and wait for it at the end; an error in between kills it."""
+    process = IndexProcess(_started(index) if wanted else None)
+    try:
+        yield process
+    except BaseException:
+        process.kill()
+        raise
+    if not process.finish() and wanted:
+        process.notes.append("the index could not be written, FileStorage will write it when it starts")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(index)
+
+
+def _started(index: Path) -> subprocess.Popen[bytes] | None:
+    command, nothing = module_command("zodb_vault.datafs.index", str(index)), subprocess.DEVNULL
+    try:
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=nothing, stderr=nothing, env=child_environment()
+        )
+    except OSError:  # without memory for another process there is no index
+        return None

@@ -1,16 +1,17 @@
-"""The journal of a restore, beside the Data.fs: what was decided, what is done, and so what an interrupted one has to do."""
+"""The journal of a restore, beside the Data.fs: what was decided and how far it came, so that an interrupted one can go on."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 from ....errors import Damage
 from ....model import canonical
+from ....model.restore import UnfinishedRestore
 from ....runtime import durable
 
 SUFFIX: Final = ".restore.json"
@@ -19,11 +20,17 @@ SUFFIX: Final = ".restore.json"
 class Journal(msgspec.Struct, frozen=True, kw_only=True):
     """One restore of one database.
 
-    ``building``: the old state is whole, blobs may have been added. ``switching``: the rename may have happened, the inode
-    tells. ``switched``: the new state is valid, what the old one alone needed is being put aside. ``done``: nothing is left to do;
-    only a record has this phase. ``aborting``: the old state is being put back.
-    Names are relative to the directory of Data.fs, ``kept_dir`` to the blob directory. ``saved``: how long the file to be replaced
-    was when a safety backup of it was made, None without one.
+    The phases, in this order:
+
+    * ``building``: the old state is whole; blobs may have been added.
+    * ``switching``: the rename may have happened. Only the inode of the file in place, ``new_inode``, tells.
+    * ``switched``: the new state is valid; what only the old one needed is being put aside.
+    * ``done``: nothing is left to do. Only a record, which is a journal under another name, has this phase.
+    * ``aborting``: the old state is being put back.
+
+    ``end``, ``last_tid`` and ``only`` tell which restore it is. The names ``building`` and ``replaced`` are relative to the
+    directory of the Data.fs, ``kept_dir`` to the blob directory. ``saved`` is the length that the replaced file had when a
+    safety backup of it was made, None without one. ``dropped`` is how many of its transactions the new state does not have.
     """
 
     restore: str
@@ -45,6 +52,17 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     bucket: str | None = None
 
 
+def unfinished(journal: Journal) -> UnfinishedRestore:
+    """Return what a journal tells of a restore that left it."""
+    return UnfinishedRestore(
+        restore=journal.restore,
+        backup=journal.backup,
+        database=journal.database,
+        where=journal.data_fs,
+        phase=journal.phase,
+    )
+
+
 def path_of(data_fs: Path) -> Path:
     """Return where the journal of a Data.fs lies."""
     return data_fs.with_name(data_fs.name + SUFFIX)
@@ -62,8 +80,13 @@ def read(path: Path) -> Journal | None:
         raise Damage(f"{path} does not have the form it should have: {error}") from None
 
 
+def advance(data_fs: Path, journal: Journal, **changes: Any) -> Journal:
+    """Write a journal with some fields changed, and return it."""
+    return write(data_fs, msgspec.structs.replace(journal, **changes))
+
+
 def write(data_fs: Path, journal: Journal) -> Journal:
-    """Make a new state of the journal durable and return it; the caller holds the lock of the storage."""
+    """Make a journal durable in place of the one before, and return it; the caller holds the lock of the storage."""
     path = path_of(data_fs)
     temporary = _new(path)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -78,7 +101,7 @@ def write(data_fs: Path, journal: Journal) -> Journal:
 
 
 def finish(data_fs: Path, journal: Journal) -> Journal:
-    """Turn the journal, in one step, into the record of a finished restore, which says what was kept; return what the record says."""
+    """Turn the journal into the record of a finished restore by one rename, and return it: it says what was kept."""
     os.rename(path_of(data_fs), record_of(data_fs, journal.restore))
     with contextlib.suppress(FileNotFoundError):
         os.unlink(_new(path_of(data_fs)))
@@ -106,7 +129,7 @@ def record_of(data_fs: Path, restore: str) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove a journal or record, and what an interrupted ``write`` left."""
+    """Remove a journal or a record, and the file that an interrupted ``write`` left."""
     for one in (path, _new(path)):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(one)

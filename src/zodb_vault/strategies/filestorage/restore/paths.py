@@ -1,4 +1,4 @@
-"""The paths of a Data.fs that is to be restored."""
+"""Where a Data.fs and what belongs to it lie, before, during and after a restore."""
 
 from __future__ import annotations
 
@@ -6,65 +6,58 @@ from pathlib import Path
 
 import msgspec
 
-from ....blobs.layout import detect
 from ....errors import TargetRefused
 from ....model.source import Database
-from ...blobs.s3 import BlobBucket, wrapper_key
 from .journal import Journal
 
 
 class DataFsPaths(msgspec.Struct, frozen=True):
-    """Where a database goes: the resolved Data.fs, the configured name that its index belongs to, the blob directory or the bucket of its blobs."""
+    """The resolved Data.fs, the index beside its configured name, and the blob directory, if its blobs are in one."""
 
     data_fs: Path
     index: Path
     blob_dir: Path | None
-    layout: str | None
-    bucket: BlobBucket | None = None
 
     @property
-    def blobs(self) -> Path | str | None:
-        """Return where the blobs go, as messages name it."""
-        return self.bucket.root if self.bucket else self.blob_dir
-
-    @property
-    def locked(self) -> Path:
-        """Return the configured name of the Data.fs."""
+    def configured(self) -> Path:
+        """Return the configured name of the Data.fs, which may be a symbolic link."""
         return self.index.with_name(self.index.name.removesuffix(".index"))
 
+    def building(self, journal: Journal) -> Path:
+        """Return the name of the new Data.fs while it is built."""
+        return self.data_fs.with_name(journal.building)
+
     def new_index(self, journal: Journal) -> Path:
-        """Return where the index of a restore waits, beside where it goes."""
+        """Return the name of the new index until the new Data.fs is valid."""
         return self.index.with_name(f"{self.index.name}.restoring-{journal.restore}")
 
+    def replaced(self, journal: Journal) -> Path | None:
+        """Return the name under which the old Data.fs is kept, None when there was none."""
+        return self.data_fs.with_name(journal.replaced) if journal.replaced else None
+
     def is_new(self, journal: Journal) -> bool:
-        """Tell whether the file in place is the one that the restore built; as long as that has its own name, it is not."""
-        if (
-            not journal.new_inode
-            or not self.data_fs.exists()
-            or self.data_fs.with_name(journal.building).exists()
-        ):
+        """Tell whether the file in place is the one that the restore built.
+
+        The inode tells it, but not as long as the new file has its own name: an inode number may be used again.
+        """
+        if not journal.new_inode or not self.data_fs.exists() or self.building(journal).exists():
             return False
         return self.data_fs.stat().st_ino == journal.new_inode
 
+    def is_as_restored(self, journal: Journal) -> bool:
+        """Tell whether the file in place is the one that the restore built, and nothing was written to it since."""
+        return self.is_new(journal) and self.data_fs.stat().st_size == journal.end
 
-def paths_for(
-    data_fs: Path, blob_dir: Path | None, layout: str | None, bucket: BlobBucket | None = None
-) -> DataFsPaths:
-    """Look at where a database is to go; raise TargetRefused or ConfigurationError, change nothing."""
-    if blob_dir is not None and blob_dir.exists():
-        layout = detect(blob_dir)
+
+def paths_for(data_fs: Path, blob_dir: Path | None) -> DataFsPaths:
+    """Return the paths of a Data.fs; raise TargetRefused when there is something else than a file."""
     real = data_fs.resolve()
     if real.exists() and not real.is_file():
         raise TargetRefused(f"{real} is not a file", "name the Data.fs itself")
-    return DataFsPaths(real, Path(f"{data_fs}.index"), blob_dir, layout or "bushy", bucket)
+    return DataFsPaths(real, Path(f"{data_fs}.index"), blob_dir)
 
 
-def paths_of_database(database: Database, layout: str | None = None) -> DataFsPaths:
-    """Return where a database of the site lies."""
-    bucket = BlobBucket(database, wrapper_key) if database.blob_mode == "s3" else None
-    return paths_for(
-        Path(database.data_fs or ""),
-        Path(database.blob_dir) if database.blob_dir and not bucket else None,
-        layout,
-        bucket,
-    )
+def paths_of_database(database: Database) -> DataFsPaths:
+    """Return the paths of a database of the site."""
+    in_directory = database.blob_dir and database.blob_mode != "s3"
+    return paths_for(Path(database.data_fs or ""), Path(database.blob_dir or "") if in_directory else None)

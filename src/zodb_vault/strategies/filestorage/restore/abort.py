@@ -1,0 +1,180 @@
+"""Undo an interrupted restore of a Data.fs, or free what a finished one kept of the old state."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from ....blobs.layout import MARKER
+from ....errors import TargetRefused
+from ....model.restore import UnfinishedRestore
+from ....runtime import durable
+from ....runtime.ownership import TEMPORARY as NEW
+from ...blobs.kept import ADDED
+from ...destination import UndoneRestore
+from ..lock import bar, unbar
+from . import journal as journals
+from .journal import Journal
+from .kept import blob_dir_of, kept_paths, kept_suffix, leftovers
+from .paths import DataFsPaths
+
+InPlace = Literal["new", "old", "nothing"]
+
+
+class DataFsUndo(UndoneRestore):
+    """Puts the replaced state back: the mirror of the restore.
+
+    What the old file alone needs comes back before it is valid again, and what the new one needs goes away after that. Raise
+    TargetRefused when the site has written to the restored file since. The caller holds the lock.
+    """
+
+    def __init__(self, paths: DataFsPaths, journal: Journal) -> None:
+        self._paths, self._journal = paths, journal
+        self._in_place = what_is_in_place(paths, journal)
+
+    @property
+    def unfinished(self) -> UnfinishedRestore:
+        """Return what is undone."""
+        return journals.unfinished(self._journal)
+
+    def free_space(self) -> None:
+        """Remove a new Data.fs that was never in place."""
+        if self._journal.phase == "building":
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._paths.building(self._journal))
+
+    def begin(self) -> None:
+        """Note in the journal that the old state is being put back."""
+        self._journal = journals.advance(self._paths.data_fs, self._journal, phase="aborting")
+
+    def prepare(self) -> None:
+        """Put back the blobs of the old state that nothing has taken the place of."""
+        _put_back_blobs(self._paths, self._journal, exchanged=False)
+
+    def bar(self) -> None:
+        """Bar the storage from being opened for writing."""
+        bar(self._paths.configured)
+
+    def put_back(self) -> None:
+        """Rename the replaced file back into its place, or remove the new one where there was none."""
+        paths, replaced = self._paths, self._paths.replaced(self._journal)
+        if self._in_place != "old":
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(paths.index)
+            durable.sync_directory(paths.index.parent)
+        if replaced is not None and replaced.exists():
+            if self._in_place == "old":
+                os.unlink(replaced)
+            else:
+                os.rename(replaced, paths.data_fs)
+        elif self._in_place == "new":
+            os.unlink(paths.data_fs)
+        for path in (paths.building(self._journal), paths.new_index(self._journal)):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        suffix = kept_suffix(self._journal.restore)
+        for leftover in leftovers(paths, suffix):
+            os.rename(leftover, str(leftover).removesuffix(suffix))
+        durable.sync_directory(paths.data_fs.parent)
+
+    def unbar(self) -> None:
+        """Let the storage be opened again."""
+        unbar(self._paths.configured)
+
+    def tidy(self) -> None:
+        """Put back the blobs that were exchanged, and remove those that the restore added."""
+        _put_back_blobs(self._paths, self._journal, exchanged=True)
+        _remove_added(self._paths, self._journal)
+
+    def unmark(self) -> None:
+        """Remove the journal; that of a database which was done already is a record."""
+        journals.remove(journals.record_of(self._paths.data_fs, self._journal.restore))
+        journals.remove(journals.path_of(self._paths.data_fs))
+
+
+def what_is_in_place(paths: DataFsPaths, journal: Journal) -> InPlace:
+    """Tell which Data.fs is in place; raise TargetRefused when it is neither the restored one as it was nor the replaced one."""
+    data_fs, replaced = paths.data_fs, paths.replaced(journal)
+    if paths.is_new(journal):
+        if not paths.is_as_restored(journal):
+            raise _written_to(data_fs)
+        return "new"
+    if not data_fs.exists():
+        return "nothing"
+    if replaced is not None and replaced.exists():
+        if os.path.samefile(data_fs, replaced):
+            return "old"
+        raise _written_to(data_fs)
+    if journal.only != "blobs" and _was_renamed(paths, journal):
+        raise _written_to(data_fs)
+    return "old"
+
+
+def _was_renamed(paths: DataFsPaths, journal: Journal) -> bool:
+    """Tell whether the new file was in place once, where no replaced file is kept that would tell it."""
+    if journal.phase == "aborting":
+        return journal.replaced is None and journal.new_inode != 0
+    if journal.phase == "switching":
+        return not paths.building(journal).exists()
+    return journal.phase in ("switched", "done")
+
+
+def _written_to(data_fs: Path) -> TargetRefused:
+    return TargetRefused(
+        f"{data_fs} was written to since it was restored",
+        "run the restore again to finish it; the replaced file is kept beside it",
+    )
+
+
+def _put_back_blobs(paths: DataFsPaths, journal: Journal, *, exchanged: bool) -> None:
+    """Move kept blobs to their places: all of them (``exchanged``), or only those whose place is free."""
+    blob_dir = blob_dir_of(paths, journal)
+    if blob_dir is None:
+        return
+    kept = blob_dir / journal.kept_dir
+    for path in sorted(kept.rglob("*.blob")):
+        target = blob_dir / path.relative_to(kept)
+        if exchanged or not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(path, target)
+        if exchanged:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{target}{NEW}")
+
+
+def _remove_added(paths: DataFsPaths, journal: Journal) -> None:
+    """Remove the blobs that the restore added, also those that were not whole yet, and the folder of what was kept."""
+    blob_dir = blob_dir_of(paths, journal)
+    if blob_dir is None:
+        return
+    kept = blob_dir / journal.kept_dir
+    for relative in _added(kept / ADDED):
+        for path in (blob_dir / relative, blob_dir / f"{relative}{NEW}"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(blob_dir / f"{MARKER}{NEW}")
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(f"{blob_dir}{NEW}")
+    shutil.rmtree(kept, ignore_errors=True)
+
+
+def _added(noted: Path) -> list[str]:
+    """Return the relative paths that a restore noted; the last line of a run that a power failure ended may be a part of one."""
+    lines = noted.read_text(encoding="ascii").splitlines() if noted.exists() else []
+    return [line for line in lines if line.endswith(".blob")]
+
+
+def discard(paths: DataFsPaths, restore: str) -> list[str]:
+    """Remove what a finished restore kept of the state it replaced, then its record; return the paths."""
+    record = journals.read_record(paths.data_fs, restore)
+    removed = []
+    for path in kept_paths(paths, record) if record else ():
+        if path.exists():
+            shutil.rmtree(path) if path.is_dir() else os.unlink(path)
+            removed.append(str(path))
+    journals.remove(journals.record_of(paths.data_fs, restore))
+    return removed

@@ -1,0 +1,187 @@
+"""A Data.fs with its blobs as the destination of a restore: in place, or in a new directory."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from ....errors import TargetRefused, UsageError
+from ....model.manifest import DatabaseEntry
+from ....model.restore import DatabaseCut, DestinationOptions, TargetState, UnfinishedRestore
+from ....model.source import Database
+from ....runtime.ownership import make_directories_like_parent
+from ...blobs.directory_restore import DirectoryBlobs, layout_for
+from ...blobs.restore import BlobTarget
+from ...blobs.s3 import BlobBucket, wrapper_key
+from ...blobs.s3_restore import BucketBlobs
+from ...destination import (
+    DatabaseRestore,
+    Destination,
+    PlannedRestore,
+    RestoreContext,
+    RestoreSource,
+    UndoneRestore,
+)
+from ..lock import storage_locks
+from ..zeo import require_stopped
+from . import journal as journals
+from .abort import DataFsUndo, discard
+from .journal import Journal
+from .paths import DataFsPaths, paths_for, paths_of_database
+from .plan import DataFsJob, plan_data_fs
+from .resume import Identity, left_in_directory, require_same
+from .state import last_and_lost
+
+
+class DataFsDestination(Destination):
+    """A Data.fs of the site, or (``database`` is None) one in a new directory; see ``Destination``."""
+
+    resumes = True
+
+    def __init__(
+        self, paths: DataFsPaths, options: DestinationOptions, database: Database | None = None
+    ) -> None:
+        self.paths, self._options, self._database = paths, options, database
+
+    @property
+    def where(self) -> str:
+        """Return the path of the Data.fs."""
+        return str(self.paths.data_fs)
+
+    @property
+    def writes(self) -> list[Path]:
+        """Return the Data.fs and its blob directory."""
+        blob_dir = [self.paths.blob_dir.resolve()] if self.paths.blob_dir else []
+        return [self.paths.data_fs, *blob_dir]
+
+    def unfinished(self) -> UnfinishedRestore | None:
+        """Return what the journal says."""
+        journal = journals.read(journals.path_of(self.paths.data_fs))
+        return journals.unfinished(journal) if journal else None
+
+    def finished(self, restore: str) -> UnfinishedRestore | None:
+        """Return what the record of a finished restore says."""
+        record = journals.read_record(self.paths.data_fs, restore)
+        return journals.unfinished(record) if record else None
+
+    def inspect(self, source: RestoreSource, unfinished: Collection[UnfinishedRestore]) -> PlannedRestore:
+        """Look at the file in place, or at the directory; go on with a restore of the same that was interrupted here."""
+        require_content(source.entry, self._options.only)
+        blobs = self._blobs_of(source.entry)
+        require_blob_target(source.entry, blobs, self._options.only)
+        wanted = Identity(
+            source.backup,
+            source.cut.end,
+            source.cut.last_tid,
+            self._options.only,
+            blobs.where if blobs else None,
+        )
+        journal = self._journal(wanted, unfinished)
+        if journal is not None:
+            require_same(self.paths, journal, wanted)
+        elif self._database is None and unfinished and self._is_restored(source.cut):
+            return PlannedRestore(self._state_of_restored(), _nothing_to_begin)
+        job = DataFsJob(self.paths, blobs, self._options, self._database, source, journal)
+        return plan_data_fs(job)
+
+    def require_stopped(self) -> None:
+        """Raise InUse while the ZEO server of the database answers."""
+        if self._database is not None:
+            require_stopped([self._database])
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Hold the locks of the storage; only a restore and its undo get through a bar."""
+        make_directories_like_parent(self.paths.data_fs.parent)
+        with storage_locks(self.paths.configured, barred=True):
+            yield
+
+    def undo(self, restores: Collection[str]) -> UndoneRestore | None:
+        """Return how to put the replaced file back."""
+        journal = self._journal_or_record(restores)
+        return DataFsUndo(self.paths, journal) if journal else None
+
+    def kept(self) -> list[str]:
+        """Return the restores of which there is a record."""
+        return list(journals.records(self.paths.data_fs))
+
+    def discard_kept(self, restore: str) -> list[str]:
+        """Remove the replaced file, blobs and leftovers that a restore kept, and its record."""
+        return discard(self.paths, restore)
+
+    def _blobs_of(self, entry: DatabaseEntry) -> BlobTarget | None:
+        if self._database is not None and self._database.blob_mode == "s3":
+            bucket = BlobBucket(self._database, wrapper_key)
+            return BucketBlobs(bucket, replace=self._options.replace_blobs)
+        if self.paths.blob_dir is None:
+            return None
+        return DirectoryBlobs(self.paths.blob_dir, layout_for(self.paths.blob_dir, entry.layout))
+
+    def _journal(self, wanted: Identity, unfinished: Collection[UnfinishedRestore]) -> Journal | None:
+        """Return the journal of an interrupted restore, or the record of one that is done here and not yet everywhere."""
+        journal = self._journal_or_record(
+            () if self._database is None else sorted({one.restore for one in unfinished})
+        )
+        if journal is None and self._database is None:
+            return left_in_directory(self.paths, wanted)
+        return journal
+
+    def _journal_or_record(self, restores: Collection[str]) -> Journal | None:
+        """Return the journal, or else the record of one of these restores."""
+        journal = journals.read(journals.path_of(self.paths.data_fs))
+        if journal is not None:
+            return journal
+        records = (journals.read_record(self.paths.data_fs, restore) for restore in restores)
+        return next((one for one in records if one is not None), None)
+
+    def _is_restored(self, cut: DatabaseCut) -> bool:
+        """Tell whether a directory holds the Data.fs as it was restored, and nothing says that it was interrupted."""
+        data_fs = self.paths.data_fs
+        if not data_fs.exists() or self.kept() or data_fs.stat().st_size != cut.end:
+            return False
+        return last_and_lost(data_fs, cut) == (cut.last_tid, 0)
+
+    def _state_of_restored(self) -> TargetState:
+        return TargetState(where=self.where, location=str(self.paths.data_fs.parent), restored=True)
+
+
+def of_database(database: Database, options: DestinationOptions) -> DataFsDestination:
+    """Return a database of the site as a destination; raise UsageError when it is not a Data.fs of its own."""
+    if database.backend != "filestorage" or database.data_fs is None:
+        raise UsageError(
+            f"this version cannot restore into {database.backend}",
+            "restore into a directory with --output DIR",
+        )
+    return DataFsDestination(paths_of_database(database), options, database)
+
+
+def in_directory(entry: DatabaseEntry, directory: Path, options: DestinationOptions) -> DataFsDestination:
+    """Return a directory as a destination: ``Data.fs``, and ``blobs`` beside it if there are any."""
+    blob_dir = directory / "blobs" if entry.blobs and options.only != "storage" else None
+    return DataFsDestination(paths_for(directory / "Data.fs", blob_dir), options)
+
+
+def require_content(entry: DatabaseEntry, only: str | None) -> None:
+    """Raise TargetRefused when the backup does not hold what is wanted."""
+    if entry.storage is None:
+        raise TargetRefused(
+            f"the backup holds no storage of {entry.name}, only blobs", "choose a whole backup"
+        )
+    if only != "storage" and entry.blobs is None:
+        raise TargetRefused(
+            f"the backup holds no blobs of {entry.name}", "`--only storage` restores the rest"
+        )
+
+
+def require_blob_target(entry: DatabaseEntry, blobs: BlobTarget | None, only: str | None) -> None:
+    """Raise TargetRefused when there are blobs and no place for them."""
+    if blobs is None and only != "storage" and entry.blobs and entry.blobs.count:
+        raise TargetRefused(
+            f"the site has no blob directory for {entry.name}",
+            "name it with --blob-dir, or use --only storage",
+        )
+
+
+def _nothing_to_begin(_context: RestoreContext) -> DatabaseRestore:
+    raise AssertionError("a database that is restored already is no step of a restore")

@@ -1,0 +1,263 @@
+"""One Data.fs of a plan: what is in place, what a restore does there, and how it begins or goes on."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import NamedTuple
+
+from ....errors import InUse, VaultError
+from ....model import tid as tids
+from ....model.restore import DestinationOptions, SpaceNeed, TargetState
+from ....model.source import Database
+from ...blobs.kept import KEPT_PREFIX
+from ...blobs.restore import BlobTarget
+from ...destination import DatabaseRestore, PlannedRestore, RestoreContext, RestoreSource
+from ..zeo import is_served
+from . import journal as journals
+from .build import DataFsBuilder
+from .client_caches import ClientCaches, caches_of, require_unused
+from .journal import Journal
+from .kept import replaced_name
+from .paths import DataFsPaths
+from .phases import DataFsRestore
+from .resume import resume
+from .state import (
+    last_and_lost,
+    newest_common_tid,
+    require_empty,
+    require_links,
+    require_same_site,
+    require_writable,
+)
+
+
+class DataFsJob(NamedTuple):
+    """What is restored and where; ``journal`` is that of an interrupted restore of the same. In a directory there is no ``database``."""
+
+    paths: DataFsPaths
+    blobs: BlobTarget | None
+    options: DestinationOptions
+    database: Database | None
+    source: RestoreSource
+    journal: Journal | None
+
+    @property
+    def in_place(self) -> bool:
+        """Tell whether a database of the site is restored."""
+        return self.database is not None
+
+    @property
+    def exists(self) -> bool:
+        """Tell whether there is a Data.fs in place."""
+        return self.paths.data_fs.exists()
+
+    @property
+    def has_client_caches(self) -> bool:
+        """Tell whether clients that may have caches of the old state are known."""
+        return self.in_place and bool(self.options.clients) and self.options.only != "blobs"
+
+
+class PlannedDataFs(PlannedRestore):
+    """The plan of one Data.fs. It was made while nothing was held, so ``require_unchanged`` looks again under the lock.
+
+    ``common`` is the last transaction that clients may have seen and that the restored state has.
+    """
+
+    def __init__(self, job: DataFsJob, state: TargetState, common: str | None) -> None:
+        super().__init__(state, self._begin)
+        self._job, self._common = job, common
+
+    def require_unused(self) -> None:
+        """Raise InUse while a client uses one of the caches that have to be removed."""
+        require_unused(_client_caches(self._job, self._common).stale)
+
+    def require_unchanged(self) -> None:
+        """Raise InUse when another restore has run since, TargetRefused when there is something in a new directory by now."""
+        job = self._job
+        journal = journals.read(journals.path_of(job.paths.data_fs))
+        if journal != job.journal and not (job.journal and job.journal.phase == "done"):
+            raise InUse(
+                f"another restore into {job.paths.data_fs} has run since the plan was made",
+                "look at the plan again",
+            )
+        if job.journal is not None:
+            return
+        if not job.in_place:
+            require_empty(job.paths)
+        if job.exists and job.options.only != "blobs":
+            require_links(job.paths.data_fs)
+
+    def exists(self) -> bool:
+        """Tell whether there is a Data.fs in place by now."""
+        return self._job.exists
+
+    def unsaved(self) -> bool:
+        """Tell whether the file in place, as it is now, is in no safety backup."""
+        return self._job.in_place and _is_unsaved(self._job)
+
+    def _begin(self, context: RestoreContext) -> DatabaseRestore:
+        """Write the journal, or take up the one that is there."""
+        job = self._job
+        if job.journal is None:
+            journal = journals.write(job.paths.data_fs, _new_journal(job, context, self.state))
+        else:
+            journal = resume(job.paths, job.journal)
+            if journal.phase == "building":  # a safety backup of the file as it is now has been made
+                journal = journals.advance(job.paths.data_fs, journal, saved=_saved(job))
+        return DataFsRestore(
+            job.paths,
+            job.blobs,
+            journal,
+            DataFsBuilder(job.paths, job.blobs, job.source, context, job.options.workers),
+            lambda: _client_caches(job, self._common).stale,
+            in_place=job.in_place,
+        )
+
+
+def plan_data_fs(job: DataFsJob) -> PlannedDataFs:
+    """Look at what is in place, and plan; raise TargetRefused where something is in the way. Nothing is changed."""
+    last_tid, lost = last_and_lost(job.paths.data_fs, job.source.cut) if job.exists else (None, None)
+    if job.journal is None:
+        _refuse(job)
+    else:
+        lost = job.journal.dropped
+    common = _common_tid(job) if job.has_client_caches else None
+    caches = _client_caches(job, common)
+    state = TargetState(
+        where=str(job.paths.data_fs),
+        location=str(job.paths.data_fs.parent),
+        content="Data.fs",
+        blobs=job.blobs.where if job.blobs else None,
+        exists=job.exists,
+        last_tid=last_tid,
+        lost=lost,
+        unsaved=job.in_place and _is_unsaved(job),
+        resumed=job.journal.restore if job.journal else None,
+        needs=[] if job.journal else _needs(job),
+        more_for_blobs=not job.journal and _blobs_in_place(job),
+        caches=caches.stale,
+        way="replaces the file in place" if job.exists else None,
+        details=_blob_details(job),
+        notes=[*_shared_bucket(job), *caches.notes],
+        next_steps=_next_steps(job) if job.in_place else [],
+    )
+    return PlannedDataFs(job, state, common)
+
+
+def _refuse(job: DataFsJob) -> None:
+    if not job.in_place:
+        require_empty(job.paths)
+    require_writable(job.paths, in_place=job.in_place)
+    if job.in_place and job.exists and job.options.only != "storage" and not job.options.replace_blobs:
+        _require_blobs_of_site(job)
+
+
+def _require_blobs_of_site(job: DataFsJob) -> None:
+    """Raise TargetRefused when blobs are in place that belong to another site."""
+    blob_dir = job.paths.blob_dir
+    if job.blobs is not None and (blob_dir is None or blob_dir.exists()):
+        require_same_site(job.paths.data_fs, job.blobs.where, job.source)
+
+
+def _is_unsaved(job: DataFsJob) -> bool:
+    """Tell whether the file in place holds what no safety backup has.
+
+    An interrupted restore may have made one. But the site may have been written to since, so the length has to be the same.
+    """
+    journal = job.journal
+    if not job.exists:
+        return False
+    if journal is None:
+        return True
+    if journal.phase in ("switched", "done") or job.paths.is_new(journal):
+        return False
+    return journal.saved != job.paths.data_fs.stat().st_size
+
+
+def _needs(job: DataFsJob) -> list[SpaceNeed]:
+    """Return the space for the new file beside the old one, and for the blobs where no directory has any of them yet."""
+    storage = SpaceNeed(job.paths.data_fs.parent, job.source.cut.end)
+    blob_dir, blobs = job.paths.blob_dir, job.source.entry.blobs
+    if blob_dir is None or blobs is None or blob_dir.exists():
+        return [storage]
+    existing = next(parent for parent in blob_dir.parents if parent.is_dir())
+    return [storage, SpaceNeed(existing, blobs.size)]
+
+
+def _blobs_in_place(job: DataFsJob) -> bool:
+    """Tell whether blobs go to a directory that has some: which ones are missing there is found out on the way."""
+    blob_dir, blobs = job.paths.blob_dir, job.source.entry.blobs
+    return blob_dir is not None and blobs is not None and blobs.count > 0 and blob_dir.exists()
+
+
+def _common_tid(job: DataFsJob) -> str | None:
+    """Return the last transaction that the replaced file and the restored state share; None: what came after any may differ."""
+    replaced = job.paths.data_fs
+    if job.journal is not None and job.paths.is_new(job.journal):
+        replaced = job.paths.replaced(job.journal) or replaced
+    common = None
+    if replaced.exists():
+        with contextlib.suppress(VaultError):  # a damaged file is what restores are for
+            common = newest_common_tid(replaced, job.source)
+    last = job.source.cut.last_tid
+    return min(tids.to_hex(common), last) if common and last else last
+
+
+def _client_caches(job: DataFsJob, common: str | None) -> ClientCaches:
+    """Return what clients have by now of the replaced state."""
+    if job.database is None or not job.has_client_caches:
+        return ClientCaches([], [])
+    return caches_of(job.options.clients, job.database, common, alone=job.source.alone)
+
+
+def _blob_details(job: DataFsJob) -> list[str]:
+    in_bucket = job.blobs is not None and job.paths.blob_dir is None
+    return [f"blobs to {job.blobs.where}, where nothing is deleted"] if job.blobs and in_bucket else []
+
+
+def _shared_bucket(job: DataFsJob) -> list[str]:
+    """Return a warning where a copy of the site would share its bucket with another site."""
+    warning = job.blobs.shared_by() if job.blobs and job.options.elsewhere else None
+    return [warning] if warning else []
+
+
+def _next_steps(job: DataFsJob) -> list[str]:
+    """Return what has to happen before the site may be written to again, and why."""
+    if job.database is None or not is_served(job.database):
+        return ["restart every process that had the site open; ZEO clients have to lose their caches first"]
+    known = ", ".join(str(client.config) for client in job.options.clients)
+    of = f"of every client but {known}" if known else "of every client: none was named with --client-conf"
+    return [
+        "restart every ZEO client, on every host, before the server takes writes again: a client with a stale cache counts "
+        "as current as soon as the server has a newer transaction, and mixes discarded objects with restored ones",
+        f"remove the persistent caches (*.zec and *.zec.lock, where zope.conf says `client`) {of}",
+    ]
+
+
+def _new_journal(job: DataFsJob, context: RestoreContext, state: TargetState) -> Journal:
+    data_fs, cut = job.paths.data_fs, job.source.cut
+    bucket = job.blobs.where if job.blobs and job.paths.blob_dir is None else None
+    replaces = job.exists and job.options.only != "blobs"
+    return Journal(
+        restore=context.restore,
+        backup=job.source.backup,
+        site=context.site,
+        database=cut.entry.name,
+        phase="building",
+        end=cut.end,
+        last_tid=cut.last_tid,
+        only=job.options.only,
+        data_fs=str(data_fs),
+        blob_dir=str(job.paths.blob_dir) if job.paths.blob_dir else None,
+        bucket=bucket,
+        building=f"{data_fs.name}.restoring-{context.restore}",
+        replaced=replaced_name(data_fs, context.restore) if replaces else None,
+        kept_dir=KEPT_PREFIX + context.restore,
+        dropped=state.lost if state.lost is not None else cut.dropped,
+        saved=_saved(job),
+    )
+
+
+def _saved(job: DataFsJob) -> int | None:
+    """Return the length of the file that a safety backup was made of."""
+    return job.paths.data_fs.stat().st_size if job.options.safety_backup and job.exists else None

@@ -1,0 +1,81 @@
+"""Decide from its journal, and from the files in place, what an interrupted restore has left to do."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from ....errors import TargetRefused
+from . import journal as journals
+from .journal import Journal
+from .paths import DataFsPaths
+
+
+def resume(paths: DataFsPaths, journal: Journal) -> Journal:
+    """Return the journal with the phase that the files show, written; raise TargetRefused when they show none.
+
+    Before the rename everything is built again: the site may have gone on since, and a pack may have removed blobs that
+    were compared already. The caller holds the lock.
+    """
+    if journal.phase == "aborting" or (journal.phase == "switching" and paths.is_new(journal)):
+        return journals.advance(paths.data_fs, journal, phase="switched")
+    if journal.phase != "switching":
+        return journal
+    if paths.building(journal).exists():
+        return journals.advance(paths.data_fs, journal, phase="building", new_inode=0)
+    if _was_packed(paths, journal):
+        return journals.advance(paths.data_fs, journal, phase="switched")
+    raise TargetRefused(
+        f"{paths.data_fs} is not the file that the restore {journal.restore} built, and {journal.building} is gone",
+        "`restore --abort` puts the old state back",
+    )
+
+
+def _was_packed(paths: DataFsPaths, journal: Journal) -> bool:
+    """Tell whether the restored file was valid and was replaced by a pack: the old one is kept, and this is another one."""
+    replaced = paths.replaced(journal)
+    if replaced is None or not replaced.exists() or not paths.data_fs.exists():
+        return False
+    return not os.path.samefile(paths.data_fs, replaced)
+
+
+class Identity(NamedTuple):
+    """What tells one restore from another: a run goes on with an interrupted restore only if all of this is the same."""
+
+    backup: str
+    end: int
+    last_tid: str | None
+    only: str | None
+    blobs: str | None
+
+
+def identity_of(journal: Journal) -> Identity:
+    """Return which restore a journal is of."""
+    blobs = journal.bucket or journal.blob_dir
+    return Identity(journal.backup, journal.end, journal.last_tid, journal.only, blobs)
+
+
+def require_same(paths: DataFsPaths, journal: Journal, wanted: Identity) -> None:
+    """Raise TargetRefused when another restore was interrupted here, or the undo of one."""
+    aborting = journal.phase == "aborting" and not paths.is_new(journal)
+    if aborting or identity_of(journal) != wanted:
+        raise TargetRefused(
+            f"a restore of backup {journal.backup} up to {journal.last_tid} into {paths.data_fs} was interrupted",
+            "run `restore --abort` again to put the old state back"
+            if aborting
+            else "run that one again to finish it, or `restore --abort` to put the old state back",
+        )
+
+
+def left_in_directory(paths: DataFsPaths, wanted: Identity) -> Journal | None:
+    """Return the record of the same restore, if a directory holds exactly what it made.
+
+    In a directory a finished restore removes its record in the end: one that is left has still to clean up.
+    """
+    for restore in journals.records(paths.data_fs):
+        record = journals.read_record(paths.data_fs, restore)
+        if record is None or identity_of(record) != wanted:
+            continue
+        if record.only == "blobs" or paths.is_as_restored(record):
+            return record
+    return None

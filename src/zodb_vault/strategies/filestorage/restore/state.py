@@ -1,0 +1,112 @@
+"""Look at the Data.fs that a restore is going to replace, and refuse where something is in the way; nothing is changed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from ....blobs.refs import BlobSet
+from ....datafs.tail import TransactionWalker, backwards
+from ....errors import TargetRefused, VaultError
+from ....model import tid as tids
+from ....model.chain import segments_of
+from ....model.restore import DatabaseCut
+from ....runtime.ownership import require_owner
+from ...destination import RestoreSource
+from ..datafile import DataFile
+from ..matching import newest_common
+from ..rebuild import refs_of_file
+from .paths import DataFsPaths
+
+
+def last_and_lost(data_fs: Path, cut: DatabaseCut) -> tuple[str | None, int]:
+    """Return the last TID of the file in place, and how many of its transactions are later than the cut.
+
+    Of a damaged file only what can be read counts: it is what restores are for.
+    """
+    limit = tids.from_hex(cut.last_tid) if cut.last_tid else b""
+    last, count = None, 0
+    with contextlib.suppress(VaultError), contextlib.closing(DataFile(data_fs)) as file:
+        for hop in backwards(file.fd, _end_of(file.fd, data_fs)):
+            last = last or tids.to_hex(hop.tid)
+            if hop.tid <= limit:
+                break
+            count += 1
+    return last, count
+
+
+def newest_common_tid(data_fs: Path, source: RestoreSource) -> bytes | None:
+    """Return the newest TID that a file and a backup share; raise SourceError."""
+    with contextlib.closing(DataFile(data_fs)) as file:
+        segments = segments_of(source.entry, source.objects)
+        return newest_common(file, _end_of(file.fd, data_fs), segments, 0)
+
+
+def collect_refs(data_fs: Path, refs: BlobSet) -> None:
+    """Collect the blobs that a Data.fs references; raise SourceDamaged."""
+    fd = os.open(data_fs, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        refs_of_file(fd, _end_of(fd, data_fs), refs)
+    finally:
+        os.close(fd)
+
+
+def _end_of(fd: int, data_fs: Path) -> int:
+    """Return where the last whole transaction ends; raise SourceDamaged."""
+    hopper = TransactionWalker(fd, 0, str(data_fs))
+    for _hop in hopper:
+        pass
+    return hopper.tail.end
+
+
+def require_writable(paths: DataFsPaths, *, in_place: bool) -> None:
+    """Raise TargetRefused where this process may not write, or not give files to their owner."""
+    for path in (paths.data_fs, paths.blob_dir):
+        if path is not None:
+            require_owner(path, ours=not in_place)
+
+
+def require_empty(paths: DataFsPaths) -> None:
+    """Raise TargetRefused when there is something where a new directory is wanted."""
+    for path in (paths.data_fs, paths.blob_dir):
+        if path is not None and path.exists() and (path.is_file() or any(path.iterdir())):
+            # a restore that was killed after its last step has left no journal
+            hint = (
+                "choose an empty directory with --output; if a restore went here before, it had finished: "
+                "nothing says that it was interrupted"
+            )
+            raise TargetRefused(f"{path} exists already", hint)
+
+
+def require_links(data_fs: Path) -> None:
+    """Raise TargetRefused where the old file could not be kept beside the new one."""
+    probe = data_fs.with_name(f"{data_fs.name}.restore.probe")
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(probe)
+        os.link(data_fs, probe)
+        os.unlink(probe)
+    except OSError as error:
+        raise TargetRefused(
+            f"{data_fs} cannot be hard-linked: {error.strerror}",
+            "in place the replaced file is kept by a hard link; restore into a directory of another file system "
+            "with --output DIR",
+        ) from None
+
+
+def require_same_site(data_fs: Path, blobs: str, source: RestoreSource) -> None:
+    """Raise TargetRefused when the file in place and the backup have no transaction in common.
+
+    Blobs of two sites must not be mixed: those of one would be taken for leftovers of the other. A file that cannot be
+    read tells nothing, and is no reason to refuse.
+    """
+    try:
+        if newest_common_tid(data_fs, source) is not None:
+            return
+    except VaultError:
+        return
+    raise TargetRefused(
+        f"{data_fs} shares no transaction with the backup: {blobs} belongs to another site",
+        "check --site and the paths; `--replace-blobs` puts the backup in its place all the same",
+    )

@@ -1,0 +1,50 @@
+"""Caches of a SQL storage that survive a restart on this machine: after a restore they are of another state, and have to go."""
+
+from __future__ import annotations
+
+import glob
+import os
+from typing import NamedTuple
+
+
+class LocalCache(NamedTuple):
+    """One cache: the ``option`` of zope.conf that names its ``directory`` (empty: none), and the ``pattern`` of its files.
+
+    ``each``: every file is named to the user; otherwise the directory as a whole is.
+    """
+
+    option: str
+    directory: str
+    pattern: str
+    each: bool
+
+
+class Removed(NamedTuple):
+    """What was removed, and what the user has to know about the rest."""
+
+    paths: list[str]
+    notes: list[str]
+
+
+def remove_local_cache(cache: LocalCache) -> Removed:
+    """Remove the files of a cache. One that cannot be removed is no error, because the database itself is restored."""
+    removed = Removed([], [])
+    if not cache.directory:
+        return removed
+    for path in glob.glob(f"{glob.escape(cache.directory)}/{cache.pattern}"):
+        shown = path if cache.each else cache.directory
+        try:
+            os.unlink(path)
+        except OSError as error:
+            removed.notes.append(
+                f"the cache {shown} could not be removed ({error.strerror}): remove it before the application starts"
+            )
+            if not cache.each:  # the other files fail in the same way
+                break
+        else:
+            removed.paths.append(shown)
+    if not os.path.isdir(cache.directory):
+        removed.notes.append(
+            f"{cache.option} {cache.directory} is not on this machine: remove it where the application runs"
+        )
+    return Removed(list(dict.fromkeys(removed.paths)), removed.notes)
