@@ -39,7 +39,7 @@ def test_what_is_asked_for_twice_counts_once_and_stays_sure(refs: BlobSet) -> No
     assert len(refs) == 2
 
 
-def test_what_a_pack_has_is_not_lacking(refs: BlobSet) -> None:
+def test_what_a_pack_has_is_not_missing(refs: BlobSet) -> None:
     refs.add(number(n) for n in range(4))
     refs.have([key(number(2)), key(number(9))])
     assert list(refs.lacking()) == [number(0), number(1), number(3)]
@@ -70,7 +70,7 @@ def test_it_is_a_set_and_a_dictionary(rows: list[tuple[bytes, bytes, bool]], dat
 
 
 @pytest.mark.parametrize("count", [FETCH - 1, FETCH, FETCH + 1, 3 * FETCH])
-def test_lacking_while_what_was_seen_is_packed_leaves_nothing_out(refs: BlobSet, count: int) -> None:
+def test_missing_leaves_nothing_out_while_blobs_are_packed(refs: BlobSet, count: int) -> None:
     refs.add(number(n) for n in range(count))
     seen = []
     for one in refs.lacking():
@@ -90,7 +90,7 @@ def test_two_threads_add_note_and_ask_at_once(refs: BlobSet) -> None:
                 refs.have(key(number(n)) for n in range(start, start + 1_000, 2))
                 assert key(number(start)) in refs
                 assert number(start) not in list(refs.lacking())
-        except BaseException as error:  # noqa: BLE001 a thread has nobody to raise to
+        except BaseException as error:  # noqa: BLE001 a thread cannot raise to its starter
             failures.append(error)
 
     threads = [threading.Thread(target=work, args=(first,)) for first in (0, 1_000)]
@@ -136,7 +136,7 @@ print(peak() - before)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_among_tells_which_keys_are_asked_for() -> None:
+def test_among_returns_the_keys_that_are_referenced() -> None:
     refs = BlobSet()
     try:
         refs.add([BlobRef(bytes(7) + bytes([n]), bytes(8), True) for n in range(0, 10, 2)])

@@ -46,7 +46,7 @@ ELSEWHERE = {
     "F18": "cli/test_zeo.py::test_F18_a_client_reads_the_lost_future_from_its_cache_and_not_without_it",
     "F20": "strategies/portable/test_zeo.py::test_a_killed_run_is_continued_without_unchecked_data",
     "F21": "strategies/portable/test_relstorage.py::test_commits_and_packs_meanwhile_in_postgresql",
-    "F22": "strategies/portable/test_zeo.py::test_a_mirror_that_is_not_what_it_was_is_made_anew",
+    "F22": "strategies/portable/test_zeo.py::test_a_changed_mirror_is_made_again",
     "F23": "strategies/portable/test_zeo.py::test_what_was_written_is_read_back_before_it_counts",
     "F24": "strategies/portable/test_zeo.py::test_a_blob_file_is_looked_at_before_it_counts",
     "F25": "strategies/blobs/test_source.py::test_a_cache_or_an_unknown_layout_is_refused",
@@ -106,7 +106,7 @@ def object_path(vault: Vault, name: str) -> Path:
 
 
 def truncate(path: Path) -> None:
-    """Cut a stored file in half."""
+    """Truncate a stored file to half of its size."""
     mode = path.stat().st_mode
     path.chmod(0o600)
     os.truncate(path, path.stat().st_size // 2)
@@ -120,7 +120,7 @@ def snapshot(files: SiteFiles) -> dict[str, bytes]:
 
 
 def parts(vault: Vault, what: str) -> list[str]:
-    """Return the names of the objects of a half of the newest backup."""
+    """Return the names of the objects of one component of the newest backup."""
     chain: list[Any] = list(vault.segments() if what == "storage" else vault.packs())
     return [part.object for one in chain for part in one.parts]
 
@@ -237,7 +237,7 @@ def test_F6_blobs_are_restored_into_a_directory_of_any_name(
     assert independent_reader.blob_files(*target) == independent_reader.blob_files(*files)
 
 
-def test_F7_a_kill_before_the_last_write_leaves_no_half_known_data(
+def test_F7_a_kill_before_the_last_write_leaves_no_partly_known_data(
     vault: Vault, files: SiteFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vault.create()
@@ -313,7 +313,7 @@ def test_F9b_nonsense_is_a_usage_error_or_an_unknown_backup(
     assert "internal error" not in capsys.readouterr().err
 
 
-def test_F9c_a_date_means_one_moment_for_storage_and_blobs(tmp_path: Path) -> None:
+def test_F9c_a_date_means_one_time_for_storage_and_blobs(tmp_path: Path) -> None:
     with Site(tmp_path / "site") as site:
         vault = Vault(tmp_path, site.files)
         site.put(text="one", blob=noise(100, 1))
@@ -325,7 +325,7 @@ def test_F9c_a_date_means_one_moment_for_storage_and_blobs(tmp_path: Path) -> No
     day = START.date().isoformat()
     output = tmp_path / "out"
     status = command(vault, "restore", "--at", day, "--output", str(output), "--yes", source=False)
-    assert status in (2, 13)  # a day is no moment, and at its beginning there was nothing
+    assert status in (2, 13)  # a day is no point in time, and at its start there was nothing
     assert not output.exists()
     assert snapshot(site.files) != before
     at = (START + MINUTE).isoformat()
@@ -488,7 +488,7 @@ def test_F29_stray_files_are_never_taken_for_data(
     assert command(vault, "verify", "--level", "bytes", source=False) == 0
 
 
-def test_F30_a_moment_before_the_newest_full_backup_is_found_in_an_older_one(tmp_path: Path) -> None:
+def test_F30_a_time_before_the_newest_full_backup_is_found_in_an_older_one(tmp_path: Path) -> None:
     with Site(tmp_path / "site") as site:
         vault = Vault(tmp_path, site.files)
         tids = [site.put(kept="kept", blob=noise(100, 1))]
@@ -555,7 +555,7 @@ def test_F34_no_full_backup_is_made_where_an_increment_will_do(vault: Vault, fil
 
 
 @pytest.mark.parametrize("level", ["bytes", "records", "restore"])
-def test_F35_verify_tells_damage_by_its_exit_status(vault: Vault, level: str) -> None:
+def test_F35_verify_reports_damage_by_its_exit_status(vault: Vault, level: str) -> None:
     vault.create()
     assert command(vault, "verify", "--level", level, source=False) == 0
     damaged = object_path(vault, parts(vault, "storage")[0])
@@ -636,7 +636,7 @@ def test_F42_nothing_at_all_is_restored_when_there_is_no_such_state(
 
 
 @pytest.mark.parametrize("half", ["storage", "blobs"])
-def test_F43_a_missing_half_is_found_before_the_other_one_is_replaced(
+def test_F43_a_missing_component_is_found_before_the_other_one_is_replaced(
     vault: Vault, files: SiteFiles, half: str
 ) -> None:
     vault.create()
@@ -649,7 +649,7 @@ def test_F43_a_missing_half_is_found_before_the_other_one_is_replaced(
     assert files.data_fs.read_bytes() == before
 
 
-def test_F44_a_moment_before_a_pack_gets_the_blobs_of_that_moment(tmp_path: Path) -> None:
+def test_F44_a_time_before_a_pack_gets_the_blobs_of_that_time(tmp_path: Path) -> None:
     with Site(tmp_path / "site") as site:
         vault = Vault(tmp_path, site.files)
         tid = site.put(kept="kept", blob=noise(100, 1))
@@ -799,7 +799,7 @@ def test_F56_a_live_site_is_not_overwritten_without_a_yes(
 def test_F58_a_repository_that_may_not_be_written_is_an_error_that_says_so(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Nobody, not even root, makes a directory in /sys."""
+    """Not even root can create a directory in /sys."""
     assert run(["--repository", "/sys/zodb-vault", "repository", "init"]) == 1
     said = capsys.readouterr().err
     assert "/sys/zodb-vault" in said
@@ -835,9 +835,7 @@ def test_F60_a_blob_with_another_content_and_the_same_length_and_time_is_exchang
 
 
 @pytest.mark.skipif(not ROOT, reason="needs to give files to another user")
-def test_F61_restored_files_belong_to_who_owned_them_and_keep_their_modes(
-    vault: Vault, files: SiteFiles
-) -> None:
+def test_F61_restored_files_keep_their_owners_and_modes(vault: Vault, files: SiteFiles) -> None:
     vault.create()
     shutil.rmtree(next(path for path in files.blob_dir.iterdir() if path.is_dir() and path.name != "tmp"))
     for path in (files.data_fs.parent, *files.data_fs.parent.rglob("*")):

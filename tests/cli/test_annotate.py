@@ -86,7 +86,7 @@ def test_names_and_notes_have_a_longest_length(
     stocked.done(*command, option, "ü" * longest)
 
 
-def test_a_longer_name_of_an_older_version_is_cut_in_the_table_only(stocked: Vault) -> None:
+def test_a_longer_name_of_an_older_version_is_shortened_in_the_table_only(stocked: Vault) -> None:
     repository = Repository.open(LocalStore(stocked.repository))
     listing = repository.listing("default")
     repository.add_label("default", listing.backups[-1], "name", "x" * 100_000, listing)

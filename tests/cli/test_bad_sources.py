@@ -372,7 +372,7 @@ def test_a_working_directory_that_may_not_be_entered_holds_no_configuration(
     assert process_as_nobody(*stocked.options, "list", cwd=home).status == 0
 
 
-def test_every_configuration_error_is_told_at_once_with_file_and_key_and_without_values(
+def test_all_configuration_errors_are_reported_at_once_with_file_and_key_but_no_value(
     vault: Vault, tmp_path: Path
 ) -> None:
     config = tmp_path / "zodb-vault.toml"

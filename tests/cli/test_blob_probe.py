@@ -242,7 +242,7 @@ def pg(dsn: str, tmp_path: Path) -> Site:
     return Site(tmp_path, f"<postgresql>\ndsn {dsn}\n</postgresql>", True)
 
 
-def test_a_table_that_is_locked_delays_nobody(pg: Site, dsn: str) -> None:
+def test_a_locked_table_causes_no_delay(pg: Site, dsn: str) -> None:
     pg.write("off")
     with contextlib.closing(psycopg2.connect(dsn)) as other:
         other.cursor().execute("lock table object_state, blob_chunk in access exclusive mode")
@@ -318,7 +318,7 @@ def test_what_a_driver_says_of_a_dsn_shows_no_secret_of_it(tmp_path: Path, vault
         outcome = vault.bare("--repository", vault.repository, "--zope-conf", conf, *arguments)
         assert outcome.status == (0 if arguments[0] == "plan" else outcome.status)
         assert "hunter2" not in outcome.out + outcome.err
-    # in a process of its own: Python prints what packages log when nobody else does
+    # in a separate process: Python prints what packages log when no handler does
     printed = vault_process(
         "--repository", vault.repository, "--zope-conf", conf, "create", "--method", "portable", cwd=tmp_path
     )
@@ -326,7 +326,7 @@ def test_what_a_driver_says_of_a_dsn_shows_no_secret_of_it(tmp_path: Path, vault
     assert "hunter2" not in printed.out + printed.err
 
 
-def test_without_psycopg2_nobody_is_asked(pg: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_psycopg2_no_server_is_asked(pg: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "psycopg2", None)
         opinion = pg.opinion()
@@ -343,7 +343,7 @@ def test_only_databases_in_a_server_are_asked(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="zodb-pgjsonb needs Python 3.12")
-def test_objects_in_a_bucket_that_nobody_named(tmp_path: Path, dsn: str) -> None:
+def test_objects_in_a_bucket_that_was_not_named(tmp_path: Path, dsn: str) -> None:
     site = Site(tmp_path, "", True)
     plain = site.database(f"<pgjsonb>\ndsn {dsn}\n</pgjsonb>")
     tiered = site.database(f"<pgjsonb>\ndsn {dsn}\ns3-bucket-name b\n</pgjsonb>")
@@ -393,7 +393,7 @@ def test_plan_warns_and_fails_only_where_blobs_would_be_lost(sqlite: Site, vault
     assert "hunter2" not in unknown.out + unknown.err
 
 
-def test_all_databases_are_told_at_once(tmp_path: Path, vault: Vault) -> None:
+def test_all_databases_are_reported_at_once(tmp_path: Path, vault: Vault) -> None:
     sections = []
     for name in ("one", "two"):
         (tmp_path / name / "data").mkdir(parents=True)

@@ -104,7 +104,7 @@ def test_the_help_says_in_whole_sentences_what_each_command_does(
     assert "..." not in shown.partition("Commands:")[2]
 
 
-def test_the_choices_of_a_missing_argument_stand_on_one_line(vault: Vault) -> None:
+def test_the_choices_of_a_missing_argument_are_on_one_line(vault: Vault) -> None:
     first = vault.bare("completion").err.splitlines()[0]
     assert first.endswith("Choose from: bash, zsh, fish")
 
@@ -266,7 +266,7 @@ def test_on_a_terminal_a_backup_is_on_demand(vault: Vault) -> None:
 
 
 def begun(vault: Vault) -> subprocess.Popen[bytes]:
-    """Start a create that takes a while, and return it when its marker stands."""
+    """Start a create that takes a while, and return it when its marker exists."""
     child = subprocess.Popen(
         command(*vault.options, "create", "--json"),
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""``zodb-vault convert config``: files that zodb-convert runs with, for nobody else to read."""
+"""``zodb-vault convert config``: files for zodb-convert, readable by their owner only."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_what_zodb_convert_loses_is_said_also_when_quiet(vault: Vault, tmp_path:
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "dangling link", "directory"])
-def test_what_is_there_is_not_replaced_without_being_told_to(vault: Vault, kind: str) -> None:
+def test_existing_files_are_replaced_only_on_request(vault: Vault, kind: str) -> None:
     path, other = Path("convert-import.conf"), Path("other")
     if kind == "file":
         write(path, "mine")
@@ -180,7 +180,7 @@ def test_what_is_there_is_not_replaced_without_being_told_to(vault: Vault, kind:
     assert not other.exists() or other.read_text() == "mine"
 
 
-def test_a_place_that_cannot_be_written_to_is_an_error_that_leaves_nothing(
+def test_a_location_that_is_not_writable_is_an_error_that_leaves_nothing(
     vault: Vault, reachable: Path
 ) -> None:
     reachable.chmod(0o555)

@@ -101,7 +101,7 @@ def rewrite(path: Path, data: bytes) -> None:
 
 
 def assert_holds(vault: Vault, out: Path) -> None:
-    """Require every backup of a repository to be whole, and the newest one to give back the site."""
+    """Require every backup of a repository to be complete, and the newest one to restore the site."""
     vault.done("verify", "--all", "--level", "bytes")
     vault.done("verify", "--all", "--level", "records")
     vault.done("restore", "--output", out, "--yes")
@@ -112,7 +112,7 @@ def assert_holds(vault: Vault, out: Path) -> None:
 
 
 def readers(path: Path, *pairs: tuple[str, Path]) -> list[bool]:
-    """Tell which private keys open an object."""
+    """Return which private keys can decrypt an object."""
     import pyrage
 
     found = []
@@ -248,7 +248,7 @@ def test_an_unencrypted_target_has_to_be_meant(source: Vault, keyring: Keyring) 
     assert not objects(other) + objects(third)
 
 
-def test_who_can_write_to_the_target_does_not_decide_for_whom_it_is_encrypted(
+def test_write_access_to_the_target_does_not_decide_about_its_recipients(
     source: Vault, keyring: Keyring
 ) -> None:
     keyring.configure("")
@@ -346,7 +346,7 @@ def test_damage_is_not_copied_and_a_repaired_source_is(
 def test_content_that_does_not_hold_what_was_read_from_the_source_is_damage(
     source: Vault, keyring: Keyring
 ) -> None:
-    """Whole objects of another backup, under names that a manifest of somebody's making gives them."""
+    """Complete objects of another backup, under the names of a forged manifest."""
     keyring.configure("")
     source.done("repository", "init")
     grow(source, 1)
@@ -547,7 +547,7 @@ def test_lost_notes_of_an_interrupted_copy_cost_time_and_nothing_else(
     assert_holds(other, tmp_path / "out")
 
 
-def test_a_copy_beside_another_one_that_encodes_anew_is_refused(source: Vault, keyring: Keyring) -> None:
+def test_a_copy_beside_another_one_that_re_encrypts_is_refused(source: Vault, keyring: Keyring) -> None:
     keyring.configure("")
     source.done("repository", "init")
     grow(source, 1)

@@ -151,7 +151,7 @@ def test_cold_takes_the_lock_and_is_refused_while_the_site_runs(vault: Vault) ->
     vault.make("--cold")
 
 
-def test_only_half_a_backup_is_never_latest(vault: Vault) -> None:
+def test_a_backup_of_one_component_is_never_latest(vault: Vault) -> None:
     storage = vault.done("create", "--only", "storage", "--json").document
     blobs = vault.done("create", "--only", "blobs", "--json").document
     assert storage["databases"][0]["blobs"] is None

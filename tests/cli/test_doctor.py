@@ -1,4 +1,4 @@
-"""``zodb-vault doctor`` finds each obstacle to backups and restores by itself, and leaves nothing behind."""
+"""``zodb-vault doctor`` finds each obstacle to backups and restores by itself, and leaves no files."""
 
 from __future__ import annotations
 
@@ -437,7 +437,7 @@ def test_the_count_of_blobs_ends_somewhere(vault: Vault, monkeypatch: pytest.Mon
     assert "at least" in found(vault("doctor", "--json"))["space repository"]["message"]
 
 
-def test_a_site_that_is_still_to_be_restored_is_told_what_a_restore_needs(stocked: Vault) -> None:
+def test_before_the_restore_of_a_site_the_space_that_it_needs_is_said(stocked: Vault) -> None:
     size = stocked.files.data_fs.stat().st_size
     shutil.rmtree(stocked.files.data_fs.parent)
     checks = found(stocked("doctor", "--json"))

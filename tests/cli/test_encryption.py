@@ -22,7 +22,7 @@ NO_KEY = 12
 
 
 class Pairs(NamedTuple):
-    """Two recipients and their private keys, and a key of somebody else."""
+    """Two recipients and their private keys, and the key of another person."""
 
     recipients: str
     age: Path
@@ -161,7 +161,7 @@ def test_a_file_with_a_passphrase_asks_for_it_and_needs_a_terminal(
 ) -> None:
     from pyrage import passphrase
 
-    # age makes whoever guesses a passphrase, and this test, wait for seconds
+    # age makes each attempt at a passphrase, and this test, wait for seconds
     locked = pairs.age.with_suffix(".age")
     locked.write_bytes(passphrase.encrypt(pairs.age.read_bytes(), "correct horse", armored=True))
     monkeypatch.setenv(FILE, str(locked))

@@ -108,7 +108,7 @@ def test_options_that_are_no_limits_are_errors(vault: Vault, option: tuple[str, 
     assert vault("create", *option).status == 2
 
 
-def test_workers_are_as_many_as_was_told(
+def test_there_are_as_many_workers_as_requested(
     stocked: Vault, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     told: list[int] = []

@@ -159,7 +159,7 @@ def test_secrets_of_a_broken_configuration_are_not_printed(tmp_path: Path, vault
         assert "geheim" not in outcome.out + outcome.err
 
 
-# What stands in the table of the design, for each kind of site
+# The table of the design, for each kind of site
 
 SHARED = (
     "<zodb_db main>\nmount-point /\n<zeoclient>\nserver db.example.org:8100\nblob-dir {0}\n"
@@ -168,7 +168,7 @@ SHARED = (
 
 
 @pytest.mark.parametrize("method", [[], ["--json"]])
-def test_a_zeo_client_is_told_where_to_go_and_creates_nothing(
+def test_a_zeo_client_is_sent_to_the_server_and_creates_nothing(
     tmp_path: Path, vault: Vault, method: list[str]
 ) -> None:
     conf = tmp_path / "zope.conf"
@@ -196,7 +196,7 @@ def test_a_zeo_client_is_told_where_to_go_and_creates_nothing(
     assert tree(vault.directory) == before
 
 
-def test_a_shared_blob_directory_is_only_a_half(tmp_path: Path, vault: Vault) -> None:
+def test_a_shared_blob_directory_is_only_one_component(tmp_path: Path, vault: Vault) -> None:
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared" / ".layout").write_text("bushy")
     conf = tmp_path / "zope.conf"

@@ -52,7 +52,7 @@ def test_an_earlier_transaction_is_restored_with_its_blobs(plone: Vault) -> None
     assert not any(record.blob == independent_reader.MISSING for one in found for record in one.records)
 
 
-def test_an_object_that_nobody_could_load_is_told_as_a_defect_of_the_source(vault: Vault) -> None:
+def test_an_object_that_cannot_be_loaded_is_reported_as_a_defect_of_the_source(vault: Vault) -> None:
     class_record = b"\x80\x03cpersistent.mapping\nPersistentMapping\nq\x00."
     with Site(vault.files.data_fs.parent) as site:
         # a torn state; no pickle at all; a state that the class, which is installed, does not take
@@ -71,7 +71,7 @@ def test_an_object_that_nobody_could_load_is_told_as_a_defect_of_the_source(vaul
     assert all(one["why"].rstrip(": ") != "StateLoadError" for one in document["source"])
 
 
-def test_long_findings_are_cut_in_text_and_whole_in_the_document(vault: Vault) -> None:
+def test_long_findings_are_shortened_in_text_and_complete_in_the_document(vault: Vault) -> None:
     with Site(vault.files.data_fs.parent) as site:
         site.write([RawRecord(number, b"no pickle at all") for number in range(500, 530)])
     vault.make()

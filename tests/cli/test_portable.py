@@ -20,7 +20,7 @@ def server(vault: Vault, serve: Serve) -> ZeoServer:
     return serve(vault.files)
 
 
-def test_a_client_says_where_to_go_and_copies_when_it_is_told_to(
+def test_a_client_names_the_server_and_copies_on_request(
     vault: Vault, server: ZeoServer, tmp_path: Path
 ) -> None:
     client = ["--repository", vault.repository, "--zope-conf", server.zope_conf]
@@ -43,7 +43,7 @@ def test_a_client_says_where_to_go_and_copies_when_it_is_told_to(
     assert independent_reader.transactions(*vault.files) == expected
 
 
-def test_plan_says_what_each_method_does_and_asks_nobody(vault: Vault, server: ZeoServer) -> None:
+def test_plan_says_what_each_method_does_without_any_connection(vault: Vault, server: ZeoServer) -> None:
     server.stop()
     client = ["--repository", vault.repository, "--zope-conf", server.zope_conf]
     before = tree(vault.directory), tree(server.directory)

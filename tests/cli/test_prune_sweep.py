@@ -1,4 +1,4 @@
-"""How ``prune`` frees space: nothing before its time, everything then, and exactly that is told."""
+"""How ``prune`` frees space: nothing before its time, everything then; the report says exactly that."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def content(vault: Vault) -> set[Path]:
 
 
 def swept(vault: Vault) -> dict[str, int]:
-    """Require the dry run to tell what then happens, and return what was swept."""
+    """Require the dry run to report what then happens, and return what was swept."""
     planned = vault.done("prune", "--dry-run", "--json").document
     done = vault.done("prune", "--json").document
     assert planned == done
@@ -143,7 +143,7 @@ def test_what_an_interrupted_run_stored_stays_for_two_weeks(
 def test_a_run_that_began_before_something_was_listed_keeps_it(
     vault: Vault, calendar: Calendar, changing: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a long run has stored and not yet noted looks like what nobody needs."""
+    """Objects that a long run has stored but not yet noted look unused."""
     monkeypatch.setattr(markers, "process_identity", lambda _pid: "")
     store = LocalStore(vault.repository)
     run = RunMarker.start(store, "blog", "create", "20270301T000000Z-aaaaaa", [])

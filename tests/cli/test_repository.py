@@ -40,7 +40,7 @@ def test_the_options_go_anywhere(vault: Vault, tmp_path: Path) -> None:
         assert vault.bare(*line, "-q") == (0, "", "")
 
 
-def test_init_refuses_a_place_that_holds_something(vault: Vault, tmp_path: Path) -> None:
+def test_init_refuses_a_location_that_holds_something(vault: Vault, tmp_path: Path) -> None:
     vault.make()
     foreign = tmp_path / "foreign"
     foreign.mkdir()
@@ -67,7 +67,7 @@ def test_init_in_a_file_is_an_error(vault: Vault, tmp_path: Path) -> None:
         assert "-> a repository is a directory" in outcome.err
 
 
-def test_info_tells_what_it_is_and_which_sites_it_has(vault: Vault) -> None:
+def test_info_says_what_it_is_and_which_sites_it_has(vault: Vault) -> None:
     vault.make()
     vault.make("--site", "plone")
     vault.make("--site", "plone")
@@ -135,7 +135,7 @@ def dead_create(vault: Vault) -> str:
     return key
 
 
-def test_unlock_shows_who_holds_it_and_takes_dead_ones_away(vault: Vault) -> None:
+def test_unlock_shows_the_holders_and_removes_dead_ones(vault: Vault) -> None:
     assert "no run holds" in vault.done("repository", "unlock").err
     key = dead_create(vault)
     assert vault.process("repository", "unlock").status == 2

@@ -138,7 +138,7 @@ def test_into_the_site_the_old_state_is_saved_and_kept(stocked: Vault) -> None:
     assert (out(stocked) / "Data.fs").read_bytes() == old
 
 
-def test_text_says_what_was_kept_and_who_has_to_be_restarted(stocked: Vault) -> None:
+def test_text_says_what_was_kept_and_what_to_restart(stocked: Vault) -> None:
     outcome = stocked.done("restore", "one", "--yes")
     for text in ("saving the present state first", "safety backup", "kept: ", "restart every process"):
         assert text in outcome.err
@@ -409,7 +409,7 @@ def test_an_abort_that_fails_says_where_and_how_to_go_on(
         ["--abort", "--output", "x"],
         ["--abort", "--discard-kept", "20260101T000000Z-aaaaaa"],
         ["one", "--abort"],
-        # what an unset variable of a script leaves: never the whole site up to the latest
+        # the result of an unset variable in a script: never the complete site up to the latest
         ["--tid", ""],
         ["--before-tid", ""],
         ["--at", ""],
@@ -503,7 +503,7 @@ def test_the_repository_is_the_same_after_a_restore_into_a_directory(stocked: Va
     assert stored(stocked.repository) == before
 
 
-# Halves
+# Components
 
 
 def refused(vault: Vault, said: str, hint: str, *arguments: object) -> None:

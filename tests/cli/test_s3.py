@@ -128,7 +128,7 @@ def test_what_is_set_wrongly_is_said(
     assert "hunter2" not in outcome.err
 
 
-def test_an_empty_place_has_no_repository(remote: Remote) -> None:
+def test_an_empty_location_has_no_repository(remote: Remote) -> None:
     assert remote("list").status == 10
     remote.done("repository", "init")
     assert remote("repository", "init").status == 1
@@ -210,7 +210,7 @@ def test_verifying_ten_thousand_objects_is_a_list_of_a_dozen_requests(
     remote.done("repository", "init")
     remote.done("create")
     there = [key for key in remote.stored() if "/objects/" in key or "/meta/" in key]
-    for n in range(10_000 - len(there)):  # behind the service, which would take a minute
+    for n in range(10_000 - len(there)):  # on its disk: through the service it would take a minute
         s3_backends["123456789012"]["aws"].put_object(
             remote.bucket, f"some/place/objects/{n % 256:02x}/{n:064}", b""
         )

@@ -162,7 +162,7 @@ def test_no_secret_is_seen_in_arguments_output_or_the_repository(
             outcome = process(*command, env=bad | {"AWS_SESSION_TOKEN": TOKEN})
             printed += outcome.out + outcome.err
     assert any(b"ageworker" in one for one in watch.seen), "the watch looks at all processes"
-    # the service itself, which knows no other way to be told
+    # the service itself, which takes them in no other way
     arguments = {one for one in watch.seen if b"--auth-key" not in one}
     stored = [
         path.read_bytes()
@@ -323,7 +323,7 @@ def _files(directory: Path) -> list[bytes]:
 
 
 def _decoded(name: str, data: bytes) -> bytes:
-    """Return what is behind the mark of a stored object."""
+    """Return what follows the mark of a stored object."""
     if "meta/" not in name and "objects/" not in name:
         return data
     return (

@@ -26,7 +26,7 @@ def test_the_latest_is_shown_when_none_is_named(stocked: Vault) -> None:
         assert text in printed
 
 
-def test_the_document_is_the_manifest_as_it_stands_and_the_labels(stocked: Vault) -> None:
+def test_the_document_is_the_stored_manifest_and_the_labels(stocked: Vault) -> None:
     stocked.done("annotate", "two", "--note", "a\nnote")
     document = stocked.done("show", "two", "--json").document
     assert keys_of(document) == ["labels", "manifest"]

@@ -1,4 +1,4 @@
-"""Real processes are told to end: in the middle of a part, of a restore, and while a service hangs."""
+"""Real processes receive a signal: in the middle of a part, of a restore, and while a service hangs."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from zodb_vault.cli.signals import SAME_SIGNAL_SECONDS
 from zodb_vault.runtime import shutdown
 
 SIZE = 12_000_000
-# A blob of that size takes twelve seconds, and two minutes for one that nobody interrupts.
+# A blob of that size takes twelve seconds, and two minutes for a run without a signal.
 SLOWLY = ["--limit-rate", "100k"]
 # What a run needs to put things in order, on a busy machine.
 SOON = 5.0
 
 
 class Link:
-    """A line to a service that can be made to say nothing any more."""
+    """A connection to a service that can stop answering."""
 
     def __init__(self, port: int) -> None:
         self._port, self.cut = port, threading.Event()

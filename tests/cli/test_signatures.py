@@ -80,12 +80,12 @@ def test_the_signature_is_one_of_ssh_keygen_over_the_manifest_as_it_lies_there(
         assert subprocess.run(command, stdin=manifest, check=False, capture_output=True).returncode == 0
 
 
-def test_a_backup_that_nobody_signed_is_refused(signed: Vault, tmp_path: Path) -> None:
+def test_a_backup_without_a_signature_is_refused(signed: Vault, tmp_path: Path) -> None:
     signature(signed).unlink()
     refused(signed, tmp_path / "out")
 
 
-def test_a_backup_that_somebody_else_signed_is_refused(
+def test_a_backup_of_another_signer_is_refused(
     signed: Vault, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv(SIGNERS, key_pairs.ssh(tmp_path / "other")[0])
@@ -115,10 +115,10 @@ def test_an_incremental_backup_vouches_for_nothing_that_was_not_signed(signed: V
     signed.done("verify")
 
 
-def test_what_nobody_signed_does_not_let_prune_take_what_is_signed(
+def test_unsigned_backups_do_not_let_prune_remove_signed_ones(
     signed: Vault, monkeypatch: pytest.MonkeyPatch, signer: tuple[str, Path], tmp_path: Path
 ) -> None:
-    """Whoever can write to the repository could else make room for backups of their own."""
+    """An attacker who can write to the repository could otherwise make room for other backups."""
     (ours,) = [row["id"] for row in signed.done("list", "--json").document["backups"]]
     configuration = tmp_path / "zodb-vault.toml"
     configuration.write_text(
@@ -148,7 +148,7 @@ def test_what_nobody_signed_does_not_let_prune_take_what_is_signed(
 def test_what_is_signed_was_compared_with_the_source_also_what_an_interrupted_run_has_left(
     vault: Vault, monkeypatch: pytest.MonkeyPatch, signer: tuple[str, Path], tmp_path: Path, signs: bool
 ) -> None:
-    """Whoever can write to the repository could have left blobs of their own in its name."""
+    """An attacker who can write to the repository could have left other blobs in its name."""
     if signs:
         monkeypatch.setenv(KEY, str(signer[1]))
         monkeypatch.setenv(SIGNERS, signer[0])

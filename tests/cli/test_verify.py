@@ -62,7 +62,7 @@ def test_a_missing_object_shows_at_the_cheapest_level(stocked: Vault) -> None:
     assert finding["object"] == lost.name
 
 
-def test_what_the_source_had_lost_is_told_and_is_no_damage(vault: Vault) -> None:
+def test_what_the_source_had_lost_is_reported_and_is_no_damage(vault: Vault) -> None:
     lost = max(vault.files.blob_dir.rglob("*.blob"), key=lambda path: path.name)
     lost.unlink()
     assert vault("create", "--name", "lossy").status == 3

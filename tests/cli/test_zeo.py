@@ -168,7 +168,7 @@ run({[*on_a_socket.where, "restore", "--yes", "--no-safety-backup"]!r})
     assert len({state.shared for state in on_a_socket.states().values()}) == 1
 
 
-def test_a_storage_that_somebody_has_open_without_a_server_is_in_use_too(on_a_socket: Served) -> None:
+def test_a_storage_that_a_process_has_open_without_a_server_is_in_use_too(on_a_socket: Served) -> None:
     site_factory.populate(on_a_socket.zeo.directory / "main")
     site_factory.populate(on_a_socket.zeo.directory / "catalog")
     on_a_socket.done("create")
@@ -177,14 +177,14 @@ def test_a_storage_that_somebody_has_open_without_a_server_is_in_use_too(on_a_so
 
 
 @pytest.mark.parametrize("host", ["", "localhost:", "127.0.0.1:", "0.0.0.0:", ":"])
-def test_who_listens_is_found_at_every_form_of_an_address(host: str) -> None:
+def test_a_server_is_found_at_every_form_of_an_address(host: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         assert servers.answers(f"{host}{server.getsockname()[1]}")
     assert not servers.answers(f"{host}{free_port()}")
 
 
 @pytest.mark.parametrize("kind", ["nothing", "file", "left", "long", "unknown host"])
-def test_where_nobody_listens(kind: str, zeo_directory: Path) -> None:
+def test_where_no_server_listens(kind: str, zeo_directory: Path) -> None:
     address = str(zeo_directory / "sock")
     if kind == "file":
         Path(address).write_text("")
@@ -198,7 +198,7 @@ def test_where_nobody_listens(kind: str, zeo_directory: Path) -> None:
     assert not servers.answers(address)
 
 
-def test_what_cannot_be_told_is_in_use(on_a_socket: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_state_counts_as_in_use(on_a_socket: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     site_factory.populate(on_a_socket.zeo.directory / "main")
     site_factory.populate(on_a_socket.zeo.directory / "catalog")
     on_a_socket.done("create")
@@ -357,14 +357,14 @@ def test_a_client_that_still_runs_is_in_use(cached: Cached, tmp_path: Path) -> N
         assert refused.status == 11 and "is running: it holds" in refused.err
         assert cached.zec() == CACHES
     finally:
-        running.kill()  # told to end, it would wait for its server
+        running.kill()  # after SIGTERM it would wait for its server
         running.wait(30)
         running.stdout.close()
     assert cached("restore", cached.backup, "--client-conf", cached.conf, "--yes").status == 0
     assert cached.zec() == []
 
 
-def test_a_cache_that_lies_nobody_knows_where_is_named(cached: Cached) -> None:
+def test_a_cache_in_an_unknown_place_is_named(cached: Cached) -> None:
     cached.conf.write_text(cached.conf.read_text().replace(f"var {cached.home}", ""))
     done = cached.done("restore", cached.backup, "--client-conf", cached.conf, "--dry-run")
     assert ["old-1.zec in the working directory" in note for note in done["notes"]] == [True, False]

@@ -143,7 +143,7 @@ def test_every_key_and_wrapper_of_the_site_is_kept(tmp_path: Path, name: str) ->
     site = site_of(tmp_path, name)
     text = (tmp_path / "configs" / name).read_text()
     head = "\n".join(re.findall(r"^%.*", text, re.MULTILINE))
-    # not all of the files are whole
+    # some of the files are damaged
     head += "\n%import zc.zlibstorage" * ("zlibstorage" in text) + "\n%import relstorage" * (
         "<relstorage>" in text
     )
@@ -298,7 +298,7 @@ def test_a_storage_of_another_package_keeps_all_imports_of_its_file(
     assert "<cloudstorage source>\n  path " in text
 
 
-def test_what_zodb_convert_does_wrong_stands_in_the_file_and_in_the_warnings(tmp_path: Path) -> None:
+def test_errors_of_zodb_convert_are_named_in_the_file_and_in_the_warnings(tmp_path: Path) -> None:
     def warned(name: str, direction: Any) -> str:
         site = site_of(tmp_path, name)
         conf = convert_conf(site, site.databases[0], direction, tmp_path, ENVIRONMENT, tmp_path)

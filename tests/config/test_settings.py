@@ -136,7 +136,7 @@ def test_the_working_directory_comes_first_and_a_named_file_rules(tmp_path: Path
         load_settings(Path("none.toml"), {}, tmp_path)
 
 
-def test_all_problems_are_told_at_once_with_file_and_key(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once_with_file_and_key(tmp_path: Path) -> None:
     text = """
 repositry = 1
 [repository]
@@ -261,7 +261,7 @@ def test_relative_paths_of_the_file_are_relative_to_it(tmp_path: Path) -> None:
         "\x00",
     ],
 )
-def test_wrong_values_are_told_and_never_shown(tmp_path: Path, text: str) -> None:
+def test_wrong_values_are_reported_but_never_shown(tmp_path: Path, text: str) -> None:
     found = issues(tmp_path, text)
     assert "zodb-vault.toml" in found[0]
     assert "hunter2" not in str(found).lower()
@@ -406,7 +406,7 @@ def test_several_sites_and_no_choice_lists_them(tmp_path: Path) -> None:
     assert choose_site(settings, "gone") == "gone"
 
 
-def test_an_unknown_site_is_told_with_a_suggestion(tmp_path: Path) -> None:
+def test_an_unknown_site_is_reported_with_a_suggestion(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="did you mean plone") as caught:
         resolve(load(tmp_path, FULL), tmp_path, site="plona")
     assert "my.site-2, plone" in caught.value.hint

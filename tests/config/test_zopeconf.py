@@ -218,7 +218,7 @@ def test_databases_that_share_a_prefix_would_delete_each_others_blobs(tmp_path: 
     ]
 
 
-def test_unnamed_storages_on_their_own_are_told_apart() -> None:
+def test_unnamed_storages_on_their_own_are_distinguished() -> None:
     site = read("zodbpack.conf")
     assert [d.name for d in site.databases] == ["main", "main-2"]
     assert masked(site.databases[0].options)["postgresql.dsn"] == "postgresql://zope:***@db:5432/one"
@@ -401,7 +401,7 @@ def test_home_directory_and_trailing_slash(tmp_path: Path) -> None:
     assert any("~ is taken as /home/zope" in warning for warning in database.warnings)
 
 
-def test_dots_behind_a_symbolic_link_stay(tmp_path: Path) -> None:
+def test_dots_after_a_symbolic_link_stay(tmp_path: Path) -> None:
     (tmp_path / "far" / "inner").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "far" / "inner")
     database = storage(tmp_path, f"<filestorage>\npath {tmp_path}/link/../Data.fs\n</filestorage>")
@@ -601,7 +601,7 @@ def test_blobs_from_before_the_bucket_are_a_warning(tmp_path: Path) -> None:
         ("", ["holds no storages"]),
     ],
 )
-def test_refusals_name_the_place_and_the_reason(tmp_path: Path, section: str, words: list[str]) -> None:
+def test_refusals_name_the_location_and_the_reason(tmp_path: Path, section: str, words: list[str]) -> None:
     error = refused(tmp_path, section)
     assert f"{tmp_path}/zope.conf, line " in str(error)
     assert all(word in str(error) for word in words)
@@ -625,7 +625,7 @@ def test_memory_inside_wrappers_is_skipped(tmp_path: Path) -> None:
     assert (site.databases, [s.name for s in site.skipped]) == ((), ["one", "two"])
 
 
-def test_all_problems_of_all_databases_are_told_at_once(tmp_path: Path) -> None:
+def test_all_problems_of_all_databases_are_reported_at_once(tmp_path: Path) -> None:
     file = write(tmp_path / "z", "<zodb_db a>\n<odd/>\n</zodb_db>\n<zodb_db b>\n<filestorage/>\n</zodb_db>\n")
     with pytest.raises(ConfigurationError) as caught:
         read_site(file, "plone", {})
@@ -706,7 +706,7 @@ def test_another_package_can_register_a_storage(tmp_path: Path) -> None:
         ("zlibstorage",),
     )
     assert masked(database.options)["password"] == "***"
-    # on its own, where only the type tells that it is a storage
+    # on its own, where only the type shows that it is a storage
     site = read_site(write(tmp_path / "z", "<tinystorage>\npath /x\n</tinystorage>"), "plone", {}, tmp_path)
     assert [one.data_fs for one in site.databases] == ["/x"]
 

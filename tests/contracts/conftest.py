@@ -53,7 +53,7 @@ class LocalPlace:
 
 
 class PacedPlace(LocalPlace):
-    """The same at a pace that no test notices."""
+    """The same with a rate limit that no test notices."""
 
     def open(self) -> Store:
         return rate_limited(super().open(), RateLimit(1 << 40))

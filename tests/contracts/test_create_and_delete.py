@@ -144,7 +144,7 @@ class World(NamedTuple):
                 self.store.delete(key)
 
     def assert_sound(self, what: object) -> None:
-        """Require that every backup has everything, also when all that nobody names any more is swept."""
+        """Require that every backup has everything, also after a sweep of all that nothing references."""
         assert not [key for key in self.store.content if "/running/" in key], what
         for backup in self.listed():
             lacking = self.named(self.store.content[f"sites/default/backups/{backup}.json"]) - set(
@@ -434,7 +434,7 @@ def test_a_deleted_backup_comes_back_as_it_was(world: World) -> None:
     assert world.run("delete", "--yes", backup).status == DONE
     assert backup not in world.run("list").out
     assert world.run("undelete", backup).status == DONE
-    # but for the label that keeps later ids behind it
+    # except for the label that keeps later ids after it
     assert {
         key: data for key, data in world.store.content.items() if f"/labels/{backup}/" not in key
     } == world.before

@@ -47,7 +47,7 @@ class Broken(NamedTuple):
         return [key for key in self.whole if key.startswith(prefix)]
 
     def hold(self, changes: dict[str, bytes | None]) -> None:
-        """Hold the whole repository with these changes; None stands for: removed."""
+        """Hold the complete repository with these changes; None means: removed."""
         self.store.content.clear()
         self.store.content.update(
             {key: data for key, data in (self.whole | changes).items() if data is not None}
@@ -61,7 +61,7 @@ class Broken(NamedTuple):
         return self("verify", "--all", "--level", level)
 
     def verify_owner(self, key: str) -> Outcome:
-        """Verify the backup that a file belongs to, the newest one if to all: half the time of all."""
+        """Verify the backup of a file, or the newest one for a common file: that takes half the time."""
         return self("verify", next((one for one in self.ids if one in key), self.ids[-1]), "--level", "bytes")
 
 
@@ -153,7 +153,7 @@ def test_every_flipped_byte_of_content_is_found_by_records(broken: Broken, prefi
 
 @pytest.mark.parametrize("level", ["bytes", "records"])
 @pytest.mark.parametrize("prefix", FILES)
-def test_every_file_that_was_cut_short_or_grew_is_found(broken: Broken, prefix: str, level: str) -> None:
+def test_every_file_that_was_truncated_or_grew_is_found(broken: Broken, prefix: str, level: str) -> None:
     for key in broken.keys(prefix):
         data = broken.whole[key]
         for changed in [*(data[:length] for length in lengths(data)), data + b"\n", data + data]:

@@ -89,7 +89,7 @@ def with_variables(block: str, **values: str) -> str:
 def recover(
     repository: Path, tools: Path, output: Path, backup: str, folder: str = "main", **more: str
 ) -> Recovered:
-    """Paste the blocks into one shell that stands in the repository."""
+    """Paste the blocks into one shell whose current directory is the repository."""
     first, *rest = blocks_of((repository / "RECOVERY.md").read_text())
     blocks = [
         with_variables(first, BACKUP=backup, SITE=SITE, FOLDER=folder, OUTPUT=str(output), **more),
@@ -290,7 +290,7 @@ def test_a_changed_manifest_shows_in_its_digest(vault: Vault, tools: Path, tmp_p
     assert computed != noted
 
 
-def test_an_earlier_moment(vault: Vault, tools: Path, tmp_path: Path) -> None:
+def test_an_earlier_time(vault: Vault, tools: Path, tmp_path: Path) -> None:
     """Section 5: the lists that the manifest names say where a transaction ends."""
     source = site_factory.populate(vault.files.data_fs.parent)
     backup = vault.make()

@@ -43,7 +43,7 @@ def keys(store: Store, prefix: str = "") -> list[str]:
 
 
 def at_once(*calls: Callable[[], object]) -> list[object]:
-    """Make calls at the same moment; return what each returned or raised."""
+    """Make calls at the same time; return what each returned or raised."""
     barrier = threading.Barrier(len(calls))
 
     def one(call: Callable[[], object]) -> object:
@@ -167,7 +167,7 @@ def test_a_prefix_does_not_hold_what_only_begins_like_it(store: Store) -> None:
     assert keys(store, "sites/a/") == ["sites/a/x"]
 
 
-# Every write is seen by the next call of any process; what is stored appears whole or not at all
+# Every write is seen by the next call of any process; what is stored appears completely or not at all
 
 
 def test_what_was_written_is_seen_by_others_at_once(store: Store, place: StorePlace) -> None:
@@ -290,7 +290,7 @@ def test_putting_other_bytes_fails_and_the_first_stay(store: Store, other: bytes
     assert store.get(KEY) == b"the same"
 
 
-def test_of_many_puts_at_once_one_wins_and_the_others_are_told(place: StorePlace) -> None:
+def test_of_many_puts_at_once_one_wins_and_the_others_fail(place: StorePlace) -> None:
     for number in range(10):
         key = f"running/{number}"
         contents = [b"%d" % n * 1000 for n in range(AT_ONCE)]
@@ -471,7 +471,7 @@ def test_delete_of_something_else_than_expected_fails_and_it_stays(store: Store,
     assert store.get(KEY) == b"mine"
 
 
-def test_delete_and_replace_of_the_same_at_once_are_told_apart(place: StorePlace) -> None:
+def test_delete_and_replace_of_the_same_at_once_have_one_order(place: StorePlace) -> None:
     for number in range(10):
         key = f"running/{number}.json"
         place.open().put(key, [b"stale"])
@@ -490,7 +490,7 @@ def test_delete_and_replace_of_the_same_at_once_are_told_apart(place: StorePlace
 # clock
 
 
-def test_the_clock_tells_the_time_in_utc(store: Store) -> None:
+def test_the_clock_gives_the_time_in_utc(store: Store) -> None:
     now = store.clock()
     assert now.tzinfo == UTC
     assert abs(now - datetime.now(UTC)) < timedelta(minutes=5)

@@ -28,7 +28,7 @@ from zodb_vault.stores.local import LocalStore
 
 
 def opened(directory: Path) -> Repository:
-    """Open a repository of which the private key lies beside it, if it is encrypted."""
+    """Open a repository whose private key is beside it, if it is encrypted."""
     repository = Repository.open(LocalStore(directory))
     identity = directory.with_name("identity")
     repository.configure(
@@ -71,7 +71,7 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def judge(directory: Path) -> int:
-    """Require what is listed to be whole, and return how many that are."""
+    """Require all listed backups to be complete, and return their number."""
     target = opened(directory / "target")
     catalog = Catalog(target, filestorage_vault.SITE)
     for backup in catalog.listing.backups:

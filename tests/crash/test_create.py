@@ -1,6 +1,6 @@
 """``create`` is killed, or a call of it fails, at every moment that makes a difference.
 
-No half of a backup is ever seen, and the next run does it right.
+A partial backup is never seen, and the next run succeeds.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def creating_in(directory: Path) -> fault_injection.Operation:
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make several segments and packs of a few kilobytes, join soon, list soon, and take note of each."""
+    """Make several segments and packs of a few kilobytes, compact soon, list soon, and note each of them."""
     monkeypatch.setattr(cut, "SEGMENT_LIMIT", 1500)
     monkeypatch.setattr(segments, "SEGMENT_LIMIT", 1500)
     monkeypatch.setattr(packer, "PACK_LIMIT", 5000)
@@ -98,7 +98,7 @@ def incremental(directory: Path) -> Scene:
 
 
 def joined(directory: Path) -> Scene:
-    """The next create joins small segments and packs and moves a part of its tail into a list."""
+    """The next create compacts small segments and packs, and moves a part of its tail into a list."""
     opened = new_scene(directory / "base")
     for number in range(3):
         opened.create()
@@ -227,7 +227,7 @@ def test_any_call_fails(scene: Scene, tmp_path: Path, error: int) -> None:
 
 
 def documents_noted(opened: ExistingVault) -> set[str]:
-    """Return the lists and indexes by which the next run goes on from an interrupted one."""
+    """Return the lists and indexes from which the next run continues an interrupted one."""
     marker, _data = markers.read_marker(opened.repository.store, MARKER)
     objects = opened.repository.objects("")
     packs = [ref for stored in marker.stored for ref in stored.packs]
@@ -293,7 +293,7 @@ def test_a_power_failure_at_the_commit_takes_nothing_that_the_manifest_needs(
 
 
 def test_states_are_those_of_the_backups(tmp_path: Path) -> None:
-    """The judgement itself: a state that is one transaction later is told apart."""
+    """The check itself: it notices a state that is one transaction later."""
     scene = incremental(tmp_path)
     with pytest.raises(AssertionError):
         ExistingVault(scene.directory).assert_restores(ExistingVault(scene.directory).files)

@@ -99,7 +99,7 @@ def refused_without_a_change(built: Built, error: type[VaultError], match: str, 
     assert command_line.stored(built.target.directory) == before
 
 
-# What stands in place
+# What exists in place
 
 
 def test_symlinked_data_fs_is_resolved_and_the_index_goes_to_the_configured_name(
@@ -183,7 +183,7 @@ def test_stale_index_is_never_used_and_the_new_one_is_valid(
     assert "index" not in caplog.text.lower()
 
 
-def test_nobody_can_make_an_empty_data_fs_meanwhile(built: Built) -> None:
+def test_no_process_can_make_an_empty_data_fs_meanwhile(built: Built) -> None:
     """FileStorage empties a blob directory without a Data.fs, so the lock is held until Data.fs exists."""
     for path in built.files.data_fs.parent.glob("Data.fs*"):
         path.unlink()
@@ -240,7 +240,7 @@ def test_file_system_without_hard_links(built: Built, monkeypatch: pytest.Monkey
     refused_without_a_change(built, TargetRefused, "hard-linked")
 
 
-def test_another_restore_that_ran_while_the_question_stood(built: Built) -> None:
+def test_another_restore_that_ran_during_the_question(built: Built) -> None:
     options = restoring.RestoreOptions(safety_backup=False)
     plan = restoring.plan(built.target.repository, filestorage_vault.SITE, built.target.site, options)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
@@ -264,7 +264,7 @@ def test_another_target_than_the_one_that_was_interrupted(built: Built) -> None:
     assert in_place_sites.state_of(built.files) == built.new
 
 
-def test_who_may_not_give_files_to_their_owner(as_root: Path) -> None:
+def test_a_user_who_may_not_give_files_to_their_owner(as_root: Path) -> None:
     built = _build(as_root / "work")
     command_line.give_to_nobody(as_root / "work")
     os.chown(built.files.data_fs, 0, 0)
@@ -273,7 +273,7 @@ def test_who_may_not_give_files_to_their_owner(as_root: Path) -> None:
     assert command_line.stored(as_root / "work") == before
 
 
-def test_who_is_not_in_the_group_of_the_files(as_root: Path) -> None:
+def test_a_user_who_is_not_in_the_group_of_the_files(as_root: Path) -> None:
     built = _build(as_root / "work")
     command_line.give_to_nobody(as_root / "work")
     os.chown(built.files.blob_dir, NOBODY, 0)
@@ -304,7 +304,7 @@ def test_read_only_repository_is_no_obstacle(as_root: Path) -> None:
     assert stat.S_IMODE(output.stat().st_mode) == 0o700
 
 
-def test_what_root_restores_belongs_to_who_the_site_runs_as(as_root: Path) -> None:
+def test_what_root_restores_belongs_to_the_user_of_the_site(as_root: Path) -> None:
     built = _build(as_root / "work")
     command_line.give_to_nobody(as_root / "work")
     built.files.data_fs.chmod(0o640)
@@ -392,7 +392,7 @@ def test_safety_backup_is_made_again_when_the_site_went_on_after_an_interruption
     assert in_place_sites.state_of(built.files) == built.new
 
 
-def test_two_restores_within_a_second_do_not_stand_in_each_others_way(built: Built) -> None:
+def test_two_restores_within_a_second_do_not_collide(built: Built) -> None:
     built.target.restore()
     built.target.restore()
     assert len(list(built.files.data_fs.parent.glob("Data.fs.replaced-*"))) == 2

@@ -42,7 +42,7 @@ RULES = Rules(
 
 
 class Opened(ExistingVault):
-    """The repository that lies below a directory."""
+    """The repository below a directory."""
 
     def prune(self) -> sweep.Swept:
         return prune.prune(
@@ -65,7 +65,7 @@ def pruning_in(directory: Path) -> fault_injection.Operation:
 
 
 class Days:
-    """A clock that stands still until it is told how many days before or after the tests began it is."""
+    """A clock that is set by hand, in days after the start of the tests."""
 
     def __init__(self) -> None:
         self.now = fault_injection.START
@@ -116,7 +116,7 @@ def _site(directory: Path) -> Path:
 
 
 def judge(opened: Opened) -> None:
-    """Require everything that is listed, and everything in the trash once it is brought back, to be whole."""
+    """Require all listed backups, and all in the trash once they are brought back, to be complete."""
     for backup in opened.repository.trashed(filestorage_vault.SITE):
         deletion.undelete(opened.repository, filestorage_vault.SITE, backup)
     assert len(opened.ids) >= 2

@@ -110,7 +110,7 @@ def traced(scene: Scene, tmp_path: Path) -> list[fault_injection.Call]:
 
 
 def which(target: Target, scene: Scene, name: str = "main") -> str:
-    """Tell which state stands in place; fail unless it is whole."""
+    """Return which state exists in place; fail unless it is complete."""
     files = target.files(name)
     if not files.data_fs.exists():
         assert not scene.old, "there is no Data.fs any more"
@@ -304,7 +304,7 @@ def each_killed(scene: Scene, tmp_path: Path, points: list[fault_injection.Point
 
 
 def all_closed(target: Target) -> bool:
-    """Tell whether no storage can be opened for writing, and no backup be made."""
+    """Return whether no storage can be opened for writing and no backup can be made."""
     for name in target.names:
         with pytest.raises(OSError):  # noqa: PT011  whatever the system says of such a lock
             FileStorage(str(target.files(name).data_fs))
@@ -345,7 +345,7 @@ def test_abort_leaves_what_the_site_has_written_since(tmp_path: Path) -> None:
 
 
 def interruptions(scene: Scene, tmp_path: Path) -> list[fault_injection.Point]:
-    """Return three moments: when blobs are exchanged, when the file is new, and when half is put aside."""
+    """Return three calls: blobs are being exchanged, the file is new, half of the old state is put aside."""
     points = list(fault_injection.points(traced(scene, tmp_path)))
     renamed = next(
         n
@@ -429,7 +429,7 @@ def into_a_directory(directory: Path) -> Scene:
 
 
 def output_of(target: Target, scene: Scene) -> str:
-    """Tell what is in the output directory; fail unless it is nothing valid or the whole."""
+    """Return what is in the output directory; fail unless it is nothing valid or complete."""
     files = SiteFiles(target.directory / "out" / "Data.fs", target.directory / "out" / "blobs")
     if not files.data_fs.exists():
         return "nothing"
@@ -449,7 +449,7 @@ def test_into_a_directory_killed_at_any_moment(tmp_path: Path) -> None:
             try:
                 scene.operation(target)()
             except TargetRefused as error:
-                # it was killed behind its last change, and nothing tells that directory from a finished one
+                # it was killed after its last change, and the directory looks like a finished one
                 assert (
                     "exists already" in str(error) and "it had finished" in error.hint and found[-1] == "new"
                 ), error

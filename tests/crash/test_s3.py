@@ -1,6 +1,6 @@
 """Backups in S3 while the service fails in every way; ``create``, ``prune`` and ``copy`` killed at writes.
 
-No half of a backup is ever seen.
+A partial backup is never seen.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Remote(filestorage_vault.Vault):
-    """A site, and a repository in a bucket that is opened anew for every command."""
+    """A site, and a repository in a bucket that is opened again for every command."""
 
     def __init__(self, directory: Path, service: Service, files: SiteFiles, location: str = "") -> None:
         self.directory, self.files, self.blob_dir = directory, files, files.blob_dir
@@ -70,7 +70,7 @@ class Remote(filestorage_vault.Vault):
         return Repository.open(self.store)
 
     def assert_sound(self) -> None:
-        """Require the newest backups that are listed to be whole."""
+        """Require the newest listed backups to be complete."""
         for backup in self.ids[-2:]:
             assert self.verify("records", backup).ok
 
@@ -223,7 +223,7 @@ def test_what_lasts_ends_the_run_and_the_next_one_does_it_right(remote: Remote) 
             assert error.hint
         let_time_pass(remote)
         remote.assert_sound()
-        # the marker of a run of this very process cannot be told from one that goes on
+        # the marker of a run of this process looks like that of an active run
         for entry in remote.store.list("sites/"):
             if "/running/" in entry.key:
                 remote.store.delete(entry.key)
@@ -236,7 +236,7 @@ def test_what_lasts_ends_the_run_and_the_next_one_does_it_right(remote: Remote) 
 def killed(
     remote: Remote, number: int, operation: Callable[[Remote], object] = Remote.create, *, after: bool
 ) -> bool:
-    """Do something in a child that is killed at a write; tell whether it was."""
+    """Do something in a child that is killed at a write; return whether it was."""
 
     def run() -> object:
         with behind(KilledAt(number, after=after)):
@@ -247,14 +247,14 @@ def killed(
     return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
-def test_killed_at_any_write_no_half_of_a_backup_is_seen_and_the_next_run_does_it_right(
+def test_killed_at_any_write_no_partial_backup_is_seen_and_the_next_run_succeeds(
     remote: Remote, tmp_path: Path
 ) -> None:
     remote.create()
     number, count = 0, len(remote.ids)
     while True:
         change(remote.files, number)
-        # behind a write is before the next one
+        # after a write is before the next one
         if not killed(remote, max(number, 1), after=number > 0):
             break
         assert len(remote.ids) - count in (0, 1), "a backup is there as a whole or not at all"

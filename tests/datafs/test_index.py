@@ -31,7 +31,7 @@ def theirs(data_fs: Path) -> tuple[int, dict[bytes, int]]:
 
 
 def entries(data_fs: Path, *, chunk: int = 1 << 20) -> bytes:
-    """Return what is told to the process that writes the index."""
+    """Return the input of the process that writes the index."""
     found = bytearray()
     scanner, data = Scanner(0, lambda _transaction: None, entries=found), data_fs.read_bytes()
     for start in range(0, len(data), chunk):
@@ -123,7 +123,7 @@ def test_later_entries_count_and_none_is_lost_between_reads(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("left", [0, 1, INDEX_ENTRY.size, -INDEX_ENTRY.size, -1])
 def test_of_entries_that_end_early_no_index_is_made(tmp_path: Path, left: int) -> None:
-    """Whoever told them was killed: the next run makes one of the same name."""
+    """Their parent was killed: the next run makes one of the same name."""
     data_fs = site_factory.populate(tmp_path).data_fs
     told = entries(data_fs)
     command = [sys.executable, "-m", "zodb_vault.datafs.index", str(tmp_path / "ours.index")]

@@ -36,7 +36,7 @@ WHOLE = {
 
 
 class Seen(NamedTuple):
-    """Everything that a scanner tells."""
+    """Everything that a scanner reports."""
 
     transactions: list[Transaction]
     blobs: list[BlobRef]
@@ -223,7 +223,7 @@ def test_a_defect_inside_a_transaction_is_reported_and_not_fatal(name: str, behi
     assert len(seen.transactions) == (3 if behind == "another" else 2)
 
 
-def test_a_pointer_that_leads_behind_the_end_is_reported() -> None:
+def test_a_pointer_past_the_end_is_reported() -> None:
     data = b"FS30" + transaction(4, record(4, b"", back=27 - 1) + record(4, BLOB_RECORD, oid=2))
     scanner = Scanner(0, lambda _t: None, lambda _length, _pos: b"")
     scanner.feed(data)
@@ -362,7 +362,7 @@ def test_hostile_pickles_run_nothing(tmp_path: Path) -> None:
         b"\x80\x02cantigravity\nfly\nX\x09\x00\x00\x00ZODB.blob\x86.",
     ]
     pickle.loads(pickle.dumps(Bomb(open, str(mark), "w"))).close()
-    assert mark.exists()  # the bombs do go off where somebody unpickles them
+    assert mark.exists()  # the bombs do explode when they are unpickled
     mark.unlink()
     path = tmp_path / "hostile"
     path.write_bytes(pickle.dumps(hostile))

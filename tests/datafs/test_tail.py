@@ -110,7 +110,7 @@ def test_a_tail_of_zeros_was_allocated_and_never_written(data_fs: Path, size: in
 
 
 @pytest.mark.parametrize("kept", [1, 8, 15, 20, 23, 30, 60, 75, 80, 120])
-def test_zeros_behind_the_beginning_of_a_transaction_were_never_written(data_fs: Path, kept: int) -> None:
+def test_zeros_after_the_start_of_a_transaction_were_never_written(data_fs: Path, kept: int) -> None:
     end = data_fs.stat().st_size
     transaction = site_factory.voted_bytes(tid_at(START), end, b" ")
     with data_fs.open("ab") as stream:
@@ -130,7 +130,7 @@ def test_zeros_where_a_finished_transaction_says_that_it_is_are_damage(data_fs: 
         hop(data_fs)
 
 
-def test_something_behind_zeros_is_damage(data_fs: Path) -> None:
+def test_something_after_zeros_is_damage(data_fs: Path) -> None:
     end = data_fs.stat().st_size
     with data_fs.open("ab") as stream:
         stream.truncate(end + 5000)
@@ -186,7 +186,7 @@ def test_a_corrupted_length_is_damage_in_any_transaction(tmp_path: Path, name: s
 
 
 def test_a_hole_in_the_middle_is_damage(data_fs: Path) -> None:
-    """A lost page, filled with zeros, with whole transactions behind it."""
+    """A lost page, filled with zeros, with complete transactions after it."""
     victim = independent_reader.headers(data_fs)[2]
     overwrite(data_fs, victim.start, bytes(23))
     with pytest.raises(SourceDamaged):
@@ -198,7 +198,7 @@ def test_a_hole_in_the_middle_is_damage(data_fs: Path) -> None:
 def test_an_unfinished_transaction_that_others_follow_is_damage_and_drops_nothing(
     data_fs: Path, which: int, writing: bool
 ) -> None:
-    """Whoever has an index of such a file does not notice it, and goes on."""
+    """A process with an index of such a file does not notice it, and continues."""
     victim = independent_reader.headers(data_fs)[which]
     overwrite(data_fs, victim.start + 16, b"c")
     if writing:
@@ -213,14 +213,14 @@ def test_an_unfinished_transaction_that_others_follow_is_damage_and_drops_nothin
     [*itertools.product([-4, -3, -2], [b"\xff" * 23, b"\x7e" * 23, b"c" * 23]), (-1, b"\xff" * 23)],
 )
 def test_a_header_of_garbage_among_the_last_ones_is_damage(data_fs: Path, which: int, garbage: bytes) -> None:
-    """Its texts may seem to reach behind the end of the file, so that no record of it can be asked."""
+    """Its texts may seem to reach past the end of the file, so that no record of it can be read."""
     victim = independent_reader.headers(data_fs)[which]
     overwrite(data_fs, victim.start, garbage)
     with pytest.raises(SourceDamaged, match=f"position {victim.start} "):
         hop(data_fs)
 
 
-def test_zeros_behind_a_voted_transaction_were_allocated_and_never_written(data_fs: Path) -> None:
+def test_zeros_after_a_pending_transaction_were_allocated_and_never_written(data_fs: Path) -> None:
     end = site_factory.tear(data_fs, "voted")
     os.truncate(data_fs, data_fs.stat().st_size + 5000)
     assert hop(data_fs)[1] == (end, "voted")

@@ -28,7 +28,7 @@ INFO = RepositoryInfo(id="ab", created="2026-01-01T00:00:00Z", recovery="cd", re
 
 
 @given(OBJECTS)
-def test_what_is_sealed_is_the_document_and_its_digest(document: dict[str, Any]) -> None:
+def test_the_digest_is_added_to_the_document(document: dict[str, Any]) -> None:
     data = canonical.check_digest(canonical.with_digest(document), "x")
     decoded = json.loads(data)
     assert (
@@ -59,7 +59,7 @@ def test_keys_are_sorted_at_every_depth_and_their_order_before_does_not_count(
 @given(
     st.lists(st.dictionaries(TEXTS, PLAIN, max_size=3) | st.lists(PLAIN, max_size=3), min_size=1, max_size=6)
 )
-def test_every_entry_of_a_list_of_objects_or_rows_stands_on_a_line_of_its_own(entries: list[Any]) -> None:
+def test_every_entry_of_a_list_of_objects_or_rows_is_on_its_own_line(entries: list[Any]) -> None:
     lines = canonical.encode({"entries": entries}).decode().split("\n")
     assert lines[0] == '{"entries":['
     assert lines[-2:] == ["]}", ""]
@@ -99,7 +99,7 @@ def test_any_flipped_byte_is_damage(mask: int) -> None:
             canonical.check_digest(bytes(changed), "the name")
 
 
-def test_anything_cut_off_or_added_is_damage() -> None:
+def test_anything_truncated_or_added_is_damage() -> None:
     data = canonical.with_digest(INFO)
     changed = [data[:n] for n in range(len(data))] + [data[n:] for n in range(1, len(data))]
     for wrong in [*changed, data + b"\n", data + b"x", b"x" + data, data + data, b"", bytes(len(data))]:

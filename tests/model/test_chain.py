@@ -63,7 +63,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def limits() -> Iterator[None]:
-    """Hypothesis needs the limits small for a whole test, not for one of its examples."""
+    """Hypothesis needs small limits for a complete test, not for one of its examples."""
     before = chain.TAIL_LIMIT, chain.TAIL_KEPT, chain.LIST_LIMIT
     yield
     after = chain.TAIL_LIMIT, chain.TAIL_KEPT, chain.LIST_LIMIT

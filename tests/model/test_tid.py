@@ -1,4 +1,4 @@
-"""TIDs as text and as moments, compared with ``persistent.TimeStamp``, which defines them."""
+"""TIDs as text and as timestamps, compared with ``persistent.TimeStamp``, which defines them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_what_is_no_tid_is_refused(text: str) -> None:
 
 
 @given(MOMENTS)
-def test_a_moment_is_what_persistent_says(moment: datetime) -> None:
+def test_a_timestamp_is_what_persistent_says(moment: datetime) -> None:
     stamp = TimeStamp(
         moment.year,
         moment.month,
@@ -61,7 +61,7 @@ def test_a_moment_is_what_persistent_says(moment: datetime) -> None:
 
 
 @given(MOMENTS)
-def test_the_tid_of_a_moment_is_the_last_one_in_its_microsecond(moment: datetime) -> None:
+def test_the_tid_of_a_time_is_the_last_one_in_its_microsecond(moment: datetime) -> None:
     raw = tids.from_datetime(moment)
     following = (int.from_bytes(raw, "big") + 1).to_bytes(8, "big")
     assert tids.to_datetime(raw) <= moment + UNIT
@@ -72,7 +72,7 @@ def test_the_tid_of_a_moment_is_the_last_one_in_its_microsecond(moment: datetime
 
 
 @given(MOMENTS, MOMENTS)
-def test_later_moments_have_greater_tids(one: datetime, other: datetime) -> None:
+def test_later_times_have_greater_tids(one: datetime, other: datetime) -> None:
     if one < other:
         assert tids.from_datetime(one) < tids.from_datetime(other)
 
@@ -85,7 +85,7 @@ def test_the_zone_does_not_count() -> None:
 
 
 @given(RAW)
-def test_every_tid_has_a_moment_and_these_ascend_within_a_minute(raw: bytes) -> None:
+def test_every_tid_has_a_time_and_these_ascend_within_a_minute(raw: bytes) -> None:
     assert tids.to_datetime(raw).tzinfo == UTC
     assert tids.to_datetime(raw) >= tids.to_datetime(raw[:4] + bytes(4))
     assert tids.iso(raw).endswith("Z")

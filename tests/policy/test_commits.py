@@ -57,7 +57,7 @@ def test_a_commit_to_three_databases() -> None:
         # the other part of what is dropped came a little earlier: one less is kept
         ({"main": 3, "catalog": 4}, "main", {"main": 3, "catalog": 3}),
         ({"main": 3, "catalog": 3}, "main", {"main": 3, "catalog": 3}),
-        # a moment: what was not finished then is dropped
+        # a point in time: what was not finished then is dropped
         ({"main": 2, "catalog": 1}, None, {"main": 1, "catalog": 1}),
         ({"main": 3, "catalog": 4}, None, {"main": 3, "catalog": 3}),
     ],
@@ -131,7 +131,7 @@ def histories(draw: st.DrawFn) -> tuple[dict[str, list[CommitPart]], list[dict[s
 
 
 @given(histories(), st.data())
-def test_no_cut_halves_a_commit(
+def test_no_cut_point_splits_a_commit(
     drawn: tuple[dict[str, list[CommitPart]], list[dict[str, int]]], data: st.DataObject
 ) -> None:
     found, truth = drawn

@@ -1,4 +1,4 @@
-"""Full or incremental, and the line a backup stands on."""
+"""Full or incremental, and the timeline of a backup."""
 
 from __future__ import annotations
 
@@ -120,11 +120,11 @@ def starting(common: str | None) -> Decision:
     return Decision("full", Reason("forced", ""), 0, common, True)
 
 
-def test_the_first_backup_names_its_line() -> None:
+def test_the_first_backup_names_its_timeline() -> None:
     assert next_timeline([], "A", starting(None)) == [Timeline("A", None)]
 
 
-def test_a_backup_that_continues_keeps_the_line() -> None:
+def test_a_backup_that_continues_keeps_the_timeline() -> None:
     line = [Timeline("A", T3), Timeline("B", None)]
     assert next_timeline(line, "C", decide(ContinuityFacts(**PARENT, matching_end=100, cut_end=100))) == line
 
@@ -138,14 +138,14 @@ def test_a_backup_that_continues_keeps_the_line() -> None:
         (None, [Timeline("C", None)]),
     ],
 )
-def test_a_backup_that_diverges_limits_the_lines_before_it(
+def test_a_backup_that_diverges_limits_the_timelines_before_it(
     common: str | None, expected: list[Timeline]
 ) -> None:
     assert next_timeline([Timeline("A", T5), Timeline("B", None)], "C", starting(common)) == expected
 
 
 @given(st.lists(st.integers(0, 50), max_size=12))
-def test_lines_stay_ordered_and_never_reach_beyond_the_common_past(commons: list[int]) -> None:
+def test_timelines_stay_ordered_and_never_reach_beyond_the_common_past(commons: list[int]) -> None:
     timeline: list[Timeline] = [Timeline("0", None)]
     for number, common in enumerate(commons, 1):
         shared = f"0x{common:016x}"

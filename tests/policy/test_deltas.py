@@ -35,7 +35,7 @@ def facts(**others: Any) -> DeltaFacts:
 
 
 @pytest.mark.parametrize("decision", [CONTINUED, UNCHANGED])
-def test_what_goes_on_is_laid_over(decision: Any) -> None:
+def test_what_continues_becomes_a_delta(decision: Any) -> None:
     found = decide_delta(facts(decision=decision))
     assert (found.how, found.reason.code, found.starts_timeline) == (
         "incremental",

@@ -221,7 +221,7 @@ def test_an_abandoned_transaction_is_named_and_needs_its_backup() -> None:
     assert f"after is {tid(60)}" in site.refusal(ToTid(tid(30))).message
 
 
-def test_an_older_backup_counts_up_to_the_point_where_the_line_went_on_elsewhere() -> None:
+def test_an_older_backup_counts_up_to_the_point_where_the_timeline_left_it() -> None:
     site = diverged_site()
     site.backup(4, 75, [20, 60, 70], packed=60, timeline=((1, 20), (3, None)))
     assert site.find(ToTid(tid(20))) == found(identity(3), 20)
@@ -253,14 +253,14 @@ def test_elsewhere_is_named_only_where_the_transaction_exists() -> None:
         (10, 1, 10),
     ],
 )
-def test_a_moment_is_answered_by_the_newest_backup_that_covers_it(
+def test_a_time_is_answered_by_the_newest_backup_that_covers_it(
     second: float, number: int, expected: int
 ) -> None:
     assert packed_site().find(AtTimestamp(at(second))) == found(identity(number), expected)
 
 
 @pytest.mark.parametrize("second", [66, 79.999])
-def test_a_moment_between_an_old_backup_and_the_pack_is_refused_with_both_sides(second: float) -> None:
+def test_a_time_between_an_old_backup_and_the_pack_is_refused_with_both_sides(second: float) -> None:
     refused = packed_site().refusal(AtTimestamp(at(second)))
     assert in_utc(at(65)) in refused.message
     assert identity(2) in refused.message
@@ -268,23 +268,23 @@ def test_a_moment_between_an_old_backup_and_the_pack_is_refused_with_both_sides(
     assert identity(3) in refused.message
 
 
-def test_a_moment_after_the_newest_backup_is_refused() -> None:
+def test_a_time_after_the_newest_backup_is_refused() -> None:
     refused = packed_site().refusal(AtTimestamp(at(96)))
     assert f"reaches to {in_utc(at(95))}" in refused.message
     assert "latest" in refused.hint
 
 
-def test_a_moment_before_everything_is_refused_with_the_earliest() -> None:
+def test_a_time_before_everything_is_refused_with_the_earliest() -> None:
     refused = packed_site().refusal(AtTimestamp(at(9)))
     assert f"earliest state that can is that of {in_utc(at(10))}" in refused.message
 
 
-def test_a_moment_on_the_abandoned_part_gives_the_current_line() -> None:
+def test_a_time_on_the_abandoned_part_gives_the_current_timeline() -> None:
     assert diverged_site().find(AtTimestamp(at(50))) == found(identity(3), 20)
     assert diverged_site().find(AtTimestamp(at(50)), identity(2)) == found(identity(2), 50)
 
 
-def test_an_abandoned_end_does_not_answer_for_the_current_line() -> None:
+def test_an_abandoned_end_does_not_answer_for_the_current_timeline() -> None:
     site = diverged_site()
     site.backup(3, 75, [20, 60, 70], packed=60, timeline=((1, 20), (3, None)))
     del site.reaches[2]
@@ -310,7 +310,7 @@ def test_tids_later_than_the_clock_of_the_backup_are_reached() -> None:
     site.refusal(AtTimestamp(at(31)))
 
 
-def test_a_moment_can_be_asked_of_one_backup() -> None:
+def test_a_time_can_be_asked_of_one_backup() -> None:
     site = packed_site()
     assert site.find(AtTimestamp(at(30)), identity(1)) == found(identity(1), 30)
     assert "reaches to" in site.refusal(AtTimestamp(at(40)), identity(1)).message
@@ -351,7 +351,7 @@ def test_a_backup_packed_after_the_common_past_is_not_named_as_a_neighbour() -> 
         assert tid(30) not in refused.message
 
 
-def test_unordered_backups_count_up_to_the_end_of_their_line() -> None:
+def test_unordered_backups_count_up_to_the_end_of_their_timeline() -> None:
     site = Site()
     site.backup(1, 55, [10, 20, 50, 40], ordered=False)
     site.backup(3, 75, [20, 60, 70], packed=60, timeline=((1, 20), (3, None)))
@@ -364,7 +364,7 @@ def test_before_the_very_first_tid_there_is_nothing() -> None:
     assert "earliest" in packed_site().refusal(BeforeTid("0" * 16)).message
 
 
-def test_unordered_tids_refuse_moments_and_keep_the_order_of_the_file() -> None:
+def test_unordered_tids_refuse_times_and_keep_the_order_of_the_file() -> None:
     site = Site()
     site.backup(1, 65, [10, 50, 30, 40, 20], packed=50, ordered=False)
     for backup_id in (None, identity(1)):
@@ -385,7 +385,7 @@ def test_a_backup_without_transactions_has_no_targets() -> None:
     site.refusal(AtTimestamp(at(20)))
 
 
-def test_cuts_in_an_ordered_list() -> None:
+def test_cut_points_in_an_ordered_list() -> None:
     transactions = [(tid(second), second) for second in (10, 20, 30, 40)]
     target = SearchStep(backup_id="A", bound=tid(25), start=tid(20), top=tid(30))
     assert cut_point_within(transactions, target) == CutPoint(tid(20), 20)
@@ -413,7 +413,7 @@ def test_equal_tids_are_kept_together() -> None:
 
 
 class Life:
-    """A site that commits, packs, is restored and backed up; it remembers every line whole, as the oracle."""
+    """A site that commits, packs, is restored and backed up, with the complete history of every timeline."""
 
     def __init__(self) -> None:
         self.site = Site()
@@ -428,7 +428,7 @@ class Life:
         self.line = [*self.line, self.clock]
 
     def pack(self, choose: Callable[[int], int]) -> None:
-        # A restore that is packed before any backup cannot be told from a mere pack by its TIDs.
+        # By its TIDs, a restore that is packed before any backup looks like a mere pack.
         if not self.file or self.restored:
             return
         until = choose(len(self.file))
@@ -528,7 +528,7 @@ def resolved(life: Life, request: Request) -> int | None:
 
 @settings(max_examples=150, deadline=None)
 @given(lives())
-def test_every_answer_is_that_of_the_remembered_line(life: Life) -> None:
+def test_every_answer_is_that_of_the_remembered_timeline(life: Life) -> None:
     newest = max(life.truth)
     file, line = life.truth[newest]
     start = max([file[0][0], *(s for s, status in file if status == "p")])
@@ -552,7 +552,7 @@ def test_every_answer_is_that_of_the_remembered_line(life: Life) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(lives())
-def test_every_target_of_a_backup_on_the_same_line_is_found(life: Life) -> None:
+def test_every_target_of_a_backup_on_the_same_timeline_is_found(life: Life) -> None:
     newest = max(life.site.reaches, key=lambda r: r.id)
     for reach in life.site.reaches:
         file, _ = life.truth[reach.id]

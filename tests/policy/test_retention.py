@@ -84,7 +84,7 @@ def test_the_oldest_daily_is_promoted_and_the_oldest_weekly_too() -> None:
 
 @pytest.mark.parametrize("zone", [UTC, VIENNA], ids=str)
 def test_calendar_days_count_never_hours(zone: Any) -> None:
-    """Between two nights of a week with a change of the clock lie 167 or 169 hours."""
+    """A week with a change of the clock has 167 or 169 hours."""
     nights = [datetime.combine(date(2026, 3, 1) + timedelta(days=n), time(1), VIENNA) for n in range(120)]
     found = kept([at(night) for night in nights], rules(zone=VIENNA), nights[-1])
     weeklies = [n for n in range(120) if at(nights[n]) in found][:-7]
@@ -114,7 +114,7 @@ def test_limits_of_tiers() -> None:
     assert "more than 9" in reasons(backups, kept(backups)[0], rules(scheduled=ScheduledRetention(limit=9)))
 
 
-# On demand, safety, and what is no whole backup
+# On demand, safety, and incomplete backups
 
 
 def test_on_demand_the_newest_stay_for_ever_and_the_others_for_their_time() -> None:
@@ -128,7 +128,7 @@ def test_on_demand_the_newest_stay_for_ever_and_the_others_for_their_time() -> N
     assert len(kept([*old, *young, days_ago(0)], limited)) == 3
 
 
-def test_one_that_lacks_something_pushes_out_none_that_is_whole() -> None:
+def test_an_incomplete_one_pushes_out_no_complete_one() -> None:
     nothing = rules(scheduled=ScheduledRetention(daily=0, weekly=0, monthly=0))
     whole = [days_ago(100 + n, trigger="on-demand") for n in range(3)]
     lacking = [days_ago(90 + n, trigger="on-demand", complete=False) for n in range(3)]
@@ -148,7 +148,7 @@ def test_safety_backups_stay_for_their_time() -> None:
     ]
 
 
-def test_what_lacks_something_stays_until_there_is_a_newer_whole_one_and_it_is_old() -> None:
+def test_an_incomplete_one_stays_until_it_is_old_and_a_newer_complete_one_exists() -> None:
     lacking = [days_ago(n, complete=False) for n in range(60)]
     assert kept(lacking) == lacking[::-1]
     whole = days_ago(40.5)

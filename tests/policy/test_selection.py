@@ -77,7 +77,7 @@ def test_two_backups_of_one_name_are_ambiguous_even_if_one_is_newer() -> None:
     assert NEW in caught.value.message
 
 
-def test_a_long_list_of_candidates_is_cut_short() -> None:
+def test_a_long_list_of_candidates_is_shortened() -> None:
     many = [backup(f"202611{day:02}T040000Z-aaaaaa") for day in range(1, 21)]
     with pytest.raises(UsageError, match="20 backups.* and 15 more"):
         select("2026", many)

@@ -1,4 +1,4 @@
-"""Moments on the command line: strict, never guessed (F9, F9b, F9c)."""
+"""Timestamps on the command line: strict, never guessed (F9, F9b, F9c)."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_local_times_beside_a_clock_change_are_accepted(text: str) -> None:
     assert parse_timestamp(text, VIENNA).astimezone(VIENNA).isoformat().startswith(text)
 
 
-def test_a_moment_to_the_second_is_the_instant_that_begins_it() -> None:
+def test_a_time_to_the_second_is_the_start_of_that_second() -> None:
     moment = parse_timestamp("2026-11-20T10:15:30Z", UTC)
     assert from_datetime(utc(2026, 11, 20, 10, 15, 30)) <= from_datetime(moment)
     assert from_datetime(utc(2026, 11, 20, 10, 15, 30, 1)) > from_datetime(moment)

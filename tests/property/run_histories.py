@@ -28,7 +28,7 @@ def run(seed: int) -> tuple[int, dict[str, int], str]:
     with tempfile.TemporaryDirectory(prefix=f"history-{seed}-") as directory:
         try:
             return seed, history_with_backups.run(Path(directory), seed), ""
-        except (Exception, pytest.fail.Exception):  # noqa: BLE001  to be told with all others at the end
+        except (Exception, pytest.fail.Exception):  # noqa: BLE001  reported with all others at the end
             return seed, {}, traceback.format_exc()
 
 

@@ -31,7 +31,7 @@ MOMENTS = ("take", "blob", "settle", "compare", "advanced", "own_file")
 
 
 class Killed(BaseException):
-    """Stands for the end of a process: nobody catches it."""
+    """Represents the end of a process: nothing catches it."""
 
 
 class Following:
@@ -101,7 +101,7 @@ class Following:
 
     @contextlib.contextmanager
     def killing(self, wanted: bool) -> Any:
-        """End at a random moment, if that comes; without the chance to put anything in order."""
+        """End at a random call, if there are so many, without any cleanup."""
         if not wanted:
             yield
             return

@@ -47,7 +47,7 @@ def test_no_backup_ever_loses_an_object(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_no_backup_lacks_an_object_where_others_are_copied_to(
+def test_no_backup_misses_an_object_where_others_are_copied_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int
 ) -> None:
     schedules, happened = Schedules(tmp_path, monkeypatch), Counter[str]()
@@ -66,7 +66,7 @@ def test_no_backup_lacks_an_object_where_others_are_copied_to(
     } <= happened.keys()
 
 
-def test_no_backup_lacks_an_object_where_others_are_encoded_anew(
+def test_no_backup_misses_an_object_where_others_are_re_encrypted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     schedules, happened = Schedules(tmp_path, monkeypatch, anew=True), Counter[str]()
@@ -170,7 +170,7 @@ def without_care_for_what_is_not_noted(patch: pytest.MonkeyPatch) -> None:
 
 
 def without_the_trashed_manifest_first(patch: pytest.MonkeyPatch) -> None:
-    """Look, then remove the manifest: who brings it back in between is not seen."""
+    """Look, then remove the manifest: an undelete in between is not seen."""
 
     def delete(self: Any, due: Due, first: Scan) -> list[str]:
         needed = self.needed_after_all(due, first) or set()
@@ -201,7 +201,7 @@ def without_an_undelete_marker(patch: pytest.MonkeyPatch) -> None:
 
 
 MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[str, ...]] = {
-    # with the operations that a rule is between, where few schedules of all would tell
+    # with the operations of one rule, as few of all schedules would show it
     without_grace: (),
     without_care_for_what_is_not_noted: (),
     without_the_trashed_manifest_first: (),

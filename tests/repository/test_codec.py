@@ -31,7 +31,7 @@ def decoded(stored: bytes, raw: int | None, size: int = 1 << 20) -> bytes:
 
 @given(st.lists(st.binary(max_size=3000), max_size=5), st.booleans(), st.integers(1, 400))
 @settings(deadline=None)
-def test_what_was_encoded_decodes_however_it_is_cut(chunks: list[bytes], far: bool, size: int) -> None:
+def test_what_was_encoded_decodes_in_pieces_of_any_size(chunks: list[bytes], far: bool, size: int) -> None:
     content = b"".join(chunks)
     stored = encoded(chunks, far)
     assert decoded(stored, len(content), size) == content
@@ -98,7 +98,7 @@ def test_any_flipped_bit_of_the_content_is_found(far: bool, raw_is_known: bool) 
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 1000])
-def test_what_is_cut_off_or_longer_is_damage(content: bytes) -> None:
+def test_what_is_truncated_or_longer_is_damage(content: bytes) -> None:
     stored = encoded(content)
     wrong = [stored[:n] for n in range(len(stored))] + [
         stored + b"x",

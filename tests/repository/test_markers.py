@@ -1,4 +1,4 @@
-"""Markers of runs: who is alive, who may take over, and that only one ever does."""
+"""Markers of runs: which are alive, which may be taken over, and that only one run does that."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SECOND = timedelta(seconds=1)
 
 
 class Clock:
-    """The clock of everybody, set by hand."""
+    """The clock of all processes, set by hand."""
 
     def __init__(self) -> None:
         self.now = NOW
@@ -81,7 +81,7 @@ def dead(store: LocalStore, **changes: Any) -> tuple[Marker, bytes]:
     return read_marker(store, KEY)
 
 
-# Who is alive
+# Which runs are alive
 
 
 def test_a_run_of_this_process_is_alive_however_old_its_heartbeat(store: LocalStore, time: Clock) -> None:
@@ -113,7 +113,7 @@ def test_elsewhere_the_heartbeat_decides(store: LocalStore, time: Clock, process
         assert is_alive(found, store) is expected, age
 
 
-def test_where_nothing_tells_processes_apart_the_heartbeat_decides(
+def test_where_processes_cannot_be_distinguished_the_heartbeat_decides(
     store: LocalStore, time: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(markers, "process_identity", lambda _pid: "")
@@ -145,7 +145,7 @@ def test_there_is_one_marker_for_all_creates_and_one_each_for_others() -> None:
     assert marker_key("a", "restore", "1") == "sites/a/running/restore-1.json"
 
 
-def test_a_marker_says_who_runs_and_what_it_relies_on(store: LocalStore) -> None:
+def test_a_marker_says_which_process_runs_and_what_it_relies_on(store: LocalStore) -> None:
     run = start(store, "20260101T000000Z-abcdef", uses=["parent"])
     found, data = read_marker(store, KEY)
     assert found == run.marker
@@ -159,7 +159,7 @@ def test_a_marker_says_who_runs_and_what_it_relies_on(store: LocalStore) -> None
     assert store.get(KEY) == data == canonical.check_digest(data, KEY)
 
 
-def test_a_second_create_is_refused_while_the_first_marker_stands(store: LocalStore) -> None:
+def test_a_second_create_is_refused_while_the_first_marker_exists(store: LocalStore) -> None:
     first = start(store, "one")
     with pytest.raises(InUse):
         start(store, "two")

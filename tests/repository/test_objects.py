@@ -56,7 +56,7 @@ def test_a_document_is_named_by_the_digest_of_its_stored_bytes(store: LocalStore
 
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.integers(0, 60), max_size=4), st.integers(7, 50))
-def test_content_is_split_into_parts_that_join_to_it(
+def test_content_is_split_into_parts_that_add_up_to_it(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], limit: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patched:

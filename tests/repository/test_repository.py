@@ -110,7 +110,7 @@ def test_what_is_no_id_does_not_count(strange: str) -> None:
     assert new_id([strange], NOW).startswith("20260101T000000Z-")
 
 
-def test_labels_are_ordered_behind_those_there_are_when_the_clock_steps_back(
+def test_labels_are_ordered_after_existing_ones_when_the_clock_steps_back(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository.commit(manifest())
@@ -137,14 +137,14 @@ def test_two_repositories_have_two_ids(tmp_path: Path) -> None:
     )
 
 
-def test_a_place_with_something_in_it_is_refused(store: LocalStore, repository: Repository) -> None:
+def test_a_location_with_something_in_it_is_refused(store: LocalStore, repository: Repository) -> None:
     before = store.get(INFO_KEY)
     with pytest.raises(TargetRefused, match="a repository"):
         Repository.create(store)
     assert store.get(INFO_KEY) == before
 
 
-def test_a_place_with_other_files_is_refused(store: LocalStore) -> None:
+def test_a_location_with_other_files_is_refused(store: LocalStore) -> None:
     store.put("Data.fs", [b"x"])
     with pytest.raises(TargetRefused, match=r"Data\.fs"):
         Repository.create(store)
@@ -281,7 +281,7 @@ def test_keys_of_a_later_version_are_kept_in_what_is_shown(
     assert run(["--repository", str(store.root), "list"]) == 0
 
 
-# What else lies in the directory
+# Other files in the directory
 
 
 @pytest.mark.parametrize(

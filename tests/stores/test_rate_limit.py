@@ -1,4 +1,4 @@
-"""The rate limit: by a clock of the test, with many threads, and in a run that is told to end."""
+"""The rate limit: by a clock of the test, with many threads, and in a run that has to end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RATE = 1_000_000
 
 
 class Clock:
-    """A clock that moves only when somebody sleeps."""
+    """A clock that moves only during a sleep."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -36,14 +36,14 @@ class Clock:
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process was told to end."""
+    """The process has to end."""
     event = threading.Event()
     event.set()
     monkeypatch.setattr(shutdown, "REQUESTED", event)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3_000_000), st.floats(0, 3)), min_size=1, max_size=50))
-def test_never_more_passes_than_the_rate_allows_and_nobody_waits_longer_than_for_that(
+def test_never_more_passes_than_the_rate_allows_and_no_wait_is_longer_than_that(
     takes: list[tuple[int, float]],
 ) -> None:
     bucket, now, passed, begun = TokenBucket(RATE, 0.0), 0.0, 0, 0.0
@@ -98,7 +98,7 @@ def test_a_body_is_sent_in_pieces_and_again_from_its_beginning() -> None:
     assert clock.now - 100 == pytest.approx(0.6, abs=0.05)
 
 
-def test_a_paced_store_leaves_behind_what_its_store_does(tmp_path: object) -> None:
+def test_a_rate_limited_store_leaves_what_its_store_leaves(tmp_path: object) -> None:
     pace = RateLimit(RATE)
     assert isinstance(rate_limited(LocalStore(tmp_path), pace), LeavesTemporaries)  # type: ignore[arg-type]
     assert isinstance(rate_limited(MemoryStore({}), pace), LeavesTemporaries) is isinstance(

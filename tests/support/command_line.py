@@ -81,7 +81,7 @@ class Vault:
         return self.bare(*self.options, *arguments)
 
     def bare(self, *arguments: object) -> Outcome:
-        """Run a command line as it stands in this process."""
+        """Run a command line without any added option in this process."""
         self.capsys.readouterr()
         status = run([str(argument) for argument in arguments])
         printed = self.capsys.readouterr()
@@ -109,7 +109,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def command(*arguments: object) -> list[bytes]:
-    """Return the command line of a process of its own."""
+    """Return the command line of a separate process."""
     return [os.fsencode(part) for part in (sys.executable, "-m", "zodb_vault", *map(str, arguments))]
 
 

@@ -30,7 +30,7 @@ class Held(NamedTuple):
 
 
 def held_by(login: Login, owner: str) -> Held:
-    """Read a database; what belongs to somebody else than ``owner`` is no part of it."""
+    """Read a database, without what belongs to other roles than ``owner``."""
     with contextlib.closing(psycopg2.connect(login.dsn)) as connection, connection.cursor() as cursor:
 
         def ask(query: str) -> list[tuple[Any, ...]]:

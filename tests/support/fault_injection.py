@@ -3,8 +3,8 @@
 An operation runs in a forked child, so that a kill is a real one. Its threads, its clock and its random names
 are replaced by ones that give the same calls on every run. A killed process leaves what its calls so far have
 changed: it is enough to kill it after each call that changes something and in the middle of each write.
-Between two such calls all moments are equal. What a crash of the operating system loses is another matter:
-``Volatile`` knows at any call what may not be on the disk yet.
+Between two such calls the state does not change. What a crash of the operating system loses is another
+matter: ``Volatile`` knows at any call what may not be on the disk yet.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ class Volatile(Seam):
             self.files.discard(source)
 
     def synced(self, _path: Path) -> None:
-        """Stand for ``syncfs``."""
+        """Replace ``syncfs``."""
         self.files.clear()
         self.directories.clear()
 
@@ -372,7 +372,7 @@ class Point(NamedTuple):
 
 
 def points(calls: list[Call]) -> Iterator[Point]:
-    """Yield every moment whose state differs from the one before it."""
+    """Yield every call whose state differs from that of the call before."""
     if calls:
         yield Point(1, "before", calls[0])
     for number, call in enumerate(calls, 1):
@@ -406,7 +406,7 @@ def telling(points: list[Point]) -> list[Point]:
 
 
 def named(points: list[Point]) -> list[Point]:
-    """Return the points behind the change of a name, but for those of blobs."""
+    """Return the points after the change of a name, except those of blobs."""
     return [point for point in points if point.call.name in MOVES and not point.call.path.endswith(".blob")]
 
 

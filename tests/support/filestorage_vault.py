@@ -173,7 +173,7 @@ def entry_of(manifest: Manifest) -> DatabaseEntry:
 
 
 def committed_end(data_fs: Path) -> int:
-    """Return the position behind the last finished transaction."""
+    """Return the end of the last finished transaction."""
     return max(
         (header.end for header in independent_reader.headers(data_fs) if header.status != "c"), default=4
     )

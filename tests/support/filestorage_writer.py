@@ -146,13 +146,13 @@ class Packer(threading.Thread):
         self.failure: Exception | None = None
 
     def run(self) -> None:
-        """Pack until told to stop."""
+        """Pack until the stop event is set."""
         try:
             while self.interval and not self.stop.wait(self.interval):
                 begin = time.monotonic()
                 self.storage.pack(time.time(), referencesf)
                 self.log.write({"packed": round(time.monotonic() - begin, 3)})
-        except Exception as error:  # noqa: BLE001 a thread has nobody to raise to; ``finish`` raises it
+        except Exception as error:  # noqa: BLE001 a thread cannot raise to its starter; ``finish`` raises it
             self.failure = error
 
     def finish(self) -> None:

@@ -77,12 +77,12 @@ class Clock:
         self.tick: float | None = None
 
     def now(self) -> datetime:
-        """Return the moment for zodb_vault."""
+        """Return the time for zodb_vault."""
         self.seconds += 0.001
         return datetime.fromtimestamp(self.seconds, UTC)
 
     def time(self) -> float:
-        """Return the moment for ZODB."""
+        """Return the time for ZODB."""
         if self.tick is not None:
             self.tick += 1.0
             return self.tick
@@ -90,7 +90,7 @@ class Clock:
         return self.seconds + self.ahead
 
     def rewind(self, tid: bytes) -> None:
-        """Let ZODB's ticks go on behind a transaction."""
+        """Let ZODB's ticks continue after a transaction."""
         if self.tick is not None:
             self.tick = float(int(TimeStamp(tid).timeTime()) + 1)
 
@@ -111,7 +111,7 @@ class InProcess:
     DEVNULL = PIPE = None
 
     class Popen:
-        """The one program that is run, when it has been told everything."""
+        """The one program that is run, once it has all its input."""
 
         def __init__(self, command: list[str], **_streams: Any) -> None:
             self._index, self._killed = Path(command[-1]), False
@@ -193,7 +193,7 @@ SMALL_LIMITS: list[tuple[Any, str, int]] = [
     (packer, "CHUNK", 700),
     (compaction, "REWRITE_BYTES", 30_000),
 ]
-# so small that hardly anything is joined, and everything soon goes into lists
+# so small that hardly anything is compacted, and everything soon goes into lists
 MANY_LISTS: list[tuple[Any, str, int]] = [
     (cut, "SEGMENT_LIMIT", 1500),
     (compaction, "SMALL", 60),
@@ -293,7 +293,7 @@ class Vaulted:
             operation = self.random.choice(["commit", "several", "changed_blob", "new_blob", "undo"])
         name = self.history.step(operation)
         self.log[-1] += " " + name
-        # which of the transactions that are gone a pack took and which were left behind, nobody can tell then
+        # it is unknown then which of the lost transactions a pack removed and which a restore discarded
         self.lost_track = self.lost_track or (self.returned and name.startswith("pack"))
 
     def time_passes(self) -> None:
@@ -317,7 +317,7 @@ class Vaulted:
         return made
 
     def backup_voted(self) -> None:
-        """Make a backup while a transaction stands voted, not finished."""
+        """Make a backup while a transaction is pending."""
 
         def once() -> None:
             self.history.when_voted = None
@@ -345,7 +345,7 @@ class Vaulted:
             self._save(self.repository.manifest(SITE, new), seen)
 
     def restore_in_place(self) -> None:
-        """Restore some transaction of the current line into the site, as the command does it."""
+        """Restore some transaction of the current timeline into the site, as the command does it."""
         if self.saved:
             self._restore_into_site(
                 self.random.choice([one for one in self.saved if self._current(one)] or self.saved)
@@ -410,7 +410,7 @@ class Vaulted:
         self.history.reset_to(self.history.data_fs, self.history.blob_dir, tid)
 
     def _current(self, saved: Saved, tid: bytes | None = None) -> bool:
-        """Tell whether a backup (up to a transaction) is the past of the site as it is."""
+        """Return whether a backup (up to a transaction) is the past of the site as it is."""
         limit = tid or saved.valid[-1]
         return all(
             self.history.states.get(one) is state for one, state in saved.states.items() if one <= limit
@@ -586,7 +586,7 @@ class Vaulted:
         else:
             with pytest.raises(TargetMissing):
                 resolve(self.catalog(), saved.id, BeforeTid(hex_of(tid)))
-        # a moment a little above the TID itself: TIDs are finer than microseconds
+        # a time slightly after the TID itself: TIDs are finer than microseconds
         moment = tids.to_datetime(tid).replace(microsecond=0).timestamp() + 1
         exact = AtTimestamp(datetime.fromtimestamp(moment, UTC))
         with contextlib.suppress(TargetMissing):
@@ -619,7 +619,7 @@ class Vaulted:
         return output
 
     def _check_line(self) -> None:
-        """Without a backup named, transactions of the current line are found and no others."""
+        """Without a backup named, transactions of the current timeline are found and no others."""
         known = {saved.id: saved for saved in self.saved}
         eligible = [saved for saved in self.saved if saved.trigger != "safety"]
         if not eligible:

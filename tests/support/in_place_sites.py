@@ -30,7 +30,7 @@ SOMETHING = (".tmp", ".lock", ".index", ".tr0")
 
 
 class State(NamedTuple):
-    """A state of one database: the bytes of Data.fs, and the blobs that they ask for."""
+    """A state of one database: the bytes of Data.fs, and the blobs that they reference."""
 
     data: bytes
     blobs: dict[tuple[bytes, bytes], str]
@@ -45,7 +45,7 @@ class Target:
         self.progress, self._numbers = filestorage_vault.Quiet(), itertools.count()
 
     def files(self, name: str = "main") -> SiteFiles:
-        """Return where a database lies."""
+        """Return the paths of a database."""
         return SiteFiles(self.directory / name / "Data.fs", self.directory / name / "blobs")
 
     @property
@@ -81,7 +81,7 @@ class Target:
         return [of_database(self._database(name), DestinationOptions()) for name in self.names]
 
     def abort(self) -> bool:
-        """Put the old state back; tell whether there was an interrupted restore."""
+        """Put the old state back; return whether there was an interrupted restore."""
         try:
             abort(self.destinations())
         except TargetMissing:
@@ -89,7 +89,7 @@ class Target:
         return True
 
     def interrupted(self) -> bool:
-        """Tell whether there is a journal."""
+        """Return whether there is a journal."""
         return any(journals.path_of(self.files(name).data_fs).exists() for name in self.names)
 
 

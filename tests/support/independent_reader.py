@@ -124,7 +124,7 @@ def valid_tids(data_fs: Path) -> list[bytes]:
 
 
 def end_of(data_fs: Path, tid: bytes) -> int:
-    """Return the position behind the transaction."""
+    """Return the end of the transaction."""
     return next(header.end for header in headers(data_fs) if header.tid == tid)
 
 
@@ -136,7 +136,7 @@ def cut(data_fs: Path, tid: bytes, destination: Path) -> Path:
 
 
 def cut_site(data_fs: Path, blob_dir: Path, tid: bytes, directory: Path) -> tuple[Path, Path]:
-    """Copy a site as of one transaction: ``Data.fs`` up to it and the whole blob directory."""
+    """Copy a site as of one transaction: ``Data.fs`` up to it and the complete blob directory."""
     directory.mkdir(parents=True)
     shutil.copytree(blob_dir, directory / "blobs")
     return cut(data_fs, tid, directory / "Data.fs"), directory / "blobs"

@@ -1,4 +1,4 @@
-"""Key pairs for tests, made anew each time: of age, and of SSH by its own program."""
+"""Key pairs for tests, made for each test: age keys, and SSH keys by its own program."""
 
 from __future__ import annotations
 

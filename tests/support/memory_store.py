@@ -32,7 +32,7 @@ class MemoryStaging:
 
 
 class MemoryStore:
-    """``content`` is all there is; tests may change it behind the back of whoever uses the store."""
+    """``content`` is all there is; tests may change it without the knowledge of the store's user."""
 
     location = "/memory"
 

@@ -99,7 +99,7 @@ class Several:
 
 
 def agree(states: dict[str, multi_database_writer.State]) -> int:
-    """Require no half of a shared commit; return its number."""
+    """Require a complete shared commit; return its number."""
     (number,) = {state.shared for state in states.values()}
     assert all(state.blob == multi_database_writer.content(number) for state in states.values())
     return number

@@ -48,7 +48,7 @@ class Place(NamedTuple):
 
     @property
     def keys(self) -> str:
-        """Return what says this in a section of zope.conf, but for the name of the bucket."""
+        """Return the options in a section of zope.conf, except for the name of the bucket."""
         return (
             f"s3-prefix {self.prefix}\ns3-endpoint-url {self.service.endpoint}\ns3-region us-east-1\n"
             f"s3-access-key {KEY_ID}\ns3-secret-key {SECRET_KEY}"
@@ -66,7 +66,7 @@ class Place(NamedTuple):
         }
 
     def key(self, name: str) -> str:
-        """Return the whole key."""
+        """Return the complete key."""
         return f"{self.prefix.rstrip('/')}/{name}" if self.prefix else name
 
     def put(self, name: str, data: bytes) -> None:

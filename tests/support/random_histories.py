@@ -59,7 +59,7 @@ Keys = tuple[str, ...]
 
 
 class Change(NamedTuple):
-    """What one transaction did to one object; None stands for: does not exist."""
+    """What one transaction did to one object; None means: does not exist."""
 
     before: Content | None
     after: Content | None
@@ -94,7 +94,7 @@ def _walk_model(objects: Objects, number: int, prefix: str) -> Iterator[tuple[st
 
 
 class Draft:
-    """One transaction in the making: every edit goes to the Connection and to the model alike."""
+    """One unfinished transaction: every edit goes to the Connection and to the model."""
 
     def __init__(self, root: Any, objects: Objects, numbers: Iterator[int]) -> None:
         self.root = root
@@ -203,16 +203,16 @@ class Saboteur:
         self.when_voted = when_voted
 
     def sortKey(self) -> str:
-        """Sort behind every storage."""
+        """Sort after every storage."""
         return "~~ saboteur"
 
     def commit(self, txn: Any) -> None:
-        """Fail here: blob files of the storage already have their final names and stay behind."""
+        """Fail here: blob files of the storage already have their final names and stay."""
         if self.fail_in == "commit":
             raise Sabotage(self.fail_in)
 
     def tpc_vote(self, txn: Any) -> None:
-        """Fail here: the transaction stands in Data.fs with status ``c`` and will be truncated."""
+        """Fail here: the transaction is in Data.fs with status ``c`` and will be truncated."""
         if self.when_voted is not None:
             self.when_voted()
         if self.fail_in == "vote":
@@ -520,7 +520,7 @@ class History:
         self._fail_in("vote")
 
     def abort_orphan(self) -> None:
-        """Abort before the vote: FileStorage leaves the blob files behind."""
+        """Abort before the vote: FileStorage leaves the blob files."""
         self._fail_in("commit")
 
     def _fail_in(self, phase: str) -> None:
@@ -626,7 +626,7 @@ def _apply(objects: Objects, after: dict[int, Content | None]) -> None:
 
 
 def _dangles(objects: Objects, after: dict[int, Content | None] | None) -> bool:
-    """Tell whether an undo would leave a reference to nothing, which FileStorage does not prevent."""
+    """Return whether an undo would leave a reference to nothing, which FileStorage does not prevent."""
     if after is None:
         return False
     result = dict(objects)

@@ -71,7 +71,7 @@ KEY: Final = str(x25519.Identity.generate())
 
 
 class Lost(AssertionError):
-    """A backup that is listed lacks something."""
+    """A listed backup misses something."""
 
 
 def opened(store: Any) -> Repository:
@@ -166,7 +166,7 @@ class Actor(threading.Thread):
         try:
             self.wait("begin", "")
             self.operation(*[opened(Stopping(self, place)) for place in self.places])
-        except BaseException as error:  # noqa: BLE001  told by the schedule
+        except BaseException as error:  # noqa: BLE001  reported by the schedule
             self.outcome = error
         finally:
             self.done = True
@@ -174,7 +174,7 @@ class Actor(threading.Thread):
 
     @property
     def committing(self) -> bool:
-        """Tell whether its next call lets a backup begin to exist."""
+        """Return whether its next call lets a backup begin to exist."""
         return "/backups/" in self.pending[1] and self.pending[0] == "put" and not self.done
 
     def wait(self, operation: str, key: str) -> None:
@@ -233,7 +233,7 @@ class Stopping:
 
 
 class Between(Stopping):
-    """The store of one operation that runs alone, but for an action before one of its calls."""
+    """The store of one operation that runs alone, except for an action before one of its calls."""
 
     def __init__(self, watched: Watched, at: int, action: Callable[[], Any]) -> None:
         self._watched, self._at, self._action = watched, at, action
@@ -241,7 +241,7 @@ class Between(Stopping):
 
     def _call(self, operation: str, key: str, call: Callable[[], Any]) -> Any:
         self.calls += 1
-        # nobody sleeps there, see Schedule._awake
+        # no actor sleeps there, see Schedule._awake
         if self.calls == self._at and not (operation == "put" and "/backups/" in key):
             self._action()
         found = call()
@@ -333,7 +333,7 @@ class Schedule:
             yield "another prune", self._prune(ONE, 2)
 
     def _beside(self) -> Iterator[Actor]:
-        """Yield what goes on in the second repository."""
+        """Yield the operations in the second repository."""
         ids, trashed = listed(self.world.second), in_trash(self.world.second)
         yield Actor(self, "create there", self._create(self.random.choice((ONE, OTHER))), self.second)
         yield Actor(
@@ -513,7 +513,7 @@ def build(directory: Path, time: Clock, *, interrupted: bool, anew: bool) -> Wor
             back_up(OTHER)
         if number in (2, 4):
             copied(repository, second, ONE)
-    # In the second repository, which lacks the newest backups: one due, one fresh, and one of its own.
+    # In the second repository, without the newest backups: one due, one fresh, and one of its own.
     back_up(OTHER, second)
     remove(ids[3], second)
     pass_by(second)

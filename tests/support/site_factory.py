@@ -35,7 +35,7 @@ RECORD = struct.Struct(">8s8sQQHQ")
 
 
 class SiteFiles(NamedTuple):
-    """Where a site lies."""
+    """The paths of a site."""
 
     data_fs: Path
     blob_dir: Path
@@ -50,7 +50,7 @@ class RawRecord(NamedTuple):
 
 
 def tid_at(moment: datetime) -> bytes:
-    """Return the TID of a moment."""
+    """Return the TID of a time."""
     utc = moment.astimezone(UTC)
     raw: bytes = TimeStamp(
         utc.year, utc.month, utc.day, utc.hour, utc.minute, utc.second + utc.microsecond / 1e6
@@ -59,7 +59,7 @@ def tid_at(moment: datetime) -> bytes:
 
 
 def time_of(tid: bytes) -> datetime:
-    """Return the moment of a TID."""
+    """Return the time of a TID."""
     return datetime.fromtimestamp(TimeStamp(tid).timeTime(), UTC)
 
 
@@ -154,7 +154,7 @@ class Site:
         return tid
 
     def close(self) -> SiteFiles:
-        """Close the storage; return where the files lie."""
+        """Close the storage; return the paths of its files."""
         self.manager.abort()
         self.connection.close()
         self.db.close()
@@ -206,7 +206,7 @@ def text_record(text: str) -> bytes:
     return pickle.dumps(PersistentMapping, 2) + pickle.dumps(state, 2)
 
 
-# Whole sites
+# Complete sites
 
 
 def populate(directory: Path, layout: str = "bushy") -> SiteFiles:
@@ -406,7 +406,7 @@ def zlib_wrapped_blob(directory: Path) -> SiteFiles:
 
 
 def opaque(directory: Path) -> SiteFiles:
-    """Records that only a wrapper with a key could read; the blob files tell which belong to blobs."""
+    """Records that only a wrapper with a key could read; the blob files show which belong to blobs."""
     return _transformed(directory, _encrypt)
 
 
@@ -457,7 +457,7 @@ def _encrypt(record: bytes) -> bytes:
     return b".e" + bytes(one ^ two for one, two in zip(record, key, strict=True))
 
 
-# Files that are not whole, or not readable
+# Files that are incomplete or not readable
 
 
 def voted_bytes(tid: bytes, position: int, status: bytes = b"c") -> bytes:
@@ -501,7 +501,7 @@ TAILS = ("header", "head", "record", "length", "voted", "short")
 
 
 def torn(directory: Path, tail: str = "voted") -> SiteFiles:
-    """The site of ``populate`` with an unfinished transaction behind the last one, see ``tear``."""
+    """The site of ``populate`` with an unfinished transaction at the end, see ``tear``."""
     files = populate(directory)
     tear(files.data_fs, tail)
     return files

@@ -24,7 +24,7 @@ SEEDS = 40
 
 
 def check_every_tid(history: random_histories.History, directory: Path) -> None:
-    """Truncate a copy behind each valid transaction in turn: ZODB must show there what the model says."""
+    """Truncate a copy after each valid transaction in turn: ZODB must show what the model says."""
     for tid in history.valid_tids():
         data_fs, blob_dir = independent_reader.cut_site(history.data_fs, history.blob_dir, tid, directory)
         random_histories.assert_state(data_fs, blob_dir, history.states[tid])
@@ -33,7 +33,7 @@ def check_every_tid(history: random_histories.History, directory: Path) -> None:
 
 
 def reset_to_a_valid_tid(history: random_histories.History, directory: Path, rng: random.Random) -> None:
-    """Truncate a copy behind one valid transaction, and continue there."""
+    """Truncate a copy after one valid transaction, and continue there."""
     tid = rng.choice(history.valid_tids())
     history.reset_to(*independent_reader.cut_site(history.data_fs, history.blob_dir, tid, directory), tid)
 
@@ -92,7 +92,7 @@ def test_same_seed_gives_the_same_content(tmp_path: Path) -> None:
     assert states[0] == states[1]
 
 
-def test_aborts_leave_an_orphan_and_a_voted_transaction_stands_with_status_c(tmp_path: Path) -> None:
+def test_aborts_leave_an_orphan_and_a_pending_transaction_has_status_c(tmp_path: Path) -> None:
     with random_histories.History(tmp_path, 3) as history:
         statuses = []
         history.when_voted = lambda: statuses.append(independent_reader.headers(history.data_fs)[-1].status)
@@ -276,7 +276,7 @@ def test_torn_tails_end_where_zodb_says(tmp_path: Path, tail: str) -> None:
 
 
 @pytest.mark.parametrize("keep_old", ["--keep-old", "--no-keep-old"])
-def test_writer_log_tells_what_the_files_show(tmp_path: Path, keep_old: str) -> None:
+def test_writer_log_matches_the_files(tmp_path: Path, keep_old: str) -> None:
     data_fs, blob_dir, log, stop = (tmp_path / name for name in ("Data.fs", "blobs", "log", "stop"))
     script: list[str | Path] = [
         sys.executable,

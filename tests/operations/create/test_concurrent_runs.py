@@ -142,7 +142,7 @@ def test_a_pid_that_was_given_to_another_process_is_not_alive(vault: Vault) -> N
     assert vault.create().manifest.status == "complete"
 
 
-def test_the_marker_of_a_live_process_stands_however_old_it_is(vault: Vault) -> None:
+def test_the_marker_of_a_live_process_is_valid_at_any_age(vault: Vault) -> None:
     old = clock.iso(clock.now() - timedelta(days=3))
     leave_marker(vault, pid=os.getpid(), process=markers.process_identity(os.getpid()), heartbeat=old)
     with pytest.raises(InUse, match=f"pid {os.getpid()}"):
@@ -150,7 +150,7 @@ def test_the_marker_of_a_live_process_stands_however_old_it_is(vault: Vault) -> 
 
 
 @pytest.mark.parametrize(("minutes", "alive"), [(0, True), (14, True), (16, False), (10_000, False)])
-def test_of_another_machine_only_the_heartbeat_tells(vault: Vault, minutes: int, alive: bool) -> None:
+def test_for_another_machine_only_the_heartbeat_decides(vault: Vault, minutes: int, alive: bool) -> None:
     beat = clock.iso(clock.now() - timedelta(minutes=minutes))
     leave_marker(vault, process="boot/space/12345", heartbeat=beat, pid=os.getpid())
     if alive:
@@ -198,7 +198,7 @@ def test_an_interrupted_full_backup_is_continued(vault: Vault, number: int) -> N
         ]
         used = {f"objects/{p.object[:2]}/{p.object}" for p in parts}
         assert used & kept
-        # what was stored is not stored again: at most the piece that was in the making, and its log
+        # what was stored is not stored again: at most the piece that was being written, and its log
         assert len(kept - used - logs(vault)) <= 2
     assert manifest.status == "complete"
     vault.assert_restores(vault.files)

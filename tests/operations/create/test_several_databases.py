@@ -54,7 +54,7 @@ def several(tmp_path: Path) -> Several:
     return made
 
 
-# The cut
+# The cut point
 
 
 def test_one_backup_holds_every_persistent_database_and_its_mount_point(several: Several) -> None:
@@ -96,7 +96,7 @@ def test_the_log_of_several_databases_is_in_the_order_of_time(
 
 
 @pytest.mark.parametrize("pack_every", [0.0, 0.4])
-def test_backups_of_a_busy_site_never_hold_half_of_a_commit(tmp_path: Path, pack_every: float) -> None:
+def test_backups_of_a_busy_site_never_hold_a_part_of_a_commit(tmp_path: Path, pack_every: float) -> None:
     several = Several(tmp_path)
     with several.opened() as writer:
         writer.shared()
@@ -105,7 +105,7 @@ def test_backups_of_a_busy_site_never_hold_half_of_a_commit(tmp_path: Path, pack
     process = subprocess.Popen([sys.executable, multi_database_writer.__file__, *map(str, arguments)])
     made: list[Manifest] = []
     try:
-        # how often there is a still moment depends on the machine: that there is none at all would be wrong
+        # how often there is a time without commits depends on the machine: never would be wrong
         while [manifest.consistency for manifest in made].count("consistent") < 5 and len(made) < 40:
             grown(several.files("catalog").data_fs)
             made.append(several.create().manifest)
@@ -145,7 +145,7 @@ def test_a_commit_that_stays_between_vote_and_finish_is_said(
 def test_a_commit_that_finishes_meanwhile_is_in_the_backup_whole(
     several: Several, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A create finds a commit finished in one database; it goes on while the create waits."""
+    """A create finds a commit finished in one database; the commit continues while the create waits."""
     halfway, go_on = threading.Event(), threading.Event()
 
     def stop_halfway() -> None:
@@ -156,7 +156,7 @@ def test_a_commit_that_finishes_meanwhile_is_in_the_backup_whole(
         thread = threading.Thread(target=writer.shared)
 
         def pause(_seconds: float) -> None:
-            if halfway.is_set():  # the second look: the first one has seen a half
+            if halfway.is_set():  # the second look: the first one has seen a part of it
                 go_on.set()
                 thread.join()
             else:
@@ -169,7 +169,7 @@ def test_a_commit_that_finishes_meanwhile_is_in_the_backup_whole(
     assert agree(several.restored()) == 4
 
 
-def test_a_pack_while_the_cuts_are_taken_makes_it_start_over(
+def test_a_pack_while_cut_points_are_taken_makes_it_start_over(
     several: Several, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The descriptor that was opened first does not see what is committed to the packed file."""
@@ -231,7 +231,7 @@ def test_one_database_that_cannot_be_read_fails_the_backup(several: Several, wha
     assert several.catalog().listing.backups == before
 
 
-def test_a_database_that_is_added_leaves_the_others_on_their_line(several: Several) -> None:
+def test_a_database_that_is_added_leaves_the_others_on_their_timeline(several: Several) -> None:
     first = several.create().manifest
     with several.opened() as writer:
         writer.shared()
@@ -318,7 +318,7 @@ def test_one_database_packed_is_full_for_that_one_only(several: Several) -> None
 # Restoring into the site
 
 
-def test_restoring_the_newest_state_and_packing_is_no_other_line(several: Several) -> None:
+def test_restoring_the_newest_state_and_packing_is_no_other_timeline(several: Several) -> None:
     first = several.create().manifest
     several.restore()
     dbs = databases(several.conf)

@@ -69,7 +69,7 @@ def hexed(tid: bytes) -> str:
     return "0x" + tid.hex()
 
 
-def test_every_transaction_of_every_database_is_a_target_that_halves_no_commit(
+def test_every_transaction_of_every_database_is_a_target_that_splits_no_commit(
     history: tuple[Several, list[Committed]],
 ) -> None:
     several, known = history
@@ -99,10 +99,10 @@ def test_before_a_transaction_both_parts_of_it_are_gone(history: tuple[Several, 
             assert len(shared_of(target, known)) == 1 and shared_of(target, known) <= {first, first - 1}
 
 
-def test_at_every_moment_there_are_whole_commits_only(history: tuple[Several, list[Committed]]) -> None:
+def test_at_every_time_there_are_complete_commits_only(history: tuple[Several, list[Committed]]) -> None:
     several, known = history
     for one in known:
-        # a moment later than the look of the newest backup is refused
+        # a time after the survey of the newest backup is refused
         for offset in (-1, 0, 1) if one.tid < max(other.tid for other in known) else (-1, 0):
             moment = time_of(one.tid) + timedelta(microseconds=offset)
             if one.shared > 1:
@@ -140,7 +140,7 @@ def test_what_is_in_no_database_names_the_neighbours_in_each(
 
 @pytest.fixture
 def copied(history: tuple[Several, list[Committed]], tmp_path: Path) -> Several:
-    """A copy of the history that may change; the source lies where it lay."""
+    """A copy of the history that may change; the source is at its old path."""
     several, _known = history
     copy = object.__new__(Several)
     copy.__dict__.update(several.__dict__)

@@ -1,4 +1,4 @@
-"""Restores of dumps into a directory, alone and beside a Data.fs: whole, or run again until they are."""
+"""Restores of dumps into a directory, alone and beside a Data.fs: complete, or repeated until they are."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def whole(vault: RelVault, name: str = "whole") -> dict[str, str]:
 
 
 def broken(patch: pytest.MonkeyPatch, owner: Any, name: str, at: int) -> None:
-    """Let a method fail at the nth call, behind what it does."""
+    """Let a method fail at the nth call, after its work."""
     method, calls = getattr(owner, name), [0]
 
     def failing(*arguments: Any, **named: Any) -> Any:
@@ -119,7 +119,7 @@ def test_an_interrupted_one_is_finished_by_running_it_again(
     assert refused.status == 1 and "not empty" in refused.error["message"]
 
 
-def test_a_directory_of_somebody_else_is_left_alone(make: Make) -> None:
+def test_a_directory_of_another_user_is_left_alone(make: Make) -> None:
     vault = make()
     out = vault.directory / "out"
     out.mkdir()

@@ -76,7 +76,7 @@ def test_every_target_of_a_packed_file_restores_and_no_other(
                 resolve(vault.catalog, None, ToTid("0x" + tid.hex()))
 
 
-def test_moments_before_the_last_packed_transaction_are_refused(tmp_path: Path) -> None:
+def test_times_before_the_last_packed_transaction_are_refused(tmp_path: Path) -> None:
     files = site_factory.packed(tmp_path / "site")
     vault = Vault(tmp_path, files)
     vault.create()

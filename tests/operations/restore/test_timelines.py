@@ -39,7 +39,7 @@ class Lines(Vault):
 
     def put(self, **values: str | bytes) -> bytes:
         with Site(self.files.data_fs.parent) as site:
-            # two lines never use one TID, as little as a clock stands still
+            # two timelines never use one TID, just as no clock stops
             site.storage.next_moment = max(site.storage.next_moment, self.now() - timedelta(days=30))
             return site.put(**values)
 
@@ -73,7 +73,7 @@ def lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lines:
     return site
 
 
-def test_restoring_to_exactly_an_older_backup_begins_a_line(lines: Lines) -> None:
+def test_restoring_to_exactly_an_older_backup_begins_a_timeline(lines: Lines) -> None:
     lines.put(text="one", blob=noise(500, 1))
     older = lines.create().manifest
     kept = bytes.fromhex(str(older.databases[0].last_tid)[2:])
@@ -83,7 +83,7 @@ def test_restoring_to_exactly_an_older_backup_begins_a_line(lines: Lines) -> Non
     going_on = lines.put(text="three", blob=noise(500, 3))
     made = lines.create().manifest
     assert made.reason.code == "diverged"
-    assert made.how == "incremental"  # the older backup stands as a whole
+    assert made.how == "incremental"  # all of the older backup matches
     assert made.timeline == [manifest.Timeline(older.id, "0x" + kept.hex()), manifest.Timeline(made.id, None)]
     assert lines.found(to(going_on)).backup.manifest.id == made.id
     assert lines.found(to(kept)).backup.manifest.id == made.id
@@ -111,7 +111,7 @@ def test_older_backup_in_other_pieces_does_not_hide_that_the_newest_was_left(
 
 
 @pytest.mark.parametrize("way", ["back_to", "back_by_hand"])
-def test_moment_and_before_never_mean_a_state_of_the_abandoned_line(lines: Lines, way: str) -> None:
+def test_time_and_before_never_mean_a_state_of_the_abandoned_timeline(lines: Lines, way: str) -> None:
     kept = lines.put(text="one", blob=noise(500, 1))
     abandoned = lines.put(text="two", blob=noise(500, 2))
     left = lines.create().manifest
@@ -124,7 +124,7 @@ def test_moment_and_before_never_mean_a_state_of_the_abandoned_line(lines: Lines
     lines.assert_restores(lines.files)
 
 
-def test_restoring_the_newest_state_itself_and_packing_is_no_other_line(lines: Lines) -> None:
+def test_restoring_the_newest_state_itself_and_packing_is_no_other_timeline(lines: Lines) -> None:
     first = lines.put(text="one", other="kept")
     last = lines.put(text="two")
     before = lines.create().manifest
@@ -138,7 +138,7 @@ def test_restoring_the_newest_state_itself_and_packing_is_no_other_line(lines: L
     assert lines.found(to(first)).backup.manifest.id in (before.id, made.id)
 
 
-def test_restoring_an_older_state_and_packing_is_another_line(lines: Lines) -> None:
+def test_restoring_an_older_state_and_packing_is_another_timeline(lines: Lines) -> None:
     kept = lines.put(text="one", other="kept")
     abandoned = lines.put(text="two")
     before = lines.create().manifest
@@ -150,7 +150,7 @@ def test_restoring_an_older_state_and_packing_is_another_line(lines: Lines) -> N
         lines.found(to(abandoned))
 
 
-def test_returning_to_the_abandoned_line_makes_it_the_current_one(lines: Lines) -> None:
+def test_returning_to_the_abandoned_timeline_makes_it_the_current_one(lines: Lines) -> None:
     kept = lines.put(text="one", blob=noise(500, 1))
     abandoned = lines.put(text="two", blob=noise(500, 2))
     left = lines.create().manifest
@@ -170,10 +170,10 @@ def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_run_that_was_interrupted_after_a_pack_does_not_cost_the_line(
+def test_run_that_was_interrupted_after_a_pack_does_not_cost_the_timeline(
     lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # nothing of the older backup stands then, so that what the run left is of no parent
+    # nothing of the older backup matches then, so what the run left has no parent
     lines.put(text="one", other="kept", blob=noise(500, 1))
     second = lines.put(text="two", blob=noise(500, 2))
     before = lines.create().manifest

@@ -49,7 +49,7 @@ def test_a_blob_that_is_not_there_is_found_whatever_wrote_its_record(tmp_path: P
         path.chmod(0o600)
         path.unlink()
     loaded = load_from_data_fs(str(files.data_fs), str(files.blob_dir))
-    # of a record that nobody can read nobody knows that there should be one
+    # an unreadable record does not show that there should be a blob
     assert len(loaded.unreadable_blobs) == (name == "zlib_wrapped")
     assert loaded.blobs == 0
 

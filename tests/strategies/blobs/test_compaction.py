@@ -1,4 +1,4 @@
-"""Small segments are joined and half-empty packs rewritten while the source still has the stored content.
+"""Small segments are compacted and half-empty packs rewritten while the source still has the stored content.
 
 Otherwise the old object stays.
 """
@@ -36,7 +36,7 @@ MIB = 1 << 20
         ([16] * 40, (0, 0)),
     ],
 )
-def test_more_than_32_small_neighbours_are_joined(sizes: list[int], run: tuple[int, int]) -> None:
+def test_more_than_32_small_neighbours_are_compacted(sizes: list[int], run: tuple[int, int]) -> None:
     assert small_neighbours(size * MIB for size in sizes) == run
 
 
@@ -57,11 +57,11 @@ def backups(vault: Vault, site: Site, first: int, count: int) -> None:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Join four neighbours already."""
+    """Compact four neighbours already."""
     monkeypatch.setattr(compaction, "NEIGHBOURS", 3)
 
 
-def test_33_small_increments_are_joined(tmp_path: Path) -> None:
+def test_33_small_increments_are_compacted(tmp_path: Path) -> None:
     with Site(tmp_path / "site") as site:
         vault = Vault(tmp_path, site.files)
         backups(vault, site, 0, 32)
@@ -90,7 +90,7 @@ def test_33_small_increments_are_joined(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("few")
-def test_what_is_joined_is_a_target_for_every_transaction(tmp_path: Path) -> None:
+def test_a_compacted_segment_is_a_target_for_every_transaction(tmp_path: Path) -> None:
     with Site(tmp_path / "site") as site:
         vault = Vault(tmp_path, site.files)
         backups(vault, site, 0, 5)
@@ -99,7 +99,7 @@ def test_what_is_joined_is_a_target_for_every_transaction(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("few")
-def test_joined_segments_stay_below_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compacted_segments_stay_below_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "SEGMENT_LIMIT", 1500)
     with Site(tmp_path / "site") as site:
         vault = Vault(tmp_path, site.files)
@@ -121,7 +121,7 @@ def flip(path: Path, pos: int) -> None:
     path.chmod(mode)
 
 
-def test_a_blob_that_changed_under_joining_keeps_its_old_object(
+def test_a_blob_that_changed_during_compaction_keeps_its_old_object(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Site(tmp_path / "site") as site:
@@ -144,8 +144,8 @@ def test_a_blob_that_changed_under_joining_keeps_its_old_object(
 
 
 @pytest.mark.usefixtures("few")
-def test_a_blob_that_is_gone_under_joining_keeps_its_old_object(tmp_path: Path) -> None:
-    """Joining never turns a stored blob into a missing one."""
+def test_a_blob_that_is_gone_during_compaction_keeps_its_old_object(tmp_path: Path) -> None:
+    """Compaction never turns a stored blob into a missing one."""
     with Site(tmp_path / "site") as site:
         vault = Vault(tmp_path, site.files)
         backups(vault, site, 0, 3)
@@ -183,7 +183,7 @@ def test_a_blob_that_goes_away_between_comparing_and_copying_keeps_its_old_objec
     assert independent_reader.MISSING not in independent_reader.blob_files(*vault.restore()).values()
 
 
-def test_a_data_fs_that_changed_under_joining_keeps_its_old_segments(
+def test_a_data_fs_that_changed_during_compaction_keeps_its_old_segments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Site(tmp_path / "site") as site:
@@ -210,7 +210,7 @@ def test_a_data_fs_that_changed_under_joining_keeps_its_old_segments(
 def test_the_transactions_of_a_segment_are_few_enough_for_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Segments that are full in that sense are not small ones to be joined again and again."""
+    """Segments that are full in that sense are not small ones to be compacted again and again."""
     for module in (cut, segments):
         monkeypatch.setattr(module, "TRANSACTIONS_LIMIT", 8)
     with Site(tmp_path / "site") as site:
@@ -244,7 +244,7 @@ def half_dead(tmp_path: Path, keep_old: bool = True) -> tuple[Vault, Site]:
     return vault, site
 
 
-def test_a_half_dead_pack_is_rewritten_from_the_source(tmp_path: Path) -> None:
+def test_a_half_empty_pack_is_rewritten_from_the_source(tmp_path: Path) -> None:
     vault, site = half_dead(tmp_path)
     site.close()
     (old,) = vault.packs()

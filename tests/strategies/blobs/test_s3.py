@@ -204,7 +204,7 @@ def test_what_no_record_names_is_not_copied(make: Make) -> None:
     assert vault.reads(vault.restored()) == vault.site.transactions()
 
 
-def test_changes_are_laid_over_a_dump(make: Make) -> None:
+def test_changes_become_a_delta_of_a_dump(make: Make) -> None:
     vault = make("postgresql")
     vault.created("--method", "transactions")
     with vault.site.opened() as opened:
@@ -220,7 +220,7 @@ def test_changes_are_laid_over_a_dump(make: Make) -> None:
 
 
 @CHEAP
-def test_halves(make: Make, base: str) -> None:
+def test_components(make: Make, base: str) -> None:
     vault = make(base)
     storage = vault.created("--only", "storage")
     assert storage["databases"][0]["blobs"] is None
@@ -228,7 +228,7 @@ def test_halves(make: Make, base: str) -> None:
     assert blobs["databases"][0]["blobs"] == {"added": 4, "count": 4}
 
 
-def test_a_mirror_and_the_site_itself_are_one_line(
+def test_a_mirror_and_the_site_itself_are_one_timeline(
     make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     vault = make()
@@ -304,7 +304,7 @@ def test_a_site_goes_back_in_place(make: Make, base: str) -> None:
     assert vault.place.objects().items() >= later.items()
 
 
-def test_what_is_left_behind_is_in_the_safety_backup(make: Make) -> None:
+def test_what_is_discarded_is_in_the_safety_backup(make: Make) -> None:
     vault = make()
     made = vault.created()
     with vault.site.opened() as opened:
@@ -322,7 +322,7 @@ def test_what_is_left_behind_is_in_the_safety_backup(make: Make) -> None:
     assert vault.reads(vault.restored(done.document["safety_backup"])) == left
 
 
-def test_only_what_a_moment_needs_is_put_there_and_what_is_there_stays(
+def test_only_what_a_time_needs_is_put_there_and_existing_objects_stay(
     make: Make, moto: Service, tmp_path: Path
 ) -> None:
     vault = make()
@@ -346,7 +346,7 @@ def test_only_what_a_moment_needs_is_put_there_and_what_is_there_stays(
 
 
 @pytest.mark.parametrize("base", ["sqlite", "postgresql"])
-def test_a_moment_of_a_relational_database(make: Make, moto: Service, tmp_path: Path, base: str) -> None:
+def test_a_time_of_a_relational_database(make: Make, moto: Service, tmp_path: Path, base: str) -> None:
     vault = make(base)
     moment = vault.site.transactions()[2].tid
     vault.created()
@@ -535,7 +535,7 @@ def test_the_bucket_of_another_site_is_refused(make: Make, moto: Service, tmp_pa
 
 
 @CHEAP
-def test_halves_go_back_one_by_one(make: Make, base: str) -> None:
+def test_components_are_restored_one_by_one(make: Make, base: str) -> None:
     vault = make(base)
     before = vault.site.transactions()
     vault.created()
@@ -581,8 +581,8 @@ def test_the_key_of_a_customer_goes_with_every_request(make: Make, moto: Service
     assert key not in done.out + done.err + vault.done("plan", "-v").out and key.encode() not in stored
 
 
-def test_the_wrapper_around_a_client_of_zeo_is_told_what_to_do(make: Make, tmp_path: Path) -> None:
-    """The storage is at the server, and where the bucket is stands at the client only."""
+def test_the_wrapper_of_a_zeo_client_is_sent_to_the_server(make: Make, tmp_path: Path) -> None:
+    """The storage is at the server, and only the client's configuration names the bucket."""
     vault = make()
     client, server = tmp_path / "client.conf", tmp_path / "zeo.conf"
     section = "<zeoclient>\nserver localhost:8100\n</zeoclient>"

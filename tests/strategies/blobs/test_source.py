@@ -87,7 +87,7 @@ def test_what_is_missing_is_inherited_and_found_again(tmp_path: Path) -> None:
         assert created.manifest.how == "incremental"
         assert created.manifest.status == "incomplete"
         assert rows(created) == {row_of(one), row_of(two)}
-    assert vault.create().manifest.status == "incomplete"  # nothing changed, and still not whole
+    assert vault.create().manifest.status == "incomplete"  # nothing changed, and it is still incomplete
     kept.rename(one)
     created = vault.create()
     assert rows(created) == {row_of(two)}
@@ -118,7 +118,7 @@ def replace(site: Site) -> None:
     site.put(logo=noise(200, 2))
 
 
-def test_a_loss_that_is_accepted_is_told_no_more_and_a_new_one_is(tmp_path: Path) -> None:
+def test_an_accepted_loss_is_reported_no_more_and_a_new_one_is(tmp_path: Path) -> None:
     vault = Vault(tmp_path, many(tmp_path / "site"))
     paths = list(blob_paths(vault.files))
     paths[3].unlink()
@@ -419,5 +419,5 @@ def test_only_blobs_copies_no_storage(tmp_path: Path) -> None:
     created = vault.create(only="blobs")
     assert entry_of(created.manifest).storage is None
     assert entry_of(created.manifest).blobs.count == 30  # type: ignore[union-attr]
-    assert vault.create().manifest.reason.code == "first"  # half a backup is no parent
+    assert vault.create().manifest.reason.code == "first"  # a backup of one component is no parent
     vault.assert_restores(files)

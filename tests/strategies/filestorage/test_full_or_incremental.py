@@ -48,7 +48,7 @@ def copied(files: SiteFiles, directory: Path) -> SiteFiles:
 
 
 def put_back(saved: SiteFiles, files: SiteFiles) -> None:
-    """Put a saved Data.fs in the place of the present one, as somebody with ``cp`` does; blobs stay."""
+    """Replace the present Data.fs by a saved one, as ``cp`` does; blobs stay."""
     shutil.copy(saved.data_fs, files.data_fs)
     Path(f"{files.data_fs}.index").unlink(missing_ok=True)
 
@@ -122,7 +122,7 @@ def test_without_transactions_and_then_with(tmp_path: Path) -> None:
     vault.assert_restores(files)
 
 
-def test_a_forced_one_stores_everything_again_on_the_same_line(vault: Vault, files: SiteFiles) -> None:
+def test_a_forced_one_stores_everything_again_on_the_same_timeline(vault: Vault, files: SiteFiles) -> None:
     first = vault.create().manifest
     more(files)
     forced = vault.create(full=True).manifest
@@ -217,7 +217,7 @@ def test_a_file_that_went_back_to_between_two_backups_diverges(
 def test_a_file_that_went_back_to_the_end_of_an_older_backup_diverges_from_the_newest(
     vault: Vault, files: SiteFiles, tmp_path: Path
 ) -> None:
-    """It continues the older one byte for byte; the line of the newest ends there all the same."""
+    """It continues the older one byte for byte, but the timeline of the newest ends there."""
     vault.create()
     saved = copied(files, tmp_path / "saved")
     common = independent_reader.headers(files.data_fs)[-1].tid
@@ -256,10 +256,10 @@ def test_a_file_that_is_an_older_state_and_nothing_more_diverges(
     assert vault.code() == "unchanged"
 
 
-def test_blobs_of_an_abandoned_line_are_not_in_a_backup_of_the_new_one(
+def test_blobs_of_an_abandoned_timeline_are_not_in_a_backup_of_the_new_one(
     vault: Vault, files: SiteFiles, tmp_path: Path
 ) -> None:
-    """One pack holds a blob of the part that both lines share and one of the abandoned part."""
+    """One pack holds a blob of the part that both timelines share and one of the abandoned part."""
     vault.create()
     common, _abandoned = more(files, 1), more(files, 2)
     vault.create()
@@ -287,7 +287,7 @@ def test_another_database_is_a_new_history(vault: Vault, files: SiteFiles, tmp_p
     vault.assert_restores(files)
 
 
-def test_the_newest_of_several_lines_is_continued(vault: Vault, files: SiteFiles, tmp_path: Path) -> None:
+def test_the_newest_of_several_timelines_is_continued(vault: Vault, files: SiteFiles, tmp_path: Path) -> None:
     """Back and forth: a wrong state was put in place, backed up, and taken away again."""
     vault.create()
     old = copied(files, tmp_path / "old")
@@ -343,7 +343,7 @@ def test_a_backup_whose_lists_are_gone_cannot_be_continued(
 # Sources
 
 
-def test_a_moved_source_is_told_and_backed_up(vault: Vault, files: SiteFiles, tmp_path: Path) -> None:
+def test_a_moved_source_is_reported_and_backed_up(vault: Vault, files: SiteFiles, tmp_path: Path) -> None:
     vault.create()
     vault.files = SiteFiles(*(path for path in copied(files, tmp_path / "moved")))
     vault.blob_dir = vault.files.blob_dir

@@ -103,7 +103,7 @@ def test_a_pack_that_removes_old_blobs_makes_it_start_over(tmp_path: Path, phase
         manifest = vault.create().manifest
         assert manifest.status == "complete"
         restarted = any("starting over" in note for note in vault.progress.notes)
-        assert restarted or after > 1  # when all blobs were read by then, there is no need
+        assert restarted or after > 1  # if all blobs were read before, there is no need
         assert len(vault.ids) == 1
         restored = vault.restore()
         assert independent_reader.MISSING not in independent_reader.blob_files(*restored).values()
@@ -223,7 +223,7 @@ def test_a_blob_that_is_given_back_after_the_end_was_seen_is_packed(
         if ref.tid == last and not holding.is_set():
             holding.set()
             ends.acquire(timeout=10)  # the first job has ended
-            ends.acquire(timeout=10)  # and the one behind it, so that nobody asks for another
+            ends.acquire(timeout=10)  # and the one after it, so that no thread asks for another
             threading.Event().wait(0.1)
         return open_(directory, ref)
 

@@ -32,7 +32,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def future_site(directory: Path) -> SiteFiles:
-    """One transaction of the past and three that lie one to three hours ahead of noon."""
+    """One transaction of the past and three that are one to three hours after noon."""
     with Site(directory) as site:
         site.put(text="past", blob=noise(1000, 1))
         site.storage.next_moment = NOON + timedelta(hours=1)
@@ -84,7 +84,7 @@ def test_only_the_future_part_of_a_longer_past_is_read_again(tmp_path: Path, mac
     vault.assert_restores(files)
 
 
-def test_two_lines_that_reuse_future_tids_are_never_mixed(tmp_path: Path, machine: Clock) -> None:
+def test_two_timelines_that_reuse_future_tids_are_never_mixed(tmp_path: Path, machine: Clock) -> None:
     """After a restore to a future state both timelines continue: equal TID and OID, other content."""
     with Site(tmp_path / "site") as site:
         site.put(text="past", blob=noise(1000, 1))
@@ -101,7 +101,7 @@ def test_two_lines_that_reuse_future_tids_are_never_mixed(tmp_path: Path, machin
             site.put(news="same length", other=noise(1000, 100 + seed))
         assert vault.create().manifest.status == "complete"
         vault.assert_restores(files)
-    # only the blob differs: nothing in Data.fs tells
+    # only the blob differs: nothing in Data.fs shows it
     vault.create()
     vault.assert_restores(files)
     machine.now += timedelta(hours=2)
@@ -196,7 +196,7 @@ def test_a_part_of_an_unordered_file_is_stored_again(tmp_path: Path) -> None:
     vault.assert_restores(files)
 
 
-def test_a_moment_of_an_unordered_file_is_refused(tmp_path: Path) -> None:
+def test_a_time_of_an_unordered_file_is_refused(tmp_path: Path) -> None:
     from zodb_vault.operations.restore.run import RestoreOptions, plan
     from zodb_vault.policy.recovery import AtTimestamp
 
@@ -213,7 +213,7 @@ def test_a_moment_of_an_unordered_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tail", site_factory.TAILS)
-def test_an_unfinished_tail_is_left_out_and_continued_behind(tmp_path: Path, tail: str) -> None:
+def test_an_unfinished_tail_is_left_out_and_continued_after_it(tmp_path: Path, tail: str) -> None:
     files = site_factory.populate(tmp_path / "site")
     vault = Vault(tmp_path, files)
     whole = files.data_fs.read_bytes()

@@ -185,7 +185,7 @@ def test_what_no_row_names_is_not_copied(make: Make) -> None:
     assert kept == {data for key, data in place.objects().items() if "00ff" not in key}
 
 
-def test_a_blob_that_is_in_no_place_at_all_is_missing(make: Make) -> None:
+def test_a_blob_that_is_nowhere_is_missing(make: Make) -> None:
     vault = make()
     execute(vault.login, "DELETE FROM blob_state WHERE s3_key IS NULL")
     done = vault("create", "--json")
@@ -206,7 +206,7 @@ def test_a_blob_that_is_in_no_place_at_all_is_missing(make: Make) -> None:
 
 
 def test_a_blob_that_an_undo_has_lost_is_missing(make: Make) -> None:
-    """zodb-pgjsonb 1.19 makes the object anew under the TID of the undo, and leaves its blob where it was."""
+    """zodb-pgjsonb 1.19 creates the object again under the TID of the undo, and leaves its blob."""
     vault = make(history=True)
     with vault.site.opened() as opened:
         opened.put(logo=NOISE[5])
@@ -300,7 +300,7 @@ def test_secrets_are_in_nothing_that_is_stored_or_said(make: Make) -> None:
         assert secret not in shown and secret.encode() not in files
 
 
-def test_a_blob_in_the_database_that_is_shorter_than_it_says_is_told(make: Make) -> None:
+def test_a_blob_in_the_database_that_is_shorter_than_it_says_is_reported(make: Make) -> None:
     vault = make()
     execute(vault.login, "UPDATE blob_state SET blob_size = blob_size + 1 WHERE data IS NOT NULL")
     vault.created()

@@ -186,7 +186,7 @@ def test_an_interrupted_restore_is_finished_by_the_next_one(
     assert everything(site) == everything(vault.site)
 
 
-def test_one_half_after_the_other(make: Make, postgres: Cluster) -> None:
+def test_one_component_after_the_other(make: Make, postgres: Cluster) -> None:
     vault = make()
     site = other(vault, postgres.database())
     vault.done("restore", "--target", conf_of(vault, site), "--only", "storage", "--yes")

@@ -189,7 +189,7 @@ def test_commits_and_packs_meanwhile_in_postgresql(tmp_path: Path, postgres: Clu
                     )
                     if number % 60 == 59:
                         site.pack()
-            except Exception as error:  # noqa: BLE001  told below
+            except Exception as error:  # noqa: BLE001  reported below
                 failed.append(error)
 
         thread = threading.Thread(target=write)

@@ -253,7 +253,7 @@ def test_after_a_pack_the_backup_is_what_the_pack_left_and_known_blobs_are_not_f
     assert site.code() == "unchanged"
 
 
-def test_a_pack_behind_which_nothing_was_committed_since_is_seen_too(serve: Serve, tmp_path: Path) -> None:
+def test_a_pack_without_later_commits_is_seen_too(serve: Serve, tmp_path: Path) -> None:
     with Site(tmp_path / "server") as writing:
         for number in range(30):
             writing.put(text=f"{number}", blob=noise(100, number))
@@ -268,12 +268,12 @@ def test_a_pack_behind_which_nothing_was_committed_since_is_seen_too(serve: Serv
         for number in range(30):
             until = writing.put(text=f"more {number}", blob=noise(100, number))
         writing.put(text="last")
-    pack(server, until)  # all of what was copied is older than the pack, and all that is new too but for one
+    pack(server, until)  # all copied ones are older than the pack, and all new ones except one
     site.create()
     assert site.transactions() == content(files)
 
 
-def test_a_pack_far_behind_the_newest_transactions_is_seen(serve: Serve, tmp_path: Path) -> None:
+def test_a_pack_long_before_the_newest_transactions_is_seen(serve: Serve, tmp_path: Path) -> None:
     with Site(tmp_path / "server") as writing:
         tids = [writing.put(**{f"key{number}": "one"}) for number in range(sync.COMPARED + 10)]
         writing.put(key0="two")
@@ -303,7 +303,7 @@ def older(files: SiteFiles, tmp_path: Path) -> SiteFiles:
 
 
 @pytest.mark.parametrize("goes_on", [None, 30, 0])
-def test_a_source_that_was_put_back_starts_another_line(
+def test_a_source_that_was_put_back_starts_another_timeline(
     serve: Serve, tmp_path: Path, goes_on: int | None
 ) -> None:
     files = site_factory.populate(tmp_path / "server")
@@ -414,7 +414,7 @@ def test_a_missing_blob_of_garbage_is_forgotten_with_it(serve: Serve, tmp_path: 
     lost = next(path for path in files.blob_dir.rglob("*.blob") if path.stat().st_size == 4000)
     lost.unlink()
     assert site.create().manifest.status == "incomplete"
-    pack(server, until)  # collects garbage and nothing else: no transaction tells of it
+    pack(server, until)  # collects garbage and nothing else: no transaction shows it
     made = site.create().manifest
     assert (made.status, made.reason.code) == ("complete", "packed")
     assert site.transactions() == content(files)
@@ -499,7 +499,7 @@ def test_a_killed_run_is_continued_without_unchecked_data(
 @pytest.mark.parametrize(
     ("at", "moment"), [(1, "take"), (3, "advanced"), (2, "blob"), (1, "put_aside"), (1, "forget_kept")]
 )
-def test_a_mirror_that_was_being_made_anew_is_finished_with_the_blobs_that_it_had(
+def test_a_new_mirror_in_progress_is_finished_with_its_old_blobs(
     serve: Serve, tmp_path: Path, at: int, moment: str, asked: dict[str, list[Any]]
 ) -> None:
     with Site(tmp_path / "server") as writing:
@@ -520,7 +520,7 @@ def test_a_mirror_that_was_being_made_anew_is_finished_with_the_blobs_that_it_ha
     assert not site.mirror.joinpath("blobs.kept").exists()
 
 
-def test_a_mirror_that_is_not_what_it_was_is_made_anew(serve: Serve, tmp_path: Path) -> None:
+def test_a_changed_mirror_is_made_again(serve: Serve, tmp_path: Path) -> None:
     files = site_factory.populate(tmp_path / "server")
     site = Portable(tmp_path, serve(files).zope_conf)
     site.create()
@@ -613,7 +613,7 @@ def test_a_directory_that_is_no_mirror_is_refused(serve: Serve, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("place", ["repository", "repository/inside", "blobs/inside", "", "."])
-def test_a_place_in_the_repository_or_in_the_blobs_is_refused(
+def test_a_location_in_the_repository_or_in_the_blobs_is_refused(
     serve: Serve, tmp_path: Path, place: str
 ) -> None:
     files = site_factory.populate(tmp_path / "server")
@@ -656,7 +656,7 @@ def test_the_same_storage_under_another_address_continues(serve: Serve, tmp_path
     assert any("the site moved" in note for note in site.progress.notes)
 
 
-# what stands against it
+# what prevents it
 
 
 def test_a_server_that_is_not_there_is_an_error_and_nothing_is_made(serve: Serve, tmp_path: Path) -> None:
@@ -699,7 +699,7 @@ def test_a_connection_that_is_lost_leaves_what_was_copied(
     assert site.transactions() == content(server.files)
 
 
-def test_a_disk_without_room_is_told_before_anything_is_copied(
+def test_a_full_disk_is_reported_before_anything_is_copied(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = Portable(tmp_path, serve(site_factory.populate(tmp_path / "server")).zope_conf)
@@ -746,7 +746,7 @@ def beside(server: ZeoServer, local: SiteFiles) -> None:
         file.write(f"<zodb_db local>\nmount-point /local\n{section}\n</zodb_db>\n")
 
 
-def test_a_file_storage_beside_it_is_backed_up_as_it_is_and_all_cuts_are_of_one_moment(
+def test_a_file_storage_beside_it_is_backed_up_and_all_cut_points_are_consistent(
     serve: Serve, tmp_path: Path
 ) -> None:
     server = serve(site_factory.populate(tmp_path / "server"))

@@ -29,7 +29,7 @@ from zodb_vault.repository.objects import ContentWriter
 from zodb_vault.strategies.postgres.delta import DeltaWriter
 from zodb_vault.strategies.postgres.delta_state import SnapshotTables
 
-SEEDS = int(os.environ.get("ZODB_VAULT_OVERLAYS", "1"))
+SEEDS = int(os.environ.get("ZODB_VAULT_DELTAS", "1"))
 EACH = pytest.mark.parametrize(
     ("history", "shared"), [(False, False), (False, True), (True, False), (True, True)]
 )
@@ -67,7 +67,7 @@ def restored(vault: RelVault, postgres: Cluster, backup: str = "latest") -> tupl
 
 
 @EACH
-def test_an_delta_brings_what_is_new(
+def test_a_delta_brings_what_is_new(
     make: Make, postgres: Cluster, dumping: Dumping, history: bool, shared: bool
 ) -> None:
     vault = make(history, shared)
@@ -228,7 +228,7 @@ def test_over_what_is_there_and_beside_it(
         printed = vault.done("restore", made["id"], "--replace", "--no-safety-backup", "--yes")
         assert way in printed.err
         found = held_by(vault.login, vault.login.user)
-        if not creates:  # those of the replaced state stay behind
+        if not creates:  # those of the replaced state stay
             assert set(found.large_objects) > set(wanted_of(found, wanted))
             found = found._replace(large_objects=wanted_of(found, wanted))
         require_same(found, wanted)
@@ -338,7 +338,7 @@ def laid_over_by_hand(directory: Path, login: Login) -> None:
         assert done.returncode == 0, done.stderr
 
 
-def test_tables_that_nobody_knows_are_stored_whole(make: Make, postgres: Cluster, dumping: Dumping) -> None:
+def test_unknown_tables_are_stored_completely(make: Make, postgres: Cluster, dumping: Dumping) -> None:
     vault = make()
     for statement in (
         "CREATE TABLE author (name text PRIMARY KEY)",
@@ -363,7 +363,7 @@ def test_tables_that_nobody_knows_are_stored_whole(make: Make, postgres: Cluster
 
 
 def stored_whole(vault: RelVault) -> dict[str, Any]:
-    """Return the tables that are stored whole, each with its objects."""
+    """Return the tables that are stored completely, each with its objects."""
     storage = vault.done("show", "--json").document["manifest"]["databases"][0]["storage"]
     return {file["table"]: file["parts"] for file in storage["whole"]}
 
@@ -387,7 +387,7 @@ def stored_whole(vault: RelVault) -> dict[str, Any]:
         ("SELECT lo_unlink(chunk) FROM blob_chunk LIMIT 1", None),
     ],
 )
-def test_what_an_delta_could_not_bring_makes_a_new_base(make: Make, change: str, why: str | None) -> None:
+def test_what_a_delta_could_not_bring_makes_a_new_base(make: Make, change: str, why: str | None) -> None:
     vault = make()
     backed_up(vault)
     execute(vault.login, change)
@@ -395,7 +395,7 @@ def test_what_an_delta_could_not_bring_makes_a_new_base(make: Make, change: str,
     made = vault("create", "--method", "transactions", "--json").document
     assert (planned["how"], planned["reason"]) == (made["how"], made["reason"])
     assert planned["method"] == "transactions"
-    if why is None:  # a large object that is lost: said at once, and what goes on from there is a new base
+    if why is None:  # a large object that is lost: reported at once, and the next backup is a new base
         assert (made["how"], made["status"]) == ("incremental", "incomplete")
         made, why = (
             vault("create", "--method", "transactions", "--json").document,
@@ -422,7 +422,7 @@ def test_other_methods_and_other_pasts_make_a_new_base(make: Make, monkeypatch: 
     assert made["how"] == "full" and "its server was restored or replaced" in made["reason"]["text"]
 
 
-def test_an_delta_needs_no_more_than_select(make: Make, postgres: Cluster, dumping: Dumping) -> None:
+def test_a_delta_needs_no_more_than_select(make: Make, postgres: Cluster, dumping: Dumping) -> None:
     vault = make(history=True, shared=True)
     backed_up(vault)
     with vault.site.opened() as opened:
@@ -440,7 +440,7 @@ def test_an_delta_needs_no_more_than_select(make: Make, postgres: Cluster, dumpi
 
 
 @pytest.mark.parametrize("history", [False, True])
-def test_an_delta_that_lacks_a_row_is_found_and_not_restored(
+def test_a_delta_with_a_missing_row_is_found_and_not_restored(
     make: Make, postgres: Cluster, monkeypatch: pytest.MonkeyPatch, history: bool
 ) -> None:
     vault = make(history)
@@ -451,7 +451,7 @@ def test_an_delta_that_lacks_a_row_is_found_and_not_restored(
     rows = DeltaWriter.store_rows
 
     def fewer(writer: DeltaWriter, table: str, query: str, *arguments: Any, **options: Any) -> Any:
-        # of a revision only the number of rows would tell, of an object that was changed only its TID
+        # only the number of rows would show a revision, and only its TID a changed object
         which = "max(zoid)" if history else "min(zoid)"
         lacking = (
             f" AND zoid <> (SELECT {which} FROM object_state)"
@@ -476,7 +476,7 @@ def test_an_delta_that_lacks_a_row_is_found_and_not_restored(
 
 
 @pytest.mark.parametrize("level", ["objects", "bytes", "records"])
-def test_every_file_of_an_delta_is_checked(make: Make, level: str) -> None:
+def test_every_file_of_a_delta_is_checked(make: Make, level: str) -> None:
     vault = make(history=True)
     backed_up(vault)
     known = vault.objects()
@@ -549,9 +549,7 @@ def test_the_manifest_says_what_a_reader_has_to_know(make: Make, capsys: pytest.
     ]
 
 
-def test_other_storages_are_told_that_it_is_not_for_them(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_storages_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     vault = RelVault(
         tmp_path,
         capsys,

@@ -93,7 +93,7 @@ def test_the_disk_of_the_repository_is_full(make: Make, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("whose", ["pg_dump", "zodb-vault"])
-def test_the_connection_is_cut(
+def test_the_connection_breaks(
     make: Make, postgres: Cluster, monkeypatch: pytest.MonkeyPatch, whose: str
 ) -> None:
     vault = make()

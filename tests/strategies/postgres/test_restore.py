@@ -129,7 +129,7 @@ def test_another_role_can_be_the_owner(make: Make, postgres: Cluster) -> None:
     ) == relstorage_sites.state(vault.site)
 
 
-def test_a_database_in_use_is_refused_and_who_uses_it_is_named(make: Make) -> None:
+def test_a_database_in_use_is_refused_and_its_sessions_are_named(make: Make) -> None:
     vault = make(True, False, "CREATEDB")
     with contextlib.closing(psycopg2.connect(f"{vault.login.dsn} application_name=instance1")):
         refused = vault("restore", "--replace", "--yes", "--json")

@@ -187,7 +187,7 @@ def test_by_hand(make: Make, mariadb: Maria, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("history", [False, True])
-def test_dump_and_snapshot_are_of_one_moment(make: Make, history: bool) -> None:
+def test_dump_and_snapshot_are_consistent(make: Make, history: bool) -> None:
     tables, stop = make(history, True), threading.Event()
     vault = tables.vault
 
@@ -210,7 +210,7 @@ def test_dump_and_snapshot_are_of_one_moment(make: Make, history: bool) -> None:
         assert vault.done("verify", one["id"], "--json").document["damage"] == []
 
 
-def test_nobody_waits_for_the_dump(make: Make) -> None:
+def test_commits_do_not_wait_for_the_dump(make: Make) -> None:
     tables = make()
     tables.vault.created()
     before = time.monotonic()

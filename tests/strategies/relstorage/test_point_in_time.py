@@ -167,7 +167,7 @@ def texts(vault: RelVault, *versions: str) -> list[bytes]:
         return [opened.put(title=version, photo=version.encode() * 1000) for version in versions]
 
 
-def test_deltas_are_cut_like_a_dump(make: Make, postgres: Cluster) -> None:
+def test_deltas_are_truncated_like_a_dump(make: Make, postgres: Cluster) -> None:
     vault = make()
     base = texts(vault, "one", "two", "three")
     vault.created("--method", "transactions")
@@ -226,7 +226,7 @@ def test_without_history_the_states_of_backups_are_what_is_possible(make: Make, 
     assert vault.done("log", "--json").document == {"transactions": []}
 
 
-def test_where_nothing_can_be_cut_it_is_said(make: Make, postgres: Cluster) -> None:
+def test_where_nothing_can_be_truncated_it_is_said(make: Make, postgres: Cluster) -> None:
     vault = make(True, False, "postgresql", "NOCREATEDB")
     tid = to_hex(texts(vault, "one", "two", "three")[1])
     vault.created()

@@ -112,7 +112,7 @@ def test_files_that_a_backup_has_are_not_stored_again(make: Make) -> None:
     }  # without history the new revision takes the place of the old one
 
 
-def test_a_blob_that_the_database_asks_for_and_the_directory_lacks_is_missing(make: Make) -> None:
+def test_a_referenced_blob_that_is_not_in_the_directory_is_missing(make: Make) -> None:
     vault = make()
     gone = next(path for path in sorted((vault.directory / "blobs").rglob("*.blob")))
     gone.unlink()
@@ -155,9 +155,7 @@ def test_a_part_that_is_damaged_is_found(make: Make, level: str) -> None:
     assert (done.status, done.document["ok"]) == (4, False)
 
 
-def test_a_dump_that_is_whole_and_of_another_moment_is_found(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_intact_dump_of_another_time_is_found(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     vault = make(shared=False)
     counted = postgres_strategy.Postgres.tables
 

@@ -48,7 +48,7 @@ def make(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Make:
 
 
 def elsewhere(vault: RelVault, directory: Path) -> RelSite:
-    """Return the site that lies in a directory."""
+    """Return the site in a directory."""
     return vault.site._replace(
         adapter=on(directory), blob_dir=directory / "blobs" if vault.site.shared else directory / "cache"
     )

@@ -43,7 +43,7 @@ class Login(NamedTuple):
 
     @property
     def dsn(self) -> str:
-        """Return the DSN as it stands in zope.conf."""
+        """Return the DSN as zope.conf has it."""
         parts = {"dbname": self.name, "user": self.user, "host": self.host} | (
             {"password": self.password} if self.password else {}
         )
@@ -164,7 +164,7 @@ class Cluster:
         }
 
     def drop(self, names: set[str]) -> None:
-        """Drop databases, whoever uses them, then roles."""
+        """Drop databases, even if they are in use, then roles."""
         databases = [str(row[0]) for row in execute(self.login(), "SELECT datname FROM pg_database")]
         for name in names & set(databases):
             execute(self.login(), f'DROP DATABASE "{name}" WITH (FORCE)')
@@ -209,7 +209,7 @@ def _cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def postgres(_cluster: Cluster) -> Iterator[Cluster]:
-    """A server on which every database and role that the test makes is dropped behind it."""
+    """A server on which every database and role that the test makes is dropped after it."""
     before = _cluster.names()
     yield _cluster
     _cluster.drop(_cluster.names() - before)

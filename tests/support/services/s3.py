@@ -41,7 +41,7 @@ class Service(NamedTuple):
         return S3Settings(endpoint=self.endpoint, region="us-east-1", addressing_style="path")
 
     def client(self) -> Any:
-        """Return a client of the library itself, to look behind our back."""
+        """Return a client of the library itself, to look at the bucket independently."""
         return _client(self.endpoint)
 
     def bucket(self, **options: Any) -> str:

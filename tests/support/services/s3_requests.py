@@ -137,7 +137,7 @@ class EachReadIsCut(Faults):
 
 
 class _Cut:
-    """A body that ends in its middle; a byte or less is whole."""
+    """A body that ends in its middle; a byte or less is complete."""
 
     def __init__(self, raw: Any, left: int, *, loud: bool) -> None:
         self._raw, self._left, self._loud = raw, left, loud

@@ -47,11 +47,11 @@ class Zeo:
         self.conf.write_text(f"<zeo>\n  address {address}\n</zeo>\n{sections}")
 
     def data_fs(self, storage: str) -> Path:
-        """Return where a storage lies."""
+        """Return the path of a storage."""
         return self.directory / self.storages[storage] / "Data.fs"
 
     def blob_dir(self, storage: str) -> Path:
-        """Return where the blobs of a storage lie."""
+        """Return the path of the blobs of a storage."""
         return self.directory / self.storages[storage] / "blobs"
 
     @contextlib.contextmanager
@@ -117,7 +117,7 @@ class Zeo:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens at."""
+    """Return a port without a listener."""
     with socket.socket() as one:
         one.bind(("localhost", 0))
         port: int = one.getsockname()[1]
