@@ -33,6 +33,12 @@ if ! [ -d .venv ]; then
     printf %s "$PWD" >.venv/.made-in
 fi
 
+# The tests need the package that adds a backend, installed as a user would.
+plugin=
+case ",$extras," in *,test,*) plugin="--editable tests/plugins/msgpackstorage" ;; esac
+
 say "installing zodb-vault${extras:+ with $extras}"
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --editable ".${extras:+[$extras]}"
+# shellcheck disable=SC2086  # two words, or none
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
+    --editable ".${extras:+[$extras]}" $plugin
 printf %s "$PWD" >"$stamp"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from ...model.manifest import DatabaseEntry, Manifest, PgTransactions, Reason, Timeline
+from ...model.manifest import DatabaseEntry, Manifest, Reason, Timeline
 from ...policy.continuity import Decision, next_timeline
 from ...runtime import clock
 from ...strategies.base import Captured
@@ -87,8 +87,4 @@ def _main_reason(databases: Sequence[Captured]) -> Reason:
 
 def _required(entries: Iterable[DatabaseEntry]) -> list[str]:
     """Return the features that a reader has to know: without ``deltas`` it would restore a base without its deltas."""
-    dumps = [entry.dump for entry in entries if entry.dump]
-    return [
-        *(["dump"] if dumps else []),
-        *(["deltas"] if any(isinstance(dump, PgTransactions) for dump in dumps) else []),
-    ]
+    return list(dict.fromkeys(feature for one in entries if one.dump for feature in one.dump.requires))
