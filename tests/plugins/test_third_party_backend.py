@@ -189,7 +189,7 @@ def test_a_storage_that_is_open_is_not_replaced(site: Site) -> None:
 def test_doctor(site: Site) -> None:
     site.done("create")
     checks = {one["name"]: one for one in site.done("doctor", "--json").document["checks"]}
-    assert checks["package msgpackstorage"]["ok"] and checks["database main"]["ok"]
+    assert checks["package msgpackstorage"]["ok"] and checks["source main"]["ok"]
     for file in transaction_files(site.path):
         file.unlink()
     site.path.rmdir()

@@ -33,6 +33,14 @@ class Opinion(NamedTuple):
     warnings: list[str]
 
 
+class SourceFinding(NamedTuple):
+    """What was found when a storage was looked at, whether it is in order, and what to do when it is not."""
+
+    ok: bool
+    message: str
+    hint: str | None = None
+
+
 class Scratch(NamedTuple):
     """An empty database to restore into, and the ``configuration`` of the storage that opens it afterwards.
 
@@ -187,6 +195,10 @@ class Backend:
     def requirements(self, database: Database) -> Requirements:
         """Return the packages and programs that a database needs."""
         return Requirements()
+
+    def inspect_source(self, database: Database) -> SourceFinding | None:
+        """Look whether the storage can be read; None where ``second_opinion`` finds that out. Raise VaultError, OSError."""
+        return None
 
     def second_opinion(self, database: Database) -> Opinion | None:
         """Ask a database where its blobs are; None when it cannot be asked.

@@ -9,10 +9,7 @@ from pathlib import Path
 from ...blobs.layout import TEMPORARY, detect
 from ...errors import StoreError
 from ...model.source import Database
-from ...model.units import readable_size
 from ...strategies.blobs.s3 import BlobBucket, wrapper_key
-from ...strategies.filestorage.datafile import DataFile
-from ...strategies.filestorage.restore import journal as journals
 from ...strategies.registry import backend_of
 from ..create.eligibility import refused
 from .check import CheckResult
@@ -20,26 +17,14 @@ from .inputs import CheckInputs
 
 
 def check_source(_inputs: CheckInputs, database: Database) -> Iterator[CheckResult]:
-    """Check that a database can be backed up, and that no unfinished restore has left a partial Data.fs."""
+    """Check that a database can be backed up, and that it can be read."""
     name = f"source {database.name}"
     if refusal := refused(database):
         yield CheckResult(name, False, refusal.message, refusal.hint)
         return
-    if database.data_fs is None:  # a database server has a check of its own, see check_database
-        return
-    data_fs = Path(database.data_fs)
-    DataFile(data_fs).close()
-    journal = journals.read(journals.path_of(data_fs))
-    if journal is None:
-        size = readable_size(data_fs.stat().st_size)
-        yield CheckResult(name, True, f"{data_fs} can be read, {size}")
-        return
-    yield CheckResult(
-        name,
-        False,
-        f"a restore of {journal.backup} into {data_fs} was started and did not finish ({journal.phase})",
-        f"finish it with `zodb-vault restore {journal.backup}`, or undo it with `zodb-vault restore --abort`",
-    )
+    found = backend_of(database).inspect_source(database)
+    if found is not None:  # a database server has a check of its own, see check_database
+        yield CheckResult(name, *found)
 
 
 def check_database(_inputs: CheckInputs, database: Database) -> Iterator[CheckResult]:

@@ -13,9 +13,10 @@ from ...errors import InUse
 from ...model.manifest import DatabaseEntry
 from ...model.restore import DestinationOptions
 from ...model.source import Database, Method
+from ...model.units import readable_size
 from ...policy.scope import OURS, Component, Scope, blobs_outside
 from ...runtime.progress import Progress
-from ..backend import Backend
+from ..backend import Backend, SourceFinding
 from ..base import CheckReport, Sink, SurveyContext
 from ..destination import Destination
 
@@ -101,6 +102,15 @@ class FileStorage(Backend):
 
         return FileStorageSurvey(database, context)
 
+    def inspect_source(self, database: Database) -> SourceFinding:
+        """Open Data.fs, and look whether an unfinished restore has left a partial one."""
+        from .datafile import DataFile
+
+        data_fs = Path(database.data_fs or "")
+        DataFile(data_fs).close()
+        size = readable_size(data_fs.stat().st_size)
+        return _unfinished_restore(data_fs) or SourceFinding(True, f"{data_fs} can be read, {size}")
+
     def check(
         self,
         entry: DatabaseEntry,
@@ -127,6 +137,19 @@ class FileStorage(Backend):
         from .restore.destination import in_directory
 
         return in_directory(entry, directory, options)
+
+
+def _unfinished_restore(data_fs: Path) -> SourceFinding | None:
+    from .restore import journal as journals
+
+    journal = journals.read(journals.path_of(data_fs))
+    if journal is None:
+        return None
+    return SourceFinding(
+        False,
+        f"a restore of {journal.backup} into {data_fs} was started and did not finish ({journal.phase})",
+        f"finish it with `zodb-vault restore {journal.backup}`, or undo it with `zodb-vault restore --abort`",
+    )
 
 
 BACKEND: Final = FileStorage()

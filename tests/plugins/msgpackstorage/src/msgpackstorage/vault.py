@@ -15,7 +15,7 @@ from zodb_vault.model.requirements import Package, Requirements
 from zodb_vault.model.restore import DestinationOptions
 from zodb_vault.model.source import Database
 from zodb_vault.runtime.progress import Progress
-from zodb_vault.strategies.backend import Backend, Opinion, Revision, Scratch
+from zodb_vault.strategies.backend import Backend, Revision, Scratch, SourceFinding
 from zodb_vault.strategies.base import CheckReport, Sink, Survey, SurveyContext
 from zodb_vault.strategies.destination import Destination
 
@@ -102,10 +102,12 @@ class MsgpackStorageBackend(Backend):
         """Return the package that opens the storage."""
         return Requirements((Package("msgpackstorage", ("msgpackstorage",), "1.0"),))
 
-    def second_opinion(self, database: Database) -> Opinion:
-        """Tell whether the directory is there; this storage has no blobs that could be elsewhere."""
+    def inspect_source(self, database: Database) -> SourceFinding:
+        """Look whether the directory is there."""
         path = Path(database.option("path"))
-        return Opinion(path.is_dir(), [] if path.is_dir() else [f"{path} is not a directory"])
+        if path.is_dir():
+            return SourceFinding(True, f"{path} can be read")
+        return SourceFinding(False, f"{path} is not a directory", "check the path in zope.conf")
 
 
 BACKEND = MsgpackStorageBackend()
