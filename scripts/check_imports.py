@@ -1,6 +1,7 @@
-"""Check what import-linter does not: no circle of modules, and no private name imported from another module.
+"""Check what import-linter does not: no circle of modules, and no private name used from another module.
 
 Imports inside functions count as well. They hide a circle from Python, but not from a reader of the code.
+Ruff finds ``module._name`` (SLF001); this finds the text in ``setattr(module, "_name", ...)``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Final
 
 PACKAGE: Final = "zodb_vault"
 ROOT: Final = Path(__file__).parent.parent
+BY_TEXT: Final = {"getattr", "setattr", "hasattr", "delattr"}
 PRIVATE: Final = re.compile(r"_(?!_)\w+")
 
 
@@ -97,6 +99,31 @@ def private_imports(folder: Path, package: str) -> list[str]:
     return found
 
 
+def private_texts(folder: Path, package: str) -> list[str]:
+    """Return each private name that is reached by its text, as ``file:line: name``.
+
+    That is the second argument of ``setattr`` and its like, and a dotted name below the package.
+    """
+    dotted = re.compile(rf"{package}\.[\w.]*\b_(?!_)\w+")
+    found = []
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(parse(path)):
+            if not isinstance(node, ast.Call) or _called(node) not in BY_TEXT:
+                continue
+            texts = [one.value for one in node.args[:2] if isinstance(one, ast.Constant)]
+            names = [one for one in texts if isinstance(one, str)]
+            names = [one for one in names if PRIVATE.fullmatch(one) or dotted.fullmatch(one)]
+            found += [f"{path.relative_to(folder.parent)}:{node.lineno}: {name}" for name in names]
+    return found
+
+
+def _called(node: ast.Call) -> str:
+    """Return the last part of the name of what is called."""
+    if isinstance(node.func, ast.Attribute):
+        return node.func.attr
+    return node.func.id if isinstance(node.func, ast.Name) else ""
+
+
 def _is_in(module: str | None, package: str) -> bool:
     return module == package or (module or "").startswith(f"{package}.")
 
@@ -107,13 +134,14 @@ def problems(root: Path, package: str) -> list[str]:
     found = [f"circle of imports: {', '.join(group)}" for group in circles(import_graph(source, package))]
     for folder in (source, tests):
         found += [f"private name imported: {one}" for one in private_imports(folder, package)]
+        found += [f"private name reached by its text: {one}" for one in private_texts(folder, package)]
     return found
 
 
 def main() -> int:
     """Print what is wrong; return the exit status."""
     found = problems(ROOT, PACKAGE)
-    print("\n".join(found) or "no circle of imports, no private name imported")
+    print("\n".join(found) or "no circle of imports, no private name used elsewhere")
     return 1 if found else 0
 
 

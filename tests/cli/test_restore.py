@@ -324,7 +324,7 @@ def test_a_restore_that_has_filled_the_disk_is_aborted_without_any_room(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write_all(*arguments)
 
-    monkeypatch.setattr(DataFsBuilder, "_place_blobs", lambda *_arguments: full(0, []))
+    monkeypatch.setattr(DataFsBuilder, "restore_blobs", lambda *_arguments: full(0, []))
     stopped = stocked("restore", "one", "--yes", "--no-safety-backup", "--json")
     assert stopped.status == 1
     assert f"{stocked.files.data_fs}: {os.strerror(errno.ENOSPC)}" in stopped.error["message"]
@@ -362,7 +362,7 @@ def test_a_directory_that_was_used_since_is_not_taken_for_restored(
     from zodb_vault.strategies.filestorage.restore.phases import DataFsRestore
 
     with monkeypatch.context() as patched:
-        patched.setattr(DataFsRestore, "_tidy_directory", _fail)
+        patched.setattr(DataFsRestore, "tidy_directory", _fail)
         assert stocked("restore", "one", "--output", out(stocked), "--yes").status == 1
     with site_factory.Site(out(stocked)) as site:
         site.put(more="more")

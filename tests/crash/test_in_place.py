@@ -178,7 +178,7 @@ def test_stale_index_is_never_used_and_the_new_one_is_valid(
     with caplog.at_level(logging.INFO, logger="ZODB"):
         storage = FileStorage(str(built.files.data_fs), read_only=True)
     assert storage.getSize() == len(built.new.data)
-    assert len(storage._index) > 3
+    assert len(storage) > 3
     storage.close()
     assert "index" not in caplog.text.lower()
 

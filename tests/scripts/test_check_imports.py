@@ -73,6 +73,36 @@ def test_a_private_name_imported_by_a_test_is_found(tmp_path: Path) -> None:
     assert problems(tmp_path, files) == ["private name imported: tests/till/test_till.py:2: _sell"]
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ('setattr(till, "_sell", None)', "_sell"),
+        ('patch.setattr(till.Till, "_sell", None)', "_sell"),
+        ('patch.setattr("shop.till.Till._sell", None)', "shop.till.Till._sell"),
+        ('real = getattr(till, "_sell")', "_sell"),
+    ],
+)
+def test_a_private_name_that_is_reached_by_its_text_is_found(tmp_path: Path, text: str, name: str) -> None:
+    files = {"src/shop/till.py": "", "tests/test_till.py": f"from shop import till\n{text}\n"}
+    assert problems(tmp_path, files) == [f"private name reached by its text: tests/test_till.py:2: {name}"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'setattr(till, "sell", None)',
+        'patch.setattr(till.Till, "__init__", None)',
+        'patch.setattr("shop._vendored.name", None)',
+        'patch.setattr("os._exit", None)',
+        'getattr(options, name, "_none")',
+        'sell(till, "_sell")',
+    ],
+)
+def test_public_names_and_other_texts_are_fine(tmp_path: Path, text: str) -> None:
+    files = {"src/shop/till.py": "", "tests/test_till.py": f"from shop import till\n{text}\n"}
+    assert problems(tmp_path, files) == []
+
+
 def test_main_prints_what_it_finds_and_ends_with_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

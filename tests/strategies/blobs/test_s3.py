@@ -477,7 +477,7 @@ def test_long_blobs_go_there_in_parts_and_a_damaged_one_not_at_all(
     vault.created()
     copy = vault.copy(tmp_path / "copy", Place(moto, moto.bucket(), "other"))
     arguments = ("restore", "--target", tmp_path / "copy" / "zope.conf", "--yes", "--json")
-    checked = s3_restore.S3BlobWriter._checked
+    checked = s3_restore.S3BlobWriter.checked_content
 
     def other(filler: s3_restore.S3BlobWriter, member: Any, chunks: Any) -> Any:
         return checked(
@@ -487,7 +487,7 @@ def test_long_blobs_go_there_in_parts_and_a_damaged_one_not_at_all(
         )
 
     with monkeypatch.context() as patch:
-        patch.setattr(s3_restore.S3BlobWriter, "_checked", other)
+        patch.setattr(s3_restore.S3BlobWriter, "checked_content", other)
         damaged = vault(*arguments)
     assert (damaged.status, damaged.error["kind"]) == (4, "damage")
     assert not [data for data in copy.place.objects().values() if len(data) > 5 << 20]

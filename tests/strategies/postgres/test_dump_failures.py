@@ -71,7 +71,7 @@ def failed(vault: RelVault, kind: str = "source") -> str:
 def test_pg_dump_is_killed_half_way(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     vault = make()
     with monkeypatch.context() as patch:
-        at_block(patch, lambda program: os.kill(program._process.pid, signal.SIGKILL))
+        at_block(patch, lambda program: os.kill(program.pid, signal.SIGKILL))
         assert "pg_dump was ended by signal 9" in failed(vault)
     assert vault.created()["status"] == "complete"
 
@@ -180,9 +180,7 @@ def test_a_pg_dump_that_is_older_than_the_server_is_refused_before_anything_star
 
 def test_nothing_secret_is_in_an_argument_list(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     vault, seen = make(), list[bytes]()
-    at_block(
-        monkeypatch, lambda program: seen.append(Path(f"/proc/{program._process.pid}/cmdline").read_bytes())
-    )
+    at_block(monkeypatch, lambda program: seen.append(Path(f"/proc/{program.pid}/cmdline").read_bytes()))
     vault.created()
     assert seen and b"--snapshot=" in seen[0] and PASSWORD.encode() not in seen[0]
     assert not any(

@@ -164,7 +164,7 @@ class S3BlobWriter:
             self.exchanged += 1
 
     def _put(self, member: Member, chunks: Iterator[memoryview]) -> None:
-        checked = self._checked(member, chunks)
+        checked = self.checked_content(member, chunks)
         with self._long if member.size > LONG else contextlib.nullcontext():
             if member.size <= WHOLE:
                 self._bucket.put(member_ref(member), b"".join(checked))
@@ -173,7 +173,7 @@ class S3BlobWriter:
                     member_ref(member), _in_parts(checked, max(PART, -(-member.size // MOST_PARTS)))
                 )
 
-    def _checked(self, member: Member, chunks: Iterator[memoryview]) -> Iterator[memoryview]:
+    def checked_content(self, member: Member, chunks: Iterator[memoryview]) -> Iterator[memoryview]:
         """Yield the content; raise Damage when it is not what was stored. The object does not exist before the end of this."""
         digest, size = hashlib.sha256(), 0
         for chunk in chunks:

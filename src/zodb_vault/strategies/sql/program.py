@@ -60,6 +60,11 @@ class Program:
         for stream in (self._process.stdin, self._process.stdout):
             _widen(stream)
 
+    @property
+    def pid(self) -> int:
+        """Return the process id of the program."""
+        return self._process.pid
+
     def __enter__(self) -> Program:
         return self
 

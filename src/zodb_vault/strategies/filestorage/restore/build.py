@@ -46,7 +46,7 @@ class DataFsBuilder:
             with indexing(self._paths.new_index(journal), wanted=journal.only != "blobs") as index:
                 state = self._build_storage(journal, refs, index)
                 if journal.only != "storage" and self._blobs is not None:
-                    state.notes.extend(self._place_blobs(self._blobs, refs))
+                    state.notes.extend(self.restore_blobs(self._blobs, refs))
             return NewState(state.inode, state.notes + index.notes)
 
     def _build_storage(self, journal: Journal, refs: BlobSet, index: IndexProcess) -> NewState:
@@ -79,6 +79,7 @@ class DataFsBuilder:
             _count, defects = rebuild(reader, fd, workers, refs, index.add)
         return [f"a defect of the source, restored as it was: {defect}" for defect in defects]
 
-    def _place_blobs(self, blobs: BlobTarget, refs: BlobSet) -> list[str]:
+    def restore_blobs(self, blobs: BlobTarget, refs: BlobSet) -> list[str]:
+        """Restore the blobs that Data.fs references; return what has to be said about them."""
         notes = blobs.restore(BlobsJob(self._source, self._context, self._workers), refs)
         return require_all(self._source, refs) + notes

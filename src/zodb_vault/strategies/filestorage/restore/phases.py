@@ -125,12 +125,13 @@ class DataFsRestore(DatabaseRestore):
         if self._blobs is not None:
             self._blobs.settle(self.journal.kept_dir)
         if not self._in_place and self.journal.replaced is None:
-            self._tidy_directory()
+            self.tidy_directory()
         # a process that opened the new directory between two runs has an old state, which is kept as usual
         if self.journal.replaced is not None:
             self.kept = [str(path) for path in kept_paths(self._paths, self.journal) if path.exists()]
 
-    def _tidy_directory(self) -> None:
+    def tidy_directory(self) -> None:
+        """Remove what only the restore needed from a new directory: kept files, the lock file, the journal."""
         if self._paths.blob_dir is not None:
             shutil.rmtree(self._paths.blob_dir / self.journal.kept_dir, ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):
