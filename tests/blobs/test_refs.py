@@ -41,12 +41,12 @@ def test_what_is_asked_for_twice_counts_once_and_stays_sure(refs: BlobSet) -> No
 
 def test_what_a_pack_has_is_not_missing(refs: BlobSet) -> None:
     refs.add(number(n) for n in range(4))
-    refs.have([key(number(2)), key(number(9))])
-    assert list(refs.lacking()) == [number(0), number(1), number(3)]
+    refs.mark_present([key(number(2)), key(number(9))])
+    assert list(refs.missing()) == [number(0), number(1), number(3)]
     assert key(number(2)) in refs
     assert key(number(9)) not in refs
     refs.add([number(2)])
-    assert number(2) not in list(refs.lacking())
+    assert number(2) not in list(refs.missing())
 
 
 @given(
@@ -61,9 +61,9 @@ def test_it_is_a_set_and_a_dictionary(rows: list[tuple[bytes, bytes, bool]], dat
             refs.add([BlobRef(oid, tid, sure)])
             model[oid + tid] = sure or model.get(oid + tid, False)
         had = data.draw(st.sets(st.sampled_from(sorted(model)))) if model else set()
-        refs.have(had)
+        refs.mark_present(had)
         assert [(key(one), one.sure) for one in refs.all()] == sorted(model.items())
-        assert [key(one) for one in refs.lacking()] == sorted(set(model) - had)
+        assert [key(one) for one in refs.missing()] == sorted(set(model) - had)
         assert len(refs) == len(model)
     finally:
         refs.close()
@@ -73,11 +73,11 @@ def test_it_is_a_set_and_a_dictionary(rows: list[tuple[bytes, bytes, bool]], dat
 def test_missing_leaves_nothing_out_while_blobs_are_packed(refs: BlobSet, count: int) -> None:
     refs.add(number(n) for n in range(count))
     seen = []
-    for one in refs.lacking():
+    for one in refs.missing():
         seen.append(one)
-        refs.have([key(one)])
+        refs.mark_present([key(one)])
     assert seen == [number(n) for n in range(count)]
-    assert list(refs.lacking()) == []
+    assert list(refs.missing()) == []
 
 
 def test_two_threads_add_note_and_ask_at_once(refs: BlobSet) -> None:
@@ -87,9 +87,9 @@ def test_two_threads_add_note_and_ask_at_once(refs: BlobSet) -> None:
         try:
             for start in range(first, 20_000, 2_000):
                 refs.add(number(n) for n in range(start, start + 1_000))
-                refs.have(key(number(n)) for n in range(start, start + 1_000, 2))
+                refs.mark_present(key(number(n)) for n in range(start, start + 1_000, 2))
                 assert key(number(start)) in refs
-                assert number(start) not in list(refs.lacking())
+                assert number(start) not in list(refs.missing())
         except BaseException as error:  # noqa: BLE001 a thread cannot raise to its starter
             failures.append(error)
 
@@ -100,7 +100,7 @@ def test_two_threads_add_note_and_ask_at_once(refs: BlobSet) -> None:
         thread.join()
     assert failures == []
     assert len(refs) == 20_000
-    assert list(refs.lacking()) == [number(n) for n in range(1, 20_000, 2)]
+    assert list(refs.missing()) == [number(n) for n in range(1, 20_000, 2)]
 
 
 def test_an_error_in_what_is_added_leaves_it_usable(refs: BlobSet) -> None:
@@ -125,7 +125,7 @@ refs = BlobSet()
 for start in range(0, 300_000, 10_000):
     numbers = range(start, start + 10_000)
     refs.add(BlobRef(((n * 2654435761) % 2**64).to_bytes(8, "big"), bytes(8), True) for n in numbers)
-assert sum(1 for _ in refs.lacking()) == len(refs) == 300_000
+assert sum(1 for _ in refs.missing()) == len(refs) == 300_000
 print(peak() - before)
 """
     environment = {**os.environ, "SQLITE_TMPDIR": str(tmp_path)}

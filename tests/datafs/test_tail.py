@@ -90,7 +90,7 @@ def test_an_unfinished_tail_ends_the_walk_where_zodb_ends_it(data_fs: Path, tail
     hops, found = hop(data_fs)
     # FileStorage cannot be asked about a header that is cut off: it logs and truncates, at the same place
     assert hops[-1].end == end == found.end == size_for_zodb(data_fs)
-    assert found.state == ("torn" if tail in ("header", "short") else "voted")
+    assert found.state == ("torn" if tail in ("header", "short") else "pending")
 
 
 @pytest.mark.parametrize("length", [1, 22, 23, 24, 60, 90])
@@ -223,7 +223,7 @@ def test_a_header_of_garbage_among_the_last_ones_is_damage(data_fs: Path, which:
 def test_zeros_after_a_pending_transaction_were_allocated_and_never_written(data_fs: Path) -> None:
     end = site_factory.tear(data_fs, "voted")
     os.truncate(data_fs, data_fs.stat().st_size + 5000)
-    assert hop(data_fs)[1] == (end, "voted")
+    assert hop(data_fs)[1] == (end, "pending")
 
 
 # Beside a writer

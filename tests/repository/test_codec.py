@@ -16,11 +16,11 @@ from zodb_vault.errors import Damage
 from zodb_vault.repository.codec import MOST_WINDOW_LOG, Encoder, decode
 
 RUN = "20260101T000000Z-abcdef"
-FAR = pytest.mark.parametrize("far", [False, True], ids=["near", "far"])
+DISTANCES = pytest.mark.parametrize("long_distance", [False, True], ids=["near", "far"])
 
 
-def encoded(content: bytes | Iterable[bytes], far: bool = False, run: str = RUN) -> bytes:
-    encoder = Encoder(run, far)
+def encoded(content: bytes | Iterable[bytes], long_distance: bool = False, run: str = RUN) -> bytes:
+    encoder = Encoder(run, long_distance)
     chunks = [content] if isinstance(content, bytes) else content
     return b"".join([encoder.head, *map(encoder.encode, chunks), encoder.finish()])
 
@@ -31,29 +31,31 @@ def decoded(stored: bytes, raw: int | None, size: int = 1 << 20) -> bytes:
 
 @given(st.lists(st.binary(max_size=3000), max_size=5), st.booleans(), st.integers(1, 400))
 @settings(deadline=None)
-def test_what_was_encoded_decodes_in_pieces_of_any_size(chunks: list[bytes], far: bool, size: int) -> None:
+def test_what_was_encoded_decodes_in_pieces_of_any_size(
+    chunks: list[bytes], long_distance: bool, size: int
+) -> None:
     content = b"".join(chunks)
-    stored = encoded(chunks, far)
+    stored = encoded(chunks, long_distance)
     assert decoded(stored, len(content), size) == content
     assert decoded(stored, None, size) == content
 
 
-@FAR
+@DISTANCES
 @pytest.mark.parametrize(
     "content",
     [b"", b"x", random.Random(1).randbytes(300_000), b"page\n" * 200_000],
     ids=["empty", "x", "noise", "pages"],
 )
-def test_plain_zstd_reads_it(tmp_path: Path, content: bytes, far: bool) -> None:
+def test_plain_zstd_reads_it(tmp_path: Path, content: bytes, long_distance: bool) -> None:
     path = tmp_path / "object"
-    path.write_bytes(encoded(content, far))
+    path.write_bytes(encoded(content, long_distance))
     assert subprocess.run(["zstd", "-dcq", str(path)], capture_output=True, check=True).stdout == content
     assert subprocess.run(["zstd", "-tq", str(path)], check=True).returncode == 0
 
 
-@FAR
-def test_the_window_is_no_larger_than_plain_zstd_allows(far: bool) -> None:
-    stored = encoded((b"x" * (1 << 20) for _ in range(3)), far)
+@DISTANCES
+def test_the_window_is_no_larger_than_plain_zstd_allows(long_distance: bool) -> None:
+    stored = encoded((b"x" * (1 << 20) for _ in range(3)), long_distance)
     mark = 8 + len(RUN)
     assert zstandard.get_frame_parameters(stored[mark:]).window_size <= 1 << 27
     assert zstandard.get_frame_parameters(stored[mark:]).has_checksum
@@ -61,7 +63,7 @@ def test_the_window_is_no_larger_than_plain_zstd_allows(far: bool) -> None:
 
 def test_repetitions_in_the_storage_are_found_at_a_distance() -> None:
     noise = random.Random(1).randbytes(12 << 20)
-    assert len(encoded([noise, noise], far=True)) < 1.05 * len(noise)
+    assert len(encoded([noise, noise], long_distance=True)) < 1.05 * len(noise)
 
 
 def test_a_larger_window_is_refused() -> None:
@@ -69,7 +71,7 @@ def test_a_larger_window_is_refused() -> None:
         1, window_log=MOST_WINDOW_LOG + 1, write_content_size=False
     )
     stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
-    head = Encoder(RUN, far=False).head
+    head = Encoder(RUN, long_distance=False).head
     with pytest.raises(Damage):
         decoded(head + stream.compress(b"x") + stream.flush(), 1)
 
@@ -80,11 +82,11 @@ def test_two_runs_never_write_the_same_bytes() -> None:
     assert RUN.encode() in encoded(b"content")[: 8 + len(RUN)]
 
 
-@FAR
+@DISTANCES
 @pytest.mark.parametrize("raw_is_known", [True, False])
-def test_any_flipped_bit_of_the_content_is_found(far: bool, raw_is_known: bool) -> None:
+def test_any_flipped_bit_of_the_content_is_found(long_distance: bool, raw_is_known: bool) -> None:
     content = b"some content, some content and " + random.Random(2).randbytes(60)
-    stored = encoded(content, far)
+    stored = encoded(content, long_distance)
     for n in range(8 + len(RUN), len(stored)):
         for bit in range(8):
             changed = bytearray(stored)

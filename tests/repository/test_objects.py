@@ -72,7 +72,7 @@ def test_content_is_split_into_parts_that_add_up_to_it(
 def test_content_of_more_than_64_mib_is_two_objects(
     tmp_path: Path, store: LocalStore, objects: Objects
 ) -> None:
-    writer = objects.content(TO, far=True)
+    writer = objects.content(TO, long_distance=True)
     digest = hashlib.sha256()
     for n in range(65):
         chunk = n.to_bytes(2, "big") * (1 << 19)

@@ -30,7 +30,9 @@ class BlobSet:
         self._db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         self._db.execute("PRAGMA journal_mode = OFF")
         self._db.execute("PRAGMA synchronous = OFF")
-        self._db.execute("CREATE TABLE ref (key BLOB PRIMARY KEY, sure INTEGER, have INTEGER) WITHOUT ROWID")
+        self._db.execute(
+            "CREATE TABLE ref (key BLOB PRIMARY KEY, sure INTEGER, present INTEGER) WITHOUT ROWID"
+        )
 
     def close(self) -> None:
         """Free everything."""
@@ -47,11 +49,11 @@ class BlobSet:
             )
             self._db.execute("COMMIT")
 
-    def have(self, keys: Iterable[bytes]) -> None:
+    def mark_present(self, keys: Iterable[bytes]) -> None:
         """Note that a pack has these (OID + TID); those that nobody asked for are ignored."""
         with self._lock:
             self._db.execute("BEGIN")
-            self._db.executemany("UPDATE ref SET have = 1 WHERE key = ?", [(key,) for key in keys])
+            self._db.executemany("UPDATE ref SET present = 1 WHERE key = ?", [(key,) for key in keys])
             self._db.execute("COMMIT")
 
     def referenced(self, keys: Iterable[bytes]) -> set[bytes]:
@@ -63,15 +65,15 @@ class BlobSet:
             }
 
     def take_missing(self, keys: Iterable[bytes]) -> set[bytes]:
-        """Return which of these keys (OID + TID) are lacking, and note that they no longer are."""
+        """Return which of these keys (OID + TID) are missing, and note that they no longer are."""
         with self._lock:
             ask = self._db.cursor().execute
             found = {
                 key
                 for key in keys
-                if ask("SELECT 1 FROM ref WHERE key = ? AND have = 0", (key,)).fetchone() is not None
+                if ask("SELECT 1 FROM ref WHERE key = ? AND present = 0", (key,)).fetchone() is not None
             }
-        self.have(found)
+        self.mark_present(found)
         return found
 
     def __contains__(self, key: bytes) -> bool:
@@ -82,13 +84,13 @@ class BlobSet:
         with self._lock:
             return int(self._db.execute("SELECT count(*) FROM ref").fetchone()[0])
 
-    def lacking(self) -> Iterator[BlobRef]:
+    def missing(self) -> Iterator[BlobRef]:
         """Yield the revisions that no pack has, ordered by OID and TID.
 
         Several threads may consume it, also while packs are marked present.
         """
         last = b""
-        while rows := self._after(last, "have = 0"):
+        while rows := self._after(last, "present = 0"):
             for key, sure in rows:
                 yield BlobRef(key[:8], key[8:], bool(sure))
             last = rows[-1][0]

@@ -29,7 +29,7 @@ class TransactionSpan(NamedTuple):
 class Tail(NamedTuple):
     """The end of the last finished transaction, and what stands behind it.
 
-    ``clean``, ``voted`` or ``torn``.
+    ``clean``, ``pending`` or ``torn``.
     """
 
     end: int
@@ -98,7 +98,7 @@ class TransactionWalker:
         _tid, length, status, *texts = TRANSACTION.unpack(head)
         if status == b"c":
             self._require_last(pos, head, pos + length + LENGTH.size)
-            return "voted"
+            return "pending"
         if length < TRANSACTION.size + sum(texts):
             if self._only_zeros(pos + TRANSACTION.size):
                 return "torn"

@@ -83,19 +83,19 @@ class Locks:
             times.append(clock.parse(known) if known else None)
         return common_expiry(times, self._now, self._found[1])
 
-    def renew(self, keys: Iterable[str], beat: Callable[[], None]) -> None:
-        """Lock these keys until ``until``, and call ``beat`` meanwhile; raise StoreError."""
+    def renew(self, keys: Iterable[str], heartbeat: Callable[[], None]) -> None:
+        """Lock these keys until ``until``, and call ``heartbeat`` meanwhile; raise StoreError."""
         assert self._found and self.until
         todo = sorted({*keys, INFO_KEY, RECOVERY_KEY} - self._renewed)
         if not self._renewed:
             try_extending(self._repository.store, self._found[0], self._trial_key)
         self._progress.note(f"renewing the locks of {len(todo)} objects")
         missing: list[str] = []
-        with Workers(RENEWERS, beat) as pool:
+        with Workers(RENEWERS, heartbeat) as pool:
             for key in pool.in_order(partial(_extend, self._found[0], key, self.until) for key in todo):
                 if key is not None:
                     missing.append(key)
-                beat()
+                heartbeat()
         if missing:
             more = f" and {len(missing) - MAX_KEYS_SHOWN} more" if len(missing) > MAX_KEYS_SHOWN else ""
             keys_shown = ", ".join(missing[:MAX_KEYS_SHOWN])

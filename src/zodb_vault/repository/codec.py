@@ -29,8 +29,8 @@ STORAGE_WINDOW_LOG: Final = 25
 
 
 @functools.cache
-def _parameters(far: bool) -> zstandard.ZstdCompressionParameters:
-    if far:
+def _parameters(long_distance: bool) -> zstandard.ZstdCompressionParameters:
+    if long_distance:
         return zstandard.ZstdCompressionParameters.from_level(
             FAR_LEVEL,
             window_log=STORAGE_WINDOW_LOG,
@@ -44,12 +44,12 @@ def _parameters(far: bool) -> zstandard.ZstdCompressionParameters:
 
 
 class Encoder:
-    """Encodes one object; ``far`` looks for repetitions at a distance (Data.fs)."""
+    """Encodes one object; ``long_distance`` looks for repetitions at a distance (Data.fs)."""
 
-    def __init__(self, run: str, far: bool) -> None:
+    def __init__(self, run: str, long_distance: bool) -> None:
         mark = run.encode("ascii")
         self.head = SKIPPABLE.pack(SKIPPABLE_MAGIC, len(mark)) + mark
-        self._stream = zstandard.ZstdCompressor(compression_params=_parameters(far)).compressobj()
+        self._stream = zstandard.ZstdCompressor(compression_params=_parameters(long_distance)).compressobj()
 
     def encode(self, data: bytes | memoryview) -> bytes:
         """Return what can be stored of ``data`` already."""

@@ -68,9 +68,9 @@ class ObjectWriter:
 class _Object(ObjectWriter):
     """One object while it is encoded."""
 
-    def __init__(self, store: Store, run: str, far: bool, sealer: Encryptor | None = None) -> None:
+    def __init__(self, store: Store, run: str, long_distance: bool, sealer: Encryptor | None = None) -> None:
         super().__init__(store, sealer)
-        self._encoder = Encoder(run, far)
+        self._encoder = Encoder(run, long_distance)
         self.raw = 0
         self.write_encoded(self._encoder.head)
 
@@ -89,8 +89,8 @@ class ContentWriter:
     ``close`` returns their parts in order.
     """
 
-    def __init__(self, objects: Objects, to: str, far: bool) -> None:
-        self._objects, self.to, self._far = objects, to, far
+    def __init__(self, objects: Objects, to: str, long_distance: bool) -> None:
+        self._objects, self.to, self._long_distance = objects, to, long_distance
         self._object: _Object | None = None
         self._parts: list[Part] = []
 
@@ -99,7 +99,7 @@ class ContentWriter:
         shutdown.check()
         view = memoryview(data)
         while len(view):
-            self._object = self._object or self._objects.begin(self._far, sealed=True)
+            self._object = self._object or self._objects.begin(self._long_distance, sealed=True)
             piece = view[: PART_RAW - self._object.raw]
             self._object.write(piece)
             view = view[len(piece) :]
@@ -109,7 +109,7 @@ class ContentWriter:
     def close(self) -> list[Part]:
         """Make the rest durable and return all parts; content of no length has one empty object."""
         if self._object is None and not self._parts:
-            self._object = self._objects.begin(self._far, sealed=True)
+            self._object = self._objects.begin(self._long_distance, sealed=True)
         if self._object is not None:
             self._store_object()
         return self._parts
@@ -133,19 +133,22 @@ class Objects:
         self._names: set[str] = set()
         self.written = 0
 
-    def content(self, to: str, *, far: bool = False) -> ContentWriter:
+    def content(self, to: str, *, long_distance: bool = False) -> ContentWriter:
         """Return a writer for content that belongs to ``to`` (see Part)."""
-        return ContentWriter(self, to, far)
+        return ContentWriter(self, to, long_distance)
 
     @property
     def codec(self) -> Codec:
         """Return how content is stored."""
         return "zstd+age" if self._keys.recipients else "zstd"
 
-    def begin(self, far: bool, *, sealed: bool) -> _Object:
+    def begin(self, long_distance: bool, *, sealed: bool) -> _Object:
         """Return an empty object; a ``sealed`` one is encrypted if there are recipients."""
         return _Object(
-            self._store, self.run, far, self._keys.encryptor() if sealed and self._keys.recipients else None
+            self._store,
+            self.run,
+            long_distance,
+            self._keys.encryptor() if sealed and self._keys.recipients else None,
         )
 
     def object_writer(self) -> ObjectWriter:
@@ -154,7 +157,7 @@ class Objects:
 
     def put_document(self, data: bytes) -> DocumentRef:
         """Store a document and return its name."""
-        document = self.begin(far=False, sealed=False)
+        document = self.begin(long_distance=False, sealed=False)
         document.write(data)
         name = document.finish(meta_key)
         self.count(name, document.stored)

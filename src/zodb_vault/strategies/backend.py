@@ -144,7 +144,7 @@ class Backend:
         entry: DatabaseEntry,
         sink: Sink,
         refs: BlobSet,
-        verdict: CheckReport,
+        report: CheckReport,
         progress: Progress,
         workers: int,
     ) -> None:

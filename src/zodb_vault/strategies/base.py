@@ -32,8 +32,8 @@ class ContentSink(Protocol):
 class Sink(Protocol):
     """Where a capture puts what it copies; several threads may use it at once."""
 
-    def content(self, to: str, *, far: bool = False) -> ContentSink:
-        """Return a writer; ``far`` content repeats itself at a distance."""
+    def content(self, to: str, *, long_distance: bool = False) -> ContentSink:
+        """Return a writer; ``long_distance`` content repeats itself at a distance."""
         ...
 
     def put_document(self, data: bytes) -> DocumentRef:

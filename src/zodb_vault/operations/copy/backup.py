@@ -79,7 +79,7 @@ class BackupCopier:
 
     def _transfer(self, transfer: BackupTransfer) -> None:
         self._progress.begin("copy", transfer.size)
-        with Workers(self._workers, self._heartbeat.beat) as pool:
+        with Workers(self._workers, self._heartbeat.renew_if_due) as pool:
             for result in pool.in_order(transfer.jobs()):
                 for one in result:
                     self.objects += 1
@@ -126,7 +126,7 @@ class BackupCopier:
             if until is not None:  # what the parent needs is locked long enough
                 needed -= needed_keys(msgspec.to_builtins(previous), documents)
             if needed:
-                self._locks.renew(needed, self._heartbeat.beat)
+                self._locks.renew(needed, self._heartbeat.renew_if_due)
         except (StoreError, Damage) as error:
             self.lock_error = error
             return None

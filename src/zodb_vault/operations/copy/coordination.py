@@ -109,7 +109,7 @@ class Heartbeat:
         self._target, self._source, self._notes = target, source, notes
         self._bytes_not_noted = 0
 
-    def beat(self) -> None:
+    def renew_if_due(self) -> None:
         """Renew the markers if that is due; raise InUse when another run has removed that of the target."""
         if self._target.heartbeat_is_due():
             self.renew()

@@ -163,7 +163,7 @@ class CopySession:
     ) -> None:
         """Learn the names in the target from the backups that both repositories have."""
         for backup in present:
-            heartbeat.beat()
+            heartbeat.renew_if_due()
             with contextlib.suppress(BackupMissing):
                 ours = _manifest_or_trashed(self._source, self._site, backup)
                 theirs = _manifest_or_trashed(self._target, self._site, backup)

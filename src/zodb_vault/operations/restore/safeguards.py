@@ -52,13 +52,13 @@ def marked(
         yield lambda: None
         return
 
-    def beat() -> None:
+    def heartbeat() -> None:
         with contextlib.suppress(VaultError):  # a restore does not end because its marker is gone
             if run.heartbeat_is_due():
                 run.update()
 
     try:
-        yield beat
+        yield heartbeat
     finally:
         with contextlib.suppress(StoreError):
             run.remove()

@@ -63,7 +63,7 @@ class BlobCheck:
         with Workers(workers, lambda: None) as pool:
             intact_keys = pool.in_order(partial(self._intact_members, pack) for pack in packs)
             for pack, keys in zip(packs, intact_keys, strict=True):
-                self._refs.have(keys)
+                self._refs.mark_present(keys)
                 count += pack.count
         self._report.count("blobs", count)
         if count != blobs.count:
@@ -106,7 +106,7 @@ class BlobCheck:
         if self._entry.storage is None:
             return
         lost_before = {(oid, tid) for oid, tid, _path in rows}
-        for ref in self._refs.lacking():
+        for ref in self._refs.missing():
             oid, tid = "0x" + ref.oid.hex(), "0x" + ref.tid.hex()
             # whether a record that cannot be decoded is a blob, only the existence of its file could tell
             if ref.sure and (oid, tid) not in lost_before:

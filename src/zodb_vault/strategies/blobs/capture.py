@@ -67,9 +67,9 @@ class PackedBlobs:
     def copy_missing(self, workers: Workers, source: BlobSource) -> int:
         """Pack the referenced blobs that no pack has; return how many of them the source does not have."""
         gone = 0
-        for packed in pack_missing(workers, self._packer, source, self._refs.lacking()):
+        for packed in pack_missing(workers, self._packer, source, self._refs.missing()):
             gone += packed.gone
-            self._refs.have(packed.keys)
+            self._refs.mark_present(packed.keys)
             self._note_empty(source, packed.empty)
             for pack in packed.packs:
                 self._append(pack)

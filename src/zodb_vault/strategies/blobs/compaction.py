@@ -26,9 +26,9 @@ SMALL: Final = 16 << 20
 NEIGHBOURS: Final = 32
 REWRITE_BYTES: Final = 1 << 30
 REWRITE_SHARE: Final = 0.05
-# So many blobs for each thread, and so many threads at most, that wait for a service.
-FAR_BLOBS: Final = 16
-FAR_THREADS: Final = 12
+# A service answers many requests at once, and each takes its time: one thread for every 16 blobs, up to 12 threads.
+REMOTE_BLOBS: Final = 16
+REMOTE_THREADS: Final = 12
 
 
 def small_neighbours(sizes: Iterable[float]) -> tuple[int, int]:
@@ -55,7 +55,12 @@ class Rewrite(msgspec.Struct):
 
 
 def rewrite_packs(
-    chain: Chain[Pack], sparse: bool, packer: Packer, place: BlobSource, workers: Workers, findings: list[str]
+    chain: Chain[Pack],
+    sparse: bool,
+    packer: Packer,
+    source: BlobSource,
+    workers: Workers,
+    findings: list[str],
 ) -> Rewrite:
     """Return the chain with small neighbours of its tail joined and, when there are ``sparse`` ones, these rewritten within the budget."""
     start, end = small_neighbours(pack.raw for pack in chain.tail)
@@ -70,7 +75,7 @@ def rewrite_packs(
                 chosen.append(pack)
             else:
                 left += 1
-    done, written = _rewritten(chosen, packer, place, workers, findings)
+    done, written = _rewritten(chosen, packer, source, workers, findings)
     if not done:
         return Rewrite(chain, left)
     rest = chain.mapped(lambda pack: None if pack.index.meta in done else pack).extended(written)
@@ -78,49 +83,54 @@ def rewrite_packs(
 
 
 def _rewritten(
-    packs: Sequence[Pack], packer: Packer, place: BlobSource, workers: Workers, findings: list[str]
+    packs: Sequence[Pack], packer: Packer, source: BlobSource, workers: Workers, findings: list[str]
 ) -> tuple[set[str], list[Pack]]:
     members, done = [], set()
     for pack in packs:
         rows = pack_members(packer.sink, pack)
-        changed = next((member for member in rows if not still_holds(place, member)), None)
+        changed = next((member for member in rows if not still_holds(source, member)), None)
         if changed is None:
             members += rows
             done.add(pack.index.meta)
         else:
             findings.append(
-                f"{place.path(member_ref(changed))} no longer gives the bytes that were backed up; the backup keeps them"
+                f"{source.path(member_ref(changed))} no longer gives the bytes that were backed up; the backup keeps them"
             )
     written = [
         pack
-        for packed in pack_missing(workers, packer, place, map(member_ref, members))
+        for packed in pack_missing(workers, packer, source, map(member_ref, members))
         for pack in packed.packs
     ]
     for pack in written:
-        require_unchanged(place, members, pack_members(packer.sink, pack))
+        require_unchanged(source, members, pack_members(packer.sink, pack))
     if sum(pack.count for pack in written) != len(members):
         return set(), []  # a blob went away in between: the old packs keep their places
     return done, written
 
 
 def reading_workers(
-    place: BlobSource, refs: BlobSet, wishes: CaptureOptions, checkpointer: Checkpointer
+    source: BlobSource, refs: BlobSet, options: CaptureOptions, checkpointer: Checkpointer
 ) -> Workers:
-    """Return the threads that read what is lacking: more than there are processors where each blob is waited for, fewer for a few blobs."""
-    far = sum(1 for _blob in islice(refs.lacking(), FAR_THREADS * FAR_BLOBS)) // FAR_BLOBS if place.far else 0
-    return Workers(max(wishes.workers, far), checkpointer.heartbeat)
+    """Return the threads that read what is missing.
+
+    Where each blob is waited for there are more threads than processors, but fewer for a few blobs.
+    """
+    threads = 0
+    if source.remote:
+        threads = sum(1 for _blob in islice(refs.missing(), REMOTE_THREADS * REMOTE_BLOBS)) // REMOTE_BLOBS
+    return Workers(max(options.workers, threads), checkpointer.heartbeat)
 
 
 def pack_missing(
-    workers: Workers, packer: Packer, place: BlobSource, refs: Iterable[BlobRef]
+    workers: Workers, packer: Packer, source: BlobSource, refs: Iterable[BlobRef]
 ) -> Iterator[Packed]:
     """Write packs until nothing is left."""
     shared = Shared(refs)
     while not shared.exhausted:
         # asked again when all jobs have ended: one may have given a blob back after another one saw the end
-        yield from workers.in_order(_pack_jobs(packer, place, shared))
+        yield from workers.in_order(_pack_jobs(packer, source, shared))
 
 
-def _pack_jobs(packer: Packer, place: BlobSource, shared: Shared) -> Iterator[Callable[[], Packed]]:
+def _pack_jobs(packer: Packer, source: BlobSource, shared: Shared) -> Iterator[Callable[[], Packed]]:
     while not shared.exhausted:
-        yield lambda: packer.pack(place, shared)
+        yield lambda: packer.pack(source, shared)

@@ -76,7 +76,7 @@ class DirectoryBlobs:
                 source.objects, self._blob_dir, self._layout, owner, record, context.progress, fresh=fresh
             )
             for keys in writer.write(workers, packs_of(source.entry, source.objects), refs):
-                refs.have(keys)
+                refs.mark_present(keys)
         # one call for all files: to sync each of a million small ones would take hours
         sync_file_system(self._blob_dir)
         return []

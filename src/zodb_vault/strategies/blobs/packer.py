@@ -71,12 +71,12 @@ class Packer:
         self.sink, self.to = sink, f"{folder}/blobs"
         self._now, self._progress = now, progress
 
-    def pack(self, place: BlobSource, refs: Shared) -> Packed:
+    def pack(self, source: BlobSource, refs: Shared) -> Packed:
         """Take blobs from ``refs`` until one pack is full or there are no more."""
         done = Packed([], [], 0, [])
         writer = _Writer(self)
         for wanted in refs:
-            blob = place.open(wanted)
+            blob = source.open(wanted)
             if blob is None:
                 done.gone += 1
                 continue
@@ -145,9 +145,9 @@ class _Writer:
         return msgspec.structs.replace(self._packer.index(self.members.members), parts=self._content.close())
 
 
-def still_holds(place: BlobSource, member: Member) -> bool:
+def still_holds(source: BlobSource, member: Member) -> bool:
     """Tell whether the source gives exactly the bytes that a member was made from."""
-    blob = place.open(member_ref(member))
+    blob = source.open(member_ref(member))
     if blob is None:
         return False
     digest = hashlib.sha256()
@@ -180,15 +180,15 @@ def reconcile(
 
     kept = packer.live(pack, wanted)
     if kept is not None:
-        refs.have(member_key(member) for member in pack_members(packer.sink, kept))
+        refs.mark_present(member_key(member) for member in pack_members(packer.sink, kept))
     return kept
 
 
-def require_unchanged(place: BlobSource, members: Iterable[Member], written: Iterable[Member]) -> None:
+def require_unchanged(source: BlobSource, members: Iterable[Member], written: Iterable[Member]) -> None:
     """Raise SourceChanged when a blob that was compared a moment ago was written with another digest."""
     digests = {(member.oid, member.tid): member.sha256 for member in members}
     for member in written:
         if digests.get((member.oid, member.tid), member.sha256) != member.sha256:
             raise SourceChanged(
-                f"a blob in {place.root} changed while it was read: {member.oid} {member.tid}"
+                f"a blob in {source.root} changed while it was read: {member.oid} {member.tid}"
             )

@@ -80,7 +80,7 @@ def require_all(source: RestoreSource, refs: BlobSet) -> list[str]:
     known = {(oid, tid) for oid, tid, _path in rows}
     lost = [
         one
-        for one in refs.lacking()
+        for one in refs.missing()
         if one.sure and (f"0x{one.oid.hex()}", f"0x{one.tid.hex()}") not in known
     ]
     if lost:

@@ -70,7 +70,7 @@ class BlobBucket:
     An object of another length is not the blob: it counts as missing, and says so.
     """
 
-    far = True
+    remote = True
 
     def __init__(
         self,

@@ -110,14 +110,14 @@ class S3BlobWriter:
         documents: Documents,
         refs: BlobSet,
         workers: int,
-        beat: Callable[[], None],
+        heartbeat: Callable[[], None],
     ) -> None:
         """Put every blob of ``refs`` there that the packs of a backup have, and mark it as present.
 
         Raise Damage when a blob is not as it was stored, TargetRefused when another object is in its place, StoreError.
         """
         remote = len(refs) // REMOTE_BLOBS
-        with Workers(max(workers, min(remote, REMOTE_THREADS)), beat) as threads:
+        with Workers(max(workers, min(remote, REMOTE_THREADS)), heartbeat) as threads:
             for _done in threads.in_order(self._jobs(entry, documents, refs)):
                 pass
 

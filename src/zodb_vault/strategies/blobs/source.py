@@ -37,9 +37,9 @@ class OpenedBlob(Protocol):
 
 
 class BlobSource(Protocol):
-    """Where the blobs of a source lie; ``far``: each one is waited for, so that many should be on their way at once."""
+    """Where the blobs of a source lie; ``remote``: each one is waited for, so that many should be on their way at once."""
 
-    far: bool
+    remote: bool
 
     @property
     def root(self) -> Path | str:
@@ -75,7 +75,7 @@ class OpenBlobFile:
 class BlobDirectory:
     """Opens blobs of a directory; with ``kept`` also those that a pack moved to ``<blob-dir>.old``."""
 
-    far = False
+    remote = False
 
     def __init__(self, root: Path, layout: str) -> None:
         self.root, self.layout = root, layout

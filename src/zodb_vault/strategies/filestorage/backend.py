@@ -116,7 +116,7 @@ class FileStorage(Backend):
         entry: DatabaseEntry,
         sink: Sink,
         refs: BlobSet,
-        verdict: CheckReport,
+        report: CheckReport,
         progress: Progress,
         workers: int,
     ) -> None:
@@ -124,7 +124,7 @@ class FileStorage(Backend):
         from .check import DataFsCheck
 
         if entry.data_fs is not None:
-            DataFsCheck(entry, entry.data_fs, sink, refs, verdict, progress).run(workers)
+            DataFsCheck(entry, entry.data_fs, sink, refs, report, progress).run(workers)
 
     def destination(self, database: Database, options: DestinationOptions) -> Destination:
         """Return the Data.fs of a site, with its blobs."""

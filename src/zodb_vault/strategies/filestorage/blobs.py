@@ -159,7 +159,7 @@ class DataFsBlobs:
                 f"{directory.root} is not the blob directory any more that it was when the backup began",
                 "check that it is mounted",
             )
-        self._missing = [blob for blob in self._refs.lacking() if blob.sure]
+        self._missing = [blob for blob in self._refs.missing() if blob.sure]
 
     # the result
 

@@ -24,11 +24,11 @@ class DataFsCheck:
         storage: DataFs,
         sink: Sink,
         refs: BlobSet,
-        verdict: CheckReport,
+        report: CheckReport,
         progress: Progress,
     ) -> None:
         self.entry, self.storage, self.sink, self.refs = entry, storage, sink, refs
-        self.verdict, self.progress = verdict, progress
+        self.report, self.progress = report, progress
 
     def run(self, workers: int) -> None:
         """Check, and note the blobs that are asked for; raise Damage when the rest cannot be read."""
@@ -46,18 +46,18 @@ class DataFsCheck:
                 self._order(last, part.tids)
                 self._lists(part.segment, part.tids)
                 for why in part.defects:
-                    self.verdict.source("record", why)
+                    self.report.source("record", why)
                 last, pos, count = (
                     part.tids[-1] if part.tids else last,
                     part.segment.end,
                     count + part.transactions,
                 )
         if (count, pos) != (self.storage.transactions, self.storage.end):
-            self.verdict.damage(
+            self.report.damage(
                 "storage",
                 f"{count} transactions end at {pos}, not {self.storage.transactions} at {self.storage.end}",
             )
-        self.verdict.count("transactions", count)
+        self.report.count("transactions", count)
         self._pointers(pointers)
 
     def _continuous(self, segment: Segment, pos: int) -> None:
@@ -69,7 +69,7 @@ class DataFsCheck:
     def _order(self, last: bytes, tids: list[bytes]) -> None:
         if all(a < b for a, b in zip([last, *tids], tids, strict=False)):
             return
-        tell = self.verdict.damage if self.entry.ordered else self.verdict.source
+        tell = self.report.damage if self.entry.ordered else self.report.source
         tell("order", "the TIDs do not ascend")
 
     def _lists(self, segment: Segment, tids: list[bytes]) -> None:
@@ -77,7 +77,7 @@ class DataFsCheck:
         rows = transaction_rows(self.sink, segment)
         log = msgspec.json.decode(b"".join(self.sink.read(segment.log)))["rows"] if segment.log else []
         if [row[0] for row in rows] != ["0x" + tid.hex() for tid in tids] or len(log) != len(tids):
-            self.verdict.damage(
+            self.report.damage(
                 "list",
                 f"the lists of transactions of the bytes {segment.start} to {segment.end} do not fit them",
             )
@@ -87,9 +87,9 @@ class DataFsCheck:
         reader, defects = DataFsReader(self.sink, self.entry), list[str]()
         for pointer in sorted(pointers, key=lambda pointer: pointer.back):
             self.refs.add(resolve([pointer], reader.read_at, defects))
-            self.verdict.count("back-pointers")
+            self.report.count("back-pointers")
         for why in defects:
-            self.verdict.source("back-pointer", why)
+            self.report.source("back-pointer", why)
 
 
 class DataFsReader:

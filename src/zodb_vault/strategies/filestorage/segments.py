@@ -111,7 +111,7 @@ class Copier:
     def copy(self, found: Found, where: Range) -> Scanned:
         """Store a range as a segment with the lists of its transactions."""
         rows, defects = _Rows(), list[Defect]()
-        content = self._sink.content(f"{self._folder}/Data.fs", far=True)
+        content = self._sink.content(f"{self._folder}/Data.fs", long_distance=True)
         scanner = Scanner(where.start, rows.add, self._file.read_at)
         digest = hashlib.sha256()
         for chunk in self._chunks(where.start, where.end):

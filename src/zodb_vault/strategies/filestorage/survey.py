@@ -54,7 +54,7 @@ class FileStorageSurvey:
     @property
     def commit_pending(self) -> bool:
         """Tell whether a transaction after the cut point is written and may still be committed."""
-        return self.cut.state == "voted"
+        return self.cut.state == "pending"
 
     def extend(self) -> bool:
         """Walk on to where the file ends now.

@@ -145,7 +145,7 @@ class Pgjsonb(Backend):
         entry: DatabaseEntry,
         sink: Sink,
         refs: BlobSet,
-        verdict: CheckReport,
+        report: CheckReport,
         progress: Progress,
         workers: int,
     ) -> None:
@@ -157,9 +157,9 @@ class Pgjsonb(Backend):
         if isinstance(dump, PgTransactions):
             from ..postgres.delta_check import check_deltas
 
-            check_deltas(entry, sink, refs, verdict, progress)
+            check_deltas(entry, sink, refs, report, progress)
             return
-        _check_dump(entry, dump, sink, refs, verdict, progress)
+        _check_dump(entry, dump, sink, refs, report, progress)
 
     def destination(self, database: Database, options: DestinationOptions) -> Destination:
         """Return the database in PostgreSQL, with its bucket: each blob goes under the key that its row names."""
@@ -266,7 +266,7 @@ def _check_dump(
     dump: PgDump,
     sink: Sink,
     refs: BlobSet,
-    verdict: CheckReport,
+    report: CheckReport,
     progress: Progress,
 ) -> None:
     from ..postgres.archive import ArchiveReader, compare_tables
@@ -275,11 +275,11 @@ def _check_dump(
     from ..sql.snapshot import advancing
 
     made_by = int(dump.versions.get("pg_dump", "0").partition(".")[0] or 0)
-    reader = ArchiveReader("blob_state", BLOB_COLUMNS, partial(blob_row, verdict), made_by)
+    reader = ArchiveReader("blob_state", BLOB_COLUMNS, partial(blob_row, report), made_by)
     read = reader.run(advancing(sink.read(dump_of(entry, sink)), progress), refs, refs)
     with contextlib.closing(read.created):
-        compare_tables(dump, read, verdict)
-    check_log(entry, sink, verdict)
+        compare_tables(dump, read, report)
+    check_log(entry, sink, report)
 
 
 def _listed(dsn: str, query: str) -> Iterator[tuple[bytes, bytes]]:

@@ -71,7 +71,7 @@ class PgjsonbSchema(StorageSchema):
     def count_transactions(self, state: SchemaState, after: str | None) -> tuple[int | None, int]:
         """Return how many transactions there are, and how many of them are later."""
         query = "SELECT count(*) FILTER (WHERE tid > %s), count(*) FROM transaction_log"
-        ((added, total),) = self.rows.ask(query, number_of(after))
+        ((added, total),) = self.rows.query(query, number_of(after))
         return int(total), int(added)
 
     def history_mismatch(self, state: SchemaState) -> str | None:
@@ -127,7 +127,7 @@ class PgjsonbSchema(StorageSchema):
     def still_references(self, blob: BlobRef) -> bool:
         """Tell whether the revision is there now."""
         with self._lock:
-            return bool(self.rows.ask_now(f"SELECT 1 FROM blob_state WHERE {ONE}", *_numbers(blob)))
+            return bool(self.rows.query_latest(f"SELECT 1 FROM blob_state WHERE {ONE}", *_numbers(blob)))
 
     def _object(self, ref: BlobRef) -> tuple[int | None, str]:
         """Return the length and the key of an object; of one that an earlier backup has, what the row says now."""
@@ -135,7 +135,7 @@ class PgjsonbSchema(StorageSchema):
         if found is None:
             query = f"SELECT blob_size, s3_key FROM blob_state WHERE s3_key IS NOT NULL AND {ONE}"
             with self._lock:  # the first call makes the connection
-                rows = self.rows.ask_now(query, *_numbers(ref))
+                rows = self.rows.query_latest(query, *_numbers(ref))
             found = rows[0] if rows else None
         return found or (None, usual_key(ref))
 

@@ -30,7 +30,7 @@ MOST_MISSING: Final = 10_000
 
 
 def check_dump(
-    entry: DatabaseEntry, sink: Sink, refs: BlobSet, verdict: CheckReport, progress: Progress
+    entry: DatabaseEntry, sink: Sink, refs: BlobSet, report: CheckReport, progress: Progress
 ) -> None:
     """Read a dump to its end and compare it with what its snapshot held; raise Damage when it cannot be read."""
     dump = entry.dump
@@ -41,27 +41,27 @@ def check_dump(
         read = reader.run(advancing(sink.read(dump_of(entry, sink)), progress), named, refs)
         with contextlib.closing(read.created):
             lost = known_as_lost(entry, sink)
-            named.have(one.oid + one.tid for one in read.created.all())
-            for one in named.lacking():
+            named.mark_present(one.oid + one.tid for one in read.created.all())
+            for one in named.missing():
                 if int.from_bytes(one.oid) not in lost:
-                    verdict.damage(
+                    report.damage(
                         "blob",
                         f"the dump lacks the large object {int.from_bytes(one.oid)}, which blob_chunk refers to",
                     )
-        verdict.count("large objects", len(named))
+        report.count("large objects", len(named))
     if entry.blob_mode not in ("directory", "s3"):
-        refs.have(one.oid + one.tid for one in list(refs.all()))  # in the dump itself
-    compare_tables(dump, read, verdict)
-    verdict.count("bytes of large objects", read.size)
+        refs.mark_present(one.oid + one.tid for one in list(refs.all()))  # in the dump itself
+    compare_tables(dump, read, report)
+    report.count("bytes of large objects", read.size)
 
 
-def compare_tables(dump: PgDump, read: Read, verdict: CheckReport) -> None:
+def compare_tables(dump: PgDump, read: Read, report: CheckReport) -> None:
     """Compare the rows of a dump with those of the snapshot that it was made of."""
     for table in sorted(dump.tables.keys() | read.tables.keys()):
         rows, wanted = read.tables.get(table), dump.tables.get(table)
-        verdict.count("rows", rows or 0)
+        report.count("rows", rows or 0)
         if rows != wanted:
-            verdict.damage(
+            report.damage(
                 "table", f"{table} has {rows} rows in the dump, {wanted} in the snapshot that it was made of"
             )
 

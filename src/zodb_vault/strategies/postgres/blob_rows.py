@@ -18,16 +18,16 @@ BLOB_COLUMNS: Final = ["zoid", "tid", "blob_size", "data", "s3_key"]
 HEX_PREFIX: Final = len(rb"\\x")
 
 
-def blob_row(verdict: CheckReport, fields: list[bytes]) -> BlobRef | None:
+def blob_row(report: CheckReport, fields: list[bytes]) -> BlobRef | None:
     """Return what a row of ``blob_state`` names in S3; what is in the row itself has to be as long as it says."""
     zoid, tid, size, data, s3_key = fields
     ref = row_ref(zoid, tid)
     if s3_key != NULL:
         return ref
     if data != NULL:
-        verdict.count("blobs in the dump")
+        report.count("blobs in the dump")
         length = (len(data) - HEX_PREFIX) // 2
         if length != int(size):
             why = f"it has {length} bytes in the database, which says {int(size)}"
-            verdict.source("blob", why, oid=tids.to_hex(ref.oid), tid=tids.to_hex(ref.tid))
+            report.source("blob", why, oid=tids.to_hex(ref.oid), tid=tids.to_hex(ref.tid))
     return None

@@ -68,14 +68,14 @@ class Changes:
         return "blobs are in several large objects each, as an old RelStorage left them, and those are joined without a sign of it"
 
     def _other_encoding(self) -> str | None:
-        client, ours = self.tables.server.ask("SHOW client_encoding")[0][0], self.tables.encoding
+        client, ours = self.tables.server.query("SHOW client_encoding")[0][0], self.tables.encoding
         if client == ours:
             return None
         return f"texts would be copied as {client}, not as {ours} like the database: see PGCLIENTENCODING and the settings of the role"
 
     def _other_columns(self) -> str | None:
         table, known = self.tables.quoted("object_state"), self.tables.layout.columns
-        there = {str(column) for (column,) in self.tables.server.ask(COLUMNS, table)}
+        there = {str(column) for (column,) in self.tables.server.query(COLUMNS, table)}
         more = sorted(there - known)
         if not known or not more:
             return None
@@ -207,7 +207,7 @@ class DeltaWriter:
         """Store the rows of a query over a table."""
         schema, _dot, name = table.partition(".")
         full = f"{quoted(schema)}.{quoted(name)}"
-        columns = columns or [str(column) for (column,) in self._server.ask(COLUMNS, full)]
+        columns = columns or [str(column) for (column,) in self._server.query(COLUMNS, full)]
         selected = query.format(columns=", ".join(map(quoted, columns)), table=full)
         receiver = RowReceiver(lambda: self._sink.content(to), self._heartbeat, COMPARED if known else 0)
         rows = self._server.copy_out(f"COPY ({selected}) TO STDOUT (FORMAT {format})", receiver)

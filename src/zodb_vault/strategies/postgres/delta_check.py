@@ -30,14 +30,14 @@ from .tally import Field, Tally, number_of, tally_of
 
 
 def check_deltas(
-    entry: DatabaseEntry, sink: Sink, refs: BlobSet, verdict: CheckReport, progress: Progress
+    entry: DatabaseEntry, sink: Sink, refs: BlobSet, report: CheckReport, progress: Progress
 ) -> None:
     """Read base and deltas to their ends and compare what they give with what the snapshot held; raise Damage when something cannot be read."""
     dump = entry.dump
     assert isinstance(dump, PgTransactions)
     with contextlib.ExitStack() as stack:
         check = _Check(
-            entry, dump, sink, verdict, progress, lambda: stack.enter_context(contextlib.closing(BlobSet()))
+            entry, dump, sink, report, progress, lambda: stack.enter_context(contextlib.closing(BlobSet()))
         )
         check.keys_left()
         check.deltas()
@@ -46,7 +46,7 @@ def check_deltas(
         check.compare()
         refs.add(check.asked_for())
         if entry.blob_mode not in ("directory", "s3"):
-            refs.have(one.oid + one.tid for one in list(refs.all()))  # in the database itself
+            refs.mark_present(one.oid + one.tid for one in list(refs.all()))  # in the database itself
 
 
 class _Check:
@@ -55,11 +55,11 @@ class _Check:
         entry: DatabaseEntry,
         dump: PgTransactions,
         sink: Sink,
-        verdict: CheckReport,
+        report: CheckReport,
         progress: Progress,
         new: Callable[[], BlobSet],
     ) -> None:
-        self.entry, self.dump, self.sink, self.verdict, self.progress = entry, dump, sink, verdict, progress
+        self.entry, self.dump, self.sink, self.report, self.progress = entry, dump, sink, report, progress
         schema = next(iter(dump.keys)).partition(".")[0]
         self.named, self.there, self.blobs = new(), new(), new()
         self.tallies: dict[str, Tally] = {}
@@ -93,7 +93,7 @@ class _Check:
                 self.there.add(
                     large_object(number_of(fields[0])) for fields in self._rows(delta.large_objects)
                 )
-            self.verdict.count("deltas")
+            self.report.count("deltas")
 
     def _asks(self, table: str, places: dict[str, int]) -> Callable[[list[Field]], bool]:
         """Return what tells whether a row asks for a blob outside of the database."""
@@ -115,7 +115,7 @@ class _Check:
                 )
             else:
                 reader = ArchiveReader(
-                    "blob_state", BLOB_COLUMNS, partial(blob_row, self.verdict), made_by, self._of_base
+                    "blob_state", BLOB_COLUMNS, partial(blob_row, self.report), made_by, self._of_base
                 )
                 read = reader.run(chunks, self.blobs, unused)
         with contextlib.closing(read.created):
@@ -123,8 +123,8 @@ class _Check:
         for table in sorted(base.tables.keys() | read.tables.keys()):
             if read.tables.get(table) != base.tables.get(table):
                 told = f"{table} has {read.tables.get(table)} rows in the base, {base.tables.get(table)} in the snapshot that it was made of"
-                self.verdict.damage("table", told)
-        self.verdict.count("bytes of large objects", read.size)
+                self.report.damage("table", told)
+        self.report.count("bytes of large objects", read.size)
 
     def _of_base(self, table: str, columns: list[str], line: bytes) -> None:
         tally = self.tallies.get(table)
@@ -139,7 +139,7 @@ class _Check:
         """Read the tables that are stored whole, and the script."""
         for file in self.dump.whole:
             if (lines := sum(chunk.count(b"\n") for chunk in self._content(file))) != file.rows:
-                self.verdict.damage("table", f"{file.table} has {lines} rows, {file.rows} were stored")
+                self.report.damage("table", f"{file.table} has {lines} rows, {file.rows} were stored")
         for _chunk in self.sink.read(self.dump.script):
             pass
 
@@ -154,20 +154,20 @@ class _Check:
             for column, value in tally.result().items():
                 if value != wanted[column]:
                     what = "has" if column == "rows" else f"has a column {column} that adds up to"
-                    self.verdict.damage(
+                    self.report.damage(
                         "table",
                         f"{table} {what} {value} with everything laid over the base, {wanted[column]} in its snapshot",
                     )
         lost = known_as_lost(self.entry, self.sink)
-        self.named.have(one.oid + one.tid for one in self.there.all())
-        for one in self.named.lacking():
+        self.named.mark_present(one.oid + one.tid for one in self.there.all())
+        for one in self.named.missing():
             if int.from_bytes(one.oid) not in lost:
-                self.verdict.damage(
+                self.report.damage(
                     "blob",
                     f"neither base nor deltas have the large object {int.from_bytes(one.oid)}, which blob_chunk refers to",
                 )
-        self.verdict.count("large objects", len(self.named))
-        self.verdict.count("rows", sum(self.dump.tables.values()))
+        self.report.count("large objects", len(self.named))
+        self.report.count("rows", sum(self.dump.tables.values()))
 
     def asked_for(self) -> Iterator[BlobRef]:
         """Yield the blobs that the records ask for which would be left."""
@@ -180,7 +180,7 @@ class _Check:
             count += 1
             yield fields
         if count != file.rows:
-            self.verdict.damage("table", f"{count} rows of {file.table} are there, {file.rows} were stored")
+            self.report.damage("table", f"{count} rows of {file.table} are there, {file.rows} were stored")
 
     def _content(self, file: RowFile) -> Iterator[bytes]:
         digest = hashlib.sha256()
@@ -188,7 +188,7 @@ class _Check:
             digest.update(chunk)
             yield chunk
         if digest.hexdigest() != file.sha256:
-            self.verdict.damage("table", f"the rows of {file.table} are not those that were stored")
+            self.report.damage("table", f"the rows of {file.table} are not those that were stored")
 
 
 def rows_of(chunks: Iterable[bytes], table: str) -> Iterator[list[Field]]:

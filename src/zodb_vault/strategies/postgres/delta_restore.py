@@ -47,10 +47,10 @@ class Assembly:
         failure: Callable[[str], VaultError],
         sink: Sink,
         progress: Progress,
-        beat: Callable[[], None],
+        heartbeat: Callable[[], None],
     ) -> None:
         self._connection, self._command, self._failure = connection, command, failure
-        self._sink, self._progress, self._beat = sink, progress, beat
+        self._sink, self._progress, self._heartbeat = sink, progress, heartbeat
 
     def run(self, entry: DatabaseEntry, dump: PgTransactions, more: Sequence[str]) -> None:
         """Load everything; raise Damage, or TargetRefused."""
@@ -69,7 +69,7 @@ class Assembly:
         if isinstance(step, Sql):
             self._execute(step.text.encode())
             return
-        content = _Whole(self._sink, step.file.parts, self._progress, self._beat)
+        content = _Whole(self._sink, step.file.parts, self._progress, self._heartbeat)
         if (
             rows := self._copy(f"COPY {target_of(step)} FROM STDIN (FORMAT {step.file.format})", content)
         ) != step.file.rows:
@@ -113,7 +113,7 @@ class Assembly:
                     break
                 if told:
                     self._progress.advance(len(content))
-                    self._beat()
+                    self._heartbeat()
         except (VaultError, KeyboardInterrupt) as error:
             problem.append(error)
             program.kill()
@@ -181,10 +181,10 @@ class _Whole:
     """The content of parts as a file; each is checked before a byte of it is handed over."""
 
     def __init__(
-        self, sink: Sink, parts: Iterable[Part], progress: Progress, beat: Callable[[], None]
+        self, sink: Sink, parts: Iterable[Part], progress: Progress, heartbeat: Callable[[], None]
     ) -> None:
         self._sink, self._parts = sink, iter(parts)
-        self._progress, self._beat = progress, beat
+        self._progress, self._heartbeat = progress, heartbeat
         self._rest = memoryview(b"")
         self.problem: BaseException | None = None
 
@@ -193,7 +193,7 @@ class _Whole:
             while not self._rest and (part := next(self._parts, None)) is not None:
                 self._rest = memoryview(b"".join(self._sink.read([part])))
                 self._progress.advance(len(self._rest))
-                self._beat()
+                self._heartbeat()
         except BaseException as error:
             self.problem = error
             raise

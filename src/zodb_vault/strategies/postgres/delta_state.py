@@ -58,12 +58,12 @@ class SnapshotTables:
     @cached_property
     def schema(self) -> str:
         """Return the schema that the tables are in."""
-        return str(self.server.ask(SCHEMA_OF)[0][0])
+        return str(self.server.query(SCHEMA_OF)[0][0])
 
     @cached_property
     def encoding(self) -> str:
         """Return how the database encodes texts."""
-        return str(self.server.ask("SHOW server_encoding")[0][0])
+        return str(self.server.query("SHOW server_encoding")[0][0])
 
     def name(self, table: str) -> str:
         """Return how counts call a table of the storage."""
@@ -72,7 +72,7 @@ class SnapshotTables:
     @cached_property
     def tables(self) -> list[str]:
         """Return all tables of the database."""
-        return [f"{schema}.{table}" for schema, table in self.server.ask(TABLES)]
+        return [f"{schema}.{table}" for schema, table in self.server.query(TABLES)]
 
     @cached_property
     def whole(self) -> list[str]:
@@ -105,12 +105,12 @@ class SnapshotTables:
         """Return which server it is, and which timeline it is on; "?" for what the role may not ask."""
         known = []
         for function, column in SERVER_IDS:
-            allowed = self.server.ask(f"SELECT has_function_privilege('{function}()', 'EXECUTE')")[0][0]
+            allowed = self.server.query(f"SELECT has_function_privilege('{function}()', 'EXECUTE')")[0][0]
             known.append(self._one(f"SELECT {column} FROM {function}()") if allowed else "?")
         return "/".join(known)
 
     def _one(self, query: str) -> str:
-        return str(self.server.ask(query)[0][0])
+        return str(self.server.query(query)[0][0])
 
     def _definitions(self) -> str:
         """Return a digest of everything that defines the database, as pg_dump writes it; its comments name versions and dates."""
@@ -141,11 +141,11 @@ class SnapshotTables:
     def sequences(self) -> dict[str, int]:
         """Return the last value that each sequence has given; of one that was set to a value which it has not given yet, the one before."""
         found = {}
-        for schema, name, last, least, step in self.server.ask(SEQUENCES):
+        for schema, name, last, least, step in self.server.query(SEQUENCES):
             value = last
             if value is None:  # set and not used, or not to be read, which is an error here
                 query = f"SELECT last_value, is_called FROM {quoted(schema)}.{quoted(name)}"
-                ((value, given),) = self.server.ask(query)
+                ((value, given),) = self.server.query(query)
                 value -= 0 if given else step
             if value >= least:
                 found[f"{schema}.{name}"] = int(value)

@@ -46,7 +46,7 @@ ELSE extract(epoch FROM now() - pg_last_xact_replay_timestamp())::float8 END
 
 
 class Postgres:
-    """One connection that holds a snapshot; ``ask`` answers from it, ``dump`` is taken of it, ``ask_now`` looks at what is there now."""
+    """One connection that holds a snapshot; ``query`` answers from it, ``dump`` is taken of it, ``query_latest`` looks at what is there now."""
 
     # Large objects come and go without a TID.
     blobs_are_large_objects = False
@@ -62,7 +62,7 @@ class Postgres:
             with translate_errors():
                 self._connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
             self.snapshot()
-            self.version = int(self.ask("SHOW server_version_num")[0][0])
+            self.version = int(self.query("SHOW server_version_num")[0][0])
         except BaseException:
             self.close()
             raise
@@ -75,18 +75,18 @@ class Postgres:
 
     def _require_fresh(self, limit: float) -> None:
         """Raise SourceError when a replica lags too much: a backup of it would leave out what was committed since."""
-        ((lag,),) = self.ask(LAG)
+        ((lag,),) = self.query(LAG)
         if lag is not None and lag > limit:
             raise SourceError(
                 f"the replica {where(self.dsn)} lags by {lag:.0f} seconds, {limit:.0f} are allowed",
                 "see why it does not follow, or back up the primary: without dsn_backup",
             )
-        self.let_go()
+        self.release()
 
     @property
     def versions(self) -> dict[str, str]:
         """Return the versions of server and tool."""
-        version = self.ask("SHOW server_version")[0][0].split(" ")[0]
+        version = self.query("SHOW server_version")[0][0].split(" ")[0]
         tool = version_of(self.pg_dump())
         return {"PostgreSQL server": version, "pg_dump": f"{tool[0]}.{tool[1]}" if tool else ""}
 
@@ -106,41 +106,41 @@ class Postgres:
                 cursor.execute("SELECT pg_export_snapshot()")
                 self.snapshot_name = cursor.fetchall()[0][0]
 
-    def ask(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    def query(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query in the snapshot."""
         with translate_errors(), self._connection.cursor() as cursor:
-            cursor.execute(query, parameters or None)
+            cursor.execute(statement, parameters or None)
             return list(cursor.fetchall())
 
-    def stream(self, query: str, *parameters: Any) -> Iterator[tuple[Any, ...]]:
+    def stream(self, statement: str, *parameters: Any) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query in the snapshot, a few at a time."""
         with translate_errors(), self._connection.cursor(name=APPLICATION.replace("-", "_")) as cursor:
             cursor.itersize = FETCH
-            cursor.execute(query, parameters or None)
+            cursor.execute(statement, parameters or None)
             while rows := cursor.fetchmany(FETCH):
                 yield from rows
 
     def has_table(self, name: str) -> bool:
         """Tell whether a table exists in the snapshot."""
-        return self.ask("SELECT to_regclass(%s)", name)[0][0] is not None
+        return self.query("SELECT to_regclass(%s)", name)[0][0] is not None
 
-    def hold(self) -> bool:
+    def align(self) -> bool:
         """Do nothing: a dump is made of this very snapshot."""
         return False
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Give the snapshot and its locks up."""
         with translate_errors():
             self._connection.rollback()
 
-    def ask_now(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    def query_latest(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query as of now, outside of the snapshot."""
         if self._now is None:
             # not a replica: what it still has may be gone already
             self._now = connect(self._primary)
             self._now.autocommit = True
         with translate_errors(), self._now.cursor() as cursor:
-            cursor.execute(query, parameters or None)
+            cursor.execute(statement, parameters or None)
             return list(cursor.fetchall())
 
     def large_objects_named(self) -> tuple[int, list[tuple[BlobRef, str]]]:
@@ -150,15 +150,15 @@ class Postgres:
     def tables(self) -> dict[str, int]:
         """Return how many rows each table has in the snapshot."""
         counts = {}
-        for schema, table in self.ask(TABLES):
+        for schema, table in self.query(TABLES):
             counts[f"{schema}.{table}"] = int(
-                self.ask(f"SELECT count(*) FROM ONLY {quoted(schema)}.{quoted(table)}")[0][0]
+                self.query(f"SELECT count(*) FROM ONLY {quoted(schema)}.{quoted(table)}")[0][0]
             )
         return counts
 
     def sequences(self) -> dict[str, int]:
         """Return the last value of each sequence; a dump that is made later has this one or a higher one."""
-        rows = self.ask("SELECT schemaname, sequencename, last_value FROM pg_sequences ORDER BY 1, 2")
+        rows = self.query("SELECT schemaname, sequencename, last_value FROM pg_sequences ORDER BY 1, 2")
         return {f"{schema}.{name}": int(value) for schema, name, value in rows if value is not None}
 
     def copy_out(self, query: str, file: Any) -> int:

@@ -79,19 +79,19 @@ def _postgresql_location(database: Database) -> str:
 
 
 def _check_pg_dump(
-    entry: DatabaseEntry, sink: Sink, refs: BlobSet, verdict: CheckReport, progress: Progress
+    entry: DatabaseEntry, sink: Sink, refs: BlobSet, report: CheckReport, progress: Progress
 ) -> None:
     from ..postgres.archive import check_dump
 
-    check_dump(entry, sink, refs, verdict, progress)
+    check_dump(entry, sink, refs, report, progress)
 
 
 def _check_pg_transactions(
-    entry: DatabaseEntry, sink: Sink, refs: BlobSet, verdict: CheckReport, progress: Progress
+    entry: DatabaseEntry, sink: Sink, refs: BlobSet, report: CheckReport, progress: Progress
 ) -> None:
     from ..postgres.delta_check import check_deltas
 
-    check_deltas(entry, sink, refs, verdict, progress)
+    check_deltas(entry, sink, refs, report, progress)
 
 
 def _load_postgresql(database: Database, request: LoadRequest) -> PlannedLoad:
@@ -136,11 +136,11 @@ def _sqlite3_location(database: Database) -> str:
 
 
 def _check_sqlite(
-    entry: DatabaseEntry, sink: Sink, refs: BlobSet, verdict: CheckReport, progress: Progress
+    entry: DatabaseEntry, sink: Sink, refs: BlobSet, report: CheckReport, progress: Progress
 ) -> None:
     from .sqlite import check_copy
 
-    check_copy(entry, sink, refs, verdict, progress)
+    check_copy(entry, sink, refs, report, progress)
 
 
 def _load_sqlite3(database: Database, request: LoadRequest) -> PlannedLoad:
@@ -185,11 +185,11 @@ def _mysql_location(database: Database) -> str:
 
 
 def _check_mysqldump(
-    entry: DatabaseEntry, sink: Sink, _refs: BlobSet, verdict: CheckReport, progress: Progress
+    entry: DatabaseEntry, sink: Sink, _refs: BlobSet, report: CheckReport, progress: Progress
 ) -> None:
     from .mysql import check_script
 
-    check_script(entry, sink, verdict, progress)
+    check_script(entry, sink, report, progress)
 
 
 def _load_mysql(database: Database, request: LoadRequest) -> PlannedLoad:

@@ -181,7 +181,7 @@ class RelStorage(Backend):
         entry: DatabaseEntry,
         sink: Sink,
         refs: BlobSet,
-        verdict: CheckReport,
+        report: CheckReport,
         progress: Progress,
         workers: int,
     ) -> None:
@@ -193,8 +193,8 @@ class RelStorage(Backend):
         kind = _kind_of(entry)
         check = next(one.checks[kind] for one in self._dumpings() if kind in one.checks)
         progress.begin("storage", entry.dump.size)
-        check(entry, sink, refs, verdict, progress)
-        check_log(entry, sink, verdict)
+        check(entry, sink, refs, report, progress)
+        check_log(entry, sink, report)
 
     def destination(self, database: Database, options: DestinationOptions) -> Destination:
         """Return the database of a RelStorage, and what it keeps on this machine."""

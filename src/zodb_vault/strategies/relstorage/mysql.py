@@ -59,7 +59,7 @@ class MysqlRows:
         """Return the versions of server and tool."""
         tool = version_of(program_of(DUMP, "mariadb-client"))
         return {
-            "MySQL server": str(self.ask("SELECT version()")[0][0]),
+            "MySQL server": str(self.query("SELECT version()")[0][0]),
             "mariadb-dump": f"{tool[0]}.{tool[1]}" if tool else "",
         }
 
@@ -73,43 +73,43 @@ class MysqlRows:
     def has_table(self, name: str) -> bool:
         """Tell whether a table exists."""
         return bool(
-            self.ask(
+            self.query(
                 "SELECT 1 FROM information_schema.tables WHERE table_schema = database() AND table_name = %s",
                 name,
             )
         )
 
-    def ask(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    def query(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query in the snapshot."""
         with translate_errors(), self._connection.cursor() as cursor:
-            cursor.execute(query, parameters or None)
+            cursor.execute(statement, parameters or None)
             return list(cursor.fetchall())
 
-    def stream(self, query: str, *parameters: Any) -> Iterator[tuple[Any, ...]]:
+    def stream(self, statement: str, *parameters: Any) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query in the snapshot, a few at a time."""
         from pymysql.cursors import SSCursor
 
         with translate_errors(), self._connection.cursor(SSCursor) as cursor:
-            cursor.execute(query, parameters or None)
+            cursor.execute(statement, parameters or None)
             while rows := cursor.fetchmany(FETCH):
                 yield from rows
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Give the snapshot up."""
         with translate_errors():
             self._connection.rollback()
 
-    def ask_now(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    def query_latest(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query as of now."""
         with (
             contextlib.closing(self._login.connect()) as connection,
             translate_errors(),
             connection.cursor() as cursor,
         ):
-            cursor.execute(query, parameters or None)
+            cursor.execute(statement, parameters or None)
             return list(cursor.fetchall())
 
-    def hold(self) -> bool:
+    def align(self) -> bool:
         """Let nobody commit, and take the snapshot again."""
         self._holding = self._login.connect()
         with translate_errors(), self._holding.cursor() as cursor:
@@ -171,7 +171,7 @@ class MysqlRows:
 
     def tables(self) -> dict[str, int]:
         """Return how many rows each table has in the snapshot."""
-        return counted(self.ask)
+        return counted(self.query)
 
 
 class Tail:
@@ -185,7 +185,7 @@ class Tail:
         self.bytes = (self.bytes + bytes(block[-200:]))[-200:]
 
 
-def check_script(entry: DatabaseEntry, sink: Sink, verdict: CheckReport, progress: Progress) -> None:
+def check_script(entry: DatabaseEntry, sink: Sink, report: CheckReport, progress: Progress) -> None:
     """Read the script to its end and count the rows that it inserts; raise Damage when it cannot be read."""
     dump = entry.dump
     assert isinstance(dump, MysqlDump)
@@ -201,22 +201,22 @@ def check_script(entry: DatabaseEntry, sink: Sink, verdict: CheckReport, progres
             found[table] = found.get(table, 0) + values.count(b"),(") + values.startswith(b"(")
             table = "" if values.endswith(b";") else table
     if not last.startswith(COMPLETED):
-        verdict.damage("dump", "the script has no end")
+        report.damage("dump", "the script has no end")
     for table, rows in sorted(dump.tables.items()):
-        verdict.count("rows", found.get(table, 0))
+        report.count("rows", found.get(table, 0))
         if found.get(table, 0) != rows:
-            verdict.damage(
+            report.damage(
                 "table",
                 f"{table} has {found.get(table, 0)} rows in the script, {rows} in the snapshot that it was made of",
             )
 
 
-def counted(ask: Callable[[str], list[tuple[Any, ...]]]) -> dict[str, int]:
+def counted(query: Callable[[str], list[tuple[Any, ...]]]) -> dict[str, int]:
     """Return the number of rows of each table."""
-    tables = ask(
+    tables = query(
         "SELECT table_name FROM information_schema.tables WHERE table_schema = database() AND table_type = 'BASE TABLE' ORDER BY table_name"
     )
-    return {name: int(ask(f"SELECT count(*) FROM `{name}`")[0][0]) for (name,) in tables}
+    return {name: int(query(f"SELECT count(*) FROM `{name}`")[0][0]) for (name,) in tables}
 
 
 def script_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -49,8 +49,8 @@ class PostgresRows(Postgres):
             named.add(
                 large_object(int(chunk)) for (chunk,) in self.stream("SELECT DISTINCT chunk FROM blob_chunk")
             )
-            named.have(one.oid + one.tid for one in done.large_objects.all())
-            lacking = [int.from_bytes(one.oid) for one in islice(named.lacking(), MOST_MISSING)]
+            named.mark_present(one.oid + one.tid for one in done.large_objects.all())
+            lacking = [int.from_bytes(one.oid) for one in islice(named.missing(), MOST_MISSING)]
             orphans = len(done.large_objects) - len(named) + len(lacking)
             count = len(named)
         warnings = [f"pg_dump: {line}" for line in done.words.splitlines()[:NAMED]]
@@ -71,16 +71,16 @@ class PostgresRows(Postgres):
         if not self.has_table("blob_chunk"):
             return 0, []
         lacking = "SELECT DISTINCT chunk FROM blob_chunk WHERE chunk NOT IN (SELECT oid FROM pg_largeobject_metadata) LIMIT %s"
-        lost = [int(number) for (number,) in self.ask(lacking, MOST_MISSING)]
-        return int(self.ask("SELECT count(DISTINCT chunk) FROM blob_chunk")[0][0]), list(self._lost(lost))
+        lost = [int(number) for (number,) in self.query(lacking, MOST_MISSING)]
+        return int(self.query("SELECT count(DISTINCT chunk) FROM blob_chunk")[0][0]), list(self._lost(lost))
 
     def _lost(self, lacking: list[int]) -> Iterator[tuple[BlobRef, str]]:
         """Yield the blobs whose large objects the database has lost; raise SourceError for one that is there and not in the dump."""
         for oid in lacking:
-            if self.ask("SELECT 1 FROM pg_largeobject_metadata WHERE oid = %s", oid):
+            if self.query("SELECT 1 FROM pg_largeobject_metadata WHERE oid = %s", oid):
                 raise SourceError(
                     f"the dump lacks the large object {oid}, which blob_chunk refers to",
                     "run the command again",
                 )
-            for zoid, tid in self.ask("SELECT zoid, tid FROM blob_chunk WHERE chunk = %s", oid):
+            for zoid, tid in self.query("SELECT zoid, tid FROM blob_chunk WHERE chunk = %s", oid):
                 yield BlobRef(int(zoid).to_bytes(8), int(tid).to_bytes(8), True), f"{LOST}{oid}"

@@ -96,4 +96,4 @@ class RelStorageSchema(StorageSchema):
     def still_references(self, blob: BlobRef) -> bool:
         """Tell whether the revision is there now."""
         query = "SELECT 1 FROM object_state WHERE zoid = %s AND tid = %s"
-        return bool(self.rows.ask_now(query, int.from_bytes(blob.oid), int.from_bytes(blob.tid)))
+        return bool(self.rows.query_latest(query, int.from_bytes(blob.oid), int.from_bytes(blob.tid)))

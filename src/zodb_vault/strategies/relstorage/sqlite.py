@@ -74,36 +74,36 @@ class SqliteRows:
 
     def has_table(self, name: str) -> bool:
         """Tell whether a table exists."""
-        return bool(self.ask("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = %s", name))
+        return bool(self.query("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = %s", name))
 
-    def ask(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    def query(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query in the transaction."""
         with _translated(self.directory / MAIN):
-            return self._connection.execute(query.replace("%s", "?"), parameters).fetchall()
+            return self._connection.execute(statement.replace("%s", "?"), parameters).fetchall()
 
-    def stream(self, query: str, *parameters: Any) -> Iterator[tuple[Any, ...]]:
+    def stream(self, statement: str, *parameters: Any) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query in the transaction."""
         with (
             _translated(self.directory / MAIN),
-            contextlib.closing(self._connection.execute(query.replace("%s", "?"), parameters)) as cursor,
+            contextlib.closing(self._connection.execute(statement.replace("%s", "?"), parameters)) as cursor,
         ):
             while rows := cursor.fetchmany(FETCH):
                 yield from rows
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """End the read transaction: the log can be brought into the file again."""
         with _translated(self.directory / MAIN):
             self._connection.rollback()
 
-    def ask_now(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    def query_latest(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query as of now."""
         with (
             _translated(self.directory / MAIN),
             contextlib.closing(open_read_only(self.directory / MAIN)) as connection,
         ):
-            return connection.execute(query.replace("%s", "?"), parameters).fetchall()
+            return connection.execute(statement.replace("%s", "?"), parameters).fetchall()
 
-    def hold(self) -> bool:
+    def align(self) -> bool:
         """Do nothing: the dump is made of this very snapshot."""
         return False
 
@@ -128,7 +128,7 @@ class SqliteRows:
                 source.backup(target)
                 # one file is the whole database
                 target.execute("PRAGMA journal_mode = DELETE")
-            writer = sink.content(to, far=True)
+            writer = sink.content(to, long_distance=True)
             with copy.open("rb") as file:
                 while chunk := file.read(CHUNK):
                     progress.advance(len(chunk))
@@ -148,7 +148,7 @@ def location(database: Database) -> str:
 
 
 def check_copy(
-    entry: DatabaseEntry, sink: Sink, refs: BlobSet, verdict: CheckReport, progress: Progress
+    entry: DatabaseEntry, sink: Sink, refs: BlobSet, report: CheckReport, progress: Progress
 ) -> None:
     """Write both files to a scratch directory and let SQLite check them; compare rows with the snapshot. Raise Damage."""
     dump = entry.dump
@@ -157,7 +157,7 @@ def check_copy(
         write_files(entry, sink, Path(scratch), progress, lambda: None)
         for name in FILES:
             for why in integrity_defects(Path(scratch) / name):
-                verdict.damage("file", f"{name}: {why}")
+                report.damage("file", f"{name}: {why}")
         with contextlib.closing(sqlite3.connect(Path(scratch) / MAIN)) as connection, damage_named(MAIN):
             tables = _tables(connection)
             if entry.blob_mode in ("directory", "s3"):
@@ -167,14 +167,14 @@ def check_copy(
                 )
                 refs.add(BlobRef(int(zoid).to_bytes(8), int(tid).to_bytes(8), True) for zoid, tid in found)
     for table in sorted(tables.keys() | dump.tables.keys()):
-        verdict.count("rows", tables.get(table, 0))
+        report.count("rows", tables.get(table, 0))
         if tables.get(table) != dump.tables.get(table):
             wanted = f"{dump.tables.get(table)} in the snapshot that it was made of"
-            verdict.damage("table", f"{table} has {tables.get(table)} rows in the copy, {wanted}")
+            report.damage("table", f"{table} has {tables.get(table)} rows in the copy, {wanted}")
 
 
 def write_files(
-    entry: DatabaseEntry, sink: Sink, directory: Path, progress: Progress, beat: Callable[[], None]
+    entry: DatabaseEntry, sink: Sink, directory: Path, progress: Progress, heartbeat: Callable[[], None]
 ) -> None:
     """Write the files of a backup; raise Damage when one is missing or damaged."""
     parts = list(dump_of(entry, sink))
@@ -185,7 +185,7 @@ def write_files(
         with (directory / name).open("xb") as file:
             for chunk in advancing(sink.read(ours), progress):
                 file.write(chunk)
-                beat()
+                heartbeat()
             file.flush()
             os.fsync(file.fileno())
 

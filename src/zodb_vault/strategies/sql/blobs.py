@@ -83,7 +83,7 @@ class SqlBlobs:
         with reading_workers(source, self.refs, self._options, self._checkpointer) as workers:
             if self.packed.copy_missing(workers, source):
                 self.packed.copy_missing(workers, source)  # on NFS a second look may see more
-            self._missing = list(self.refs.lacking())
+            self._missing = list(self.refs.missing())
             gone = next((blob for blob in self._missing if not still_referenced(blob)), None)
             if gone is not None:
                 raise SourceChanged(

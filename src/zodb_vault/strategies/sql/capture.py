@@ -105,7 +105,7 @@ class SqlCapture:
 
     def copy_storage(self) -> SqlBlobCapture:
         """Dump the database, and list the blobs that the same snapshot references."""
-        if self.schema.rows.hold():
+        if self.schema.rows.align():
             self.surveyed = self.surveyed.survey_again()
         entry, transactions = self._entry()
         dumped = self._dump() if self.surveyed.options.storage else None
@@ -114,7 +114,7 @@ class SqlCapture:
         log = self._log()
         marks = store_marks(self.schema.rows, self.schema.current_table(self.surveyed.state), self.sink)
         versions = self.schema.rows.versions
-        self.schema.rows.let_go()
+        self.schema.rows.release()
         if dumped is not None:
             storage = self._storage(dumped, log, transactions=transactions, marks=marks, versions=versions)
             warnings = [*entry.warnings, *dumped.warnings]

@@ -27,12 +27,12 @@ BLOCK: Final = 65_536
 class Asked(Protocol):
     """A database as one snapshot shows it."""
 
-    def ask(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """Return the rows of a query."""
+    def query(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Return the rows of a statement."""
         ...
 
-    def stream(self, query: str, *parameters: Any) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows of a query."""
+    def stream(self, statement: str, *parameters: Any) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a statement."""
         ...
 
 
@@ -54,20 +54,20 @@ class Revisions(msgspec.Struct, frozen=True, kw_only=True):
 
     def start(self, rows: Asked) -> str | None:
         """Return the TID up to which a pack has taken revisions away, None when there was none."""
-        found = [row[0] for query in self.packed for row in rows.ask(query) if row[0] is not None]
+        found = [row[0] for query in self.packed for row in rows.query(query) if row[0] is not None]
         return tids.to_hex(int(max(found)).to_bytes(8)) if found else None
 
     def count(self, rows: Asked, until: str) -> tuple[int, int]:
         """Return how many transactions and how many revisions there are up to a TID."""
         number = int(until, 16)
-        ((transactions,),) = rows.ask(
+        ((transactions,),) = rows.query(
             f"SELECT count(*) FROM {self.transactions} t WHERE tid > 0 AND tid <= %s", number
         )
-        ((states,),) = rows.ask(f"SELECT count(*) FROM {self.states} s WHERE tid <= %s", number)
+        ((states,),) = rows.query(f"SELECT count(*) FROM {self.states} s WHERE tid <= %s", number)
         return int(transactions), int(states)
 
     def log(
-        self, rows: Asked, sink: Sink, folder: str, after: str | None, beat: Callable[[], None]
+        self, rows: Asked, sink: Sink, folder: str, after: str | None, heartbeat: Callable[[], None]
     ) -> Iterator[Transactions]:
         """List the transactions that are later than a TID."""
         number = int(after, 16) if after else 0
@@ -82,7 +82,7 @@ class Revisions(msgspec.Struct, frozen=True, kw_only=True):
         found = rows.stream(query, number, number)
         while block := list(islice(found, BLOCK)):
             yield _stored(block, sink, folder)
-            beat()
+            heartbeat()
 
 
 def _stored(block: list[tuple[Any, ...]], sink: Sink, folder: str) -> Transactions:
@@ -143,13 +143,13 @@ def log_since(
     sink: Sink,
     folder: str,
     earlier: DatabaseEntry | None,
-    beat: Callable[[], None],
+    heartbeat: Callable[[], None],
 ) -> Chain[Transactions]:
     """Return the list of all transactions: that of an earlier backup with the new ones behind it, as long as it stands."""
     goes_on = earlier is not None and stands(revisions, rows, sink, earlier)
     known = log_of(earlier, sink) if earlier is not None and goes_on else Chain(Transactions, sink)
     until = earlier.last_tid if earlier is not None and goes_on else None
-    return known.extended(list(revisions.log(rows, sink, folder, until, beat))).with_short_tail()
+    return known.extended(list(revisions.log(rows, sink, folder, until, heartbeat))).with_short_tail()
 
 
 def point_at(log: Chain[Transactions], sink: Sink, until: str) -> RestorePoint:
@@ -163,7 +163,7 @@ def point_at(log: Chain[Transactions], sink: Sink, until: str) -> RestorePoint:
     return RestorePoint(tid=until, transactions=transactions, states=states)
 
 
-def check_log(entry: DatabaseEntry, sink: Sink, verdict: CheckReport) -> None:
+def check_log(entry: DatabaseEntry, sink: Sink, report: CheckReport) -> None:
     """Check that the list of transactions can be read and is one: ascending, up to the last TID, as many as were counted."""
     before, count = "", 0
     for block in log_of(entry, sink):
@@ -177,14 +177,12 @@ def check_log(entry: DatabaseEntry, sink: Sink, verdict: CheckReport) -> None:
             or not ascending
             or (len(rows), rows[0][0], rows[-1][0]) != (block.count, block.first_tid, block.last_tid)
         ):
-            verdict.damage(
-                "log", "a list of transactions is not the one that was stored", tid=block.first_tid
-            )
+            report.damage("log", "a list of transactions is not the one that was stored", tid=block.first_tid)
             return
         before, count = rows[-1][0], count + len(rows)
-    verdict.count("transactions", count)
+    report.count("transactions", count)
     if count and before != entry.last_tid:
-        verdict.damage("log", f"the list of transactions ends with {before}, the dump with {entry.last_tid}")
+        report.damage("log", f"the list of transactions ends with {before}, the dump with {entry.last_tid}")
 
 
 def cut(

@@ -34,7 +34,7 @@ def store_marks(rows: Rows, current_table: str, documents: Documents) -> str:
     found: dict[str, str] = {}
     for order in ("DESC", "ASC"):
         query = f"SELECT zoid, tid FROM {current_table} ORDER BY tid {order}, zoid LIMIT {MARKS}"
-        found |= {hex_of(zoid): hex_of(tid) for zoid, tid in rows.ask(query)}
+        found |= {hex_of(zoid): hex_of(tid) for zoid, tid in rows.query(query)}
     lines = [msgspec.json.encode(row) for row in sorted(found.items())]
     return documents.put_document(canonical.rows("marks", lines)).meta
 
@@ -65,5 +65,5 @@ def compare_marks(
 def _pairs(rows: Rows, query: str, *values: Iterable[str]) -> Iterator[tuple[str, str]]:
     numbers = [[int(text, 16) for text in some] for some in values]
     places = (", ".join(["%s"] * len(some)) for some in numbers)
-    found = rows.ask(query.format(*places), *(number for some in numbers for number in some))
+    found = rows.query(query.format(*places), *(number for some in numbers for number in some))
     return ((hex_of(zoid), hex_of(tid)) for zoid, tid in found)

@@ -40,7 +40,7 @@ class StorageSchema(ABC):
 
     def number(self, query: str, *parameters: object) -> int | None:
         """Return the one number that a query gives."""
-        found = self.rows.ask(query, *parameters)[0][0]
+        found = self.rows.query(query, *parameters)[0][0]
         return None if found is None else int(found)
 
     def missing_tables(self, *names: str) -> SourceError:

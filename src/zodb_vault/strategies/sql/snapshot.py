@@ -72,23 +72,23 @@ class Rows(Protocol):
         """Tell whether a table exists in the snapshot."""
         ...
 
-    def ask(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    def query(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query in the snapshot."""
         ...
 
-    def stream(self, query: str, *parameters: Any) -> Iterator[tuple[Any, ...]]:
+    def stream(self, statement: str, *parameters: Any) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query in the snapshot."""
         ...
 
-    def ask_now(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    def query_latest(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query as of now."""
         ...
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Give the snapshot up, and with it all locks: a pack must not wait until all blobs are copied."""
         ...
 
-    def hold(self) -> bool:
+    def align(self) -> bool:
         """See to it that a dump is of the same moment as the snapshot; tell whether that had to be taken again."""
         ...
 

@@ -90,7 +90,7 @@ class ZeoClient(Backend):
         entry: DatabaseEntry,
         sink: Sink,
         refs: BlobSet,
-        verdict: CheckReport,
+        report: CheckReport,
         progress: Progress,
         workers: int,
     ) -> None:
