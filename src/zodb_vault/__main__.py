@@ -6,7 +6,10 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Run a command; a signal while its code is being imported ends it as interrupted, without a traceback."""
+    """Run a command.
+
+    A signal while its code is being imported ends it as interrupted, without a traceback.
+    """
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

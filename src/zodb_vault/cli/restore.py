@@ -26,8 +26,14 @@ if TYPE_CHECKING:
     from ..operations.restore.plan import RestorePlan, RestoreStep
     from ..operations.restore.run import Restored
 
-AGAIN: Final = "correct the cause (free space, permissions, the disk), then run the restore again: the old state is whole until its end"
-GO_ON: Final = "correct the cause (free space, permissions, the disk), then run the same restore again: it goes on from there"
+AGAIN: Final = (
+    "correct the cause (free space, permissions, the disk), then run the restore again: the old state is "
+    "whole until its end"
+)
+GO_ON: Final = (
+    "correct the cause (free space, permissions, the disk), then run the same restore again: it goes on "
+    "from there"
+)
 GO_ON_OR_BACK: Final = f"{GO_ON}; or `restore --abort`"
 INSTANTS: Final = ("--tid", "--before-tid", "--at")
 
@@ -49,7 +55,8 @@ INSTANTS: Final = ("--tid", "--before-tid", "--at")
     type=PATH,
     multiple=True,
     metavar="FILE",
-    help="The zope.conf of a client of the ZEO server: what its caches hold of the replaced state is removed (repeatable).",
+    help="The zope.conf of a client of the ZEO server: what its caches hold of the replaced state is "
+    "removed (repeatable).",
 )
 @click.option(
     "--tid",
@@ -135,8 +142,8 @@ def command(
 
     ID is the id of the backup, a unique prefix of it, the name of the backup, or `latest`.
 
-    Without --output it goes into the site itself: the state in place is saved and kept, and one atomic step makes the new one valid.
-    An interrupted restore is finished by running it again.
+    Without --output it goes into the site itself: the state in place is saved and kept, and one atomic step
+    makes the new one valid. An interrupted restore is finished by running it again.
     """
     from ..operations.restore.run import RestoreOptions, execute, plan
     from ..operations.restore.targets import request_of
@@ -250,7 +257,9 @@ class LocalZone(tzinfo):
 
 
 def local_zone() -> tzinfo:
-    """Return the zone of this machine with its rules: ``TZ`` (a name or a file), else ``/etc/localtime``; an empty TZ is UTC, as it is for libc.
+    """Return the zone of this machine with its rules: ``TZ`` (a name or a file), else ``/etc/localtime``.
+
+    An empty TZ is UTC, as it is for libc.
 
     Raise ConfigurationError for a TZ that is neither.
     """
@@ -291,7 +300,8 @@ def _step_lines(step: RestoreStep, *, blobs_only: bool) -> list[str]:
     when = f" ({tids.iso(tids.from_hex(cut.last_tid))})" if cut.last_tid else ""
     what = "blobs only" if blobs_only else f"{size(cut.end)} of {state.content}"
     lines = [
-        f"{printable(cut.entry.name)}: up to transaction {cut.last_tid}{when}, {what}, to {printable(state.where)}"
+        f"{printable(cut.entry.name)}: up to transaction {cut.last_tid}{when}, {what}, to "
+        f"{printable(state.where)}"
     ]
     lines += [f"  {line}" for line in _change_lines(step)]
     lines += [f"  {printable(detail)}" for detail in state.details]

@@ -14,7 +14,8 @@ from .source import Site
 class DatabaseCut(msgspec.Struct, frozen=True):
     """One database of a backup, kept up to the transaction ``last_tid``, which ends at ``end`` (bytes).
 
-    ``dropped`` transactions follow it in the backup. A dump has no position for a transaction: ``end`` is its whole size.
+    ``dropped`` transactions follow it in the backup. A dump has no position for a transaction: ``end`` is its
+    whole size.
     """
 
     entry: DatabaseEntry
@@ -29,7 +30,10 @@ class DatabaseCut(msgspec.Struct, frozen=True):
 
     @property
     def left_out(self) -> int | None:
-        """Return how many transactions of the backup are left out; None for a whole dump, where nothing counts them."""
+        """Return how many transactions of the backup are left out.
+
+        None for a whole dump, where nothing counts them.
+        """
         return self.dropped if self.entry.data_fs is not None or self.within else None
 
 
@@ -44,10 +48,11 @@ class RestorePoint(msgspec.Struct, frozen=True, kw_only=True):
 class DestinationOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What the user asks of the place that a database is restored to.
 
-    ``only``: one component of the backup. ``replace``: also a database that is not empty. ``replace_blobs``: also a blob
-    directory of another site, and other objects in a bucket. ``role``: the owner of everything in a database server.
-    ``elsewhere``: the place belongs to another configuration than the backups. ``clients``: the configurations of ZEO
-    clients, whose caches hold the state that is replaced. ``safety_backup``: what is replaced is backed up first.
+    ``only``: one component of the backup. ``replace``: also a database that is not empty. ``replace_blobs``:
+    also a blob directory of another site, and other objects in a bucket. ``role``: the owner of everything in
+    a database server. ``elsewhere``: the place belongs to another configuration than the backups.
+    ``clients``: the configurations of ZEO clients, whose caches hold the state that is replaced.
+    ``safety_backup``: what is replaced is backed up first.
     """
 
     only: Literal["storage", "blobs"] | None = None
@@ -70,7 +75,8 @@ class SpaceNeed(msgspec.Struct, frozen=True):
 class StaleCache(msgspec.Struct, frozen=True):
     """What a client keeps of the state that is replaced.
 
-    ``files`` are persistent caches of objects, ``blobs`` the cached blobs that the restored state does not have.
+    ``files`` are persistent caches of objects, ``blobs`` the cached blobs that the restored state does not
+    have.
     """
 
     owner: str
@@ -86,14 +92,15 @@ class StaleCache(msgspec.Struct, frozen=True):
 class TargetState(msgspec.Struct, frozen=True, kw_only=True):
     """What a restore found at its destination and is going to do there.
 
-    ``where`` is the file, directory or database itself; ``location`` is what a JSON document names, such as the directory
-    of a Data.fs. ``content`` is what its storage consists of. ``exists``: something is replaced, ``last_tid`` is its last
-    transaction, and ``lost`` the number of its transactions that the restored state does not have (None: not counted).
-    ``unsaved``: no safety backup holds it yet. ``resumed`` is the id of an interrupted restore that goes on.
-    ``restored``: an interrupted restore of several databases has finished with this one.
+    ``where`` is the file, directory or database itself; ``location`` is what a JSON document names, such as
+    the directory of a Data.fs. ``content`` is what its storage consists of. ``exists``: something is
+    replaced, ``last_tid`` is its last transaction, and ``lost`` the number of its transactions that the
+    restored state does not have (None: not counted). ``unsaved``: no safety backup holds it yet. ``resumed``
+    is the id of an interrupted restore that goes on. ``restored``: an interrupted restore of several
+    databases has finished with this one.
 
-    Only for people: ``way`` says how the new state gets there, ``details`` what else the plan says, ``notes`` what to know
-    before the restore is agreed to, ``next_steps`` what has to be done after it.
+    Only for people: ``way`` says how the new state gets there, ``details`` what else the plan says, ``notes``
+    what to know before the restore is agreed to, ``next_steps`` what has to be done after it.
     """
 
     where: str
@@ -116,7 +123,10 @@ class TargetState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnfinishedRestore(msgspec.Struct, frozen=True, kw_only=True):
-    """A restore of one database that left a note beside it; ``phase`` is how far it came, ``done`` after its end."""
+    """A restore of one database that left a note beside it.
+
+    ``phase`` is how far it came, ``done`` after its end.
+    """
 
     restore: str
     backup: str

@@ -1,1 +1,4 @@
-"""One strategy for each backend: what is the state, what would be copied, copy it, put it back, does the result hold."""
+"""One strategy for each backend.
+
+What is the state, what would be copied, copy it, put it back, does the result hold.
+"""

@@ -27,7 +27,10 @@ Revision = tuple[bytes, bytes, bytes | None]
 
 
 class Opinion(NamedTuple):
-    """What a database says about where its blobs are; when it was not ``asked`` successfully, ``warnings`` say why."""
+    """What a database says about where its blobs are.
+
+    When it was not ``asked`` successfully, ``warnings`` say why.
+    """
 
     asked: bool
     warnings: list[str]
@@ -44,8 +47,9 @@ class SourceFinding(NamedTuple):
 class Scratch(NamedTuple):
     """An empty database to restore into, and the ``configuration`` of the storage that opens it afterwards.
 
-    ``cache`` is where that storage looks for blobs before it asks a bucket, ``objects`` how many objects it should find, None when
-    that is not known. ``settings`` is handed to ``Backend.objects`` and ``Backend.former_blobs``.
+    ``cache`` is where that storage looks for blobs before it asks a bucket, ``objects`` how many objects it
+    should find, None when that is not known. ``settings`` is handed to ``Backend.objects`` and
+    ``Backend.former_blobs``.
     """
 
     database: Database
@@ -56,11 +60,14 @@ class Scratch(NamedTuple):
 
 
 class Backend:
-    """One kind of storage. A new kind is a subclass, registered by an entry point: see docs/how-to/write-a-backend.rst.
+    """One kind of storage.
 
-    The methods stand in the order of the commands that need them. ``read_section``, ``location``, ``survey`` and ``check`` have to
-    be there; every other one has a default that fits a storage without blobs of its own. Whatever is heavy is imported in the methods,
-    since every command that reads a zope.conf imports this object.
+    A new kind is a subclass, registered by an entry point: see docs/how-to/write-a-backend.rst.
+
+    The methods stand in the order of the commands that need them. ``read_section``, ``location``, ``survey``
+    and ``check`` have to be there; every other one has a default that fits a storage without blobs of its
+    own. Whatever is heavy is imported in the methods, since every command that reads a zope.conf imports this
+    object.
     """
 
     name: ClassVar[str]
@@ -73,7 +80,10 @@ class Backend:
     # what a configuration says
 
     def read_section(self, section: Section, around: Surroundings) -> Database | Skipped:
-        """Return the database that a section of zope.conf describes; raise ``section.error(...)`` for what is wrong with it."""
+        """Return the database that a section of zope.conf describes.
+
+        Raise ``section.error(...)`` for what is wrong with it.
+        """
         raise NotImplementedError
 
     def config_warnings(self, database: Database) -> list[str]:
@@ -124,9 +134,13 @@ class Backend:
         raise NotImplementedError
 
     def exclusive(self, database: Database) -> AbstractContextManager[None]:
-        """Hold the storage while a cold backup is made; raise InUse, or UsageError where nothing can be held."""
+        """Hold the storage while a cold backup is made.
+
+        Raise InUse, or UsageError where nothing can be held.
+        """
         raise UsageError(
-            f"--cold is about Data.fs: the backup of {database.name} shows one point in time while the site runs",
+            f"--cold is about Data.fs: the backup of {database.name} shows one point in time while the "
+            "site runs",
             "leave it out",
         )
 
@@ -148,19 +162,28 @@ class Backend:
         progress: Progress,
         workers: int,
     ) -> None:
-        """Check that a stored storage is whole, and note the blobs in packs that it references in ``refs``; raise Damage."""
+        """Check that a stored storage is whole, and note the blobs in packs that it references in ``refs``.
+
+        Raise Damage.
+        """
         raise NotImplementedError
 
     # restore
 
     def destination(self, database: Database, options: DestinationOptions) -> Destination:
-        """Return a database of a site as a destination of restores; opens nothing. Raise UsageError when it cannot be one."""
+        """Return a database of a site as a destination of restores; opens nothing.
+
+        Raise UsageError when it cannot be one.
+        """
         raise not_restorable(database)
 
     def directory(
         self, entry: DatabaseEntry, directory: Path, options: DestinationOptions
     ) -> Destination | None:
-        """Return a new directory as the destination of an entry; None: the files of its dump are written there as they are."""
+        """Return a new directory as the destination of an entry.
+
+        None: the files of its dump are written there as they are.
+        """
         return None
 
     # verify --level restore
@@ -168,7 +191,9 @@ class Backend:
     def scratch(
         self, entry: DatabaseEntry, directory: Path, server: str | None, note: Callable[[str], None]
     ) -> AbstractContextManager[Scratch]:
-        """Give an empty database in a directory, or in the database server of a DSN, that is gone afterwards; raise ConfigurationError.
+        """Give an empty database in a directory, or in the database server of a DSN, that is gone afterwards.
+
+        Raise ConfigurationError.
 
         What cannot be removed is said through ``note``.
         """
@@ -197,7 +222,10 @@ class Backend:
         return Requirements()
 
     def inspect_source(self, database: Database) -> SourceFinding | None:
-        """Look whether the storage can be read; None where ``second_opinion`` finds that out. Raise VaultError, OSError."""
+        """Look whether the storage can be read; None where ``second_opinion`` finds that out.
+
+        Raise VaultError, OSError.
+        """
         return None
 
     def second_opinion(self, database: Database) -> Opinion | None:
@@ -213,7 +241,8 @@ def unsupported(database: Database) -> NothingToBackUp:
     wrapped = " with blobs in S3" if "s3" in database.blob_mode else ""
     return NothingToBackUp(
         f"this version cannot back up {database.backend}{wrapped} yet: the database {database.name}",
-        "`zodb-vault plan` says what a backup of it consists of; `--method portable` copies it through ZODB where that gives its blobs",
+        "`zodb-vault plan` says what a backup of it consists of; `--method portable` copies it through "
+        "ZODB where that gives its blobs",
     )
 
 
@@ -229,6 +258,7 @@ def without_transactions(database: Database) -> NothingToBackUp:
 def not_restorable(database: Database) -> UsageError:
     """Return the error for a database that no backup can be loaded into."""
     return UsageError(
-        f"the database {database.name} is on {database.adapter or database.backend}, no dump can be loaded there",
+        f"the database {database.name} is on {database.adapter or database.backend}, no dump can be "
+        "loaded there",
         "restore with --output DIR",
     )

@@ -66,7 +66,9 @@ class Checkpointer(Protocol):
 
 
 class SurveyContext(NamedTuple):
-    """What a database is compared with: its earlier backups, newest first, and what an interrupted run has stored.
+    """What a database is compared with.
+
+    Its earlier backups, newest first, and what an interrupted run has stored.
 
     ``now`` is the clock of the run.
     """
@@ -113,7 +115,10 @@ class Survey(Protocol):
     def begin(
         self, decision: Decision, sink: Sink, checkpointer: Checkpointer, progress: Progress
     ) -> Capture:
-        """Return what copies the database as it was decided; raise ConfigurationError where blobs would be lost."""
+        """Return what copies the database as it was decided.
+
+        Raise ConfigurationError where blobs would be lost.
+        """
         ...
 
     def close(self) -> None:
@@ -156,8 +161,8 @@ class BlobCapture(Protocol):
 class Captured(msgspec.Struct, frozen=True, kw_only=True):
     """One database that is copied: what the manifest says of it, and what it was copied with.
 
-    ``continues``: an earlier backup has this database. ``findings`` are changes of the source below what was stored before.
-    ``software`` are versions of servers, tools and packages.
+    ``continues``: an earlier backup has this database. ``findings`` are changes of the source below what was
+    stored before. ``software`` are versions of servers, tools and packages.
     """
 
     entry: DatabaseEntry

@@ -11,7 +11,9 @@ from .base import Checkpointer
 
 
 class RunNotes:
-    """Collects the segments and packs of one capture; a checkpoint stores them as lists that the marker of the run names.
+    """Collects the segments and packs of one capture.
+
+    A checkpoint stores them as lists that the marker of the run names.
 
     ``stored`` is what the run begins with: what an interrupted one left and this one uses again.
     """

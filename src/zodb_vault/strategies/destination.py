@@ -1,4 +1,7 @@
-"""What a restore asks of the place that a database goes to: to be inspected, held, replaced in one step, and put back."""
+"""What a restore asks of the place that a database goes to.
+
+To be inspected, held, replaced in one step, and put back.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ from .base import Sink
 
 
 class RestoreSource(NamedTuple):
-    """What is restored of one database: a part of its entry in a backup, and where the objects of the backup are read.
+    """What is restored of one database.
+
+    A part of its entry in a backup, and where the objects of the backup are read.
 
     ``alone``: no other database is restored together with it.
     """
@@ -45,9 +50,9 @@ class RestoreContext(NamedTuple):
 class DatabaseRestore:
     """The restore of one database, from its first change on.
 
-    All databases of a restore take each step together, in the order of these methods. Until ``make_valid`` the old state is
-    whole and in use; after it the new one is. A restore that is interrupted and goes on takes all steps again: each does
-    only what its journal, or what is there, says is left to do.
+    All databases of a restore take each step together, in the order of these methods. Until ``make_valid``
+    the old state is whole and in use; after it the new one is. A restore that is interrupted and goes on
+    takes all steps again: each does only what its journal, or what is there, says is left to do.
 
     ``notes`` are for the user; ``kept`` is what was kept of the old state, as the user finds it.
     """
@@ -57,7 +62,10 @@ class DatabaseRestore:
         self.kept: list[str] = []
 
     def build(self) -> None:
-        """Write the new state beside the old one, checked and durable: blobs first. Raise Damage, TargetRefused."""
+        """Write the new state beside the old one, checked and durable: blobs first.
+
+        Raise Damage, TargetRefused.
+        """
         raise NotImplementedError
 
     def remove_caches(self) -> list[str]:
@@ -65,10 +73,16 @@ class DatabaseRestore:
         return []
 
     def bar(self) -> None:
-        """Keep every other process out until ``unbar``, even if this one dies: called when there are several databases."""
+        """Keep every other process out until ``unbar``, even if this one dies.
+
+        Called when there are several databases.
+        """
 
     def make_valid(self) -> None:
-        """Put the new state in place of the old one, in one step. Raise InUse, Damage, TargetRefused: the old one is whole then."""
+        """Put the new state in place of the old one, in one step.
+
+        Raise InUse, Damage, TargetRefused: the old one is whole then.
+        """
         raise NotImplementedError
 
     def unbar(self) -> None:
@@ -78,7 +92,10 @@ class DatabaseRestore:
         """Move away what only the old state needs."""
 
     def finish(self) -> None:
-        """Note durably that this database is done; the restore can still be undone together with the others."""
+        """Note durably that this database is done.
+
+        The restore can still be undone together with the others.
+        """
 
     def tidy(self) -> None:
         """Remove what only an undo needs: all databases are done."""
@@ -87,11 +104,17 @@ class DatabaseRestore:
         """Remove the last note that a restore is under way here: nothing is left to do for any database."""
 
     def close(self) -> None:
-        """Free everything; called once, whatever happened. What was built and is not valid is removed, or resumed later."""
+        """Free everything; called once, whatever happened.
+
+        What was built and is not valid is removed, or resumed later.
+        """
 
 
 class PlannedRestore:
-    """One database of a plan: what was found at its destination, and ``begin``, which makes the first change there."""
+    """One database of a plan.
+
+    What was found at its destination, and ``begin``, which makes the first change there.
+    """
 
     def __init__(self, state: TargetState, begin: Callable[[RestoreContext], DatabaseRestore]) -> None:
         self.state, self.begin = state, begin
@@ -100,7 +123,10 @@ class PlannedRestore:
         """Raise InUse while a client uses a cache that is going to be removed."""
 
     def require_unchanged(self) -> None:
-        """Look again, now that the destination is held; raise InUse, or TargetRefused when it is not as it was planned."""
+        """Look again, now that the destination is held.
+
+        Raise InUse, or TargetRefused when it is not as it was planned.
+        """
 
     def exists(self) -> bool:
         """Tell whether something is replaced, now that the destination is held."""
@@ -112,7 +138,9 @@ class PlannedRestore:
 
 
 class UndoneRestore(Protocol):
-    """The undo of an interrupted restore of one database; all databases take each step together, in the order of these methods.
+    """The undo of an interrupted restore of one database.
+
+    All databases take each step together, in the order of these methods.
 
     An undo that is interrupted takes all steps again.
     """
@@ -156,10 +184,12 @@ class UndoneRestore(Protocol):
 
 
 class Destination:
-    """Where one database is restored to: a database of the site, or a directory. To make one opens and changes nothing.
+    """Where one database is restored to: a database of the site, or a directory.
 
-    ``resumes``: a restore that was interrupted here goes on when it is run again, because it left a note beside the
-    database. What does not resume is either old or new, and a restore is simply repeated.
+    To make one opens and changes nothing.
+
+    ``resumes``: a restore that was interrupted here goes on when it is run again, because it left a note
+    beside the database. What does not resume is either old or new, and a restore is simply repeated.
     """
 
     resumes = False
@@ -171,7 +201,10 @@ class Destination:
 
     @property
     def writes(self) -> list[Path]:
-        """Return the files and directories that a restore makes: none may lie in a repository or in a blob directory."""
+        """Return the files and directories that a restore makes.
+
+        None may lie in a repository or in a blob directory.
+        """
         return []
 
     def unfinished(self) -> UnfinishedRestore | None:
@@ -200,7 +233,8 @@ class Destination:
     def undo(self, restores: Collection[str]) -> UndoneRestore | None:
         """Return how to undo what was interrupted here, or what one of these restores has done here.
 
-        Called while the destination is held. Raise TargetRefused when the restored state was written to since.
+        Called while the destination is held. Raise TargetRefused when the restored state was written to
+        since.
         """
         return None
 

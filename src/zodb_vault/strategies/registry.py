@@ -21,23 +21,33 @@ def backend_of(database: Database) -> Backend:
 
 
 def copying_backend(database: Database) -> Backend:
-    """Return the backend that copies a database: by the portable method that of its mirror, which is a Data.fs."""
+    """Return the backend that copies a database.
+
+    By the portable method that of its mirror, which is a Data.fs.
+    """
     return backend_named(DATA_FS) if database.method == "portable" else backend_of(database)
 
 
 def location_of(database: Database) -> str:
-    """Return where a database is, also when its mirror is what is copied; it tells one source from another."""
+    """Return where a database is, also when its mirror is what is copied.
+
+    It tells one source from another.
+    """
     backend = backend_of(database)
     return backend.shown_location(database) if database.method == "portable" else backend.location(database)
 
 
 def backend_of_entry(entry: DatabaseEntry) -> Backend:
-    """Return the backend that knows what a backup holds of a database: a Data.fs is one, from whatever storage it was made."""
+    """Return the backend that knows what a backup holds of a database.
+
+    A Data.fs is one, from whatever storage it was made.
+    """
     found = _find(DATA_FS if entry.data_fs else entry.backend)
     if found is None:
         raise UnsupportedRepository(
             f"the backup holds the database {entry.name} of {entry.backend}, which this version does not know",
-            f"install a newer zodb-vault, or the package that registers {entry.backend} under the entry points {ENTRY_POINTS}",
+            f"install a newer zodb-vault, or the package that registers {entry.backend} under the entry "
+            f"points {ENTRY_POINTS}",
         )
     return found
 

@@ -34,7 +34,10 @@ UNCOORDINATED: Final = (
 
 
 class Decided(msgspec.Struct, frozen=True):
-    """How each database is backed up; ``uses`` are the ids of backups that are continued or used, the newest one last."""
+    """How each database is backed up.
+
+    ``uses`` are the ids of backups that are continued or used, the newest one last.
+    """
 
     surveys: list[Survey]
     decisions: list[Decision]
@@ -65,7 +68,10 @@ class Attempt:
         self._locks = Locks(repository, trial_key(site.name, self._draft.id), self._draft.now, progress)
 
     def run(self) -> Created:
-        """Make the backup; raise SourceChanged when the source changed under it and another attempt may succeed."""
+        """Make the backup.
+
+        Raise SourceChanged when the source changed under it and another attempt may succeed.
+        """
         draft = self._draft
         stale = stale_marker(draft.catalog, draft.objects)
         with contextlib.ExitStack() as stack:
@@ -169,7 +175,10 @@ class Attempt:
         return created
 
     def _require_listed(self, uses: Sequence[str]) -> None:
-        """List again now that the marker protects what is used: a delete that came first has removed it by now."""
+        """List again now that the marker protects what is used.
+
+        A delete that came first has removed it by now.
+        """
         gone = set(uses) - set(self._draft.repository.listing(self._draft.site.name).backups)
         if gone:
             raise SourceChanged(

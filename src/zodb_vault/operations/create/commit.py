@@ -56,7 +56,10 @@ def locked_until(locks: Locks, catalog: Catalog, uses: list[str]) -> datetime | 
 def _renewed_until(
     draft: Draft, manifest: Manifest, locks: Locks, known: datetime | None, run: RunMarker
 ) -> tuple[datetime | None, VaultError | None]:
-    """Renew what locks have to be, and return until when all of them last; a failure costs no backup, and is returned."""
+    """Renew what locks have to be, and return until when all of them last.
+
+    A failure costs no backup, and is returned.
+    """
     if locks.until is None or known is not None:
         return known, None
 

@@ -17,8 +17,9 @@ PAUSES: Final = (0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.13, 0.2
 def align_cut_points(surveys: Sequence[Survey], mirrors_behind: Callable[[], bool]) -> Consistency:
     """Take all cut points again until none moved between two passes and no commit is pending.
 
-    A transaction that spans databases is then in all of them or in none. ``mirrors_behind`` tells whether the source of a
-    mirror has gone on. Raise SourceChanged when a pack has replaced a storage: what was committed since is in the new one.
+    A transaction that spans databases is then in all of them or in none. ``mirrors_behind`` tells whether the
+    source of a mirror has gone on. Raise SourceChanged when a pack has replaced a storage: what was committed
+    since is in the new one.
     """
     if len(surveys) == 1:
         return "consistent"

@@ -1,4 +1,7 @@
-"""The backup that one attempt makes: its id and time, and what of the repository and of the site it works with."""
+"""The backup that one attempt makes.
+
+Its id and time, and what of the repository and of the site it works with.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ from .options import CreateOptions
 
 
 class Draft:
-    """A backup of ``databases`` that is not committed yet; the time is that of the clock when the attempt begins."""
+    """A backup of ``databases`` that is not committed yet.
+
+    The time is that of the clock when the attempt begins.
+    """
 
     def __init__(
         self, repository: Repository, site: Site, databases: list[Database], options: CreateOptions

@@ -41,13 +41,19 @@ def choose_databases(site: Site, options: CreateOptions) -> list[Database]:
 
 
 def by_method(database: Database, method: Method) -> Database:
-    """Return a database with the method that copies it when a user asks for ``method``; a mirror gets its own later."""
+    """Return a database with the method that copies it when a user asks for ``method``.
+
+    A mirror gets its own later.
+    """
     chosen = backend_of(database).method(database, method)
     return msgspec.structs.replace(database, method=chosen) if chosen == "transactions" else database
 
 
 def with_advice(databases: list[Database], options: CreateOptions) -> list[Database]:
-    """Return the databases with the warnings of a second opinion on where their blobs are; raise ConfigurationError when some would be lost."""
+    """Return the databases with the warnings of a second opinion on where their blobs are.
+
+    Raise ConfigurationError when some would be lost.
+    """
     if options.only == "storage":
         return databases
     told = opinions(databases)
@@ -58,7 +64,10 @@ def with_advice(databases: list[Database], options: CreateOptions) -> list[Datab
 
 
 def opinions(databases: Iterable[Database]) -> dict[str, list[str]]:
-    """Return the warnings of second opinions by the names of the databases; raise one ConfigurationError for all that would lose blobs."""
+    """Return the warnings of second opinions by the names of the databases.
+
+    Raise one ConfigurationError for all that would lose blobs.
+    """
     warnings: dict[str, list[str]] = {}
     issues: list[str] = []
     hints: list[str] = []

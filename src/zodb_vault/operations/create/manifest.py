@@ -18,7 +18,10 @@ WITHOUT_PARENT: Final = ("forced", "new-history", "parent-missing")
 
 
 class Copied(NamedTuple):
-    """What an attempt has copied; ``uses`` are the ids of the backups that it continues or takes content from, the newest one last."""
+    """What an attempt has copied.
+
+    ``uses`` are the ids of the backups that it continues or takes content from, the newest one last.
+    """
 
     databases: list[Captured]
     consistency: Consistency
@@ -26,7 +29,10 @@ class Copied(NamedTuple):
 
 
 def manifest_of(draft: Draft, copied: Copied, *, complete: bool) -> Manifest:
-    """Return the manifest; ``complete`` is False when it lacks blobs of which nobody has accepted the loss."""
+    """Return the manifest.
+
+    ``complete`` is False when it lacks blobs of which nobody has accepted the loss.
+    """
     decisions = [one.decision for one in copied.databases]
     entries = [one.entry for one in copied.databases]
     info = draft.repository.info
@@ -72,12 +78,18 @@ def _timeline(draft: Draft, copied: Copied) -> list[Timeline]:
 
 
 def starts_timeline(decision: Decision, continues: bool) -> bool:
-    """Tell whether a database starts a timeline of the site: one that no backup has leaves no earlier state behind."""
+    """Tell whether a database starts a timeline of the site.
+
+    One that no backup has leaves no earlier state behind.
+    """
     return decision.starts_timeline and continues
 
 
 def _main_reason(databases: Sequence[Captured]) -> Reason:
-    """Return the reason that says most: of several databases the first that is not simply going on, with its name."""
+    """Return the reason that says most.
+
+    Of several databases the first that is not simply going on, with its name.
+    """
     telling = [one for one in databases if one.decision.reason.code not in ("unchanged", "continued")]
     grown = [one for one in databases if one.decision.reason.code == "continued"]
     chosen = [*telling, *grown, *databases][0]
@@ -86,5 +98,8 @@ def _main_reason(databases: Sequence[Captured]) -> Reason:
 
 
 def _required(entries: Iterable[DatabaseEntry]) -> list[str]:
-    """Return the features that a reader has to know: without ``deltas`` it would restore a base without its deltas."""
+    """Return the features that a reader has to know.
+
+    Without ``deltas`` it would restore a base without its deltas.
+    """
     return list(dict.fromkeys(feature for one in entries if one.dump for feature in one.dump.requires))

@@ -26,14 +26,20 @@ PASSES: Final = 5
 
 
 class Mirrored(NamedTuple):
-    """The databases as they are to be backed up; ``behind`` tells whether one that is mirrored has gone on since."""
+    """The databases as they are to be backed up.
+
+    ``behind`` tells whether one that is mirrored has gone on since.
+    """
 
     databases: list[Database]
     behind: Callable[[], bool]
 
 
 class MirrorOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the mirrors are (None: as the site says), whether to copy everything again, whether another source may take a mirror over."""
+    """Where the mirrors are (None.
+
+    As the site says), whether to copy everything again, whether another source may take a mirror over.
+    """
 
     directory: Path | None = None
     afresh: bool = False
@@ -78,7 +84,8 @@ def mirrored(
 ) -> Iterator[Mirrored]:
     """Give the databases, those that the method copies as their mirrors.
 
-    Raise UsageError, InUse, TargetRefused, SourceError, SourceChanged, WrongSource; what was copied until then is used by the next run.
+    Raise UsageError, InUse, TargetRefused, SourceError, SourceChanged, WrongSource; what was copied until
+    then is used by the next run.
     """
     chosen = [database for database in databases if is_mirrored(database, method)]
     places = {database.name: mirror_of(site, database, wanted.directory) for database in chosen}
@@ -135,7 +142,10 @@ class _Copied:
         self._checked: Checked | None = None
 
     def update(self, *, first: bool) -> bool:
-        """Bring the mirror up to date; tell whether there was anything new. A pack of the source meanwhile makes it begin again."""
+        """Bring the mirror up to date; tell whether there was anything new.
+
+        A pack of the source meanwhile makes it begin again.
+        """
         renew: Renew = "everything" if first and self._wanted.afresh else None
         for attempt in range(1, ATTEMPTS + 1):
             try:

@@ -35,8 +35,9 @@ class CreateOptions(msgspec.Struct, frozen=True, kw_only=True):
 class Created(msgspec.Struct, frozen=True, kw_only=True):
     """What a create did; ``manifest`` is that of the parent when nothing was new and that was to be skipped.
 
-    ``findings`` are changes of the source under what was stored, ``damaged`` earlier backups that could not be read and were not used,
-    ``unlocked`` says why what it takes from earlier ones is not locked for as long as it has to be.
+    ``findings`` are changes of the source under what was stored, ``damaged`` earlier backups that could not
+    be read and were not used, ``unlocked`` says why what it takes from earlier ones is not locked for as long
+    as it has to be.
     """
 
     manifest: Manifest

@@ -1,4 +1,7 @@
-"""What a create would do now and why; changes nothing, and says as much as it can without a repository or a source."""
+"""What a create would do now and why.
+
+Changes nothing, and says as much as it can without a repository or a source.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ from .mirrors import as_mirrored, is_mirrored, mirror_of, refuse_place
 
 
 class NoDocuments:
-    """Stands for the documents of a repository that is not there: a plan asks for none then, and writes none ever."""
+    """Stands for the documents of a repository that is not there.
+
+    A plan asks for none then, and writes none ever.
+    """
 
     def put_document(self, data: bytes) -> DocumentRef:
         """Refuse."""
@@ -49,7 +55,10 @@ class BackupStep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Planned(msgspec.Struct, frozen=True, kw_only=True):
-    """What would be done with a database: ``left`` is what is not copied and why, ``elsewhere`` where to run when nothing is here."""
+    """What would be done with a database.
+
+    ``left`` is what is not copied and why, ``elsewhere`` where to run when nothing is here.
+    """
 
     database: Database
     method: str
@@ -208,7 +217,10 @@ def _database(
 def _seen(
     site: Site, database: Database, repository: Repository | None, wanted: PlanOptions
 ) -> Database | None:
-    """Return the database as a backup sees it: its mirror, as far as that goes, by the portable method; None when there is no mirror yet."""
+    """Return the database as a backup sees it: its mirror, as far as that goes, by the portable method.
+
+    None when there is no mirror yet.
+    """
     if not is_mirrored(database, wanted.method):
         return by_method(database, wanted.method)
     directory = mirror_of(site, database, wanted.mirror)

@@ -19,7 +19,8 @@ from ...stores.base import Store
 from ...strategies.base import Capture
 from ..catalog import Catalog, previous_backups_of
 
-# A marker is renewed after this many bytes, or after half a minute: so much is lost, at most, when a run is killed.
+# A marker is renewed after this many bytes, or after half a minute: so much is lost, at most, when a run is
+# killed.
 CHECKPOINT_BYTES: Final = 1 << 30
 
 
@@ -48,14 +49,20 @@ class MarkerCheckpointer:
 
 
 class StaleMarker:
-    """The marker of a create that ended before its commit, as it was read; ``marker`` has what of it can be used."""
+    """The marker of a create that ended before its commit, as it was read.
+
+    ``marker`` has what of it can be used.
+    """
 
     def __init__(self, store: Store, key: str, marker: Marker, data: bytes) -> None:
         self._store, self._key = store, key
         self.marker, self.data = marker, data
 
     def require_unchanged(self) -> None:
-        """Raise SourceChanged when the marker was removed or replaced since: then nothing protects what it names."""
+        """Raise SourceChanged when the marker was removed or replaced since.
+
+        Then nothing protects what it names.
+        """
         with contextlib.suppress(KeyMissing):
             if self._store.get(self._key) == self.data:
                 return
@@ -116,7 +123,10 @@ def _read_notes(stored: StoredProgress, documents: Documents) -> None:
 
 
 def leave_to_next_run(run: RunMarker, captures: Iterable[Capture]) -> None:
-    """Record what was stored, by this run or by the one that it continued; raises nothing, the cause is on its way to the user already."""
+    """Record what was stored, by this run or by the one that it continued.
+
+    Raises nothing, the cause is on its way to the user already.
+    """
     stored = {one.database: one for one in run.marker.stored}
     with contextlib.suppress(VaultError, OSError):
         for capture in captures:

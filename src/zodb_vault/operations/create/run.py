@@ -33,8 +33,9 @@ def create(
 ) -> Created:
     """Back up a site; ``begun`` is told the id as soon as it is known.
 
-    Raise InUse while another create of the site runs, NothingToBackUp, ConfigurationError, WrongSource, SourceError, BlobsMissing, StoreError.
-    Whatever is raised, no backup exists then, and what was stored is used by the next run.
+    Raise InUse while another create of the site runs, NothingToBackUp, ConfigurationError, WrongSource,
+    SourceError, BlobsMissing, StoreError. Whatever is raised, no backup exists then, and what was stored is
+    used by the next run.
     """
     databases = with_advice(choose_databases(site, options), options)
     refuse_overlap(repository, databases)
@@ -89,7 +90,8 @@ def _wait_for_others(repository: Repository, site: str, progress: Progress) -> N
     while (other := _other(repository, site)) is not None:
         if other.run != said:
             progress.note(
-                f"waiting for the create {other.run} (host {other.host}, pid {other.pid}, since {other.started})"
+                f"waiting for the create {other.run} (host {other.host}, pid {other.pid}, since "
+                f"{other.started})"
             )
             said = other.run
         time.sleep(WAIT_SECONDS)

@@ -14,7 +14,9 @@ from .draft import Draft
 
 
 def check_source(draft: Draft, starting: Sequence[Decision], progress: Progress) -> None:
-    """Raise WrongSource when the site came from another place and does not continue its newest backup; databases may come and go.
+    """Raise WrongSource when the site came from another place and does not continue its newest backup.
+
+    Databases may come and go.
 
     ``starting`` are the decisions that start a timeline. A site that has moved and continues is only noted.
     """
@@ -62,7 +64,8 @@ def missing_databases(draft: Draft) -> list[str]:
         return []
     newest, ours = draft.newest.manifest, {database.name for database in draft.databases}
     return [
-        f"the database {entry.name} of backup {newest.id} is not in the configuration any more, and not in this backup"
+        f"the database {entry.name} of backup {newest.id} is not in the configuration any more, and not "
+        "in this backup"
         for entry in newest.databases
         if entry.name not in ours
     ]

@@ -1,4 +1,7 @@
-"""Choose where each database of a backup goes: a database of the site, or a directory. Every backend answers for itself."""
+"""Choose where each database of a backup goes: a database of the site, or a directory.
+
+Every backend answers for itself.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ class Chosen(NamedTuple):
 
 
 def choose(cut: DatabaseCut, site: Site | None, options: RestoreOptions, target: RestoreTarget) -> Chosen:
-    """Return where a database goes; opens nothing. Raise UsageError when the site has no such database, TargetRefused."""
+    """Return where a database goes; opens nothing.
+
+    Raise UsageError when the site has no such database, TargetRefused.
+    """
     backend = backend_of_entry(cut.entry)
     if options.output is None:
         database = database_for(cut.entry, site, target)

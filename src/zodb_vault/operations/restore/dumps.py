@@ -1,4 +1,7 @@
-"""A new directory as the destination of a dump: its files as other programs take them, and its blobs beside them."""
+"""A new directory as the destination of a dump.
+
+Its files as other programs take them, and its blobs beside them.
+"""
 
 from __future__ import annotations
 
@@ -106,7 +109,10 @@ class DumpDirectory(Destination):
 
 
 class DumpFiles(DatabaseRestore):
-    """The files of one dump while they are written. The directory counts as restored when its marker is gone."""
+    """The files of one dump while they are written.
+
+    The directory counts as restored when its marker is gone.
+    """
 
     def __init__(
         self, directory: Path, job: BlobsJob, blobs: DirectoryBlobs | None, *, with_storage: bool

@@ -11,9 +11,9 @@ from ...policy.recovery import Request
 class RestoreOptions(DestinationOptions, frozen=True, kw_only=True):
     """What is restored, and where to.
 
-    ``backup`` is an id, a prefix of one, a name, ``latest`` or None. ``request`` is a transaction or a time in it. Without
-    ``output`` the restore goes into the site itself, or (``elsewhere``) into the site of another configuration.
-    ``databases``: only these, empty for all.
+    ``backup`` is an id, a prefix of one, a name, ``latest`` or None. ``request`` is a transaction or a time
+    in it. Without ``output`` the restore goes into the site itself, or (``elsewhere``) into the site of
+    another configuration. ``databases``: only these, empty for all.
     """
 
     backup: str | None = None

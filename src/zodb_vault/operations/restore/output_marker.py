@@ -30,7 +30,10 @@ class OutputMarker(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def begun(directory: Path, wanted: OutputMarker) -> OutputMarker | None:
-    """Return the marker of the same restore if it was interrupted here; raise TargetRefused when something else is there."""
+    """Return the marker of the same restore if it was interrupted here.
+
+    Raise TargetRefused when something else is there.
+    """
     if not directory.exists() or all(
         one.name.startswith(durable.TEMPORARY_PREFIX) for one in directory.iterdir()
     ):

@@ -46,7 +46,10 @@ class RestoreStep:
 
 @dataclass(frozen=True)
 class RestorePlan:
-    """What a restore is going to do; nothing has been changed yet. ``notes`` are what to know before it is agreed to."""
+    """What a restore is going to do; nothing has been changed yet.
+
+    ``notes`` are what to know before it is agreed to.
+    """
 
     target: RestoreTarget
     steps: list[RestoreStep]
@@ -113,6 +116,7 @@ def _notes(target: RestoreTarget, site: Site | None, options: RestoreOptions) ->
                 yield f"{database.name} is not in this backup and stays as it is: it may not fit to the others"
     if target.backup.manifest.consistency == "uncoordinated" and len(target.cuts) > 1:
         yield (
-            "no moment without commits was found when this backup was made: a transaction that spans databases may be "
+            "no moment without commits was found when this backup was made: a transaction that spans "
+            "databases may be "
             "incomplete"
         )

@@ -1,4 +1,7 @@
-"""What speaks against a restore, whatever it goes into: where its files would lie, which databases belong together, free space."""
+"""What speaks against a restore, whatever it goes into.
+
+Where its files would lie, which databases belong together, free space.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,10 @@ def refuse_within(repository: Repository, destination: Destination) -> None:
 
 
 def require_one_step(chosen: Sequence[Chosen]) -> None:
-    """Raise TargetRefused for databases in place of which only some resume: no step would make all of them valid together."""
+    """Raise TargetRefused for databases in place of which only some resume.
+
+    No step would make all of them valid together.
+    """
     if len({one.destination.resumes for one in chosen}) > 1:
         names = ", ".join(one.cut.entry.name for one in chosen)
         raise TargetRefused(
@@ -43,7 +49,8 @@ def require_together(
 ) -> None:
     """Raise TargetRefused when an interrupted restore of some databases was one of ``others`` too.
 
-    All of its databases become valid, or are put back, together. ``done``: also when it is done with the others.
+    All of its databases become valid, or are put back, together. ``done``: also when it is done with the
+    others.
     """
     interrupted = {found.restore for one in destinations if (found := one.unfinished())}
     for other in others:
@@ -53,7 +60,8 @@ def require_together(
             same = next((one for restore in sorted(interrupted) if (one := other.finished(restore))), None)
         if same is not None:
             raise TargetRefused(
-                f"the interrupted restore {same.restore} was one of {same.database} too, and only together they fit",
+                f"the interrupted restore {same.restore} was one of {same.database} too, and only "
+                "together they fit",
                 "leave --database out",
             )
 

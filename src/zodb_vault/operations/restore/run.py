@@ -1,4 +1,7 @@
-"""Restore: hold all destinations, save the present state, then bring all databases from step to step together."""
+"""Restore.
+
+Hold all destinations, save the present state, then bring all databases from step to step together.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ __all__ = ["RestoreOptions", "RestorePlan", "Restored", "execute", "plan", "rest
 
 @dataclass(frozen=True, kw_only=True)
 class Restored:
-    """What a restore did: the id of its safety backup, what was kept of the old state, the caches that were removed."""
+    """What a restore did.
+
+    The id of its safety backup, what was kept of the old state, the caches that were removed.
+    """
 
     plan: RestorePlan
     safety_backup: str | None
@@ -33,8 +39,8 @@ class Restored:
 def execute(repository: Repository, plan: RestorePlan, site_name: str, progress: Progress) -> Restored:
     """Do what the plan says, while all destinations are held.
 
-    Raise InUse when one is in use, SafetyBackupFailed, Damage, StoreError, OSError: the old state is whole then, or a note
-    beside it says how to go on.
+    Raise InUse when one is in use, SafetyBackupFailed, Damage, StoreError, OSError: the old state is whole
+    then, or a note beside it says how to go on.
     """
     restore_id = next((one.state.resumed for one in plan.steps if one.state.resumed), None)
     restore_id = restore_id or new_id([], clock.now())
@@ -80,9 +86,12 @@ def _carry_out(restores: Sequence[DatabaseRestore], note: Callable[[], object]) 
     The order makes it safe to be killed at any point:
 
     * No database is valid before everything is built for all of them.
-    * The caches go before that. The new state must never be valid beside them, and the old one works without them.
-    * Several databases are barred from the first rename to the last one, so that no process finds some old and some new.
-    * The repository knows that the site went back before any database counts as done: a run that goes on notes it again.
+    * The caches go before that. The new state must never be valid beside them, and the old one works without
+      them.
+    * Several databases are barred from the first rename to the last one, so that no process finds some old
+      and some new.
+    * The repository knows that the site went back before any database counts as done: a run that goes on
+      notes it again.
     * The notes of the restores go last. As long as one is there, a run knows what belongs to the restore.
     """
     for restore in restores:

@@ -1,4 +1,7 @@
-"""What guards a restore in the repository: a marker that keeps its backup, a safety backup, and a note that the site went back."""
+"""What guards a restore in the repository.
+
+A marker that keeps its backup, a safety backup, and a note that the site went back.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,8 @@ def marked(
             )
     except (StoreError, Damage) as error:
         progress.note(
-            "the repository cannot be written to, so nothing keeps other runs from deleting the backup during the restore: "
+            "the repository cannot be written to, so nothing keeps other runs from deleting the backup "
+            "during the restore: "
             f"{error.message}"
         )
         yield lambda: None
@@ -65,7 +69,10 @@ def marked(
 
 
 def safety_backup(repository: Repository, plan: RestorePlan, progress: Progress) -> str | None:
-    """Save what is replaced and nothing else holds; return the id of the backup, None where none is wanted."""
+    """Save what is replaced and nothing else holds.
+
+    Return the id of the backup, None where none is wanted.
+    """
     unsaved = any(step.planned.unsaved() for step in plan.steps)
     if not unsaved or not plan.options.safety_backup or plan.site is None:
         return None
@@ -101,9 +108,12 @@ def _save(
 
 
 def note_restored(repository: Repository, site_name: str, plan: RestorePlan, restore_id: str) -> list[str]:
-    """Note that the site goes on from an older state; the next create then knows why it does not continue the newest backup.
+    """Note that the site goes on from an older state.
 
-    Noted before the restore counts as done, and only once, however often that is interrupted. Blobs alone change no state.
+    The next create then knows why it does not continue the newest backup.
+
+    Noted before the restore counts as done, and only once, however often that is interrupted. Blobs alone
+    change no state.
     """
     if not plan.in_place or plan.options.only == "blobs":
         return []

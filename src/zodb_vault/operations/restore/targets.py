@@ -119,7 +119,10 @@ class _Resolving:
             if newest.history is False
             else "is backed up without the list of its transactions"
         )
-        hint = "restore one of its backups as a whole: `zodb-vault list` shows them, with the last transaction of each in its --json"
+        hint = (
+            "restore one of its backups as a whole: `zodb-vault list` shows them, with the last "
+            "transaction of each in its --json"
+        )
         return TargetMissing(
             f"{error.message}; {name} {why}: what can be restored is the last state of each of its backups",
             hint,
@@ -139,7 +142,10 @@ class _Resolving:
         return DatabaseCut(entry, cut.end, cut.tid, _later(entry, self._documents, cut.end))
 
     def _candidates(self) -> Iterator[tuple[str, str | None]]:
-        """Yield the backups to look into, newest first, each with the database that the TID is one of (None: a request that names none)."""
+        """Yield the backups to look into, newest first, each with the database that the TID is one of (None.
+
+        A request that names none).
+        """
         choices = [
             (choice, name) for name in self.names for choice in self._search(name, self._request).choices
         ]
@@ -160,7 +166,8 @@ class _Resolving:
             (entry.name for entry in entries if not entry.ordered and len(entries) > 1), None
         ):
             raise TargetMissing(
-                f"the TIDs of {unordered} in backup {backup_id} do not ascend, so nothing says what belongs together in several databases",
+                f"the TIDs of {unordered} in backup {backup_id} do not ascend, so nothing says what "
+                "belongs together in several databases",
                 "restore one database at a time, with --database NAME",
             )
         wanted = {
@@ -183,7 +190,10 @@ class _Resolving:
         return RestoreTarget(backup, cuts)
 
     def _wanted(self, backup_id: str, entry: DatabaseEntry, named: str | None) -> FoundCut:
-        """Return the cut of a database that the request by itself means, whatever it does to commits; raise TargetMissing."""
+        """Return the cut of a database that the request by itself means, whatever it does to commits.
+
+        Raise TargetMissing.
+        """
         request = self._request if entry.name == named else _before(self._request)
         end = _data_fs(backup_id, entry).end
         if isinstance(request, BeforeTid) and entry.last_tid is not None and entry.last_tid < request.tid:
@@ -198,7 +208,10 @@ class _Resolving:
         return cut
 
     def _rows(self, entry: DatabaseEntry, wanted: Mapping[str, FoundCut]) -> Iterator[_Row]:
-        """Yield the transactions around the wanted cuts: what is far away shares no commit with what is there."""
+        """Yield the transactions around the wanted cuts.
+
+        What is far away shares no commit with what is there.
+        """
         moments = [to_datetime(from_hex(cut.tid)) for cut in wanted.values()]
         first, last = (
             to_hex(from_datetime(moment)) for moment in (min(moments) - 3 * SPAN, max(moments) + 3 * SPAN)
@@ -241,7 +254,10 @@ class _Row(NamedTuple):
 
 
 def _rows_of(documents: Objects, segment: Segment) -> Iterator[_Row]:
-    """Yield the rows of a segment; where nothing tells what a transaction looks like, it looks like no other."""
+    """Yield the rows of a segment.
+
+    Where nothing tells what a transaction looks like, it looks like no other.
+    """
     rows = transaction_rows(documents, segment)
     texts = (
         msgspec.json.decode(b"".join(documents.read(segment.log)))["rows"]
@@ -263,8 +279,10 @@ def _data_fs(backup_id: str, entry: DatabaseEntry) -> DataFs:
     _require_storage(backup_id, entry)
     if entry.data_fs is None:
         raise TargetMissing(
-            f"backup {backup_id} holds {entry.name} as a dump, and only databases that are a Data.fs can be cut together",
-            f"restore one database at a time, with --database NAME, or all of them by the id of the backup: {backup_id}",
+            f"backup {backup_id} holds {entry.name} as a dump, and only databases that are a Data.fs can "
+            "be cut together",
+            "restore one database at a time, with --database NAME, or all of them by the id of the "
+            f"backup: {backup_id}",
         )
     return entry.data_fs
 

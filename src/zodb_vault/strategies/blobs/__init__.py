@@ -1,1 +1,4 @@
-"""Blobs that lie outside of the storage: in a directory or in a bucket, packed for the repository and restored."""
+"""Blobs that lie outside of the storage.
+
+In a directory or in a bucket, packed for the repository and restored.
+"""

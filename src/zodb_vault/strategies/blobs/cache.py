@@ -12,7 +12,10 @@ from .s3 import wrapper_key
 
 
 def fill_cache(entry: DatabaseEntry, objects: Sink, cache: Path) -> None:
-    """Put all blobs of a backup into a cache, where zodb-s3blobs and zodb-pgjsonb name them alike; raise Damage."""
+    """Put all blobs of a backup into a cache, where zodb-s3blobs and zodb-pgjsonb name them alike.
+
+    Raise Damage.
+    """
     for pack in packs_of(entry, objects):
         for member, chunks in read_members(
             pack_members(objects, pack), objects.read(pack.parts), lambda _member: True

@@ -1,4 +1,7 @@
-"""The blobs of one database in a backup that is being made: packs of earlier backups that are used again, and new ones."""
+"""The blobs of one database in a backup that is being made.
+
+Packs of earlier backups that are used again, and new ones.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +97,10 @@ class PackedBlobs:
             yield f"{self._empty_count - len(self._empty)} more blobs are empty"
 
     def result(self, missing: Iterable[tuple[BlobRef, str]]) -> Blobs:
-        """Return what the manifest says of the blobs; ``missing`` are those that the source has lost, and their places."""
+        """Return what the manifest says of the blobs.
+
+        ``missing`` are those that the source has lost, and their places.
+        """
         sealed = self.packs.with_short_tail()
         return Blobs(
             count=self.count,

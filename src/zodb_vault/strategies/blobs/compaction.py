@@ -26,7 +26,8 @@ SMALL: Final = 16 << 20
 NEIGHBOURS: Final = 32
 REWRITE_BYTES: Final = 1 << 30
 REWRITE_SHARE: Final = 0.05
-# A service answers many requests at once, and each takes its time: one thread for every 16 blobs, up to 12 threads.
+# A service answers many requests at once, and each takes its time: one thread for every 16 blobs, up to 12
+# threads.
 REMOTE_BLOBS: Final = 16
 REMOTE_THREADS: Final = 12
 
@@ -94,7 +95,8 @@ def _rewritten(
             done.add(pack.index.meta)
         else:
             findings.append(
-                f"{source.path(member_ref(changed))} no longer gives the bytes that were backed up; the backup keeps them"
+                f"{source.path(member_ref(changed))} no longer gives the bytes that were backed up; the "
+                "backup keeps them"
             )
     written = [
         pack

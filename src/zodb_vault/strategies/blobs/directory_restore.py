@@ -1,4 +1,6 @@
-"""Blobs back into a blob directory, in place: what is there is compared, what is missing is added, what differs is exchanged.
+"""Blobs back into a blob directory, in place.
+
+What is there is compared, what is missing is added, what differs is exchanged.
 
 A file that is exchanged is kept first.
 """
@@ -114,7 +116,9 @@ class DirectoryBlobs:
 
 
 def layout_for(blob_dir: Path, stored: str | None) -> str:
-    """Return the layout of a blob directory, or what it gets where it is empty: that of the backup, ``stored``.
+    """Return the layout of a blob directory, or what it gets where it is empty.
+
+    That of the backup, ``stored``.
 
     Raise ConfigurationError for a blob cache and for an unknown layout.
     """
@@ -142,11 +146,13 @@ def write_marker(marker: Path, layout: str, owner: Ownership) -> None:
 class BlobDirectoryWriter:
     """Writes blobs into one directory.
 
-    ``fresh``: there was no blob in it. Then nothing has to be compared, and each file gets its final name at once: a run
-    that is repeated after a crash is not fresh any more, and compares the file that the crash may have cut off.
+    ``fresh``: there was no blob in it. Then nothing has to be compared, and each file gets its final name at
+    once: a run that is repeated after a crash is not fresh any more, and compares the file that the crash may
+    have cut off.
 
-    The digest of the stored object and the checksum of its frame are checked, but only after the content was written. So
-    beside blobs that exist already, the digest of the blob itself decides before a file gets its name.
+    The digest of the stored object and the checksum of its frame are checked, but only after the content was
+    written. So beside blobs that exist already, the digest of the blob itself decides before a file gets its
+    name.
     """
 
     def __init__(
@@ -164,7 +170,10 @@ class BlobDirectoryWriter:
         self._path_of, self._record, self._progress = LAYOUTS[layout], record, progress
 
     def write(self, workers: Workers, packs: Iterable[Pack], refs: BlobSet) -> Iterator[list[bytes]]:
-        """Write every blob of ``refs`` that the packs have, yield their keys; raise Damage when one is not as it was stored."""
+        """Write every blob of ``refs`` that the packs have, yield their keys.
+
+        Raise Damage when one is not as it was stored.
+        """
         yield from workers.in_order(partial(self._write, pack, refs) for pack in packs)
 
     def _write(self, pack: Pack, refs: BlobSet) -> list[bytes]:

@@ -1,4 +1,7 @@
-"""What a restore changes in a blob directory is noted, and files that it exchanges are kept: an undo puts both back."""
+"""What a restore changes in a blob directory is noted, and files that it exchanges are kept.
+
+An undo puts both back.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +71,10 @@ class ChangeRecord:
 
 @contextlib.contextmanager
 def recorded(kept: KeptDirectory) -> Iterator[ChangeRecord]:
-    """Give the record of the changes that a restore makes; one that goes on appends to what the interrupted run noted."""
+    """Give the record of the changes that a restore makes.
+
+    One that goes on appends to what the interrupted run noted.
+    """
     fd = os.open(kept.added, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         durable.write_all(fd, [b"\n"])  # an interrupted run may have ended in the middle of a line

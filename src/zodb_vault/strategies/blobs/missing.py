@@ -29,7 +29,8 @@ def limit_missing(missing: Sequence[BlobRef], count: int, allowed: int | None, w
         raise BlobsMissing(
             f"{len(missing)} of {count + len(missing)} blobs are missing in {where}, the first has "
             f"OID {tids.to_hex(first.oid)}, TID {tids.to_hex(first.tid)}",
-            "check that this is where the blobs are, a directory mounted, a bucket the right one; `--allow-missing N` backs up what there is",
+            "check that this is where the blobs are, a directory mounted, a bucket the right one; "
+            "`--allow-missing N` backs up what there is",
         )
 
 

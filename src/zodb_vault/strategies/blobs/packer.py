@@ -167,8 +167,9 @@ def reconcile(
 ) -> Pack | None:
     """Return what is live of an earlier pack, and note in ``refs`` what it has.
 
-    Blobs up to the TID ``sure_until`` are live by what is known of their part of the file; later ones only when they are
-    asked for, and not beyond ``known_until``, where two lines can have used one TID for two contents, and if what they hold ``holds``.
+    Blobs up to the TID ``sure_until`` are live by what is known of their part of the file; later ones only
+    when they are asked for, and not beyond ``known_until``, where two lines can have used one TID for two
+    contents, and if what they hold ``holds``.
     """
     if pack.last_tid <= sure_until and not pack.future:
         return pack

@@ -47,14 +47,19 @@ class BlobTarget(Protocol):
         ...
 
     def restore(self, job: BlobsJob, refs: BlobSet) -> list[str]:
-        """Put all of ``refs`` that the backup has in place, durably, and mark each as present; return notes for the user.
+        """Put all of ``refs`` that the backup has in place, durably, and mark each as present.
+
+        Return notes for the user.
 
         Raise Damage, TargetRefused, StoreError.
         """
         ...
 
     def put_aside(self, refs: Iterable[BlobRef], kept_name: str) -> list[str]:
-        """Put aside blobs that only the replaced state needs, and return notes for the user; may be done again."""
+        """Put aside blobs that only the replaced state needs, and return notes for the user.
+
+        May be done again.
+        """
         ...
 
     def left_in_place(self) -> list[str]:

@@ -1,4 +1,7 @@
-"""Blobs that a site keeps in a bucket of S3, one by one; nothing is ever listed for them: what is asked for is known, all else is not ours."""
+"""Blobs that a site keeps in a bucket of S3, one by one.
+
+Nothing is ever listed for them: what is asked for is known, all else is not ours.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ from ...policy.scope import bucket as shown_bucket
 from ...stores.retry import RetryPolicy
 from ...stores.s3api import BucketClient, ErrorHints, ExtraParameters
 
-CREDENTIALS: Final = "check s3-access-key and s3-secret-key of the section in zope.conf; without them, what S3 clients read from the environment"
+CREDENTIALS: Final = (
+    "check s3-access-key and s3-secret-key of the section in zope.conf; without them, what S3 clients "
+    "read from the environment"
+)
 CORRECT: Final = "correct bucket, endpoint and region in zope.conf"
 REFUSED: Final = (
     "grant s3:GetObject on the blobs, for a restore into the bucket s3:PutObject too; "
@@ -36,10 +42,12 @@ ADVICE: Final = ErrorHints(
         "NoSuchBucket": CORRECT,
         "PermanentRedirect": "name the region of the bucket as s3-region in zope.conf",
         "AuthorizationHeaderMalformed": "name the region of the bucket as s3-region in zope.conf",
-        "InvalidRequest": "check s3-sse-customer-key in zope.conf: blobs that were encrypted with a key are read with the same one only",
+        "InvalidRequest": "check s3-sse-customer-key in zope.conf: blobs that were encrypted with a key "
+        "are read with the same one only",
     },
     otherwise="check the S3 keys of the section in zope.conf, and the service",
-    unreachable="check the network and s3-endpoint-url in zope.conf, then run the command again; what is stored already is used",
+    unreachable="check the network and s3-endpoint-url in zope.conf, then run the command again; what is "
+    "stored already is used",
     credentials=CREDENTIALS,
     correct=CORRECT,
 )
@@ -65,7 +73,9 @@ class OpenObject:
 
 
 class BlobBucket:
-    """The blobs of one database in its bucket; ``key_of`` names each below the prefix, ``size_of`` tells how long it has to be, if that is known.
+    """The blobs of one database in its bucket.
+
+    ``key_of`` names each below the prefix, ``size_of`` tells how long it has to be, if that is known.
 
     An object of another length is not the blob: it counts as missing, and says so.
     """
@@ -117,7 +127,10 @@ class BlobBucket:
     # for a restore
 
     def holds(self, ref: BlobRef, size: int, sha256: str) -> bool | None:
-        """Tell whether the object of a blob has exactly this content; None when there is no such object. Raise StoreError."""
+        """Tell whether the object of a blob has exactly this content; None when there is no such object.
+
+        Raise StoreError.
+        """
         chunks, digest = self._api.chunks(self.key(ref)), hashlib.sha256()
         with contextlib.closing(chunks):  # type: ignore[type-var]
             try:
@@ -210,7 +223,10 @@ def _login(database: Database, option: Callable[[str], str]) -> ExtraParameters:
 
 
 def _customer_key(database: Database, text: str) -> Mapping[str, Any]:
-    """Return what every request says about the key that the objects are encrypted with; raise ConfigurationError when it is none."""
+    """Return what every request says about the key that the objects are encrypted with.
+
+    Raise ConfigurationError when it is none.
+    """
     if not text:
         return {}
     try:

@@ -24,21 +24,27 @@ from ..base import Sink
 from .restore import BlobsJob
 from .s3 import BlobBucket
 
-# Longer blobs are sent in parts while they are read, so that neither memory nor a disk has to hold them. 5 MiB is the
+# Longer blobs are sent in parts while they are read, so that neither memory nor a disk has to hold them. 5
+# MiB is the
 # shortest part that S3 accepts, and an object has at most 10,000 parts.
 WHOLE: Final = 5 << 20
 PART: Final = 5 << 20
 MOST_PARTS: Final = 10_000
-# A client holds several copies of what it sends: of blobs that are longer than this, only a few are sent at once.
+# A client holds several copies of what it sends: of blobs that are longer than this, only a few are sent at
+# once.
 LONG: Final = 1 << 20
 LONG_AT_ONCE: Final = 2
-# Blobs per thread, and the highest number of threads, for requests to a service: a thread waits most of the time.
+# Blobs per thread, and the highest number of threads, for requests to a service: a thread waits most of the
+# time.
 REMOTE_BLOBS: Final = 16
 REMOTE_THREADS: Final = 8
 
 
 class BucketBlobs:
-    """A bucket that blobs are restored into; ``replace``: another object may be replaced, after it was copied to a folder."""
+    """A bucket that blobs are restored into.
+
+    ``replace``: another object may be replaced, after it was copied to a folder.
+    """
 
     def __init__(self, bucket: BlobBucket, *, replace: bool) -> None:
         self._bucket, self._replace = bucket, replace
@@ -61,19 +67,24 @@ class BucketBlobs:
         return writer.notes
 
     def put_aside(self, refs: Iterable[BlobRef], kept_name: str) -> list[str]:
-        """Say how many objects only the replaced state needs: they stay, until the site itself deletes them."""
+        """Say how many objects only the replaced state needs.
+
+        They stay, until the site itself deletes them.
+        """
         left = sum(1 for _ref in refs)
         if not left:
             return []
         return [
-            f"{left} objects in {self.where} belong to the replaced state only; they stay there until the site is packed, "
+            f"{left} objects in {self.where} belong to the replaced state only; they stay there until "
+            "the site is packed, "
             "which deletes them: from then on the replaced Data.fs lacks them, a safety backup does not"
         ]
 
     def left_in_place(self) -> list[str]:
         """Say that nothing is deleted here."""
         return [
-            f"objects in {self.where} that only the replaced state needs stay there until the site is packed, which deletes them"
+            f"objects in {self.where} that only the replaced state needs stay there until the site is "
+            "packed, which deletes them"
         ]
 
     def settle(self, kept_name: str) -> list[str]:
@@ -84,8 +95,8 @@ class BucketBlobs:
 class S3BlobWriter:
     """Puts the blobs of one database into one bucket.
 
-    ``aside`` is the folder to which other objects are copied before they are replaced; None: they are a refusal.
-    ``exchanged`` is the number of replaced objects.
+    ``aside`` is the folder to which other objects are copied before they are replaced; None: they are a
+    refusal. ``exchanged`` is the number of replaced objects.
     """
 
     def __init__(self, sink: Sink, bucket: BlobBucket, aside: str | None, progress: Progress) -> None:
@@ -100,7 +111,8 @@ class S3BlobWriter:
             return []
         kept = self._bucket.folder(self._aside or "")
         return [
-            f"{self.exchanged} objects gave way to those of the backup; copies of them are in {kept}, which nothing removes",
+            f"{self.exchanged} objects gave way to those of the backup; copies of them are in {kept}, "
+            "which nothing removes",
             "empty the blob caches (cache-dir) of all processes of the site: they may hold what was exchanged",
         ]
 
@@ -114,7 +126,8 @@ class S3BlobWriter:
     ) -> None:
         """Put every blob of ``refs`` there that the packs of a backup have, and mark it as present.
 
-        Raise Damage when a blob is not as it was stored, TargetRefused when another object is in its place, StoreError.
+        Raise Damage when a blob is not as it was stored, TargetRefused when another object is in its place,
+        StoreError.
         """
         remote = len(refs) // REMOTE_BLOBS
         with Workers(max(workers, min(remote, REMOTE_THREADS)), heartbeat) as threads:
@@ -145,7 +158,10 @@ class S3BlobWriter:
                 self._put(member, chunks)
 
     def _is_to_do(self, member: Member) -> bool:
-        """Tell whether an object has to be written; another one under its key is copied to the folder first, or refused."""
+        """Tell whether an object has to be written.
+
+        Another one under its key is copied to the folder first, or refused.
+        """
         holds = self._bucket.holds(member_ref(member), member.size, member.sha256)
         if holds:
             self._progress.advance(member.size)
@@ -157,7 +173,8 @@ class S3BlobWriter:
         if self._aside is None:
             raise TargetRefused(
                 f"{self._bucket.path(member_ref(member))} is another object than the blob of the backup",
-                "name another bucket or prefix, with --target and its zope.conf; `--replace-blobs` keeps a copy of such objects first",
+                "name another bucket or prefix, with --target and its zope.conf; `--replace-blobs` keeps "
+                "a copy of such objects first",
             )
         self._bucket.keep(member_ref(member), self._aside)
         with self._lock:
@@ -174,7 +191,10 @@ class S3BlobWriter:
                 )
 
     def checked_content(self, member: Member, chunks: Iterator[memoryview]) -> Iterator[memoryview]:
-        """Yield the content; raise Damage when it is not what was stored. The object does not exist before the end of this."""
+        """Yield the content; raise Damage when it is not what was stored.
+
+        The object does not exist before the end of this.
+        """
         digest, size = hashlib.sha256(), 0
         for chunk in chunks:
             digest.update(chunk)
@@ -207,6 +227,7 @@ def shared_by(bucket: BlobBucket) -> str | None:
     except StoreError as error:
         return f"it is not known whether another site uses {bucket.root} ({error.message})"
     return (
-        f"there are objects below {bucket.root} already: if another site uses them, each of the two deletes blobs of the "
+        f"there are objects below {bucket.root} already: if another site uses them, each of the two "
+        "deletes blobs of the "
         "other when it is packed; give a copy of a site a bucket or prefix of its own"
     )

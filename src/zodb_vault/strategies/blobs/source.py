@@ -37,7 +37,10 @@ class OpenedBlob(Protocol):
 
 
 class BlobSource(Protocol):
-    """Where the blobs of a source lie; ``remote``: each one is waited for, so that many should be on their way at once."""
+    """Where the blobs of a source lie.
+
+    ``remote``: each one is waited for, so that many should be on their way at once.
+    """
 
     remote: bool
 
@@ -86,7 +89,10 @@ class BlobDirectory:
         return self.root / self._path_of(ref.oid, ref.tid)
 
     def open(self, ref: BlobRef) -> OpenBlobFile | None:
-        """Return the open file, or None when there is no such file; raise SourceError when it cannot be opened."""
+        """Return the open file, or None when there is no such file.
+
+        Raise SourceError when it cannot be opened.
+        """
         path = f"{self.root}/{self._path_of(ref.oid, ref.tid)}"
         try:
             return OpenBlobFile(self, ref, os.open(path, os.O_RDONLY | os.O_CLOEXEC))

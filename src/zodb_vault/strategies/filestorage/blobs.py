@@ -64,7 +64,8 @@ class DataFsBlobs:
                 self._find_elsewhere(workers, source)
             limit_missing(self._missing, self._packed.count, options.allow_missing, str(source.root))
             self._packed.rewrite(workers, source)
-        # a pack of this moment removed blobs that the backup has: no loss, and the next run sees which packs are sparse then
+        # a pack of this moment removed blobs that the backup has: no loss, and the next run sees which packs
+        # are sparse then
         self.findings += [] if self._surveyed.file.replaced() else self._packed.findings
 
     # packs of earlier backups
@@ -91,7 +92,10 @@ class DataFsBlobs:
             )
 
     def _is_untouched(self, entry: DatabaseEntry) -> bool:
-        """Tell whether the file still begins with all that the previous backup has: then so do its blobs, and no index need be read."""
+        """Tell whether the file still begins with all that the previous backup has.
+
+        Then so do its blobs, and no index need be read.
+        """
         start = self._surveyed.start
         return start.whole and entry.data_fs is not None and start.known == entry.data_fs.end
 
@@ -116,7 +120,10 @@ class DataFsBlobs:
         return NO_TID
 
     def _reusable(self, pack: Pack) -> Pack | None:
-        """Return what is used again of a pack of an interrupted run; where this run is to be signed, it is compared with the source."""
+        """Return what is used again of a pack of an interrupted run.
+
+        Where this run is to be signed, it is compared with the source.
+        """
         if pack.future:
             return None
         holds = self._still_holds if self._surveyed.options.doubtful else None
@@ -148,7 +155,8 @@ class DataFsBlobs:
         if replaced and kept is not None:
             self._packed.copy_missing(workers, kept)
         gone = self._packed.copy_missing(workers, source)  # on NFS a second look may see more
-        # A record of unknown encoding whose file the pack removed looks as one that never had a file: only starting over can tell.
+        # A record of unknown encoding whose file the pack removed looks as one that never had a file: only
+        # starting over can tell.
         if gone and (replaced or file.replaced()):
             raise SourceChanged(
                 f"{file.path} was packed while it was backed up, and some of its blobs are gone"

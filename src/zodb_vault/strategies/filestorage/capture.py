@@ -1,4 +1,7 @@
-"""Copy a Data.fs: the committed transactions up to the cut point, as segments; then the blobs that they reference."""
+"""Copy a Data.fs: the committed transactions up to the cut point, as segments.
+
+Then the blobs that they reference.
+"""
 
 from __future__ import annotations
 
@@ -103,7 +106,10 @@ class FileStorageCapture:
             self._notes.add_segment(scanned.segment)
 
     def _read_adopted(self, workers: Workers) -> None:
-        """Find the blobs of the segments that an interrupted run stored; raise SourceChanged when the file has other bytes there now."""
+        """Find the blobs of the segments that an interrupted run stored.
+
+        Raise SourceChanged when the file has other bytes there now.
+        """
         adopted = self._surveyed.start.adopted
         ranges = [Range(segment.start, segment.end, segment.tail_start) for segment in adopted]
         jobs = self._copier.jobs(ranges, self.refs.add, store=False)
@@ -114,7 +120,10 @@ class FileStorageCapture:
             self._take(scanned)
 
     def _find_first_blobs(self, workers: Workers) -> None:
-        """Find the blobs of what was stored while no blob directory was known: only that tells which records are blobs."""
+        """Find the blobs of what was stored while no blob directory was known.
+
+        Only that tells which records are blobs.
+        """
         surveyed, start = self._surveyed, self._surveyed.start
         if start.previous is None or start.previous.entry.blob_mode != "none":
             return
@@ -133,7 +142,10 @@ class FileStorageBlobCapture:
         self._storage, self._blobs = storage, blobs
 
     def copy_blobs(self) -> Captured:
-        """Copy the blobs that no pack has; raise SourceChanged when a pack removed some of them, BlobsMissing."""
+        """Copy the blobs that no pack has.
+
+        Raise SourceChanged when a pack removed some of them, BlobsMissing.
+        """
         if self._blobs is not None:
             self._blobs.copy()
         surveyed = self._storage.surveyed

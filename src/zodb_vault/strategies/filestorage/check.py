@@ -1,4 +1,7 @@
-"""Whether a stored Data.fs holds: every transaction parses, TIDs ascend, every back-pointer leads to a record."""
+"""Whether a stored Data.fs holds.
+
+Every transaction parses, TIDs ascend, every back-pointer leads to a record.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +86,10 @@ class DataFsCheck:
             )
 
     def _pointers(self, pointers: list[Pointer]) -> None:
-        """Follow back-pointers, which may lead into any segment: sorted, so that each segment is decoded about once."""
+        """Follow back-pointers, which may lead into any segment.
+
+        Sorted, so that each segment is decoded about once.
+        """
         reader, defects = DataFsReader(self.sink, self.entry), list[str]()
         for pointer in sorted(pointers, key=lambda pointer: pointer.back):
             self.refs.add(resolve([pointer], reader.read_at, defects))

@@ -16,7 +16,10 @@ from .starting_point import Surveyed
 
 
 class CopiedDataFs(NamedTuple):
-    """A Data.fs that is copied: all its segments; ``findings`` are changes of what was stored before, and defects."""
+    """A Data.fs that is copied: all its segments.
+
+    ``findings`` are changes of what was stored before, and defects.
+    """
 
     surveyed: Surveyed
     segments: Chain[Segment]
@@ -24,7 +27,10 @@ class CopiedDataFs(NamedTuple):
 
 
 class TidRange(NamedTuple):
-    """The transactions of a whole file: the first one, the last one that was packed, and whether TIDs ascend."""
+    """The transactions of a whole file.
+
+    The first one, the last one that was packed, and whether TIDs ascend.
+    """
 
     first: str | None
     packed: str | None
@@ -85,13 +91,15 @@ def _warnings(copied: CopiedDataFs, known: TidRange) -> Iterator[str]:
         yield "the TIDs of Data.fs do not ascend: restoring to a moment is refused"
     if cut.state == "torn":
         yield (
-            f"Data.fs ends with a part of a transaction, from position {cut.end} on, which is not in the backup"
+            f"Data.fs ends with a part of a transaction, from position {cut.end} on, which is not in the "
+            "backup"
         )
     if cut.strange:
         yield f"the transaction at position {cut.strange.pos} has the unknown status {cut.strange.status!r}"
     if any(segment.future for segment in copied.segments.tail):
         yield (
-            "the newest transactions are later than the clock here: every run reads them again until it has passed them"
+            "the newest transactions are later than the clock here: every run reads them again until it "
+            "has passed them"
         )
 
 

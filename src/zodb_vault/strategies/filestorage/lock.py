@@ -11,14 +11,17 @@ from typing import Final
 from ...errors import InUse, TargetRefused
 from ...runtime.durable import sync_directory
 
-# What a barred lock is a link to: there is no such file and none can be made, so FileStorage cannot open its lock.
+# What a barred lock is a link to: there is no such file and none can be made, so FileStorage cannot open its
+# lock.
 BAR: Final = ".restore.json/run the restore again or abort it"
 HELD: Final = ".held"
 
 
 @contextlib.contextmanager
 def storage_locks(data_fs: Path, *, barred: bool = False) -> Iterator[None]:
-    """Hold ``Data.fs.lock`` of the configured and of the resolved name; raise InUse when somebody has the storage open.
+    """Hold ``Data.fs.lock`` of the configured and of the resolved name.
+
+    Raise InUse when somebody has the storage open.
 
     Only who lifts the bar again may come in although it is ``barred``.
     """
@@ -54,7 +57,10 @@ def is_barred(data_fs: Path) -> bool:
 
 
 def bar(data_fs: Path) -> None:
-    """Keep others from opening a storage for writing, also when this process dies; who calls holds its locks."""
+    """Keep others from opening a storage for writing, also when this process dies.
+
+    Who calls holds its locks.
+    """
     for name in _names(data_fs):
         if _is_bar(name):
             continue

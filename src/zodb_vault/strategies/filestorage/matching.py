@@ -53,7 +53,10 @@ def _nothing(_fd: int, _pos: int, _end: int) -> str:
 
 
 def newest_common(file: DataFile, end: int, chain: Chain[Segment], floor: int) -> bytes | None:
-    """Return the newest TID that the file before ``end`` and the chain share; both are walked backwards, not below ``floor`` bytes."""
+    """Return the newest TID that the file before ``end`` and the chain share.
+
+    Both are walked backwards, not below ``floor`` bytes.
+    """
     theirs = _backwards_tids(chain, floor)
     ours = (hop.tid for hop in takewhile(lambda hop: hop.pos >= floor, backwards(file.fd, end)))
     a, b = next(theirs, None), next(ours, None)

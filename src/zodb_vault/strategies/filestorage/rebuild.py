@@ -24,7 +24,10 @@ BEHIND: Final = 16 << 20
 
 
 class DecodedSegment(msgspec.Struct):
-    """What one segment gave: its blob references, the back-pointers that lead out of it or into it, and ``entries`` for an index."""
+    """What one segment gave.
+
+    Its blob references, the back-pointers that lead out of it or into it, and ``entries`` for an index.
+    """
 
     segment: Segment
     blobs: list[BlobRef]
@@ -48,7 +51,9 @@ class SegmentReader:
         self._digests = digests
 
     def parts(self, workers: Workers, fd: int | None) -> Iterator[DecodedSegment]:
-        """Yield what each segment gives, in order; with ``fd`` its bytes are written to their place in that file.
+        """Yield what each segment gives, in order.
+
+        With ``fd`` its bytes are written to their place in that file.
 
         Raise Damage when an object is missing or damaged, or when the content is not what the manifest says.
         """
@@ -126,7 +131,10 @@ def resolve(pointers: Iterable[Pointer], read_at: ReadAt, defects: list[str]) ->
 def rebuild(
     content: SegmentReader, fd: int, workers: Workers, refs: BlobSet, index: Callable[[bytearray], None]
 ) -> tuple[int, list[str]]:
-    """Write a Data.fs, collect the blobs that it asks for, tell ``index`` its records; return the number of transactions and the source's defects."""
+    """Write a Data.fs, collect the blobs that it asks for, tell ``index`` its records.
+
+    Return the number of transactions and the source's defects.
+    """
     count, defects = 0, list[str]()
     for part in content.parts(workers, fd):
         # in order: every back-pointer leads to bytes that are written by now

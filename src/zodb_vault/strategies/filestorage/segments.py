@@ -1,4 +1,7 @@
-"""Copies ranges of a Data.fs into segments; every byte is read once, and parsed and hashed while it passes."""
+"""Copies ranges of a Data.fs into segments.
+
+Every byte is read once, and parsed and hashed while it passes.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,8 @@ def compact_segments(
     changed = [segment for segment in chain.tail[start:end] if not copier.still_holds(segment)]
     if changed:
         findings.append(
-            f"Data.fs no longer gives the bytes {changed[0].start} to {changed[0].end} that were backed up; the backup keeps them"
+            f"Data.fs no longer gives the bytes {changed[0].start} to {changed[0].end} that were backed "
+            "up; the backup keeps them"
         )
         return chain
     jobs = copier.jobs(_compacted(chain.tail[start:end]), _known_already, store=True)

@@ -25,10 +25,12 @@ FRESH: Final = ("first", "forced", "parent-missing", "new-history")
 
 
 class StartingPoint(msgspec.Struct, frozen=True):
-    """Where a capture starts: the segments that are used again, and whose they are; ``whole`` when they are all of ``previous``.
+    """Where a capture starts: the segments that are used again, and whose they are.
 
-    The blobs of the first ``known`` bytes are in the packs of ``previous``; from there to the end of ``segments`` an
-    interrupted run stored them.
+    ``whole`` when they are all of ``previous``.
+
+    The blobs of the first ``known`` bytes are in the packs of ``previous``; from there to the end of
+    ``segments`` an interrupted run stored them.
     """
 
     previous: PreviousBackup | None
@@ -57,7 +59,10 @@ class StartingPoint(msgspec.Struct, frozen=True):
 
 
 class Predecessor(msgspec.Struct, frozen=True):
-    """The newest backup that can be read, and what of it is in the file: whether the file is its future does not depend on older backups."""
+    """The newest backup that can be read, and what of it is in the file.
+
+    Whether the file is its future does not depend on older backups.
+    """
 
     backup: PreviousBackup
     prefix: Chain[Segment]
@@ -98,7 +103,10 @@ def find_starting_point(
     previous: Iterable[PreviousBackup],
     interrupted: InterruptedRun | None,
 ) -> Found:
-    """Choose what to start from: the longest prefix that matches the file, of the newest backup when several are as long."""
+    """Choose what to start from.
+
+    The longest prefix that matches the file, of the newest backup when several are as long.
+    """
     search = _Search(file, documents)
     unread: PreviousBackup | None = None
     for candidate in previous:

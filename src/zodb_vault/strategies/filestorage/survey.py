@@ -144,7 +144,10 @@ class FileStorageSurvey:
 
 
 def blob_source_of(database: Database) -> BlobSource | None:
-    """Return where the blobs are, None when nothing says it; those of a mirror are files, wherever those of its source are."""
+    """Return where the blobs are, None when nothing says it.
+
+    Those of a mirror are files, wherever those of its source are.
+    """
     if database.blob_mode == "s3" and database.method != "portable":
         return BlobBucket(database, wrapper_key)
     if not database.blob_dir:

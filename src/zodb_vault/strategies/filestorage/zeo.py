@@ -12,7 +12,8 @@ from ...model.source import Database
 
 ADDRESS: Final = "zeo.address"
 PATIENCE: Final = 5.0
-# What a system says where nobody is: the port or the socket is not there, the host is not known, or its address is nobody's.
+# What a system says where nobody is: the port or the socket is not there, the host is not known, or its
+# address is nobody's.
 NOBODY: Final = (
     errno.ECONNREFUSED,
     errno.ENOENT,
@@ -32,7 +33,8 @@ def is_served(database: Database) -> bool:
 def require_stopped(databases: Iterable[Database]) -> None:
     """Raise InUse when the server of a database answers, or when it cannot be told that none does.
 
-    The lock of the storage says it too, unless the server runs on another host or in a container that does not share it.
+    The lock of the storage says it too, unless the server runs on another host or in a container that does
+    not share it.
     """
     for address in dict.fromkeys(database.option(ADDRESS) for database in databases if is_served(database)):
         try:
@@ -47,7 +49,10 @@ def require_stopped(databases: Iterable[Database]) -> None:
 
 
 def answers(address: str) -> bool:
-    """Tell whether somebody takes connections at an address, written as in zeo.conf; raise OSError when that cannot be told."""
+    """Tell whether somebody takes connections at an address, written as in zeo.conf.
+
+    Raise OSError when that cannot be told.
+    """
     from ZConfig.datatypes import SocketBindingAddress
 
     parsed = SocketBindingAddress(address)

@@ -1,7 +1,9 @@
-"""The backend of ``<pgjsonb>``: a dump of one snapshot of its database, and the objects in S3 that the rows of the same snapshot name.
+"""The backend of ``<pgjsonb>``.
 
-No storage of zodb-pgjsonb is ever opened here: it alters its tables whenever it is opened, and would wait for the dump with every
-other session behind it.
+A dump of one snapshot of its database, and the objects in S3 that the rows of the same snapshot name.
+
+No storage of zodb-pgjsonb is ever opened here: it alters its tables whenever it is opened, and would wait for
+the dump with every other session behind it.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ NO_HISTORY: Final = (
 )
 PGJSONB: Final = Package("zodb_pgjsonb", ("zodb-pgjsonb",), "1.0", "pgjsonb", (3, 12))
 LOSES_BLOBS: Final = (
-    "DO NOT RELY ON THIS COPY: zodb-convert 1.0.0b12 loses every blob of a zodb-pgjsonb storage and reports success; "
+    "DO NOT RELY ON THIS COPY: zodb-convert 1.0.0b12 loses every blob of a zodb-pgjsonb storage and "
+    "reports success; "
     "save the database with pg_dump instead"
 )
 # The cache holds all blobs of the bucket, so no request ever goes to this address.
@@ -75,7 +78,10 @@ class Pgjsonb(Backend):
     # what a configuration says
 
     def read_section(self, section: Section, around: Surroundings) -> Database:
-        """Return a PGJsonb storage: blobs are in the database, large ones in S3 when a bucket is named; no history by default."""
+        """Return a PGJsonb storage: blobs are in the database, large ones in S3 when a bucket is named.
+
+        No history by default.
+        """
         section.required("dsn")
         tiered = section.text("s3-bucket-name") is not None
         warnings = foreign_cache(section, "blob-cache-dir", around.path(section, "blob-cache-dir"))
@@ -112,10 +118,14 @@ class Pgjsonb(Backend):
         return shown_server("PostgreSQL", database, database.dsn_option)
 
     def require(self, database: Database, method: Method) -> None:
-        """Raise NothingToBackUp for the portable method, and where another wrapper keeps the blobs; ConfigurationError without boto3."""
+        """Raise NothingToBackUp for the portable method, and where another wrapper keeps the blobs.
+
+        ConfigurationError without boto3.
+        """
         if method == "portable":
             raise NothingToBackUp(
-                f"the portable method cannot copy the database {database.name}: {NAME} gives no blobs to who reads its transactions",
+                f"the portable method cannot copy the database {database.name}: {NAME} gives no blobs to "
+                "who reads its transactions",
                 "save it with pg_dump, together with its S3 bucket if blobs are kept there",
             )
         super().require(database, "native")
@@ -149,7 +159,10 @@ class Pgjsonb(Backend):
         progress: Progress,
         workers: int,
     ) -> None:
-        """Read the dump to its end; note what its rows name in S3, and look whether the blobs in it are as long as they say."""
+        """Read the dump to its end.
+
+        Note what its rows name in S3, and look whether the blobs in it are as long as they say.
+        """
         dump = entry.dump
         if not isinstance(dump, PgDump):
             return
@@ -162,7 +175,10 @@ class Pgjsonb(Backend):
         _check_dump(entry, dump, sink, refs, report, progress)
 
     def destination(self, database: Database, options: DestinationOptions) -> Destination:
-        """Return the database in PostgreSQL, with its bucket: each blob goes under the key that its row names."""
+        """Return the database in PostgreSQL, with its bucket.
+
+        Each blob goes under the key that its row names.
+        """
         from ..postgres.restore import plan_load
         from ..postgres.truncate import Truncation
         from ..sql.history import PGJSONB as REVISIONS

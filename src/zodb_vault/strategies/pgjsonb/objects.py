@@ -21,7 +21,10 @@ KEY: Final = "blobs/{:016x}/{:016x}.blob"
 
 
 class S3Rows:
-    """What the snapshot says of objects in S3, for when it is gone already: the length of each, and its key where that is not the usual one."""
+    """What the snapshot says of objects in S3, for when it is gone already.
+
+    The length of each, and its key where that is not the usual one.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -66,7 +69,10 @@ class Moved(msgspec.Struct):
 
 
 def bucket_to_fill(database: Database, entry: DatabaseEntry, documents: Documents) -> BlobBucket:
-    """Return the bucket of a site as the place for the blobs of a backup: each under the key that its row names."""
+    """Return the bucket of a site as the place for the blobs of a backup.
+
+    Each under the key that its row names.
+    """
     listed = entry.blobs.keys if entry.blobs else None
     rows = msgspec.json.decode(documents.document(listed), type=Moved).rows if listed else []
     moved = {tids.from_hex(oid) + tids.from_hex(tid): key for oid, tid, key in rows}

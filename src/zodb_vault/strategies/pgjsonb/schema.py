@@ -130,7 +130,10 @@ class PgjsonbSchema(StorageSchema):
             return bool(self.rows.query_latest(f"SELECT 1 FROM blob_state WHERE {ONE}", *_numbers(blob)))
 
     def _object(self, ref: BlobRef) -> tuple[int | None, str]:
-        """Return the length and the key of an object; of one that an earlier backup has, what the row says now."""
+        """Return the length and the key of an object.
+
+        Of one that an earlier backup has, what the row says now.
+        """
         found = self._objects.find(ref)
         if found is None:
             query = f"SELECT blob_size, s3_key FROM blob_state WHERE s3_key IS NOT NULL AND {ONE}"

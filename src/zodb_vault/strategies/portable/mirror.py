@@ -1,7 +1,10 @@
-"""A FileStorage of our own that holds what another storage holds: where it lies, who works on it, and how much of it is known to be right.
+"""A FileStorage of our own that holds what another storage holds.
 
-``mirror.json`` says what is mirrored and up to which position of ``Data.fs`` everything was read back, compared and made durable. What stands
-behind that position is cut off, whatever it is: it was being written when a run ended.
+Where it lies, who works on it, and how much of it is known to be right.
+
+``mirror.json`` says what is mirrored and up to which position of ``Data.fs`` everything was read back,
+compared and made durable. What stands behind that position is cut off, whatever it is: it was being written
+when a run ended.
 """
 
 from __future__ import annotations
@@ -32,12 +35,15 @@ COMPANIONS: Final = (".index", ".index_tmp", ".tmp", ".lock", ".tr0", ".old", ".
 
 
 class Checked(msgspec.Struct, frozen=True, kw_only=True):
-    """What of a mirror is known to be right: ``Data.fs`` up to ``end`` with all its blobs, except those that the source did not have.
+    """What of a mirror is known to be right.
 
-    ``start`` and ``digest`` tell its last transaction, ``packed_end`` is the end of the last one that a pack of the source has seen.
-    ``kept_until``: blobs up to this TID that were kept aside, from before the source was packed, are right too.
-    ``ordered`` is False when the TIDs of the source do not ascend. ``records`` counts all that were copied. ``whole``: up to where the source
-    was then; else a first copy was interrupted, and ``size`` is how long the source was when that began.
+    ``Data.fs`` up to ``end`` with all its blobs, except those that the source did not have.
+
+    ``start`` and ``digest`` tell its last transaction, ``packed_end`` is the end of the last one that a pack
+    of the source has seen. ``kept_until``: blobs up to this TID that were kept aside, from before the source
+    was packed, are right too. ``ordered`` is False when the TIDs of the source do not ascend. ``records``
+    counts all that were copied. ``whole``: up to where the source was then; else a first copy was
+    interrupted, and ``size`` is how long the source was when that began.
     """
 
     format: int = 1
@@ -110,7 +116,9 @@ class Mirror:
         return True
 
     def empty(self, checked: Checked, kept_until: str | None) -> Checked:
-        """Begin anew, with the blobs up to a TID aside to be used again (None: without any); return what is known to be right then: nothing.
+        """Begin anew, with the blobs up to a TID aside to be used again (None: without any).
+
+        Return what is known to be right then: nothing.
 
         May be interrupted anywhere and called again with what it has written.
         """
@@ -128,7 +136,10 @@ class Mirror:
         return fresh
 
     def put_aside(self, *, all_right: bool) -> None:
-        """Move the blobs aside, to be used again; those that a run left that ended here only if all of them are right."""
+        """Move the blobs aside, to be used again.
+
+        Those that a run left that ended here only if all of them are right.
+        """
         if not self.aside.exists():
             os.rename(self.blob_dir, self.aside)
         for path in sorted(self.blob_dir.rglob("*.blob")) if all_right else ():
@@ -165,7 +176,8 @@ class Mirror:
 def held(directory: Path) -> Iterator[Mirror]:
     """Give the mirror in a directory, made if need be, to one run alone.
 
-    Raise InUse while another run has it, TargetRefused when the directory is not one that this program made, or belongs to somebody else.
+    Raise InUse while another run has it, TargetRefused when the directory is not one that this program made,
+    or belongs to somebody else.
     """
     with written(directory):
         durable.make_directories(directory, MODE)

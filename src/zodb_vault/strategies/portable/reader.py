@@ -1,4 +1,6 @@
-"""A storage of any kind, opened by ZODB's own configuration to be read to its end: transactions, records, blobs.
+"""A storage of any kind, opened by ZODB's own configuration to be read to its end.
+
+Transactions, records, blobs.
 
 Whatever a storage or its driver raises becomes a SourceError here, without secrets.
 """
@@ -20,7 +22,8 @@ from ...model.requirements import WRAPPERS, ZODB, Package
 from ...model.source import Database, Secret
 from ..backend import Backend
 
-# What ``iterator`` of a FileStorage says, also through ZEO, while a transaction is just being written behind its end (the first is its mistake).
+# What ``iterator`` of a FileStorage says, also through ZEO, while a transaction is just being written behind
+# its end (the first is its mistake).
 TORN: Final = ("_scan_foreward", "Can't find last transaction in large file")
 PAUSES: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 LONGEST: Final = 300
@@ -37,7 +40,10 @@ class Header(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One revision; ``data`` None: its creation was undone. ``same_as``: the transaction that has the same data, perhaps."""
+    """One revision; ``data`` None: its creation was undone.
+
+    ``same_as``: the transaction that has the same data, perhaps.
+    """
 
     oid: bytes
     tid: bytes
@@ -55,7 +61,8 @@ class Source:
         self.exact_size = backend.exact_size
         self._cache = cache.resolve()
         self._hidden = set(_hidden(database))
-        # What a package logs is in the errors that it raises; without a handler it would be printed, secrets included.
+        # What a package logs is in the errors that it raises; without a handler it would be printed, secrets
+        # included.
         for package in packages:
             if not logging.getLogger(package.module).handlers:
                 logging.getLogger(package.module).addHandler(logging.NullHandler())
@@ -72,7 +79,8 @@ class Source:
         except (ImportError, ZConfig.ConfigurationError) as error:
             raise ConfigurationError(
                 [
-                    f"the storage of the database {database.name} cannot be opened as it is configured: {self._told(error)}"
+                    f"the storage of the database {database.name} cannot be opened as it is configured: "
+                    f"{self._told(error)}"
                 ],
                 "check its section; the packages that it needs have to be installed where zodb-vault runs",
             ) from None
@@ -115,7 +123,8 @@ class Source:
         with self.translated():
             found = self._iterator(start)
             if self.history is not False and hasattr(self._storage, "sync"):
-                self._storage.sync()  # RelStorage looks blobs up with a connection of its own, which must not see less
+                # RelStorage looks blobs up with a connection of its own, which must not see less
+                self._storage.sync()
         with contextlib.closing(found) if hasattr(found, "close") else contextlib.nullcontext():
             while True:
                 with self.translated():
@@ -199,7 +208,8 @@ def require_packages(database: Database, packages: Iterable[Package]) -> None:
             what = f"zodb-vault[{package.extra}]" if package.extra else package.distributions[0]
             raise ConfigurationError(
                 [
-                    f"the database {database.name} is on {database.backend}, which needs the package {package.module}: it is not installed"
+                    f"the database {database.name} is on {database.backend}, which needs the package "
+                    f"{package.module}: it is not installed"
                 ],
                 f"pip install '{what}', into the environment that zodb-vault runs in",
             )

@@ -1,7 +1,11 @@
-"""The portable strategy: any storage that ZODB can open is copied into a mirror, transaction by transaction, and the mirror is backed up.
+"""The portable strategy.
 
-The copy is as the storage gives it: TIDs, status, texts, records in their order, also one that comes twice in a transaction (a ZEO client with
-a blob cache writes such), and a blob file for each revision of a blob. What was written is read back and compared before it counts.
+Any storage that ZODB can open is copied into a mirror, transaction by transaction, and the mirror is backed
+up.
+
+The copy is as the storage gives it: TIDs, status, texts, records in their order, also one that comes twice in
+a transaction (a ZEO client with a blob cache writes such), and a blob file for each revision of a blob. What
+was written is read back and compared before it counts.
 """
 
 from __future__ import annotations
@@ -30,11 +34,13 @@ from .reader import Header, Record, Source
 # As much is lost, at most, when a run is killed.
 BATCH_BYTES: Final = 64 << 20
 BATCH_SECONDS: Final = 30.0
-# So many of the newest transactions have to be those of the source; of longer ones only the headers are compared.
+# So many of the newest transactions have to be those of the source; of longer ones only the headers are
+# compared.
 COMPARED: Final = 20
 COMPARED_BYTES: Final = 256 << 10
 RESERVE: Final = 64 << 20
-# Without history every change leaves a revision in the mirror that the source has no more; beyond this the mirror is made anew.
+# Without history every change leaves a revision in the mirror that the source has no more; beyond this the
+# mirror is made anew.
 FEW_RECORDS: Final = 10_000
 
 
@@ -44,7 +50,10 @@ Keys = list[tuple[bytes, bytes]]
 
 
 class MirrorState(NamedTuple):
-    """Whether the source continues a mirror; if not, why, and whether blobs that were copied are right all the same."""
+    """Whether the source continues a mirror.
+
+    If not, why, and whether blobs that were copied are right all the same.
+    """
 
     continues: bool
     why: str = ""
@@ -69,10 +78,12 @@ class Update:
         self.copied = 0
 
     def run(self, *, renew: Renew, take_over: bool) -> Checked:
-        """Copy what is new, or everything when the mirror does not lead to where the source is; return what is known to be right then.
+        """Copy what is new, or everything when the mirror does not lead to where the source is.
 
-        ``renew`` asks for more than that: ``records``, as after a pack, or ``everything``.
-        Raise SourceError, SourceChanged when a pack took blobs away meanwhile, WrongSource for a mirror of something else.
+        Return what is known to be right then.
+
+        ``renew`` asks for more than that: ``records``, as after a pack, or ``everything``. Raise SourceError,
+        SourceChanged when a pack took blobs away meanwhile, WrongSource for a mirror of something else.
         """
         with written(self.mirror.directory):
             self._decide(renew, take_over)
@@ -102,7 +113,8 @@ class Update:
         found = self._found(before, renew)
         if not known and not found.continues and not take_over:
             raise WrongSource(
-                f"the mirror {self.mirror.directory} is of {before.source} (machine {before.machine}), {self.source.place} does not continue it",
+                f"the mirror {self.mirror.directory} is of {before.source} (machine {before.machine}), "
+                f"{self.source.place} does not continue it",
                 "name another directory with --mirror; `--take-over` says that this is the source from now on",
             )
         self.checked = msgspec.structs.replace(before, source=self.source.place, machine=self._identity[1])
@@ -182,7 +194,10 @@ class Update:
         return unseen
 
     def _without_history(self, checked: Checked, ours: list[tuple[Expected, Keys]]) -> MirrorState:
-        """Compare current revisions: the source may have newer ones than the mirror, never older or other ones."""
+        """Compare current revisions.
+
+        The source may have newer ones than the mirror, never older or other ones.
+        """
         known = {key for _expected, keys in ours for key in keys}
         theirs = {key for _expected, keys in self._theirs(ours[0][0].header[0], checked) for key in keys}
         last = tids.from_hex(checked.last_tid or "")
@@ -194,7 +209,10 @@ class Update:
         )
 
     def _require_room(self, size: int) -> None:
-        """Raise when what the source has does not fit; only a guess where its size includes what is not copied."""
+        """Raise when what the source has does not fit.
+
+        Only a guess where its size includes what is not copied.
+        """
         needed = size - self.checked.end
         free = shutil.disk_usage(self.mirror.directory).free
         self.progress.begin("mirror", max(0, needed))
@@ -294,7 +312,10 @@ class Copy:
     # blobs
 
     def blob(self, record: Record) -> Path | None:
-        """Return a file of ours for the blob that a record is of; None when it is of none, or the source does not have it."""
+        """Return a file of ours for the blob that a record is of.
+
+        None when it is of none, or the source does not have it.
+        """
         if record.data is None or len(record.data) > BLOB_RECORD_LIMIT:
             return None
         sure = is_blob(record.data)
@@ -329,7 +350,10 @@ class Copy:
         return copy
 
     def _look_again(self) -> None:
-        """Look for blobs that were not there; raise SourceChanged when a pack took them away together with their records."""
+        """Look for blobs that were not there.
+
+        Raise SourceChanged when a pack took them away together with their records.
+        """
         missing = []
         for oid, tid in dict.fromkeys(self._missing):
             found = self.source.blob(oid, tid)
@@ -382,7 +406,8 @@ class Copy:
             if next(expected, None) is None:
                 return
         raise VaultError(
-            f"the mirror {self.mirror.directory} does not give back what was written to it, from position {start} of its Data.fs on",
+            f"the mirror {self.mirror.directory} does not give back what was written to it, from "
+            f"position {start} of its Data.fs on",
             "check the disk; the next run goes on from that position",
         )
 
@@ -444,7 +469,10 @@ def _unpickled(extension: dict[str, Any] | bytes) -> dict[str, Any]:
 def mirrored_transactions(
     data_fs: Path, start: int, end: int, headers_only: Container[bytes] = ()
 ) -> Iterator[tuple[Expected, Keys]]:
-    """Yield the transactions of a mirror between two positions, as ZODB reads them; of some the headers only."""
+    """Yield the transactions of a mirror between two positions, as ZODB reads them.
+
+    Of some the headers only.
+    """
     from ZODB.FileStorage.FileStorage import FileIterator
 
     if start >= end:

@@ -1,4 +1,7 @@
-"""Whether a stored archive of ``pg_dump`` holds: read to its end by ``pg_restore``, without a server, its rows and large objects counted."""
+"""Whether a stored archive of ``pg_dump`` holds.
+
+Read to its end by ``pg_restore``, without a server, its rows and large objects counted.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,10 @@ MOST_MISSING: Final = 10_000
 def check_dump(
     entry: DatabaseEntry, sink: Sink, refs: BlobSet, report: CheckReport, progress: Progress
 ) -> None:
-    """Read a dump to its end and compare it with what its snapshot held; raise Damage when it cannot be read."""
+    """Read a dump to its end and compare it with what its snapshot held.
+
+    Raise Damage when it cannot be read.
+    """
     dump = entry.dump
     assert isinstance(dump, PgDump)
     made_by = int(dump.versions.get("pg_dump", "0").partition(".")[0] or 0)
@@ -46,7 +52,8 @@ def check_dump(
                 if int.from_bytes(one.oid) not in lost:
                     report.damage(
                         "blob",
-                        f"the dump lacks the large object {int.from_bytes(one.oid)}, which blob_chunk refers to",
+                        f"the dump lacks the large object {int.from_bytes(one.oid)}, which blob_chunk "
+                        "refers to",
                     )
         report.count("large objects", len(named))
     if entry.blob_mode not in ("directory", "s3"):
@@ -83,7 +90,10 @@ NAME: Final = b"ZODB.blob".hex().encode()
 
 
 class Read(msgspec.Struct):
-    """What an archive holds: rows of each table, large objects that are made, that are filled, and their bytes."""
+    """What an archive holds.
+
+    Rows of each table, large objects that are made, that are filled, and their bytes.
+    """
 
     tables: dict[str, int]
     created: BlobSet
@@ -92,7 +102,9 @@ class Read(msgspec.Struct):
 
 
 class ArchiveReader:
-    """Reads the script that ``pg_restore`` makes of an archive; ``name_of`` tells from ``columns`` of ``table`` what a row asks for.
+    """Reads the script that ``pg_restore`` makes of an archive.
+
+    ``name_of`` tells from ``columns`` of ``table`` what a row asks for.
 
     ``row`` is told table, columns and text of every row.
     """

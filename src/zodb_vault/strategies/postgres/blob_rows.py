@@ -19,7 +19,10 @@ HEX_PREFIX: Final = len(rb"\\x")
 
 
 def blob_row(report: CheckReport, fields: list[bytes]) -> BlobRef | None:
-    """Return what a row of ``blob_state`` names in S3; what is in the row itself has to be as long as it says."""
+    """Return what a row of ``blob_state`` names in S3.
+
+    What is in the row itself has to be as long as it says.
+    """
     zoid, tid, size, data, s3_key = fields
     ref = row_ref(zoid, tid)
     if s3_key != NULL:

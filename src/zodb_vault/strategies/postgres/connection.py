@@ -18,8 +18,10 @@ CONNECT_TIMEOUT: Final = 30
 
 
 HINTS: Final = {
-    "42501": "the backup needs the rights of the role that owns the tables and large objects: GRANT that role TO the one that backs up",
-    "55P03": "another session holds a lock on this table, such as an ALTER TABLE or an interrupted upgrade; end it and run the command again",
+    "42501": "the backup needs the rights of the role that owns the tables and large objects: GRANT that "
+    "role TO the one that backs up",
+    "55P03": "another session holds a lock on this table, such as an ALTER TABLE or an interrupted "
+    "upgrade; end it and run the command again",
     "57014": "the server is overloaded, or a statement_timeout of the role is too short",
     "28P01": "check user and password in the DSN",
     "3D000": "check the name of the database in the DSN",
@@ -31,8 +33,10 @@ WORDS: Final = {
     "lock timeout": HINTS["55P03"],
     "could not obtain lock": HINTS["55P03"],
     "Query was: LOCK TABLE": HINTS["55P03"],
-    "connection in wrong state": "the connection was cut; see the log of the server, and run the command again",
-    "conflict with recovery": "the replica needed what the dump was reading: set hot_standby_feedback or max_standby_streaming_delay there",
+    "connection in wrong state": "the connection was cut; see the log of the server, and run the command "
+    "again",
+    "conflict with recovery": "the replica needed what the dump was reading: set hot_standby_feedback or "
+    "max_standby_streaming_delay there",
     "invalid snapshot identifier": "the connection that held the snapshot was cut; run the command again",
     "server closed the connection": "see the log of the server, and run the command again",
     "terminating connection": "see the log of the server, and run the command again",
@@ -96,7 +100,10 @@ def where(dsn: str) -> str:
 
 @contextlib.contextmanager
 def translate_errors(failure: type[VaultError] = SourceError, dsn: str = "") -> Iterator[None]:
-    """Turn an error of psycopg2 into one of ours: its first line, no secret of the DSN in it, and, where it is known, the next step."""
+    """Turn an error of psycopg2 into one of ours.
+
+    Its first line, no secret of the DSN in it, and, where it is known, the next step.
+    """
     import psycopg2
 
     try:

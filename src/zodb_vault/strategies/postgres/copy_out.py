@@ -1,7 +1,7 @@
 """Receive what ``COPY ... TO STDOUT`` writes: rows in the binary format of PostgreSQL, or as text.
 
-A set of OIDs is stored as rows of a number and 1024 bits, in files of 4096 rows: a file stays the same as long as no
-object comes or goes in it, so that the next backup can use it again.
+A set of OIDs is stored as rows of a number and 1024 bits, in files of 4096 rows: a file stays the same as
+long as no object comes or goes in it, so that the next backup can use it again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ ROWS_OF_FILE: Final = 4096
 
 
 class RowReceiver:
-    """What ``COPY`` writes into; content of up to ``held`` bytes is held back until it is known whether it is wanted."""
+    """What ``COPY`` writes into.
+
+    Content of up to ``held`` bytes is held back until it is known whether it is wanted.
+    """
 
     def __init__(
         self, begin: Callable[[], ContentSink], heartbeat: Callable[[], None], held: int = 0

@@ -1,7 +1,10 @@
-"""Extract the rows that were committed since an earlier snapshot, and the keys that are left; stored as ``COPY`` writes them.
+"""Extract the rows that were committed since an earlier snapshot, and the keys that are left.
 
-RelStorage and zodb-pgjsonb choose a TID under a lock that they hold until its transaction is committed: a snapshot that shows
-one transaction shows all with lower TIDs. So the last TID of a snapshot divides what it holds from what is committed later.
+Stored as ``COPY`` writes them.
+
+RelStorage and zodb-pgjsonb choose a TID under a lock that they hold until its transaction is committed: a
+snapshot that shows one transaction shows all with lower TIDs. So the last TID of a snapshot divides what it
+holds from what is committed later.
 """
 
 from __future__ import annotations
@@ -65,13 +68,19 @@ class Changes:
         states = (self.tables.state, self.before)
         if all(state.keys.get(chunks, {}).get("split", "0") == "0" for state in states):
             return None
-        return "blobs are in several large objects each, as an old RelStorage left them, and those are joined without a sign of it"
+        return (
+            "blobs are in several large objects each, as an old RelStorage left them, and those are "
+            "joined without a sign of it"
+        )
 
     def _other_encoding(self) -> str | None:
         client, ours = self.tables.server.query("SHOW client_encoding")[0][0], self.tables.encoding
         if client == ours:
             return None
-        return f"texts would be copied as {client}, not as {ours} like the database: see PGCLIENTENCODING and the settings of the role"
+        return (
+            f"texts would be copied as {client}, not as {ours} like the database: see PGCLIENTENCODING "
+            "and the settings of the role"
+        )
 
     def _other_columns(self) -> str | None:
         table, known = self.tables.quoted("object_state"), self.tables.layout.columns
@@ -159,7 +168,10 @@ class DeltaWriter:
         return [msgspec.structs.replace(file, until=self._tables.last_tid)]
 
     def objects_left(self, one: Keyed, known: list[RowFile]) -> list[RowFile]:
-        """Store which objects a table has; files of the previous backup with the same content are used again."""
+        """Store which objects a table has.
+
+        Files of the previous backup with the same content are used again.
+        """
         query = (
             f"COPY (SELECT zoid >> 10, bit_or(B'1'::bit({BITS}) >> (zoid & {BITS - 1})::integer) "
             f"FROM ONLY {self._tables.quoted(one.name)} GROUP BY 1 ORDER BY 1) TO STDOUT (FORMAT binary)"
@@ -185,7 +197,10 @@ class DeltaWriter:
         return RowFile(table=table, columns=columns, rows=rows, sha256=digest, parts=writer.close())
 
     def copied_whole(self, known: list[RowFile]) -> list[RowFile]:
-        """Store the other tables as text, which every type has; short ones only if the previous backup has something else."""
+        """Store the other tables as text, which every type has.
+
+        Short ones only if the previous backup has something else.
+        """
         by_name = {file.table: file for file in known}
         query = "SELECT {columns} FROM ONLY {table}"
         files = []

@@ -1,7 +1,9 @@
-"""Whether a dump and what is laid over it give what the snapshot held: put together in thought, without a server.
+"""Whether a dump and what is laid over it give what the snapshot held.
 
-Every row passes, the newest delta first and the dump last; of each that would be left the key is added up, and the large object that it names
-is looked for.
+Put together in thought, without a server.
+
+Every row passes, the newest delta first and the dump last; of each that would be left the key is added up,
+and the large object that it names is looked for.
 """
 
 from __future__ import annotations
@@ -32,7 +34,10 @@ from .tally import Field, Tally, number_of, tally_of
 def check_deltas(
     entry: DatabaseEntry, sink: Sink, refs: BlobSet, report: CheckReport, progress: Progress
 ) -> None:
-    """Read base and deltas to their ends and compare what they give with what the snapshot held; raise Damage when something cannot be read."""
+    """Read base and deltas to their ends and compare what they give with what the snapshot held.
+
+    Raise Damage when something cannot be read.
+    """
     dump = entry.dump
     assert isinstance(dump, PgTransactions)
     with contextlib.ExitStack() as stack:
@@ -122,7 +127,10 @@ class _Check:
             self.there.add(read.created.all())
         for table in sorted(base.tables.keys() | read.tables.keys()):
             if read.tables.get(table) != base.tables.get(table):
-                told = f"{table} has {read.tables.get(table)} rows in the base, {base.tables.get(table)} in the snapshot that it was made of"
+                told = (
+                    f"{table} has {read.tables.get(table)} rows in the base, {base.tables.get(table)} in "
+                    "the snapshot that it was made of"
+                )
                 self.report.damage("table", told)
         self.report.count("bytes of large objects", read.size)
 
@@ -156,7 +164,8 @@ class _Check:
                     what = "has" if column == "rows" else f"has a column {column} that adds up to"
                     self.report.damage(
                         "table",
-                        f"{table} {what} {value} with everything laid over the base, {wanted[column]} in its snapshot",
+                        f"{table} {what} {value} with everything laid over the base, {wanted[column]} in "
+                        "its snapshot",
                     )
         lost = known_as_lost(self.entry, self.sink)
         self.named.mark_present(one.oid + one.tid for one in self.there.all())
@@ -164,7 +173,8 @@ class _Check:
             if int.from_bytes(one.oid) not in lost:
                 self.report.damage(
                     "blob",
-                    f"neither base nor deltas have the large object {int.from_bytes(one.oid)}, which blob_chunk refers to",
+                    f"neither base nor deltas have the large object {int.from_bytes(one.oid)}, which "
+                    "blob_chunk refers to",
                 )
         self.report.count("large objects", len(self.named))
         self.report.count("rows", sum(self.dump.tables.values()))

@@ -1,7 +1,9 @@
-"""How deltas get onto the dump they belong to: the statements, the same as a script for ``psql``, and one transaction in which all of it is done.
+"""How deltas get onto the dump they belong to.
 
-They stand between the rows of the dump and its indexes, foreign keys and triggers: nothing fires meanwhile, no order is prescribed, and what is
-created behind them proves that the rows fit together.
+The statements, the same as a script for ``psql``, and one transaction in which all of it is done.
+
+They stand between the rows of the dump and its indexes, foreign keys and triggers: nothing fires meanwhile,
+no order is prescribed, and what is created behind them proves that the rows fit together.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ COPY: Final = re.compile(rb"COPY .* FROM stdin;\Z")
 ENTRY: Final = re.compile(rb"-- (TOC entry|Name:) ")
 END_OF_ROWS: Final = b"\\."
 LARGE_OBJECT: Final = re.compile(rb"SELECT pg_catalog\.(lo_create|lo_open|lowrite|lo_close|lo_unlink)\(.*;\Z")
-# What psql understands and a server does not, what would end the transaction, and what only newer servers know.
+# What psql understands and a server does not, what would end the transaction, and what only newer servers
+# know.
 LEFT_OUT: Final = re.compile(rb"\\(un)?restrict .*|BEGIN;|COMMIT;|SET transaction_timeout = 0;")
 
 
@@ -78,7 +81,10 @@ class Assembly:
     def _section(
         self, name: str, entry: DatabaseEntry, more: Sequence[str], *, drops_only: bool = False
     ) -> None:
-        """Do what ``pg_restore`` writes of a section of the dump; what it drops stands before the first entry."""
+        """Do what ``pg_restore`` writes of a section of the dump.
+
+        What it drops stands before the first entry.
+        """
         problem: list[BaseException] = []
         with Program(
             [*self._command, f"--section={name}", "--file=-", *more], {}, self._failure, fed=True
@@ -211,12 +217,14 @@ def require_keys(connection: Connection, entry: DatabaseEntry, dump: PgTransacti
                 cursor.execute(f"SELECT {sum_of(column)} FROM ONLY {quoted_table(table)}")
                 if (found := str(cursor.fetchall()[0][0])) != wanted[column]:
                     raise Damage(
-                        f"the column {column} of the restored table {table} adds up to {found}, in the snapshot that was {wanted[column]}"
+                        f"the column {column} of the restored table {table} adds up to {found}, in the "
+                        f"snapshot that was {wanted[column]}"
                     )
         if dump.large_objects:
             there = "SELECT oid FROM pg_largeobject_metadata"
             cursor.execute(
-                f"SELECT count(DISTINCT chunk) FROM ONLY {quoted_table(f'{schema}.blob_chunk')} WHERE chunk NOT IN ({there})"
+                f"SELECT count(DISTINCT chunk) FROM ONLY {quoted_table(f'{schema}.blob_chunk')} WHERE "
+                f"chunk NOT IN ({there})"
             )
             lost, known = cursor.fetchall()[0][0], entry.blobs.missing.count if entry.blobs else 0
             if lost > known:

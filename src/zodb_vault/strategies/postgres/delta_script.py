@@ -61,7 +61,9 @@ def steps_of(layout: Layout, dump: PgTransactions, deltas: Iterable[Delta]) -> I
 
 
 def _added(deltas: Iterable[Delta], history: Sequence[str]) -> Iterator[ScriptStep]:
-    """Yield what brings all rows that were ever added, and the content of large objects; a number can have been used again.
+    """Yield what brings all rows that were ever added, and the content of large objects.
+
+    A number can have been used again.
 
     What a delta has of ``history`` may be there already.
     """
@@ -77,7 +79,8 @@ def _added(deltas: Iterable[Delta], history: Sequence[str]) -> Iterator[ScriptSt
         if delta.large_objects is not None:
             yield Load(CONTENT, delta.large_objects.columns, delta.large_objects)
             yield Sql(
-                f"SELECT count(lo_unlink(oid)) FROM pg_largeobject_metadata WHERE oid IN (SELECT chunk FROM {CONTENT})"
+                "SELECT count(lo_unlink(oid)) FROM pg_largeobject_metadata WHERE oid IN (SELECT chunk "
+                f"FROM {CONTENT})"
             )
             yield Sql(f"SELECT count(lo_create(chunk)) FROM (SELECT DISTINCT chunk FROM {CONTENT}) one")
             yield Sql(f"SELECT lo_put(chunk, place, data) FROM {CONTENT}")
@@ -104,7 +107,10 @@ def _only_current(one: Keyed, files: list[RowFile], dump: PgTransactions) -> Ite
     yield Sql(f"CREATE TEMPORARY TABLE {live} (base bigint, bits bit({BITS}))")
     for file in files:
         yield Load(live, SET_COLUMNS, file)
-    there = f"SELECT FROM {live} l WHERE l.base = o.zoid >> 10 AND get_bit(l.bits, (o.zoid & {BITS - 1})::integer) = 1"
+    there = (
+        f"SELECT FROM {live} l WHERE l.base = o.zoid >> 10 AND get_bit(l.bits, (o.zoid & "
+        f"{BITS - 1})::integer) = 1"
+    )
     yield Sql(f"DELETE FROM ONLY {table} o WHERE NOT EXISTS ({there})")
 
 
@@ -119,7 +125,8 @@ def _only_left(one: Keyed, files: list[RowFile]) -> Iterator[ScriptStep]:
         yield Load(left, file.columns, file)
         until = int(file.until, 16) if file.until else -1
         yield Sql(
-            f"DELETE FROM ONLY {table} o WHERE tid <= {until} AND NOT EXISTS (SELECT FROM {left} l WHERE {same})"
+            f"DELETE FROM ONLY {table} o WHERE tid <= {until} AND NOT EXISTS (SELECT FROM {left} l WHERE "
+            f"{same})"
         )
         if one.changed:
             assigned = ", ".join(f"{column} = l.{column}" for column in one.changed)

@@ -1,7 +1,7 @@
 """The tables of a storage in one snapshot, and by what a later run recognises them.
 
-What a pack removes bears no mark. So the number of rows and sums over their keys are stored with each backup: where the next
-run finds other sums over the same TIDs, rows are gone, came late, or were changed.
+What a pack removes bears no mark. So the number of rows and sums over their keys are stored with each backup:
+where the next run finds other sums over the same TIDs, rows are gone, came late, or were changed.
 """
 
 from __future__ import annotations
@@ -24,13 +24,18 @@ SKEW: Final = timedelta(minutes=10)
 SEQUENCES: Final = (
     "SELECT schemaname, sequencename, last_value, min_value, increment_by FROM pg_sequences ORDER BY 1, 2"
 )
-SCHEMA_OF: Final = "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass('object_state')"
+SCHEMA_OF: Final = (
+    "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = "
+    "to_regclass('object_state')"
+)
 # A restore and a failover begin another timeline of the server.
 SERVER_IDS: Final = (("pg_control_system", "system_identifier"), ("pg_control_checkpoint", "timeline_id"))
 
 
 class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
-    """By what the next run recognises a database: its server and that server's timeline, its tables, sums over its keys.
+    """By what the next run recognises a database.
+
+    Its server and that server's timeline, its tables, sums over its keys.
 
     ``future``: the last TID was far ahead of the clock.
     """
@@ -113,7 +118,10 @@ class SnapshotTables:
         return str(self.server.query(query)[0][0])
 
     def _definitions(self) -> str:
-        """Return a digest of everything that defines the database, as pg_dump writes it; its comments name versions and dates."""
+        """Return a digest of everything that defines the database, as pg_dump writes it.
+
+        Its comments name versions and dates.
+        """
         digest = hashlib.sha256()
         for line in self.server.definitions():
             if not line.startswith((b"--", b"\\", b"SET client_encoding")):
@@ -139,7 +147,10 @@ class SnapshotTables:
         return f"{quoted(self.schema)}.{quoted(table)}"
 
     def sequences(self) -> dict[str, int]:
-        """Return the last value that each sequence has given; of one that was set to a value which it has not given yet, the one before."""
+        """Return the last value that each sequence has given.
+
+        Of one that was set to a value which it has not given yet, the one before.
+        """
         found = {}
         for schema, name, last, least, step in self.server.query(SEQUENCES):
             value = last

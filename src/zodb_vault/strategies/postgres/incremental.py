@@ -1,4 +1,7 @@
-"""The method ``transactions``: a dump as a base, then deltas of what was committed since and of what is left."""
+"""The method ``transactions``.
+
+A dump as a base, then deltas of what was committed since and of what is left.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,10 @@ SCRIPT = "deltas.sql"
 
 
 class KnownState(NamedTuple):
-    """The state that the previous backup left, None when it is none to go on from; ``problem``: it cannot be read."""
+    """The state that the previous backup left, None when it is none to go on from.
+
+    ``problem``: it cannot be read.
+    """
 
     state: DatabaseState | None
     problem: str | None = None
@@ -120,7 +126,10 @@ class TransactionsSurvey(SqlSurvey):
 
 
 class BaseCapture(SqlCapture):
-    """Copies a database as a dump that later backups add deltas to; ``tables`` is None where no delta will be possible."""
+    """Copies a database as a dump that later backups add deltas to.
+
+    ``tables`` is None where no delta will be possible.
+    """
 
     method, experimental = "transactions", True
 
@@ -182,7 +191,10 @@ class DeltaCapture(SqlCapture):
         return StoredDump(storage=build, parts=[], tables=_row_counts(tables, whole), missing=lost)
 
     def _live(self, known: PgTransactions | None) -> Iterator[RowFile]:
-        """Yield the keys that are left: of sets always, of revisions when some are gone, now or since the base."""
+        """Yield the keys that are left.
+
+        Of sets always, of revisions when some are gone, now or since the base.
+        """
         tables = self._changes.tables
         for one in tables.layout.keyed:
             files = [file for file in known.live if file.table == tables.name(one.name)] if known else []

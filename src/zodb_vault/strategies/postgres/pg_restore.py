@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 # What is in an error of pg_restore, and the next step.
 HINTS: Final = {
     "permission denied to create extension": "let an administrator create the extension in the database first",
-    "out of shared memory": "raise max_locks_per_transaction on the server, or let the role create databases (CREATEDB)",
+    "out of shared memory": "raise max_locks_per_transaction on the server, or let the role create "
+    "databases (CREATEDB)",
     "already exists": "restore into an empty database, or give --replace",
     "permission denied for schema": "GRANT CREATE ON SCHEMA public TO the role that restores",
 }
@@ -29,7 +30,10 @@ CLEAN: Final = ("--clean", "--if-exists")
 
 
 class DumpToLoad(NamedTuple):
-    """One dump: its entry in a manifest, where its content is read, what is called meanwhile, and who will own everything."""
+    """One dump.
+
+    Its entry in a manifest, where its content is read, what is called meanwhile, and who will own everything.
+    """
 
     entry: DatabaseEntry
     dump: PgDump
@@ -41,7 +45,10 @@ class DumpToLoad(NamedTuple):
 
 
 def load_dump(dsn: str, job: DumpToLoad, *, clean: bool = False) -> None:
-    """Load a dump in one transaction; ``clean``: drop what is there first. Raise Damage, TargetRefused: nothing is changed then."""
+    """Load a dump in one transaction; ``clean``: drop what is there first.
+
+    Raise Damage, TargetRefused: nothing is changed then.
+    """
     job.progress.begin("storage", job.dump.size)
     if isinstance(job.dump, PgTransactions):
         _load_with_deltas(dsn, job, job.dump, clean=clean)
@@ -65,7 +72,8 @@ def _load_alone(dsn: str, job: DumpToLoad, *, clean: bool) -> None:
     ]
     with Program(command, secrets_of(dsn), failure, fed=True) as program:
         for part in dump_of(job.entry, job.objects):
-            # read and checked as a whole before its first byte is handed over: pg_restore commits after the last one
+            # read and checked as a whole before its first byte is handed over: pg_restore commits after the
+            # last one
             content = b"".join(job.objects.read([part]))
             if not program.feed(content):
                 break
@@ -88,7 +96,10 @@ def _load_with_deltas(dsn: str, job: DumpToLoad, dump: PgTransactions, *, clean:
 
 
 def require_loaded(connection: Connection, job: DumpToLoad) -> None:
-    """Raise Damage unless tables have the rows, and sequences the values, that were dumped; TargetRefused for other owners."""
+    """Raise Damage unless tables have the rows, and sequences the values, that were dumped.
+
+    TargetRefused for other owners.
+    """
     with translate_errors(TargetRefused), connection.cursor() as cursor:
         for table, rows in job.dump.tables.items():
             schema, _dot, name = table.partition(".")
@@ -97,7 +108,8 @@ def require_loaded(connection: Connection, job: DumpToLoad) -> None:
                 raise Damage(f"the restored table {table} has {found} rows, {rows} were dumped")
         for sequence, value in job.dump.sequences.items():
             cursor.execute(
-                "SELECT coalesce(max(last_value), 0) FROM pg_sequences WHERE (schemaname, sequencename) = (%s, %s)",
+                "SELECT coalesce(max(last_value), 0) FROM pg_sequences WHERE (schemaname, sequencename) "
+                "= (%s, %s)",
                 tuple(sequence.split(".", 1)),
             )
             if (found := cursor.fetchall()[0][0]) < value:

@@ -43,10 +43,14 @@ def connected(database: Database) -> Iterator[Asking]:
     except (psycopg2.Error, ValueError) as error:
         raise NoAnswer(f"it cannot be reached ({_reason(str(error))})") from None
     with contextlib.closing(connection):
-        # In one transaction, and for it alone: behind a pooler of connections, what is set for a session would be set for the site.
+        # In one transaction, and for it alone: behind a pooler of connections, what is set for a session
+        # would be set for the site.
         connection.set_session(readonly=True)
         first = partial(_first, connection.cursor(), psycopg2.Error)
-        limits = f"set local statement_timeout = {int(ANSWER_SECONDS * 1000)}; set local lock_timeout = {LOCK_MILLISECONDS}"
+        limits = (
+            f"set local statement_timeout = {int(ANSWER_SECONDS * 1000)}; set local lock_timeout = "
+            f"{LOCK_MILLISECONDS}"
+        )
         first(f"{limits}; select 1")
         yield Asking(first, "select to_regclass('{name}')", f"position('\\x{CLASS}'::bytea in state)")
 

@@ -36,7 +36,10 @@ class Way(Enum):
 
 
 def plan_load(dsn: str, truncation: Truncation, request: LoadRequest) -> PlannedLoad:
-    """Log in, look, and choose the way; raise InUse, TargetRefused when the database is not empty and is not to be replaced."""
+    """Log in, look, and choose the way.
+
+    Raise InUse, TargetRefused when the database is not empty and is not to be replaced.
+    """
     dump = request.entry.dump
     if not isinstance(dump, PgDump):
         raise TargetRefused(
@@ -65,7 +68,10 @@ def plan_load(dsn: str, truncation: Truncation, request: LoadRequest) -> Planned
 
 
 def _way(database: TargetDatabase, point: RestorePoint | None, *, empty: bool) -> Way:
-    """Return the way of a dump; one that is truncated is so, wherever that is possible, before any process can see it."""
+    """Return the way of a dump.
+
+    One that is truncated is so, wherever that is possible, before any process can see it.
+    """
     creates, user = database.facts.creates, database.facts.user
     if empty and (point is None or not creates):
         return Way.EMPTY
@@ -85,7 +91,8 @@ def _require_same_tables(database: TargetDatabase, dump: PgDump) -> None:
     user = database.facts.user
     if more := sorted(database.tables() - dump.tables.keys()):
         raise TargetRefused(
-            f"the role {user} may not create databases, and {database.where} has tables that the backup does not have: "
+            f"the role {user} may not create databases, and {database.where} has tables that the backup "
+            "does not have: "
             f"{', '.join(more[:5])}",
             f"ALTER ROLE {user} CREATEDB for the time of the restore, or restore into an empty database",
         )
@@ -99,7 +106,8 @@ def _notes(
         yield (f"the dump was made of a newer server ({made_of}): it may hold what this server does not know")
     if way is Way.EMPTY and point is not None:
         yield (
-            f"the role {database.facts.user} may not create databases: the whole backup is loaded first, and truncated "
+            f"the role {database.facts.user} may not create databases: the whole backup is loaded first, "
+            "and truncated "
             "then; no process may use the database before the restore has succeeded"
         )
     if point is not None and truncation.note:
@@ -146,7 +154,10 @@ class _Load(DumpLoad):
 
 
 class LoadInPlace(_Load):
-    """A dump that is loaded into the database itself, in one transaction: into an empty one, or over what is there."""
+    """A dump that is loaded into the database itself, in one transaction.
+
+    Into an empty one, or over what is there.
+    """
 
     def make_valid(self) -> list[str]:
         """Load the dump; nothing is kept: what was there is in the safety backup."""
@@ -216,7 +227,10 @@ class LoadBeside(_Load):
         super().close()
 
     def _drop_interrupted(self) -> None:
-        """Drop what interrupted restores left; a restore that is running has its new database open, which keeps it."""
+        """Drop what interrupted restores left.
+
+        A restore that is running has its new database open, which keeps it.
+        """
         found = "SELECT datname FROM pg_database WHERE starts_with(datname, %s)"
         for (left,) in self._database.query(found, f"{self._stem}_restoring_"):
             with contextlib.suppress(VaultError):
@@ -226,7 +240,8 @@ class LoadBeside(_Load):
         facts = self._database.facts
         return (
             f"CREATE DATABASE {quoted(self._new)} OWNER {quoted(facts.owner)} TEMPLATE template0 "
-            f"ENCODING '{facts.encoding}' LC_COLLATE {_literal(facts.collate)} LC_CTYPE {_literal(facts.ctype)}"
+            f"ENCODING '{facts.encoding}' LC_COLLATE {_literal(facts.collate)} LC_CTYPE "
+            f"{_literal(facts.ctype)}"
         )
 
     def rename(self) -> None:

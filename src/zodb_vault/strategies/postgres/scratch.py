@@ -1,4 +1,7 @@
-"""An empty PostgreSQL database for a restore that is a proof: in a server of our own, or in one that is given; gone afterwards."""
+"""An empty PostgreSQL database for a restore that is a proof.
+
+In a server of our own, or in one that is given; gone afterwards.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,10 @@ START_SECONDS: Final = 120
 def scratch_database(
     directory: Path, server: str | None, note: Callable[[str], None]
 ) -> AbstractContextManager[str]:
-    """Give the DSN of an empty database, in the server of a DSN, else in one of our own; raise ConfigurationError."""
+    """Give the DSN of an empty database, in the server of a DSN, else in one of our own.
+
+    Raise ConfigurationError.
+    """
     return _in_server(server, note) if server else _in_own_server(directory)
 
 
@@ -97,7 +103,10 @@ def _in_own_server(directory: Path) -> Iterator[str]:
 
 
 def _given_to_a_server(directory: Path, *paths: Path) -> dict[str, Any]:
-    """Return how a server is started; when we are root it gets another user, and these directories belong to that user then."""
+    """Return how a server is started.
+
+    When we are root it gets another user, and these directories belong to that user then.
+    """
     if os.geteuid() != 0:
         return {}
     for name in SERVER_USERS:

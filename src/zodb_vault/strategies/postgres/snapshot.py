@@ -1,4 +1,7 @@
-"""A PostgreSQL database as one exported snapshot shows it, and a dump of exactly that; what its tables mean is no business of this module."""
+"""A PostgreSQL database as one exported snapshot shows it, and a dump of exactly that.
+
+What its tables mean is no business of this module.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,10 @@ ELSE extract(epoch FROM now() - pg_last_xact_replay_timestamp())::float8 END
 
 
 class Postgres:
-    """One connection that holds a snapshot; ``query`` answers from it, ``dump`` is taken of it, ``query_latest`` looks at what is there now."""
+    """One connection that holds a snapshot.
+
+    ``query`` answers from it, ``dump`` is taken of it, ``query_latest`` looks at what is there now.
+    """
 
     # Large objects come and go without a TID.
     blobs_are_large_objects = False
@@ -74,7 +80,10 @@ class Postgres:
                 connection.close()
 
     def _require_fresh(self, limit: float) -> None:
-        """Raise SourceError when a replica lags too much: a backup of it would leave out what was committed since."""
+        """Raise SourceError when a replica lags too much.
+
+        A backup of it would leave out what was committed since.
+        """
         ((lag,),) = self.query(LAG)
         if lag is not None and lag > limit:
             raise SourceError(
@@ -91,7 +100,10 @@ class Postgres:
         return {"PostgreSQL server": version, "pg_dump": f"{tool[0]}.{tool[1]}" if tool else ""}
 
     def pg_dump(self) -> str:
-        """Return the pg_dump to use; raise ConfigurationError when there is none that is as new as the server."""
+        """Return the pg_dump to use.
+
+        Raise ConfigurationError when there is none that is as new as the server.
+        """
         return program_of(["pg_dump"], "postgresql-client", self.version // 10_000)
 
     def snapshot(self) -> None:
@@ -166,14 +178,18 @@ class Postgres:
         with translate_errors(), self._connection.cursor() as cursor:
             # as text that is read back the same under any settings, in the order in which rows stand
             cursor.execute(
-                "SET LOCAL datestyle = ISO; SET LOCAL intervalstyle = postgres; SET LOCAL extra_float_digits = 1"
+                "SET LOCAL datestyle = ISO; SET LOCAL intervalstyle = postgres; SET LOCAL "
+                "extra_float_digits = 1"
             )
             cursor.execute("SET LOCAL synchronize_seqscans = off")
             cursor.copy_expert(query, file)
             return int(cursor.rowcount)
 
     def large_object(self, number: int) -> Iterator[tuple[int, bytes]]:
-        """Yield the pieces of a large object of the snapshot with their positions; of an empty one a piece without a byte."""
+        """Yield the pieces of a large object of the snapshot with their positions.
+
+        Of an empty one a piece without a byte.
+        """
         with translate_errors(), contextlib.closing(self._connection.lobject(number, "rb")) as content:
             position, data = 0, content.read(PIECE)
             while data or position == 0:
@@ -230,7 +246,10 @@ class Postgres:
 
 
 class Dumped(msgspec.Struct):
-    """A dump that is stored: its parts, the rows of each table in its snapshot, the large objects it has, and what the tool warned of."""
+    """A dump that is stored.
+
+    Its parts, the rows of each table in its snapshot, the large objects it has, and what the tool warned of.
+    """
 
     parts: list[Part]
     tables: dict[str, int]
@@ -239,7 +258,9 @@ class Dumped(msgspec.Struct):
 
 
 class Contents:
-    """Reads the beginning of an archive while it is made, with ``pg_restore``: a table of contents that cannot be read is no backup.
+    """Reads the beginning of an archive while it is made, with ``pg_restore``.
+
+    A table of contents that cannot be read is no backup.
 
     The definitions of its entries name the large objects; since PostgreSQL 17 one entry has many.
     """

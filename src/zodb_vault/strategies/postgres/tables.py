@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
-# ``set``: one row of each object, exchanged for one with a later TID. ``revisions``: rows that stay as they are until a pack removes them.
-# ``history``: revisions that come here from ``object_state``, with their old TIDs, when a later one takes their place there.
+# ``set``: one row of each object, exchanged for one with a later TID. ``revisions``: rows that stay as they
+# are until a pack removes them.
+# ``history``: revisions that come here from ``object_state``, with their old TIDs, when a later one takes
+# their place there.
 Kind = Literal["set", "revisions", "history"]
 
 
@@ -21,10 +23,12 @@ class Keyed(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """The tables of a storage: ``derived`` ones hold what a pack found out, and the next one finds out again when they are empty.
+    """The tables of a storage.
 
-    ``columns`` are all that ``object_state`` has, where others can add columns and change them without a TID. All tables that are not named are
-    copied whole.
+    ``derived`` ones hold what a pack found out, and the next one finds out again when they are empty.
+
+    ``columns`` are all that ``object_state`` has, where others can add columns and change them without a TID.
+    All tables that are not named are copied whole.
     """
 
     keyed: tuple[Keyed, ...]

@@ -106,7 +106,10 @@ class _Objects(Tally):
 
 
 class _Revisions(Tally):
-    """Rows that stay until a pack removes them; if one has, ``left`` are those up to a TID that it did not."""
+    """Rows that stay until a pack removes them.
+
+    If one has, ``left`` are those up to a TID that it did not.
+    """
 
     def __init__(self, one: Keyed, named: BlobSet, new: Callable[[], BlobSet]) -> None:
         super().__init__(one, named)

@@ -1,4 +1,7 @@
-"""A database of a PostgreSQL server that a dump is going to be loaded into: what it is, what is in it, and who uses it."""
+"""A database of a PostgreSQL server that a dump is going to be loaded into.
+
+What it is, what is in it, and who uses it.
+"""
 
 from __future__ import annotations
 
@@ -36,18 +39,20 @@ SELECT current_database(), pg_get_userbyid(datdba), pg_encoding_to_char(encoding
   current_user, r.rolsuper, r.rolcreatedb OR r.rolsuper, pg_has_role(current_user, datdba, 'MEMBER')
 FROM pg_database, pg_roles r WHERE datname = current_database() AND r.rolname = current_user
 """
-# The pauses, in seconds, between the attempts to find no other session: one that was just closed needs a moment to go.
+# The pauses, in seconds, between the attempts to find no other session: one that was just closed needs a
+# moment to go.
 PAUSES: Final = (0, 0.2, 0.5, 1.0)
 NAMED_SESSIONS: Final = 10
-# Databases that every server has. A database cannot be renamed from inside, so the restore logs in to one of these.
+# Databases that every server has. A database cannot be renamed from inside, so the restore logs in to one of
+# these.
 MAINTENANCE: Final = ("postgres", "template1")
 
 
 class Facts(NamedTuple):
     """What a server says of a database and of the role that is logged in.
 
-    ``role`` is the owner that everything gets, None when that is the user itself. ``creates``: the user may make, rename and
-    drop databases like this one.
+    ``role`` is the owner that everything gets, None when that is the user itself. ``creates``: the user may
+    make, rename and drop databases like this one.
     """
 
     name: str
@@ -117,7 +122,10 @@ class TargetDatabase:
         )
 
     def is_empty(self) -> bool:
-        """Tell whether there is neither a table, view or sequence nor a large object; what extensions bring does not count."""
+        """Tell whether there is neither a table, view or sequence nor a large object.
+
+        What extensions bring does not count.
+        """
         return not self.query(ANYTHING)[0][0]
 
     def tables(self) -> set[str]:
@@ -145,7 +153,8 @@ class TargetDatabase:
                 connection.autocommit = True
                 return connection
         raise TargetRefused(
-            f"{self.facts.user} may connect to neither of {', '.join(MAINTENANCE)}, from where a database is renamed",
+            f"{self.facts.user} may connect to neither of {', '.join(MAINTENANCE)}, from where a "
+            "database is renamed",
             "restore into an empty database",
         )
 

@@ -18,7 +18,9 @@ LARGE_OBJECTS: Final = 1000
 
 
 class Truncation(NamedTuple):
-    """What truncating means for one kind of storage: how it keeps revisions, whether blobs are large objects of ``blob_chunk``.
+    """What truncating means for one kind of storage.
+
+    How it keeps revisions, whether blobs are large objects of ``blob_chunk``.
 
     ``note`` is what the user has to know before.
     """
@@ -68,7 +70,10 @@ def _unlink(connection: Connection, tid: int, heartbeat: Callable[[], None]) -> 
             chunks = [row[0] for row in cursor.fetchall()]
             if not chunks:
                 break
-            left = f"SELECT oid FROM pg_largeobject_metadata m WHERE oid = ANY(%s::oid[]) AND NOT EXISTS ({named})"
+            left = (
+                "SELECT oid FROM pg_largeobject_metadata m WHERE oid = ANY(%s::oid[]) AND NOT EXISTS "
+                f"({named})"
+            )
             cursor.execute(f"SELECT lo_unlink(oid) FROM ({left}) l", (chunks,))
             heartbeat()
         cursor.execute("DROP INDEX zodb_vault_cut")

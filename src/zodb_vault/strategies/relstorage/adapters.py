@@ -1,4 +1,7 @@
-"""The databases that RelStorage works with, one record for each; the code of one is imported when it is first needed."""
+"""The databases that RelStorage works with, one record for each.
+
+The code of one is imported when it is first needed.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +36,10 @@ Options = dict[str, str]
 class Dumping:
     """How one kind of database is dumped, checked and restored.
 
-    ``checks`` are by the kind of storage in a manifest; ``plan_load`` looks at a database that a dump is to be loaded into;
-    ``scratch`` takes a directory, the DSN of a server or None, and what says what cannot be removed, and gives the options of an
-    empty database; ``connect`` opens a
-    connection for a second opinion. None where there is none.
+    ``checks`` are by the kind of storage in a manifest; ``plan_load`` looks at a database that a dump is to
+    be loaded into; ``scratch`` takes a directory, the DSN of a server or None, and what says what cannot be
+    removed, and gives the options of an empty database; ``connect`` opens a connection for a second opinion.
+    None where there is none.
     """
 
     open_rows: Callable[[Database], Rows]
@@ -49,7 +52,10 @@ class Dumping:
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """One kind of database: what is said of it, what it needs, and how it is dumped (None where no dump could be restored)."""
+    """One kind of database.
+
+    What is said of it, what it needs, and how it is dumped (None where no dump could be restored).
+    """
 
     tool: str
     shown_location: Callable[[Database], str]

@@ -1,6 +1,9 @@
-"""The backend of ``<relstorage>``: a dump of one snapshot of its database, and the blobs that the rows of the same snapshot reference.
+"""The backend of ``<relstorage>``.
 
-No RelStorage is ever opened here: it checks its schema when it is opened, and would wait for the dump with every other session behind it.
+A dump of one snapshot of its database, and the blobs that the rows of the same snapshot reference.
+
+No RelStorage is ever opened here: it checks its schema when it is opened, and would wait for the dump with
+every other session behind it.
 """
 
 from __future__ import annotations
@@ -37,7 +40,10 @@ NAME: Final = "relstorage"
 CACHE_OPTION: Final = "cache-local-dir"
 RELSTORAGE: Final = Package("relstorage", ("RelStorage",), "3.5", "relstorage")
 WHY: Final = f"RelStorage keeps its objects in this database; {SNAPSHOT}"
-WHY_PORTABLE: Final = "Oracle has no dump that could be restored everywhere: its transactions are copied one by one into a FileStorage"
+WHY_PORTABLE: Final = (
+    "Oracle has no dump that could be restored everywhere: its transactions are copied one by one into a "
+    "FileStorage"
+)
 NO_BLOB_DIR: Final = (
     "blobs: no blob-dir is configured; those in the database, if there are any, are in its dump"
 )
@@ -67,7 +73,10 @@ class RelStorage(Backend):
     # what a configuration says
 
     def read_section(self, section: Section, around: Surroundings) -> Database:
-        """Return a RelStorage: blobs are in the database unless its directory is shared; history is kept unless said otherwise."""
+        """Return a RelStorage: blobs are in the database unless its directory is shared.
+
+        History is kept unless said otherwise.
+        """
         adapter = self._adapter_section(section)
         blob_dir = around.path(section, "blob-dir")
         mode, warnings = shared_or("database", section, blob_dir)
@@ -149,8 +158,10 @@ class RelStorage(Backend):
         """Raise NothingToBackUp for Oracle and for blobs somewhere else, ConfigurationError where their bucket cannot be read."""
         if method != "portable" and self._adapters[database.adapter or ""].dumping is None:
             raise NothingToBackUp(
-                f"RelStorage on {database.adapter} has no dump that could be restored: the database {database.name}",
-                "copy it into a FileStorage with the configuration of `zodb-vault convert config --export`, and back that up",
+                f"RelStorage on {database.adapter} has no dump that could be restored: the database "
+                f"{database.name}",
+                "copy it into a FileStorage with the configuration of `zodb-vault convert config "
+                "--export`, and back that up",
             )
         super().require(database, "native" if method == "transactions" else method)
         if method == "transactions" and database.dsn_option is None:
@@ -230,7 +241,8 @@ class RelStorage(Backend):
         if dumping.scratch is None:
             raise ConfigurationError(
                 [
-                    f"the level restore needs a MySQL 8 of its own for {entry.name}, and this version cannot make one"
+                    f"the level restore needs a MySQL 8 of its own for {entry.name}, and this version "
+                    "cannot make one"
                 ],
                 "use the level records, or restore into an empty database of a server of yours",
             )

@@ -1,7 +1,8 @@
 """RelStorage in MySQL or MariaDB: a script of ``mariadb-dump``, of the same moment as what is read here.
 
-These servers cannot lend a snapshot to another connection. So the row that every commit of RelStorage locks is held from before our snapshot
-until that of the dump has begun: for a moment nobody commits, and both see the same.
+These servers cannot lend a snapshot to another connection. So the row that every commit of RelStorage locks
+is held from before our snapshot until that of the dump has begun: for a moment nobody commits, and both see
+the same.
 """
 
 from __future__ import annotations
@@ -128,7 +129,10 @@ class MysqlRows:
     def dump(
         self, sink: Sink, folder: str, workers: Workers, checkpointer: Checkpointer, progress: Progress
     ) -> StoredDump:
-        """Run the tool, and let commits go on as soon as it has begun; raise SourceError when the script has no end."""
+        """Run the tool, and let commits go on as soon as it has begun.
+
+        Raise SourceError when the script has no end.
+        """
         tail = Tail()
         command = [
             program_of(DUMP, "mariadb-client"),
@@ -158,7 +162,10 @@ class MysqlRows:
         return StoredDump(storage=MysqlDump, parts=parts, tables=self.tables(), warnings=warnings)
 
     def _of_mysql(self) -> list[str]:
-        """Return what only the tool of MySQL itself knows: it would write a state of replication that no restore wants."""
+        """Return what only the tool of MySQL itself knows.
+
+        It would write a state of replication that no restore wants.
+        """
         return [] if "mariadb" in program_of(DUMP, "mariadb-client") else ["--set-gtid-purged=OFF"]
 
     def _jobs(
@@ -207,14 +214,16 @@ def check_script(entry: DatabaseEntry, sink: Sink, report: CheckReport, progress
         if found.get(table, 0) != rows:
             report.damage(
                 "table",
-                f"{table} has {found.get(table, 0)} rows in the script, {rows} in the snapshot that it was made of",
+                f"{table} has {found.get(table, 0)} rows in the script, {rows} in the snapshot that it "
+                "was made of",
             )
 
 
 def counted(query: Callable[[str], list[tuple[Any, ...]]]) -> dict[str, int]:
     """Return the number of rows of each table."""
     tables = query(
-        "SELECT table_name FROM information_schema.tables WHERE table_schema = database() AND table_type = 'BASE TABLE' ORDER BY table_name"
+        "SELECT table_name FROM information_schema.tables WHERE table_schema = database() AND table_type "
+        "= 'BASE TABLE' ORDER BY table_name"
     )
     return {name: int(query(f"SELECT count(*) FROM `{name}`")[0][0]) for (name,) in tables}
 

@@ -91,7 +91,10 @@ def plan_load(database: Database, request: LoadRequest) -> PlannedLoad:
 
 
 class MysqlLoad(DumpLoad):
-    """A script on its way into an empty database. MySQL has no transaction around tables: what fails is dropped again."""
+    """A script on its way into an empty database.
+
+    MySQL has no transaction around tables: what fails is dropped again.
+    """
 
     def __init__(
         self, database: Database, request: LoadRequest, dump: MysqlDump, context: RestoreContext

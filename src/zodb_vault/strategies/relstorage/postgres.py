@@ -56,7 +56,8 @@ class PostgresRows(Postgres):
         warnings = [f"pg_dump: {line}" for line in done.words.splitlines()[:NAMED]]
         if orphans > 0:
             warnings.append(
-                f"{orphans} large objects belong to no blob; they are dumped too, `vacuumlo` removes them from the database"
+                f"{orphans} large objects belong to no blob; they are dumped too, `vacuumlo` removes "
+                "them from the database"
             )
         return StoredDump(
             storage=partial(PgDump, large_objects=count, sequences=sequences),
@@ -70,12 +71,18 @@ class PostgresRows(Postgres):
         """Return how many large objects the rows of blobs name, and the blobs whose large objects the database has lost."""
         if not self.has_table("blob_chunk"):
             return 0, []
-        lacking = "SELECT DISTINCT chunk FROM blob_chunk WHERE chunk NOT IN (SELECT oid FROM pg_largeobject_metadata) LIMIT %s"
+        lacking = (
+            "SELECT DISTINCT chunk FROM blob_chunk WHERE chunk NOT IN (SELECT oid FROM "
+            "pg_largeobject_metadata) LIMIT %s"
+        )
         lost = [int(number) for (number,) in self.query(lacking, MOST_MISSING)]
         return int(self.query("SELECT count(DISTINCT chunk) FROM blob_chunk")[0][0]), list(self._lost(lost))
 
     def _lost(self, lacking: list[int]) -> Iterator[tuple[BlobRef, str]]:
-        """Yield the blobs whose large objects the database has lost; raise SourceError for one that is there and not in the dump."""
+        """Yield the blobs whose large objects the database has lost.
+
+        Raise SourceError for one that is there and not in the dump.
+        """
         for oid in lacking:
             if self.query("SELECT 1 FROM pg_largeobject_metadata WHERE oid = %s", oid):
                 raise SourceError(

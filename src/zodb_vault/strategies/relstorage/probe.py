@@ -1,7 +1,9 @@
-"""Find out from its tables where a RelStorage keeps its blobs: ``blob_chunk`` holds those that are in the database.
+"""Find out from its tables where a RelStorage keeps its blobs.
 
-Two answers that differ are a warning that names both. Where following the configuration would leave out blobs, or take a cache for
-all of them, it is an error.
+``blob_chunk`` holds those that are in the database.
+
+Two answers that differ are a warning that names both. Where following the configuration would leave out
+blobs, or take a cache for all of them, it is an error.
 """
 
 from __future__ import annotations
@@ -20,12 +22,16 @@ from ...model.source import Database
 from ..sql.probe import ANSWER_SECONDS, CLASS, CONNECT_SECONDS, Asking, NoAnswer
 from .sqlite import MAIN, data_dir
 
-# The pickle of a blob names its class within the first bytes, see blobs/refs.py; no record of a blob comes near this size.
+# The pickle of a blob names its class within the first bytes, see blobs/refs.py; no record of a blob comes
+# near this size.
 BLOB_RECORD: Final = 512
 
 
 def judge(database: Database, asking: Asking) -> list[str]:
-    """Compare where the tables say that blobs are with the configuration; return warnings, raise ConfigurationError."""
+    """Compare where the tables say that blobs are with the configuration.
+
+    Return warnings, raise ConfigurationError.
+    """
     if not asking.has_table("object_state"):
         return ["the database holds no tables of RelStorage yet"]
     if asking.has_table("blob_chunk") and asking.first("select 1 from blob_chunk limit 1") is not None:
@@ -50,8 +56,10 @@ def _require_copied(database: Database, oid: str) -> None:
     if database.blob_mode == "database":
         raise ConfigurationError(
             [
-                f"database {database.name}: shared-blob-dir of <relstorage> is off, so its blobs should be in the database, "
-                f"but blob_chunk there is empty and the object {oid} is a blob: the blobs are in a directory, "
+                f"database {database.name}: shared-blob-dir of <relstorage> is off, so its blobs should "
+                "be in the database, "
+                f"but blob_chunk there is empty and the object {oid} is a blob: the blobs are in a "
+                "directory, "
                 "and none of them would be copied"
             ],
             "set shared-blob-dir on, with the directory that holds all blobs as blob-dir "
@@ -64,7 +72,8 @@ def _require_copied(database: Database, oid: str) -> None:
                 "and blob_chunk of the database is empty: the blobs are in a directory that is not named, "
                 "and none of them would be copied"
             ],
-            "name the directory as blob-dir, with shared-blob-dir on; or use the zope.conf that the site runs with",
+            "name the directory as blob-dir, with shared-blob-dir on; or use the zope.conf that the site "
+            "runs with",
         )
 
 
@@ -78,7 +87,8 @@ def _judge_stored(database: Database) -> list[str]:
         ]
     if database.blob_mode == "s3":
         return [
-            "blobs are configured to be in S3, but blob_chunk of the database holds blobs too, from before: they are in its dump"
+            "blobs are configured to be in S3, but blob_chunk of the database holds blobs too, from "
+            "before: they are in its dump"
         ]
     return []
 
@@ -93,9 +103,11 @@ def _judge_shared(database: Database, blob_dir: str) -> list[str]:
         return [f"{found}, which this storage never reads: they are from before that, and in the dump"]
     raise ConfigurationError(
         [
-            f"database {database.name}: {found}, and the directory is none that holds all blobs: a cache would be taken for all of them"
+            f"database {database.name}: {found}, and the directory is none that holds all blobs: a cache "
+            "would be taken for all of them"
         ],
-        "set shared-blob-dir off, as the blobs are in the database; or name the directory that holds them all as blob-dir",
+        "set shared-blob-dir off, as the blobs are in the database; or name the directory that holds "
+        "them all as blob-dir",
     )
 
 

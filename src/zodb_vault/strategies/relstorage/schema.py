@@ -14,7 +14,10 @@ from ..blobs.source import BlobDirectory, BlobSource
 from ..sql.schema import SchemaState, StorageSchema, number_of
 from ..sql.snapshot import Rows, hex_or_none, row_ref
 
-IN_DATABASE = "SELECT 1 FROM blob_chunk b WHERE b.zoid = object_state.zoid AND b.tid = object_state.tid AND b.chunk_num = 0"
+IN_DATABASE = (
+    "SELECT 1 FROM blob_chunk b WHERE b.zoid = object_state.zoid AND b.tid = object_state.tid AND "
+    "b.chunk_num = 0"
+)
 
 
 class RelStorageSchema(StorageSchema):
@@ -45,7 +48,10 @@ class RelStorageSchema(StorageSchema):
         return hex_or_none(self.number("SELECT min(tid) FROM object_state"))
 
     def count_transactions(self, state: SchemaState, after: str | None) -> tuple[int | None, int]:
-        """Return how many transactions there are, and how many of them are later; without history only the latter is known."""
+        """Return how many transactions there are, and how many of them are later.
+
+        Without history only the latter is known.
+        """
         table, later = self.rows.transactions, number_of(after)
         if not state.history:
             query = "SELECT count(DISTINCT tid) FROM object_state WHERE tid > %s"

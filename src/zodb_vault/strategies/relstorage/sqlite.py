@@ -150,7 +150,10 @@ def location(database: Database) -> str:
 def check_copy(
     entry: DatabaseEntry, sink: Sink, refs: BlobSet, report: CheckReport, progress: Progress
 ) -> None:
-    """Write both files to a scratch directory and let SQLite check them; compare rows with the snapshot. Raise Damage."""
+    """Write both files to a scratch directory and let SQLite check them; compare rows with the snapshot.
+
+    Raise Damage.
+    """
     dump = entry.dump
     assert isinstance(dump, SqliteCopy)
     with tempfile.TemporaryDirectory(prefix="zodb-vault-") as scratch:

@@ -39,7 +39,10 @@ BESIDE: Final = ("-wal", "-shm", "-journal")
 
 
 def plan_load(database: Database, request: LoadRequest) -> PlannedLoad:
-    """Look into the data-dir; raise InUse, TargetRefused when there is a database that is not to be replaced."""
+    """Look into the data-dir.
+
+    Raise InUse, TargetRefused when there is a database that is not to be replaced.
+    """
     if not isinstance(request.entry.dump, SqliteCopy):
         raise TargetRefused(
             f"the backup of {request.entry.name} is no copy of SQLite files", "restore it with --output DIR"
@@ -76,7 +79,8 @@ def _last_tid(directory: Path) -> str | None:
 def require_unused(directory: Path) -> None:
     """Raise InUse when another process has a file open.
 
-    SQLite is asked to bring the write-ahead log into the file, which it does only where nothing else has the file open.
+    SQLite is asked to bring the write-ahead log into the file, which it does only where nothing else has the
+    file open.
     """
     for path in (directory / name for name in FILES):
         if not path.exists():
@@ -98,7 +102,10 @@ def require_unused(directory: Path) -> None:
 
 
 class SqliteLoad(DumpLoad):
-    """A copy on its way into a data-dir: written and checked beside the old files, then renamed, the objects first."""
+    """A copy on its way into a data-dir.
+
+    Written and checked beside the old files, then renamed, the objects first.
+    """
 
     def __init__(
         self, directory: Path, request: LoadRequest, context: RestoreContext, *, was_empty: bool

@@ -1,4 +1,7 @@
-"""The blobs that a database in a server keeps outside of itself: files of a shared directory, or objects of a bucket."""
+"""The blobs that a database in a server keeps outside of itself.
+
+Files of a shared directory, or objects of a bucket.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ HIGHEST_TID: Final = "0x" + 16 * "f"
 
 
 class SqlBlobs:
-    """Copies the blobs of a source that no earlier backup has; ``refs`` are those that the snapshot references."""
+    """Copies the blobs of a source that no earlier backup has.
+
+    ``refs`` are those that the snapshot references.
+    """
 
     def __init__(
         self,
@@ -63,7 +69,10 @@ class SqlBlobs:
             self.packed.take(packs_of(previous.entry, self._sink), previous.entry.blobs, choose)
 
     def adopt(self, stored: StoredProgress) -> None:
-        """Use what an interrupted run has stored; where this run is to be signed, compared with the source."""
+        """Use what an interrupted run has stored.
+
+        Where this run is to be signed, compared with the source.
+        """
         packs = [pack for ref in stored.packs for pack in chain.load_list(Pack, self._sink, ref)]
         until = tids.to_hex(tids.from_datetime(self._captured))
         holds = self._still_holds if self._options.doubtful else None
@@ -78,7 +87,10 @@ class SqlBlobs:
         return still_holds(self.source, member)
 
     def copy(self, still_referenced: Callable[[BlobRef], bool]) -> None:
-        """Pack what is missing; raise SourceChanged when a pack of the database removed some, BlobsMissing when too many are missing."""
+        """Pack what is missing.
+
+        Raise SourceChanged when a pack of the database removed some, BlobsMissing when too many are missing.
+        """
         source = self.source
         with reading_workers(source, self.refs, self._options, self._checkpointer) as workers:
             if self.packed.copy_missing(workers, source):
@@ -99,7 +111,10 @@ class SqlBlobs:
 
 
 def _identified_until(previous: PreviousBackup, decision: Decision) -> str:
-    """Return the TID up to which OID and TID identify a blob of an earlier backup: not beyond where two timelines part."""
+    """Return the TID up to which OID and TID identify a blob of an earlier backup.
+
+    Not beyond where two timelines part.
+    """
     if not decision.starts_timeline:
         return HIGHEST_TID
     return min(tids.to_hex(tids.from_datetime(previous.captured)), decision.common_tid or "")

@@ -1,4 +1,7 @@
-"""Copy a SQL storage: one dump of one snapshot, then the blobs outside of the database that the snapshot references."""
+"""Copy a SQL storage.
+
+One dump of one snapshot, then the blobs outside of the database that the snapshot references.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ from .snapshot import StoredDump
 
 
 class Surveyed(NamedTuple):
-    """A database as it is to be copied; ``survey_again`` compares another snapshot, of the same connection."""
+    """A database as it is to be copied.
+
+    ``survey_again`` compares another snapshot, of the same connection.
+    """
 
     schema: StorageSchema
     options: CaptureOptions
@@ -84,7 +90,8 @@ class SqlCapture:
             which = f"OID {tids.to_hex(blob.oid)}, TID {tids.to_hex(blob.tid)}"
             raise ConfigurationError(
                 [
-                    f"{name} refers to blobs that are not in the database ({which}), no blob directory is known"
+                    f"{name} refers to blobs that are not in the database ({which}), no blob directory "
+                    "is known"
                 ],
                 "name it with blob-dir in the configuration; `--only storage` leaves the blobs out",
             )
@@ -165,7 +172,9 @@ class SqlCapture:
         return entry, total
 
     def _list_blobs(self, blobs: SqlBlobs) -> str | None:
-        """List the blobs that the snapshot references; return the document of their keys, if those are unusual.
+        """List the blobs that the snapshot references.
+
+        Return the document of their keys, if those are unusual.
 
         Only the new ones are listed when it is known that all others are in the packs of the previous backup.
         """
@@ -188,7 +197,10 @@ class SqlCapture:
         return self.schema.unusual_keys(self.sink)
 
     def _lost_blobs(self, dumped: StoredDump | None) -> list[tuple[BlobRef, str]]:
-        """Return the blobs that should be in the database and are not; raise BlobsMissing when there are too many."""
+        """Return the blobs that should be in the database and are not.
+
+        Raise BlobsMissing when there are too many.
+        """
         schema, options = self.schema, self.surveyed.options
         if not options.blobs or schema.database.blob_mode not in ("database", "database+s3"):
             return []
@@ -227,7 +239,10 @@ class SqlCapture:
 
 
 class BlobsInside(NamedTuple):
-    """What is known of blobs before any is copied: those the database has lost, and the document of unusual keys."""
+    """What is known of blobs before any is copied.
+
+    Those the database has lost, and the document of unusual keys.
+    """
 
     lost: list[tuple[BlobRef, str]]
     keys: str | None
@@ -248,7 +263,10 @@ class SqlBlobCapture:
         self._sink, self._known = sink, known
 
     def copy_blobs(self) -> Captured:
-        """Copy the blobs that no earlier backup has; raise SourceChanged when a pack removed some of them, BlobsMissing."""
+        """Copy the blobs that no earlier backup has.
+
+        Raise SourceChanged when a pack removed some of them, BlobsMissing.
+        """
         entry, lost = self._captured.entry, self._known.lost
         if self._blobs is None:
             none = Blobs(count=0, size=0, lists=[], tail=[], missing=note_missing(self._sink, lost))

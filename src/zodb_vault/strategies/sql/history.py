@@ -1,4 +1,6 @@
-"""The transactions of a database that keeps all revisions: from which one on it can be restored to each, how they are listed, how it is cut.
+"""The transactions of a database that keeps all revisions.
+
+From which one on it can be restored to each, how they are listed, how it is cut.
 
 What follows from the tables of each kind of storage, whatever server they are on, stands here.
 """
@@ -20,7 +22,8 @@ from ...model.manifest import DatabaseEntry, Transactions
 from ...model.restore import RestorePoint
 from ..base import CheckReport, Sink
 
-# So many transactions are one document: what is looked for in ten million of them is found in one of some hundred.
+# So many transactions are one document: what is looked for in ten million of them is found in one of some
+# hundred.
 BLOCK: Final = 65_536
 
 
@@ -39,9 +42,10 @@ class Asked(Protocol):
 class Revisions(msgspec.Struct, frozen=True, kw_only=True):
     """How one kind of storage keeps revisions, in SQL; ``%s`` is a TID.
 
-    ``packed`` are queries for the TIDs up to which a pack has taken revisions away. ``cut`` leaves what there was up to a TID, ``check`` counts
-    what does not belong to that state. ``states`` are all revisions: ``tid``, ``state_size``, and what ``blob_records`` asks for.
-    ``marks_packs``: after a pack ``packed`` tells it, whatever it took away.
+    ``packed`` are queries for the TIDs up to which a pack has taken revisions away. ``cut`` leaves what there
+    was up to a TID, ``check`` counts what does not belong to that state. ``states`` are all revisions:
+    ``tid``, ``state_size``, and what ``blob_records`` asks for. ``marks_packs``: after a pack ``packed``
+    tells it, whatever it took away.
     """
 
     transactions: str
@@ -115,7 +119,10 @@ def _text(value: Any) -> str:
 
 
 def stands(revisions: Revisions, rows: Asked, sink: Sink, earlier: DatabaseEntry) -> bool:
-    """Tell whether everything is there that an earlier backup of the same database lists: no pack has taken anything of it away."""
+    """Tell whether everything is there that an earlier backup of the same database lists.
+
+    No pack has taken anything of it away.
+    """
     log = log_of(earlier, sink)
     if not len(log) or earlier.last_tid is None:
         return False
@@ -128,7 +135,8 @@ def start_of(
 ) -> str | None:
     """Return the oldest transaction that can be restored, None for the first one.
 
-    Where packs leave no mark, one is noticed by what an earlier backup lists and is gone: what is older than now is left to that backup.
+    Where packs leave no mark, one is noticed by what an earlier backup lists and is gone: what is older than
+    now is left to that backup.
     """
     found = revisions.start(rows)
     if revisions.marks_packs or earlier is None or not len(log_of(earlier, sink)):
@@ -145,7 +153,10 @@ def log_since(
     earlier: DatabaseEntry | None,
     heartbeat: Callable[[], None],
 ) -> Chain[Transactions]:
-    """Return the list of all transactions: that of an earlier backup with the new ones behind it, as long as it stands."""
+    """Return the list of all transactions.
+
+    That of an earlier backup with the new ones behind it, as long as it stands.
+    """
     goes_on = earlier is not None and stands(revisions, rows, sink, earlier)
     known = log_of(earlier, sink) if earlier is not None and goes_on else Chain(Transactions, sink)
     until = earlier.last_tid if earlier is not None and goes_on else None
@@ -164,7 +175,10 @@ def point_at(log: Chain[Transactions], sink: Sink, until: str) -> RestorePoint:
 
 
 def check_log(entry: DatabaseEntry, sink: Sink, report: CheckReport) -> None:
-    """Check that the list of transactions can be read and is one: ascending, up to the last TID, as many as were counted."""
+    """Check that the list of transactions can be read and is one.
+
+    Ascending, up to the last TID, as many as were counted.
+    """
     before, count = "", 0
     for block in log_of(entry, sink):
         rows = transaction_rows(sink, block)
@@ -188,7 +202,10 @@ def check_log(entry: DatabaseEntry, sink: Sink, report: CheckReport) -> None:
 def cut(
     revisions: Revisions, do: Callable[[str], None], ask: Callable[[str], int], point: RestorePoint
 ) -> None:
-    """Take away what is later than a transaction; raise Damage when what is left is not what the storage had then."""
+    """Take away what is later than a transaction.
+
+    Raise Damage when what is left is not what the storage had then.
+    """
     number = int(point.tid, 16)
     for statement in revisions.cut:
         do(statement.replace("%s", str(number)))
@@ -204,12 +221,14 @@ def cut(
     for what, query, wanted in left:
         if (found := ask(query)) != wanted:
             raise Damage(
-                f"after everything later than {point.tid} was taken away there are {found} {what}, and {wanted} were expected"
+                f"after everything later than {point.tid} was taken away there are {found} {what}, and "
+                f"{wanted} were expected"
             )
 
 
 _NEWEST: Final = "(SELECT max(o.tid) FROM object_state o WHERE o.zoid = current_object.zoid AND o.tid <= %s)"
-# A pack that was interrupted has taken revisions away from the oldest transaction on, and left the rest to the next run.
+# A pack that was interrupted has taken revisions away from the oldest transaction on, and left the rest to
+# the next run.
 _BEGUN: Final = """
 SELECT max(keep_tid) FROM pack_object WHERE EXISTS (
   SELECT 1 FROM pack_state p WHERE NOT EXISTS (SELECT 1 FROM object_state o WHERE o.zoid = p.zoid AND o.tid = p.tid)
@@ -222,7 +241,10 @@ AND NOT EXISTS (SELECT 1 FROM current_object c WHERE c.zoid = o.zoid AND c.tid =
 
 
 def relstorage(blob_records: str) -> Revisions:
-    """Return how RelStorage keeps history; what was prepared for a pack is of a state that is no more, and goes."""
+    """Return how RelStorage keeps history.
+
+    What was prepared for a pack is of a state that is no more, and goes.
+    """
     return Revisions(
         transactions='"transaction"',
         states="object_state",
@@ -258,7 +280,8 @@ WITH RECURSIVE reached AS (
   SELECT 0::bigint AS zoid UNION SELECT unnest(o.refs) FROM object_state o JOIN reached r ON o.zoid = r.zoid
 ) SELECT count(*) FROM reached r WHERE NOT EXISTS (SELECT 1 FROM object_state o WHERE o.zoid = r.zoid)
 """
-# A pack removes transactions of which older revisions are left, and what is not reachable now, but may have been then.
+# A pack removes transactions of which older revisions are left, and what is not reachable now, but may have
+# been then.
 PGJSONB: Final = Revisions(
     transactions=f"""(
       SELECT tid, username, description, extension FROM transaction_log

@@ -1,4 +1,7 @@
-"""Caches of a SQL storage that survive a restart on this machine: after a restore they are of another state, and have to go."""
+"""Caches of a SQL storage that survive a restart on this machine.
+
+After a restore they are of another state, and have to go.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from typing import NamedTuple
 
 
 class LocalCache(NamedTuple):
-    """One cache: the ``option`` of zope.conf that names its ``directory`` (empty: none), and the ``pattern`` of its files.
+    """One cache: the ``option`` of zope.conf that names its ``directory`` (empty.
+
+    None), and the ``pattern`` of its files.
 
     ``each``: every file is named to the user; otherwise the directory as a whole is.
     """
@@ -27,7 +32,10 @@ class Removed(NamedTuple):
 
 
 def remove_local_cache(cache: LocalCache) -> Removed:
-    """Remove the files of a cache. One that cannot be removed is no error, because the database itself is restored."""
+    """Remove the files of a cache.
+
+    One that cannot be removed is no error, because the database itself is restored.
+    """
     removed = Removed([], [])
     if not cache.directory:
         return removed
@@ -37,7 +45,8 @@ def remove_local_cache(cache: LocalCache) -> Removed:
             os.unlink(path)
         except OSError as error:
             removed.notes.append(
-                f"the cache {shown} could not be removed ({error.strerror}): remove it before the application starts"
+                f"the cache {shown} could not be removed ({error.strerror}): remove it before the "
+                "application starts"
             )
             if not cache.each:  # the other files fail in the same way
                 break

@@ -42,7 +42,10 @@ def store_marks(rows: Rows, current_table: str, documents: Documents) -> str:
 def compare_marks(
     rows: Rows, current_table: str, documents: Documents, marks: str | None, *, history: bool
 ) -> Comparison:
-    """Compare the objects that a backup remembers with the snapshot; raise Damage when their document cannot be read."""
+    """Compare the objects that a backup remembers with the snapshot.
+
+    Raise Damage when their document cannot be read.
+    """
     if marks is None:
         return Comparison()
     before = dict(msgspec.json.decode(documents.document(marks), type=MarkRows).rows)

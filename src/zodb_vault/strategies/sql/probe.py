@@ -1,6 +1,7 @@
 """Ask a SQL database where its blobs are, as a second opinion on what the configuration says.
 
-No storage is opened, nothing is written, and no session has to wait: a database that does not answer soon is a warning.
+No storage is opened, nothing is written, and no session has to wait: a database that does not answer soon is
+a warning.
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ class NoAnswer(Exception):
 
 
 class Asking(NamedTuple):
-    """A connection: ``first`` returns the first column of the first row of a query, None when there is no row.
+    """A connection.
 
-    ``table`` is the query for a table called ``{name}``, ``class_position`` an expression for where the class of a blob is in ``state``.
+    ``first`` returns the first column of the first row of a query, None when there is no row.
+
+    ``table`` is the query for a table called ``{name}``, ``class_position`` an expression for where the class
+    of a blob is in ``state``.
     """
 
     first: Callable[[str], Any]
@@ -44,7 +48,10 @@ Connect = Callable[[Database], AbstractContextManager[Asking]]
 def opinion_of(
     database: Database, connect: Connect, judge: Callable[[Database, Asking], list[str]]
 ) -> Opinion:
-    """Return the warnings of ``judge``, which raises ConfigurationError; or why the database could not be asked."""
+    """Return the warnings of ``judge``, which raises ConfigurationError.
+
+    Or why the database could not be asked.
+    """
     try:
         with connect(database) as asking:
             return Opinion(True, judge(database, asking))

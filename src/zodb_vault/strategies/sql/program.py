@@ -1,4 +1,7 @@
-"""How a program of a database server is run: its output streamed, its errors and its exit status never lost, no secret in its arguments."""
+"""How a program of a database server is run.
+
+Its output streamed, its errors and its exit status never lost, no secret in its arguments.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +84,10 @@ class Program:
         self._errors.close()
 
     def blocks(self, size: int, begun: Callable[[], None] = lambda: None) -> Iterator[memoryview]:
-        """Yield the output in blocks of ``size`` bytes, the last one shorter; each has memory of its own. ``begun`` is told of the first byte."""
+        """Yield the output in blocks of ``size`` bytes, the last one shorter; each has memory of its own.
+
+        ``begun`` is told of the first byte.
+        """
         assert self._process.stdout is not None
         output = self._process.stdout
         while True:
@@ -169,7 +175,10 @@ def _widen(stream: IO[bytes] | None) -> None:
 
 
 def program_of(names: Sequence[str], package: str, at_least: int = 0) -> str:
-    """Return the path of a program under one of its names, of the lowest major version that is ``at_least``; raise ConfigurationError."""
+    """Return the path of a program under one of its names, of the lowest major version that is ``at_least``.
+
+    Raise ConfigurationError.
+    """
     found = {path: version for path in _installed(names) if (version := version_of(path)) is not None}
     fitting = [path for path, version in found.items() if version[0] >= at_least]
     if fitting:
@@ -182,7 +191,8 @@ def program_of(names: Sequence[str], package: str, at_least: int = 0) -> str:
     newest = max(found.values())
     raise ConfigurationError(
         [
-            f"{names[0]} {newest[0]} is older than the server, which has version {at_least}: it refuses to dump it"
+            f"{names[0]} {newest[0]} is older than the server, which has version {at_least}: it refuses "
+            "to dump it"
         ],
         f"install the programs of version {at_least}, on Debian with: apt-get install {package}-{at_least}",
     )

@@ -26,9 +26,12 @@ from .local_caches import LocalCache, remove_local_cache
 
 
 class LoadRequest(NamedTuple):
-    """A dump that is to be loaded. With a ``point``, what is later than that is removed before the database is valid.
+    """A dump that is to be loaded.
 
-    ``replace``: also into a database that is not empty. ``role``: the future owner of everything, None for the usual one.
+    With a ``point``, what is later than that is removed before the database is valid.
+
+    ``replace``: also into a database that is not empty. ``role``: the future owner of everything, None for
+    the usual one.
     """
 
     entry: DatabaseEntry
@@ -42,7 +45,10 @@ class DumpLoad:
     """A dump on its way into a database, with a connection to it."""
 
     def build(self) -> None:
-        """Load the dump beside what is there, where the server can do that; raise Damage, InUse, TargetRefused."""
+        """Load the dump beside what is there, where the server can do that.
+
+        Raise Damage, InUse, TargetRefused.
+        """
 
     def make_valid(self) -> list[str]:
         """Make the restored state valid in one step, and return what was kept of the old one.
@@ -72,9 +78,9 @@ class PlannedLoad(NamedTuple):
 class DumpTarget:
     """What a destination asks of one database of a site.
 
-    ``location`` is how messages call it. ``plan`` logs in and looks; it raises InUse, and TargetRefused when the database is
-    not empty and is not to be replaced. ``bucket`` is where the blobs of a backup go when they are in S3, and ``blob_option``
-    is what would name a place for blobs in zope.conf.
+    ``location`` is how messages call it. ``plan`` logs in and looks; it raises InUse, and TargetRefused when
+    the database is not empty and is not to be replaced. ``bucket`` is where the blobs of a backup go when
+    they are in S3, and ``blob_option`` is what would name a place for blobs in zope.conf.
     """
 
     location: str
@@ -85,7 +91,10 @@ class DumpTarget:
 
 
 class DumpDestination(Destination):
-    """A database that dumps are loaded into; see ``Destination``. It is either old or new, so nothing resumes."""
+    """A database that dumps are loaded into; see ``Destination``.
+
+    It is either old or new, so nothing resumes.
+    """
 
     def __init__(self, database: Database, options: DestinationOptions, target: DumpTarget) -> None:
         self._database, self._options, self._target = database, options, target
@@ -136,7 +145,10 @@ class DumpDestination(Destination):
             )
 
     def _blobs_of(self, source: RestoreSource) -> BlobTarget | None:
-        """Return where blobs outside of the dump go; raise TargetRefused when the site has no place for them."""
+        """Return where blobs outside of the dump go.
+
+        Raise TargetRefused when the site has no place for them.
+        """
         entry, database = source.entry, self._database
         if self._options.only == "storage" or entry.blobs is None or not entry.blobs.count:
             return None
@@ -224,7 +236,8 @@ class DumpRestore(DatabaseRestore):
             return
         self.kept += self._load.make_valid()
         self.notes.append(
-            f"restart every process that had {self._target.location} open: one that keeps running shows the old state "
+            f"restart every process that had {self._target.location} open: one that keeps running shows "
+            "the old state "
             "without an error"
         )
 

@@ -104,7 +104,10 @@ class StorageSchema(ABC):
         return sum(1 for _blob in self.blobs_outside(None))
 
     def unusual_keys(self, sink: Sink) -> str | None:
-        """Store the keys of objects in S3 that are not those that the storage would choose; None when there are none."""
+        """Store the keys of objects in S3 that are not those that the storage would choose.
+
+        None when there are none.
+        """
         return None
 
 

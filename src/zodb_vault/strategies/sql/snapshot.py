@@ -39,7 +39,10 @@ def advancing(chunks: Iterable[bytes], progress: Progress) -> Iterator[bytes]:
 
 
 class StoredDump(msgspec.Struct, kw_only=True):
-    """A dump that is stored; ``warnings`` and ``missing`` (a blob, and where it should be) are what it lacks at the source."""
+    """A dump that is stored.
+
+    ``warnings`` and ``missing`` (a blob, and where it should be) are what it lacks at the source.
+    """
 
     storage: Callable[..., Dump]
     parts: list[Part]
@@ -49,7 +52,10 @@ class StoredDump(msgspec.Struct, kw_only=True):
 
 
 class Rows(Protocol):
-    """A database that RelStorage keeps its objects in, as one snapshot shows it; queries are written with ``%s``."""
+    """A database that RelStorage keeps its objects in, as one snapshot shows it.
+
+    Queries are written with ``%s``.
+    """
 
     transactions: str
     blob_records: str
@@ -89,7 +95,10 @@ class Rows(Protocol):
         ...
 
     def align(self) -> bool:
-        """See to it that a dump is of the same moment as the snapshot; tell whether that had to be taken again."""
+        """See to it that a dump is of the same moment as the snapshot.
+
+        Tell whether that had to be taken again.
+        """
         ...
 
     def dump(

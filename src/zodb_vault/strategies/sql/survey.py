@@ -79,7 +79,10 @@ class SqlSurvey:
     def begin(
         self, decision: Decision, sink: Sink, checkpointer: Checkpointer, progress: Progress
     ) -> SqlCapture:
-        """Return what copies the database as it was decided; raise ConfigurationError where blobs would be lost."""
+        """Return what copies the database as it was decided.
+
+        Raise ConfigurationError where blobs would be lost.
+        """
         return SqlCapture(self._surveyed(decision), sink, checkpointer, progress)
 
     def _surveyed(self, decision: Decision) -> Surveyed:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 NAME: Final = "zeo"
 WRAPPED_SERVER: Final = (
-    "with --zope-conf and a file that has this <s3blobstorage> around the <filestorage> of the server's zeo.conf, "
+    "with --zope-conf and a file that has this <s3blobstorage> around the <filestorage> of the server's "
+    "zeo.conf, "
     "for zodb-vault alone"
 )
 SERVER: Final = "with --zeo-conf and the zeo.conf it runs with, or with --data-fs and --blob-dir"
@@ -71,7 +72,8 @@ class ZeoClient(Backend):
         there = WRAPPED_SERVER if database.blob_mode == "s3" else SERVER
         elsewhere = Elsewhere(
             f"{here} is here: this is a client of the ZEO server {servers}, which keeps the storage",
-            f"Run zodb-vault on that server, {there}; or copy the database through the connection, with --method portable",
+            f"Run zodb-vault on that server, {there}; or copy the database through the connection, with "
+            "--method portable",
         )
         left = tuple(f"{path}: the persistent cache of this client" for path in persistent_caches(database))
         return Scope((), left, elsewhere).plus(_blobs(database))
@@ -108,7 +110,10 @@ def is_client(database: Database) -> bool:
 
 
 def persistent_caches(database: Database) -> list[str]:
-    """Return the file of the persistent cache as ZEO names it, if the client has one; relative where only its process knows the directory."""
+    """Return the file of the persistent cache as ZEO names it, if the client has one.
+
+    Relative where only its process knows the directory.
+    """
     options = masked(database.options)
     if client := options.get("client"):
         return [f"{options.get('var', '.')}/{client}-{options.get('storage', '1')}.zec"]
@@ -130,7 +135,8 @@ def _blobs(database: Database) -> Scope:
     return Scope(
         (),
         (
-            f"{database.blob_dir}: shared-blob-dir is off, so this directory is a cache: the blobs are at the server",
+            f"{database.blob_dir}: shared-blob-dir is off, so this directory is a cache: the blobs are "
+            "at the server",
         ),
     )
 

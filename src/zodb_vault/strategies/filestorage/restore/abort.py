@@ -27,8 +27,9 @@ InPlace = Literal["new", "old", "nothing"]
 class DataFsUndo(UndoneRestore):
     """Puts the replaced state back: the mirror of the restore.
 
-    What the old file alone needs comes back before it is valid again, and what the new one needs goes away after that. Raise
-    TargetRefused when the site has written to the restored file since. The caller holds the lock.
+    What the old file alone needs comes back before it is valid again, and what the new one needs goes away
+    after that. Raise TargetRefused when the site has written to the restored file since. The caller holds the
+    lock.
     """
 
     def __init__(self, paths: DataFsPaths, journal: Journal) -> None:
@@ -96,7 +97,10 @@ class DataFsUndo(UndoneRestore):
 
 
 def what_is_in_place(paths: DataFsPaths, journal: Journal) -> InPlace:
-    """Tell which Data.fs is in place; raise TargetRefused when it is neither the restored one as it was nor the replaced one."""
+    """Tell which Data.fs is in place.
+
+    Raise TargetRefused when it is neither the restored one as it was nor the replaced one.
+    """
     data_fs, replaced = paths.data_fs, paths.replaced(journal)
     if paths.is_new(journal):
         if not paths.is_as_restored(journal):
@@ -163,7 +167,10 @@ def _remove_added(paths: DataFsPaths, journal: Journal) -> None:
 
 
 def _added(noted: Path) -> list[str]:
-    """Return the relative paths that a restore noted; the last line of a run that a power failure ended may be a part of one."""
+    """Return the relative paths that a restore noted.
+
+    The last line of a run that a power failure ended may be a part of one.
+    """
     lines = noted.read_text(encoding="ascii").splitlines() if noted.exists() else []
     return [line for line in lines if line.endswith(".blob")]
 

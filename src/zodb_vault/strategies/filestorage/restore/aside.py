@@ -1,4 +1,7 @@
-"""Put aside what only the replaced state needs, once the new Data.fs is valid; each step may be done again."""
+"""Put aside what only the replaced state needs, once the new Data.fs is valid.
+
+Each step may be done again.
+"""
 
 from __future__ import annotations
 

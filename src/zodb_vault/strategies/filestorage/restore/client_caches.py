@@ -1,7 +1,8 @@
 """Find and remove what ZEO clients keep of a state that a restore replaces.
 
-A server refuses a client whose cache is newer than the server itself. But as soon as the server has a transaction that is
-newer than the cache, such a client counts as current: it mixes objects that were discarded with restored ones.
+A server refuses a client whose cache is newer than the server itself. But as soon as the server has a
+transaction that is newer than the cache, such a client counts as current: it mixes objects that were
+discarded with restored ones.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class ClientCaches(NamedTuple):
 def caches_of(clients: Sequence[Site], database: Database, after: str | None, *, alone: bool) -> ClientCaches:
     """Return what the clients keep of one database that the restored state does not have.
 
-    Transactions later than ``after`` are not in the restored state (None: no transaction is). ``alone``: no other database
-    is restored. Raise UsageError for a configuration without a ZEO client.
+    Transactions later than ``after`` are not in the restored state (None: no transaction is). ``alone``: no
+    other database is restored. Raise UsageError for a configuration without a ZEO client.
     """
     found = ClientCaches([], [])
     for client in clients:
@@ -55,7 +56,8 @@ def caches_of(clients: Sequence[Site], database: Database, after: str | None, *,
 def _is_of(client: Database, served: Database, *, alone: bool) -> bool:
     """Tell whether a client's database is the one that is restored.
 
-    Only a zeo.conf says what its storages are called. For any other site that is known only if there is just one.
+    Only a zeo.conf says what its storages are called. For any other site that is known only if there is just
+    one.
     """
     return client.option("storage", "1") == served.name if is_served(served) else alone
 

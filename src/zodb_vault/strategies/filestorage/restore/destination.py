@@ -66,7 +66,10 @@ class DataFsDestination(Destination):
         return journals.unfinished(record) if record else None
 
     def inspect(self, source: RestoreSource, unfinished: Collection[UnfinishedRestore]) -> PlannedRestore:
-        """Look at the file in place, or at the directory; go on with a restore of the same that was interrupted here."""
+        """Look at the file in place, or at the directory.
+
+        Go on with a restore of the same that was interrupted here.
+        """
         require_content(source.entry, self._options.only)
         blobs = self._blobs_of(source.entry)
         require_blob_target(source.entry, blobs, self._options.only)
@@ -147,7 +150,10 @@ class DataFsDestination(Destination):
 
 
 def of_database(database: Database, options: DestinationOptions) -> DataFsDestination:
-    """Return a database of the site as a destination; raise UsageError when it is not a Data.fs of its own."""
+    """Return a database of the site as a destination.
+
+    Raise UsageError when it is not a Data.fs of its own.
+    """
     if database.backend != "filestorage" or database.data_fs is None:
         raise UsageError(
             f"this version cannot restore into {database.backend}",

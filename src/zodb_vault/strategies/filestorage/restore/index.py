@@ -1,4 +1,7 @@
-"""The index of a restored Data.fs, made in a process of its own while the file is: it needs memory for every object of the database."""
+"""The index of a restored Data.fs, made in a process of its own while the file is.
+
+It needs memory for every object of the database.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ from ....runtime.child_process import child_environment, module_command
 
 
 class IndexProcess:
-    """A process that is given the entries of an index and writes them at the end; ``process`` is None when no index is made.
+    """A process that is given the entries of an index and writes them at the end.
+
+    ``process`` is None when no index is made.
 
     An index is a convenience: where it cannot be made, ``notes`` says so.
     """

@@ -1,4 +1,7 @@
-"""The journal of a restore, beside the Data.fs: what was decided and how far it came, so that an interrupted one can go on."""
+"""The journal of a restore, beside the Data.fs.
+
+What was decided and how far it came, so that an interrupted one can go on.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,10 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     * ``done``: nothing is left to do. Only a record, which is a journal under another name, has this phase.
     * ``aborting``: the old state is being put back.
 
-    ``end``, ``last_tid`` and ``only`` tell which restore it is. The names ``building`` and ``replaced`` are relative to the
-    directory of the Data.fs, ``kept_dir`` to the blob directory. ``saved`` is the length that the replaced file had when a
-    safety backup of it was made, None without one. ``dropped`` is how many of its transactions the new state does not have.
+    ``end``, ``last_tid`` and ``only`` tell which restore it is. The names ``building`` and ``replaced`` are
+    relative to the directory of the Data.fs, ``kept_dir`` to the blob directory. ``saved`` is the length that
+    the replaced file had when a safety backup of it was made, None without one. ``dropped`` is how many of
+    its transactions the new state does not have.
     """
 
     restore: str
@@ -86,7 +90,10 @@ def advance(data_fs: Path, journal: Journal, **changes: Any) -> Journal:
 
 
 def write(data_fs: Path, journal: Journal) -> Journal:
-    """Make a journal durable in place of the one before, and return it; the caller holds the lock of the storage."""
+    """Make a journal durable in place of the one before, and return it.
+
+    The caller holds the lock of the storage.
+    """
     path = path_of(data_fs)
     temporary = _new(path)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -101,7 +108,10 @@ def write(data_fs: Path, journal: Journal) -> Journal:
 
 
 def finish(data_fs: Path, journal: Journal) -> Journal:
-    """Turn the journal into the record of a finished restore by one rename, and return it: it says what was kept."""
+    """Turn the journal into the record of a finished restore by one rename, and return it.
+
+    It says what was kept.
+    """
     os.rename(path_of(data_fs), record_of(data_fs, journal.restore))
     with contextlib.suppress(FileNotFoundError):
         os.unlink(_new(path_of(data_fs)))

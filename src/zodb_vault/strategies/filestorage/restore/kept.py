@@ -8,7 +8,8 @@ from typing import Final
 from .journal import Journal
 from .paths import DataFsPaths
 
-# What FileStorage itself leaves beside a Data.fs: the state before a pack, and files of a pack that was interrupted.
+# What FileStorage itself leaves beside a Data.fs: the state before a pack, and files of a pack that was
+# interrupted.
 LEFTOVERS: Final = (".old", ".pack", ".tmp")
 
 
@@ -38,12 +39,18 @@ def leftovers(paths: DataFsPaths, kept: str = "") -> list[Path]:
 
 
 def _is_truncated_end(suffix: str) -> bool:
-    """Tell whether FileStorage names a file so into which it moves a damaged end: ``.tr0``, ``.tr1`` and so on."""
+    """Tell whether FileStorage names a file so into which it moves a damaged end.
+
+    ``.tr0``, ``.tr1`` and so on.
+    """
     return suffix.startswith(".tr") and suffix[3:].isdigit()
 
 
 def blob_dir_of(paths: DataFsPaths, journal: Journal) -> Path | None:
-    """Return the blob directory that a restore works in: the configured one, unless the command line names it no more."""
+    """Return the blob directory that a restore works in.
+
+    The configured one, unless the command line names it no more.
+    """
     noted = Path(journal.blob_dir) if journal.blob_dir else None
     if paths.blob_dir is not None and (noted is None or (paths.blob_dir / journal.kept_dir).exists()):
         return paths.blob_dir
@@ -56,6 +63,7 @@ def kept_paths(paths: DataFsPaths, journal: Journal) -> list[Path]:
     found = [replaced] if replaced is not None else []
     blob_dir = blob_dir_of(paths, journal)
     if blob_dir is not None:
-        # a pack that keeps its old blobs makes hard links of the whole directory, and so of what a restore kept in it
+        # a pack that keeps its old blobs makes hard links of the whole directory, and so of what a restore
+        # kept in it
         found += [blob_dir / journal.kept_dir, Path(f"{blob_dir}.old") / journal.kept_dir]
     return found + leftovers(paths, kept_suffix(journal.restore))

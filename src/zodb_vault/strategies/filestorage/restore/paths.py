@@ -38,7 +38,8 @@ class DataFsPaths(msgspec.Struct, frozen=True):
     def is_new(self, journal: Journal) -> bool:
         """Tell whether the file in place is the one that the restore built.
 
-        The inode tells it, but not as long as the new file has its own name: an inode number may be used again.
+        The inode tells it, but not as long as the new file has its own name: an inode number may be used
+        again.
         """
         if not journal.new_inode or not self.data_fs.exists() or self.building(journal).exists():
             return False

@@ -27,9 +27,12 @@ from .paths import DataFsPaths
 
 
 class DataFsRestore(DatabaseRestore):
-    """The restore of one Data.fs. ``journal`` says which steps are left: each one does nothing in any other phase.
+    """The restore of one Data.fs.
 
-    The caller holds the lock. ``blobs`` is None where none are restored; ``in_place`` is False for a new directory.
+    ``journal`` says which steps are left: each one does nothing in any other phase.
+
+    The caller holds the lock. ``blobs`` is None where none are restored; ``in_place`` is False for a new
+    directory.
     """
 
     def __init__(
@@ -73,7 +76,8 @@ class DataFsRestore(DatabaseRestore):
             return
         if self.journal.only != "blobs":
             self._keep_replaced()
-            # FileStorage trusts an index that is as long as the file, so the old one must not meet the new file
+            # FileStorage trusts an index that is as long as the file, so the old one must not meet the new
+            # file
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._paths.index)
             durable.sync_directory(self._paths.index.parent)
@@ -121,7 +125,10 @@ class DataFsRestore(DatabaseRestore):
             self.journal = journals.finish(self._paths.data_fs, self.journal)
 
     def tidy(self) -> None:
-        """Remove what only an undo needs; in a new directory, where there is no old state, all that is ours."""
+        """Remove what only an undo needs.
+
+        In a new directory, where there is no old state, all that is ours.
+        """
         if self._blobs is not None:
             self._blobs.settle(self.journal.kept_dir)
         if not self._in_place and self.journal.replaced is None:
@@ -131,7 +138,10 @@ class DataFsRestore(DatabaseRestore):
             self.kept = [str(path) for path in kept_paths(self._paths, self.journal) if path.exists()]
 
     def tidy_directory(self) -> None:
-        """Remove what only the restore needed from a new directory: kept files, the lock file, the journal."""
+        """Remove what only the restore needed from a new directory.
+
+        Kept files, the lock file, the journal.
+        """
         if self._paths.blob_dir is not None:
             shutil.rmtree(self._paths.blob_dir / self.journal.kept_dir, ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):

@@ -32,7 +32,10 @@ from .state import (
 
 
 class DataFsJob(NamedTuple):
-    """What is restored and where; ``journal`` is that of an interrupted restore of the same. In a directory there is no ``database``."""
+    """What is restored and where; ``journal`` is that of an interrupted restore of the same.
+
+    In a directory there is no ``database``.
+    """
 
     paths: DataFsPaths
     blobs: BlobTarget | None
@@ -58,7 +61,9 @@ class DataFsJob(NamedTuple):
 
 
 class PlannedDataFs(PlannedRestore):
-    """The plan of one Data.fs. It was made while nothing was held, so ``require_unchanged`` looks again under the lock.
+    """The plan of one Data.fs.
+
+    It was made while nothing was held, so ``require_unchanged`` looks again under the lock.
 
     ``common`` is the last transaction that clients may have seen and that the restored state has.
     """
@@ -115,7 +120,10 @@ class PlannedDataFs(PlannedRestore):
 
 
 def plan_data_fs(job: DataFsJob) -> PlannedDataFs:
-    """Look at what is in place, and plan; raise TargetRefused where something is in the way. Nothing is changed."""
+    """Look at what is in place, and plan; raise TargetRefused where something is in the way.
+
+    Nothing is changed.
+    """
     last_tid, lost = last_and_lost(job.paths.data_fs, job.source.cut) if job.exists else (None, None)
     if job.journal is None:
         _refuse(job)
@@ -162,7 +170,8 @@ def _require_blobs_of_site(job: DataFsJob) -> None:
 def _is_unsaved(job: DataFsJob) -> bool:
     """Tell whether the file in place holds what no safety backup has.
 
-    An interrupted restore may have made one. But the site may have been written to since, so the length has to be the same.
+    An interrupted restore may have made one. But the site may have been written to since, so the length has
+    to be the same.
     """
     journal = job.journal
     if not job.exists:
@@ -185,13 +194,19 @@ def _needs(job: DataFsJob) -> list[SpaceNeed]:
 
 
 def _blobs_in_place(job: DataFsJob) -> bool:
-    """Tell whether blobs go to a directory that has some: which ones are missing there is found out on the way."""
+    """Tell whether blobs go to a directory that has some.
+
+    Which ones are missing there is found out on the way.
+    """
     blob_dir, blobs = job.paths.blob_dir, job.source.entry.blobs
     return blob_dir is not None and blobs is not None and blobs.count > 0 and blob_dir.exists()
 
 
 def _common_tid(job: DataFsJob) -> str | None:
-    """Return the last transaction that the replaced file and the restored state share; None: what came after any may differ."""
+    """Return the last transaction that the replaced file and the restored state share.
+
+    None: what came after any may differ.
+    """
     replaced = job.paths.data_fs
     if job.journal is not None and job.paths.is_new(job.journal):
         replaced = job.paths.replaced(job.journal) or replaced
@@ -228,8 +243,10 @@ def _next_steps(job: DataFsJob) -> list[str]:
     known = ", ".join(str(client.config) for client in job.options.clients)
     of = f"of every client but {known}" if known else "of every client: none was named with --client-conf"
     return [
-        "restart every ZEO client, on every host, before the server takes writes again: a client with a stale cache counts "
-        "as current as soon as the server has a newer transaction, and mixes discarded objects with restored ones",
+        "restart every ZEO client, on every host, before the server takes writes again: a client with a "
+        "stale cache counts "
+        "as current as soon as the server has a newer transaction, and mixes discarded objects with "
+        "restored ones",
         f"remove the persistent caches (*.zec and *.zec.lock, where zope.conf says `client`) {of}",
     ]
 

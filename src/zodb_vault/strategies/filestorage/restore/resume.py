@@ -12,10 +12,12 @@ from .paths import DataFsPaths
 
 
 def resume(paths: DataFsPaths, journal: Journal) -> Journal:
-    """Return the journal with the phase that the files show, written; raise TargetRefused when they show none.
+    """Return the journal with the phase that the files show, written.
 
-    Before the rename everything is built again: the site may have gone on since, and a pack may have removed blobs that
-    were compared already. The caller holds the lock.
+    Raise TargetRefused when they show none.
+
+    Before the rename everything is built again: the site may have gone on since, and a pack may have removed
+    blobs that were compared already. The caller holds the lock.
     """
     if journal.phase == "aborting" or (journal.phase == "switching" and paths.is_new(journal)):
         return journals.advance(paths.data_fs, journal, phase="switched")
@@ -26,13 +28,17 @@ def resume(paths: DataFsPaths, journal: Journal) -> Journal:
     if _was_packed(paths, journal):
         return journals.advance(paths.data_fs, journal, phase="switched")
     raise TargetRefused(
-        f"{paths.data_fs} is not the file that the restore {journal.restore} built, and {journal.building} is gone",
+        f"{paths.data_fs} is not the file that the restore {journal.restore} built, and "
+        f"{journal.building} is gone",
         "`restore --abort` puts the old state back",
     )
 
 
 def _was_packed(paths: DataFsPaths, journal: Journal) -> bool:
-    """Tell whether the restored file was valid and was replaced by a pack: the old one is kept, and this is another one."""
+    """Tell whether the restored file was valid and was replaced by a pack.
+
+    The old one is kept, and this is another one.
+    """
     replaced = paths.replaced(journal)
     if replaced is None or not replaced.exists() or not paths.data_fs.exists():
         return False
@@ -40,7 +46,10 @@ def _was_packed(paths: DataFsPaths, journal: Journal) -> bool:
 
 
 class Identity(NamedTuple):
-    """What tells one restore from another: a run goes on with an interrupted restore only if all of this is the same."""
+    """What tells one restore from another.
+
+    A run goes on with an interrupted restore only if all of this is the same.
+    """
 
     backup: str
     end: int
@@ -60,7 +69,8 @@ def require_same(paths: DataFsPaths, journal: Journal, wanted: Identity) -> None
     aborting = journal.phase == "aborting" and not paths.is_new(journal)
     if aborting or identity_of(journal) != wanted:
         raise TargetRefused(
-            f"a restore of backup {journal.backup} up to {journal.last_tid} into {paths.data_fs} was interrupted",
+            f"a restore of backup {journal.backup} up to {journal.last_tid} into {paths.data_fs} was "
+            "interrupted",
             "run `restore --abort` again to put the old state back"
             if aborting
             else "run that one again to finish it, or `restore --abort` to put the old state back",

@@ -1,4 +1,7 @@
-"""Look at the Data.fs that a restore is going to replace, and refuse where something is in the way; nothing is changed."""
+"""Look at the Data.fs that a restore is going to replace, and refuse where something is in the way.
+
+Nothing is changed.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +93,8 @@ def require_links(data_fs: Path) -> None:
     except OSError as error:
         raise TargetRefused(
             f"{data_fs} cannot be hard-linked: {error.strerror}",
-            "in place the replaced file is kept by a hard link; restore into a directory of another file system "
+            "in place the replaced file is kept by a hard link; restore into a directory of another file "
+            "system "
             "with --output DIR",
         ) from None
 
@@ -98,8 +102,8 @@ def require_links(data_fs: Path) -> None:
 def require_same_site(data_fs: Path, blobs: str, source: RestoreSource) -> None:
     """Raise TargetRefused when the file in place and the backup have no transaction in common.
 
-    Blobs of two sites must not be mixed: those of one would be taken for leftovers of the other. A file that cannot be
-    read tells nothing, and is no reason to refuse.
+    Blobs of two sites must not be mixed: those of one would be taken for leftovers of the other. A file that
+    cannot be read tells nothing, and is no reason to refuse.
     """
     try:
         if newest_common_tid(data_fs, source) is not None:
