@@ -28,7 +28,7 @@ DEADLINE = 60.0
 AS_NOBODY = """
 import importlib, os, pkgutil, sys
 import zodb_vault, importlib.readers, encodings.ascii, encodings.idna, encodings.unicode_escape
-import _strptime, zc.lockfile, zoneinfo, rich.progress
+import _strptime, ctypes, zc.lockfile, zoneinfo, rich.progress
 for module in pkgutil.walk_packages(zodb_vault.__path__, "zodb_vault."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
