@@ -133,11 +133,11 @@ def test_a_commit_that_stays_between_vote_and_finish_is_said(
         writer.shared()
     assert made[0].consistency == "uncoordinated"
     assert tuple(pauses) == PAUSES
-    assert all("never still" in entry.warnings[-1] for entry in made[0].databases)
+    assert all("no moment without commits" in entry.warnings[-1] for entry in made[0].databases)
     moving = restoring.plan(
         several.repository, filestorage_vault.SITE, several.site, restoring.RestoreOptions()
     )
-    assert ["never still" in note for note in moving.notes] == [True]
+    assert ["no moment without commits" in note for note in moving.notes] == [True]
     assert several.create().manifest.consistency == "consistent"
     assert agree(several.restored()) == 4
 

@@ -29,7 +29,7 @@ from .resume import MarkerCheckpointer, StaleMarker, leave_to_next_run, overtake
 from .source_check import check_source, missing_databases, restored_databases
 
 UNCOORDINATED: Final = (
-    "the databases were never still together: a commit to several of them may be in one of them only"
+    "no moment without commits was found: a transaction that spans databases may be incomplete"
 )
 
 
