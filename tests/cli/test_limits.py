@@ -16,7 +16,7 @@ from command_line import DEADLINE, Outcome, Vault, command, environment
 from services.s3 import Service
 
 from zodb_vault.operations.create import options
-from zodb_vault.operations.restore import run as restore
+from zodb_vault.operations.restore import options as restore
 from zodb_vault.operations.verify import options as verify
 from zodb_vault.policy.parallelism import MAX_WORKERS, workers
 from zodb_vault.stores import registry

@@ -179,8 +179,8 @@ def test_a_storage_that_a_process_has_open_without_a_server_is_in_use_too(on_a_s
 @pytest.mark.parametrize("host", ["", "localhost:", "127.0.0.1:", "0.0.0.0:", ":"])
 def test_a_server_is_found_at_every_form_of_an_address(host: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        assert servers.answers(f"{host}{server.getsockname()[1]}")
-    assert not servers.answers(f"{host}{free_port()}")
+        assert servers.accepts_connections(f"{host}{server.getsockname()[1]}")
+    assert not servers.accepts_connections(f"{host}{free_port()}")
 
 
 @pytest.mark.parametrize("kind", ["nothing", "file", "left", "long", "unknown host"])
@@ -195,14 +195,14 @@ def test_where_no_server_listens(kind: str, zeo_directory: Path) -> None:
         address += "x" * 200
     elif kind == "unknown host":
         address = "no-such-host.invalid:8100"
-    assert not servers.answers(address)
+    assert not servers.accepts_connections(address)
 
 
 def test_an_unknown_state_counts_as_in_use(on_a_socket: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     site_factory.populate(on_a_socket.zeo.directory / "main")
     site_factory.populate(on_a_socket.zeo.directory / "catalog")
     on_a_socket.done("create")
-    monkeypatch.setattr(servers, "PATIENCE", 0.2)
+    monkeypatch.setattr(servers, "TIMEOUT", 0.2)
     with socket.socket(socket.AF_UNIX) as stuck:
         stuck.bind(on_a_socket.zeo.address)
         stuck.listen(0)
@@ -218,9 +218,9 @@ def test_an_unknown_state_counts_as_in_use(on_a_socket: Served, monkeypatch: pyt
     def refuses(*_: object) -> bool:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(servers, "answers", refuses)
+    monkeypatch.setattr(servers, "accepts_connections", refuses)
     refused = on_a_socket("restore", "--yes")
-    assert (refused.status, "cannot be told" in refused.err) == (11, True)
+    assert (refused.status, "is not known whether a ZEO server runs" in refused.err) == (11, True)
 
 
 # Caches of clients

@@ -5,37 +5,31 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from datetime import datetime, timedelta, tzinfo
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
-from zoneinfo import ZoneInfo
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ..errors import ConfigurationError, Declined, UsageError, VaultError
+from ..errors import Declined, UsageError, VaultError
 from ..policy.recovery import AtTimestamp
 from ..policy.timestamps import in_utc, parse_timestamp
 from .context import Context, pass_context
+from .local_time import LocalZone
 from .options import PATH, PathOption, Text, json_option, limit_options, site_options
-from .output import count, print_json, printable, size
+from .output import print_json, printable
+from .restore_output import plan_lines, print_restored, restore_document
 
 if TYPE_CHECKING:
-    from ..model.restore import StaleCache, TargetState
     from ..model.source import Site
-    from ..operations.restore.plan import RestorePlan, RestoreStep
-    from ..operations.restore.run import Restored
+    from ..operations.restore.options import RestoreOptions
+    from ..operations.restore.plan import RestorePlan
+    from ..strategies.destination import Destination
 
-AGAIN: Final = (
-    "correct the cause (free space, permissions, the disk), then run the restore again: the old state is "
-    "whole until its end"
-)
-GO_ON: Final = (
-    "correct the cause (free space, permissions, the disk), then run the same restore again: it goes on "
-    "from there"
-)
+CORRECT: Final = "correct the cause (free space, permissions, the disk), then run"
+AGAIN: Final = f"{CORRECT} the restore again: the old state is whole until its end"
+GO_ON: Final = f"{CORRECT} the same restore again: it goes on from there"
 GO_ON_OR_BACK: Final = f"{GO_ON}; or `restore --abort`"
-INSTANTS: Final = ("--tid", "--before-tid", "--at")
+ABORT_AGAIN: Final = f"{CORRECT} `restore --abort` again"
 
 
 @click.command("restore")
@@ -55,63 +49,67 @@ INSTANTS: Final = ("--tid", "--before-tid", "--at")
     type=PATH,
     multiple=True,
     metavar="FILE",
-    help="The zope.conf of a client of the ZEO server: what its caches hold of the replaced state is "
-    "removed (repeatable).",
+    help="The zope.conf of a client of the ZEO server. What its caches have of the replaced state is removed "
+    "(repeatable).",
 )
 @click.option(
     "--tid",
     type=Text(not_empty=True),
     metavar="TID",
-    help="Keep everything up to this transaction, which has to exist.",
+    help="Restore everything up to this transaction, which has to exist.",
 )
 @click.option(
-    "--before-tid", type=Text(not_empty=True), metavar="TID", help="Keep everything before this transaction."
+    "--before-tid",
+    type=Text(not_empty=True),
+    metavar="TID",
+    help="Restore everything before this transaction.",
 )
 @click.option(
     "--at",
     type=Text(not_empty=True),
     metavar="TIME",
-    help="Keep everything up to this moment, ISO 8601; without a zone it is local time.",
+    help="Restore everything up to this time, in ISO 8601. Without a zone it is local time.",
 )
 @click.option(
     "--database", "databases", multiple=True, metavar="NAME", help="Only this database (repeatable)."
 )
 @click.option(
-    "--only", type=click.Choice(["storage", "blobs"]), help="Half a restore: the result may not fit together."
+    "--only",
+    type=click.Choice(["storage", "blobs"]),
+    help="Restore only this component. It may not fit the other one.",
 )
-@click.option("--allow-incomplete", is_flag=True, help="Also a backup that lacks blobs.")
+@click.option("--allow-incomplete", is_flag=True, help="Also restore a backup with missing blobs.")
 @click.option(
     "--no-safety-backup",
     is_flag=True,
-    help="Do not back up the present state first; it is kept beside the new one all the same.",
+    help="Do not back up the present state first. It is kept beside the new one in any case.",
 )
 @click.option(
     "--replace-blobs",
     is_flag=True,
-    help="Also into the blob directory of another site; in a bucket: over other objects too, kept.",
+    help="Also restore into the blob directory of another site, and over other objects in a bucket. "
+    "What is replaced is kept.",
 )
 @click.option(
     "--replace",
     is_flag=True,
-    help="Into a database server: also where a database is full; what is there is kept under another name.",
+    help="In a database server: also restore into a database that is not empty. What is there is kept under "
+    "another name.",
 )
 @click.option(
     "--role",
     type=Text(not_empty=True),
     metavar="ROLE",
-    help="Into a database server: the role that is to own everything.",
+    help="In a database server: the role that will own everything.",
 )
 @click.option(
-    "--abort",
-    "abort_",
-    is_flag=True,
-    help="Put the old state back that an interrupted restore was replacing.",
+    "--abort", is_flag=True, help="Put back the old state that an interrupted restore was replacing."
 )
 @click.option(
     "--discard-kept",
     type=Text(not_empty=True),
     metavar="RESTORE",
-    help="Free what the restore of this id kept of the state it replaced.",
+    help="Remove what the restore with this id has kept of the state that it replaced.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -119,94 +117,94 @@ INSTANTS: Final = ("--tid", "--before-tid", "--at")
 @json_option
 @site_options
 @pass_context
-def command(
-    context: Context,
-    /,
-    id: str | None,
-    output: Path | None,
-    target: Path | None,
-    tid: str | None,
-    before_tid: str | None,
-    at: str | None,
-    databases: tuple[str, ...],
-    client_confs: tuple[Path, ...],
-    only: Literal["storage", "blobs"] | None,
-    abort_: bool,
-    discard_kept: str | None,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-    **flags: Any,
-) -> None:
-    """Bring a backup, or any transaction in it, back.
+def command(context: Context, /, *, dry_run: bool, yes: bool, as_json: bool, **values: Any) -> None:
+    """Restore a backup, or the state after any transaction in it.
 
     ID is the id of the backup, a unique prefix of it, the name of the backup, or `latest`.
 
-    Without --output it goes into the site itself: the state in place is saved and kept, and one atomic step
-    makes the new one valid. An interrupted restore is finished by running it again.
+    Without --output the site itself is restored. Its present state is saved and kept, and one atomic step
+    makes the new state valid. To finish an interrupted restore, run it again.
     """
-    from ..operations.restore.run import RestoreOptions, execute, plan
-    from ..operations.restore.targets import request_of
+    from ..operations.restore.run import execute, plan
 
-    _exclusive(("--output", output), ("--target", target))
-    _exclusive(("--output", output), ("--client-conf", client_confs or None))
-    _exclusive(*zip(INSTANTS, (tid, before_tid, at), strict=True))
-    _exclusive(("--abort", abort_ or None), ("--discard-kept", discard_kept), ("an ID", id))
-    site = None if output is not None else _site(context, target)
-    if abort_ or discard_kept:
-        return _old_state(context, site, discard_kept, databases, as_json)
-    options = RestoreOptions(
-        backup=id,
-        request=request_of(tid, before_tid, _moment(context, at)),
-        databases=databases,
-        output=output,
-        elsewhere=target is not None,
-        only=only,
-        clients=() if output is not None else _clients(context, target, client_confs),
-        allow_incomplete=flags["allow_incomplete"],
-        safety_backup=not flags["no_safety_backup"],
-        replace_blobs=flags["replace_blobs"],
-        replace=flags["replace"],
-        role=flags["role"],
-        workers=context.workers,
-    )
+    _require_exclusive(values)
+    site = None if values["output"] is not None else _site(context, values["target"])
+    if values["abort"] or values["discard_kept"]:
+        return _abort_or_discard(context, site, values["discard_kept"], values["databases"], as_json)
+    options = _options(context, values)
     context.apply_priority()
     wanted = plan(context.repository, context.site_name, site, options)
     if dry_run:
-        print_json(_document(wanted)) if as_json else click.echo("\n".join(_plan_lines(wanted)))
+        print_json(restore_document(wanted)) if as_json else click.echo("\n".join(plan_lines(wanted)))
         return None
-    for line in _plan_lines(wanted):
+    for line in plan_lines(wanted):
         context.say(line)
     if not yes and not context.confirm("Restore this?"):
         raise Declined("nothing was restored")
-    with context.progress() as progress, _stopped(*_where_and_way(wanted)):
+    with context.progress() as progress, _system_errors(*_where_and_hint(wanted)):
         done = execute(context.repository, wanted, context.site_name, progress)
-    print_json(_document(wanted, done)) if as_json else _print(context, done)
+    print_json(restore_document(wanted, done)) if as_json else print_restored(context, done)
     return None
 
 
-def _where_and_way(wanted: RestorePlan) -> tuple[str, str]:
-    """Return where a restore may be stopped by the system, and what the user does then."""
-    way = AGAIN if not wanted.resumes else GO_ON_OR_BACK if wanted.in_place else GO_ON
-    return wanted.steps[0].state.where if wanted.steps else "", way
-
-
-@contextlib.contextmanager
-def _stopped(data_fs: str, hint: str) -> Iterator[None]:
-    """Say of an error of the system what it has stopped, and how to go on from there."""
-    try:
-        yield
-    except OSError as error:
-        where = (
-            os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes, os.PathLike)) else data_fs
-        )
-        raise VaultError(f"the restore stopped at {where}: {error.strerror or error}", hint) from error
+def _require_exclusive(values: dict[str, Any]) -> None:
+    """Raise UsageError for options that exclude each other."""
+    output = ("--output", values["output"])
+    _exclusive(output, ("--target", values["target"]))
+    _exclusive(output, ("--client-conf", values["client_confs"] or None))
+    _exclusive(*((f"--{name.replace('_', '-')}", values[name]) for name in ("tid", "before_tid", "at")))
+    _exclusive(
+        ("--abort", values["abort"] or None),
+        ("--discard-kept", values["discard_kept"]),
+        ("an ID", values["id"]),
+    )
 
 
 def _exclusive(*given: tuple[str, object]) -> None:
     named = [name for name, value in given if value is not None]
     if len(named) > 1:
         raise UsageError(f"{' and '.join(named)} exclude each other", "give one of them")
+
+
+def _options(context: Context, values: dict[str, Any]) -> RestoreOptions:
+    from ..operations.restore.options import RestoreOptions
+    from ..operations.restore.targets import request_of
+
+    in_place = values["output"] is None
+    return RestoreOptions(
+        backup=values["id"],
+        request=request_of(values["tid"], values["before_tid"], _timestamp(context, values["at"])),
+        databases=values["databases"],
+        output=values["output"],
+        elsewhere=values["target"] is not None,
+        only=values["only"],
+        clients=_clients(context, values["target"], values["client_confs"]) if in_place else (),
+        allow_incomplete=values["allow_incomplete"],
+        safety_backup=not values["no_safety_backup"],
+        replace_blobs=values["replace_blobs"],
+        replace=values["replace"],
+        role=values["role"],
+        workers=context.workers,
+    )
+
+
+def _where_and_hint(wanted: RestorePlan) -> tuple[str, str]:
+    """Return what is restored, and what the user does after an error of the system."""
+    hint = AGAIN
+    if wanted.resumes:
+        hint = GO_ON_OR_BACK if wanted.in_place else GO_ON
+    return wanted.steps[0].state.where if wanted.steps else "", hint
+
+
+@contextlib.contextmanager
+def _system_errors(restored: str, hint: str) -> Iterator[None]:
+    """Turn an error of the operating system into a message that names the file, or else what is restored."""
+    try:
+        yield
+    except OSError as error:
+        named = isinstance(error.filename, (str, bytes, os.PathLike))
+        where = os.fsdecode(error.filename) if named else restored
+        raise VaultError(f"the restore stopped at {where}: {error.strerror or error}", hint) from error
 
 
 def _site(context: Context, target: Path | None) -> Site:
@@ -228,131 +226,29 @@ def _clients(context: Context, target: Path | None, client_confs: tuple[Path, ..
     )
 
 
-def _moment(context: Context, text: str | None) -> AtTimestamp | None:
+def _timestamp(context: Context, text: str | None) -> AtTimestamp | None:
     if text is None:
         return None
-    moment = parse_timestamp(text, LocalZone())
-    context.say(f"{printable(text)} is {in_utc(moment)}")
-    return AtTimestamp(moment)
+    timestamp = parse_timestamp(text, LocalZone())
+    context.say(f"{printable(text)} is {in_utc(timestamp)}")
+    return AtTimestamp(timestamp)
 
 
-class LocalZone(tzinfo):
-    """The zone of this machine, looked up when a time without a zone asks for it."""
-
-    @cached_property
-    def _zone(self) -> tzinfo:
-        return local_zone()
-
-    def utcoffset(self, moment: datetime | None) -> timedelta | None:
-        """Return the offset from UTC."""
-        return self._zone.utcoffset(moment)
-
-    def dst(self, moment: datetime | None) -> timedelta | None:
-        """Return how much of the offset is summer time."""
-        return self._zone.dst(moment)
-
-    def tzname(self, moment: datetime | None) -> str | None:
-        """Return the name of the offset."""
-        return self._zone.tzname(moment)
-
-
-def local_zone() -> tzinfo:
-    """Return the zone of this machine with its rules: ``TZ`` (a name or a file), else ``/etc/localtime``.
-
-    An empty TZ is UTC, as it is for libc.
-
-    Raise ConfigurationError for a TZ that is neither.
-    """
-    name = os.environ.get("TZ", "/etc/localtime").removeprefix(":") or "UTC"
-    try:
-        if not name.startswith("/"):
-            return ZoneInfo(name)
-        with Path(name).open("rb") as file:
-            return ZoneInfo.from_file(file, key=name)
-    except FileNotFoundError as error:
-        if name == "/etc/localtime":
-            return ZoneInfo("UTC")
-        raise _unknown_zone(name) from error
-    except (ValueError, KeyError, OSError) as error:
-        raise _unknown_zone(name) from error
-
-
-def _unknown_zone(name: str) -> ConfigurationError:
-    return ConfigurationError(
-        [f"the time zone {name} is not known"], "give times with a zone, such as 2026-11-20T10:15Z"
-    )
-
-
-def _plan_lines(wanted: RestorePlan) -> list[str]:
-    manifest = wanted.target.backup.manifest
-    lines = [f"backup {manifest.id} of {manifest.created_at}"]
-    for step in wanted.steps:
-        lines += _step_lines(step, blobs_only=wanted.options.only == "blobs")
-    for cache in wanted.caches:
-        lines += _cache_lines(cache)
-    return lines + [printable(note) for note in wanted.notes]
-
-
-def _step_lines(step: RestoreStep, *, blobs_only: bool) -> list[str]:
-    from ..model import tid as tids
-
-    cut, state = step.cut, step.state
-    when = f" ({tids.iso(tids.from_hex(cut.last_tid))})" if cut.last_tid else ""
-    what = "blobs only" if blobs_only else f"{size(cut.end)} of {state.content}"
-    lines = [
-        f"{printable(cut.entry.name)}: up to transaction {cut.last_tid}{when}, {what}, to "
-        f"{printable(state.where)}"
-    ]
-    lines += [f"  {line}" for line in _change_lines(step)]
-    lines += [f"  {printable(detail)}" for detail in state.details]
-    if state.needs:
-        rest = ", and room for blobs that are not there any more" if state.more_for_blobs else ""
-        lines.append(f"  needs {size(sum(need.size for need in state.needs))} of free space{rest}")
-    return lines
-
-
-def _change_lines(step: RestoreStep) -> list[str]:
-    """Return what a restore leaves out of the backup, and what it does to the state in place."""
-    state, left_out = step.state, step.cut.left_out
-    if state.resumed:
-        return [f"goes on with the interrupted restore {state.resumed}"]
-    lines = []
-    if left_out and state.lost is None:
-        lines.append(f"leaves out {count(left_out, 'later transaction')} of the backup")
-    if state.way:
-        lines.append(state.way + _replaced_words(state))
-    return lines
-
-
-def _replaced_words(state: TargetState) -> str:
-    if not state.exists:
-        return ""
-    dropped = f", {count(state.lost, 'transaction')} of it dropped" if state.lost is not None else ""
-    return f" (last transaction {state.last_tid}){dropped}"
-
-
-def _cache_lines(cache: StaleCache) -> list[str]:
-    lines = [f"removes {printable(str(path))}, a cache of {printable(cache.owner)}" for path in cache.files]
-    if cache.blobs:
-        directory = printable(str(cache.blobs[0].parent.parent))
-        lines.append(f"removes {count(len(cache.blobs), 'blob')} of the replaced state from {directory}")
-    return lines
-
-
-def _old_state(
+def _abort_or_discard(
     context: Context, site: Site | None, discard: str | None, databases: tuple[str, ...], as_json: bool
 ) -> None:
-    from ..operations.restore.abort import abort, discard_kept
+    """Undo an interrupted restore, or remove what a finished one has kept (``discard`` is its id)."""
+    from ..operations.restore.abort import discard_kept
     from ..operations.restore.destination import resuming_destinations
-    from ..operations.restore.preflight import require_together
 
     if site is None:
         raise UsageError(
             "--abort and --discard-kept are about a site, not about --output",
             "an output directory can be removed",
         )
-    chosen = [one for one in site.databases if not databases or one.name in databases]
-    destinations = resuming_destinations(chosen)
+    destinations = resuming_destinations(
+        one for one in site.databases if not databases or one.name in databases
+    )
     if not destinations:
         raise UsageError(
             "a restore into a database server leaves nothing to abort, and keeps the old database",
@@ -360,63 +256,28 @@ def _old_state(
         )
     aborted, removed = list[str](), list[str]()
     if discard is None:
-        for one in destinations:
-            one.require_stopped()
-        others = resuming_destinations(one for one in site.databases if one not in chosen)
-        require_together(destinations, others, done=True)
-        with _stopped(destinations[0].where, "correct the cause, then run `restore --abort` again"):
-            undone = abort(destinations)
-        for restore in undone:
-            aborted.append(restore.restore)
-            context.say(f"{restore.database}: the state before the restore of {restore.backup} is back")
-    for path in discard_kept(destinations, discard) if discard else ():
-        removed.append(path)
-        context.say(f"removed {printable(path)}")
+        aborted = _abort(context, site, destinations)
+    else:
+        removed = discard_kept(destinations, discard)
+        for path in removed:
+            context.say(f"removed {printable(path)}")
     if as_json:
         print_json({"aborted": aborted, "removed": removed})
 
 
-def _print(context: Context, done: Restored) -> None:
-    for step in done.plan.steps:
-        state = step.state
-        what = f"{state.where}, last transaction {step.cut.last_tid}"
-        if done.plan.options.only == "blobs":
-            what = f"{state.blobs}, blobs only"
-        context.say(f"{printable(step.cut.entry.name)}: restored to {printable(what)}")
-    if done.safety_backup:
-        context.say(f"the state before is the safety backup {done.safety_backup}")
-    for path in done.caches:
-        context.say(f"removed: {printable(path)}")
-    for path in done.kept:
-        context.say(f"kept: {printable(path)}")
-    for note in done.notes:
-        click.echo(f"zodb-vault: {printable(note)}", err=True)
-    for line in dict.fromkeys(line for step in done.plan.steps for line in step.state.next_steps):
-        context.say(printable(line))
+def _abort(context: Context, site: Site, destinations: list[Destination]) -> list[str]:
+    """Put back the old state, and return the ids of the restores that were undone."""
+    from ..operations.restore.abort import abort
+    from ..operations.restore.destination import resuming_destinations
+    from ..operations.restore.preflight import require_together
 
-
-def _document(wanted: RestorePlan, done: Restored | None = None) -> dict[str, Any]:
-    """Return the document of a restore, or of a plan of which nothing was done yet."""
-    return {
-        "id": wanted.target.backup.manifest.id,
-        "target": _target(wanted),
-        "databases": [
-            {
-                "name": step.cut.entry.name,
-                "last_tid": step.cut.last_tid,
-                "dropped_transactions": step.cut.left_out if step.state.lost is None else step.state.lost,
-            }
-            for step in wanted.steps
-        ],
-        "kept": done.kept if done else [],
-        "caches": done.caches if done else [str(path) for cache in wanted.caches for path in cache.paths],
-        "safety_backup": done.safety_backup if done else None,
-        "notes": wanted.notes + (done.notes if done else []),
-    }
-
-
-def _target(wanted: RestorePlan) -> str | None:
-    """Return the directory that was named, else what the first database was restored to."""
-    if wanted.options.output is not None:
-        return str(wanted.options.output.absolute())
-    return wanted.steps[0].state.location if wanted.steps else None
+    for one in destinations:
+        one.require_stopped()
+    undone_here = {one.where for one in destinations}
+    others = [one for one in resuming_destinations(site.databases) if one.where not in undone_here]
+    require_together(destinations, others, done=True)
+    with _system_errors(destinations[0].where, ABORT_AGAIN):
+        undone = abort(destinations)
+    for restore in undone:
+        context.say(f"{restore.database}: the state before the restore of {restore.backup} is back")
+    return [restore.restore for restore in undone]

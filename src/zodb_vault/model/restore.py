@@ -38,7 +38,7 @@ class DatabaseCut(msgspec.Struct, frozen=True):
 
 
 class RestorePoint(msgspec.Struct, frozen=True, kw_only=True):
-    """The transaction at which a restored database ends, and how many transactions and revisions it has then."""
+    """The last transaction of a restored database, and how many transactions and revisions it has then."""
 
     tid: str
     transactions: int
@@ -96,8 +96,7 @@ class TargetState(msgspec.Struct, frozen=True, kw_only=True):
     the directory of a Data.fs. ``content`` is what its storage consists of. ``exists``: something is
     replaced, ``last_tid`` is its last transaction, and ``lost`` the number of its transactions that the
     restored state does not have (None: not counted). ``unsaved``: no safety backup holds it yet. ``resumed``
-    is the id of an interrupted restore that goes on. ``restored``: an interrupted restore of several
-    databases has finished with this one.
+    is the id of an interrupted restore that goes on.
 
     Only for people: ``way`` says how the new state gets there, ``details`` what else the plan says, ``notes``
     what to know before the restore is agreed to, ``next_steps`` what has to be done after it.
@@ -112,7 +111,6 @@ class TargetState(msgspec.Struct, frozen=True, kw_only=True):
     lost: int | None = None
     unsaved: bool = False
     resumed: str | None = None
-    restored: bool = False
     needs: list[SpaceNeed] = []
     more_for_blobs: bool = False
     caches: list[StaleCache] = []

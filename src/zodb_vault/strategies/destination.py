@@ -1,6 +1,7 @@
 """What a restore asks of the place that a database goes to.
 
-To be inspected, held, replaced in one step, and put back.
+It is inspected, held, replaced in one step, and put back if that is wanted. A backend that can be restored
+into provides a ``Destination``; most methods have a default that fits a database which is either old or new.
 """
 
 from __future__ import annotations
@@ -17,9 +18,7 @@ from .base import Sink
 
 
 class RestoreSource(NamedTuple):
-    """What is restored of one database.
-
-    A part of its entry in a backup, and where the objects of the backup are read.
+    """What is restored of one database, and the objects of the backup.
 
     ``alone``: no other database is restored together with it.
     """
@@ -113,7 +112,7 @@ class DatabaseRestore:
 class PlannedRestore:
     """One database of a plan.
 
-    What was found at its destination, and ``begin``, which makes the first change there.
+    ``state`` is what was found at its destination, and ``begin`` makes the first change there.
     """
 
     def __init__(self, state: TargetState, begin: Callable[[RestoreContext], DatabaseRestore]) -> None:
@@ -203,7 +202,7 @@ class Destination:
     def writes(self) -> list[Path]:
         """Return the files and directories that a restore makes.
 
-        None may lie in a repository or in a blob directory.
+        None may lie in a repository or in the blob directory of another database.
         """
         return []
 
@@ -215,8 +214,12 @@ class Destination:
         """Return the restore of this id if it is done here and what it kept is noted; raise Damage."""
         return None
 
-    def inspect(self, source: RestoreSource, unfinished: Collection[UnfinishedRestore]) -> PlannedRestore:
+    def inspect(
+        self, source: RestoreSource, unfinished: Collection[UnfinishedRestore]
+    ) -> PlannedRestore | None:
         """Look at what is there, and decide how the database gets there; change nothing.
+
+        Return None when an interrupted restore of several databases has finished with this one.
 
         ``unfinished`` are the interrupted restores of all databases that are restored together.
         Raise InUse, TargetRefused, UsageError.

@@ -252,7 +252,7 @@ def test_a_database_that_is_added_leaves_the_others_on_their_timeline(several: S
     older = restoring.plan(
         several.repository, filestorage_vault.SITE, several.site, restoring.RestoreOptions(backup=first.id)
     )
-    assert older.notes == ["users is not in this backup and stays as it is: it may not fit to the others"]
+    assert older.notes == ["users is not in this backup and stays as it is: it may not fit the others"]
 
 
 def test_a_database_that_is_taken_out_is_said_once_and_its_backups_stay(several: Several) -> None:

@@ -11,10 +11,10 @@ from ...strategies.destination import Destination, UndoneRestore
 
 
 def abort(destinations: Sequence[Destination]) -> list[UnfinishedRestore]:
-    """Put back the state that an interrupted restore was about to replace, or had replaced already, and return what was undone.
+    """Put back the state that an interrupted restore was replacing, and return what was undone.
 
-    Can itself be run again. Raise TargetMissing when no restore was interrupted, InUse, TargetRefused when the site has
-    written to the restored state since.
+    Can itself be run again. Raise TargetMissing when no restore was interrupted, InUse, TargetRefused when
+    the site has written to the restored state since.
     """
     with contextlib.ExitStack() as stack:
         for one in _taking_part(destinations, _interrupted(destinations)):

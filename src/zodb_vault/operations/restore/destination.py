@@ -60,7 +60,7 @@ def database_for(entry: DatabaseEntry, site: Site | None, target: RestoreTarget)
 
 
 def resuming_destinations(databases: Iterable[Database]) -> list[Destination]:
-    """Return those databases of a site as destinations in which an interrupted restore can go on, or be undone."""
+    """Return the databases of a site in which an interrupted restore can be undone, as destinations."""
     found = []
     for database in databases:
         try:

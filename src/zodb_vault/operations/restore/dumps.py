@@ -1,7 +1,4 @@
-"""A new directory as the destination of a dump.
-
-Its files as other programs take them, and its blobs beside them.
-"""
+"""A new directory as the destination of a dump: its files, as other programs take them, and its blobs."""
 
 from __future__ import annotations
 

@@ -95,9 +95,9 @@ def plan(repository: Repository, site_name: str, site: Site | None, options: Res
     steps = []
     for one in chosen:
         source = RestoreSource(target.backup.manifest.id, one.cut, objects, alone=len(chosen) == 1)
-        step = RestoreStep(one, one.destination.inspect(source, unfinished))
-        if not step.state.restored:
-            steps.append(step)
+        planned = one.destination.inspect(source, unfinished)
+        if planned is not None:
+            steps.append(RestoreStep(one, planned))
     notes = [*_notes(target, site, options), *(note for step in steps for note in step.state.notes)]
     return RestorePlan(target, steps, options, site, notes)
 
@@ -113,7 +113,7 @@ def _notes(target: RestoreTarget, site: Site | None, options: RestoreOptions) ->
         restored = {database_for(cut.entry, site, target).name for cut in target.cuts}
         for database in site.databases:
             if database.name not in restored:
-                yield f"{database.name} is not in this backup and stays as it is: it may not fit to the others"
+                yield (f"{database.name} is not in this backup and stays as it is: it may not fit the others")
     if target.backup.manifest.consistency == "uncoordinated" and len(target.cuts) > 1:
         yield (
             "no moment without commits was found when this backup was made: a transaction that spans "

@@ -1,7 +1,4 @@
-"""What speaks against a restore, whatever it goes into.
-
-Where its files would lie, which databases belong together, free space.
-"""
+"""What speaks against a restore, whatever the backend: places, databases that belong together, space."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from .destination import Chosen
 
 
 def refuse_within(repository: Repository, destination: Destination) -> None:
-    """Raise TargetRefused where a restored file would lie in a repository or in the blob directory of another database."""
+    """Raise TargetRefused where a restored file would lie in a repository or in another blob directory."""
     location = repository.store.location
     root = Path(location).resolve() if "://" not in location else None
     ours = destination.writes
@@ -31,7 +28,7 @@ def refuse_within(repository: Repository, destination: Destination) -> None:
 
 
 def require_one_step(chosen: Sequence[Chosen]) -> None:
-    """Raise TargetRefused for databases in place of which only some resume.
+    """Raise TargetRefused for databases of which only some resume.
 
     No step would make all of them valid together.
     """
@@ -60,8 +57,8 @@ def require_together(
             same = next((one for restore in sorted(interrupted) if (one := other.finished(restore))), None)
         if same is not None:
             raise TargetRefused(
-                f"the interrupted restore {same.restore} was one of {same.database} too, and only "
-                "together they fit",
+                f"the interrupted restore {same.restore} was one of {same.database} too, and only together "
+                "they fit",
                 "leave --database out",
             )
 

@@ -1,7 +1,4 @@
-"""Restore.
-
-Hold all destinations, save the present state, then bring all databases from step to step together.
-"""
+"""Restore: hold all destinations, save the present state, then take each step for all databases."""
 
 from __future__ import annotations
 
@@ -26,7 +23,8 @@ __all__ = ["RestoreOptions", "RestorePlan", "Restored", "execute", "plan", "rest
 class Restored:
     """What a restore did.
 
-    The id of its safety backup, what was kept of the old state, the caches that were removed.
+    ``safety_backup`` is an id. ``kept`` is what was kept of the old state, ``caches`` are the caches that
+    were removed.
     """
 
     plan: RestorePlan
@@ -121,6 +119,7 @@ def restore_alone(destination: Destination, source: RestoreSource, context: Rest
     Nothing is saved first, and the repository is told nothing.
     """
     planned = destination.inspect(source, [])
+    assert planned is not None  # no restore was interrupted
     with destination.hold(), contextlib.ExitStack() as stack:
         restore = planned.begin(context)
         stack.callback(restore.close)

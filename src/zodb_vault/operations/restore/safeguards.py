@@ -1,7 +1,4 @@
-"""What guards a restore in the repository.
-
-A marker that keeps its backup, a safety backup, and a note that the site went back.
-"""
+"""What guards a restore in the repository: a marker that keeps its backup, a safety backup, and a note."""
 
 from __future__ import annotations
 
@@ -40,9 +37,7 @@ def marked(
         backup = plan.target.backup.manifest.id
         run = RunMarker.start(repository.store, site_name, "restore", restore_id, [backup], left)
         # from here on nothing removes the backup; until here a sweep may have
-        if backup not in repository.listing(site_name).backups and backup not in repository.trashed(
-            site_name
-        ):
+        if not _is_there(repository, site_name, backup):
             run.remove()
             raise BackupMissing(
                 f"the backup {backup} has just been removed for good", "`zodb-vault list` shows what there is"
@@ -50,8 +45,7 @@ def marked(
     except (StoreError, Damage) as error:
         progress.note(
             "the repository cannot be written to, so nothing keeps other runs from deleting the backup "
-            "during the restore: "
-            f"{error.message}"
+            f"during the restore: {error.message}"
         )
         yield lambda: None
         return
@@ -66,6 +60,10 @@ def marked(
     finally:
         with contextlib.suppress(StoreError):
             run.remove()
+
+
+def _is_there(repository: Repository, site_name: str, backup: str) -> bool:
+    return backup in repository.listing(site_name).backups or backup in repository.trashed(site_name)
 
 
 def safety_backup(repository: Repository, plan: RestorePlan, progress: Progress) -> str | None:
@@ -133,7 +131,7 @@ def note_restored(repository: Repository, site_name: str, plan: RestorePlan, res
 
 
 def _is_the_site(repository: Repository, site_name: str, plan: RestorePlan) -> bool:
-    """Tell whether the other configuration names the very databases that the backups of the site come from."""
+    """Tell whether the other configuration names the databases that the backups of the site come from."""
     newest = next(parents(Catalog(repository, site_name)), None)
     if newest is None or newest.manifest.source.machine != machine():
         return False

@@ -1,6 +1,6 @@
-"""Blobs back into a blob directory, in place.
+"""Restore blobs into a blob directory, in place.
 
-What is there is compared, what is missing is added, what differs is exchanged.
+What is there is compared, what is missing is added, and what differs is exchanged.
 
 A file that is exchanged is kept first.
 """
@@ -116,9 +116,7 @@ class DirectoryBlobs:
 
 
 def layout_for(blob_dir: Path, stored: str | None) -> str:
-    """Return the layout of a blob directory, or what it gets where it is empty.
-
-    That of the backup, ``stored``.
+    """Return the layout of a blob directory; an empty one gets that of the backup, ``stored``.
 
     Raise ConfigurationError for a blob cache and for an unknown layout.
     """

@@ -1,6 +1,6 @@
-"""What a restore changes in a blob directory is noted, and files that it exchanges are kept.
+"""Note what a restore changes in a blob directory, and keep the files that it exchanges.
 
-An undo puts both back.
+An undo of the restore needs both.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ ADDED: Final = "added"
 
 
 class KeptDirectory:
-    """The folder ``name`` of a blob directory in which a restore keeps blobs of the old state, under their own relative paths."""
+    """The folder of a blob directory in which a restore keeps blobs of the old state.
+
+    They keep their relative paths.
+    """
 
     def __init__(self, blob_dir: Path, name: str, owner: Ownership) -> None:
         self._blob_dir, self._root, self._owner = blob_dir, blob_dir / name, owner

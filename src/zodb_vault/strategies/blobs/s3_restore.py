@@ -25,8 +25,7 @@ from .restore import BlobsJob
 from .s3 import BlobBucket
 
 # Longer blobs are sent in parts while they are read, so that neither memory nor a disk has to hold them. 5
-# MiB is the
-# shortest part that S3 accepts, and an object has at most 10,000 parts.
+# MiB is the shortest part that S3 accepts, and an object has at most 10,000 parts.
 WHOLE: Final = 5 << 20
 PART: Final = 5 << 20
 MOST_PARTS: Final = 10_000
@@ -69,14 +68,14 @@ class BucketBlobs:
     def put_aside(self, refs: Iterable[BlobRef], kept_name: str) -> list[str]:
         """Say how many objects only the replaced state needs.
 
-        They stay, until the site itself deletes them.
+        They stay until the site itself deletes them.
         """
         left = sum(1 for _ref in refs)
         if not left:
             return []
         return [
-            f"{left} objects in {self.where} belong to the replaced state only; they stay there until "
-            "the site is packed, "
+            f"{left} objects in {self.where} belong to the replaced state only; they stay there until the "
+            "site is packed, "
             "which deletes them: from then on the replaced Data.fs lacks them, a safety backup does not"
         ]
 
@@ -113,7 +112,8 @@ class S3BlobWriter:
         return [
             f"{self.exchanged} objects gave way to those of the backup; copies of them are in {kept}, "
             "which nothing removes",
-            "empty the blob caches (cache-dir) of all processes of the site: they may hold what was exchanged",
+            "empty the blob caches (cache-dir) of all processes of the site: they may hold what was "
+            "exchanged",
         ]
 
     def fill(
@@ -173,8 +173,8 @@ class S3BlobWriter:
         if self._aside is None:
             raise TargetRefused(
                 f"{self._bucket.path(member_ref(member))} is another object than the blob of the backup",
-                "name another bucket or prefix, with --target and its zope.conf; `--replace-blobs` keeps "
-                "a copy of such objects first",
+                "name another bucket or prefix, with --target and its zope.conf; `--replace-blobs` keeps a "
+                "copy of such objects first",
             )
         self._bucket.keep(member_ref(member), self._aside)
         with self._lock:
@@ -220,7 +220,7 @@ def _in_parts(chunks: Iterator[memoryview], size: int) -> Iterator[bytes]:
 
 
 def shared_by(bucket: BlobBucket) -> str | None:
-    """Return a warning about a bucket that a copy of a site is going to use, None when there is nothing below its prefix."""
+    """Return a warning about a bucket for a copy of a site, None when there is nothing below its prefix."""
     try:
         if not bucket.is_used():
             return None

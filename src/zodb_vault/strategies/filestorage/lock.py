@@ -1,4 +1,4 @@
-"""The exclusive lock of a FileStorage, taken as FileStorage itself takes it (zc.lockfile), and a bar across it that outlives a process."""
+"""The exclusive lock of a FileStorage, as FileStorage itself takes it, and a bar that outlives a process."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Final
 from ...errors import InUse, TargetRefused
 from ...runtime.durable import sync_directory
 
-# What a barred lock is a link to: there is no such file and none can be made, so FileStorage cannot open its
-# lock.
+# The target of the link that takes the place of a lock while a storage is barred. It has a file as if it were
+# a directory, so it does not exist and cannot be made: FileStorage fails to open its lock.
 BAR: Final = ".restore.json/run the restore again or abort it"
 HELD: Final = ".held"
 
@@ -21,9 +21,8 @@ HELD: Final = ".held"
 def storage_locks(data_fs: Path, *, barred: bool = False) -> Iterator[None]:
     """Hold ``Data.fs.lock`` of the configured and of the resolved name.
 
-    Raise InUse when somebody has the storage open.
-
-    Only who lifts the bar again may come in although it is ``barred``.
+    ``barred``: also while a bar is there; only for a restore or its undo, which remove it in the end. Raise
+    InUse when another process has the storage open, TargetRefused when the lock cannot be made.
     """
     import zc.lockfile
 
@@ -37,7 +36,7 @@ def storage_locks(data_fs: Path, *, barred: bool = False) -> Iterator[None]:
             lock = Path(f"{name}{HELD}") if _is_bar(name) else name
             try:
                 stack.enter_context(contextlib.closing(zc.lockfile.LockFile(str(lock))))
-                _give(lock, data_fs)
+                _give_to_owner(lock, data_fs)
             except zc.lockfile.LockError:
                 raise InUse(
                     f"{data_fs} is in use: another process holds {name}",
@@ -52,14 +51,15 @@ def storage_locks(data_fs: Path, *, barred: bool = False) -> Iterator[None]:
 
 
 def is_barred(data_fs: Path) -> bool:
-    """Tell whether a restore that was interrupted keeps others from opening a storage for writing."""
+    """Tell whether a restore that was interrupted keeps a storage from being opened for writing."""
     return any(_is_bar(name) for name in _names(data_fs))
 
 
 def bar(data_fs: Path) -> None:
-    """Keep others from opening a storage for writing, also when this process dies.
+    """Keep every process from opening a storage for writing, also after this one has died.
 
-    Who calls holds its locks.
+    The caller holds its locks. A lock file is one with its inode, so it stays locked under its other name
+    while a link takes its place by a rename.
     """
     for name in _names(data_fs):
         if _is_bar(name):
@@ -74,7 +74,7 @@ def bar(data_fs: Path) -> None:
 
 
 def unbar(data_fs: Path) -> None:
-    """Lift the bar; the locks are held as before."""
+    """Remove the bar; the locks are held as before."""
     for name in _names(data_fs):
         if _is_bar(name):
             os.rename(f"{name}{HELD}", name)
@@ -88,13 +88,13 @@ def _is_bar(name: Path) -> bool:
 
 
 def _names(data_fs: Path) -> list[Path]:
-    # a directory on the way may be a link too: one file must not be locked twice
+    # A directory in the path may be a link as well. One file must not be locked twice by the same process.
     configured = data_fs.parent.resolve() / data_fs.name
     return list(dict.fromkeys([Path(f"{configured}.lock"), Path(f"{data_fs.resolve()}.lock")]))
 
 
-def _give(lock: Path, data_fs: Path) -> None:
-    """Let a lock file that root has made belong to who the site runs as: FileStorage opens it for writing."""
+def _give_to_owner(lock: Path, data_fs: Path) -> None:
+    """Give a lock file that root has made to the user of the site: FileStorage opens it for writing."""
     if os.geteuid() != 0:
         return
     owner = (data_fs if data_fs.exists() else data_fs.parent).stat()

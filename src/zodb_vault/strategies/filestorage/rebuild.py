@@ -1,4 +1,4 @@
-"""Segments back to a Data.fs: decoded, checked and scanned in one pass over several threads."""
+"""Read the segments of a Data.fs: decode, check and scan them in one pass, over several threads."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from ...runtime.progress import Progress
 from ...runtime.workers import Workers
 from ..base import Sink
 
-BEHIND: Final = 16 << 20
+# So many bytes before the position of a write are on the disk by now, and are dropped from the cache.
+CACHED_BYTES: Final = 16 << 20
 
 
 class DecodedSegment(msgspec.Struct):
-    """What one segment gave.
+    """What was found in one segment.
 
-    Its blob references, the back-pointers that lead out of it or into it, and ``entries`` for an index.
+    ``pointers`` are back-pointers to or from other segments; ``entries`` are for an index.
     """
 
     segment: Segment
@@ -39,9 +40,10 @@ class DecodedSegment(msgspec.Struct):
 
 
 class SegmentReader:
-    """The content of the segments of one database up to ``end``, for whoever wants to write, check or look at it.
+    """Reads the segments of one database up to ``end``, to write or to check them.
 
-    The digests of the stored objects and the checksums of their frames are checked always; ``digests``: those of the content too.
+    The digests of the stored objects and the checksums of their frames are always checked. ``digests``: the
+    digests of the content too.
     """
 
     def __init__(
@@ -51,9 +53,7 @@ class SegmentReader:
         self._digests = digests
 
     def parts(self, workers: Workers, fd: int | None) -> Iterator[DecodedSegment]:
-        """Yield what each segment gives, in order.
-
-        With ``fd`` its bytes are written to their place in that file.
+        """Yield what was found in each segment, in order; with ``fd``, write its bytes to that file.
 
         Raise Damage when an object is missing or damaged, or when the content is not what the manifest says.
         """
@@ -62,7 +62,7 @@ class SegmentReader:
 
     def _part(self, segment: Segment, fd: int | None) -> DecodedSegment:
         tids, entries = list[bytes](), bytearray()
-        # only who writes the file has it indexed
+        # an index is made only of a file that is written
         scanner = Scanner(
             segment.start,
             lambda transaction: _note(tids, transaction),
@@ -86,7 +86,7 @@ class SegmentReader:
             scanner.finish()
         except SourceDamaged as error:
             raise Damage(
-                f"the bytes {segment.start} to {segment.end} of Data.fs do not hold: {error.message}"
+                f"the bytes {segment.start} to {segment.end} of Data.fs are damaged: {error.message}"
             ) from None
         blobs, pointers, defects = scanner.drain()
         return DecodedSegment(
@@ -110,12 +110,11 @@ def _write_at(fd: int, data: bytes, pos: int) -> None:
         written = os.pwrite(fd, view, pos)
         view, pos = view[written:], pos + written
     start_writeback(fd, start, len(data))
-    # by now what was written a little earlier is on the disk
-    drop_from_cache(fd, max(0, start - BEHIND), BEHIND)
+    drop_from_cache(fd, max(0, start - CACHED_BYTES), CACHED_BYTES)
 
 
 def resolve(pointers: Iterable[Pointer], read_at: ReadAt, defects: list[str]) -> list[BlobRef]:
-    """Return the blob references behind back-pointers; one that leads nowhere goes to ``defects``."""
+    """Return the blob references that back-pointers lead to; add those that lead nowhere to ``defects``."""
     found = []
     for pointer in pointers:
         try:
@@ -131,13 +130,13 @@ def resolve(pointers: Iterable[Pointer], read_at: ReadAt, defects: list[str]) ->
 def rebuild(
     content: SegmentReader, fd: int, workers: Workers, refs: BlobSet, index: Callable[[bytearray], None]
 ) -> tuple[int, list[str]]:
-    """Write a Data.fs, collect the blobs that it asks for, tell ``index`` its records.
+    """Write a Data.fs, collect the blobs that it references, and give its records to ``index``.
 
-    Return the number of transactions and the source's defects.
+    Return the number of transactions, and the defects that the source had.
     """
     count, defects = 0, list[str]()
     for part in content.parts(workers, fd):
-        # in order: every back-pointer leads to bytes that are written by now
+        # segments come in order, so every back-pointer leads to bytes that are written by now
         refs.add(part.blobs)
         refs.add(resolve(part.pointers, lambda length, pos: os.pread(fd, length, pos), defects))
         index(part.entries)
@@ -147,7 +146,7 @@ def rebuild(
 
 
 def refs_of_file(fd: int, end: int, refs: BlobSet) -> None:
-    """Collect the blobs that the first ``end`` bytes of a Data.fs ask for; raise SourceDamaged."""
+    """Collect the blobs that the first ``end`` bytes of a Data.fs reference; raise SourceDamaged."""
     scanner, pos = Scanner(0, lambda _transaction: None, lambda length, at: os.pread(fd, length, at)), 0
     while pos < end and (chunk := os.pread(fd, min(1 << 20, end - pos), pos)):
         scanner.feed(chunk)

@@ -1,4 +1,4 @@
-"""A ZEO server beside its files: whether it answers at the address that its zeo.conf says."""
+"""A ZEO server beside its files: whether it answers at the address in its zeo.conf."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from ...errors import InUse
 from ...model.source import Database
 
 ADDRESS: Final = "zeo.address"
-PATIENCE: Final = 5.0
-# What a system says where nobody is: the port or the socket is not there, the host is not known, or its
-# address is nobody's.
-NOBODY: Final = (
+TIMEOUT: Final = 5.0  # seconds
+# The errors of the system for an address at which nothing listens: there is no such port, socket or host.
+NOTHING_LISTENS: Final = (
     errno.ECONNREFUSED,
     errno.ENOENT,
     errno.ENOTDIR,
@@ -26,32 +25,32 @@ NOBODY: Final = (
 
 
 def is_served(database: Database) -> bool:
-    """Tell whether a database belongs to a ZEO server: clients name it, and have caches of it."""
+    """Tell whether a database belongs to a ZEO server, so that clients may have caches of it."""
     return ADDRESS in database.options
 
 
 def require_stopped(databases: Iterable[Database]) -> None:
-    """Raise InUse when the server of a database answers, or when it cannot be told that none does.
+    """Raise InUse when the server of a database answers, or when it is not known whether it does.
 
-    The lock of the storage says it too, unless the server runs on another host or in a container that does
-    not share it.
+    The lock of the storage is not enough: the server may run on another host, or in a container with locks of
+    its own.
     """
     for address in dict.fromkeys(database.option(ADDRESS) for database in databases if is_served(database)):
         try:
-            found = answers(address)
+            running = accepts_connections(address)
         except OSError as error:
             raise InUse(
-                f"it cannot be told whether a ZEO server runs at {address}: {error.strerror or error}",
+                f"it is not known whether a ZEO server runs at {address}: {error.strerror or error}",
                 "stop it, and run this as the user that it runs as, on its host",
             ) from None
-        if found:
+        if running:
             raise InUse(f"a ZEO server answers at {address}", "stop it and all its clients first")
 
 
-def answers(address: str) -> bool:
-    """Tell whether somebody takes connections at an address, written as in zeo.conf.
+def accepts_connections(address: str) -> bool:
+    """Tell whether a process accepts connections at an address, written as in zeo.conf.
 
-    Raise OSError when that cannot be told.
+    Raise OSError when that is not known.
     """
     from ZConfig.datatypes import SocketBindingAddress
 
@@ -59,19 +58,19 @@ def answers(address: str) -> bool:
     try:
         if parsed.family == socket.AF_UNIX:
             with socket.socket(socket.AF_UNIX) as one:
-                one.settimeout(PATIENCE)
+                one.settimeout(TIMEOUT)
                 one.connect(parsed.address)
         else:
             host, port = parsed.address[:2]
-            socket.create_connection((host or "localhost", port), PATIENCE).close()
-    except BlockingIOError:  # more connections than it can take wait for it already
+            socket.create_connection((host or "localhost", port), TIMEOUT).close()
+    except BlockingIOError:  # it listens, but its queue of connections is full
         return True
     except socket.gaierror:
         return False
     except OSError as error:
-        if (
-            error.errno in NOBODY or error.errno is None and not isinstance(error, TimeoutError)
-        ):  # such as a path too long for a socket
+        # no number: Python itself refuses the address, such as a path too long for a socket
+        refused = error.errno is None and not isinstance(error, TimeoutError)
+        if refused or error.errno in NOTHING_LISTENS:
             return False
         raise
     return True

@@ -1,9 +1,8 @@
-"""How deltas get onto the dump they belong to.
+"""Load a dump with its deltas: all of it in one transaction, over one connection.
 
-The statements, the same as a script for ``psql``, and one transaction in which all of it is done.
-
-They stand between the rows of the dump and its indexes, foreign keys and triggers: nothing fires meanwhile,
-no order is prescribed, and what is created behind them proves that the rows fit together.
+``pg_restore`` writes the dump as scripts, section by section. The rows of the deltas are loaded after those
+of the dump, and before its indexes, foreign keys and triggers are made. So no trigger runs, the order of the
+rows does not matter, and making the keys proves that the rows fit together.
 """
 
 from __future__ import annotations
@@ -32,16 +31,13 @@ COPY: Final = re.compile(rb"COPY .* FROM stdin;\Z")
 ENTRY: Final = re.compile(rb"-- (TOC entry|Name:) ")
 END_OF_ROWS: Final = b"\\."
 LARGE_OBJECT: Final = re.compile(rb"SELECT pg_catalog\.(lo_create|lo_open|lowrite|lo_close|lo_unlink)\(.*;\Z")
-# What psql understands and a server does not, what would end the transaction, and what only newer servers
-# know.
+# Left out of the scripts: what only psql understands, what would end the transaction, and a setting that
+# older servers do not have.
 LEFT_OUT: Final = re.compile(rb"\\(un)?restrict .*|BEGIN;|COMMIT;|SET transaction_timeout = 0;")
 
 
-# all of it in one transaction
-
-
-class Assembly:
-    """Loads dump and deltas over one connection that commits nothing by itself."""
+class DeltaRestore:
+    """Loads a dump and its deltas over one connection. The caller commits."""
 
     def __init__(
         self,
@@ -56,15 +52,14 @@ class Assembly:
         self._sink, self._progress, self._heartbeat = sink, progress, heartbeat
 
     def run(self, entry: DatabaseEntry, dump: PgTransactions, more: Sequence[str]) -> None:
-        """Load everything; raise Damage, or TargetRefused."""
+        """Load everything; ``more`` are options of pg_restore. Raise Damage, or TargetRefused."""
+        layout = layout_for(entry.backend, bool(entry.history))
         with translate_errors(TargetRefused):
-            if more:  # to drop what is there: what depends on tables goes first
+            if more:  # first drop what depends on the tables that are there
                 self._section("post-data", entry, more, drops_only=True)
             self._section("pre-data", entry, more)
             self._section("data", entry, [])
-            for step in steps_of(
-                layout_for(entry.backend, bool(entry.history)), dump, deltas_of(entry, self._sink)
-            ):
+            for step in steps_of(layout, dump, deltas_of(entry, self._sink)):
                 self._step(step)
             self._section("post-data", entry, [])
 
@@ -72,85 +67,66 @@ class Assembly:
         if isinstance(step, Sql):
             self._execute(step.text.encode())
             return
-        content = _Whole(self._sink, step.file.parts, self._progress, self._heartbeat)
-        if (
-            rows := self._copy(f"COPY {target_of(step)} FROM STDIN (FORMAT {step.file.format})", content)
-        ) != step.file.rows:
+        content = PartsFile(self._sink, step.file.parts, self._progress, self._heartbeat)
+        rows = self._copy(f"COPY {target_of(step)} FROM STDIN (FORMAT {step.file.format})", content)
+        if rows != step.file.rows:
             raise Damage(f"{rows} rows of {step.file.table} were read, {step.file.rows} were stored")
 
     def _section(
         self, name: str, entry: DatabaseEntry, more: Sequence[str], *, drops_only: bool = False
     ) -> None:
-        """Do what ``pg_restore`` writes of a section of the dump.
+        """Execute what ``pg_restore`` writes for a section of the dump.
 
-        What it drops stands before the first entry.
+        ``drops_only``: only the statements before the first entry, which drop what is there.
         """
-        problem: list[BaseException] = []
-        with Program(
-            [*self._command, f"--section={name}", "--file=-", *more], {}, self._failure, fed=True
-        ) as program:
-            feeder = threading.Thread(
-                target=self._feed, args=(program, entry, problem, name == "data"), name="vault-feed"
-            )
+        command = [*self._command, f"--section={name}", "--file=-", *more]
+        with Program(command, {}, self._failure, fed=True) as program:
+            feeder = DumpFeeder(program, entry, self._sink, self._report if name == "data" else None)
             feeder.start()
             try:
                 lines = program.lines()
-                self._script(
-                    takewhile(lambda line: not ENTRY.match(line), lines) if drops_only else lines, problem
-                )
+                drops = takewhile(lambda line: not ENTRY.match(line), lines)
+                self._script(drops if drops_only else lines, feeder)
                 drained(lines)
             except BaseException:
                 program.kill()
                 feeder.join()
-                if problem:  # what came first is the cause
-                    raise problem[0] from None
+                if feeder.error is not None:  # the feeder failed first: that is the cause
+                    raise feeder.error from None
                 raise
             feeder.join()
-            if problem:
-                raise problem[0]
+            if feeder.error is not None:
+                raise feeder.error
             program.finish()
 
-    def _feed(self, program: Program, entry: DatabaseEntry, problem: list[BaseException], told: bool) -> None:
-        try:
-            for part in dump_of(entry, self._sink):
-                # whole and checked before a byte of it is handed over
-                content = b"".join(self._sink.read([part]))
-                if not program.feed(content):
-                    break
-                if told:
-                    self._progress.advance(len(content))
-                    self._heartbeat()
-        except (VaultError, KeyboardInterrupt) as error:
-            problem.append(error)
-            program.kill()
-        finally:
-            program.close_input()
+    def _report(self, size: int) -> None:
+        self._progress.advance(size)
+        self._heartbeat()
 
-    def _script(self, lines: Iterator[bytes], problem: list[BaseException]) -> None:
-        """Do what a script says; rows pass through, statements about large objects go some at a time."""
+    def _script(self, lines: Iterator[bytes], feeder: DumpFeeder) -> None:
+        """Execute a script: rows are streamed, statements about large objects are executed in groups."""
         statements = bytearray()
         for line in lines:
             if COPY.match(line):
                 self._execute(bytes(statements))
                 statements.clear()
-                self._copy(line.decode(), _Rows(lines))
+                self._copy(line.decode(), CopyRows(lines))
             elif not LEFT_OUT.fullmatch(line):
                 statements += line + b"\n"
                 if len(statements) > PIECE and LARGE_OBJECT.fullmatch(line):
                     self._execute(bytes(statements))
                     statements.clear()
-            if problem:
+            if feeder.error is not None:
                 return
         self._execute(bytes(statements))
 
     def _execute(self, statements: bytes) -> None:
-        if any(
-            line and not line.startswith(b"--") for line in statements.split(b"\n")
-        ):  # a query must not be empty
+        # psycopg2 refuses a query that has nothing but comments
+        if any(line and not line.startswith(b"--") for line in statements.split(b"\n")):
             with self._connection.cursor() as cursor:
                 cursor.execute(statements)
 
-    def _copy(self, statement: str, file: _Rows | _Whole) -> int:
+    def _copy(self, statement: str, file: CopyRows | PartsFile) -> int:
         import psycopg2
 
         with self._connection.cursor() as cursor:
@@ -163,14 +139,45 @@ class Assembly:
             return int(cursor.rowcount)
 
 
-class _Rows:
-    """The rows of a table in a script, as a file up to the line that ends them."""
+class DumpFeeder(threading.Thread):
+    """Feeds a dump to a program; ``error`` is what stopped it.
+
+    ``report`` is called with the length of each part.
+    """
+
+    def __init__(
+        self, program: Program, entry: DatabaseEntry, sink: Sink, report: Callable[[int], None] | None
+    ) -> None:
+        super().__init__(name="vault-feed")
+        self._program, self._entry, self._sink, self._report = program, entry, sink, report
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Feed all parts."""
+        try:
+            for part in dump_of(self._entry, self._sink):
+                # read and checked as a whole before its first byte is handed over
+                content = b"".join(self._sink.read([part]))
+                if not self._program.feed(content):
+                    break
+                if self._report is not None:
+                    self._report(len(content))
+        except (VaultError, KeyboardInterrupt) as error:
+            self.error = error
+            self._program.kill()
+        finally:
+            self._program.close_input()
+
+
+class CopyRows:
+    """The rows of a table in a script, as a file for psycopg2; ``problem`` is the error that it raised."""
 
     def __init__(self, lines: Iterator[bytes]) -> None:
         self._lines, self._rest, self._ended = lines, bytearray(), False
         self.problem: BaseException | None = None
 
     def read(self, size: int) -> bytes:
+        """Return the next bytes."""
         while not self._ended and len(self._rest) < size:
             line = next(self._lines, None)
             if line is None:
@@ -183,8 +190,11 @@ class _Rows:
         return data
 
 
-class _Whole:
-    """The content of parts as a file; each is checked before a byte of it is handed over."""
+class PartsFile:
+    """The content of parts as a file for psycopg2; each part is checked before its first byte is handed over.
+
+    ``problem`` is the error that it raised: psycopg2 reports another one.
+    """
 
     def __init__(
         self, sink: Sink, parts: Iterable[Part], progress: Progress, heartbeat: Callable[[], None]
@@ -195,6 +205,7 @@ class _Whole:
         self.problem: BaseException | None = None
 
     def read(self, size: int) -> bytes:
+        """Return the next bytes."""
         try:
             while not self._rest and (part := next(self._parts, None)) is not None:
                 self._rest = memoryview(b"".join(self._sink.read([part])))
@@ -208,7 +219,10 @@ class _Whole:
 
 
 def require_keys(connection: Connection, entry: DatabaseEntry, dump: PgTransactions) -> None:
-    """Raise Damage unless the keys of the restored tables add up to what the snapshot had, and the large objects that they name are there."""
+    """Raise Damage unless the restored tables have the keys and the large objects of the snapshot.
+
+    The keys are compared by their sums.
+    """
     schema = next(iter(dump.keys)).partition(".")[0]
     with translate_errors(TargetRefused), connection.cursor() as cursor:
         for one in layout_for(entry.backend, bool(entry.history)).keyed:
@@ -217,17 +231,12 @@ def require_keys(connection: Connection, entry: DatabaseEntry, dump: PgTransacti
                 cursor.execute(f"SELECT {sum_of(column)} FROM ONLY {quoted_table(table)}")
                 if (found := str(cursor.fetchall()[0][0])) != wanted[column]:
                     raise Damage(
-                        f"the column {column} of the restored table {table} adds up to {found}, in the "
-                        f"snapshot that was {wanted[column]}"
+                        f"the column {column} of the restored table {table} adds up to {found}, "
+                        f"in the snapshot that was {wanted[column]}"
                     )
         if dump.large_objects:
-            there = "SELECT oid FROM pg_largeobject_metadata"
-            cursor.execute(
-                f"SELECT count(DISTINCT chunk) FROM ONLY {quoted_table(f'{schema}.blob_chunk')} WHERE "
-                f"chunk NOT IN ({there})"
-            )
+            chunks = f"SELECT count(DISTINCT chunk) FROM ONLY {quoted_table(f'{schema}.blob_chunk')}"
+            cursor.execute(f"{chunks} WHERE chunk NOT IN (SELECT oid FROM pg_largeobject_metadata)")
             lost, known = cursor.fetchall()[0][0], entry.blobs.missing.count if entry.blobs else 0
             if lost > known:
-                raise Damage(
-                    f"{lost} large objects that blob_chunk refers to are not there after the restore"
-                )
+                raise Damage(f"{lost} large objects in blob_chunk do not exist after the restore")

@@ -1,4 +1,4 @@
-"""Run ``pg_restore`` over a stored dump, with its deltas if it has any, and compare what was loaded with what was dumped."""
+"""Run ``pg_restore`` over a stored dump, with its deltas if it has any, and check what was loaded."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from ...runtime.progress import Progress
 from ..base import Sink
 from ..sql.program import Program, program_of
 from .connection import connect, quoted, secrets_of, shown_dsn, translate_errors
-from .delta_restore import Assembly, require_keys
+from .delta_restore import DeltaRestore, require_keys
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
 # What is in an error of pg_restore, and the next step.
 HINTS: Final = {
-    "permission denied to create extension": "let an administrator create the extension in the database first",
-    "out of shared memory": "raise max_locks_per_transaction on the server, or let the role create "
-    "databases (CREATEDB)",
+    "permission denied to create extension": (
+        "let an administrator create the extension in the database first"
+    ),
+    "out of shared memory": (
+        "raise max_locks_per_transaction on the server, or let the role create databases (CREATEDB)"
+    ),
     "already exists": "restore into an empty database, or give --replace",
     "permission denied for schema": "GRANT CREATE ON SCHEMA public TO the role that restores",
 }
@@ -30,9 +33,9 @@ CLEAN: Final = ("--clean", "--if-exists")
 
 
 class DumpToLoad(NamedTuple):
-    """One dump.
+    """One dump, what is called while it is loaded, and the ``role`` that will own everything.
 
-    Its entry in a manifest, where its content is read, what is called meanwhile, and who will own everything.
+    Without a ``role`` the owner is ``user``, who is logged in.
     """
 
     entry: DatabaseEntry
@@ -87,8 +90,8 @@ def _load_with_deltas(dsn: str, job: DumpToLoad, dump: PgTransactions, *, clean:
     """Load the base and its deltas, and commit only when everything is as it was in the snapshot."""
     command = _command(job, dump.base.versions.get("pg_dump", ""))
     with contextlib.closing(connect(dsn)) as connection:
-        assembly = Assembly(connection, command, failure, job.objects, job.progress, job.heartbeat)
-        assembly.run(job.entry, dump, CLEAN if clean else ())
+        restore = DeltaRestore(connection, command, failure, job.objects, job.progress, job.heartbeat)
+        restore.run(job.entry, dump, CLEAN if clean else ())
         require_keys(connection, job.entry, dump)
         require_loaded(connection, job)
         with translate_errors(TargetRefused):
@@ -108,8 +111,8 @@ def require_loaded(connection: Connection, job: DumpToLoad) -> None:
                 raise Damage(f"the restored table {table} has {found} rows, {rows} were dumped")
         for sequence, value in job.dump.sequences.items():
             cursor.execute(
-                "SELECT coalesce(max(last_value), 0) FROM pg_sequences WHERE (schemaname, sequencename) "
-                "= (%s, %s)",
+                "SELECT coalesce(max(last_value), 0) FROM pg_sequences WHERE (schemaname, sequencename) = "
+                "(%s, %s)",
                 tuple(sequence.split(".", 1)),
             )
             if (found := cursor.fetchall()[0][0]) < value:

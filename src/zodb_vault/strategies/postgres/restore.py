@@ -1,4 +1,7 @@
-"""A dump back into PostgreSQL: into an empty database, beside a full one that is then renamed, or over it in one transaction."""
+"""Restore a dump into PostgreSQL.
+
+Into an empty database, beside a full one that is then renamed, or over a full one in one transaction.
+"""
 
 from __future__ import annotations
 
@@ -156,7 +159,7 @@ class _Load(DumpLoad):
 class LoadInPlace(_Load):
     """A dump that is loaded into the database itself, in one transaction.
 
-    Into an empty one, or over what is there.
+    The database is empty, or its contents are replaced.
     """
 
     def make_valid(self) -> list[str]:
@@ -172,7 +175,7 @@ class LoadInPlace(_Load):
 
 
 class LoadBeside(_Load):
-    """A dump that is loaded into a new database of the same server, which then gets the name of the old one."""
+    """A dump that is loaded into a new database of the server, which then gets the name of the old one."""
 
     def __init__(
         self,

@@ -1,7 +1,4 @@
-"""A database of a PostgreSQL server that a dump is going to be loaded into.
-
-What it is, what is in it, and who uses it.
-"""
+"""A database of a PostgreSQL server that a dump is going to be loaded into, and its sessions."""
 
 from __future__ import annotations
 
@@ -28,7 +25,8 @@ ORDER BY backend_start
 ANYTHING: Final = """
 SELECT (
   SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-  WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+  WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+    AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
     AND NOT EXISTS (
       SELECT 1 FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
     )
@@ -153,8 +151,8 @@ class TargetDatabase:
                 connection.autocommit = True
                 return connection
         raise TargetRefused(
-            f"{self.facts.user} may connect to neither of {', '.join(MAINTENANCE)}, from where a "
-            "database is renamed",
+            f"{self.facts.user} may connect to neither of {', '.join(MAINTENANCE)}, from where a database "
+            "is renamed",
             "restore into an empty database",
         )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ...errors import TargetRefused
 from ...model.restore import RestorePoint
-from ..sql.history import Revisions, cut
+from ..sql.history import Revisions, truncate
 from .connection import translate_errors
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ LARGE_OBJECTS: Final = 1000
 class Truncation(NamedTuple):
     """What truncating means for one kind of storage.
 
-    How it keeps revisions, whether blobs are large objects of ``blob_chunk``.
+    ``revisions`` says how it keeps them. ``large_objects``: its blobs are large objects that ``blob_chunk``
+    names.
 
     ``note`` is what the user has to know before.
     """
@@ -51,7 +52,7 @@ def truncate_database(
 
         cursor.execute("BEGIN")
         try:
-            cut(truncation.revisions, do, ask, point)
+            truncate(truncation.revisions, do, ask, point)
             cursor.execute("COMMIT")
         except BaseException:
             cursor.execute("ROLLBACK")
@@ -59,7 +60,10 @@ def truncate_database(
 
 
 def _unlink(connection: Connection, tid: int, heartbeat: Callable[[], None]) -> None:
-    """Remove the large objects that only later revisions of blobs have, as the trigger of RelStorage does where it exists."""
+    """Remove the large objects that only later revisions of blobs have.
+
+    The trigger of RelStorage does the same where it exists.
+    """
     named = "SELECT 1 FROM blob_chunk b WHERE b.chunk = m.oid"
     with translate_errors(TargetRefused), connection.cursor() as cursor:
         # the trigger, where there is one, looks for other rows of the same large object, once for each row
@@ -71,8 +75,8 @@ def _unlink(connection: Connection, tid: int, heartbeat: Callable[[], None]) -> 
             if not chunks:
                 break
             left = (
-                "SELECT oid FROM pg_largeobject_metadata m WHERE oid = ANY(%s::oid[]) AND NOT EXISTS "
-                f"({named})"
+                "SELECT oid FROM pg_largeobject_metadata m "
+                f"WHERE oid = ANY(%s::oid[]) AND NOT EXISTS ({named})"
             )
             cursor.execute(f"SELECT lo_unlink(oid) FROM ({left}) l", (chunks,))
             heartbeat()

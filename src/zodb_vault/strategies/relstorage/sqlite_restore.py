@@ -19,7 +19,7 @@ from ...model.source import Database
 from ...runtime import clock
 from ...runtime.durable import sync_directory
 from ..destination import RestoreContext
-from ..sql.history import cut
+from ..sql.history import truncate
 from ..sql.restore import DumpLoad, LoadRequest, PlannedLoad
 from .sqlite import (
     FILES,
@@ -102,10 +102,7 @@ def require_unused(directory: Path) -> None:
 
 
 class SqliteLoad(DumpLoad):
-    """A copy on its way into a data-dir.
-
-    Written and checked beside the old files, then renamed, the objects first.
-    """
+    """A copy on its way into a data-dir: written and checked beside the old files, then renamed."""
 
     def __init__(
         self, directory: Path, request: LoadRequest, context: RestoreContext, *, was_empty: bool
@@ -128,7 +125,7 @@ class SqliteLoad(DumpLoad):
             if defects := list(integrity_defects(scratch / name)):
                 raise Damage(f"{name} of the backup is damaged: {defects[0]}")
         if self._request.point is not None:
-            truncate(scratch / MAIN, self._request.point)
+            truncate_file(scratch / MAIN, self._request.point)
 
     def make_valid(self) -> list[str]:
         """Rename both files into their places, the objects first; the old ones get names of their own."""
@@ -158,7 +155,7 @@ class SqliteLoad(DumpLoad):
         return [str(kept)] if existed else []
 
 
-def truncate(path: Path, point: RestorePoint) -> None:
+def truncate_file(path: Path, point: RestorePoint) -> None:
     """Leave what there was up to a transaction; raise Damage."""
     with damage_named(MAIN), contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
 
@@ -171,5 +168,5 @@ def truncate(path: Path, point: RestorePoint) -> None:
         # durable when the transaction has ended
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN")
-        cut(SqliteRows.revisions, do, ask, point)
+        truncate(SqliteRows.revisions, do, ask, point)
         connection.execute("COMMIT")

@@ -42,7 +42,7 @@ class Asked(Protocol):
 class Revisions(msgspec.Struct, frozen=True, kw_only=True):
     """How one kind of storage keeps revisions, in SQL; ``%s`` is a TID.
 
-    ``packed`` are queries for the TIDs up to which a pack has taken revisions away. ``cut`` leaves what there
+    ``packed`` are queries for the TIDs up to which a pack has taken revisions away. ``truncate`` leaves what there
     was up to a TID, ``check`` counts what does not belong to that state. ``states`` are all revisions:
     ``tid``, ``state_size``, and what ``blob_records`` asks for. ``marks_packs``: after a pack ``packed``
     tells it, whatever it took away.
@@ -52,7 +52,7 @@ class Revisions(msgspec.Struct, frozen=True, kw_only=True):
     states: str
     blob_records: str
     packed: tuple[str, ...]
-    cut: tuple[str, ...]
+    truncate: tuple[str, ...]
     check: tuple[tuple[str, str], ...]
     marks_packs: bool = True
 
@@ -199,7 +199,7 @@ def check_log(entry: DatabaseEntry, sink: Sink, report: CheckReport) -> None:
         report.damage("log", f"the list of transactions ends with {before}, the dump with {entry.last_tid}")
 
 
-def cut(
+def truncate(
     revisions: Revisions, do: Callable[[str], None], ask: Callable[[str], int], point: RestorePoint
 ) -> None:
     """Take away what is later than a transaction.
@@ -207,7 +207,7 @@ def cut(
     Raise Damage when what is left is not what the storage had then.
     """
     number = int(point.tid, 16)
-    for statement in revisions.cut:
+    for statement in revisions.truncate:
         do(statement.replace("%s", str(number)))
     left = (
         (
@@ -250,7 +250,7 @@ def relstorage(blob_records: str) -> Revisions:
         states="object_state",
         blob_records=blob_records,
         packed=('SELECT max(tid) FROM "transaction" WHERE packed', _BEGUN),
-        cut=(
+        truncate=(
             "DELETE FROM object_ref WHERE tid > %s",
             "DELETE FROM object_refs_added WHERE tid > %s",
             "DELETE FROM pack_object",
@@ -294,7 +294,7 @@ PGJSONB: Final = Revisions(
     )""",
     blob_records="class_mod = 'ZODB.blob' AND class_name = 'Blob'",
     packed=(f"SELECT max(tid) FROM object_history h WHERE {_UNLOGGED}",),
-    cut=(
+    truncate=(
         "DELETE FROM pack_state",
         "DELETE FROM blob_state WHERE tid > %s",
         "DELETE FROM object_history WHERE tid > %s",

@@ -1,7 +1,4 @@
-"""Caches of a SQL storage that survive a restart on this machine.
-
-After a restore they are of another state, and have to go.
-"""
+"""Caches of a SQL storage on this machine that survive a restart: a restore removes them."""
 
 from __future__ import annotations
 
@@ -11,9 +8,9 @@ from typing import NamedTuple
 
 
 class LocalCache(NamedTuple):
-    """One cache: the ``option`` of zope.conf that names its ``directory`` (empty.
+    """One cache.
 
-    None), and the ``pattern`` of its files.
+    ``option`` of zope.conf names its ``directory`` (empty: there is none). Its files match ``pattern``.
 
     ``each``: every file is named to the user; otherwise the directory as a whole is.
     """

@@ -140,7 +140,8 @@ class DumpDestination(Destination):
             )
         if self._database.backend != entry.backend:
             raise TargetRefused(
-                f"the backup of {entry.name} is one of {entry.backend}, the site has {self._database.backend}",
+                f"the backup of {entry.name} is one of {entry.backend}, the site has "
+                f"{self._database.backend}",
                 "restore with --output DIR",
             )
 

@@ -150,7 +150,7 @@ def _put_back_blobs(paths: DataFsPaths, journal: Journal, *, exchanged: bool) ->
 
 
 def _remove_added(paths: DataFsPaths, journal: Journal) -> None:
-    """Remove the blobs that the restore added, also those that were not whole yet, and the folder of what was kept."""
+    """Remove the blobs that the restore added, whole or not, and the folder of what was kept."""
     blob_dir = blob_dir_of(paths, journal)
     if blob_dir is None:
         return

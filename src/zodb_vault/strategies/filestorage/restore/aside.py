@@ -42,7 +42,7 @@ def rename_leftovers(paths: DataFsPaths, journal: Journal) -> None:
 
 
 def put_blobs_aside(paths: DataFsPaths, blobs: BlobTarget, journal: Journal) -> list[str]:
-    """Put aside the blobs that the replaced file references and the one in place does not, and return notes for the user.
+    """Put aside the blobs that only the replaced file references, and return notes for the user.
 
     Only these: a blob that no file references may belong to a transaction that is being committed.
     """

@@ -8,21 +8,14 @@ from pathlib import Path
 
 from ....errors import TargetRefused, UsageError
 from ....model.manifest import DatabaseEntry
-from ....model.restore import DatabaseCut, DestinationOptions, TargetState, UnfinishedRestore
+from ....model.restore import DatabaseCut, DestinationOptions, UnfinishedRestore
 from ....model.source import Database
 from ....runtime.ownership import make_directories_like_parent
 from ...blobs.directory_restore import DirectoryBlobs, layout_for
 from ...blobs.restore import BlobTarget
 from ...blobs.s3 import BlobBucket, wrapper_key
 from ...blobs.s3_restore import BucketBlobs
-from ...destination import (
-    DatabaseRestore,
-    Destination,
-    PlannedRestore,
-    RestoreContext,
-    RestoreSource,
-    UndoneRestore,
-)
+from ...destination import Destination, PlannedRestore, RestoreSource, UndoneRestore
 from ..lock import storage_locks
 from ..zeo import require_stopped
 from . import journal as journals
@@ -65,13 +58,15 @@ class DataFsDestination(Destination):
         record = journals.read_record(self.paths.data_fs, restore)
         return journals.unfinished(record) if record else None
 
-    def inspect(self, source: RestoreSource, unfinished: Collection[UnfinishedRestore]) -> PlannedRestore:
+    def inspect(
+        self, source: RestoreSource, unfinished: Collection[UnfinishedRestore]
+    ) -> PlannedRestore | None:
         """Look at the file in place, or at the directory.
 
         Go on with a restore of the same that was interrupted here.
         """
         require_content(source.entry, self._options.only)
-        blobs = self._blobs_of(source.entry)
+        blobs = blob_target(self.paths, self._database, self._options, source.entry.layout)
         require_blob_target(source.entry, blobs, self._options.only)
         wanted = Identity(
             source.backup,
@@ -83,8 +78,8 @@ class DataFsDestination(Destination):
         journal = self._journal(wanted, unfinished)
         if journal is not None:
             require_same(self.paths, journal, wanted)
-        elif self._database is None and unfinished and self._is_restored(source.cut):
-            return PlannedRestore(self._state_of_restored(), _nothing_to_begin)
+        elif self._database is None and unfinished and is_restored(self.paths.data_fs, source.cut):
+            return None
         job = DataFsJob(self.paths, blobs, self._options, self._database, source, journal)
         return plan_data_fs(job)
 
@@ -113,16 +108,8 @@ class DataFsDestination(Destination):
         """Remove the replaced file, blobs and leftovers that a restore kept, and its record."""
         return discard(self.paths, restore)
 
-    def _blobs_of(self, entry: DatabaseEntry) -> BlobTarget | None:
-        if self._database is not None and self._database.blob_mode == "s3":
-            bucket = BlobBucket(self._database, wrapper_key)
-            return BucketBlobs(bucket, replace=self._options.replace_blobs)
-        if self.paths.blob_dir is None:
-            return None
-        return DirectoryBlobs(self.paths.blob_dir, layout_for(self.paths.blob_dir, entry.layout))
-
     def _journal(self, wanted: Identity, unfinished: Collection[UnfinishedRestore]) -> Journal | None:
-        """Return the journal of an interrupted restore, or the record of one that is done here and not yet everywhere."""
+        """Return the journal of an interrupted restore, or the record of one that is done only here."""
         journal = self._journal_or_record(
             () if self._database is None else sorted({one.restore for one in unfinished})
         )
@@ -137,16 +124,6 @@ class DataFsDestination(Destination):
             return journal
         records = (journals.read_record(self.paths.data_fs, restore) for restore in restores)
         return next((one for one in records if one is not None), None)
-
-    def _is_restored(self, cut: DatabaseCut) -> bool:
-        """Tell whether a directory holds the Data.fs as it was restored, and nothing says that it was interrupted."""
-        data_fs = self.paths.data_fs
-        if not data_fs.exists() or self.kept() or data_fs.stat().st_size != cut.end:
-            return False
-        return last_and_lost(data_fs, cut) == (cut.last_tid, 0)
-
-    def _state_of_restored(self) -> TargetState:
-        return TargetState(where=self.where, location=str(self.paths.data_fs.parent), restored=True)
 
 
 def of_database(database: Database, options: DestinationOptions) -> DataFsDestination:
@@ -168,6 +145,24 @@ def in_directory(entry: DatabaseEntry, directory: Path, options: DestinationOpti
     return DataFsDestination(paths_for(directory / "Data.fs", blob_dir), options)
 
 
+def is_restored(data_fs: Path, cut: DatabaseCut) -> bool:
+    """Tell whether a Data.fs in a directory is as it was restored, with no note of an interruption."""
+    if not data_fs.exists() or journals.records(data_fs) or data_fs.stat().st_size != cut.end:
+        return False
+    return last_and_lost(data_fs, cut) == (cut.last_tid, 0)
+
+
+def blob_target(
+    paths: DataFsPaths, database: Database | None, options: DestinationOptions, stored_layout: str | None
+) -> BlobTarget | None:
+    """Return where the blobs go, None when there is no place for them; raise ConfigurationError."""
+    if database is not None and database.blob_mode == "s3":
+        return BucketBlobs(BlobBucket(database, wrapper_key), replace=options.replace_blobs)
+    if paths.blob_dir is None:
+        return None
+    return DirectoryBlobs(paths.blob_dir, layout_for(paths.blob_dir, stored_layout))
+
+
 def require_content(entry: DatabaseEntry, only: str | None) -> None:
     """Raise TargetRefused when the backup does not hold what is wanted."""
     if entry.storage is None:
@@ -187,7 +182,3 @@ def require_blob_target(entry: DatabaseEntry, blobs: BlobTarget | None, only: st
             f"the site has no blob directory for {entry.name}",
             "name it with --blob-dir, or use --only storage",
         )
-
-
-def _nothing_to_begin(_context: RestoreContext) -> DatabaseRestore:
-    raise AssertionError("a database that is restored already is no step of a restore")

@@ -1,6 +1,6 @@
-"""The index of a restored Data.fs, made in a process of its own while the file is.
+"""The index of a restored Data.fs, made while the file is written.
 
-It needs memory for every object of the database.
+It needs memory for every object of the database, so it is made in a process of its own.
 """
 
 from __future__ import annotations

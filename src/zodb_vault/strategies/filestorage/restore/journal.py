@@ -1,7 +1,4 @@
-"""The journal of a restore, beside the Data.fs.
-
-What was decided and how far it came, so that an interrupted one can go on.
-"""
+"""The journal of a restore, beside the Data.fs, so that an interrupted restore can go on or be undone."""
 
 from __future__ import annotations
 
@@ -110,7 +107,7 @@ def write(data_fs: Path, journal: Journal) -> Journal:
 def finish(data_fs: Path, journal: Journal) -> Journal:
     """Turn the journal into the record of a finished restore by one rename, and return it.
 
-    It says what was kept.
+    The record says what was kept.
     """
     os.rename(path_of(data_fs), record_of(data_fs, journal.restore))
     with contextlib.suppress(FileNotFoundError):

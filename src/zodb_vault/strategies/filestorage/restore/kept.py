@@ -1,4 +1,4 @@
-"""Where a restore keeps the Data.fs that it replaces, and the files beside it that only the old state needs."""
+"""Where a restore keeps the Data.fs that it replaces, and what only the old state needs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def kept_suffix(restore: str) -> str:
 
 
 def leftovers(paths: DataFsPaths, kept: str = "") -> list[Path]:
-    """Return the files that packs and damaged ends of the old state left beside it, or those with the suffix ``kept``.
+    """Return the files that FileStorage left beside the old state, or those with the suffix ``kept``.
 
     FileStorage must not take them for files of the new state. It writes them beside the configured name.
     """
@@ -39,17 +39,14 @@ def leftovers(paths: DataFsPaths, kept: str = "") -> list[Path]:
 
 
 def _is_truncated_end(suffix: str) -> bool:
-    """Tell whether FileStorage names a file so into which it moves a damaged end.
-
-    ``.tr0``, ``.tr1`` and so on.
-    """
+    """Tell whether a suffix is that of a damaged end which FileStorage cut off, such as ``.tr0``."""
     return suffix.startswith(".tr") and suffix[3:].isdigit()
 
 
 def blob_dir_of(paths: DataFsPaths, journal: Journal) -> Path | None:
     """Return the blob directory that a restore works in.
 
-    The configured one, unless the command line names it no more.
+    It is the configured one, unless the command line of this run does not name it.
     """
     noted = Path(journal.blob_dir) if journal.blob_dir else None
     if paths.blob_dir is not None and (noted is None or (paths.blob_dir / journal.kept_dir).exists()):

@@ -12,7 +12,7 @@ from .journal import Journal
 
 
 class DataFsPaths(msgspec.Struct, frozen=True):
-    """The resolved Data.fs, the index beside its configured name, and the blob directory, if its blobs are in one."""
+    """The resolved Data.fs, the index beside its configured name, and the blob directory, if there is one."""
 
     data_fs: Path
     index: Path
@@ -46,7 +46,7 @@ class DataFsPaths(msgspec.Struct, frozen=True):
         return self.data_fs.stat().st_ino == journal.new_inode
 
     def is_as_restored(self, journal: Journal) -> bool:
-        """Tell whether the file in place is the one that the restore built, and nothing was written to it since."""
+        """Tell whether the file in place is the restored one, and nothing was written to it since."""
         return self.is_new(journal) and self.data_fs.stat().st_size == journal.end
 
 

@@ -127,7 +127,7 @@ class DataFsRestore(DatabaseRestore):
     def tidy(self) -> None:
         """Remove what only an undo needs.
 
-        In a new directory, where there is no old state, all that is ours.
+        In a new directory there is no old state: everything goes that is no part of the new one.
         """
         if self._blobs is not None:
             self._blobs.settle(self.journal.kept_dir)
@@ -138,10 +138,7 @@ class DataFsRestore(DatabaseRestore):
             self.kept = [str(path) for path in kept_paths(self._paths, self.journal) if path.exists()]
 
     def tidy_directory(self) -> None:
-        """Remove what only the restore needed from a new directory.
-
-        Kept files, the lock file, the journal.
-        """
+        """Remove from a new directory everything that is no part of the restored state."""
         if self._paths.blob_dir is not None:
             shutil.rmtree(self._paths.blob_dir / self.journal.kept_dir, ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):

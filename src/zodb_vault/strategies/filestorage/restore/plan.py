@@ -77,7 +77,7 @@ class PlannedDataFs(PlannedRestore):
         require_unused(_client_caches(self._job, self._common).stale)
 
     def require_unchanged(self) -> None:
-        """Raise InUse when another restore has run since, TargetRefused when there is something in a new directory by now."""
+        """Raise InUse when another restore has run since, TargetRefused when a directory is not empty."""
         job = self._job
         journal = journals.read(journals.path_of(job.paths.data_fs))
         if journal != job.journal and not (job.journal and job.journal.phase == "done"):
@@ -184,7 +184,7 @@ def _is_unsaved(job: DataFsJob) -> bool:
 
 
 def _needs(job: DataFsJob) -> list[SpaceNeed]:
-    """Return the space for the new file beside the old one, and for the blobs where no directory has any of them yet."""
+    """Return the space for the new file beside the old one, and for blobs that have no directory yet."""
     storage = SpaceNeed(job.paths.data_fs.parent, job.source.cut.end)
     blob_dir, blobs = job.paths.blob_dir, job.source.entry.blobs
     if blob_dir is None or blobs is None or blob_dir.exists():
@@ -194,9 +194,9 @@ def _needs(job: DataFsJob) -> list[SpaceNeed]:
 
 
 def _blobs_in_place(job: DataFsJob) -> bool:
-    """Tell whether blobs go to a directory that has some.
+    """Tell whether blobs go to a directory that exists.
 
-    Which ones are missing there is found out on the way.
+    Which of them are missing there is only found out during the restore.
     """
     blob_dir, blobs = job.paths.blob_dir, job.source.entry.blobs
     return blob_dir is not None and blobs is not None and blobs.count > 0 and blob_dir.exists()

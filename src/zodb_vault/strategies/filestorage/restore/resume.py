@@ -16,7 +16,7 @@ def resume(paths: DataFsPaths, journal: Journal) -> Journal:
 
     Raise TargetRefused when they show none.
 
-    Before the rename everything is built again: the site may have gone on since, and a pack may have removed
+    Before the rename everything is built again: the site may have been used since, and a pack may have removed
     blobs that were compared already. The caller holds the lock.
     """
     if journal.phase == "aborting" or (journal.phase == "switching" and paths.is_new(journal)):
@@ -28,16 +28,16 @@ def resume(paths: DataFsPaths, journal: Journal) -> Journal:
     if _was_packed(paths, journal):
         return journals.advance(paths.data_fs, journal, phase="switched")
     raise TargetRefused(
-        f"{paths.data_fs} is not the file that the restore {journal.restore} built, and "
-        f"{journal.building} is gone",
+        f"{paths.data_fs} is not the file that the restore {journal.restore} built, and {journal.building} "
+        "is gone",
         "`restore --abort` puts the old state back",
     )
 
 
 def _was_packed(paths: DataFsPaths, journal: Journal) -> bool:
-    """Tell whether the restored file was valid and was replaced by a pack.
+    """Tell whether the restored file was valid, and a pack replaced it.
 
-    The old one is kept, and this is another one.
+    The old file is kept then, and the one in place is a third one.
     """
     replaced = paths.replaced(journal)
     if replaced is None or not replaced.exists() or not paths.data_fs.exists():
