@@ -32,7 +32,7 @@ class LocalZone(tzinfo):
 
 
 def local_zone() -> tzinfo:
-    """Return the time zone of this machine with its rules: ``TZ`` (a name or a file), else ``/etc/localtime``.
+    """Return the time zone of this machine: ``TZ`` (a name or a file), else ``/etc/localtime``.
 
     An empty TZ is UTC, as for libc. Raise ConfigurationError for any other TZ.
     """

@@ -16,8 +16,8 @@ def resume(paths: DataFsPaths, journal: Journal) -> Journal:
 
     Raise TargetRefused when they show none.
 
-    Before the rename everything is built again: the site may have been used since, and a pack may have removed
-    blobs that were compared already. The caller holds the lock.
+    Before the rename everything is built again: the site may have been used since, and a pack may have
+    removed blobs that were compared already. The caller holds the lock.
     """
     if journal.phase == "aborting" or (journal.phase == "switching" and paths.is_new(journal)):
         return journals.advance(paths.data_fs, journal, phase="switched")
