@@ -388,7 +388,7 @@ def test_what_this_version_does_not_know_is_refused_and_never_left_out(
     refused(
         source("repository", "copy", other.repository),
         1,
-        "what page refers to is not known",
+        "does not know what the key page references",
         "newer zodb-vault",
     )
     assert ids(other) == []
@@ -450,7 +450,7 @@ def test_a_copy_that_changes_is_signed_again_when_the_signature_is_right(
         refused(
             source("repository", "copy", other.repository),
             4,
-            "is not as one of the configured signers has signed it",
+            "is not valid for any configured signer",
         )
     assert not objects(other)
     # what a run that died just before the manifest has left

@@ -115,7 +115,7 @@ def test_without_the_key_or_with_a_wrong_one_the_status_is_12_and_nothing_change
     bad.write_text("no key at all\n")
     locked = key_pairs.ssh(tmp_path / "locked", "a passphrase")[1]
     attempts = [
-        ("ZODB_VAULT_X", "", "nothing says where the private key is"),
+        ("ZODB_VAULT_X", "", "no private key is configured"),
         (FILE, pairs.stranger, "encrypted for another key"),
         (FILE, bad, "has no private key"),
         (FILE, tmp_path / "nowhere", "No such file"),

@@ -54,7 +54,7 @@ def test_init_refuses_a_location_that_holds_something(vault: Vault, tmp_path: Pa
         outcome = vault.bare("--repository", place, "repository", "init")
         assert outcome.status == 1
         assert name in outcome.err
-        assert "choose an empty place" in outcome.err
+        assert "choose an empty location" in outcome.err
         assert tree(place) == before
 
 

@@ -232,7 +232,7 @@ def test_verifying_ten_thousand_objects_is_a_list_of_a_dozen_requests(
 def test_check_tries_everything_before_and_after_init_and_leaves_nothing(remote: Remote) -> None:
     before = remote.done("repository", "check", "--json").document["checks"]
     assert all(check["ok"] for check in before)
-    assert remote.stored() == ([] if remote.service.conditional else ["some/place/.turns/keep"])
+    assert remote.stored() == ([] if remote.service.conditional else ["some/place/.mutex/keep"])
     remote.done("repository", "init")
     after = {
         check["name"]: check["message"]

@@ -105,7 +105,7 @@ def test_a_backup_is_swept_at_every_call_of_its_restore(
 def test_an_interrupted_run_is_forgotten_at_every_call_of_the_create_that_goes_on_from_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It starts over without it, or learns that it was taken for dead. Once seeds 13, 1207 and 1636.
+    """It starts over without it, or learns that it counts as dead. Once seeds 13, 1207 and 1636.
 
     What was swept by the rules is no damage.
     """

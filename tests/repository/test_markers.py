@@ -273,7 +273,7 @@ def test_renewing_changes_only_what_is_given(store: LocalStore, time: Clock) -> 
 def test_a_run_whose_marker_is_lost_learns_it_when_it_renews(store: LocalStore, how: str) -> None:
     run = start(store)
     lose(store, how)
-    with pytest.raises(InUse, match="taken for dead"):
+    with pytest.raises(InUse, match="considered this run dead"):
         run.update()
 
 
@@ -286,7 +286,7 @@ def test_a_run_that_was_silent_for_long_looks_before_it_commits(
     time.now += STALE
     run.require_unchanged()
     lose(store, how)
-    with pytest.raises(InUse, match="taken for dead"):
+    with pytest.raises(InUse, match="considered this run dead"):
         run.require_unchanged()
 
 

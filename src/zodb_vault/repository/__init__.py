@@ -1,1 +1,1 @@
-"""What lies in a repository and how it gets there: repository format 1."""
+"""The files of a repository, and how they are read and written: repository format 1."""

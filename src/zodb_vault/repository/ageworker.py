@@ -1,10 +1,11 @@
-"""Encrypts and decrypts, in a process of its own.
+"""Encrypt and decrypt with pyrage, in a process of its own.
 
-Pyrage holds the interpreter lock while it works, and would stop every other thread.
+Pyrage holds the interpreter lock while it works, and would block every other thread.
 
-What comes in are messages, each a length of four bytes and that many bytes: what to do (JSON), then content,
-then an empty one. What goes out are content, an empty message, and how it went (JSON). Keys come in this way
-only: never as arguments, never in the environment.
+The process reads and writes messages: a length of four bytes (big endian), then as many bytes. One task is a
+JSON message (``recipients`` or ``identities``), messages with content, and an empty message. The answer is
+messages with content, an empty message, and the outcome as JSON. Keys are sent only in these messages, never
+as arguments or in the environment.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ NO_KEY: Final = "No matching keys found"
 
 
 class Incoming:
-    """The content of one task, as a file."""
+    """The content of one task, as a readable file."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream, self._rest, self._ended = stream, b"", False
 
     def read(self, size: int = -1) -> bytes:
-        """Return some of what follows, nothing at the end."""
+        """Return at most ``size`` bytes of the content; empty at its end."""
         while not self._rest and not self._ended:
             self._rest = receive(self._stream)
             self._ended = not self._rest
@@ -35,29 +36,29 @@ class Incoming:
         return data
 
     def drain(self) -> None:
-        """Pass over what nobody read."""
+        """Read and drop the rest of the content, so that the next message is a new task."""
         while self.read():
             pass
 
 
 class Outgoing:
-    """The result of one task, as a file."""
+    """The result of one task, as a writable file."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
 
     def write(self, data: bytes) -> int:
-        """Send."""
+        """Send bytes; an empty message would end the content."""
         if data:
             send(self._stream, data)
         return len(data)
 
     def flush(self) -> None:
-        """Keep what is sent together until all of it is."""
+        """Do nothing: the stream is flushed once, after the outcome."""
 
 
 def receive(stream: BinaryIO) -> bytes:
-    """Return one message; raise EOFError when whoever sends is gone."""
+    """Return one message; raise EOFError when the other process closed the stream."""
     head = stream.read(LENGTH.size)
     length = LENGTH.unpack(head)[0] if len(head) == LENGTH.size else -1
     data = stream.read(length) if length >= 0 else b""
@@ -73,7 +74,7 @@ def send(stream: BinaryIO, data: bytes) -> None:
 
 
 def recipient_of(text: str) -> Any:
-    """Return the public key of a text; raise pyrage.RecipientError."""
+    """Return the public key that a text describes (age or SSH); raise pyrage.RecipientError."""
     import pyrage
 
     return (
@@ -84,7 +85,7 @@ def recipient_of(text: str) -> Any:
 
 
 def identity_of(text: str) -> Any:
-    """Return the private key of a text; raise pyrage.IdentityError."""
+    """Return the private key that a text describes (age or SSH); raise pyrage.IdentityError."""
     import pyrage
 
     return (
@@ -95,6 +96,7 @@ def identity_of(text: str) -> Any:
 
 
 def _work(task: dict[str, Any], incoming: Incoming, outgoing: Outgoing) -> str | None:
+    """Do one task and return its outcome; None is success."""
     import pyrage
 
     try:
@@ -114,8 +116,8 @@ def _work(task: dict[str, Any], incoming: Incoming, outgoing: Outgoing) -> str |
 
 
 def main() -> None:
-    """Do one task after the other until nobody sends any."""
-    # Ctrl-C is for the one who waits for the results: it ends this process by closing its input
+    """Do one task after the other until the input ends."""
+    # Ctrl-C is for the parent process: it ends this process by closing its input
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     source, target = sys.stdin.buffer, sys.stdout.buffer
     while True:

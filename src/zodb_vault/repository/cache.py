@@ -1,9 +1,9 @@
-"""Manifests and labels that were read before.
+"""A local cache of manifests and labels.
 
-They never change, so a copy on this machine saves a request each.
+They never change, so each local copy saves a request.
 
-A copy says nothing of what exists, which only a list of this very run does, and nothing of what the
-repository holds: whoever proves, restores or deletes reads the repository itself.
+The cache does not prove that a file exists: only a list of the repository does. Commands that verify, restore
+or delete do not use it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ ID: Final = re.compile(r"[0-9a-f]{32}\Z")
 
 
 class Cache:
-    """The copies of one repository. Whatever goes wrong with them, they are only not there."""
+    """The local copies of one repository. Errors of the file system count as a missing copy."""
 
     def __init__(self, root: Path, repository: str) -> None:
-        # the id comes from the repository: it names a folder only if it looks as ours do
+        # the id comes from the repository, so it becomes the name of a folder only if it has our format
         self._root = root / repository if ID.match(repository) else None
 
     def get(self, key: str) -> bytes | None:
@@ -36,7 +36,7 @@ class Cache:
             return None
 
     def put(self, key: str, data: bytes) -> None:
-        """Keep a copy."""
+        """Store a copy of a file."""
         if self._root is None:
             return
         path = self._root / key
@@ -53,7 +53,7 @@ class Cache:
                 temporary.unlink(missing_ok=True)
 
     def evict_unlisted(self, folder: str, listed: Container[str]) -> None:
-        """Forget the copies below a folder of what is not listed any more."""
+        """Remove the copies below a folder whose keys are no longer listed."""
         if self._root is None:
             return
         with contextlib.suppress(OSError):
@@ -63,7 +63,7 @@ class Cache:
 
 
 def cache_directory() -> Path:
-    """Return where copies lie: below the user's directory for such things."""
-    told = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(told) if Path(told).is_absolute() else Path("~").expanduser() / ".cache"
+    """Return the directory of all caches: below ``XDG_CACHE_HOME``, else below ``~/.cache``."""
+    configured = os.environ.get("XDG_CACHE_HOME", "")
+    base = Path(configured) if Path(configured).is_absolute() else Path("~").expanduser() / ".cache"
     return base / "zodb-vault"

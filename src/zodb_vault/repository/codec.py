@@ -1,7 +1,8 @@
-"""Content to stored bytes and back: a zstd skippable frame with the id of the run, then one zstd frame.
+"""Encode content to stored bytes and decode it: a zstd skippable frame, then one zstd frame.
 
-The skippable frame (RFC 8878, section 3.1.2) makes the bytes of two runs differ, so they never share a key;
-``zstd -d`` skips it. The window is at most 2**27 bytes, the most that ``zstd -d`` reads without an option.
+The skippable frame (RFC 8878, section 3.1.2) holds the id of the run. It makes the bytes of two runs differ,
+so that they never share a key; ``zstd -d`` skips it. The window is at most 2**27 bytes, the largest that
+``zstd -d`` reads without an option.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import zstandard
 
 from ..errors import Damage
 
-# Levels by measurement: long-distance matching gives more than a higher level of the near one, at a fraction
-# of its time.
+# Levels by measurement: long-distance matching saves more bytes than a higher level without it, in a fraction
+# of the time.
 NEAR_LEVEL: Final = 3
 FAR_LEVEL: Final = 1
 SKIPPABLE: Final = Struct("<II")
@@ -52,18 +53,18 @@ class Encoder:
         self._stream = zstandard.ZstdCompressor(compression_params=_parameters(long_distance)).compressobj()
 
     def encode(self, data: bytes | memoryview) -> bytes:
-        """Return what can be stored of ``data`` already."""
+        """Take ``data`` and return the encoded bytes that are ready."""
         return self._stream.compress(data)
 
     def finish(self) -> bytes:
-        """Return the rest."""
+        """Return the remaining encoded bytes."""
         return self._stream.flush()
 
 
 def decode(chunks: Iterable[bytes | memoryview], raw: int | None, name: str) -> Iterator[bytes]:
-    """Yield the content.
+    """Decode stored bytes and yield the content.
 
-    Raise Damage naming ``name`` when the stored bytes do not decode to ``raw`` bytes (None: to any number).
+    Raise Damage, with the ``name`` of the object, when they do not decode to ``raw`` bytes (None: any length).
     """
     stream = zstandard.ZstdDecompressor(max_window_size=1 << MOST_WINDOW_LOG).decompressobj()
     size = 0
@@ -82,6 +83,7 @@ def decode(chunks: Iterable[bytes | memoryview], raw: int | None, name: str) -> 
 
 
 def _after_mark(chunks: Iterator[bytes | memoryview], name: str) -> Iterator[bytes | memoryview]:
+    """Yield what follows the skippable frame; raise Damage when there is none."""
     head = b""
     for chunk in chunks:
         head += chunk
@@ -89,6 +91,6 @@ def _after_mark(chunks: Iterator[bytes | memoryview], name: str) -> Iterator[byt
             break
     magic, length = SKIPPABLE.unpack_from(head) if len(head) >= SKIPPABLE.size else (0, 0)
     if magic != SKIPPABLE_MAGIC or SKIPPABLE.size + length > len(head):
-        raise Damage(f"object {name} does not begin as objects do")
+        raise Damage(f"object {name} does not begin with a zstd skippable frame")
     yield head[SKIPPABLE.size + length :]
     yield from chunks

@@ -1,6 +1,6 @@
-"""Who can read the content of a repository.
+"""Encryption of content with age: public keys encrypt, private keys decrypt.
 
-Encrypted for public keys, decrypted with private ones, in processes of their own.
+Both run in processes of their own (``ageworker``).
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ FEATURE: Final = "age"
 MAGIC: Final = b"age-encryption.org/v1"
 PIECE: Final = 1 << 16
 WHERE: Final = (
-    "say where the private key is: ZODB_VAULT_IDENTITY_FILE, ZODB_VAULT_IDENTITY_COMMAND, or [identity] "
-    "in zodb-vault.toml"
+    "configure the private key: ZODB_VAULT_IDENTITY_FILE, ZODB_VAULT_IDENTITY_COMMAND, or [identity] in "
+    "zodb-vault.toml"
 )
 INSTALL: Final = "install zodb-vault[encryption]"
 Outcome = Literal["identity", "recipient", "key", "damage"]
 
 
 class _Process:
-    """One process that encrypts or decrypts one content after the other."""
+    """A process that encrypts or decrypts one content after the other."""
 
     def __init__(self) -> None:
         self._child = subprocess.Popen(
@@ -51,19 +51,19 @@ class _Process:
         self.end = weakref.finalize(self, _end, self._child)
 
     def begin(self, task: dict[str, Sequence[str]]) -> None:
-        """Begin with a content."""
+        """Send the task for a new content."""
         self._ended = False
         data = json.dumps(task).encode()
         list(self._pump(LENGTH.pack(len(data)) + data))
 
     def exchange(self, data: bytes | memoryview) -> Iterator[bytes]:
-        """Send some content, and yield what is done already."""
+        """Send some content, and yield the results that are ready."""
         for start in range(0, len(data), PIECE):
             piece = memoryview(data)[start : start + PIECE]
             yield from self._pump(LENGTH.pack(len(piece)) + piece)
 
     def finish(self) -> Iterator[bytes]:
-        """Yield the rest; ``outcome`` is known then."""
+        """Send the end of the content, yield the remaining results, and set ``outcome``."""
         yield from self._pump(LENGTH.pack(0))
         while not self._ended:
             yield from self._received_now()
@@ -72,7 +72,7 @@ class _Process:
         self.outcome: Outcome | None = json.loads(message)
 
     def _pump(self, data: bytes) -> Iterator[bytes]:
-        """Send bytes, and take what comes meanwhile: the other side stops when nobody does."""
+        """Send bytes and receive at the same time: the child blocks while its output pipe is full."""
         waiting = select.poll()
         waiting.register(self._in, select.POLLOUT)
         waiting.register(self._out, select.POLLIN)
@@ -116,7 +116,7 @@ class _Process:
 def _died() -> VaultError:
     return VaultError(
         "the process that encrypts and decrypts died",
-        "free memory and run the command again; what is stored already is used",
+        "free memory and run the command again; it reuses what is already stored",
     )
 
 
@@ -128,9 +128,10 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 class EncryptionKeys:
-    """The keys of a repository: ``recipients`` that new content is encrypted for (none.
+    """The keys of a repository.
 
-    It is not), and the private keys, asked for when needed.
+    New content is encrypted for ``recipients``; without recipients it is not encrypted. ``identities`` returns
+    the private keys; it is called when they are needed for the first time.
     """
 
     def __init__(
@@ -144,9 +145,9 @@ class EncryptionKeys:
 
     @property
     def identities(self) -> Sequence[str]:
-        """Return the private keys, none where nothing says where they are.
+        """Return the private keys; empty when none are configured.
 
-        Raise KeyNeeded when they cannot be had.
+        Raise KeyNeeded when they cannot be read.
         """
         with self._lock:
             if self._found is None:
@@ -155,14 +156,17 @@ class EncryptionKeys:
             return self._found
 
     def encryptor(self) -> Encryptor:
-        """Return what encrypts one content."""
+        """Return an encryptor for one content."""
         return Encryptor(self._process(), self._idle, self.recipients)
 
     def decrypt(self, chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
-        """Yield decrypted content; raise KeyNeeded without the right key, Damage naming ``name``."""
+        """Yield decrypted content.
+
+        Raise KeyNeeded without the right key, Damage with the ``name`` of the object.
+        """
         identities = self.identities
         if not identities:
-            raise KeyNeeded("the content is encrypted, and nothing says where the private key is", WHERE)
+            raise KeyNeeded("the content is encrypted, and no private key is configured", WHERE)
         process = self._process()
         process.begin({"identities": identities})
         for chunk in chunks:
@@ -174,8 +178,8 @@ class EncryptionKeys:
                 raise KeyNeeded(f"object {name} is encrypted for another key", WHERE)
             case "identity":
                 raise KeyNeeded(
-                    "what is given as the private key is none that can be used",
-                    WHERE + "; a key of SSH must have no passphrase",
+                    "the configured private key cannot be used",
+                    WHERE + "; an SSH key must have no passphrase",
                 )
             case "damage":
                 raise Damage(f"object {name} does not decrypt")
@@ -196,11 +200,11 @@ class Encryptor:
         process.begin({"recipients": recipients})
 
     def encode(self, data: bytes) -> bytes:
-        """Return what is encrypted of ``data`` already."""
+        """Take ``data`` and return the encrypted bytes that are ready."""
         return b"".join(self._process.exchange(data))
 
     def finish(self) -> bytes:
-        """Return the rest."""
+        """Return the remaining encrypted bytes."""
         rest = b"".join(self._process.finish())
         if self._process.outcome is not None:
             raise VaultError("the content could not be encrypted", "check [repository.encryption] recipients")
@@ -209,39 +213,36 @@ class Encryptor:
 
 
 def is_installed() -> bool:
-    """Tell whether content can be encrypted and decrypted here."""
+    """Return whether pyrage is installed, which encrypts and decrypts content."""
     return importlib.util.find_spec("pyrage") is not None
 
 
 def require_installed(what: str) -> None:
-    """Raise UnsupportedRepository where encryption is not installed."""
+    """Raise UnsupportedRepository when encryption is not installed."""
     if not is_installed():
-        raise UnsupportedRepository(
-            f"{what} is encrypted, which needs pyrage, and that is not installed", INSTALL
-        )
+        raise UnsupportedRepository(f"{what} is encrypted and needs pyrage, which is not installed", INSTALL)
 
 
 def normalized_recipients(recipients: Sequence[str]) -> list[str]:
-    """Return public keys in the form that is compared and stored.
+    """Return public keys in the form that is stored and compared.
 
-    Raise ConfigurationError for what is none.
+    Raise ConfigurationError for texts that are no public keys.
     """
     if not recipients:
         return []
-    require_installed("what these recipients can read")
+    require_installed("content for these recipients")
     import pyrage
 
     found, issues = [], []
     for number, text in enumerate(recipients, 1):
-        # the third word of a key of SSH is a comment
+        # the third word of an SSH key is a comment
         words = text.split()[:2] if text.strip().startswith("ssh-") else [text.strip()]
         try:
             recipient_of(" ".join(words))
         except pyrage.RecipientError:
-            known = "public keys of age (age1...) and of SSH (ssh-ed25519, ssh-rsa) are"
+            known = "use public keys of age (age1...) or SSH (ssh-ed25519, ssh-rsa)"
             issues.append(
-                f"[repository.encryption] recipients: number {number} is no public key that can be used; "
-                f"{known}"
+                f"[repository.encryption] recipients: number {number} is not a supported public key; {known}"
             )
         found.append(" ".join(words))
     if issues:

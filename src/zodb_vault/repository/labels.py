@@ -1,4 +1,4 @@
-"""Labels: facts about a backup that were learned after it was made, one immutable file each."""
+"""Labels: facts about a backup that are stored after it was made, one immutable file each."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import msgspec
 from ..model.manifest import Label
 
 Level = Literal["objects", "bytes", "records", "restore"]
-# Each proves what the ones before it prove, and more.
+# Each level proves what the earlier levels prove, and more.
 LEVELS: Final[tuple[Level, ...]] = ("objects", "bytes", "records", "restore")
 
+# Facts of which only the last label counts.
 SINGLE: Final = ("name", "note", "pinned", "accept-missing", "accept-history", "deleted")
 
 
 class Verified(msgspec.Struct, frozen=True):
-    """One verification: its level, whether it found everything well, and when."""
+    """One verification: its level, whether it found no problem, and its time (ISO 8601)."""
 
     level: str
     ok: bool
@@ -25,7 +26,7 @@ class Verified(msgspec.Struct, frozen=True):
 
 
 class LabelFacts(msgspec.Struct, kw_only=True):
-    """What all labels of a backup say together; of single facts the last one holds."""
+    """The facts of all labels of a backup; of a fact with one value, the last label counts."""
 
     name: str | None = None
     note: str | None = None
@@ -37,9 +38,9 @@ class LabelFacts(msgspec.Struct, kw_only=True):
 
     @property
     def failed(self) -> str | None:
-        """Return the level of a verification that found damage, as long as it counts.
+        """Return the level of a failed verification, None without one.
 
-        A later verification that proves the same and found no damage clears it.
+        A later verification of the same or a higher level that succeeded clears it.
         """
         for n, one in enumerate(self.verified):
             if not one.ok and not any(
@@ -50,9 +51,9 @@ class LabelFacts(msgspec.Struct, kw_only=True):
 
 
 def superseded(labels: Mapping[str, Label]) -> list[str]:
-    """Return the keys of labels that say nothing any more beside a later one, of those of one backup.
+    """Return the keys of labels of one backup that a later label replaces.
 
-    What is not known stays.
+    Labels with an unknown fact are never replaced.
     """
     last: dict[tuple[str, str], str] = {}
     gone = []
@@ -71,14 +72,15 @@ def superseded(labels: Mapping[str, Label]) -> list[str]:
 
 
 def _proves(level: str, other: str) -> bool:
+    """Return whether a level is the same as another or higher; unknown levels prove nothing."""
     ranks: dict[str, int] = {name: rank for rank, name in enumerate(LEVELS)}
     return ranks.get(level, -1) >= ranks.get(other, len(LEVELS))
 
 
 def fold(labels: Iterable[Label]) -> LabelFacts:
-    """Fold labels in the order of their names.
+    """Return the facts of labels, which are given in the order of their names.
 
-    Facts of a kind that this version does not know are passed over.
+    Facts that this version does not know are ignored.
     """
     facts = LabelFacts(verified=[], restored=[])
     for label in labels:

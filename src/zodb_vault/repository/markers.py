@@ -1,4 +1,7 @@
-"""Markers of runs in progress: one create of a site at a time, and nothing deleted that a run relies on."""
+"""Markers of runs in progress.
+
+They allow one create of a site at a time, and keep prune from deleting objects that a run relies on.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ RENEW: Final = timedelta(seconds=30)
 
 
 def marker_key(site: str, what: str, run: str) -> str:
-    """Return the key of a marker; there is only one for all creates of a site."""
+    """Return the key of a marker; all creates of a site share one."""
     return f"sites/{site}/running/{what if what == 'create' else f'{what}-{run}'}.json"
 
 
@@ -33,13 +36,13 @@ def read_marker(store: Store, key: str) -> tuple[Marker, bytes]:
     try:
         return msgspec.json.decode(canonical.check_digest(data, key), type=Marker), data
     except msgspec.MsgspecError as error:
-        raise Damage(f"{key} does not have the form it should have: {error}") from None
+        raise Damage(f"{key} is not a valid marker: {error}") from None
 
 
 def marker_of_dead_run(store: Store, key: str) -> tuple[Marker, bytes] | None:
-    """Return the marker that a dead run has left under a key, None when there is none.
+    """Return the marker that a dead run left under a key, None without one.
 
-    Raise InUse when the run is alive, Damage.
+    Raise InUse when the run is alive, Damage when the marker cannot be read.
     """
     try:
         found = read_marker(store, key)
@@ -48,16 +51,16 @@ def marker_of_dead_run(store: Store, key: str) -> tuple[Marker, bytes] | None:
     if is_alive(found[0], store):
         raise InUse(
             f"the {found[0].what} {found[0].run} is still running (host {found[0].host}, pid {found[0].pid})",
-            "wait for it to end",
+            "wait until it ends",
         )
     return found
 
 
 def is_alive(marker: Marker, store: Store) -> bool:
-    """Tell whether the run of a marker can still be going on.
+    """Return whether the run of a marker may still be running.
 
-    On the same machine and in the same process namespace the process itself decides, else the age of the
-    heartbeat.
+    On the same machine and in the same process namespace the process table decides. Otherwise the age of the
+    heartbeat decides: 15 minutes.
     """
     if marker.ended:
         return False
@@ -69,9 +72,9 @@ def is_alive(marker: Marker, store: Store) -> bool:
 
 
 def process_identity(pid: int) -> str:
-    """Return a name of a process that no other gets: boot, process namespace, start time.
+    """Return a unique name of a process: boot id, process namespace and start time.
 
-    The host's name where /proc tells none.
+    It is empty on a system without /proc, and ends with ``gone`` when the process does not exist.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -79,7 +82,7 @@ def process_identity(pid: int) -> str:
     except OSError:
         return ""
     try:
-        # the name in parentheses may hold blanks; the start time is field 22, the 20th behind it (proc(5))
+        # the name in parentheses may hold blanks; the start time is field 22, the 20th after it (proc(5))
         started = (
             Path(f"/proc/{pid}/stat")
             .read_text(encoding="utf-8", errors="replace")
@@ -92,7 +95,7 @@ def process_identity(pid: int) -> str:
 
 
 class RunMarker:
-    """The marker of this run. Made by ``start``; ``renew`` keeps it fresh, ``finish`` removes it."""
+    """The marker of this run: ``start`` writes it, ``update`` renews it, ``remove`` removes it."""
 
     def __init__(self, store: Store, key: str, marker: Marker, data: bytes) -> None:
         self._store, self._key, self._data = store, key, data
@@ -108,9 +111,10 @@ class RunMarker:
         uses: list[str],
         adopted: tuple[Marker, bytes] | None = None,
     ) -> RunMarker:
-        """Write the marker; with ``adopted`` take the place of exactly that stale one and keep what it names.
+        """Write the marker and return it.
 
-        Raise InUse when another run was faster.
+        With ``adopted``, replace exactly that marker of a dead run and keep the objects that it names. Raise
+        InUse when another run was faster.
         """
         now = clock.iso(store.clock())
         marker = Marker(
@@ -133,11 +137,11 @@ class RunMarker:
             else:
                 store.put(key, [data])
         except (KeyExists, KeyChanged, KeyMissing):
-            raise InUse(f"another {what} of the site {site} has just begun", "wait for it to end") from None
+            raise InUse(f"another {what} of the site {site} has just begun", "wait until it ends") from None
         return cls(store, key, marker, data)
 
     def heartbeat_is_due(self) -> bool:
-        """Tell whether the heartbeat should be renewed."""
+        """Return whether the heartbeat has to be renewed: after 30 seconds."""
         return self._store.clock() - clock.parse(self.marker.heartbeat) >= RENEW
 
     def update(
@@ -148,11 +152,10 @@ class RunMarker:
         uses: list[str] | None = None,
         ended: bool = False,
     ) -> None:
-        """Refresh the heartbeat, and what the run has stored or relies on.
+        """Renew the heartbeat, and record what the run has stored (``stored``, ``copied``) and ``uses``.
 
-        Raise InUse when the marker was taken away.
-
-        ``ended``: this run gives up, the next one may use what is stored.
+        ``ended``: the run gives up, and the next run may use what it stored. Raise InUse when another run
+        replaced the marker.
         """
         marker = msgspec.structs.replace(
             self.marker,
@@ -170,28 +173,28 @@ class RunMarker:
         self.marker, self._data = marker, data
 
     def require_unchanged(self) -> None:
-        """Raise InUse unless the marker still stands.
+        """Raise InUse when another run replaced the marker.
 
-        A run that is younger than the stale limit need not look.
+        With a heartbeat younger than 15 minutes, no other run may replace it, and nothing is read.
         """
         if self._store.clock() - clock.parse(self.marker.heartbeat) >= STALE and not self.is_unchanged():
             raise self.lost_error()
 
     def is_unchanged(self) -> bool:
-        """Look whether the marker is there as this run wrote it."""
+        """Read the marker and return whether it is as this run wrote it."""
         try:
             return self._store.get(self._key) == self._data
         except KeyMissing:
             return False
 
     def remove(self) -> None:
-        """Remove the marker, unless another run took its place."""
+        """Remove the marker, unless another run replaced it."""
         with contextlib.suppress(KeyChanged, KeyMissing):
             self._store.delete(self._key, expected=self._data)
 
     def lost_error(self) -> InUse:
-        """Return the error of a run whose marker was taken away."""
+        """Return the error of a run whose marker was replaced."""
         return InUse(
-            "this run was taken for dead and another one took its place",
-            "run it again; what it stored is used by the next run",
+            "another run considered this run dead and replaced its marker",
+            "run the command again; it reuses what this run stored",
         )

@@ -1,6 +1,6 @@
-"""Immutable objects named by the SHA-256 of their stored bytes.
+"""Immutable objects, named by the SHA-256 of their stored bytes.
 
-Content under ``objects/``, documents under ``meta/``.
+Content is under ``objects/``, documents (lists of the manifests) are under ``meta/``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DECODE_CHUNK: Final = 256 << 10
 
 
 def object_key(name: str) -> str:
-    """Return the key of content."""
+    """Return the key of an object with content."""
     return f"objects/{name[:2]}/{name}"
 
 
@@ -34,28 +34,31 @@ def meta_key(name: str) -> str:
 
 
 class ObjectWriter:
-    """One object while its zstd file is encrypted, if it is; its name is known at its end."""
+    """Writes one object from its zstd file, encrypted if there are recipients.
 
-    def __init__(self, store: Store, sealer: Encryptor | None = None) -> None:
-        self._sealer = sealer
+    Its name is known when all of it is written.
+    """
+
+    def __init__(self, store: Store, encryptor: Encryptor | None = None) -> None:
+        self._encryptor = encryptor
         self._digest = hashlib.sha256()
         self._staging = store.stage()
         self.stored = 0
 
     def write_encoded(self, encoded: bytes) -> None:
-        """Append to the zstd file."""
-        self._store(self._sealer.encode(encoded) if self._sealer else encoded)
+        """Append bytes of the zstd file."""
+        self._store(self._encryptor.encode(encoded) if self._encryptor else encoded)
 
     def store(self, key_of: Callable[[str], str]) -> str:
         """Store the object and return its name."""
-        if self._sealer:
-            self._store(self._sealer.finish())
+        if self._encryptor:
+            self._store(self._encryptor.finish())
         name = self._digest.hexdigest()
         self._staging.store(key_of(name))
         return name
 
     def discard(self) -> None:
-        """Forget it."""
+        """Drop the object."""
         self._staging.discard()
 
     def _store(self, data: bytes) -> None:
@@ -66,10 +69,12 @@ class ObjectWriter:
 
 
 class _Object(ObjectWriter):
-    """One object while it is encoded."""
+    """Writes one object from content, which it encodes."""
 
-    def __init__(self, store: Store, run: str, long_distance: bool, sealer: Encryptor | None = None) -> None:
-        super().__init__(store, sealer)
+    def __init__(
+        self, store: Store, run: str, long_distance: bool, encryptor: Encryptor | None = None
+    ) -> None:
+        super().__init__(store, encryptor)
         self._encoder = Encoder(run, long_distance)
         self.raw = 0
         self.write_encoded(self._encoder.head)
@@ -84,7 +89,7 @@ class _Object(ObjectWriter):
 
 
 class ContentWriter:
-    """Stores a stream of content as one or more objects of bounded length.
+    """Stores a stream of content as objects of at most 64 MiB of content each.
 
     ``close`` returns their parts in order.
     """
@@ -95,11 +100,11 @@ class ContentWriter:
         self._parts: list[Part] = []
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append; an object that is full becomes durable before this returns."""
+        """Append content. A full object is durable when this returns."""
         shutdown.check()
         view = memoryview(data)
         while len(view):
-            self._object = self._object or self._objects.begin(self._long_distance, sealed=True)
+            self._object = self._object or self._objects.begin(self._long_distance, encrypted=True)
             piece = view[: PART_RAW - self._object.raw]
             self._object.write(piece)
             view = view[len(piece) :]
@@ -107,25 +112,25 @@ class ContentWriter:
                 self._store_object()
 
     def close(self) -> list[Part]:
-        """Make the rest durable and return all parts; content of no length has one empty object."""
+        """Make the rest durable and return all parts; empty content has one empty object."""
         if self._object is None and not self._parts:
-            self._object = self._objects.begin(self._long_distance, sealed=True)
+            self._object = self._objects.begin(self._long_distance, encrypted=True)
         if self._object is not None:
             self._store_object()
         return self._parts
 
     def _store_object(self) -> None:
         assert self._object is not None
-        whole, self._object = self._object, None
-        name = whole.finish(object_key)
-        self._objects.count(name, whole.stored)
+        full, self._object = self._object, None
+        name = full.finish(object_key)
+        self._objects.count(name, full.stored)
         self._parts.append(
-            Part(object=name, raw=whole.raw, stored=whole.stored, to=self.to, codec=self._objects.codec)
+            Part(object=name, raw=full.raw, stored=full.stored, to=self.to, codec=self._objects.codec)
         )
 
 
 class Objects:
-    """The objects of a repository, written in the name of one ``run``."""
+    """Reads the objects of a repository, and writes those of one ``run``."""
 
     def __init__(self, store: Store, run: str, keys: EncryptionKeys | None = None) -> None:
         self._store, self.run, self._keys = store, run, keys or EncryptionKeys()
@@ -139,36 +144,36 @@ class Objects:
 
     @property
     def codec(self) -> Codec:
-        """Return how content is stored."""
+        """Return the codec of new content."""
         return "zstd+age" if self._keys.recipients else "zstd"
 
-    def begin(self, long_distance: bool, *, sealed: bool) -> _Object:
-        """Return an empty object; a ``sealed`` one is encrypted if there are recipients."""
+    def begin(self, long_distance: bool, *, encrypted: bool) -> _Object:
+        """Return a writer for a new object; an ``encrypted`` one is encrypted if there are recipients."""
         return _Object(
             self._store,
             self.run,
             long_distance,
-            self._keys.encryptor() if sealed and self._keys.recipients else None,
+            self._keys.encryptor() if encrypted and self._keys.recipients else None,
         )
 
     def object_writer(self) -> ObjectWriter:
-        """Return an object to be, for a zstd file that was encoded before."""
+        """Return a writer for an object whose zstd file exists already."""
         return ObjectWriter(self._store, self._keys.encryptor() if self._keys.recipients else None)
 
     def put_document(self, data: bytes) -> DocumentRef:
         """Store a document and return its name."""
-        document = self.begin(long_distance=False, sealed=False)
+        document = self.begin(long_distance=False, encrypted=False)
         document.write(data)
         name = document.finish(meta_key)
         self.count(name, document.stored)
         return DocumentRef(meta=name, stored=document.stored)
 
     def has_written(self, key: str) -> bool:
-        """Tell whether this run has stored what is under a key."""
+        """Return whether this run has stored the object of a key."""
         return key.rpartition("/")[2] in self._names
 
     def count(self, name: str, size: int) -> None:
-        """Add to the bytes ``written`` by this run, once for the same content stored twice."""
+        """Add an object to the bytes ``written`` by this run; the same object counts once."""
         with self._lock:
             self.written += size if name not in self._names else 0
             self._names.add(name)
@@ -180,25 +185,25 @@ class Objects:
     def read(self, parts: Iterable[Part]) -> Iterator[bytes]:
         """Yield the content of parts in order.
 
-        Raise Damage when an object is missing or damaged, KeyNeeded when it is encrypted and the key is not
-        here; bytes that were yielded before that are not to be trusted.
+        Raise Damage when an object is missing or damaged, KeyNeeded when it is encrypted and there is no key.
+        Do not use the bytes that were yielded before the error.
         """
         for part in parts:
             yield from self.decompressed(part, self.decrypted(part))
 
     def decrypted(self, part: Part) -> Iterator[bytes]:
-        """Yield the zstd file that an object is, as ``read`` does its content."""
+        """Yield the zstd file of an object; raise as ``read`` does."""
         stored = self._checked(object_key(part.object), part.object)
         return self._keys.decrypt(stored, part.object) if part.codec == "zstd+age" else stored
 
-    def decompressed(self, part: Part, opened: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the content of an object that was opened."""
-        return decode(_cut(opened, DECODE_CHUNK), part.raw, part.object)
+    def decompressed(self, part: Part, encoded: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the content of an object, given its zstd file."""
+        return decode(_split(encoded, DECODE_CHUNK), part.raw, part.object)
 
     def require_key(self, part: Part) -> None:
-        """Raise KeyNeeded unless the private key opens an object, of which only the beginning is read.
+        """Raise KeyNeeded unless the private key decrypts an object.
 
-        That says nothing about damage.
+        Only the beginning is read, so this does not find damage.
         """
         if part.codec != "zstd+age":
             return
@@ -209,14 +214,15 @@ class Objects:
                 pass
 
     def cannot_decrypt(self, parts: Iterable[Part]) -> bool:
-        """Tell whether parts are encrypted and nothing says where the key is."""
+        """Return whether some parts are encrypted and no private key is configured."""
         return any(part.codec == "zstd+age" for part in parts) and not self._keys.identities
 
     def check(self, key: str, name: str) -> int:
-        """Read an object, compare its bytes with its name, and return their number; raise Damage."""
+        """Read an object, compare its digest with its name, and return its length in bytes; raise Damage."""
         return sum(map(len, self._checked(key, name)))
 
     def _checked(self, key: str, name: str) -> Iterator[bytes]:
+        """Yield the stored bytes of an object; raise Damage at their end when the digest is not its name."""
         digest = hashlib.sha256()
         try:
             for chunk in self._store.stream(key):
@@ -229,7 +235,7 @@ class Objects:
             raise Damage(f"{key} is damaged: its bytes do not match its name")
 
 
-def _cut(chunks: Iterable[bytes], size: int) -> Iterator[memoryview]:
+def _split(chunks: Iterable[bytes], size: int) -> Iterator[memoryview]:
     for chunk in chunks:
         view = memoryview(chunk)
         for start in range(0, len(view), size):

@@ -1,10 +1,8 @@
-"""Which objects and documents a manifest or a marker needs.
+"""Find the objects and documents that a manifest or a marker references, directly or through a list.
 
-Everything that it names, directly or through a list.
-
-For who deletes, whatever looks like a name counts as one, also in keys that this version does not know: what
-is counted too often stays, what is not goes. Who gives objects new names has to know of each name what it
-stands for, and refuses what it does not know.
+There are two rules. For a deletion (``add_names``), every text that looks like a name counts as one, also
+under unknown keys: a name that counts by mistake only keeps an object, a missed name would delete one. For a
+copy that renames objects (``references``), the kind of every name has to be known; unknown keys are refused.
 """
 
 from __future__ import annotations
@@ -29,36 +27,36 @@ KINDS: Final[Mapping[str, Kind]] = {
     "keys": "document",
     "list": "list",
 }
-# Digests of something else, and words of people that may look like one.
+# Digests of other things, and texts of users that may look like a digest.
 NO_NAMES: Final = frozenset({"sha256", "tail_digest", "recovery", "self_sha256", "machine", "name", "folder"})
 
 
 class Reference(NamedTuple):
-    """A name, what it stands for, and what else is said of it where it stands."""
+    """The name of an object or document, its kind, and the other attributes of the same entry."""
 
     kind: Kind
     name: str
     attributes: Mapping[str, Any]
 
 
-def reference(key: str, value: object, said: Mapping[str, Any]) -> Reference | None:
-    """Return what an entry refers to, None when it is no name.
+def reference(key: str, value: object, attributes: Mapping[str, Any]) -> Reference | None:
+    """Return the reference of an entry, None when its value is no name.
 
-    Raise UnsupportedRepository for a name that this version does not know.
+    Raise UnsupportedRepository for a name under a key that this version does not know.
     """
     if not (isinstance(value, str) and NAME.match(value)) or key in NO_NAMES:
         return None
     if key not in KINDS:
         raise UnsupportedRepository(
-            f"what {key} refers to is not known to this version: {value}", "install a newer zodb-vault"
+            f"this version does not know what the key {key} references: {value}", "install a newer zodb-vault"
         )
-    return Reference(KINDS[key], value, said)
+    return Reference(KINDS[key], value, attributes)
 
 
 def references(document: Any) -> Iterator[Reference]:
-    """Yield what a document names itself, in the order in which it stands there.
+    """Yield the references of a document in their order, without those in its lists.
 
-    Raise UnsupportedRepository.
+    Raise UnsupportedRepository for unknown keys.
     """
     if isinstance(document, Mapping):
         for key, value in document.items():
@@ -72,9 +70,9 @@ def references(document: Any) -> Iterator[Reference]:
 
 
 def rewrite_references(document: Any, change: Callable[[Reference], Mapping[str, Any]]) -> Any:
-    """Return a document with every reference replaced by what ``change`` returns for it.
+    """Return a document with new values for its references.
 
-    Keys that ``change`` does not return stay as they are.
+    ``change`` returns the new values of the entry of a reference; other keys stay unchanged.
     """
     if isinstance(document, Mapping):
         new = {key: rewrite_references(value, change) for key, value in document.items()}
@@ -88,15 +86,15 @@ def rewrite_references(document: Any, change: Callable[[Reference], Mapping[str,
 
 
 def part_of(found: Reference) -> Part:
-    """Return a reference to content as what it is.
+    """Return the part that a reference to content describes.
 
-    Raise UnsupportedRepository when this version does not know how to read it.
+    Raise UnsupportedRepository when this version cannot read it.
     """
     try:
         return msgspec.convert(found.attributes, Part)
     except msgspec.ValidationError as error:
         raise UnsupportedRepository(
-            f"an object is stored in a way that this version does not know: {error}",
+            f"this version does not know how an object is stored: {error}",
             "install a newer zodb-vault",
         ) from None
 
@@ -106,15 +104,14 @@ def read_list(name: str, documents: Documents) -> Any:
     try:
         return msgspec.json.decode(documents.document(name))
     except msgspec.MsgspecError as error:
-        raise Damage(f"the list {name} does not have the form it should have: {error}") from None
+        raise Damage(f"the list {name} does not have the expected form: {error}") from None
 
 
 def add_names(document: Any, names: dict[str, int], documents: Documents) -> None:
-    """Add to ``names`` what a manifest or marker needs, with the bytes stored where it says that.
+    """Add the names that a manifest or marker needs to ``names``, with their stored bytes where known.
 
-    Raise Damage at a list that cannot be read.
-
-    A list whose name is in there already has been read.
+    Lists are read, except those whose name is in ``names`` already. Raise Damage for a list that cannot be
+    read.
     """
     if isinstance(document, Mapping):
         for key, value in document.items():

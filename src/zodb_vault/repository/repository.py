@@ -1,4 +1,4 @@
-"""A repository: which backups it has, what is known of them, and the one write that makes a backup exist."""
+"""A repository: its backups with their labels, and the one write that makes a backup exist."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ T = TypeVar("T")
 
 INFO_KEY: Final = "repository.json"
 RECOVERY_KEY: Final = "RECOVERY.md"
-# ``dump``: the storage half of a database may be what the tool of a database server wrote. ``age``: content
-# is encrypted.
+# ``dump``: a storage component may be the dump of a database server. ``deltas``: a dump may have deltas.
+# ``files``: a backend of another package may store files. ``age``: content is encrypted.
 KNOWN_REQUIREMENTS: Final[frozenset[str]] = frozenset({"dump", "deltas", "files", FEATURE})
 MARKER: Final = re.compile(r"(create|[a-z]+-\d{8}T\d{6}Z-[0-9a-f]{6})\.json\Z")
 
 
 class Listing(msgspec.Struct):
-    """What one LIST of a site tells: backup ids (oldest first), label keys by backup, marker keys."""
+    """The result of one LIST of a site: backup ids (oldest first), label keys by backup, marker keys."""
 
     backups: list[str] = []
     labels: dict[str, list[str]] = {}
@@ -53,9 +53,9 @@ class Listing(msgspec.Struct):
 
 
 class Trash(msgspec.Struct):
-    """What is in the trash of a site.
+    """The trash of a site: ids with the size of their file in bytes.
 
-    Deleted backups, and notes of those that are gone for good, each with the bytes of its file.
+    ``backups`` are deleted backups, ``gone`` are notes of backups that were removed permanently.
     """
 
     backups: dict[str, int] = {}
@@ -68,7 +68,10 @@ def recovery_text() -> bytes:
 
 
 class Repository:
-    """An open repository. Reading methods raise Damage when a file is not as it was written."""
+    """An open repository.
+
+    Methods that read raise Damage when a file is not as it was written.
+    """
 
     def __init__(self, store: Store, info: RepositoryInfo) -> None:
         self.store, self.info, self.keys = store, info, EncryptionKeys(info.recipients)
@@ -78,17 +81,17 @@ class Repository:
         self._cache: Cache | None = None
 
     def remember(self, cache: Cache) -> None:
-        """Take manifests and labels that were read before from a cache.
+        """Read manifests and labels through a local cache.
 
-        For whoever neither proves nor relies on what is stored.
+        Do not use it in commands that verify, restore or delete.
         """
         self._cache = cache
 
     @classmethod
     def create(cls, store: Store, recipients: Sequence[str] = ()) -> Repository:
-        """Make a new repository where there is nothing, its content encrypted for recipients.
+        """Make a new repository in an empty store. Its content is encrypted for the recipients, if any.
 
-        Raise TargetRefused when something is there.
+        Raise TargetRefused when the store is not empty.
         """
         recipients = normalized_recipients(recipients)
         foreign = next((entry.key for entry in store.list("") if entry.key != RECOVERY_KEY), None)
@@ -97,7 +100,8 @@ class Repository:
                 "a repository" if foreign.startswith(("sites/", "meta/", "objects/", INFO_KEY)) else foreign
             )
             raise TargetRefused(
-                f"there is {what} in {store.location} already", "use it as it is, or choose an empty place"
+                f"there is {what} in {store.location} already",
+                "use the existing repository, or choose an empty location",
             )
         text = recovery_text()
         info = RepositoryInfo(
@@ -114,7 +118,7 @@ class Repository:
 
     @classmethod
     def open(cls, store: Store) -> Repository:
-        """Open an existing one; raise RepositoryMissing, UnsupportedRepository or Damage."""
+        """Open an existing repository; raise RepositoryMissing, UnsupportedRepository or Damage."""
         try:
             data = store.get(INFO_KEY)
         except KeyMissing:
@@ -131,14 +135,11 @@ class Repository:
         return cls(store, info)
 
     def objects(self, run: str) -> Objects:
-        """Return the objects, to be written in the name of ``run``."""
+        """Return the objects of the repository; new ones carry the id of ``run``."""
         return Objects(self.store, run, self.keys)
 
     def configure(self, recipients: Sequence[str], identities: Callable[[], Sequence[str]]) -> None:
-        """Say what the configuration knows.
-
-        The recipients, and where the private keys come from, which are asked for when they are needed.
-        """
+        """Set the configured recipients, and the function that reads the private keys when they are needed."""
         self._configured, self.keys = recipients, EncryptionKeys(self.info.recipients, identities)
 
     def sign_with(self, key: Path | None, signers: Sequence[str]) -> None:
@@ -147,26 +148,25 @@ class Repository:
 
     @property
     def signers(self) -> Sequence[str]:
-        """Return those of whom one has to have signed a backup; none: nobody has to."""
+        """Return the accepted signers; empty means that no signature is required."""
         return self._signers
 
     @property
     def signs(self) -> bool:
-        """Tell whether manifests are signed here."""
+        """Return whether this process signs manifests."""
         return self._signing_key is not None
 
     def signature(self, site: str, backup: str) -> bytes | None:
-        """Return the signature of a backup, None where it has none."""
+        """Return the signature of a backup, None without one."""
         with contextlib.suppress(KeyMissing):
             return self.store.get(signature_key(site, backup))
         return None
 
     def put_signature(self, site: str, backup: str, data: bytes, signature: bytes | None = None) -> None:
-        """Store the signature of a manifest that is about to be written, ours unless one is given.
+        """Store the signature of a manifest before the manifest is written.
 
-        What an interrupted run has left there goes.
-
-        Raise KeyExists when there is a manifest that the one in place belongs to.
+        Without a given signature, sign with our own key, if any. The signature of an interrupted run is
+        replaced. Raise KeyExists when the existing signature belongs to an existing manifest.
         """
         if signature is None and self._signing_key:
             signature = sign(data, self._signing_key)
@@ -176,20 +176,23 @@ class Repository:
         try:
             self.store.put(key, [signature])
         except KeyExists:
-            left = self.store.get(key)
+            existing = self.store.get(key)
             if backup in self.listing(site).backups:
                 raise
-            self.store.replace(key, signature, left)
+            self.store.replace(key, signature, existing)
 
     def require_signature(self, manifest: Manifest) -> None:
-        """Raise Damage unless one of the signers, if there are any, has signed this very manifest."""
+        """Raise Damage unless an accepted signer signed exactly this manifest.
+
+        Without accepted signers, nothing is checked.
+        """
         if not self._signers:
             return
         site, backup = manifest.site, manifest.id
         data = self.manifest_bytes(site, backup)
         hint = (
-            "use another backup, or make one with `create --full`; [repository.signing] signers says who "
-            "has to sign"
+            "use another backup, or make one with `create --full`; [repository.signing] signers lists the "
+            "accepted signers"
         )
         signature = self.signature(site, backup)
         if signature is None:
@@ -198,7 +201,7 @@ class Repository:
             not is_signed(data, signature, self._signers)
             or _decode(data, Manifest, manifest_key(site, backup)) != manifest
         ):
-            raise Damage(f"the backup {backup} is not as one of the configured signers has signed it", hint)
+            raise Damage(f"the signature of the backup {backup} is not valid for any configured signer", hint)
 
     def require_recipients(self) -> None:
         """Raise ConfigurationError unless the recipients are exactly those of the configuration."""
@@ -209,17 +212,17 @@ class Repository:
                     f"the configuration names {ours or 'no'} recipients, and they are not the "
                     f"{theirs or 'no'} recipients of the repository"
                 ],
-                "correct [repository.encryption] recipients, or, if the configuration is right, "
-                "`zodb-vault repository recipients set`; "
-                "if nobody changed it, find out who changed repository.json before anything more is stored",
+                "correct [repository.encryption] recipients; if the configuration is right, run "
+                "`zodb-vault repository recipients set`; if it was not changed, find out how repository.json "
+                "was changed before you store anything more",
             )
 
     def set_recipients(self, configured: Sequence[str]) -> None:
-        """Encrypt new content for these recipients; what is stored already stays as it is."""
+        """Encrypt new content for these recipients; stored content stays unchanged."""
         recipients, old = normalized_recipients(configured), self.store.get(INFO_KEY)
         text = recovery_text()
         digest, there = hashlib.sha256(text).hexdigest(), self.store.get(RECOVERY_KEY)
-        if there != text:  # the instructions first: those that are there may not know of encryption
+        if there != text:  # first: old instructions may not describe encryption
             self.store.replace(RECOVERY_KEY, text, there)
         requires = sorted({*self.info.requires, FEATURE})
         document = _document(old, INFO_KEY)
@@ -232,11 +235,11 @@ class Repository:
         self.info = msgspec.structs.replace(self.info, **changed)
 
     def sites(self) -> list[str]:
-        """Return the names of all sites that ever had a run."""
+        """Return the names of all sites for which a run wrote anything."""
         return sorted({entry.key.split("/")[1] for entry in self.store.list("sites/")})
 
     def listing(self, site: str) -> Listing:
-        """Return what exists of a site now; files whose names are not ours do not count."""
+        """List the files of a site; foreign file names are ignored."""
         listing, keys = Listing(backups=[], labels={}, markers=[]), set()
         for key, _size in self.store.list(f"sites/{site}/"):
             keys.add(key)
@@ -253,7 +256,7 @@ class Repository:
         return listing
 
     def trash(self, site: str) -> Trash:
-        """Return what was deleted."""
+        """List the trash of a site."""
         trash = Trash()
         for entry in self.store.list(f"trash/{site}/"):
             match entry.key.split("/")[2:]:
@@ -264,11 +267,11 @@ class Repository:
         return trash
 
     def trashed(self, site: str) -> list[str]:
-        """Return the ids of deleted backups whose content may still be there."""
+        """Return the ids of deleted backups whose content may still exist."""
         return list(self.trash(site).backups)
 
     def note_gone(self, site: str, backup: str) -> None:
-        """Note that a backup was removed for good, so that nobody takes it for lost."""
+        """Note that a backup was removed permanently, so that it does not count as lost."""
         with contextlib.suppress(KeyExists):
             self.store.put(
                 gone_key(site, backup),
@@ -286,7 +289,7 @@ class Repository:
         return manifest
 
     def manifest_document(self, site: str, backup: str) -> dict[str, Any]:
-        """Return a manifest as it stands, with keys that this version does not know."""
+        """Return a manifest with all its keys, also those that this version does not know."""
         return _document(self.manifest_bytes(site, backup), manifest_key(site, backup))
 
     def manifest_bytes(self, site: str, backup: str) -> bytes:
@@ -298,7 +301,7 @@ class Repository:
             data = self._read(key)
         except KeyMissing:
             raise BackupMissing(
-                f"there is no backup {backup} of the site {site}", "`zodb-vault list` shows what there is"
+                f"there is no backup {backup} of the site {site}", "`zodb-vault list` shows all backups"
             ) from None
         _require_known(_document(data, key), f"the backup {backup}")
         return data
@@ -310,12 +313,12 @@ class Repository:
         )
 
     def commit(self, manifest: Manifest) -> None:
-        """Make a backup exist; everything that it names has to be durable before."""
+        """Write the manifest, which makes the backup exist. All that it references has to be durable."""
         self.put_signature(manifest.site, manifest.id, canonical.with_digest(manifest))
         self._write(manifest_key(manifest.site, manifest.id), manifest)
 
     def add_label(self, site: str, backup: str, fact: str, value: Any, listing: Listing) -> None:
-        """Store one fact; its name orders it behind all facts of the backup that are listed."""
+        """Store one fact about a backup; its name sorts after all listed labels of the backup."""
         taken = [key.rsplit("/", 1)[1].removesuffix(".json") for key in listing.labels.get(backup, [])]
         now = clock.now()
         key = f"sites/{site}/labels/{backup}/{new_id(taken, now)}.json"
@@ -323,7 +326,7 @@ class Repository:
         listing.labels.setdefault(backup, []).append(key)
 
     def facts(self, listing: Listing, backup: str) -> LabelFacts:
-        """Return what the labels of a backup say."""
+        """Return the facts of the labels of a backup."""
         return fold(self.label(key) for key in sorted(listing.labels.get(backup, [])))
 
     def label(self, key: str) -> Label:
@@ -364,7 +367,7 @@ def trash_key(site: str, backup: str) -> str:
 
 
 def gone_key(site: str, backup: str) -> str:
-    """Return the key of the note that a backup is gone for good."""
+    """Return the key of the note that a backup was removed permanently."""
     return f"trash/{site}/gone/{backup}.json"
 
 
@@ -376,20 +379,22 @@ def _decode(data: bytes, kind: type[T], key: str) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Damage(f"{key} does not have the form it should have: {error}") from None
+        raise Damage(f"{key} does not have the expected form: {error}") from None
 
 
 def _require_known(document: dict[str, Any], what: str) -> None:
+    """Raise UnsupportedRepository unless this installation knows the format and all requirements."""
     version, requires = document.get("format"), document.get("requires") or []
     if not isinstance(version, int) or version > FORMAT:
         raise UnsupportedRepository(
-            f"{what} has format {version}, this version reads up to {FORMAT}", "install a newer zodb-vault"
+            f"{what} has format {version}, this version reads format {FORMAT} at most",
+            "install a newer zodb-vault",
         )
     unknown = sorted(set(requires) - KNOWN_REQUIREMENTS)
     if unknown:
         raise UnsupportedRepository(
             f"{what} requires {', '.join(unknown)}, which this installation does not have",
-            "install a newer zodb-vault, or the extra that brings it",
+            "install a newer zodb-vault, or the extra that provides it",
         )
     if FEATURE in requires:
         require_installed(what)

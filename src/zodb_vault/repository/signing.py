@@ -1,6 +1,6 @@
 """Signatures of manifests, in the format of ``ssh-keygen -Y``.
 
-Who made a backup, whoever can write to the repository.
+A signature proves which key made a backup, even if others can write to the repository.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ PROGRAM: Final = "ssh-keygen"
 def sign(data: bytes, key: Path) -> bytes:
     """Return the signature of a manifest.
 
-    Raise ConfigurationError when the key cannot be used without asking anybody.
+    Raise ConfigurationError when the key cannot be used without a passphrase.
     """
-    # its own session: without a terminal it asks for no passphrase
+    # _run starts a new session without a terminal, so ssh-keygen cannot ask for a passphrase
     done = _run(["-Y", "sign", "-f", str(key), "-n", NAMESPACE], data)
     if done.returncode or not done.stdout.startswith(b"-----BEGIN SSH SIGNATURE-----"):
         raise ConfigurationError(
             [f"the manifest cannot be signed with {key}"],
-            "[repository.signing] key names a private key of SSH without a passphrase, or a public one "
-            "whose private key an agent holds",
+            "set [repository.signing] key to a private SSH key without a passphrase, or to a public key whose "
+            "private key is in an SSH agent",
         )
     return done.stdout
 
 
 def is_signed(data: bytes, signature: bytes, signers: Sequence[str]) -> bool:
-    """Tell whether one of the signers, public keys of SSH, has signed exactly this."""
+    """Return whether one of the signers (public SSH keys) signed exactly this data."""
     with tempfile.TemporaryDirectory(prefix="zodb-vault-signature-") as directory:
         allowed, file = Path(directory, "signers"), Path(directory, "signature")
         allowed.write_text(
@@ -61,5 +61,5 @@ def _run(arguments: list[str], data: bytes) -> subprocess.CompletedProcess[bytes
     except FileNotFoundError:
         raise VaultError(
             f"signatures need {PROGRAM}, which is not on PATH",
-            "install the client of OpenSSH (Debian: openssh-client)",
+            "install the OpenSSH client (Debian: openssh-client)",
         ) from None

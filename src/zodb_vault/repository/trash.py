@@ -1,7 +1,4 @@
-"""The trash of a repository.
-
-What may go and since when, what is gone for good, and when a run was last declared dead.
-"""
+"""The trash of a repository: the list of pending deletions, and notes of runs that were declared dead."""
 
 from __future__ import annotations
 
@@ -19,16 +16,16 @@ from ..runtime import clock
 from ..stores.base import Store
 from .ids import id_time, new_id
 
-# A site's name begins with a small letter or a digit.
 ATTEMPTS: Final = 5
+# The name of a site begins with a small letter or a digit, so these keys never collide with a site.
 PENDING_KEY: Final = "trash/_pending.json"
 BROKEN_PREFIX: Final = "trash/_broken/"
 
 
 class PendingList:
-    """What may go and since when.
+    """The list of pending deletions: which keys may be deleted, and since when.
 
-    One file, exchanged as a whole, so that of two sweeps at once one starts over.
+    It is one file that is replaced completely, so that of two concurrent sweeps one has to start over.
     """
 
     def __init__(self, store: Store) -> None:
@@ -42,7 +39,7 @@ class PendingList:
                     canonical.check_digest(data, PENDING_KEY), type=PendingDeletions
                 )
             except msgspec.MsgspecError as error:
-                raise Damage(f"{PENDING_KEY} does not have the form it should have: {error}") from None
+                raise Damage(f"{PENDING_KEY} does not have the expected form: {error}") from None
             self._data = data
 
     @property
@@ -53,12 +50,12 @@ class PendingList:
     def write(
         self, since: dict[str, datetime], seen: dict[str, list[str]], *, certainly: bool = False
     ) -> None:
-        """Exchange the list if it changes; raise InUse when somebody else has done so since it was read.
+        """Replace the list if it changes; raise InUse when another sweep replaced it since it was read.
 
-        ``certainly``: find out whether somebody has even if nothing changes.
+        ``certainly``: check this even if nothing changes.
         """
         pending = PendingDeletions(
-            rows=[(key, clock.iso(moment)) for key, moment in sorted(since.items())], seen=seen
+            rows=[(key, clock.iso(listed)) for key, listed in sorted(since.items())], seen=seen
         )
         if pending == self.pending and (self._data is not None or not pending.rows) and not certainly:
             return
@@ -69,14 +66,15 @@ class PendingList:
             else:
                 self._store.replace(PENDING_KEY, data, self._data)
         except (KeyExists, KeyChanged, KeyMissing):
-            raise InUse("another prune of this repository is at work", "wait for it to end") from None
+            raise InUse("another prune of this repository is running", "wait until it ends") from None
         self.pending, self._data = pending, data
 
 
 def forget_pending(store: Store, keys: Iterable[str]) -> None:
-    """Take keys off the list, so that their time begins anew; a sweep that has read it before starts over.
+    """Remove keys from the list, so that their grace period begins again when they are listed next.
 
-    Raise InUse, Damage.
+    A concurrent sweep has to start over. Raise InUse when another process replaces the list each time, Damage
+    when the list cannot be read.
     """
     gone = set(keys)
     for attempt in range(1, ATTEMPTS + 1):
@@ -94,9 +92,9 @@ def forget_pending(store: Store, keys: Iterable[str]) -> None:
 
 
 def note_dead_run(store: Store, marker: str) -> None:
-    """Note, before it is done, that a run is declared dead.
+    """Note that a run is declared dead, before its marker is replaced or removed.
 
-    Should it be alive after all, its objects are safe for another grace period.
+    If the run is alive nevertheless, the note keeps its objects for another grace period.
     """
     now = store.clock()
     store.put(
@@ -106,10 +104,7 @@ def note_dead_run(store: Store, marker: str) -> None:
 
 
 def dead_run_noted_at(key: str) -> datetime | None:
-    """Return when a run was declared dead, None for a key that is no such note.
-
-    Its name tells, as it is written once.
-    """
+    """Return when a run was declared dead, from the name of the note; None for other keys."""
     if not key.startswith(BROKEN_PREFIX):
         return None
     return id_time(key.removeprefix(BROKEN_PREFIX).removesuffix(".json"))

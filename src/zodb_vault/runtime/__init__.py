@@ -1,4 +1,4 @@
-"""What the machine offers: clock, workers, child processes, durable writes, owners, shutdown.
+"""Services of the operating system: clock, threads, child processes, durable writes, owners, shutdown.
 
-Nothing here knows backups.
+No module here knows backups.
 """

@@ -1,6 +1,6 @@
-"""How a module of ours is run in a process of its own.
+"""Run a module of zodb-vault in a process of its own.
 
-What needs memory for every object gives it back, and cannot take us with it.
+Work that needs memory for every object returns it at its end, and a crash does not end the main process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The one place that asks what time it is."""
+"""The only module that reads the system clock."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from datetime import UTC, datetime
 
 
 def now() -> datetime:
-    """Return the present moment in UTC."""
+    """Return the present time in UTC."""
     return datetime.now(UTC)
 
 
-def iso(moment: datetime) -> str:
-    """Return a moment as ISO 8601 in UTC, to the second."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def iso(timestamp: datetime) -> str:
+    """Return a time as ISO 8601 in UTC, to the second."""
+    return timestamp.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def parse(text: str) -> datetime:
-    """Return the moment that ``iso`` wrote."""
+    """Return the time of a text that ``iso`` wrote."""
     return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)

@@ -1,6 +1,6 @@
-"""The one way bytes become durable.
+"""Write files durably.
 
-A temporary file in the same directory, fsync, its final name, fsync of the directory.
+The steps are a temporary file in the same directory, fsync, its final name, and fsync of the directory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..errors import StoreError
 
 
 def sync_file_system(path: Path) -> None:
-    """Make everything that was written to the file system of ``path`` durable."""
+    """Make all writes to the file system of ``path`` durable; raise StoreError."""
     import ctypes  # nothing but a restore needs it
 
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -40,9 +40,10 @@ def sync_file_system(path: Path) -> None:
 def write_file(
     path: str, chunks: Iterable[memoryview], mode: int, settle: Callable[[int], None], *, exclusive: bool
 ) -> int:
-    """Write a file that nobody else knows yet, let ``settle`` prepare its descriptor, and return its length.
+    """Write a file that no other process uses yet, and return its length in bytes.
 
-    Raise FileExistsError (``exclusive``) or FileNotFoundError before a chunk is taken.
+    ``settle`` gets its descriptor after the last byte. Raise FileExistsError (``exclusive``) or
+    FileNotFoundError before the first chunk is read.
     """
     fd = os.open(
         path, os.O_WRONLY | os.O_CREAT | (os.O_EXCL if exclusive else os.O_TRUNC) | os.O_CLOEXEC, mode
@@ -56,12 +57,12 @@ def write_file(
 
 
 TEMPORARY_PREFIX: Final = ".tmp-"
-# Where a file without a name can be reached; not there in a chroot without /proc.
+# An unnamed file gets its name through this directory; a chroot without /proc does not have it.
 DESCRIPTORS: Final = "/proc/self/fd"
-# What file systems and kernels without O_TMPFILE answer (open(2)).
+# The errors of file systems and kernels without O_TMPFILE (open(2)).
 NO_ANONYMOUS_FILES: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
 SYNC_FILE_RANGE_WRITE: Final = 2
-# What is longer is content, which is not read again soon.
+# A longer file is content, which is not read again soon: it leaves the page cache.
 DOCUMENT: Final = 1 << 20
 
 
@@ -77,10 +78,11 @@ def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
 
 
 def write_atomically(path: Path, chunks: Iterable[bytes], *, exclusive: bool, mode: int = 0o400) -> int:
-    """Write the joined chunks under the name ``path`` and return their length.
+    """Write the joined chunks to ``path`` and return their length in bytes.
 
-    Exclusive: raise FileExistsError when the name is taken, also by a run of this very moment; else take its
-    place. At any moment the name stands for nothing, the old content or the whole new one.
+    The name appears or changes atomically: a reader finds no file, the old content or the new content.
+    ``exclusive``: raise FileExistsError when the name exists, even if another process makes it at the same
+    time. Otherwise an existing file is replaced.
     """
     temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -102,10 +104,10 @@ def write_atomically(path: Path, chunks: Iterable[bytes], *, exclusive: bool, mo
 
 
 class UnnamedFile:
-    """A file without a name that is written while its content is made, and gets its name when it is durable.
+    """A file that is written without a name, and gets its name when it is complete and durable.
 
-    Whatever ends the process before that, nothing of it is left where the file system knows anonymous files
-    (O_TMPFILE).
+    If the process ends before that, no file is left, provided the file system supports O_TMPFILE. Otherwise a
+    temporary file may be left.
     """
 
     def __init__(self, directory: Path, mode: int = 0o400) -> None:
@@ -118,32 +120,31 @@ class UnnamedFile:
         self._end = weakref.finalize(self, _discard, self._fd, self._temporary)
 
     def write(self, data: bytes) -> None:
-        """Append."""
+        """Append bytes."""
         write_all(self._fd, [data])
 
     def link(self, path: Path) -> None:
-        """Make the content durable under a new name; raise FileExistsError when it is taken."""
+        """Make the content durable under a new name; raise FileExistsError when the name exists."""
         os.fsync(self._fd)
         drop_from_cache(self._fd, DOCUMENT, 0)
         if self._temporary is None:
-            # a directory descriptor makes Python call linkat, which follows the link in /proc to the file
-            # itself
+            # the directory descriptor makes Python call linkat, which follows the link in /proc to the file
             os.link(f"{DESCRIPTORS}/{self._fd}", path, src_dir_fd=self._fd, follow_symlinks=True)
         else:
             os.link(self._temporary, path)
         sync_directory(path.parent)
 
     def read_at(self, length: int, pos: int) -> bytes:
-        """Return some of what was written."""
+        """Return at most ``length`` bytes from the position ``pos``."""
         return os.pread(self._fd, length, pos)
 
     def discard(self) -> None:
-        """Let go of the file; without a name it is gone then."""
+        """Close the file; without a name its content is removed."""
         self._end()
 
 
 def _anonymous(directory: Path, mode: int) -> int | None:
-    """Return a new file without a name; None where the system has none, or could not give it a name later."""
+    """Return the descriptor of a new unnamed file; None if the system cannot make or link such files."""
     if not os.path.isdir(DESCRIPTORS):
         return None
     try:
@@ -162,7 +163,7 @@ def _discard(fd: int, temporary: Path | None) -> None:
 
 
 def write_all(fd: int, chunks: Iterable[bytes | memoryview]) -> int:
-    """Write every byte of every chunk; the system may take less than it was offered."""
+    """Write all bytes of all chunks, also when a write is partial, and return their number."""
     size = 0
     for chunk in chunks:
         view = memoryview(chunk)
@@ -173,18 +174,18 @@ def write_all(fd: int, chunks: Iterable[bytes | memoryview]) -> int:
 
 
 def start_writeback(fd: int, pos: int, size: int) -> None:
-    """Let the system begin to write a range of a file to the disk, so that making it durable takes less time.
+    """Let the system begin to write a range of a file to the disk, so that a later fsync is faster.
 
-    May do nothing.
+    It does nothing on systems without ``sync_file_range``.
     """
     if (call := _sync_file_range()) is not None:
         call(fd, pos, size, SYNC_FILE_RANGE_WRITE)
 
 
 def drop_from_cache(fd: int, pos: int, size: int) -> None:
-    """Tell the system that a range of a file is not read again soon.
+    """Advise the system that a range of a file is not read again soon.
 
-    Memory is better used for what others read.
+    This leaves the page cache to the site, which needs it.
     """
     if hasattr(os, "posix_fadvise"):
         with contextlib.suppress(OSError):  # advice only
@@ -201,7 +202,10 @@ def sync_directory(path: Path) -> None:
 
 
 def make_directories(path: Path, mode: int = 0o700) -> None:
-    """Make a directory and its parents, each durable in its own parent; an existing one is left as it is."""
+    """Make a directory and its parents durably; existing directories stay unchanged.
+
+    Raise NotADirectoryError when a file has the name of one of them.
+    """
     missing = list(_missing(path))
     for directory in reversed(missing):
         with contextlib.suppress(FileExistsError):
@@ -211,7 +215,8 @@ def make_directories(path: Path, mode: int = 0o700) -> None:
 
 def _missing(path: Path) -> Iterator[Path]:
     while not path.is_dir():
-        if path.exists() and not path.is_dir():  # asked again: another process may have made it in between
+        # is_dir again: another process may have made the directory in between
+        if path.exists() and not path.is_dir():
             raise NotADirectoryError(20, "is in the way and not a directory", str(path))
         yield path
         path = path.parent

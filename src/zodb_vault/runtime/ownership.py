@@ -16,9 +16,9 @@ TEMPORARY: Final = ".zodb-vault-new"
 
 
 class Ownership(msgspec.Struct, frozen=True):
-    """Who files and directories are to belong to, and the mode of directories.
+    """The owner of new files and directories, and the mode of directories.
 
-    Ids of -1 leave them as they are.
+    An id of -1 keeps the owner that the system sets.
     """
 
     uid: int
@@ -26,7 +26,7 @@ class Ownership(msgspec.Struct, frozen=True):
     directory_mode: int
 
     def apply(self, fd: int) -> None:
-        """Give an open file to its owner."""
+        """Change the owner of an open file."""
         if (self.uid, self.gid) != (-1, -1):
             os.fchown(fd, self.uid, self.gid)
 
@@ -34,7 +34,7 @@ class Ownership(msgspec.Struct, frozen=True):
 def make_directories_like_parent(path: Path) -> None:
     """Make a directory and its parents.
 
-    Made by root, each belongs from its first moment to who the one that it lies in belongs to.
+    If root makes them, each gets the owner of its parent before it appears under its name.
     """
     if path.is_dir():
         return
@@ -49,16 +49,17 @@ def make_directories_like_parent(path: Path) -> None:
 
 
 def ownership_in(directory: Path) -> Ownership:
-    """Return who what is made in a directory is to belong to."""
+    """Return the owner and mode for new files and directories in a directory: its own."""
     info = directory.stat()
     same = (info.st_uid, info.st_gid) == (os.geteuid(), os.getegid())
     return Ownership(-1 if same else info.st_uid, -1 if same else info.st_gid, info.st_mode & 0o777)
 
 
 def ownership_for_file(path: Path) -> Ownership:
-    """Return who what is to stand at ``path`` belongs to: as what stands there now, else as its directory.
+    """Return the owner and mode for a new file at ``path``.
 
-    With the mode of a file.
+    Both are those of the file that exists there. Otherwise the owner is that of the directory, and the mode
+    is 0644 without the bits of the umask.
     """
     info = path.stat() if path.exists() else path.parent.stat()
     mode = info.st_mode & 0o777 if path.is_file() else 0o644 & ~_umask()
@@ -67,15 +68,15 @@ def ownership_for_file(path: Path) -> Ownership:
 
 
 def require_owner(path: Path, *, ours: bool) -> None:
-    """Raise TargetRefused unless this process can write at ``path`` and give files to the owner of it.
+    """Raise TargetRefused unless this process can write at ``path`` and set the owner of files there.
 
-    With ``ours``, directories that have to be made belong to whoever makes them.
+    With ``ours``, directories that do not exist yet belong to the user of this process.
     """
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     directory, info = existing if existing.is_dir() else existing.parent, existing.stat()
     if not os.access(directory, os.W_OK | os.X_OK):
         raise TargetRefused(
-            f"{directory} cannot be written to by uid {os.geteuid()}",
+            f"uid {os.geteuid()} cannot write to {directory}",
             "correct its permissions, or mount it writable",
         )
     if os.geteuid() == 0 or (ours and existing not in (path, path.parent)):
@@ -87,7 +88,7 @@ def require_owner(path: Path, *, ours: bool) -> None:
         )
     if info.st_gid not in (os.getegid(), *os.getgroups()):
         raise TargetRefused(
-            f"{existing} belongs to gid {info.st_gid}, which uid {os.geteuid()} is not in",
+            f"{existing} belongs to gid {info.st_gid}, and uid {os.geteuid()} is not in that group",
             "run as a user of that group, or as root",
         )
 

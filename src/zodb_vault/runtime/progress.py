@@ -1,4 +1,4 @@
-"""What a long operation reports while it runs."""
+"""How a long operation reports its progress."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Who is told how far a long operation is."""
+    """Receives the progress of a long operation."""
 
     def begin(self, what: str, total: int | None) -> None:
         """Begin a phase of ``total`` bytes (None: not known)."""
         ...
 
     def advance(self, count: int) -> None:
-        """Tell that this many bytes more are done; any thread may call it."""
+        """Report that ``count`` more bytes are done; every thread may call it."""
         ...
 
     def note(self, text: str) -> None:
-        """Tell something that is worth a line."""
+        """Report a message of one line."""
         ...

@@ -1,8 +1,9 @@
-"""Whether this process has been told to end: what takes long in a thread asks, and gives up what it is doing.
+"""Let worker threads end quickly when the process shuts down.
 
-A signal raises KeyboardInterrupt in the main thread only, which then waits for the others. They raise it
-themselves at the next piece of content, pause or attempt, so that nobody waits for a whole blob, for a
-limited line or for a server that does not answer.
+A signal raises KeyboardInterrupt only in the main thread, which then waits for the other threads. Long work in
+a thread therefore checks for a shutdown at each piece of content, pause and attempt, and raises
+KeyboardInterrupt itself. So the user does not wait for a whole blob, for a rate limit or for a server that
+does not answer.
 """
 
 from __future__ import annotations
@@ -11,31 +12,31 @@ import threading
 import time
 from typing import Final
 
-# Set for the rest of the process; a test puts an event of its own here.
+# Once set, it stays set for the rest of the process; a test replaces the event.
 REQUESTED: Final = threading.Event()
 
 
 def request() -> None:
-    """Tell every thread to end."""
+    """Request that all worker threads end."""
     REQUESTED.set()
 
 
 def requested() -> bool:
-    """Tell whether the process is to end."""
+    """Return whether a shutdown was requested."""
     return REQUESTED.is_set()
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt in a thread that is to end.
+    """Raise KeyboardInterrupt in a worker thread during a shutdown.
 
-    The main one is putting things in order then, and goes on.
+    The main thread cleans up during a shutdown, so it continues.
     """
     if REQUESTED.is_set() and threading.current_thread() is not threading.main_thread():
         raise KeyboardInterrupt
 
 
 def sleep(seconds: float) -> None:
-    """Sleep; a thread that is to end wakes up and raises KeyboardInterrupt."""
+    """Sleep; a worker thread wakes up at a shutdown and raises KeyboardInterrupt."""
     if threading.current_thread() is threading.main_thread():
         time.sleep(seconds)
     else:

@@ -1,4 +1,4 @@
-"""A few threads that keep the order of their results."""
+"""A pool of threads that returns results in the order of the jobs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ R = TypeVar("R")
 
 @contextlib.contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Hold back what ends the process while a thread starts.
+    """Block the signals that end the process while a thread starts.
 
-    Interrupted there, it would wait for ever, and the process for it.
+    A signal at that point could leave a thread that waits forever, and the process with it.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
@@ -26,9 +26,10 @@ def signals_blocked() -> Iterator[None]:
 
 
 class Workers:
-    """A few threads that keep the order of their results.
+    """A pool of threads that returns results in the order of the jobs.
 
-    Hashing, compressing and reading release the interpreter lock.
+    Threads are enough, because hashing, compressing and reading release the interpreter lock. ``tick`` is
+    called about once a second while the main thread waits for a result.
     """
 
     def __init__(self, count: int, tick: Callable[[], None]) -> None:
@@ -44,7 +45,7 @@ class Workers:
     def in_order(self, jobs: Iterable[Callable[[], R]]) -> Iterator[R]:
         """Yield the results of the jobs in their order.
 
-        At most one job more than there are threads is under way.
+        At most one job more than the number of threads is started ahead.
         """
         pending: deque[Future[R]] = deque()
         try:

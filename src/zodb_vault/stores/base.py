@@ -21,7 +21,7 @@ class Staging(Protocol):
     """Content that gets its key when it is complete, because the key depends on it."""
 
     def write(self, data: bytes) -> None:
-        """Append; what is written takes no memory where the store can help it."""
+        """Append bytes. A store keeps them out of memory if it can."""
         ...
 
     def store(self, key: str) -> None:
@@ -29,44 +29,46 @@ class Staging(Protocol):
         ...
 
     def discard(self) -> None:
-        """Forget everything written.
+        """Drop everything written.
 
-        A staging that is neither stored nor discarded leaves nothing behind either.
+        A staging that is neither stored nor discarded leaves nothing in the store either.
         """
         ...
 
 
 @runtime_checkable
 class LeavesTemporaries(Protocol):
-    """A store in which a write that was killed leaves something behind that is no key."""
+    """A store in which a killed write leaves a temporary file, which is no key."""
 
     def temporaries(self) -> Iterator[ListedKey]:
-        """Yield what killed writes have left, and what is being written at this moment."""
+        """Yield the temporary files of killed writes, and those of writes in progress."""
         ...
 
     def remove_temporary(self, name: str) -> None:
-        """Remove one of these; removing nothing is success."""
+        """Remove a temporary file. It is no error when the file does not exist."""
         ...
 
 
 class Store(Protocol):
-    """Keys are relative paths with ``/``; a prefix is a directory and ends with ``/``.
+    """A flat map from keys to bytes.
 
-    Anything else is a ValueError.
+    A key is a relative path with ``/``. A prefix names a directory and ends with ``/``. Anything else raises
+    ValueError.
 
-    Every write is durable when the call returns and is seen by the next call of any process.
-    What is stored appears whole or not at all. Failures of the medium raise StoreError.
+    Every write is durable when the call returns, and the next call of any process sees it. Stored content
+    appears completely or not at all. Failures of the medium raise StoreError.
     """
 
     @property
     def location(self) -> str:
-        """Return how a user names this store, without secrets."""
+        """Return the location that a user configures for this store, without secrets."""
         ...
 
     def put(self, key: str, chunks: Iterable[bytes]) -> int:
         """Store the joined chunks under a new key and return their length.
 
-        The same bytes under the key already: success. Other bytes: KeyExists, and they stay.
+        It succeeds when the key already has the same bytes. Raise KeyExists when it has other bytes; they
+        stay unchanged.
         """
         ...
 
@@ -75,68 +77,68 @@ class Store(Protocol):
         ...
 
     def replace(self, key: str, data: bytes, expected: bytes) -> None:
-        """Store ``data`` in the place of exactly ``expected``.
+        """Replace the stored bytes, which have to be ``expected``, with ``data``.
 
-        Raise KeyChanged when something else is there, KeyMissing when nothing.
+        Raise KeyChanged when other bytes are stored, KeyMissing when the key does not exist.
         """
         ...
 
     def get(self, key: str) -> bytes:
-        """Return what is stored; raise KeyMissing."""
+        """Return the stored bytes; raise KeyMissing."""
         ...
 
     def stream(self, key: str) -> Iterator[bytes]:
-        """Yield what is stored in chunks of at most 1 MiB; raise KeyMissing before the first."""
+        """Yield the stored bytes in chunks of at most 1 MiB; raise KeyMissing before the first."""
         ...
 
     def list(self, prefix: str) -> Iterator[ListedKey]:
-        """Yield every key below ``prefix`` (empty: all) in byte order, each once.
+        """Yield every key below ``prefix`` once, in byte order.
 
-        Nothing for a prefix that holds nothing.
+        An empty prefix lists all keys. A prefix without keys yields nothing.
         """
         ...
 
     def delete(self, key: str, expected: bytes | None = None) -> None:
-        """Remove the key; removing nothing is success.
+        """Remove the key. It is no error when the key does not exist.
 
-        With ``expected``, raise KeyChanged when something else is there.
+        With ``expected``, raise KeyChanged when other bytes are stored.
         """
         ...
 
     def clock(self) -> datetime:
-        """Return the time of the store, in UTC."""
+        """Return the present time in UTC, by the clock of the store."""
         ...
 
 
 @runtime_checkable
 class ProbesCapabilities(Protocol):
-    """A store over a service that may lack what others have.
+    """A store over a service whose capabilities differ between providers.
 
-    It is found out once, recorded in the repository, and relied on.
+    They are probed once, recorded in the repository, and used by later runs.
     """
 
     def probe(self) -> dict[str, str | bool]:
-        """Find out by trying what the service can do; where it was found, too, as a repository may be moved.
+        """Try what the service can do, and return the result with the location and the endpoint.
 
-        Raise StoreError.
+        The location is recorded because a repository may be moved. Raise StoreError.
         """
         ...
 
     def use_probed(self, found: Mapping[str, str | bool]) -> None:
-        """Believe what an earlier probe found, if it was of this very place."""
+        """Use the result of an earlier probe if it was made at this location and endpoint."""
         ...
 
     def limitations(self) -> list[str]:
-        """Return what this store cannot promise, a sentence each.
+        """Return what this store cannot guarantee, one sentence each.
 
-        Empty when it keeps the contract without reserve.
+        The list is empty when the store keeps the whole contract.
         """
         ...
 
 
 @runtime_checkable
 class SupportsObjectLock(Protocol):
-    """A store that can lock objects: nobody can change or remove them before a given time."""
+    """A store that can lock objects: no user can change or remove them before the lock expires."""
 
     @property
     def lock_duration(self) -> timedelta | None:
@@ -144,7 +146,7 @@ class SupportsObjectLock(Protocol):
         ...
 
     def extend_lock(self, key: str, until: datetime) -> None:
-        """Let what is stored under a key be kept until a moment; what is kept longer stays so.
+        """Lock an object at least until a time. A longer lock stays unchanged.
 
         Raise KeyMissing.
         """
@@ -152,17 +154,17 @@ class SupportsObjectLock(Protocol):
 
 
 def limitations_of(store: Store) -> list[str]:
-    """Return what a store cannot promise."""
+    """Return what a store cannot guarantee, one sentence each."""
     return store.limitations() if isinstance(store, ProbesCapabilities) else []
 
 
 def require_key(key: str) -> None:
-    """Raise ValueError for what is not a key."""
+    """Raise ValueError if a text is not a valid key."""
     if not KEY.match(key):
         raise ValueError(f"{key!r} is not a key")
 
 
 def require_prefix(prefix: str) -> None:
-    """Raise ValueError for what is neither a directory that ends with a slash nor empty."""
+    """Raise ValueError unless a prefix is empty or a directory that ends with a slash."""
     if prefix and not (prefix.endswith("/") and KEY.match(prefix[:-1])):
-        raise ValueError(f"{prefix!r} is not a prefix, which ends with /")
+        raise ValueError(f"{prefix!r} is not a prefix: a prefix ends with /")

@@ -19,10 +19,10 @@ from .base import ListedKey, require_key, require_prefix
 CHUNK: Final = 1 << 20
 LOCK_NAME: Final = ".lock"
 HINTS: Final = {
-    errno.ENOSPC: "free space there, then run the command again; what is stored already is used",
+    errno.ENOSPC: "free space there, then run the command again; it reuses what is already stored",
     errno.EDQUOT: "raise the quota, then run the command again",
     errno.EROFS: "mount it writable",
-    errno.ENOTDIR: "a repository is a directory, and so is everything above it; choose another place",
+    errno.ENOTDIR: "a repository is a directory, and so is everything above it; choose another path",
     errno.EACCES: "run as the user that owns the repository, or correct its permissions",
     errno.EPERM: "the file system refuses hard links or the change; keep the repository on one that "
     "allows them",
@@ -32,7 +32,7 @@ HINTS: Final = {
 
 
 class LocalStaging:
-    """A nameless file in the repository, on the file system of its place to be."""
+    """An unnamed file in the repository, on the same file system as its final path."""
 
     def __init__(self, store: LocalStore) -> None:
         self._store = store
@@ -41,12 +41,12 @@ class LocalStaging:
             self._file = durable.UnnamedFile(store.root)
 
     def write(self, data: bytes) -> None:
-        """Append."""
+        """Append bytes."""
         with self._store.translate_errors("new content"):
             self._file.write(data)
 
     def store(self, key: str) -> None:
-        """Give it its name; see the contract."""
+        """Link the file under its key; see the contract."""
         path = self._store.path(key)
         with self._store.translate_errors(key):
             durable.make_directories(path.parent)
@@ -57,7 +57,7 @@ class LocalStaging:
         self._file.discard()
 
     def discard(self) -> None:
-        """Forget it."""
+        """Drop the file."""
         self._file.discard()
 
     def _chunks(self) -> Iterator[bytes]:
@@ -75,7 +75,7 @@ class LocalStore:
 
     @property
     def location(self) -> str:
-        """Return the directory."""
+        """Return the path of the directory."""
         return str(self.root)
 
     def put(self, key: str, chunks: Iterable[bytes]) -> int:
@@ -96,24 +96,24 @@ class LocalStore:
         return LocalStaging(self)
 
     def replace(self, key: str, data: bytes, expected: bytes) -> None:
-        """Exchange exactly ``expected``; see the contract."""
+        """Replace exactly ``expected``; see the contract."""
         path = self.path(key)
         with self._exclusive(key):
             self._require(key, expected)
             durable.write_atomically(path, [data], exclusive=False)
 
     def get(self, key: str) -> bytes:
-        """Return what is stored."""
+        """Return the stored bytes."""
         with self.translate_errors(key):
             return self.path(key).read_bytes()
 
     def stream(self, key: str) -> Iterator[bytes]:
-        """Yield what is stored in chunks."""
+        """Yield the stored bytes in chunks."""
         pos = 0
         with self.translate_errors(key), self.path(key).open("rb", buffering=0) as file:
             while chunk := file.read(CHUNK):
                 yield chunk
-                if len(chunk) == CHUNK:  # what is longer is content, which is read once
+                if len(chunk) == CHUNK:  # a file of 1 MiB or more is content, which is read only once
                     durable.drop_from_cache(file.fileno(), pos, CHUNK)
                 pos += len(chunk)
 
@@ -136,7 +136,7 @@ class LocalStore:
             durable.sync_directory(path.parent)
 
     def temporaries(self) -> Iterator[ListedKey]:
-        """Yield temporary files."""
+        """Yield the temporary files below the directory."""
         with self.translate_errors(""):
             for directory, _names, files in os.walk(self.root):
                 for name in files:
@@ -158,7 +158,7 @@ class LocalStore:
         if _digest(chunks) != _digest(self.stream(key)):
             raise KeyExists(f"{key} exists already in {self.location} with other content")
         with self.translate_errors(key):
-            # whoever wrote it may have been stopped just before its name became durable
+            # the process that wrote it may have stopped just before the name became durable
             durable.sync_directory(self.path(key).parent)
 
     def clock(self) -> datetime:
@@ -177,17 +177,17 @@ class LocalStore:
             return
         except NotADirectoryError:
             if self.root.is_dir():
-                return  # the name of a key, so that nothing is below it
+                return  # the prefix is the name of a key, so there are no keys below it
             raise
         for name, entry in sorted(found, key=lambda pair: os.fsencode(pair[0])):
             if name.endswith("/"):
                 yield from self._walk(directory / entry.name, prefix + name)
             else:
-                with contextlib.suppress(FileNotFoundError):  # deleted since
+                with contextlib.suppress(FileNotFoundError):  # deleted since the directory was read
                     yield ListedKey(prefix + name, entry.stat().st_size)
 
     def path(self, key: str) -> Path:
-        """Return the file of a key; raise ValueError for what is not one."""
+        """Return the file of a key; raise ValueError if the key is not valid."""
         require_key(key)
         return self.root / key
 
@@ -195,13 +195,13 @@ class LocalStore:
         try:
             found = self.path(key).read_bytes()
         except FileNotFoundError:
-            raise KeyMissing(f"{key} is gone from {self.location}") from None
+            raise KeyMissing(f"{key} is no longer in {self.location}") from None
         if found != expected:
             raise KeyChanged(f"{key} in {self.location} was changed by another run")
 
     @contextlib.contextmanager
     def _exclusive(self, key: str) -> Iterator[None]:
-        # compare and exchange is no single call of a file system: whoever does it holds this lock
+        # a file system has no single call for compare and exchange, so this lock protects the two steps
         with self.translate_errors(key):
             fd = os.open(self.path(key).parent / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
             try:
@@ -212,7 +212,7 @@ class LocalStore:
 
     @contextlib.contextmanager
     def translate_errors(self, key: str) -> Iterator[None]:
-        """Turn what the operating system raises into the errors of the contract."""
+        """Translate errors of the operating system into the errors of the contract."""
         try:
             yield
         except FileNotFoundError:

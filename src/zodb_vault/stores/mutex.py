@@ -1,10 +1,10 @@
-"""One writer at a time where the service has no conditional writes.
+"""A mutex for services without conditional writes, made of small objects that runs list.
 
-Write an own sign, look whether another one stands, else withdraw.
+A run writes a lock object of its own and lists the folder. If it finds its own object and no other, it holds
+the mutex. Otherwise it removes its object and tries again later. Every list shows the writes that finished
+before it, so of two runs that start together at least one sees the other.
 
-Whoever goes on has seen its own sign listed and no other. As a write is seen by every later list, of two that
-begin at the same moment at least one sees the other. What this cannot promise: a process that is stopped for
-minutes between its look and its write is taken for dead.
+Limit: a run that stops for minutes between its list and its write counts as dead, and both may write.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from ..errors import InUse
 from .retry import LONGEST_PAUSE
 from .s3api import BucketClient, ListedObject
 
-FOLDER: Final = ".turns/"
+FOLDER: Final = ".mutex/"
 KEPT: Final = "keep"
 DEAD: Final = timedelta(minutes=5)
-# Whoever took longer than this to get its turn has to ask again: others may soon take it for dead.
+# A run that took longer than this to acquire the mutex tries again: other runs may soon consider it dead.
 FRESH_SECONDS: Final = 60.0
 MOST_SECONDS: Final = 60.0
 MOST_LATE: Final = 5
@@ -33,66 +33,67 @@ FIRST_PAUSE: Final = 0.02
 
 
 class Mutex:
-    """The turns of all keys of one place."""
+    """The mutexes of all keys below one prefix of a bucket."""
 
     def __init__(self, api: BucketClient, prefix: str, sleep: Callable[[float], None] = time.sleep) -> None:
         self._api, self._prefix, self._sleep = api, prefix + FOLDER, sleep
-        self._kept = False
+        self._has_folder = False
 
     @contextlib.contextmanager
     def lock(self, key: str) -> Iterator[None]:
-        """Hold the turn of a key; raise InUse when another one holds it for too long."""
-        signs = f"{self._prefix}{hashlib.sha256(key.encode()).hexdigest()[:32]}-"
+        """Hold the mutex of a key; raise InUse when another run holds it for more than a minute."""
+        prefix = f"{self._prefix}{hashlib.sha256(key.encode()).hexdigest()[:32]}-"
         self._keep_folder()
         begun, pause = time.monotonic(), FIRST_PAUSE
         while True:
-            mine = signs + secrets.token_hex(8)
+            mine = prefix + secrets.token_hex(8)
             written = time.monotonic()
             try:
                 self._api.put(mine, b"", hashlib.sha256().digest())
-                if self._alone(signs, mine, written + FRESH_SECONDS):
+                if self._is_alone(prefix, mine, written + FRESH_SECONDS):
                     yield
                     return
             finally:
                 self._api.delete(mine)
             if time.monotonic() - begun > MOST_SECONDS:
                 minutes = DEAD.seconds // 60
-                why = "another run holds the turn, or what is written is not listed at once"
+                why = "another run holds it, or the service does not list a new object at once"
                 raise InUse(
-                    f"no turn to write {key}: {why}",
-                    f"wait for it; a run that died is passed over after {minutes} minutes",
+                    f"the mutex to write {key} could not be acquired: {why}",
+                    f"run the command again later; the mutex of a dead run expires after {minutes} minutes",
                 )
             self._sleep(random.uniform(pause / 2, pause))
             pause = min(pause * 2, LONGEST_PAUSE)
 
     def _keep_folder(self) -> None:
-        """Leave something in the folder.
+        """Write an object that stays in the folder.
 
-        Services on a file system drop one that is empty, with what is being written into it.
+        A service on a file system removes an empty folder, even while another run writes into it.
         """
-        if not self._kept:
+        if not self._has_folder:
             self._api.put(f"{self._prefix}{KEPT}", b"", hashlib.sha256().digest())
-            self._kept = True
+            self._has_folder = True
 
-    def _alone(self, signs: str, mine: str, until: float) -> bool:
-        """Tell whether no other sign stands.
+    def _is_alone(self, prefix: str, mine: str, until: float) -> bool:
+        """Return whether this run has the only lock object of a key.
 
-        The first of several by name stays and waits for the others to withdraw.
+        With several, the first by name stays and waits until the others are removed.
         """
         late = 0
         while True:
-            names = sorted({sign.key for sign in self._standing(signs)})
+            names = sorted({found.key for found in self._live_objects(prefix)})
             if time.monotonic() > until:
                 return False
             if mine not in names and late < MOST_LATE:
-                late += 1  # a list that does not have what was just written tells nothing
+                late += 1  # a list without the object that was just written is out of date
             elif len(names) == 1 or names[:1] != [mine]:
                 return names == [mine]
             self._sleep(random.uniform(FIRST_PAUSE, 2 * FIRST_PAUSE))
 
-    def _standing(self, signs: str) -> list[ListedObject]:
-        found = [sign for page in self._api.pages(signs) for sign in page]
-        dead = [sign for sign in found if self._api.now(signs) - sign.modified > DEAD]
-        for sign in dead:
-            self._api.delete(sign.key)
-        return [sign for sign in found if sign not in dead]
+    def _live_objects(self, prefix: str) -> list[ListedObject]:
+        """Return the lock objects of a key, and remove those of dead runs."""
+        listed = [found for page in self._api.pages(prefix) for found in page]
+        dead = [found for found in listed if self._api.now(prefix) - found.modified > DEAD]
+        for found in dead:
+            self._api.delete(found.key)
+        return [found for found in listed if found not in dead]

@@ -1,4 +1,4 @@
-"""How fast bytes pass to and from a repository: a token bucket, and a store that keeps to it."""
+"""Limit the bytes per second to and from a repository, with a token bucket."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Final, Protocol
 from ..runtime import shutdown
 from .base import LeavesTemporaries, ListedKey, Staging, Store
 
-# What may pass at once after a silence, as a share of a second: longer, and a limited line is full for as
-# long.
+# The burst after an idle period, in seconds of the rate. A longer burst would fill a slow network connection
+# for as long.
 BURST_SECONDS: Final = 0.1
 SMALLEST_PIECE: Final = 16 << 10
 
 
 class Readable(Protocol):
-    """What content is read from, once more when it is to be sent again."""
+    """A body that is read while it is sent, and again from the beginning when a request is repeated."""
 
     def read(self, size: int = -1, /) -> bytes:
         """Return the next bytes."""
@@ -29,14 +29,15 @@ class Readable(Protocol):
         ...
 
     def close(self) -> None:
-        """End it."""
+        """Close the body."""
         ...
 
 
 class TokenBucket:
-    """Tokens that flow in at a rate, one a byte.
+    """A token bucket: tokens arrive at ``rate`` per second, one token is one byte.
 
-    Who takes more than there are owes them, and those who come later owe that, too. Reads no clock.
+    A caller may take more tokens than there are. Later callers wait for this debt, too. The bucket reads no
+    clock: every call gets the time.
     """
 
     def __init__(self, rate: int, now: float) -> None:
@@ -44,9 +45,9 @@ class TokenBucket:
         self._tokens, self._at = 0.0, now
 
     def take(self, count: int, now: float) -> float:
-        """Take tokens and return how many seconds to wait until they are there.
+        """Take tokens and return how many seconds to wait for them.
 
-        A clock that goes backwards brings none.
+        A clock that goes backwards adds no tokens.
         """
         self._tokens = min(self._most, self._tokens + max(0.0, now - self._at) * self._rate) - count
         self._at = max(self._at, now)
@@ -54,7 +55,7 @@ class TokenBucket:
 
 
 class RateLimit:
-    """Keeps all threads together to a number of bytes a second."""
+    """Limits the bytes per second of all threads together."""
 
     def __init__(
         self,
@@ -67,9 +68,9 @@ class RateLimit:
         self.piece_size = max(SMALLEST_PIECE, int(rate * BURST_SECONDS))
 
     def take(self, count: int) -> None:
-        """Wait until this many bytes may pass.
+        """Wait until this many bytes may be transferred.
 
-        KeyboardInterrupt in a thread that is to end, and no wait in the main one then.
+        During a shutdown, raise KeyboardInterrupt in a worker thread, and do not wait in the main thread.
         """
         with self._lock:
             seconds = self._bucket.take(count, self._clock())
@@ -78,7 +79,7 @@ class RateLimit:
         shutdown.check()
 
     def throttled(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield content as fast as it may pass, in the chunks that it comes in."""
+        """Yield the chunks unchanged, at the limited rate."""
         for chunk in chunks:
             for start in range(0, len(chunk), self.piece_size):
                 self.take(min(self.piece_size, len(chunk) - start))
@@ -86,7 +87,7 @@ class RateLimit:
 
 
 class RateLimited:
-    """A body on its way that is read as fast as it may pass."""
+    """The body of a request or an answer, read at the limited rate."""
 
     def __init__(self, body: Readable, rate_limit: RateLimit) -> None:
         self._body, self._rate_limit = body, rate_limit
@@ -124,14 +125,14 @@ class _RateLimitedStaging:
 
 
 class RateLimitedStore:
-    """A store that transfers what is written when it is written, at a pace; see the contract."""
+    """A store that writes directly, with a rate limit; see the contract."""
 
     def __init__(self, store: Store, rate_limit: RateLimit) -> None:
         self._store, self._rate_limit = store, rate_limit
 
     @property
     def location(self) -> str:
-        """Return where the store is."""
+        """Return the location of the store."""
         return self._store.location
 
     def put(self, key: str, chunks: Iterable[bytes]) -> int:
@@ -143,18 +144,18 @@ class RateLimitedStore:
         return _RateLimitedStaging(self._store.stage(), self._rate_limit)
 
     def replace(self, key: str, data: bytes, expected: bytes) -> None:
-        """Exchange exactly ``expected``."""
+        """Replace exactly ``expected``."""
         self._rate_limit.take(len(data))
         self._store.replace(key, data, expected)
 
     def get(self, key: str) -> bytes:
-        """Return what is stored."""
+        """Return the stored bytes."""
         data = self._store.get(key)
         self._rate_limit.take(len(data))
         return data
 
     def stream(self, key: str) -> Iterator[bytes]:
-        """Yield what is stored."""
+        """Yield the stored bytes in chunks."""
         yield from self._rate_limit.throttled(self._store.stream(key))
 
     def list(self, prefix: str) -> Iterator[ListedKey]:
@@ -171,24 +172,24 @@ class RateLimitedStore:
 
 
 class RateLimitedTemporariesStore(RateLimitedStore):
-    """The same of a store whose killed writes leave something behind."""
+    """A store with a rate limit whose killed writes leave temporary files."""
 
     def __init__(self, store: Store, rate_limit: RateLimit) -> None:
         super().__init__(store, rate_limit)
         assert isinstance(store, LeavesTemporaries)
-        self._littering: LeavesTemporaries = store
+        self._temporaries: LeavesTemporaries = store
 
     def temporaries(self) -> Iterator[ListedKey]:
-        """Yield what killed writes have left."""
-        return self._littering.temporaries()
+        """Yield the temporary files of killed writes."""
+        return self._temporaries.temporaries()
 
     def remove_temporary(self, name: str) -> None:
-        """Remove one of these."""
-        self._littering.remove_temporary(name)
+        """Remove a temporary file."""
+        self._temporaries.remove_temporary(name)
 
 
 def rate_limited(store: Store, rate_limit: RateLimit) -> Store:
-    """Return a store that keeps to a pace."""
+    """Return a store with a rate limit."""
     return (
         RateLimitedTemporariesStore(store, rate_limit)
         if isinstance(store, LeavesTemporaries)

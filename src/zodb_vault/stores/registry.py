@@ -1,4 +1,4 @@
-"""Which store a location names."""
+"""Open the store of a location."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from .rate_limit import RateLimit, rate_limited
 
 
 def open_store(location: str, s3: S3Settings | None = None, rate: int | None = None) -> Store:
-    """Return the store of a location, a directory or ``s3://bucket/prefix``. ``rate`` is in bytes a second.
+    """Return the store of a location: a directory or ``s3://bucket/prefix``.
 
-    Raise UsageError for a kind that this version does not have.
+    ``rate`` is in bytes per second. Raise UsageError for another kind of location.
     """
     rate_limit = RateLimit(rate) if rate else None
     scheme = urlsplit(location).scheme
     if scheme == "s3":
         from .s3 import S3Store
 
-        return S3Store(
-            location, s3, rate_limit=rate_limit
-        )  # it keeps its own pace: what is staged is sent later
+        # it limits the rate itself: staged content is sent later, when its key is known
+        return S3Store(location, s3, rate_limit=rate_limit)
     if len(scheme) > 1 and "://" in location:
         raise UsageError(
-            f"repositories on {scheme}:// are not supported by this version",
-            "name a directory or s3://bucket/prefix",
+            f"this version does not support repositories on {scheme}://",
+            "use a directory or s3://bucket/prefix",
         )
     from .local import LocalStore
 

@@ -1,4 +1,4 @@
-"""How often and how long something is tried again that may only have failed for now."""
+"""Retry requests that failed with a transient error: how often, and with which pauses."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ R = TypeVar("R")
 ATTEMPTS: Final = 8
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 20.0
-# Of a run that was told to end: the note of what it stored is worth a second try, and whoever waits is not
-# kept for minutes.
+# During a shutdown: the marker, which says what the run stored, is worth a second attempt; the user does not
+# wait for minutes.
 ATTEMPTS_AT_END: Final = 2
 
 
 class TransientError(Exception):
-    """A failure that may be gone in a moment: throttling, an overloaded server, a broken connection."""
+    """A failure that may pass: throttling, an overloaded server, a broken connection."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
@@ -28,12 +28,11 @@ class TransientError(Exception):
 
 
 class RetryPolicy:
-    """Waits between attempts.
+    """Limits the attempts and pauses between them.
 
-    Twice as long each time and up to that at random, so that many clients do not come back together.
-
-    With the values above an outage of about a minute is sat out. Progress (``renew``) makes it as patient as
-    at the beginning.
+    Each pause is up to twice as long as the last one. A random part keeps many clients from coming back
+    together. The values above survive an outage of about a minute. After progress, ``reset`` allows all
+    attempts again.
     """
 
     def __init__(
@@ -46,17 +45,17 @@ class RetryPolicy:
         self._failures = 0
 
     def restarted(self) -> RetryPolicy:
-        """Return one for another undertaking."""
+        """Return a new policy with the same limits and no failures."""
         return RetryPolicy(self._attempts, self._first, self._sleep)
 
     def reset(self) -> None:
-        """Forget the failures so far."""
+        """Forget the failures so far, because there was progress."""
         self._failures = 0
 
     def wait(self, failure: TransientError) -> None:
         """Wait before the next attempt.
 
-        Raise the failure when there have been enough, KeyboardInterrupt in a thread that is to end.
+        Raise StoreError after the last attempt, KeyboardInterrupt in a worker thread during a shutdown.
         """
         shutdown.check()
         self._failures += 1
@@ -68,10 +67,10 @@ class RetryPolicy:
         self._sleep(random.uniform(longest / 2, longest))
 
     def call(self, what: Callable[[], R]) -> R:
-        """Return what a call returns, tried again as long as its failures may pass."""
-        patience = self.restarted()
+        """Return the result of a call; repeat it after transient errors."""
+        policy = self.restarted()
         while True:
             try:
                 return what()
             except TransientError as failure:
-                patience.wait(failure)
+                policy.wait(failure)

@@ -1,4 +1,4 @@
-"""A repository in a bucket of S3 or of a service that speaks its language."""
+"""A repository in a bucket of S3, or of a service with the same protocol."""
 
 from __future__ import annotations
 
@@ -22,47 +22,48 @@ from .rate_limit import RateLimit
 from .retry import RetryPolicy, TransientError
 from .s3api import BucketClient, ObjectBody
 
-# What is larger than this waits in a file without a name for its key: a few at a time are within the memory
-# budget.
+# Staged content of up to 1 MiB stays in memory, longer content in an unnamed file. The few stagings of a run
+# stay within the memory budget of 200 MB.
 IN_MEMORY: Final = 1 << 20
 PROBE_FOLDER: Final = ".probe/"
-# The rest changes or goes in the ordinary course of things.
+# Keys that are written once and kept. All other keys are replaced or removed in normal operation.
 LOCKED: Final = re.compile(r"objects/|meta/|sites/[^/]+/(backups|labels)/|repository\.json\Z|RECOVERY\.md\Z")
 PUT, REPLACE, DELETE, RANGE = "conditional_put", "conditional_replace", "conditional_delete", "ranges"
 
 
 class S3Staging:
-    """Content that waits for its key in memory, a long one in a temporary file without a name."""
+    """Content whose key is not known yet: in memory, or in an unnamed temporary file if it is long."""
 
     def __init__(self, store: S3Store) -> None:
         self._store = store
-        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115  closed by discard, or when it is forgotten
+        # closed by discard, or by the finalizer when the staging is dropped
+        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
         self._end = weakref.finalize(self, self._file.close)
         self._digest = hashlib.sha256()
 
     def write(self, data: bytes) -> None:
-        """Append."""
+        """Append bytes."""
         try:
             self._file.write(data)
         except OSError as error:
-            what = f"{tempfile.gettempdir()}: {error.strerror} (content on its way to {self._store.location})"
+            what = f"{tempfile.gettempdir()}: {error.strerror} (content for {self._store.location})"
             raise StoreError(what, "free space there, or set TMPDIR") from error
         self._digest.update(data)
 
     def store(self, key: str) -> None:
-        """Give it its key; see the contract."""
+        """Store the content under its key; see the contract."""
         self._store.store(key, self._file, self._digest.digest())
         self.discard()
 
     def discard(self) -> None:
-        """Forget it."""
+        """Drop the content."""
         self._end()
 
 
 class S3Store:
-    """Keys are objects below a prefix that ends with a slash.
+    """A store whose keys are objects below a prefix of a bucket.
 
-    Exclusive writes are conditional requests, or turns where there are none.
+    Exclusive writes are conditional requests, or use a mutex where the service has none.
     """
 
     def __init__(
@@ -77,16 +78,17 @@ class S3Store:
         self._prefix = f"{prefix}/" if prefix else ""
         self._settings = settings or S3Settings()
         self.api = BucketClient(bucket, self._settings, retry_policy, rate_limit)
-        self._turns = Mutex(self.api, self._prefix)
+        self._mutex = Mutex(self.api, self._prefix)
         self._found: dict[str, str | bool] = {}
         self._lock = threading.Lock()
-        # what this store wrote last under keys whose content changes: no need to read it to name it
+        # digest and ETag of the last write of each key that is not named by its digest: saves a read before
+        # a conditional write
         self._written: dict[str, tuple[bytes, str]] = {}
 
     # what the service can do
 
     def probe(self) -> dict[str, str | bool]:
-        """Try conditional writes under keys of no repository."""
+        """Try conditional writes and ranges, under a key that no repository uses."""
         key = f"{self._prefix}{PROBE_FOLDER}{secrets.token_hex(8)}"
         one, other = b"one", b"other"
         etag = self.api.put(key, one, _digest(one))
@@ -106,23 +108,22 @@ class S3Store:
         return found
 
     def use_probed(self, found: Mapping[str, str | bool]) -> None:
-        """Believe an earlier probe of this place."""
+        """Use an earlier probe of this location and endpoint."""
         if (found.get("location"), found.get("endpoint")) == (self.location, self.api.endpoint):
             self._found = dict(found)
 
     def limitations(self) -> list[str]:
-        """Return what is not promised without conditional writes."""
+        """Return what this store cannot guarantee without conditional writes."""
         if not self._found:
             return [
-                "it is not known what this service can do, every run finds it out anew: the repository "
-                "was made at another place"
+                "the capabilities of this service are not recorded, because the repository was made at "
+                "another location: every run probes them again"
             ]
-        if self._can(PUT) and self._can_exchange:
+        if self._can(PUT) and self._can_replace:
             return []
         return [
-            "the service has no conditional writes (or not all kinds): runs take turns by signs that "
-            "they list, "
-            "and one whose process is stopped for minutes in the middle of a write is taken for dead"
+            "the service does not support all conditional writes: runs use a mutex of listed objects "
+            "instead, and a run that stops for minutes during a write counts as dead"
         ]
 
     def _can(self, what: str) -> bool:
@@ -132,7 +133,7 @@ class S3Store:
         return bool(self._found[what])
 
     @property
-    def _can_exchange(self) -> bool:
+    def _can_replace(self) -> bool:
         return self._can(REPLACE) and self._can(DELETE)
 
     # writing
@@ -152,12 +153,12 @@ class S3Store:
         """Store content whose digest is known under a new key."""
         require_key(key)
         if key.rpartition("/")[2] == digest.hex() and not self._can(PUT):
-            # a key that names its content: whoever writes it writes the same
+            # the key is the digest of the content: every process writes the same bytes
             self._put(key, body, digest)
         elif self._can(PUT):
             self._put_new(key, body, digest)
         else:
-            with self._turns.lock(key):
+            with self._mutex.lock(key):
                 try:
                     self._require_equal(key, digest)
                 except KeyMissing:
@@ -169,8 +170,8 @@ class S3Store:
                 self._put(key, body, digest, only_new=True)
                 return
             except KeyChanged:
-                # taken: by ourselves, when the answer to an earlier attempt was lost
-                with contextlib.suppress(KeyMissing):  # and gone again
+                # the key exists, perhaps from an earlier attempt of this call whose answer was lost
+                with contextlib.suppress(KeyMissing):  # deleted since: try again
                     self._require_equal(key, digest)
                     return
 
@@ -182,7 +183,7 @@ class S3Store:
             self._written[key] = digest, etag
 
     def _require_equal(self, key: str, digest: bytes) -> None:
-        """Raise KeyExists unless exactly this content is stored, KeyMissing when nothing is."""
+        """Raise KeyExists when other content is stored, KeyMissing when the key does not exist."""
         found = hashlib.sha256()
         for chunk in self.stream(key):
             found.update(chunk)
@@ -190,10 +191,10 @@ class S3Store:
             raise KeyExists(f"{key} exists already in {self.location} with other content")
 
     def replace(self, key: str, data: bytes, expected: bytes) -> None:
-        """Exchange exactly ``expected``; see the contract."""
+        """Replace exactly ``expected``; see the contract."""
         require_key(key)
-        if not self._can_exchange:
-            with self._turns.lock(key):
+        if not self._can_replace:
+            with self._mutex.lock(key):
                 self._etag(key, expected, fresh=True)
                 self._put(key, data, _digest(data))
             return
@@ -201,22 +202,22 @@ class S3Store:
         try:
             self._put(key, data, _digest(data), only_over=etag)
         except KeyChanged:
-            # by ourselves, when the answer to an earlier attempt was lost
+            # perhaps changed by an earlier attempt of this call whose answer was lost
             self._written.pop(key, None)
             self._etag(key, data)
         except KeyMissing:
-            raise KeyMissing(f"{key} is gone from {self.location}") from None
+            raise KeyMissing(f"{key} is no longer in {self.location}") from None
 
     def delete(self, key: str, expected: bytes | None = None) -> None:
         """Remove a key; see the contract."""
         require_key(key)
         if expected is None:
             self.api.delete(self._prefix + key)
-        elif self._can_exchange:
+        elif self._can_replace:
             with contextlib.suppress(KeyMissing):
                 self._delete_only(key, expected)
         else:
-            with self._turns.lock(key), contextlib.suppress(KeyMissing):
+            with self._mutex.lock(key), contextlib.suppress(KeyMissing):
                 self._etag(key, expected, fresh=True)
                 self.api.delete(self._prefix + key)
         self._written.pop(key, None)
@@ -225,11 +226,14 @@ class S3Store:
         try:
             self.api.delete(self._prefix + key, only=self._etag(key, expected))
         except KeyChanged:
-            # by whatever it was changed, what is there now decides
+            # the known ETag is out of date: read the object and compare its bytes
             self.api.delete(self._prefix + key, only=self._etag(key, expected, fresh=True))
 
     def _etag(self, key: str, expected: bytes, *, fresh: bool = False) -> str:
-        """Return what identifies the stored bytes, which have to be these; raise KeyChanged or KeyMissing."""
+        """Return the ETag of the stored bytes, which have to be ``expected``; raise KeyChanged or KeyMissing.
+
+        ``fresh``: read the object even if this store wrote it.
+        """
         known = self._written.get(key)
         if known and not fresh and known[0] == _digest(expected):
             return known[1]
@@ -239,26 +243,26 @@ class S3Store:
         self._written[key] = _digest(data), answer.etag
         return answer.etag
 
-    # keeping
+    # object lock
 
     @property
     def lock_duration(self) -> timedelta | None:
-        """Return for how long what a backup needs is locked after it."""
+        """Return how long objects stay locked after a backup that needs them; None without object lock."""
         return self._settings.object_lock_for if self._settings.object_lock else None
 
     def extend_lock(self, key: str, until: datetime) -> None:
-        """Let what is stored under a key be locked until a moment at least; see the contract."""
+        """Lock an object at least until a time; see the contract."""
         require_key(key)
         self.api.extend_lock(self._prefix + key, until)
 
     # reading
 
     def get(self, key: str) -> bytes:
-        """Return what is stored."""
+        """Return the stored bytes."""
         return self._fetch(key)[1]
 
     def stream(self, key: str) -> Iterator[bytes]:
-        """Yield what is stored in chunks; a broken connection is taken up again where it broke."""
+        """Yield the stored bytes in chunks; after a broken connection, continue at the same position."""
         require_key(key)
         for _answer, chunk in self._chunks(key):
             if chunk:
@@ -269,7 +273,7 @@ class S3Store:
         while True:
             try:
                 found = list(self._chunks(key))
-            except KeyChanged:  # exchanged while the connection was broken: what was read before is of no use
+            except KeyChanged:  # replaced while the connection was broken: read all of it again
                 continue
             return found[0][0], b"".join(chunk for _answer, chunk in found)
 
@@ -288,12 +292,12 @@ class S3Store:
             for found in page:
                 key = found.key.removeprefix(self._prefix)
                 if not KEY.match(key) or key == last:
-                    # signs, probes and what others put there; some services name twice what is just written
+                    # lock objects, probes and foreign objects; some services list a new object twice
                     continue
                 if key < last:
                     raise StoreError(
-                        f"{self.location} is not listed in order",
-                        "use a general purpose bucket, directory buckets have no order",
+                        f"the service does not list {self.location} in order",
+                        "use a general purpose bucket; directory buckets have no order",
                     )
                 last = key
                 yield ListedKey(key, found.size)
@@ -314,8 +318,8 @@ def _bucket_and_prefix(location: str) -> tuple[str, str]:
         or (prefix and not KEY.match(prefix))
     ):
         raise UsageError(
-            f"{location} is not a place in S3",
-            "write s3://bucket/prefix; the prefix of letters, digits, dots, dashes, underscores",
+            f"{location} is not a location in S3",
+            "write s3://bucket/prefix; the prefix has letters, digits, dots, dashes and underscores",
         )
     return parts.netloc, prefix
 
@@ -325,10 +329,9 @@ def _digest(data: bytes) -> bytes:
 
 
 def _refused(attempt: Callable[[], object]) -> bool:
-    """Tell whether the service honours conditional writes.
+    """Return whether the service refuses a request because of its condition.
 
-    It has to refuse what a condition excludes, and to accept all else. A service that does not know the
-    condition may refuse always.
+    Raise StoreError for an outage, which shows nothing about conditions.
     """
     try:
         attempt()
@@ -336,5 +339,5 @@ def _refused(attempt: Callable[[], object]) -> bool:
         return True
     except StoreError as error:
         if isinstance(error.__cause__, TransientError):
-            raise  # an outage tells nothing
+            raise
     return False

@@ -1,6 +1,6 @@
 """The requests of S3 that the store makes.
 
-Each tried again while that can help, its failures told in the words of the contract.
+Transient errors are retried. All failures are raised as the errors of the contract of a store.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ CONNECT_SECONDS: Final = 10
 READ_SECONDS: Final = 60
 AMAZON: Final = (".amazonaws.com", ".amazonaws.com.cn")
 MISSING: Final = ("NoSuchKey", "404", "NotFound")
-# a range that begins behind the end: the object has become shorter
+# InvalidRange: the range begins after the end, because the object has become shorter
 REFUSED: Final = ("PreconditionFailed", "412", "InvalidRange", "416")
-# ConditionalRequestConflict and OperationAborted: somebody else writes the same key this moment
-PASSING: Final = (
+# ConditionalRequestConflict and OperationAborted: another process is writing the same key
+TRANSIENT_CODES: Final = (
     "SlowDown",
     "SlowDownRead",
     "SlowDownWrite",
@@ -55,7 +55,7 @@ PASSING: Final = (
     "BadDigest",
     "XAmzContentSHA256Mismatch",
 )
-PASSING_STATUS: Final = (409, 429, 500, 502, 503, 504)
+TRANSIENT_STATUS: Final = (409, 429, 500, 502, 503, 504)
 CREDENTIALS: Final = (
     "check the credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile (AWS_PROFILE), or the "
     "role of this machine"
@@ -66,33 +66,33 @@ HINTS: Final[Mapping[str, str]] = {
     "403": "grant what the how-to `repository in S3` lists for this command, and check the credentials",
     "InvalidAccessKeyId": CREDENTIALS,
     "SignatureDoesNotMatch": CREDENTIALS,
-    "ExpiredToken": "get new credentials, then run the command again; what is stored already is used",
+    "ExpiredToken": "get new credentials, then run the command again; it reuses what is already stored",
     "RequestTimeTooSkewed": "set the clock of this machine (NTP)",
-    "NoSuchBucket": "make the bucket, or correct the location; zodb-vault makes none",
+    "NoSuchBucket": "create the bucket, or correct the location; zodb-vault does not create buckets",
     "InvalidStorageClass": "correct [repository.s3] storage_class",
     "PermanentRedirect": "name the region of the bucket: [repository.s3] region",
     "AuthorizationHeaderMalformed": "name the region of the bucket: [repository.s3] region",
-    "QuotaExceeded": "raise the quota, then run the command again; what is stored already is used",
-    "XMinioStorageFull": "free space there, then run the command again; what is stored already is used",
-    "InvalidRequest": "check [repository.s3]; object_lock needs a bucket that was made with it",
-    "ObjectLockConfigurationNotFoundError": "object_lock needs a bucket that was made with it",
+    "QuotaExceeded": "raise the quota, then run the command again; it reuses what is already stored",
+    "XMinioStorageFull": "free space there, then run the command again; it reuses what is already stored",
+    "InvalidRequest": "check [repository.s3]; object_lock needs a bucket that was created with object lock",
+    "ObjectLockConfigurationNotFoundError": "create the bucket with object lock, or remove object_lock",
     "MethodNotAllowed": "check the endpoint: [repository.s3] endpoint",
 }
 ELSE: Final = (
-    "check the location, [repository.s3] and the service; `zodb-vault repository check` tries everything "
-    "that is needed"
+    "check the location, [repository.s3] and the service; `zodb-vault repository check` tries every request "
+    "that zodb-vault makes"
 )
 SESSION_LOCK: Final = threading.Lock()
 UNREACHABLE: Final = (
-    "check the network and [repository.s3] endpoint, then run the command again; what is stored already "
-    "is used"
+    "check the network and [repository.s3] endpoint, then run the command again; it reuses what is already "
+    "stored"
 )
 
 
 class ObjectBody(NamedTuple):
-    """What a read answers.
+    """The answer to a read.
 
-    The rest of the content from ``start`` on, how long the whole is, and what identifies it.
+    ``body`` is the content from ``start`` on, ``size`` the length of the whole object in bytes.
     """
 
     body: Any
@@ -102,7 +102,7 @@ class ObjectBody(NamedTuple):
 
 
 class ListedObject(NamedTuple):
-    """A key as it is listed, with when it was written by the clock of the service."""
+    """A listed key; ``modified`` is the time of its last write by the clock of the service."""
 
     key: str
     size: int
@@ -110,9 +110,10 @@ class ListedObject(NamedTuple):
 
 
 class ErrorHints(NamedTuple):
-    """What to do next about what a service answers.
+    """The hint for each kind of error.
 
-    By its code, else, when it cannot be reached, and where its address stands.
+    ``hints`` by the code of the answer, ``otherwise`` for other codes, ``unreachable`` for broken connections,
+    ``credentials`` for missing ones, ``correct`` for a wrong endpoint or region.
     """
 
     hints: Mapping[str, str] = HINTS
@@ -123,9 +124,9 @@ class ErrorHints(NamedTuple):
 
 
 class ExtraParameters(NamedTuple):
-    """What every client and every request for an object is given in addition to the settings.
+    """Parameters of every client, and of every request for an object, besides the settings.
 
-    ``client`` holds credentials, unless they are those of the environment.
+    ``client`` holds the credentials; without them, boto3 takes those of the environment.
     """
 
     client: Mapping[str, Any] = {}
@@ -133,10 +134,10 @@ class ExtraParameters(NamedTuple):
 
 
 class BucketClient:
-    """One bucket.
+    """The requests to one bucket.
 
-    Keys are those of the bucket; any thread may call, each call has a client of its own for as long as it
-    lasts.
+    Keys are those of the bucket, with the prefix. Every thread may call; each call has a client of its own
+    while it runs.
     """
 
     def __init__(
@@ -162,7 +163,7 @@ class BucketClient:
 
     @property
     def endpoint(self) -> str:
-        """Return where the requests go, without secrets."""
+        """Return the URL that requests go to, without secrets."""
         with self._client(self._bucket) as client:
             parts = urlsplit(str(client.meta.endpoint_url))
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
@@ -177,12 +178,12 @@ class BucketClient:
         only_over: str | None = None,
         locked: bool = False,
     ) -> str:
-        """Store an object whole and return its ETag.
+        """Store an object with one request and return its ETag.
 
-        Its SHA-256 is checked by every server that checks signatures of content.
+        Servers that check the signature of the content compare its SHA-256, ``digest``.
 
-        ``only_new``: raise KeyChanged when the key is taken; ``only_over``: unless it stands for this ETag,
-        KeyMissing for nothing.
+        ``only_new``: raise KeyChanged when the key exists. ``only_over``: raise KeyChanged unless the object has
+        this ETag, KeyMissing when the key does not exist. ``locked``: set an object lock.
         """
         condition: dict[str, Any] = (
             {"IfNoneMatch": "*"} if only_new else {"IfMatch": only_over} if only_over else {}
@@ -204,9 +205,9 @@ class BucketClient:
         return str(self.retry_policy.call(attempt).get("ETag", ""))
 
     def put_parts(self, key: str, parts: Iterable[bytes]) -> None:
-        """Store an object of any length.
+        """Store an object of any length with a multipart upload.
 
-        Nothing of it is there before the last part is, nor when ``parts`` raises.
+        The object appears when the last part is stored. When ``parts`` raises, the upload is aborted.
         """
         upload = self._call(key, "create_multipart_upload", Key=key, **self._login.request)["UploadId"]
         try:
@@ -231,7 +232,7 @@ class BucketClient:
             raise
 
     def copy(self, key: str, to: str) -> None:
-        """Copy an object within its bucket, at the service; its length may be 5 GiB."""
+        """Let the service copy an object of at most 5 GiB within its bucket."""
         secret = {f"CopySource{name}": value for name, value in self._login.request.items()}
         self._call(
             key,
@@ -243,48 +244,48 @@ class BucketClient:
         )
 
     def open(self, key: str, start: int = 0, etag: str | None = None) -> ObjectBody:
-        """Begin to read an object; with ``etag`` exactly that one, else raise KeyChanged.
+        """Begin to read an object at the position ``start``.
 
-        One attempt: whoever reads goes on where it broke.
+        Raise KeyChanged when it does not have the given ``etag``. There is one attempt only: after a broken
+        connection the caller continues at its position.
         """
         options: dict[str, Any] = {"IfMatch": etag} if etag else {}
         if start:
             options["Range"] = f"bytes={start}-"
         found = self._once(key, "get_object", Key=key, **options, **self._login.request)
-        # a server that does not know ranges answers with everything
+        # a server without support for ranges answers with the whole object
         span = str(found.get("ContentRange") or "")
         begins = int(span.partition(" ")[2].partition("-")[0]) if span else 0
         body = RateLimited(found["Body"], self._rate_limit) if self._rate_limit else found["Body"]
         return ObjectBody(body, begins, begins + int(found["ContentLength"]), str(found.get("ETag", "")))
 
     def chunks(self, key: str) -> Iterator[tuple[ObjectBody, bytes]]:
-        """Yield an object in chunks, at least one, each with the answer that brought it.
+        """Yield an object in chunks, at least one, each with the answer it comes from.
 
-        A broken connection is taken up again where it broke.
+        After a broken connection, reading continues at the same position.
         """
-        patience, pos, size, etag = self.retry_policy.restarted(), 0, -1, None
+        policy, pos, size, etag = self.retry_policy.restarted(), 0, -1, None
         while pos != size:
             try:
                 answer = self.open(key, pos, etag)
-                if etag not in (
-                    None,
-                    answer.etag,
-                ):  # a service that does not know conditions answers with another object
+                # a service without conditional reads may answer with a newer object
+                if etag not in (None, answer.etag):
                     raise self._changed(key)
+                # without ranges the answer begins with ``known`` bytes that were yielded before
                 size, etag, known = answer.size, answer.etag, pos - answer.start
                 for chunk in self._rest(key, answer):
                     known, new = max(0, known - len(chunk)), chunk[known:]
                     pos += len(new)
-                    patience.reset()
+                    policy.reset()
                     if new:
                         yield answer, new
                 if not size:
                     yield answer, b""
             except TransientError as failure:
-                patience.wait(failure)
+                policy.wait(failure)
 
     def tail(self, key: str, start: int) -> bytes:
-        """Return what the service sends when it is asked for the rest of an object."""
+        """Return the answer to a request for an object from ``start`` on, as the service sends it."""
         return self.retry_policy.call(lambda: b"".join(self._rest(key, self.open(key, start))))
 
     def _rest(self, key: str, answer: ObjectBody) -> Iterator[bytes]:
@@ -294,9 +295,10 @@ class BucketClient:
                 yield chunk
 
     def extend_lock(self, key: str, until: datetime) -> None:
-        """Let an object be locked until a moment at least.
+        """Lock an object at least until a time.
 
-        No request can make a lock shorter without a right that is never used here.
+        A lock cannot be shortened by mistake: that needs a permission (bypass governance) which no request
+        here uses.
         """
         assert self._settings.object_lock
         mode = self._settings.object_lock.upper()
@@ -305,7 +307,7 @@ class BucketClient:
         except KeyMissing:
             raise
         except StoreError:
-            # refused, because it is locked for longer already, or more strictly?
+            # the service may refuse because the object has a longer or a stricter lock
             found = self._retained(key)
             if found is None or (found["Mode"] == mode and found["RetainUntilDate"] < until):
                 raise
@@ -316,22 +318,22 @@ class BucketClient:
         self._call(key, "put_object_retention", Key=key, Retention={"Mode": mode, "RetainUntilDate": until})
 
     def _retained(self, key: str) -> Any:
-        """Return the lock of an object, None when it has none or that may not be asked."""
+        """Return the lock of an object, None when it has none or reading locks is not permitted."""
         with contextlib.suppress(StoreError):
             return self._call(key, "get_object_retention", Key=key).get("Retention")
         return None
 
     def delete(self, key: str, *, only: str | None = None) -> None:
-        """Remove a key; nothing there is success.
+        """Remove a key. It is no error when the key does not exist.
 
-        With ``only`` this ETag alone: raise KeyChanged for another one.
+        With ``only``, raise KeyChanged when the object has another ETag.
         """
         condition = {"IfMatch": only} if only else {}
         with contextlib.suppress(KeyMissing):
             self._call(key, "delete_object", Key=key, **condition)
 
     def pages(self, prefix: str) -> Iterator[list[ListedObject]]:
-        """Yield what is listed below a prefix, a page at a time."""
+        """Yield the listed objects below a prefix, page by page."""
         token: dict[str, str] = {}
         while True:
             page = self._call(prefix, "list_objects_v2", Prefix=prefix, **token)
@@ -344,13 +346,13 @@ class BucketClient:
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
     def now(self, prefix: str) -> datetime:
-        """Return the time of the service, by its last answer.
+        """Return the time of the service, computed from its last answer.
 
-        One is asked for below the prefix if there is none yet.
+        Without an answer so far, list the prefix to get one.
         """
         if self._date is None:
             self._call(prefix, "list_objects_v2", Prefix=prefix, MaxKeys=1)
-        if self._date is None:  # it tells no time
+        if self._date is None:  # its answers have no Date header
             return clock.now()
         said, at = self._date
         return parsedate_to_datetime(said).astimezone(UTC) + timedelta(seconds=time.monotonic() - at)
@@ -380,7 +382,7 @@ class BucketClient:
                     client = self.new_client()
             except ValueError:
                 raise StoreError(
-                    self._message(key, "the endpoint or the region is none"), self._advice.correct
+                    self._message(key, "the endpoint or the region is not valid"), self._advice.correct
                 ) from None
         try:
             yield client
@@ -388,12 +390,12 @@ class BucketClient:
             self._clients.put(client)
 
     def new_client(self) -> Any:
-        """Return a client of the service with these settings; each thread gets one of its own."""
+        """Return a new client of the service with the settings of this bucket."""
         config = _library("botocore.config").Config(
             connect_timeout=CONNECT_SECONDS,
             read_timeout=READ_SECONDS,
             retries={"total_max_attempts": 1},
-            # what is signed is checked by every server; checksums of newer clients are refused by some
+            # every server checks the signature; some servers refuse the checksums of newer clients
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
             s3={
@@ -408,12 +410,12 @@ class BucketClient:
                 "s3", endpoint_url=self._settings.endpoint, config=config, **self._login.client
             )
         if self._rate_limit:
-            # behind the signature, for which the body is read as well
+            # after signing: signing reads the body, too, and must not count
             client.meta.events.register("before-send.s3.PutObject", self._slow_down)
         return client
 
     def _slow_down(self, request: Any, **_: Any) -> None:
-        """Let the body of a request be sent at the pace."""
+        """Send the body of a request at the limited rate."""
         if self._rate_limit and request.body:
             request.body = RateLimited(
                 io.BytesIO(request.body) if isinstance(request.body, bytes | bytearray) else request.body,
@@ -422,9 +424,9 @@ class BucketClient:
 
     @contextlib.contextmanager
     def translate_errors(self, key: str) -> Iterator[None]:
-        """Turn what the client library raises into the errors of the contract.
+        """Translate errors of the client library into the errors of the contract.
 
-        Texts of the service may hold anything and are left out.
+        Texts of the service are left out: they are not under our control and may hold secrets.
         """
         exceptions = _library("botocore.exceptions")
         try:
@@ -451,7 +453,7 @@ class BucketClient:
             ) from None
         except exceptions.BotoCoreError as error:
             raise StoreError(
-                self._message(key, f"the request could not be made ({type(error).__name__})"),
+                self._message(key, f"the request could not be sent ({type(error).__name__})"),
                 self._advice.otherwise,
             ) from None
 
@@ -463,16 +465,16 @@ class BucketClient:
         if code in REFUSED or status == 412:
             return self._changed(key)
         message = self._message(key, f"the service answers {code or status}")
-        if code in PASSING or status in PASSING_STATUS:
+        if code in TRANSIENT_CODES or status in TRANSIENT_STATUS:
             return TransientError(
                 message,
-                "the service is overloaded or out of order; run the command again later, what is stored "
-                "already is used",
+                "the service is overloaded or has a failure; run the command again later, it reuses what is "
+                "already stored",
             )
         return StoreError(message, self._advice.hints.get(code, self._advice.otherwise))
 
     def _changed(self, key: str) -> KeyChanged:
-        return KeyChanged(f"{key} in the bucket {self._bucket} is not what it was a moment ago")
+        return KeyChanged(f"{key} in the bucket {self._bucket} was changed by another process")
 
     def _message(self, key: str, what: str) -> str:
         return f"s3://{self._bucket}/{key}: {what}"
@@ -490,5 +492,5 @@ def _library(module: str) -> Any:
         if (error.name or "").partition(".")[0] not in ("boto3", "botocore"):
             raise
         raise UsageError(
-            "repositories in S3 need boto3, which is not installed", "install zodb-vault[s3]"
+            "a repository in S3 needs boto3, which is not installed", "install zodb-vault[s3]"
         ) from None

@@ -37,7 +37,7 @@ ADVICE: Final = ErrorHints(
         "403": REFUSED,
         "InvalidAccessKeyId": CREDENTIALS,
         "SignatureDoesNotMatch": CREDENTIALS,
-        "ExpiredToken": "get new credentials, then run the command again; what is stored already is used",
+        "ExpiredToken": "get new credentials, then run the command again; it reuses what is already stored",
         "RequestTimeTooSkewed": "set the clock of this machine (NTP)",
         "NoSuchBucket": CORRECT,
         "PermanentRedirect": "name the region of the bucket as s3-region in zope.conf",
@@ -46,8 +46,8 @@ ADVICE: Final = ErrorHints(
         "are read with the same one only",
     },
     otherwise="check the S3 keys of the section in zope.conf, and the service",
-    unreachable="check the network and s3-endpoint-url in zope.conf, then run the command again; what is "
-    "stored already is used",
+    unreachable="check the network and s3-endpoint-url in zope.conf, then run the command again; it reuses "
+    "what is already stored",
     credentials=CREDENTIALS,
     correct=CORRECT,
 )
