@@ -42,22 +42,25 @@ def test_what_continues_becomes_a_delta(decision: Any) -> None:
         decision.reason.code,
         False,
     )
-    assert "is laid over the dump" in found.reason.text and "a dump is always whole" not in found.reason.text
+    assert "A delta to the dump" in found.reason.text and "always complete" not in found.reason.text
 
 
 @pytest.mark.parametrize(
     ("others", "why"),
     [
-        ({"decision": DIVERGED}, "does not go on"),
+        ({"decision": DIVERGED}, "does not continue"),
         ({"parent_problem": "backup P is gone"}, "backup P is gone"),
         ({"difference": "its tables have changed"}, "its tables have changed"),
         ({"unsupported": "blobs are cut"}, "blobs are cut"),
-        ({"backdated": "public.object_state"}, "rows came into public.object_state with TIDs of the past"),
+        (
+            {"backdated": "public.object_state"},
+            "rows with TIDs in the past were added to public.object_state",
+        ),
         ({"future": True}, "later than the clock"),
-        ({"deltas": MOST_DELTAS}, f"there are {MOST_DELTAS} deltas already"),
+        ({"deltas": MOST_DELTAS}, f"the base has {MOST_DELTAS} deltas already"),
         ({"deltas_stored": 5 * LITTLE + 1}, "the deltas have"),
         ({"deltas_stored": LITTLE + 1, "base_stored": 1}, "the deltas have"),
-        ({"base_created": NOW - OLDEST_BASE - timedelta(seconds=1)}, "the old one is of 2026-10-19"),
+        ({"base_created": NOW - OLDEST_BASE - timedelta(seconds=1)}, "the old base is from 2026-10-19"),
     ],
 )
 def test_else_there_is_a_new_base_and_the_reason_says_why(others: dict[str, Any], why: str) -> None:

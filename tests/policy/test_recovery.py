@@ -215,7 +215,7 @@ def test_an_abandoned_transaction_is_named_and_needs_its_backup() -> None:
     site = diverged_site()
     for second, newest in ((30, 2), (50, 2)):
         refused = site.refusal(ToTid(tid(second)))
-        assert f"only in {identity(newest)} (on an abandoned line)" in refused.message
+        assert f"only in {identity(newest)} (on an abandoned timeline)" in refused.message
         assert site.find(ToTid(tid(second)), identity(2)) == found(identity(2), second)
     assert f"before is {tid(20)}" in site.refusal(ToTid(tid(30))).message
     assert f"after is {tid(60)}" in site.refusal(ToTid(tid(30))).message
@@ -235,7 +235,7 @@ def test_an_older_backup_counts_up_to_the_point_where_the_timeline_left_it() -> 
 
 def test_elsewhere_is_named_only_where_the_transaction_exists() -> None:
     site = diverged_site()
-    assert "stands only" not in site.refusal(ToTid(tid(40))).message
+    assert "exists only" not in site.refusal(ToTid(tid(40))).message
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_an_abandoned_end_does_not_answer_for_the_current_timeline() -> None:
     assert site.find(AtTimestamp(at(20))) == found(identity(2), 20)
     refused = site.refusal(AtTimestamp(at(30)))
     assert in_utc(at(20)) in refused.message
-    assert f"{identity(2)} (on an abandoned line)" in refused.message
+    assert f"{identity(2)} (on an abandoned timeline)" in refused.message
 
 
 def test_a_clock_that_was_ahead_does_not_claim_what_a_newer_backup_saw() -> None:

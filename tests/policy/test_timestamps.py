@@ -93,7 +93,7 @@ def test_everything_else_is_refused_with_an_example(text: str) -> None:
 def test_a_day_alone_asks_for_start_or_end() -> None:
     with pytest.raises(UsageError) as caught:
         parse_timestamp("2026-03-01", VIENNA)
-    assert "a day, not a moment" in caught.value.message
+    assert "a day without a time" in caught.value.message
     start, end = "2026-03-01T00:00", "2026-03-01T23:59:59.999999"
     assert f"{start} for its start" in caught.value.hint
     assert f"{end} for its end" in caught.value.hint

@@ -1,1 +1,1 @@
-"""Decisions: pure functions over plain facts, without input or output; the clock is a parameter."""
+"""Decisions: pure functions over plain facts. They read and write nothing; the time is a parameter."""

@@ -1,9 +1,10 @@
-"""Decide which transactions of several databases belong to one commit, and never cut a commit in two.
+"""Decide which transactions of several databases belong to one commit, and never split a commit.
 
-A commit to several databases gives each part a TID of its own, and all parts the same user, description and
-extension. It holds each database from the moment its part gets a TID until it is finished, so between the
-first and the last of these TIDs no other transaction is in the database of an earlier one. Nothing else tells
-parts that belong together from transactions that only look alike.
+A commit to several databases writes one transaction (a part) to each of them. The parts have different TIDs,
+and the same user, description and extension. The commit locks each database from the time its part gets a TID
+until the commit is finished. So between the first and the last of these TIDs, no other transaction is in the
+database of an earlier part. These are the only properties that distinguish the parts of one commit from
+transactions that only look alike.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final, NamedTuple
 
 from ..model.tid import from_hex, to_datetime
 
-# The TIDs of one commit are microseconds apart, unless a database is held by another commit for long.
+# The TIDs of one commit are microseconds apart, unless another commit locks one of the databases for long.
 SPAN: Final = timedelta(minutes=10)
 
 
@@ -30,9 +31,9 @@ Commit = dict[str, int]
 
 
 def commits(parts: CommitParts) -> list[Commit]:
-    """Return the commits to more than one database, each as the index of its part in every database.
+    """Return the commits to more than one database, each with the index of its part by database.
 
-    TIDs have to ascend.
+    The TIDs of each database have to ascend.
     """
     merged = sorted(
         (part.tid, name, index) for name, some in parts.items() for index, part in enumerate(some)
@@ -54,9 +55,9 @@ def commits(parts: CommitParts) -> list[Commit]:
 def _goes_on(
     commit: Commit, last: Mapping[str, Commit], parts: CommitParts, name: str, part: CommitPart
 ) -> bool:
-    """Tell whether a transaction can be one more part of a commit.
+    """Return whether a transaction can be another part of a commit.
 
-    It looks alike, and nothing came after any of the parts yet.
+    It has the same mark, and no transaction followed any of the parts so far.
     """
     if name in commit or any(last[other] is not commit for other in commit):
         return False
@@ -73,16 +74,15 @@ def _time_of(tid: str) -> datetime:
 
 
 def consistent_cuts(parts: CommitParts, wanted: Mapping[str, int], named: str | None) -> dict[str, int]:
-    """Return how many transactions each database keeps, so that no commit is cut in two.
+    """Return how many transactions each database keeps, so that no commit is split.
 
-    The result is as close to ``wanted`` as possible.
-
-    The database that is ``named`` keeps exactly what is wanted of it, and what it keeps or drops of a commit
-    the others do too. Other commits are dropped where they are halved: they were not finished then.
+    The result is as close to ``wanted`` as possible. The database that is ``named`` keeps exactly the wanted
+    number; if it keeps or drops its part of a commit, the others do the same. Every other commit that would be
+    split is dropped, because it was not finished at that point.
     """
     cuts = _Cuts(parts, wanted, named)
     found = commits(parts)
-    # what has to stay first: what is dropped afterwards came later in every database
+    # first keep, then drop: the commits that are dropped are later in every database than those kept
     for settle in (cuts.keep, cuts.drop):
         while any([settle(commit) for commit in found]):
             pass
@@ -90,9 +90,9 @@ def consistent_cuts(parts: CommitParts, wanted: Mapping[str, int], named: str | 
 
 
 class _Cuts:
-    """The cuts as far as they are settled.
+    """The cut points while they are computed: the ``count`` of kept transactions by database.
 
-    Of each database ``count`` transactions are kept, and not fewer than have to stay.
+    The count of a database never falls below the transactions that have to stay.
     """
 
     def __init__(self, parts: CommitParts, wanted: Mapping[str, int], named: str | None) -> None:
@@ -103,7 +103,7 @@ class _Cuts:
             self._stays[named] = self._goes[named] = wanted[named]
 
     def keep(self, commit: Commit) -> bool:
-        """Keep all of a commit of which one part has to stay; tell whether that changed anything."""
+        """Keep all parts of a commit if one part has to stay; return whether that changed anything."""
         if all(index >= self._stays[name] for name, index in commit.items()):
             return False
         before = dict(self._stays)
@@ -113,9 +113,9 @@ class _Cuts:
         return before != self._stays
 
     def drop(self, commit: Commit) -> bool:
-        """Drop all of a commit that is halved, as far as it need not stay.
+        """Drop all parts of a commit that would be split, except those that have to stay.
 
-        Tell whether that changed anything.
+        Return whether that changed anything.
         """
         if all(index < self.count[name] for name, index in commit.items()):
             return False

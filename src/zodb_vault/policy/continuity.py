@@ -1,4 +1,4 @@
-"""Decide whether a backup is full or incremental, why, and which line of states it stands on."""
+"""Decide whether a backup is full or incremental, why, and which timeline it belongs to."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from ..model.manifest import How, Reason, Timeline
 
 
 class ContinuityFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of one database file and of the backup it may continue. Sizes are bytes, TIDs hex digits.
+    """What is known of a database file and of the backup it may continue. Sizes are bytes, TIDs hex digits.
 
-    The chain is the list of segments of ``parent``, from 0 to ``chain_end``; ``matching_end`` of it still
-    stand in the file, of older backups maybe more (``reused_end``), and ``interrupted_end`` bytes that an
-    interrupted run stored do. The new backup reaches to ``cut_end``. ``common_tid`` is the newest TID of the
-    parent that the file holds, None if it holds none; when the whole chain stands, it need not be looked for.
-    ``pack_tid`` is the last packed transaction of the file. ``forced`` and ``parent_problem`` decide how much
-    is stored, never the line: the other facts are wanted all the same.
+    The chain is the list of segments of ``parent``, from byte 0 to ``chain_end``. The first ``matching_end``
+    bytes of it are unchanged in the file. The segments of older backups may match further (``reused_end``), and
+    so may those of an interrupted run (``interrupted_end``). The new backup reaches to ``cut_end``.
+
+    ``common_tid`` is the newest TID of the parent that the file contains, None without one; it is not needed
+    when the whole chain matches. ``pack_tid`` is the last packed transaction of the file. ``forced`` and
+    ``parent_problem`` decide how much is stored, never the timeline, so the other facts are needed with them,
+    too.
     """
 
     parent: str | None
@@ -34,19 +36,19 @@ class ContinuityFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def matches(self) -> bool:
-        """Tell whether everything that the parent holds is still in its place.
+        """Return whether the file still begins with all bytes of the parent.
 
-        A chain of no bytes is that of an empty parent only.
+        A chain without bytes matches only if the parent has no transaction.
         """
         known = self.chain_end > 0 or self.parent_last_tid is None
         return self.parent is not None and known and self.matching_end == self.chain_end
 
     @property
     def packed(self) -> bool:
-        """Tell whether the parent's transactions are the file's past, some of them removed by a pack.
+        """Return whether the file continues the parent, and a pack removed some of its transactions.
 
-        A pack removes every transaction that later ones have superseded, often the parent's last one too: a
-        missing TID says that the histories differ only where no pack has been.
+        A pack removes every transaction whose records were replaced later, often also the parent's last one.
+        So a missing TID proves a different history only if no pack could have removed it.
         """
         if self.parent is None or self.common_tid is None or self.parent_last_tid is None:
             return False
@@ -56,10 +58,7 @@ class ContinuityFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def common(self) -> str | None:
-        """Return the newest TID that parent and file share.
-
-        None without a parent or with nothing in common.
-        """
+        """Return the newest TID that parent and file share, None without one."""
         if self.parent is None:
             return None
         return self.parent_last_tid if self.matches else self.common_tid
@@ -68,10 +67,8 @@ class ContinuityFacts(msgspec.Struct, frozen=True, kw_only=True):
 class Decision(msgspec.Struct, frozen=True):
     """How to back up one database.
 
-    The first ``keep`` bytes are used again as the parent or an older backup has them.
-
-    ``starts_timeline``: the state does not continue the parent's; what both share ends at ``common_tid``
-    (None: nothing).
+    The first ``keep`` bytes are already stored by the parent or an older backup. ``starts_timeline``: the state
+    does not continue the state of the parent; both share the transactions up to ``common_tid`` (None: none).
     """
 
     how: How
@@ -95,22 +92,22 @@ def decide(facts: ContinuityFacts) -> Decision:
     )
 
 
-def next_timeline(parent_line: Sequence[Timeline], own_id: str, decision: Decision) -> list[Timeline]:
-    """Return the line of backup ``own_id``, oldest first, from its parent's (empty without a parent).
+def next_timeline(parent: Sequence[Timeline], own_id: str, decision: Decision) -> list[Timeline]:
+    """Return the timelines of backup ``own_id``, oldest first, from those of its parent (empty without one).
 
-    It is the parent's, unless the decision starts one: then the parent's lines hold up to the common TID
-    only, those that began later not at all, and a line named after the backup itself follows. With several
-    databases, decide with the smallest common TID of those that start a line: what one of them abandoned must
-    not be taken for the current line.
+    They are those of the parent, unless the decision starts a new one. Then the timelines of the parent end at
+    the common TID, those that began later are left out, and a timeline named after the backup follows. With
+    several databases, pass the smallest common TID of those that start a timeline: transactions that one
+    database abandoned must not count as part of the current timeline.
     """
     if not decision.starts_timeline:
-        return list(parent_line)
+        return list(parent)
     if decision.common_tid is None:
         return [Timeline(own_id, None)]
     kept: list[Timeline] = []
-    for line in parent_line:
-        kept.append(Timeline(line.id, _earlier(line.until_tid, decision.common_tid)))
-        if line.until_tid is None or line.until_tid >= decision.common_tid:
+    for timeline in parent:
+        kept.append(Timeline(timeline.id, _earlier(timeline.until_tid, decision.common_tid)))
+        if timeline.until_tid is None or timeline.until_tid >= decision.common_tid:
             break
     return [*kept, Timeline(own_id, None)]
 
@@ -120,12 +117,9 @@ def _earlier(until: str | None, common: str) -> str:
 
 
 def _reason(facts: ContinuityFacts) -> Reason:
-    """Return the first reason that applies.
-
-    The order is the order of what an administrator can do about it.
-    """
+    """Return the first reason that applies, in the order of what an administrator can influence."""
     if facts.forced:
-        return Reason("forced", "A full backup was asked for.")
+        return Reason("forced", "A full backup was requested.")
     if facts.parent is None:
         return (
             _resumed(facts)
@@ -135,7 +129,8 @@ def _reason(facts: ContinuityFacts) -> Reason:
     if facts.parent_problem is not None:
         return Reason(
             "parent-missing",
-            f"Backup {facts.parent} cannot be continued, its lists cannot be read: {facts.parent_problem}.",
+            f"Backup {facts.parent} cannot be continued, because its lists cannot be read: "
+            f"{facts.parent_problem}.",
         )
     if facts.matches:
         return _grown(facts)
@@ -159,43 +154,41 @@ def _grown(facts: ContinuityFacts) -> Reason:
 def _resumed(facts: ContinuityFacts) -> Reason:
     return Reason(
         "resumed",
-        f"An interrupted run has stored {facts.interrupted_end} of {facts.cut_end} bytes, which are used "
-        "again.",
+        f"An interrupted run has stored {facts.interrupted_end} of {facts.cut_end} bytes, which are reused.",
     )
 
 
 def _replaced(facts: ContinuityFacts) -> Reason:
     kept = (
-        f"{facts.matching_end} of its {facts.chain_end} bytes are still in place"
+        f"{facts.matching_end} of its {facts.chain_end} bytes are unchanged"
         if facts.matching_end
-        else "nothing of it is in place"
+        else "none of its bytes are unchanged"
     )
     if facts.packed:
         text = (
-            f"The file was packed since backup {facts.parent} (it holds transaction {facts.common_tid} "
-            f"of it); {kept}."
+            f"The file was packed since backup {facts.parent} (both contain transaction "
+            f"{facts.common_tid}); {kept}."
         )
         return Reason("packed", text)
     if facts.common_tid is None:
         return Reason(
             "new-history",
-            f"The file holds no transaction of backup {facts.parent}: it is new, or another database.",
+            f"The file contains no transaction of backup {facts.parent}: it is new, or another database.",
         )
     last = facts.parent_last_tid or "none"
     return Reason(
         "diverged",
-        f"The file shares history with backup {facts.parent} up to transaction {facts.common_tid} only, "
-        f"not to its last one {last}: "
-        f"an older state was restored and went on; {kept}.",
+        f"The file shares history with backup {facts.parent} only up to transaction {facts.common_tid}, "
+        f"not up to its last one {last}: an older state was restored, and new transactions followed; {kept}.",
     )
 
 
 class DumpFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a database that is dumped, and of the backup before.
+    """What is known of a database that is dumped, and of the previous backup.
 
-    The backup remembers some objects with their TIDs: ``common_tid`` is the newest TID at which one of them
-    still is, ``backwards`` tells that one of them has an earlier TID now. ``superseded``: none is where it
-    was, and none went back. ``restored``: a restore was noted since.
+    The previous backup recorded some objects with their TIDs (marks). ``common_tid`` is the newest TID of those
+    that are unchanged. ``backwards``: one of them has an earlier TID now. ``superseded``: all of them have later
+    TIDs now. ``restored``: a restore was recorded since then.
     """
 
     parent: str | None
@@ -210,16 +203,16 @@ class DumpFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def continues(self) -> bool:
-        """Tell whether the database is the future of what the backup holds."""
+        """Return whether the database continues the state of the previous backup."""
         known = self.common_tid is not None or self.superseded or self.parent_last_tid is None
-        behind = self.parent_last_tid is not None and (self.last_tid or "") < self.parent_last_tid
-        return self.parent is not None and known and not (self.backwards or self.restored or behind)
+        older = self.parent_last_tid is not None and (self.last_tid or "") < self.parent_last_tid
+        return self.parent is not None and known and not (self.backwards or self.restored or older)
 
 
 def decide_dump(facts: DumpFacts) -> Decision:
-    """Return why a dump is made as it is.
+    """Decide whether a database continues the previous backup, and whether its blob files are reused.
 
-    The storage half is always whole, blob files that the backup before has are used again.
+    The storage component is not decided here: it is a full dump (``with_full_dump``) or a delta.
     """
     return Decision(
         how="incremental" if facts.reuses_blobs and not facts.forced else "full",
@@ -230,31 +223,38 @@ def decide_dump(facts: DumpFacts) -> Decision:
     )
 
 
+def with_full_dump(decision: Decision) -> Decision:
+    """Return a decision whose reason says that the dump is complete, although the database continues."""
+    reason = decision.reason
+    if reason.code not in ("unchanged", "continued"):
+        return decision
+    text = f"{reason.text} A dump is always complete."
+    return msgspec.structs.replace(decision, reason=msgspec.structs.replace(reason, text=text))
+
+
 def _dump_reason(facts: DumpFacts) -> Reason:
     if facts.forced:
-        return Reason("forced", "A full backup was asked for.")
+        return Reason("forced", "A full backup was requested.")
     if facts.parent is None:
         return Reason("first", "There is no backup yet that this one could continue.")
     if facts.continues and facts.last_tid == facts.parent_last_tid:
         return Reason(
             "unchanged",
-            f"The last transaction is still {facts.last_tid}, that of backup {facts.parent}; a dump is "
-            "always whole.",
+            f"The last transaction is still {facts.last_tid}, that of backup {facts.parent}.",
         )
     if facts.continues:
         return Reason(
             "continued",
-            f"It goes on from the last transaction {facts.parent_last_tid} of backup {facts.parent}; a "
-            "dump is always whole.",
+            f"The database continues from the last transaction {facts.parent_last_tid} of backup "
+            f"{facts.parent}.",
         )
     if facts.common_tid is None and not facts.restored:
         return Reason(
             "new-history",
-            f"The database holds nothing of backup {facts.parent}: it is new, or another database.",
+            f"The database contains nothing of backup {facts.parent}: it is new, or another database.",
         )
     return Reason(
         "diverged",
-        f"The database does not go on from the last transaction {facts.parent_last_tid} of backup "
-        f"{facts.parent}: "
-        "an older state was restored and went on.",
+        f"The database does not continue from the last transaction {facts.parent_last_tid} of backup "
+        f"{facts.parent}: an older state was restored, and new transactions followed.",
     )

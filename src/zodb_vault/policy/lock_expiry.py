@@ -1,7 +1,7 @@
-"""Decide until when what is stored is locked, and whether the locks that a backup relies on last long enough.
+"""Decide when object locks expire, and whether the locks of reused objects last long enough.
 
-A lock is longer than it has to be, so that not every backup has to renew it: only when what is left falls
-short, and then of all that is used.
+A lock is longer than the retention, so that not every backup has to renew it. It is renewed, for all objects
+that a backup uses, when the remaining time is shorter than the retention.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-# A quarter more: what is used for long is renewed four times within the time that it has to be kept.
+# A quarter of the retention more: an object that stays in use is renewed four times per retention.
 SHARE: Final = 4
 
 
 def lock_expiry(now: datetime, retention: timedelta) -> datetime:
-    """Return until when what is stored or renewed now is locked."""
+    """Return the lock expiry of objects that are stored or renewed now."""
     return now + retention + retention / SHARE
 
 
 def common_expiry(used: Sequence[datetime | None], now: datetime, retention: timedelta) -> datetime | None:
-    """Return the time until which all objects that a backup needs are locked, its own and those it ``used``.
+    """Return the time until which all objects of a backup are locked: its own and those of the backups it uses.
 
-    None when that is too short, or not known: then what it takes from them has to be renewed.
+    ``used`` are the lock expiries of these backups. None when one of them is unknown or earlier than the
+    retention: then the locks of all reused objects have to be renewed.
     """
     until = lock_expiry(now, retention)
     for one in used:

@@ -1,14 +1,14 @@
-"""Decide which backup, and which cut of it, brings a transaction or a moment back.
+"""Decide which backup, truncated at which cut point, restores the state of a transaction or a time.
 
-Never an approximation of it.
+The state is exact, never an approximation.
 
-An adapter needs two calls for a database: ``search`` says from the manifests alone which backups may hold the
-target, and ``settle`` looks into their lists of transactions, through a function that the adapter gives it.
+A caller needs two calls for a database. ``search`` decides from the manifests which backups may contain the
+target. ``find_cut`` reads their lists of transactions, through a function that the caller passes.
 
-A valid target of a backup is a transaction from its last packed one (else its first) to its last one. The
-current line is that of the newest complete, whole backup which is not a safety backup. Backups on that line
-are searched, newest first; what stands only elsewhere (an abandoned line, a safety or incomplete backup) is
-named and needs an explicit id.
+A valid target of a backup is a transaction from its last packed one (else its first one) to its last one. The
+current timeline is that of the newest complete, whole backup which is not a safety backup. Backups on it are
+searched, newest first. A target that exists only elsewhere (on an abandoned timeline, in a safety or incomplete
+backup) is reported, and the user has to give the id of that backup.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class TidRange(NamedTuple):
 
 
 class SearchableBackup(msgspec.Struct, frozen=True, kw_only=True):
-    """What searching has to know of one backup.
+    """The facts of a backup that the search needs.
 
-    ``created_at`` is aware, and not later than the look at the source: no transaction up to then is missing
-    in the backup. ``line`` is that of the manifest, never empty. ``ordered`` is False if the TIDs of the
-    source did not ascend.
+    ``created_at`` is aware, and not later than the capture of the source: the backup contains all transactions
+    up to then. ``timeline`` is that of the manifest, never empty. ``ordered`` is False if the TIDs of the source
+    did not ascend.
     """
 
     id: str
@@ -62,7 +62,7 @@ class SearchableBackup(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def eligible(self) -> bool:
-        """Tell whether it is searched without being named: complete, whole and not a safety backup."""
+        """Return whether it is searched without a given id: complete, whole and not a safety backup."""
         return self.complete and self.whole and self.trigger != "safety"
 
 
@@ -79,9 +79,9 @@ class BeforeTid(msgspec.Struct, frozen=True):
 
 
 class AtTimestamp(msgspec.Struct, frozen=True):
-    """The state at this moment (aware, as ``parse_moment`` returns it).
+    """The state after the last transaction at or before a time.
 
-    After the last transaction at or before it.
+    ``moment`` is aware, as ``parse_timestamp`` returns it.
     """
 
     moment: datetime
@@ -91,11 +91,11 @@ Request = ToTid | BeforeTid | AtTimestamp
 
 
 class Coverage(msgspec.Struct, frozen=True, kw_only=True):
-    """What one backup can bring back of one database.
+    """The states of one database that one backup can restore.
 
-    Valid targets run from ``start`` to ``top``; if not ``ordered``, these are the first and the last in the
-    file, and every target up to ``until`` counts. Up to ``end``, as a TID ``end_tid``, nothing is missing of
-    the line, so that the state at every moment between is known.
+    Valid targets are from ``start`` to ``top``. If not ``ordered``, these are the first and the last one in the
+    file, and every target up to ``until`` counts. Up to ``end`` (as a TID: ``end_tid``) the backup has all
+    transactions of the timeline, so that the state at every time up to then is known.
     """
 
     id: str
@@ -109,10 +109,10 @@ class Coverage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SearchStep(msgspec.Struct, frozen=True, kw_only=True):
-    """A backup to look into, and the TID that bounds the cut; ``bound`` None: all of it, without a look.
+    """A backup to search, and the TID that bounds the cut point. Without ``bound``, all of the backup is used.
 
-    The cut is the last target below ``bound``, or at it if ``inclusive``; ``exact``: it has to be ``bound``
-    itself. Targets run from ``start`` to ``top``. If not ``ordered``, the order is that of the file.
+    The cut point is the last target before ``bound``, or at it if ``inclusive``. ``exact``: it has to be
+    ``bound`` itself. Targets are from ``start`` to ``top``. If not ``ordered``, the order is that of the file.
     """
 
     backup_id: str
@@ -139,9 +139,9 @@ class Gap(msgspec.Struct, frozen=True):
 
 
 class SearchResult(msgspec.Struct, frozen=True):
-    """The outcome of ``search``: ``choices`` in order of preference, maybe none.
+    """The result of ``search``: ``choices`` in order of preference, perhaps none.
 
-    The rest is for naming what there is instead.
+    The other fields describe what exists instead, for an error message.
     """
 
     request: Request | None
@@ -152,7 +152,7 @@ class SearchResult(msgspec.Struct, frozen=True):
 
 
 class ResolvedTarget(msgspec.Struct, frozen=True):
-    """The outcome of ``settle``; ``cut`` None: the backup as a whole."""
+    """The result of ``find_cut``; without ``cut``, all of the backup is restored."""
 
     backup_id: str
     cut: CutPoint | None
@@ -164,11 +164,11 @@ Transactions = Iterable[tuple[str, int]]
 def search(
     reaches: Sequence[SearchableBackup], database: str, request: Request | None, backup_id: str | None = None
 ) -> SearchResult:
-    """Return which backups of the site to look into for the target, and with which bound.
+    """Return which backups of the site to search for the target, and with which bound.
 
-    ``reaches`` are all backups of the site in any order. Without a request it is the given backup, or the
-    latest, as a whole. With ``backup_id`` only that backup is searched, on whatever line and in whatever
-    status. Raise UsageError for a malformed TID or an unknown database; BackupMissing when there is no backup
+    ``reaches`` are all backups of the site in any order. Without a request, the result is all of the given
+    backup, or of the latest one. With ``backup_id`` only that backup is searched, on any timeline and with any
+    status. Raise UsageError for a malformed TID or an unknown database, BackupMissing when there is no backup
     to search.
     """
     request = _normal(request)
@@ -187,12 +187,11 @@ def search(
 
 
 def find_cut(found: SearchResult, read: Callable[[str], Transactions]) -> ResolvedTarget:
-    """Return the backup and the cut.
+    """Return the backup and the cut point of the target.
 
-    Raise TargetMissing, naming the nearest valid targets, when there is none.
-
-    ``read`` gives the transactions of the database in a backup as (TID, end position) in the order of the
-    file; it is called only for the backups that have to be looked into, until one holds the target.
+    ``read`` returns the transactions of the database in a backup as (TID, end position) in the order of the
+    file. It is called for one backup after the other until one contains the target. Raise TargetMissing, with
+    the nearest valid targets, when none does.
     """
     if found.request is None:
         return ResolvedTarget(found.choices[0].backup_id, None)
@@ -207,12 +206,10 @@ def find_cut(found: SearchResult, read: Callable[[str], Transactions]) -> Resolv
 
 
 def cut_point_within(transactions: Transactions, choice: SearchStep) -> CutPoint | Gap:
-    """Return the cut that the choice means, or the valid targets around it.
+    """Return the cut point of a search step, or the valid targets around it.
 
-    ``transactions`` are (TID, end position) in file order.
-
-    They may begin later than the file does if the choice is ordered, as long as the target before the bound
-    is there.
+    ``transactions`` are (TID, end position) in the order of the file. If the step is ordered, the first ones
+    may be left out, as long as the target before the bound is included.
     """
     targets = _targets(transactions, choice)
     if choice.exact:
@@ -221,32 +218,32 @@ def cut_point_within(transactions: Transactions, choice: SearchStep) -> CutPoint
 
 
 def candidates_for_tid(reaches: Sequence[SearchableBackup], database: str, tid: str) -> list[str]:
-    """Return the ids of backups on the current line whose targets enclose the TID, best first.
+    """Return the ids of backups on the current timeline whose targets enclose the TID, best first.
 
-    Whether it exists is not known yet.
+    The TID itself may not exist in them.
     """
     return [choice.backup_id for choice in search(reaches, database, ToTid(tid)).choices]
 
 
 def elsewhere_for_tid(reaches: Sequence[SearchableBackup], database: str, tid: str) -> list[str]:
-    """Return the ids of other backups that may hold the TID. The user has to name one of them.
+    """Return the ids of other backups that may contain the TID, newest first.
 
-    Newest first.
+    The user has to give one of these ids.
     """
     return [cover.id for cover in search(reaches, database, ToTid(tid)).elsewhere]
 
 
 def covers_of_timeline(reaches: Sequence[SearchableBackup], database: str) -> list[Coverage]:
-    """Return what the backups on the current line can bring back of a database, newest first.
+    """Return the states of a database that the backups on the current timeline can restore, newest first.
 
-    Where the line went on elsewhere (``until_tid``) a backup counts up to that TID only. A clock that was
-    ahead must not make an old backup claim moments that a newer one saw: the claim ends with the earliest
-    creation from there on.
+    A backup on an earlier part of the timeline counts only up to the TID where that part ends (``until_tid``).
+    After a clock that was ahead, an old backup must not cover times that a newer one captured, so it covers
+    times only up to the earliest creation of itself and all newer backups.
     """
     eligible = sorted((r for r in reaches if r.eligible), key=lambda r: r.id, reverse=True)
     if not eligible:
         return []
-    limits = {line.id: line.until_tid for line in eligible[0].timeline}
+    limits = {timeline.id: timeline.until_tid for timeline in eligible[0].timeline}
     seen = eligible[0].created_at
     covers = []
     for reach in eligible:
@@ -265,14 +262,14 @@ def _present(covers: Iterable[Coverage | None]) -> list[Coverage]:
 
 
 def _cover(reach: SearchableBackup, database: str, until: str | None, seen: datetime) -> Coverage | None:
-    """Return what a backup holds of a database up to ``until``; None if that is nothing."""
+    """Return the states of a database in a backup up to ``until``; None without any."""
     span = reach.databases.get(database)
     if span is None or span.start is None or span.last_tid is None:
         return None
     end, top = max(seen, _time(span.last_tid)), span.last_tid
     if until is not None:
-        # Nothing says when, after this TID, the line went on: up to it, and not a microsecond further, the
-        # state is known.
+        # The time at which the timeline continued after this TID is not recorded, so the state is known
+        # exactly up to the TID.
         end, top = min(end, _time(until)), min(top, until)
     if reach.ordered and span.start > top:
         return None
@@ -290,18 +287,18 @@ def _cover(reach: SearchableBackup, database: str, until: str | None, seen: date
 
 
 def _why_not(reach: SearchableBackup) -> str:
-    """Return why a backup is not searched unless it is named."""
+    """Return why a backup is not searched unless its id is given."""
     if reach.trigger == "safety":
         return "safety backup"
     if not reach.complete:
         return "incomplete"
-    return "on an abandoned line" if reach.whole else "only a part of the site"
+    return "on an abandoned timeline" if reach.whole else "only a part of the site"
 
 
 def _may_hold(cover: Coverage, request: Request) -> bool:
-    """Tell from the ends alone whether the backup can answer.
+    """Return whether the backup may contain the target, from its first and last targets.
 
-    Without order of TIDs only a TID itself can be looked for.
+    If TIDs do not ascend, only a TID can be searched, not a time.
     """
     if not cover.ordered:
         return not isinstance(request, AtTimestamp) and request.tid <= cover.until
@@ -311,7 +308,7 @@ def _may_hold(cover: Coverage, request: Request) -> bool:
 
 
 def _highest(request: Request) -> str:
-    """Return the highest TID that the wanted state may contain; "" if it cannot contain any."""
+    """Return the highest TID that the requested state may contain; "" if it cannot contain any."""
     if isinstance(request, AtTimestamp):
         return to_hex(from_datetime(request.moment))
     if isinstance(request, ToTid):
@@ -339,9 +336,9 @@ def _elsewhere(
     covers: Sequence[Coverage],
     holding: Sequence[Coverage],
 ) -> list[Coverage]:
-    """Return what may hold the target outside of ``covers``, newest first.
+    """Return which states outside of ``covers`` may contain the target, newest first.
 
-    Other backups, and the abandoned ends of these.
+    They are those of other backups, and the abandoned ends of the same backups.
     """
     searched = {cover.id for cover in holding}
     whole = {(cover.id, cover.top) for cover in covers}
@@ -395,9 +392,9 @@ def _last_below(targets: Iterator[tuple[str, int]], choice: SearchStep) -> CutPo
 
 
 def _directly_before(targets: Iterator[tuple[str, int]], choice: SearchStep) -> CutPoint | Gap:
-    """Return the target in front of ``bound`` in the file.
+    """Return the target directly before ``bound`` in the file.
 
-    Where TIDs do not ascend, "before" has no other meaning.
+    Where TIDs do not ascend, "before" can only mean the order of the file.
     """
     last: CutPoint | None = None
     for tid, end in targets:
@@ -416,7 +413,7 @@ def _spoken(tid: str) -> str:
 
 
 def _normal(request: Request | None) -> Request | None:
-    """Return the request with its TID in the one spelling that compares, or its moment in UTC."""
+    """Return the request with its TID in the normal spelling, which compares, or its time in UTC."""
     if isinstance(request, AtTimestamp):
         return AtTimestamp(request.moment.astimezone(UTC))
     if request is None:
@@ -428,7 +425,7 @@ def _normal(request: Request | None) -> Request | None:
 
 
 def _backup(reaches: Sequence[SearchableBackup], backup_id: str | None) -> SearchableBackup:
-    """Return the given backup, or the newest on whose line is searched."""
+    """Return the given backup, or the newest eligible one, whose timeline is searched."""
     if backup_id is None:
         eligible = [r for r in reaches if r.eligible]
         if eligible:
@@ -444,7 +441,7 @@ def _backup(reaches: Sequence[SearchableBackup], backup_id: str | None) -> Searc
     for reach in reaches:
         if reach.id == backup_id:
             return reach
-    raise BackupMissing(f"there is no backup {backup_id}", "zodb-vault list shows those there are")
+    raise BackupMissing(f"there is no backup {backup_id}", "zodb-vault list shows all backups")
 
 
 def _require_database(reaches: Sequence[SearchableBackup], database: str) -> None:
@@ -458,19 +455,19 @@ def _require_database(reaches: Sequence[SearchableBackup], database: str) -> Non
 def _missing(
     found: SearchResult, request: Request, gaps: Sequence[Gap], elsewhere: Sequence[Coverage]
 ) -> TargetMissing:
-    """Return the error that names what was asked for, why it is no target, and the nearest ones that are."""
+    """Return the error for a target that does not exist: the request, the reason, and the nearest targets."""
     if isinstance(request, ToTid):
         message, hint = _no_transaction(request, found, gaps)
     else:
         message, hint = _no_state(request, found)
     unordered = [cover.id for cover in found.covers if not cover.ordered]
     if unordered and not isinstance(request, ToTid):
-        message += f"; the TIDs of backup {unordered[0]} do not ascend, so a time does not name a state of it"
+        message += f"; the TIDs of backup {unordered[0]} do not ascend, so a time does not identify a state"
         hint = "choose a transaction with zodb-vault log and restore it with --tid"
     if elsewhere:
         named = ", ".join(f"{cover.id} ({cover.why_not})" for cover in elsewhere[:5])
-        message += f"; it stands only in {named}"
-        hint = f"to restore it from there all the same, give the id: {elsewhere[0].id}"
+        message += f"; it exists only in {named}"
+        hint = f"to restore it from there nevertheless, give the id: {elsewhere[0].id}"
     return TargetMissing(message, hint)
 
 
@@ -481,7 +478,7 @@ def _no_transaction(request: ToTid, found: SearchResult, gaps: Sequence[Gap]) ->
     above = [c.start for c in found.covers if c.start > request.tid] + [gap.next for gap in gaps if gap.next]
     sides = [f"the one before is {_spoken(max(below))}"] if below else []
     sides += [f"the one after is {_spoken(min(above))}"] if above else []
-    where = "in this backup" if found.explicit else "on the current line"
+    where = "in this backup" if found.explicit else "on the current timeline"
     nearest = ", ".join(sides) or "there is no valid target at all"
     return (
         f"transaction {_spoken(request.tid)} is not a valid target {where}: {nearest}",
@@ -490,7 +487,7 @@ def _no_transaction(request: ToTid, found: SearchResult, gaps: Sequence[Gap]) ->
 
 
 def _no_state(request: AtTimestamp | BeforeTid, found: SearchResult) -> tuple[str, str]:
-    """Return message and hint for a moment, or the moment before a TID, that no backup covers."""
+    """Return message and hint for a time, or the state before a TID, that no backup covers."""
     bound = _highest(request)
     wanted = (
         in_utc(request.moment)
@@ -500,7 +497,7 @@ def _no_state(request: AtTimestamp | BeforeTid, found: SearchResult) -> tuple[st
     covers = [cover for cover in found.covers if cover.ordered]
     if not covers:
         return (
-            f"{wanted} cannot be restored: no backup knows the times of its states",
+            f"{wanted} cannot be restored: no backup has TIDs that ascend, so times do not identify states",
             "zodb-vault list shows the backups",
         )
     below = max((c for c in covers if c.end_tid < bound), key=lambda c: c.end_tid, default=None)
@@ -511,11 +508,11 @@ def _no_state(request: AtTimestamp | BeforeTid, found: SearchResult) -> tuple[st
     if below is None:
         return (
             f"{wanted} cannot be restored: the earliest state that can is that of {earliest}",
-            "choose a later one",
+            "choose a later time",
         )
     latest = f"{in_utc(below.end)} (up to {below.top}, backup {below.id})"
     return (
-        f"{wanted} cannot be restored: the nearest moments that can are {latest} before and {earliest} "
+        f"{wanted} cannot be restored: the nearest times that can are {latest} before and {earliest} "
         "after it",
         "choose one of these",
     )

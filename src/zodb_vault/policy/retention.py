@@ -1,6 +1,6 @@
-"""Decide which backups stay and which go, each with its reasons.
+"""Decide which backups are kept and which are removed, each with its reasons.
 
-Tiers by promotion of the oldest, ages, counts, and what rules over all of them.
+The rules are tiers (daily, weekly, monthly), ages and counts. Some backups are protected from all rules.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..runtime import clock
 Tier = Literal["daily", "weekly", "monthly"]
 WEEK: Final = 7
 MONTH: Final = 28
-# Hosts that share a repository differ by seconds; more than this before us is the future.
+# The clocks of hosts that share a repository differ by seconds; a backup more than this ahead is in the future.
 AHEAD: Final = timedelta(minutes=1)
 SKEW: Final = timedelta(hours=1)
 
@@ -32,9 +32,9 @@ class ScheduledRetention(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OnDemandRetention(msgspec.Struct, frozen=True, kw_only=True):
-    """The ``newest`` on-demand backups stay for ever, the others for ``age``.
+    """The ``newest`` on-demand backups are kept forever, the others for ``age``.
 
-    ``limit`` is how many this keeps at all, the newest.
+    ``limit`` is the highest number that this rule keeps; the newest ones stay.
     """
 
     newest: int = 3
@@ -43,14 +43,14 @@ class OnDemandRetention(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SafetyRetention(msgspec.Struct, frozen=True, kw_only=True):
-    """How long backups made before a restore stay; ``limit`` is how many this keeps at all, the newest."""
+    """How long safety backups, made before a restore, are kept; ``limit`` is their highest number."""
 
     age: timedelta = timedelta(days=30)
     limit: int | None = None
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """What is kept, by what triggered a backup; calendar days are those of ``zone``."""
+    """The rules by what triggered a backup; calendar days are those of ``zone``."""
 
     scheduled: ScheduledRetention
     on_demand: OnDemandRetention
@@ -59,11 +59,10 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RetainedBackup(msgspec.Struct, frozen=True, kw_only=True):
-    """What the decision has to know of one backup.
+    """The facts of a backup that the decision needs.
 
-    ``in_use`` names who relies on it. ``failed`` is the level of a verification that found damage and was not
-    followed by one that found none. ``new_history``: it shares no transaction with the backups before it, and
-    nobody has accepted that.
+    ``in_use`` is the run that relies on it. ``failed`` is the level of a failed verification that no later one
+    cleared. ``new_history``: it shares no transaction with the backups before it, and no user accepted that.
     """
 
     id: str
@@ -78,21 +77,21 @@ class RetainedBackup(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def counts(self) -> bool:
-        """Tell whether it can fill a tier, and be the last one that must not go."""
+        """Return whether it can fill a tier, and be the newest one that must be kept."""
         return self.complete and self.whole and self.trigger != "safety"
 
 
 class RetentionReport(msgspec.Struct, frozen=True):
-    """What becomes of one backup, and why."""
+    """The reasons to keep or to remove one backup."""
 
     id: str
     reasons: list[str]
 
 
 class RetentionDecision(msgspec.Struct, frozen=True):
-    """What stays and what goes, newest first.
+    """The backups to keep and to remove, newest first.
 
-    ``withheld`` says why less goes than the rules alone would let go.
+    ``withheld`` are reasons why no backup is removed although the rules alone would remove some.
     """
 
     keep: list[RetentionReport]
@@ -105,7 +104,7 @@ def decide(
 ) -> RetentionDecision:
     """Decide for all backups of a site, which are given in any order.
 
-    ``store_now`` is what the clock of the repository says.
+    ``now`` is the time of this machine, ``store_now`` the time by the clock of the repository.
     """
     ordered = sorted(backups, key=lambda backup: backup.id)
     tiers, why_no_tier = _tiers(ordered, rules)
@@ -125,14 +124,17 @@ def decide(
 
 
 def keep_also(decision: RetentionDecision, other: RetentionDecision, why: str) -> RetentionDecision:
-    """Return a decision in which also those stay that another decision, over some of the backups, keeps."""
-    kept = {verdict.id: verdict for verdict in other.keep}
+    """Return a decision that also keeps what another decision, over some of the backups, keeps.
+
+    ``why`` is added to the reasons of the other decision.
+    """
+    kept = {report.id: report for report in other.keep}
     saved = [
         RetentionReport(one.id, [f"{reason} ({why})" for reason in kept[one.id].reasons])
         for one in decision.remove
         if one.id in kept
     ]
-    keep = sorted([*decision.keep, *saved], key=lambda verdict: verdict.id, reverse=True)
+    keep = sorted([*decision.keep, *saved], key=lambda report: report.id, reverse=True)
     return RetentionDecision(keep, [one for one in decision.remove if one.id not in kept], decision.withheld)
 
 
@@ -145,7 +147,7 @@ def tiers_of(backups: Sequence[RetainedBackup], rules: Rules) -> dict[str, Tier]
 
 
 def clock_problem(ordered: Sequence[RetainedBackup], now: datetime, store_now: datetime) -> str | None:
-    """Return why the age of backups is not to be trusted, None when it is; ``ordered`` by id."""
+    """Return why the ages of backups cannot be trusted, None when they can; ``ordered`` is sorted by id."""
     if abs(store_now - now) >= SKEW:
         return (
             f"the clock of the repository says {clock.iso(store_now)}, the one here {clock.iso(now)}: "
@@ -171,7 +173,7 @@ def clock_problem(ordered: Sequence[RetainedBackup], now: datetime, store_now: d
 
 
 def _failed_verification(ordered: Sequence[RetainedBackup]) -> str | None:
-    """Return why nothing goes when the newest backup, or the newest that counts, is known to be damaged."""
+    """Return why nothing is removed when the newest backup, or the newest that counts, is damaged."""
     newest = [*ordered[-1:], *[backup for backup in ordered if backup.counts][-1:]]
     failed = next((backup for backup in newest if backup.failed), None)
     return (
@@ -182,7 +184,7 @@ def _failed_verification(ordered: Sequence[RetainedBackup]) -> str | None:
 
 
 def _protecting(ordered: Sequence[RetainedBackup]) -> list[list[str]]:
-    """Return, for each backup, what keeps it whatever the rules say."""
+    """Return the reasons that protect each backup from all rules."""
     last = next((backup.id for backup in reversed(ordered) if backup.counts), "")
     history = next(
         (backup.id for backup in reversed(ordered) if backup.new_history and backup.trigger != "safety"), ""
@@ -200,7 +202,7 @@ def _protecting(ordered: Sequence[RetainedBackup]) -> list[list[str]]:
                 "--accept-history` would accept"
             )
         if backup.id == history and found:
-            # without it nothing would tell any more
+            # without this backup, no other would show that a new history began
             reasons.append("begins a new history that was not accepted")
         found.append(reasons)
     return found
@@ -209,7 +211,7 @@ def _protecting(ordered: Sequence[RetainedBackup]) -> list[list[str]]:
 def _wanted(
     ordered: Sequence[RetainedBackup], rules: Rules, tiers: dict[str, tuple[Tier, str]], now: datetime
 ) -> dict[str, list[str]]:
-    """Return what the rules keep each backup for."""
+    """Return the reasons for which the rules keep each backup."""
     reasons: dict[str, list[str]] = {backup.id: [] for backup in ordered}
     for backup_id, (_tier, reason) in tiers.items():
         reasons[backup_id].append(reason)
@@ -220,7 +222,7 @@ def _wanted(
         "safety": _young(
             [backup for backup in reversed(ordered) if backup.trigger == "safety"], rules.safety.age, now
         ),
-        # these fill no tier, and may be all there is while the site lacks something
+        # incomplete ones fill no tier, but may be the only backups while something of the site is missing
         "scheduled": _young(
             [b for b in reversed(ordered) if b.trigger == "scheduled" and not b.counts],
             rules.on_demand.age,
@@ -237,7 +239,7 @@ def _wanted(
 def _on_demand(
     newest_first: Sequence[RetainedBackup], rule: OnDemandRetention, now: datetime
 ) -> list[tuple[str, str]]:
-    # one that lacks something does not push out one that is whole
+    # an incomplete backup does not displace a complete one
     best = {backup.id for backup in [b for b in newest_first if b.counts][: rule.newest]} | {
         backup.id for backup in newest_first[: rule.newest]
     }
@@ -263,8 +265,8 @@ def _tiers(
 ) -> tuple[dict[str, tuple[Tier, str]], dict[str, str]]:
     """Return the tier of each backup with the reason, and for every other counted backup why it has none.
 
-    Nothing is remembered between two runs: what an earlier one removed had no place in the chains below, and
-    without it they are the same.
+    The tiers are computed from the existing backups alone. A backup that an earlier run removed had no tier, so
+    the result is the same without it.
     """
     limits = rules.scheduled
     firsts, lost = _first_of_day([backup for backup in ordered if backup.counts], rules.zone)
@@ -304,14 +306,14 @@ def _first_of_day(
 def _split(
     chosen: list[tuple[date, str]], count: int
 ) -> tuple[list[tuple[date, str]], list[tuple[date, str]]]:
-    """Return the older ones, which do not fit, and the newest ``count``."""
+    """Return the older ones, which do not fit into a tier, and the newest ``count``."""
     return chosen[: max(0, len(chosen) - count)], chosen[max(0, len(chosen) - count) :]
 
 
 def _apart(
     chosen: list[tuple[date, str]], days: int, tier: Tier
 ) -> tuple[list[tuple[date, str]], dict[str, str]]:
-    """Promote, oldest first, each that is at least so many calendar days after the one promoted before it."""
+    """Promote, oldest first, each backup that is at least ``days`` after the last one promoted."""
     promoted: list[tuple[date, str]] = []
     passed = {}
     for day, backup_id in chosen:
@@ -323,7 +325,7 @@ def _apart(
 
 
 def _why_not(backup: RetainedBackup, no_tier: str | None, rules: Rules) -> list[str]:
-    """Return why the rules let a backup go."""
+    """Return why the rules remove a backup."""
     reasons = [no_tier] if no_tier else []
     if backup.trigger == "on-demand":
         limit = f" or more than {rules.on_demand.limit}" if rules.on_demand.limit is not None else ""

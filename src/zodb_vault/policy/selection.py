@@ -18,7 +18,7 @@ NAMED = 5
 
 
 class SelectableBackup(msgspec.Struct, frozen=True):
-    """What choosing has to know of one backup; ``name`` is the newest such fact of its labels."""
+    """The facts of a backup that the selection needs; ``name`` is the newest name in its labels."""
 
     id: str
     name: str | None
@@ -28,16 +28,16 @@ class SelectableBackup(msgspec.Struct, frozen=True):
 
     @property
     def eligible(self) -> bool:
-        """Tell whether it can be ``latest``: complete, whole and not a safety backup."""
+        """Return whether it can be ``latest``: complete, whole and not a safety backup."""
         return self.status == "complete" and self.whole and self.trigger != "safety"
 
 
 def select(text: str, backups: Sequence[SelectableBackup]) -> str:
-    """Return the id of the one backup that ``text`` means; ``backups`` are those of the site, in any order.
+    """Return the id of the backup that ``text`` means; ``backups`` are all backups of the site, in any order.
 
     ``latest`` is always the newest eligible one. Otherwise an id wins over a name, and a name over a prefix
-    of an id. Raise UsageError, naming the candidates, when several match; BackupMissing, with the nearest or
-    newest, when none does.
+    of an id. Raise UsageError with the candidates when several match, BackupMissing with the nearest or newest
+    one when none matches.
     """
     if not text.strip():
         raise UsageError("the ID is empty", "give an id, the beginning of one, a name, or latest")
@@ -63,7 +63,7 @@ def _latest(backups: Sequence[SelectableBackup]) -> str:
     newest = max(backups, key=lambda b: b.id)
     raise BackupMissing(
         f"there is no latest backup: none of {len(backups)} is complete, whole and not a safety backup",
-        f"the newest of any kind is {_spoken(newest)}; give its id to use it all the same",
+        f"the newest of any kind is {_spoken(newest)}; to use it nevertheless, give its id",
     )
 
 

@@ -1,4 +1,4 @@
-"""Decide which instant a text on the command line means, or refuse to guess."""
+"""Decide which time a text on the command line means, or refuse an ambiguous one."""
 
 from __future__ import annotations
 
@@ -41,24 +41,24 @@ def parse_timestamp(text: str, local_zone: tzinfo) -> datetime:
     try:
         found = _read(match, local_zone)
     except (ValueError, OverflowError) as error:
-        raise UsageError(f"{wanted!r} is no moment: {error}", EXAMPLE) from error
+        raise UsageError(f"{wanted!r} is not a valid time: {error}", EXAMPLE) from error
     if not FIRST_YEAR <= found.year <= LAST_YEAR:
         raise UsageError(
-            f"{wanted!r} is no moment of a database: its times run from {FIRST_YEAR} to {LAST_YEAR}", EXAMPLE
+            f"{wanted!r} is not a time of a database: those are from {FIRST_YEAR} to {LAST_YEAR}", EXAMPLE
         )
     return found
 
 
-def in_utc(moment: datetime) -> str:
-    """Return the moment as ISO 8601 in UTC with ``Z``; ``parse_moment`` gives the same moment back."""
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+def in_utc(timestamp: datetime) -> str:
+    """Return a time as ISO 8601 in UTC with ``Z``; ``parse_timestamp`` reads it back unchanged."""
+    return timestamp.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _no_timestamp(text: str) -> UsageError:
     if DAY.fullmatch(text) is None or not _is_day(text):
-        return UsageError(f"{text!r} is no moment", EXAMPLE)
+        return UsageError(f"{text!r} is not a valid time", EXAMPLE)
     return UsageError(
-        f"{text!r} is a day, not a moment: its start and its end are different states",
+        f"{text!r} is a day without a time: its start and its end are different states",
         f"write {text}T00:00 for its start, {text}T23:59:59.999999 for its end, or any time between",
     )
 
@@ -72,7 +72,7 @@ def _is_day(text: str) -> bool:
 
 
 def _read(match: re.Match[str], local_zone: tzinfo) -> datetime:
-    """Return the instant in UTC; raise ValueError or OverflowError when a field is out of range."""
+    """Return the time in UTC; raise ValueError or OverflowError when a field is out of range."""
     numbers = [int(match[field] or 0) for field in ("year", "month", "day", "hour", "minute", "second")]
     year, month, day, hour, minute, second = numbers
     microsecond = int((match["fraction"] or "").ljust(6, "0"))
@@ -94,7 +94,7 @@ def _zone(text: str) -> timezone:
 
 
 def _only_meaning(text: str, local: datetime) -> datetime:
-    """Return the one instant of a local time.
+    """Return the only time that a local time means.
 
     Raise UsageError when the clocks skipped it or showed it twice.
     """
@@ -105,6 +105,6 @@ def _only_meaning(text: str, local: datetime) -> datetime:
     why = "the clocks showed it twice" if first < second else "the clocks skipped it"
     early, late = sorted((first, second))
     raise UsageError(
-        f"{text!r} is not one moment in local time: {why}; it could mean {in_utc(early)} or {in_utc(late)}",
-        f"write the moment in UTC: {in_utc(early)} or {in_utc(late)}",
+        f"{text!r} is not a unique local time: {why}; it could mean {in_utc(early)} or {in_utc(late)}",
+        f"write the time in UTC: {in_utc(early)} or {in_utc(late)}",
     )

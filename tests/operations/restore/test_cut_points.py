@@ -217,5 +217,5 @@ def test_databases_that_were_put_back_together_go_on_together(
     assert made.reason.code == "diverged" and len(made.timeline) == 2
     assert agree(copied.restored(request=ToTid(str(made.databases[0].last_tid)))) == 4
     assert agree(copied.restored(request=ToTid(hexed(third[1].tid)))) == 3
-    with pytest.raises(TargetMissing, match="on an abandoned line"):
+    with pytest.raises(TargetMissing, match="on an abandoned timeline"):
         found(copied, ToTid(hexed(next(one.tid for one in known if one.shared == 5))))

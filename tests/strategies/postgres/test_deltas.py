@@ -382,7 +382,7 @@ def stored_whole(vault: RelVault) -> dict[str, Any]:
         ),
         (
             "INSERT INTO object_state SELECT 99999, tid, 0, md5, state_size, state FROM object_state LIMIT 1",
-            "rows came into public.object_state",
+            "were added to public.object_state",
         ),
         ("SELECT lo_unlink(chunk) FROM blob_chunk LIMIT 1", None),
     ],
@@ -693,7 +693,7 @@ def test_tids_of_the_past_and_columns_of_others(make_pgjsonb: Make) -> None:
     made = backed_up(vault)
     assert (
         made["how"] == "full"
-        and "rows came into public.transaction_log with TIDs of the past" in made["reason"]["text"]
+        and "rows with TIDs in the past were added to public.transaction_log" in made["reason"]["text"]
     )
     execute(vault.login, "ALTER TABLE object_state ADD COLUMN idx jsonb")
     assert "definitions" in backed_up(vault)["reason"]["text"]

@@ -88,7 +88,7 @@ class TransactionsSurvey(SqlSurvey):
 
     def decide(self) -> Decision:
         """Return how this backup is made, and why."""
-        return decide_delta(self._facts(super().decide()))
+        return decide_delta(self._facts(self.continuity()))
 
     def _facts(self, dumped: Decision) -> DeltaFacts:
         previous, changes = self.previous, self.changes

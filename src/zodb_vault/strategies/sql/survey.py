@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...model.capture import PreviousBackup
-from ...policy.continuity import Decision, DumpFacts, decide_dump
+from ...policy.continuity import Decision, DumpFacts, decide_dump, with_full_dump
 from ...runtime.progress import Progress
 from ..base import Checkpointer, Sink, SurveyContext
 from .capture import SqlCapture, Surveyed
@@ -55,6 +55,10 @@ class SqlSurvey:
 
     def decide(self) -> Decision:
         """Return how this backup is made, and why."""
+        return with_full_dump(self.continuity())
+
+    def continuity(self) -> Decision:
+        """Return whether the database continues the previous backup, and why."""
         entry = self.previous.entry if self.previous else None
         compared = self._compared()
         return decide_dump(

@@ -71,7 +71,7 @@ class MsgpackSurvey:
 
     def _reason(self, continues: bool, common: str | None) -> Reason:
         if self._forced:
-            return Reason("forced", "A full backup was asked for.")
+            return Reason("forced", "A full backup was requested.")
         if self._previous is None:
             return Reason("first", "There is no backup yet that this one could continue.")
         new = len(self._names) - len(self._known)
