@@ -702,7 +702,7 @@ def test_a_copy_for_others_that_can_never_be_made_here_is_refused_before_the_bac
         ('[{location = "s3://x/y", s3 = 3}]', "has to be a table"),
         ('[{location = "/x", recipient = "y"}]', "did you mean recipients?"),
         ('[{location = "/x", recipients = 3}]', "has to be a list of texts"),
-        ('[{location = "/x", recipients = ["AGE-SECRET-KEY-1HUNTER2"]}]', "holds a private key"),
+        ('[{location = "/x", recipients = ["AGE-SECRET-KEY-1HUNTER2"]}]', "contains a private key"),
         ("[3]", "has to be a text"),
     ],
 )

@@ -86,7 +86,7 @@ def test_policies_of_the_configuration(vault: Vault, calendar: Calendar) -> None
     config.write_text(text.replace("[site.a]", '[site.default]\nretention = "shirt"'))
     wrong = vault.bare(*options, "prune")
     assert wrong.status == 2
-    assert "site.default.retention names no policy, did you mean short?" in wrong.err
+    assert "site.default.retention is not the name of a policy, did you mean short?" in wrong.err
 
 
 def without_change(vault: Vault, *arguments: object) -> Outcome:

@@ -104,7 +104,7 @@ def test_damage_in_the_bucket_is_found(remote: Remote) -> None:
         ("ZODB_VAULT_REPOSITORY", "s3://no-such-bucket-anywhere/x", 1, "make the bucket"),
         ("ZODB_VAULT_REPOSITORY", "s3://bucket/with blanks", 2, "write s3://bucket/prefix"),
         ("ZODB_VAULT_REPOSITORY_S3_ENDPOINT", "ftp://127.0.0.1", 2, "has to be a URL"),
-        ("ZODB_VAULT_REPOSITORY_S3_ENDPOINT", "http://user:hunter2@127.0.0.1", 2, "holds credentials"),
+        ("ZODB_VAULT_REPOSITORY_S3_ENDPOINT", "http://user:hunter2@127.0.0.1", 2, "contains credentials"),
         ("ZODB_VAULT_REPOSITORY_S3_ADDRESSING_STYLE", "paths", 2, "one of auto, path, virtual"),
         ("ZODB_VAULT_REPOSITORY_S3_OBJECT_LOCK", "compliance", 2, "both object_lock and object_lock_for"),
         ("ZODB_VAULT_REPOSITORY_S3_PROFILE", "nobody", 1, "check"),

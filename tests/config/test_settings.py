@@ -163,18 +163,18 @@ timezone = "Mars/Base"
     expected = {
         f"{file}repositry is not known, did you mean repository?",
         f"{file}repository.locaton is not known, did you mean location?",
-        f"{file}repository.location has to be a text in quotes",
+        f"{file}repository.location has to be a string in quotes",
         (
             f"{file}site.Plone has to begin with a small letter or digit, then up to 62 of these, dots, "
             "dashes and underscores"
         ),
         f"{file}site.two.zope_config is not known, did you mean zope_conf?",
-        f"{file}site.two has to say exactly one of zope_conf, zeo_conf and data_fs, it says none",
+        f"{file}site.two has to have exactly one of zope_conf, zeo_conf and data_fs, it has none",
         (
-            f"{file}site.three has to say exactly one of zope_conf, zeo_conf and data_fs, it says zope_conf "
+            f"{file}site.three has to have exactly one of zope_conf, zeo_conf and data_fs, it has zope_conf "
             "and zeo_conf"
         ),
-        f"{file}site.three.blob_dir goes with data_fs only, a zope_conf or zeo_conf says it itself",
+        f"{file}site.three.blob_dir belongs to data_fs; zope_conf and zeo_conf contain it themselves",
         (
             f"{file}retention.grace is not a length of time: must be a whole number and a unit: s, m, h, d "
             "or w, such as 72h or 30d"

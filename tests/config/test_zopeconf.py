@@ -574,20 +574,20 @@ def test_blobs_from_before_the_bucket_are_a_warning(tmp_path: Path) -> None:
         ("<before>\nbefore now\n<filestorage>\npath /b\n</filestorage>\n</before>", ["one moment"]),
         ("<beforestorage>\n<filestorage>\npath /b\n</filestorage>\n</beforestorage>", ["one moment"]),
         ("<oddstorage>\n</oddstorage>", ["<oddstorage>", "does not know"]),
-        ("<filestorage>\n</filestorage>", ["says no path"]),
+        ("<filestorage>\n</filestorage>", ["has no path"]),
         ("<filestorage>\npath /a\npath /b\n</filestorage>", ["given twice"]),
-        ("<zeoclient>\n</zeoclient>", ["says no server"]),
+        ("<zeoclient>\n</zeoclient>", ["has no server"]),
         ("<relstorage>\n</relstorage>", ["<postgresql>", "<oracle>"]),
         ("<relstorage>\n<mssql/>\n</relstorage>", ["<mssql>"]),
-        ("<relstorage>\n<sqlite3/>\n</relstorage>", ["says no data-dir"]),
+        ("<relstorage>\n<sqlite3/>\n</relstorage>", ["has no data-dir"]),
         (
             "<relstorage>\nshared-blob-dir perhaps\n<postgresql/>\n</relstorage>",
             ["shared-blob-dir", "on or off", "line 4"],
         ),
-        ("<pgjsonb>\n</pgjsonb>", ["says no dsn"]),
+        ("<pgjsonb>\n</pgjsonb>", ["has no dsn"]),
         (
             "<s3blobstorage>\ncache-dir /c\n<filestorage>\npath /a\n</filestorage>\n</s3blobstorage>",
-            ["says no bucket-name"],
+            ["has no bucket-name"],
         ),
         ("<zlibstorage>\n</zlibstorage>", ["holds no storages"]),
         (
@@ -635,7 +635,7 @@ def test_all_problems_of_all_databases_are_reported_at_once(tmp_path: Path) -> N
 def test_names_must_differ(tmp_path: Path) -> None:
     one = "<zodb_db Main>\n<filestorage>\npath /a\n</filestorage>\n</zodb_db>\n"
     with pytest.raises(
-        ConfigurationError, match=r"line 7: a second database is called 'main', the first stands in .* line 2"
+        ConfigurationError, match=r"line 7: a second database is called 'main', the first one is in .* line 2"
     ):
         read_site(write(tmp_path / "z", one + one.replace("Main", "main")), "plone", {})
 

@@ -1,1 +1,1 @@
-"""What blob directories and packs of blobs look like."""
+"""The formats of blob directories and of packs of blobs."""

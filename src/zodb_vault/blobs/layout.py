@@ -1,4 +1,4 @@
-"""Where a blob directory keeps the file of an (OID, TID). Source: the layouts of ZODB/blob.py of ZODB 6."""
+"""The path of an (OID, TID) in a blob directory. Source: the layouts in ZODB/blob.py of ZODB 6."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def lawn(oid: bytes, tid: bytes) -> str:
 
 
 def _short(raw: bytes) -> str:
-    """Return an id as ZODB writes it in names: without leading zero bytes."""
+    """Return an id as ZODB writes it in file names: without leading zero bytes."""
     return f"0x{raw.lstrip(bytes(1)).hex() or '00'}"
 
 
@@ -34,10 +34,10 @@ LAYOUTS: Final[dict[str, PathOf]] = {"bushy": bushy, "lawn": lawn}
 
 
 def detect(blob_dir: Path) -> str:
-    """Return the layout of an existing blob directory; reads only.
+    """Return the layout of an existing blob directory, without changing it.
 
-    Without a marker a used directory is a lawn, an empty one bushy, as ZODB decides it.
-    Raise ConfigurationError for a cache, for an unknown layout and for what is not a directory.
+    Without a marker, a directory with blobs is a lawn and an empty one is bushy; ZODB decides in the same way.
+    Raise ConfigurationError for a cache, for an unknown layout and for a path that is no directory.
     """
     if not blob_dir.is_dir():
         what = "is not a directory" if blob_dir.exists() else "does not exist"
@@ -50,12 +50,12 @@ def detect(blob_dir: Path) -> str:
         name = "lawn" if _used(blob_dir) else "bushy"
     if name == CACHE:
         raise ConfigurationError(
-            [f"{blob_dir} is a blob cache (its {MARKER} says {CACHE}): it does not hold all blobs"],
-            "name the authoritative blob directory of the storage or of the ZEO server",
+            [f"{blob_dir} is a blob cache (its {MARKER} says {CACHE}): it does not contain all blobs"],
+            "use the blob directory of the storage or of the ZEO server, which contains all blobs",
         )
     if name not in LAYOUTS:
         raise ConfigurationError(
-            [f"{blob_dir} has the unknown layout {name!r}"], f"known are {' and '.join(LAYOUTS)}"
+            [f"{blob_dir} has the unknown layout {name!r}"], f"the known layouts are {' and '.join(LAYOUTS)}"
         )
     return name
 

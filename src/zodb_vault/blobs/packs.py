@@ -1,9 +1,7 @@
-"""Packs.
+"""Packs: tar files of blobs, with an index of the offset of each blob.
 
-Tars of blobs whose members are named as in a bushy blob directory, with an index of where each begins.
-
-The tar is plain ustar, so ``tar -x`` makes a blob directory of it. Header layout: POSIX.1-1988 (ustar);
-sizes from 8 GiB on are in base 256, as GNU tar writes and reads them.
+A member has the same path as in a bushy blob directory, so ``tar -x`` of a pack makes a blob directory. The
+header format is POSIX.1-1988 (ustar). Sizes from 8 GiB on are in base 256, as in GNU tar.
 """
 
 from __future__ import annotations
@@ -56,19 +54,19 @@ def _length(size: int) -> bytes:
 
 
 def padding(size: int) -> bytes:
-    """Return what fills the last block of a member."""
+    """Return the zero bytes that fill the last block of a member."""
     return bytes(-size % BLOCK)
 
 
 def member_length(size: int) -> int:
-    """Return how many bytes of a tar a member takes."""
+    """Return the bytes that a member takes in a tar, with header and padding."""
     return BLOCK + size + -size % BLOCK
 
 
 class PackWriter:
-    """Writes members to ``write`` one after the other.
+    """Writes the members of a pack, one after the other, by calling ``write``.
 
-    ``members`` describes them, ``offset`` is the length so far.
+    ``members`` are those written so far, ``offset`` is the length of the tar so far.
     """
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
@@ -77,7 +75,7 @@ class PackWriter:
         self.members: list[Member] = []
 
     def add(self, oid: bytes, tid: bytes, size: int, mtime: int, chunks: Iterable[bytes]) -> Member:
-        """Append a blob of ``size`` bytes and return its line of the index.
+        """Append a blob of ``size`` bytes and return its entry in the index.
 
         Raise SourceChanged when the chunks have another length.
         """
@@ -109,7 +107,8 @@ def read_members(
 ) -> Iterator[tuple[Member, Iterator[memoryview]]]:
     """Yield each wanted member with its content, in one pass over the chunks of the tar.
 
-    The content has to be consumed before the next member is asked for. A short tar ends the content early.
+    Read all content of a member before the next member. If the tar is too short, the content ends early. Raise
+    Damage when the tar does not have a member at the offset in the index.
     """
     source = _Cursor(iter(chunks))
     for member in index:
@@ -124,11 +123,11 @@ def _require_header(block: bytes, member: Member) -> None:
     name, size = block[:100].rstrip(b"\0").decode("ascii", "replace"), block[124:136]
     expected = bushy(bytes.fromhex(member.oid[2:]), bytes.fromhex(member.tid[2:]))
     if name != expected or size != _length(member.size):
-        raise Damage(f"the pack has no blob {expected} at offset {member.offset}, where its index says")
+        raise Damage(f"the pack has no blob {expected} at offset {member.offset}, as its index says")
 
 
 class _Cursor:
-    """A position in a stream of chunks; gives views of them, since small blobs share a chunk."""
+    """A position in a stream of chunks. It returns views without copying, because small blobs share a chunk."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
@@ -149,7 +148,7 @@ class _Cursor:
             yield piece
 
     def drain(self) -> None:
-        # the digest of the stored bytes is checked at their end only
+        # read to the end: the digest of the stored bytes is checked only there
         while self._next():
             pass
 
@@ -170,5 +169,5 @@ def member_key(member: Member) -> bytes:
 
 
 def member_ref(member: Member) -> BlobRef:
-    """Return the blob revision that a member is."""
+    """Return the blob revision of a member."""
     return BlobRef(tids.from_hex(member.oid), tids.from_hex(member.tid), True)

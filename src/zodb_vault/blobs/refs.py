@@ -17,15 +17,14 @@ FETCH: Final = 1000
 
 
 class BlobSet:
-    """Blob revisions that are asked for, and for each whether a pack has it.
+    """Blob revisions that a storage references, and for each whether a pack contains it.
 
-    Kept in a private temporary database.
+    They are in a private temporary database.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        # the empty name: a temporary file that SQLite itself removes and that is used only when the cache is
-        # full
+        # With the empty name, SQLite makes a temporary file when the cache is full, and removes it itself.
         self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         self._db.execute("PRAGMA journal_mode = OFF")
@@ -35,11 +34,11 @@ class BlobSet:
         )
 
     def close(self) -> None:
-        """Free everything."""
+        """Close the database and remove its file."""
         self._db.close()
 
     def add(self, refs: Iterable[BlobRef]) -> None:
-        """Ask for these revisions; one that is asked for twice counts once."""
+        """Add referenced revisions; a revision that is added twice counts once."""
         rows = [(oid + tid, sure) for oid, tid, sure in refs]
         with self._lock:
             self._db.execute("BEGIN")
@@ -50,28 +49,28 @@ class BlobSet:
             self._db.execute("COMMIT")
 
     def mark_present(self, keys: Iterable[bytes]) -> None:
-        """Note that a pack has these (OID + TID); those that nobody asked for are ignored."""
+        """Note that a pack contains these keys (OID + TID); unreferenced keys are ignored."""
         with self._lock:
             self._db.execute("BEGIN")
             self._db.executemany("UPDATE ref SET present = 1 WHERE key = ?", [(key,) for key in keys])
             self._db.execute("COMMIT")
 
     def referenced(self, keys: Iterable[bytes]) -> set[bytes]:
-        """Return which of these keys (OID + TID) are asked for."""
+        """Return which of these keys (OID + TID) are referenced."""
         with self._lock:
-            ask = self._db.cursor().execute
+            query = self._db.cursor().execute
             return {
-                key for key in keys if ask("SELECT 1 FROM ref WHERE key = ?", (key,)).fetchone() is not None
+                key for key in keys if query("SELECT 1 FROM ref WHERE key = ?", (key,)).fetchone() is not None
             }
 
     def take_missing(self, keys: Iterable[bytes]) -> set[bytes]:
-        """Return which of these keys (OID + TID) are missing, and note that they no longer are."""
+        """Return which of these keys (OID + TID) are referenced and missing, and mark them as present."""
         with self._lock:
-            ask = self._db.cursor().execute
+            query = self._db.cursor().execute
             found = {
                 key
                 for key in keys
-                if ask("SELECT 1 FROM ref WHERE key = ? AND present = 0", (key,)).fetchone() is not None
+                if query("SELECT 1 FROM ref WHERE key = ? AND present = 0", (key,)).fetchone() is not None
             }
         self.mark_present(found)
         return found
@@ -85,9 +84,9 @@ class BlobSet:
             return int(self._db.execute("SELECT count(*) FROM ref").fetchone()[0])
 
     def missing(self) -> Iterator[BlobRef]:
-        """Yield the revisions that no pack has, ordered by OID and TID.
+        """Yield the revisions that no pack contains, ordered by OID and TID.
 
-        Several threads may consume it, also while packs are marked present.
+        Several threads may iterate, also while keys are marked as present.
         """
         last = b""
         while rows := self._after(last, "present = 0"):
@@ -96,7 +95,7 @@ class BlobSet:
             last = rows[-1][0]
 
     def all(self) -> Iterator[BlobRef]:
-        """Yield all revisions by OID and TID."""
+        """Yield all revisions, ordered by OID and TID."""
         last = b""
         while rows := self._after(last, "1"):
             for key, sure in rows:

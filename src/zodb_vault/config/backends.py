@@ -1,11 +1,9 @@
 """Find the backend of a storage section, or of a database in a backup.
 
-Ours in a table, others by their entry points.
-
-An entry point of the group ``zodb_vault.backends`` has the type of a section in lower case as its name, and a
-backend as its object. A backend whose own name is not the type of its section is registered under both. Ours
-are registered in the same way, but reading all entry points of an environment takes tens of milliseconds, so
-the table is looked at first.
+Backends are registered as entry points of the group ``zodb_vault.backends``. The name of an entry point is the
+type of a section in lower case, its object is the backend. A backend whose own name is not the type of its
+section is registered under both names. Our own backends are registered in the same way, but also listed in a
+table, which is read first: reading all entry points of an environment takes tens of milliseconds.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from typing import Final, NamedTuple
 from ..errors import ConfigurationError
 
 ENTRY_POINTS: Final = "zodb_vault.backends"
-# The section that ``--data-fs`` stands for; the mirrors of the portable method are such storages too.
+# The section type of ``--data-fs``, and of the mirrors of the portable method.
 DATA_FS: Final = "filestorage"
 OURS: Final[Mapping[str, str]] = {
     "filestorage": "zodb_vault.strategies.filestorage.backend:BACKEND",
@@ -31,7 +29,7 @@ OURS: Final[Mapping[str, str]] = {
 
 
 class Registered(NamedTuple):
-    """The object of an entry point, and ``source``, the ``module:attribute`` that it was imported from."""
+    """The object of an entry point; ``source`` is the ``module:attribute`` that it was imported from."""
 
     source: str
     backend: object
@@ -39,9 +37,9 @@ class Registered(NamedTuple):
 
 
 def find_backend(name: str) -> Registered | None:
-    """Return what is registered under a section type or the name of a backend.
+    """Return the backend that is registered under a section type or its own name, None without one.
 
-    Raise ConfigurationError when that cannot be imported.
+    Raise ConfigurationError when it cannot be imported.
     """
     if source := OURS.get(name):
         module, _, attribute = source.partition(":")
@@ -51,7 +49,7 @@ def find_backend(name: str) -> Registered | None:
 
 @cache
 def find_other(name: str) -> Registered | None:
-    """Return what another package registers."""
+    """Return the backend that another package registers under a name, None without one."""
     from importlib.metadata import entry_points
 
     for entry in entry_points(group=ENTRY_POINTS, name=name):

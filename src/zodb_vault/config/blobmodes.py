@@ -1,9 +1,9 @@
-"""Decide where the blobs of a database live, and whether the directory agrees with the configuration.
+"""Decide where the blobs of a database are, and whether the blob directory agrees with the configuration.
 
-The marker file ``.layout`` is the second opinion: ``bushy`` and ``lawn`` hold all blobs, ``zeocache`` is a
-cache, also of RelStorage. To copy a cache as if it were everything, or to pass by a directory that is
-everything, loses blobs, so there the two have to agree; any other difference is a warning. Directories are
-read, never written.
+The marker file ``.layout`` in the directory is the second source: ``bushy`` and ``lawn`` contain all blobs,
+``zeocache`` is a cache, also of RelStorage. A cache that is copied as if it were complete loses blobs, and so
+does a complete directory that is skipped. In these cases it is an error if the two sources disagree; any other
+difference is a warning. Directories are read, never written.
 """
 
 from __future__ import annotations
@@ -27,15 +27,14 @@ def directory_mode(section: Section, blob_dir: str | None) -> tuple[BlobMode, li
 
 
 def shared_or(elsewhere: BlobMode, section: Section, blob_dir: str | None) -> tuple[BlobMode, list[str]]:
-    """Return the blob mode of a storage with the key ``shared-blob-dir``, which is off by default.
+    """Return the blob mode of a storage with the key ``shared-blob-dir``, and warnings.
 
-    When it is off, the blobs are ``elsewhere``.
-
-    Raise ConfigurationError when the directory says otherwise.
+    The key is off by default; then the mode is ``elsewhere``. Raise ConfigurationError when the directory
+    contradicts the key.
     """
     shared = section.flag("shared-blob-dir", default=False)
     if blob_dir is None:
-        warnings = [f"shared-blob-dir of {section.label} is on, but it says no blob-dir"] if shared else []
+        warnings = [f"shared-blob-dir of {section.label} is on, but it has no blob-dir"] if shared else []
         return elsewhere, warnings
     if shared:
         return "directory", authoritative(section, "blob-dir", blob_dir)
@@ -43,7 +42,7 @@ def shared_or(elsewhere: BlobMode, section: Section, blob_dir: str | None) -> tu
 
 
 def authoritative(section: Section, key: str, blob_dir: str) -> list[str]:
-    """Return warnings about a directory that should hold all blobs.
+    """Return warnings about a directory that should contain all blobs.
 
     Raise ConfigurationError when it is a cache.
     """
@@ -53,8 +52,8 @@ def authoritative(section: Section, key: str, blob_dir: str) -> list[str]:
             f"{section.label} keeps its blobs in {blob_dir}, but {MARKER} there says {CACHE}: a cache "
             "does not hold all blobs",
             key,
-            "name the directory that holds all blobs: the server's with shared-blob-dir on; or set "
-            "shared-blob-dir off when this is a cache",
+            "set blob-dir to the directory that contains all blobs, the one of the server with "
+            "shared-blob-dir on; if this is a cache, set shared-blob-dir off",
         )
     return _doubts(name, blob_dir)
 
@@ -68,10 +67,9 @@ def cache(section: Section, blob_dir: str) -> list[str]:
     if name in LAYOUTS:
         raise section.error(
             f"{section.label} uses {blob_dir} as a cache (shared-blob-dir off), but {MARKER} there says "
-            f"{name}: "
-            "it holds blobs that may be nowhere else, and none of them would be copied",
+            f"{name}: it holds blobs that may be nowhere else, and none of them would be copied",
             "shared-blob-dir" if section.texts("shared-blob-dir") else "blob-dir",
-            "set shared-blob-dir on when it is the server's directory, else name another directory for "
+            "set shared-blob-dir on if it is the directory of the server, otherwise use another directory for "
             "the cache",
         )
     return [] if name is None else _doubts(name, blob_dir)
@@ -80,7 +78,7 @@ def cache(section: Section, blob_dir: str) -> list[str]:
 def foreign_cache(section: Section, key: str, directory: str | None) -> list[str]:
     """Return warnings about a cache of objects in S3 that looks like a blob directory.
 
-    What is in S3 rules there.
+    It is no error, because the blobs are read from S3.
     """
     name = layout_name(directory) if directory else None
     if name not in LAYOUTS:
@@ -103,11 +101,9 @@ def on_local_disk(section: Section, blob_dir: str) -> list[str]:
 
 
 def layout_name(blob_dir: str) -> str | None:
-    """Return the layout that a directory is marked with, or looks like without a mark.
+    """Return the layout of a directory: that of its marker, or what it looks like without one.
 
-    None for an empty, new or missing one.
-
-    What cannot be read is returned as an empty name.
+    None for an empty or missing directory, an empty name when it cannot be read.
     """
     path = Path(blob_dir)
     try:
@@ -120,7 +116,7 @@ def layout_name(blob_dir: str) -> str | None:
 
 
 def _unmarked(path: Path) -> str | None:
-    """Return ``lawn`` for what ZODB before 3.9 left without a marker: directories named by OID."""
+    """Return ``lawn`` for directories named by OID, which ZODB before 3.9 wrote without a marker."""
     try:
         return "lawn" if any(entry.name.startswith("0x") for entry in path.iterdir()) else None
     except (FileNotFoundError, NotADirectoryError):
@@ -142,4 +138,4 @@ def _doubts(name: str | None, blob_dir: str) -> list[str]:
         return [f"{MARKER} of the blob directory {blob_dir} cannot be read"]
     if name is None or name in LAYOUTS or name == CACHE:
         return []
-    return [f"{MARKER} of the blob directory {blob_dir} names a layout that is not known"]
+    return [f"{MARKER} of the blob directory {blob_dir} names an unknown layout"]

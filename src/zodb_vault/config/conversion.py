@@ -1,4 +1,4 @@
-"""How a storage section is rewritten when another program opens the storage to copy it."""
+"""How a storage section is changed before another program opens the storage to copy it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import NamedTuple
 class Conversion(NamedTuple):
     """What to change in a storage section before another program opens it.
 
-    ``packages`` are the packages to ``%import`` for its type and for those of the sections in it, None where
-    ZODB knows the type; a type that is missing here needs whatever the configuration of the site imports.
-    ``read_only``: it takes ``read-only true``. ``dropped`` keys are left out for zodb-convert: they belong to
-    the process of the site, or would empty the storage. ``not_copied`` are left out in addition when
-    zodb-vault opens the storage itself, and ``added`` is written then.
+    ``packages`` are the packages to ``%import`` for its type and the types of the sections in it, None where
+    ZODB defines the type. A type without an entry needs all imports of the configuration of the site.
+    ``read_only``: the section has the key ``read-only``. The keys in ``dropped`` are left out for zodb-convert:
+    they belong to the process of the site, or would empty the storage. When zodb-vault opens the storage
+    itself, the keys in ``not_copied`` are left out, too, and ``added`` is written.
     """
 
     packages: Mapping[str, str | None] = {}

@@ -1,10 +1,9 @@
-"""Write the configurations of zodb-convert for a database: from a site into a FileStorage, or back.
+"""Write configurations that copy a database: those of zodb-convert, and that of the portable method.
 
-And the one a storage is copied with.
-
-The site's storage is taken from its configuration section by section, wrappers with it; only what one of the
-two roles cannot have is changed. The files around the storages are ``convert-export.conf`` and
-``convert-import.conf`` beside this module.
+zodb-convert copies from the site into a FileStorage, or back. The storage of the site is taken from its
+configuration section by section, with its wrappers. Only options that a source or a destination cannot have are
+changed. The templates around the storages are ``convert-export.conf`` and ``convert-import.conf`` beside this
+module.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from .zopeconf import read_storages
 
 Direction = Literal["export", "import"]
 
-# The sections that wrap a storage; what is special about a storage itself its backend says.
+# The sections that wrap a storage. The backend of a storage has the conversion of its own section.
 WRAPPERS: Mapping[str, Conversion] = {
     "blobstorage": Conversion(packages={"blobstorage": None}),
     "s3blobstorage": Conversion(
@@ -34,18 +33,18 @@ WRAPPERS: Mapping[str, Conversion] = {
     "serverzlibstorage": Conversion(packages={"serverzlibstorage": "zc.zlibstorage"}),
     "zlibstorage": Conversion(packages={"zlibstorage": "zc.zlibstorage"}),
 }
-# What says where blobs are cached: a matter of the site, not of the program that copies it.
+# The options of a blob cache: they belong to the site, not to the program that copies it.
 CACHED = {"blob-cache-size", "blob-cache-size-check", "blob-dir", "shared-blob-dir"}
 REFUSES_S3 = (
-    "zodb-convert 1.0.0b12 refuses <s3blobstorage> as a source (it does not say that it can be iterated)"
+    "zodb-convert 1.0.0b12 refuses <s3blobstorage> as a source, because it does not provide IStorageIteration"
 )
 NEW_TIDS = (
     "<s3blobstorage> as a destination gives every transaction a new TID: backups of the source do not "
     "continue in it"
 )
 COMPRESSED = (
-    "<serverzlibstorage> hands records on as they are: the copy is compressed, what opens it needs "
-    "<zlibstorage> around it"
+    "<serverzlibstorage> returns records unchanged: the copy is compressed, so open it with <zlibstorage> "
+    "around it"
 )
 ONLY_CURRENT = (
     "a RelStorage without history has only the current revision of each object, without users and "
@@ -54,7 +53,7 @@ ONLY_CURRENT = (
 
 
 class ConvertConf(NamedTuple):
-    """The text of a configuration, secrets included, and what has to be known before it is used."""
+    """The text of a configuration, secrets included, and warnings for the user."""
 
     text: str
     warnings: list[str]
@@ -70,7 +69,7 @@ def convert_conf(
 ) -> ConvertConf:
     """Return the configuration that copies a database into the FileStorage of a directory, or back.
 
-    Raise ConfigurationError for what ZConfig could not read back.
+    Raise ConfigurationError for values that ZConfig could not read back.
     """
     section, around, imported = _storage(site, database, environment, cwd)
     reads = direction == "export"
@@ -117,7 +116,7 @@ def source_conf(
 def _for_copying(section: Section, authoritative: bool, cache: Path) -> Section:
     """Return a section with the caches of the site replaced by ``cache``.
 
-    A directory that is the authority for the blobs stays.
+    ``authoritative``: the blob directory contains all blobs and stays.
     """
     wrapper, conversion = section.type == "s3blobstorage", _conversion(section.type)
     if not conversion.read_only and not wrapper:
@@ -127,7 +126,7 @@ def _for_copying(section: Section, authoritative: bool, cache: Path) -> Section:
     changed.values = [value for value in section.values if value.key not in dropped]
     changed.sections = [_without_blobs(only_storage(section))] if wrapper else section.sections
     if wrapper:
-        # larger than any blob, which would be gone before it can be copied
+        # larger than all blobs together: a blob must not leave the cache before it is copied
         changed.values += [
             _value("cache-dir", str(cache), section),
             _value("cache-size", "1048576GB", section),
@@ -139,7 +138,7 @@ def _for_copying(section: Section, authoritative: bool, cache: Path) -> Section:
 
 
 def _without_blobs(section: Section) -> Section:
-    """Return a storage whose blobs are with its wrapper."""
+    """Return a storage without blob options, because its wrapper has the blobs."""
     changed = _for_copying(section, authoritative=True, cache=Path())
     changed.values = [value for value in changed.values if value.key not in CACHED]
     return changed
@@ -152,9 +151,9 @@ def _value(key: str, text: str, section: Section) -> Value:
 def _storage(
     site: Site, database: Database, environment: Mapping[str, str], cwd: Path
 ) -> tuple[Section, Surroundings, list[str]]:
-    """Return the section that a database's storage is configured with, and what its file imports.
+    """Return the section of the storage of a database, and the imports of its file.
 
-    One is made for a bare Data.fs.
+    For a Data.fs without a configuration, a section is made.
     """
     if site.config is None:
         return *data_fs_section(database.data_fs or "", database.blob_dir), []
@@ -171,7 +170,7 @@ def _lines(
 ) -> Iterator[str]:
     """Yield the lines of a storage section and of the sections in it.
 
-    A replication is left out: it would begin when the storage is opened.
+    A ``<zrs>`` section is left out: replication would begin when the storage is opened.
     """
     if section.type == "zrs":
         yield from _lines(only_storage(section), around, name, read_only, indent)
@@ -190,9 +189,9 @@ def _lines(
 
 
 def _quoted(text: str, key: str, where: str) -> str:
-    """Return a value as it has to be written for ZConfig to read this text.
+    """Return a value in the notation that ZConfig reads as this text.
 
-    Raise ConfigurationError when no way of writing does.
+    Raise ConfigurationError when there is no such notation.
     """
     try:
         text.encode()
@@ -209,16 +208,16 @@ def _quoted(text: str, key: str, where: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Return text that stays within a comment."""
+    """Return text without line breaks and control characters, for a comment."""
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
     )
 
 
 def _conversion(section_type: str) -> Conversion:
-    """Return what is special about a section.
+    """Return the conversion of a section.
 
-    Nothing about one that is no storage, or that no package registers.
+    It is empty for a section that is no storage, or that no package registers.
     """
     if section_type in WRAPPERS:
         return WRAPPERS[section_type]
@@ -227,9 +226,9 @@ def _conversion(section_type: str) -> Conversion:
 
 
 def _imports(section: Section, imported: list[str]) -> list[str]:
-    """Return the packages that the types of sections need.
+    """Return the packages that the section types need.
 
-    All of the site's own where one of them is not known.
+    If a type is unknown, all imports of the site are added.
     """
     types = [inner.type for inner in section.walk() if inner.type != "zrs"]
     packages: dict[str, str | None] = {}
@@ -241,7 +240,7 @@ def _imports(section: Section, imported: list[str]) -> list[str]:
 
 
 def _warnings(database: Database, direction: Direction) -> list[str]:
-    """Return what zodb-convert is known to do wrong with a storage, or cannot do."""
+    """Return the known defects and limits of zodb-convert for a storage."""
     wrapped = "s3blobs" in database.wrappers
     if direction == "import":
         return [NEW_TIDS] if wrapped else []

@@ -1,4 +1,4 @@
-"""What the configuration says of one of the repositories that backups are copied to."""
+"""The settings of a repository that backups are copied to."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from ..model.s3settings import S3Settings
 
 
 class CopySettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a copy is, for whom it is encrypted, and how its bucket is reached.
+    """The location of a copy, its recipients, and the settings of its bucket.
 
-    None: as it is with the repository itself.
+    None means the settings of the repository itself.
     """
 
     location: str

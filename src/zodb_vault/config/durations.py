@@ -1,4 +1,4 @@
-"""Decide how long a text such as ``72h`` is."""
+"""Parse durations such as ``72h``."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"
 
 
 def parse_duration(text: str) -> timedelta:
-    """Return the length of ``30s``, ``15m``, ``72h``, ``30d`` or ``4w``.
+    """Return the duration of a text such as ``30s``, ``15m``, ``72h``, ``30d`` or ``4w``.
 
-    Raise ValueError for anything else.
+    Raise ValueError for any other text.
     """
     match = DURATION.fullmatch(text)
     if match is None:
@@ -20,4 +20,4 @@ def parse_duration(text: str) -> timedelta:
     try:
         return timedelta(**{UNITS[match[2].lower()]: int(match[1])})
     except OverflowError:
-        raise ValueError("is longer than can be counted") from None
+        raise ValueError("is too long") from None

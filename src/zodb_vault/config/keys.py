@@ -1,7 +1,7 @@
-"""Decide whether a key of zodb-vault.toml or a variable is known and its value is of the right kind.
+"""Check that a key of zodb-vault.toml, or a variable, is known and that its value has the right type.
 
-Kinds are the types of struct fields. A value never appears in a problem, it may be a secret in the wrong
-place.
+The types are those of struct fields. A problem never contains a value, because the value may be a secret under
+the wrong key.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .paths import absolute, expand_home
 from .rates import Rate, parse_rate
 
 Location = NewType("Location", str)
-# How messages call the table of the bucket of a copy.
+# The name of the table with the bucket settings of a copy, for messages.
 COPIES_S3 = "repository.copies.s3"
 FLAGS = {
     "true": True,
@@ -49,9 +49,9 @@ class ProblemCollector:
         self._problems: list[str] = []
 
     def at(self, source: str, directory: Path) -> ValueSource:
-        """Return the same collector for the keys of one source.
+        """Return a source whose problems are collected here.
 
-        Relative paths of this source are taken from ``directory``.
+        Its relative paths are resolved in ``directory``.
         """
         return ValueSource(self, source, directory)
 
@@ -77,17 +77,17 @@ class ValueSource(NamedTuple):
     directory: Path
 
     def problem(self, key: str, what: str) -> None:
-        """Note what is wrong with a key."""
+        """Note a problem of a key."""
         self.problems.add(f"{self.name}: {key} {what}" if key else f"{self.name} {what}")
 
     def unknown(self, path: str, given: Iterable[str], known: list[str]) -> None:
-        """Note the keys that are not known, with the one that was likely meant."""
+        """Note the unknown keys, each with the known key that was probably meant."""
         for key in given:
             if key not in known:
                 self.problem(f"{path}.{key}" if path else key, f"is not known{suggestion(key, known)}")
 
     def value(self, key: str, given: object, kind: Any) -> Any:
-        """Return the value as the kind; None, with a problem noted, when it is none."""
+        """Return the value converted to a type; None, with a problem noted, when that fails."""
         try:
             return CONVERSIONS[kind](given, self)
         except ValueError as error:
@@ -96,7 +96,7 @@ class ValueSource(NamedTuple):
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return the question whether a similar known word was meant, empty when none is similar."""
+    """Return the question whether a similar known word was meant; empty without a similar one."""
     close = get_close_matches(word, list(known), n=1)
     return f", did you mean {close[0]}?" if close else ""
 
@@ -104,7 +104,7 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 def read_struct(
     source: ValueSource, path: str, given: object, struct: type[msgspec.Struct]
 ) -> dict[str, Any]:
-    """Return the values of a table by field; problems are noted and left out."""
+    """Return the values of a table by field; values with problems are noted and left out."""
     if not isinstance(given, dict):
         source.problem(path, "has to be a table")
         return {}
@@ -130,7 +130,7 @@ def variables(
 ) -> dict[str, Any]:
     """Return the values of the variables that begin with ``prefix``.
 
-    One that is no key of the struct is a problem.
+    A variable that is no key of the struct is noted as a problem.
     """
     keys = dict(_paths(struct))
     found: dict[str, Any] = {}
@@ -147,7 +147,7 @@ def variables(
 
 @cache
 def kinds(struct: type[msgspec.Struct]) -> dict[str, Any]:
-    """Return the kind of each field: its type, without the None of an optional one."""
+    """Return the type of each field, without the None of an optional field."""
     return {name: _required(hint) for name, hint in get_type_hints(struct).items()}
 
 
@@ -180,7 +180,7 @@ def _put(values: dict[str, Any], path: tuple[str, ...], value: object) -> None:
 
 def _text(given: object, source: ValueSource) -> str:
     if not isinstance(given, str):
-        raise ValueError("has to be a text in quotes")
+        raise ValueError("has to be a string in quotes")
     if not given.strip():
         raise ValueError("is empty")
     if "\0" in given:
@@ -253,7 +253,7 @@ def _location(given: object, source: ValueSource) -> Location:
         raise ValueError("is not a location, such as /srv/backups or s3://bucket/prefix")
     if "@" in host:
         raise ValueError(
-            "holds credentials, they belong into the environment or the configuration of the S3 client"
+            "contains credentials; put them into the environment or the configuration of the S3 client"
         )
     return Location(text.rstrip("/"))
 

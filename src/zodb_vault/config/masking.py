@@ -1,6 +1,6 @@
-"""Decide which values of a configuration are secret, and what of them may be seen.
+"""Decide which values of a configuration are secret, and which parts of them may be shown.
 
-Only what is known to be harmless is shown: a DSN that cannot be taken apart is hidden whole.
+Only values that are known to be harmless are shown. A DSN that cannot be parsed is hidden completely.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ SECRET_KEY = re.compile(
     re.IGNORECASE,
 )
 SECRET_VALUE = re.compile(r"(?:pass\w*|pwd|secret\w*|token)\s*[=:]", re.IGNORECASE)
-# Keys that storages and zope.conf know and that are shown. Any other may be a line of a password that was
-# broken in two.
+# Known keys of storages and zope.conf whose values are shown. Any other key may be the second line of a password
+# that contains a line break.
 KEYS = """
 address allow-implicit-cross-references authenticate blob-cache-dir blob-cache-size blob-cache-size-check
 blob-cache-size-check-external blob-chunk-size blob-dir blob-temp-dir blob-threshold bucket-name
@@ -61,7 +61,7 @@ HARMLESS = {
     "service",
     "target_session_attrs",
 }
-# Not the pairs of another notation, such as ``db;password=...``, nor a login within a URL.
+# These patterns exclude other notations, such as ``db;password=...``, and a login within a URL.
 PLAIN = re.compile(r"'?[\w.,:/\\ -]*'?")
 NUMBERS = re.compile(r"'?[\d, ]*'?")
 WORD = re.compile(r"\w+")
@@ -70,24 +70,24 @@ PAIR = re.compile(r"\s*([A-Za-z_]+)\s*=\s*('(?:[^'\\]|\\.)*'|[^\s'\\]*)(?=\s|\Z)
 
 
 def is_secret(key: str) -> bool:
-    """Tell whether values of this key may hold a secret, whatever section it stands in."""
+    """Return whether values of this key may hold a secret, in any section."""
     return SECRET_KEY.search(key.rpartition(".")[2]) is not None
 
 
 def is_known(key: str) -> bool:
-    """Tell whether a key may be shown with its value, unless that looks secret."""
+    """Return whether a key may be shown with its value, unless the value looks secret."""
     return key.rpartition(".")[2].lower().replace("_", "-") in KNOWN
 
 
 def may_be_named(key: str) -> bool:
-    """Tell whether a key may be printed: ``password=...`` on a line of its own is a key, too."""
+    """Return whether a key may be printed. A line ``password=...`` is a key, too, and may not."""
     return is_known(key) or key.rpartition(".")[2].lower().replace("_", "-") in SECRETS
 
 
 def mask(key: str, value: str) -> Option:
     """Return the value of a key, as a Secret where it may hold one.
 
-    The key decides, the look of the value, and whether the key is known at all: an unknown key is masked.
+    This depends on the key and on the look of the value. The value of an unknown key is always a Secret.
     """
     if key.rpartition(".")[2] == "dsn":
         return Secret(value, _shown_url(value) if "://" in value else _shown_pairs(value))
@@ -99,10 +99,7 @@ def mask(key: str, value: str) -> Option:
 
 
 def mask_dsn_words(text: str, dsn: str) -> str:
-    """Return a text without the words of a DSN that may not be shown.
-
-    Drivers repeat parts of the DSN in their errors.
-    """
+    """Return a text with the secret words of a DSN masked, because drivers repeat parts of the DSN in errors."""
     value = mask("dsn", dsn)
     shown = value.shown if isinstance(value, Secret) else value
     hidden = (
@@ -114,7 +111,7 @@ def mask_dsn_words(text: str, dsn: str) -> str:
 def _shown_url(text: str) -> str:
     """Return scheme, user, host, port and path; ``***`` when anything else could be part of a password."""
     if len(text.split()) != 1:
-        return "***"  # several values of one key, which urlsplit would join
+        return "***"  # several values of one key: urlsplit would join them
     try:
         parts = urlsplit(text)
         host, port, user = parts.hostname or "", parts.port, parts.username
@@ -129,9 +126,9 @@ def _shown_url(text: str) -> str:
 
 
 def _shown_pairs(text: str) -> str:
-    """Return ``key=value`` pairs as libpq reads them, only the harmless values.
+    """Return ``key=value`` pairs, as libpq reads them, with the harmless values only.
 
-    ``***`` when it is anything else.
+    Any other text becomes ``***``.
     """
     shown, at, end = [], 0, len(text.rstrip())
     while at < end:

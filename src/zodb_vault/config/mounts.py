@@ -1,4 +1,4 @@
-"""Tell which kind of file system a path lies on."""
+"""Find the type of the file system of a path."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ LOCAL = {"btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "tmpfs", "xf
 
 
 def local_file_system(path: str) -> str | None:
-    """Return the type of the local file system that a path lies on.
+    """Return the type of the file system of a path if it is a local one.
 
-    None when it is shared with others or cannot be told.
+    None for a network file system, or when the type is unknown.
     """
     try:
         lines = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
@@ -23,7 +23,7 @@ def local_file_system(path: str) -> str | None:
     for line in lines:
         point, kind = line.split(" ")[1:3]
         point = point.replace("\\040", " ")
-        # Of equal mount points the last one hides the others.
+        # of several mounts at the same point, the last one hides the others
         if len(point) >= len(best[0]) and real.is_relative_to(point):
             best = (point, kind)
     return best[1] if best[1] in LOCAL else None

@@ -1,4 +1,4 @@
-"""Decide which file a path in a configuration or on a command line means; nothing is opened."""
+"""Resolve paths from a configuration or a command line; no file is opened."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 def absolute(text: str | Path, base: Path) -> str:
     """Return the absolute path without ``//``, ``/./`` and a trailing slash; symbolic links stay.
 
-    ``..`` is removed only where that leads to the same place, which behind a symbolic link it does not.
+    ``..`` is removed only if the result is the same file, which it may not be after a symbolic link.
     """
     path = str(base / text)
     short = os.path.normpath(path)

@@ -1,4 +1,4 @@
-"""Decide how many bytes a second a text such as ``10MB`` is."""
+"""Parse rates such as ``10MB`` per second."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ LEAST = 10_000
 
 
 def parse_rate(text: str) -> Rate:
-    """Return the bytes a second of ``500k``, ``10MB``, ``1.5M`` or ``10MiB``.
+    """Return the bytes per second of a text such as ``500k``, ``10MB``, ``1.5M`` or ``10MiB``.
 
-    Raise ValueError for anything else, and for what never ends.
+    Raise ValueError for any other text, and for less than 10 kB per second.
     """
     match = RATE.fullmatch(text)
     if match is None:

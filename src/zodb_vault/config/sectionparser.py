@@ -1,9 +1,10 @@
-"""Read a ZConfig file into a tree, with ZConfig's own parser and without any schema.
+"""Read a ZConfig file into a tree, with the parser of ZConfig and without a schema.
 
-ZConfig decides what a section, a key and a directive look like. What is decided here: ``%import`` is recorded
-and nothing is imported, ``%include`` reads local files only, variables come from the given environment, all
-missing ones are reported together, and no message repeats a value. Imported only when a file is read, ZConfig
-takes a while to load.
+ZConfig defines the syntax of sections, keys and directives. This module decides the rest: ``%import`` is
+recorded, and nothing is imported. ``%include`` reads local files only. Variables come from the given
+environment, and all missing ones are reported together. No message contains a value.
+
+Import this module only when a file is read, because ZConfig is slow to load.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ REFERENCE = re.compile(
 )
 SCHEME = re.compile(r"([a-zA-Z][-+.a-zA-Z0-9]+):")
 
-# No configuration comes near these; what does is no configuration, or means harm.
+# Far above every real configuration. A file that exceeds them is no configuration, or an attack.
 LARGEST_FILE = 4 << 20
 MOST_REPLACED = 16 << 20
 MOST_FILES = 500
@@ -58,7 +59,7 @@ def read_tree(path: Path, environment: Mapping[str, str]) -> Tree:
 
 
 class _Reading:
-    """What the parsers of a file and its includes share; the context that ZConfig's parser asks for."""
+    """The state that the parsers of a file and its includes share; the ``context`` of ZConfig's parser."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = environment
@@ -95,7 +96,7 @@ class _Reading:
         return section
 
     def endSection(self, parent: Section, type_: str, name: str | None, section: Section) -> None:
-        """Do nothing: there is no schema that a finished section has to fit."""
+        """Do nothing: without a schema, a finished section is not checked."""
 
     def importSchemaComponent(self, package: str) -> None:
         self.imports.append(package)
@@ -114,15 +115,17 @@ class _Parser(ZConfigParser):  # type: ignore[misc, unused-ignore]
         closed, _, name = rest.strip().lower().partition(" ")
         opened = self.stack[-1][:2] if self.stack else (closed, None)
         if name and (closed, name.strip()) == opened:
-            # zodb-convert templates of cookiecutter-zope-instance close <zeoclient source> like this, which
-            # Zope refuses.
+            # The zodb-convert templates of cookiecutter-zope-instance close <zeoclient source> in this way,
+            # and Zope refuses it.
             section.notes.append(
                 f"{place(self.url, self.lineno)}: </{rest.strip()}> is read as </{closed}>; ZConfig "
                 "itself refuses it"
             )
             rest = closed
         elif closed != opened[0]:
-            self.error(f"</{rest.strip()}> stands where {section.label} of {section.where} has to be closed")
+            self.error(
+                f"</{rest.strip()}> is found where {section.label} of {section.where} has to be closed"
+            )
         return super().end_section(section, rest)
 
     def handle_key_value(self, section: Section, rest: str) -> None:
@@ -145,7 +148,7 @@ class _Parser(ZConfigParser):  # type: ignore[misc, unused-ignore]
         try:
             self.context.read(path, section)
         except ConfigurationError as error:
-            # The reason that a file cannot be read; problems inside it are errors of ZConfig.
+            # Only the reason why a file cannot be read: problems inside a file are errors of ZConfig.
             self.error(f"%include: {error.issues[0]}")
 
     def replace(self, text: str) -> str:
@@ -162,7 +165,7 @@ class _Parser(ZConfigParser):  # type: ignore[misc, unused-ignore]
         scheme = SCHEME.match(target)
         if scheme and scheme[1].lower() != "file":
             self.error(
-                f"%include of {scheme[1]}: is not followed, only local files are; include a copy of that file"
+                f"%include of {scheme[1]}: is not supported, only local files are; include a copy of that file"
             )
         try:
             return Path(self.url).parent / unquote(urlsplit(target).path if scheme else target)
@@ -179,7 +182,7 @@ class _Parser(ZConfigParser):  # type: ignore[misc, unused-ignore]
         )
         self.context.replaced += len(value)
         if self.context.replaced > MOST_REPLACED:
-            self.error("the values of this file grow without end")
+            self.error("the values of this file become too long when their references are replaced")
         return value
 
     def _variable(self, name: str) -> str:
@@ -197,14 +200,14 @@ class _Parser(ZConfigParser):  # type: ignore[misc, unused-ignore]
         name: str | None = match["braced"] or match["plain"]
         value: str | None = self.defines.get(name.lower()) if name else None
         if value is None:
-            # What follows the dollar sign in a secret is a part of it.
+            # In a secret, the text after a dollar sign is a part of the secret and must not be shown.
             what = "a name" if self._hidden or not name else f"${name}, a name"
             self.error(f"{what} after $ that no %define above sets; a dollar sign itself is written $$")
         return value
 
 
 def _text(path: Path) -> str:
-    """Return the text of a configuration file; raise ConfigurationError naming it when it is none."""
+    """Return the text of a configuration file; raise ConfigurationError when it cannot be one."""
     try:
         status = path.stat()
         if not S_ISREG(status.st_mode):
@@ -219,7 +222,7 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise ConfigurationError([f"{path} is not a text in UTF-8 (at byte {error.start})"]) from None
     except ValueError:
-        raise ConfigurationError(["a path that no file can have"]) from None
+        raise ConfigurationError(["the path of a configuration file is not valid"]) from None
     if "\0" in text:
         raise ConfigurationError([f"{path} is not a text: it holds a zero byte"])
     return text

@@ -1,4 +1,4 @@
-"""A configuration file as a tree: sections, their keys and where each stands; no schema, no packages."""
+"""A configuration file as a tree of sections and keys with their lines; no schema, no packages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TRUE, FALSE = ("yes", "true", "on"), ("no", "false", "off")
 
 
 class Value(NamedTuple):
-    """One line ``key value`` of a section; ``written`` is the key as it stands there."""
+    """One line ``key value`` of a section; ``written`` is the key in its original spelling."""
 
     key: str
     written: str
@@ -20,9 +20,9 @@ class Value(NamedTuple):
 
 
 class Section:
-    """A section with its type and name in lower case; the outermost has no type.
+    """A section with its type and name in lower case; the outermost section has no type.
 
-    Keys are compared in lower case and with ``-`` for ``_``. Its repr tells no values, some are secret.
+    Keys are compared in lower case and with ``-`` for ``_``. Its repr shows no values, because some are secret.
     """
 
     def __init__(self, type_: str, name: str | None, where: str, parent: Section | None = None) -> None:
@@ -43,7 +43,7 @@ class Section:
         return f"<{self.type} {self.name}>" if self.name else f"<{self.type}>"
 
     def addValue(self, key: str, value: str, position: tuple[int, object, str]) -> None:
-        """Take a line from ZConfig's parser, which asks for a method of this name."""
+        """Add a line; ZConfig's parser calls a method of this name."""
         where = place(position[2], position[0])
         self.values.append(Value(key.lower().replace("_", "-"), key, value, where))
 
@@ -67,7 +67,7 @@ class Section:
         """Return the value of a key; raise ConfigurationError when there is none."""
         text = self.text(key)
         if text is None:
-            raise self.error(f"{self.label} says no {key}")
+            raise self.error(f"{self.label} has no {key}")
         return text
 
     def flag(self, key: str, default: bool) -> bool:
@@ -80,7 +80,7 @@ class Section:
         return text.lower() in TRUE
 
     def error(self, message: str, key: str = "", hint: str = "") -> ConfigurationError:
-        """Return an error that says where the section, or this key of it, stands."""
+        """Return an error with the file and line of the section, or of this key."""
         where = next((value.where for value in self.values if value.key == key), self.where)
         return ConfigurationError([f"{where}: {message}"], hint)
 
@@ -92,9 +92,9 @@ class Section:
 
 
 class Tree(NamedTuple):
-    """A configuration file with all it includes.
+    """A configuration file with all its includes.
 
-    ``imports`` are the packages that it names, none was imported.
+    ``imports`` are the packages of ``%import``; they were not imported.
     """
 
     root: Section
@@ -103,5 +103,5 @@ class Tree(NamedTuple):
 
 
 def place(file: str, line: int) -> str:
-    """Return how messages say where something stands."""
+    """Return a file and line in the form that messages use."""
     return f"{file}, line {line}"

@@ -1,11 +1,9 @@
-"""Read zodb-vault.toml and the ``ZODB_VAULT_...`` variables.
+"""Read the settings from zodb-vault.toml and the ``ZODB_VAULT_...`` variables.
 
-Where backups go, of which sites, and how long they stay.
-
-The structs below are the whole file format: a key is a field, a table a struct. Every value can also be given
-as a variable, named by its path: ``retention.scheduled.daily`` is ``ZODB_VAULT_RETENTION_SCHEDULED_DAILY``. A
-variable wins over the file. All problems are reported at once, each with the file or variable and the key,
-none with a value.
+The structs below are the complete file format: a key is a field, a table is a struct. Every value can also be
+given as a variable that is named by its path: ``retention.scheduled.daily`` is
+``ZODB_VAULT_RETENTION_SCHEDULED_DAILY``. A variable overrides the file. All problems are reported together, each
+with the file or variable and the key, but without the value.
 """
 
 from __future__ import annotations
@@ -52,7 +50,7 @@ SITE_NAME_RULE = (
 
 
 class EncryptionSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The public keys that new content is encrypted for; none: it is not encrypted."""
+    """The public keys that new content is encrypted for; without any, it is not encrypted."""
 
     recipients: tuple[str, ...] = ()
 
@@ -68,7 +66,10 @@ class SigningSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RepositorySettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the backups live: an absolute directory or ``s3://bucket/prefix``; None when nothing says it."""
+    """The location of the backups, an absolute directory or ``s3://bucket/prefix``, and its settings.
+
+    The location is None when it is not configured.
+    """
 
     location: Location | None = None
     copies: tuple[CopySettings, ...] = ()
@@ -77,36 +78,34 @@ class RepositorySettings(msgspec.Struct, frozen=True, kw_only=True):
     signing: SigningSettings = SigningSettings()
 
     def recipients_at(self, location: str) -> tuple[str, ...]:
-        """Return the recipients of a repository, which may be one of the copies."""
+        """Return the recipients of the repository at a location, which may be a copy."""
         own = self._copy_at(location)
         return self.encryption.recipients if own is None or own.recipients is None else own.recipients
 
     def s3_at(self, location: str) -> S3Settings:
-        """Return how the bucket of a repository is reached, which may be that of one of the copies."""
+        """Return the bucket settings of the repository at a location, which may be a copy."""
         own = self._copy_at(location)
         return self.s3 if own is None or own.s3 is None else own.s3
 
     def _copy_at(self, location: str) -> CopySettings | None:
-        place = location.rstrip("/") if "://" in location else absolute(Path(location), Path.cwd())
-        return next((copy for copy in self.copies if copy.location == place), None)
+        normal = location.rstrip("/") if "://" in location else absolute(Path(location), Path.cwd())
+        return next((copy for copy in self.copies if copy.location == normal), None)
 
 
 class IdentitySettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the private key comes from on hosts that restore: a file, or the output of a command."""
+    """The source of the private key, for hosts that restore: a file, or the output of a command."""
 
     file: Path | None = None
     command: Secret | None = None
 
 
 class SiteSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a site is read from: exactly one of the first three; ``blob_dir`` goes with ``data_fs``.
+    """The source of a site: exactly one of ``zope_conf``, ``zeo_conf`` and ``data_fs``. Paths are absolute.
 
-    All absolute.
-
-    ``retention`` names the policy of its backups; without one ``[retention]`` holds. ``mirror`` is where the
-    portable method keeps its copies. ``client_confs`` are the configurations of clients of its ZEO server,
-    whose caches a restore removes. ``dsn_backup`` is a replica of its PostgreSQL database that is dumped
-    instead, unless it lags by more than ``replica_lag``.
+    ``blob_dir`` belongs to ``data_fs``. ``retention`` is the name of the policy of its backups; without one,
+    ``[retention]`` applies. ``mirror`` is the directory of the mirrors of the portable method. ``client_confs``
+    are the configurations of clients of its ZEO server, whose caches a restore removes. ``dsn_backup`` is a
+    replica of its PostgreSQL database, which is dumped instead, unless it lags by more than ``replica_lag``.
     """
 
     zope_conf: Path | None = None
@@ -121,7 +120,7 @@ class SiteSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PolicySettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How long backups stay, by what triggered them."""
+    """How long backups are kept, by what triggered them."""
 
     scheduled: ScheduledRetention = ScheduledRetention()
     on_demand: OnDemandRetention = OnDemandRetention()
@@ -129,26 +128,23 @@ class PolicySettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RetentionSettings(PolicySettings, frozen=True, kw_only=True):
-    """The policy of sites that name none.
+    """The policy of sites without a policy of their own.
 
-    ``grace`` is how long removed backups of all sites can be brought back, at least.
+    ``grace`` is the time for which removed backups of all sites can at least be restored from the trash.
     """
 
     grace: timedelta = timedelta(hours=72)
 
 
 class ScheduleSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """When the scheduled backup runs, and the zone whose calendar days count."""
+    """When the scheduled backup runs, and the time zone of calendar days."""
 
     at: str | None = None
     timezone: str = "UTC"
 
 
 class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of the line and of the machine a run takes.
-
-    Bytes a second, how many things at once, and whether all others go first.
-    """
+    """The limits of a run: bytes per second, worker threads, and low CPU and I/O priority (``nice``)."""
 
     rate: Rate | None = None
     workers: int | None = None
@@ -156,7 +152,7 @@ class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that is configured; ``file`` is where it was read from, None without one."""
+    """All settings; ``file`` is the file that they were read from, None without one."""
 
     file: Path | None = None
     repository: RepositorySettings = RepositorySettings()
@@ -190,7 +186,7 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "schedule": ScheduleSettings,
     "limits": LimitSettings,
 }
-# Tables with names that are chosen by whoever writes the file.
+# Tables whose names the user chooses.
 NAMED_TABLES: dict[str, tuple[type[msgspec.Struct], str]] = {
     "site": (SiteSettings, "plone"),
     "policy": (PolicySettings, "long"),
@@ -220,7 +216,7 @@ def load_settings(
     if file is not None:
         values = _from_file(file, reading)
     for key, given in _from_variables(reading, cwd, values.get("site", {})).items():
-        # Of file and command there is one, so a variable for either replaces both.
+        # An identity has a file or a command, so a variable for one of them replaces both.
         values[key] = given if key == "identity" else _merged(values.get(key), given)
     if repository is not None:
         location = reading.at("--repository", cwd).value("", repository, Location)
@@ -238,7 +234,7 @@ def _found_file(cwd: Path, zope_conf: Path | None) -> Path | None:
             if file.exists():
                 return Path(absolute(file, cwd))
         except PermissionError:
-            # sudo in somebody else's home: a directory that may not be entered holds nothing for this user
+            # sudo in the home of another user: a directory without permission counts as empty
             continue
         except OSError as error:
             raise ConfigurationError([f"{file} cannot be read: {error.strerror}"]) from None
@@ -310,9 +306,9 @@ def _site_keys() -> list[str]:
 
 
 def _site_variable(rest: str, sites: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """Return the site and key of ``PLONE_ZOPE_CONF``.
+    """Return the site and key of a text such as ``PLONE_ZOPE_CONF``.
 
-    A site of the file is recognised whatever its punctuation.
+    A site of the file is recognised with any punctuation in its name.
     """
     key = next((key for key in _site_keys() if rest.endswith(f"_{key}")), None)
     if key is None:
@@ -331,7 +327,7 @@ def _merged(below: Any, above: Any) -> Any:
 
 
 def _check(values: dict[str, Any], reading: ProblemCollector, source: str) -> None:
-    """Note what is wrong with values that are right by themselves."""
+    """Note the problems of values that are valid alone, but not together."""
     told = reading.at(source, Path())
     for name, site in values.get("site", {}).items():
         if not SITE_NAME.fullmatch(name):
@@ -340,22 +336,22 @@ def _check(values: dict[str, Any], reading: ProblemCollector, source: str) -> No
         if len(sources) != 1:
             told.problem(
                 f"site.{name}",
-                "has to say exactly one of zope_conf, zeo_conf and data_fs, it says "
+                "has to have exactly one of zope_conf, zeo_conf and data_fs, it has "
                 f"{' and '.join(sources) or 'none'}",
             )
         if "blob_dir" in site and "data_fs" not in site:
             told.problem(
-                f"site.{name}.blob_dir", "goes with data_fs only, a zope_conf or zeo_conf says it itself"
+                f"site.{name}.blob_dir", "belongs to data_fs; zope_conf and zeo_conf contain it themselves"
             )
         if site.get("retention") and site["retention"] not in values.get("policy", {}):
             known = values.get("policy", {})
             told.problem(
                 f"site.{name}.retention",
-                f"names no policy{suggestion(site['retention'], known)}; a policy is a table [policy.NAME]",
+                f"is not the name of a policy{suggestion(site['retention'], known)}; a policy is a table [policy.NAME]",
             )
     identity = values.get("identity", {})
     if identity.get("file") and identity.get("command"):
-        told.problem("identity", "has to say file or command, not both")
+        told.problem("identity", "has to have file or command, not both")
     _check_s3(values.get("repository", {}).get("s3", {}), told)
     for copy in values.get("repository", {}).get("copies", ()):
         _check_s3(msgspec.structs.asdict(copy.s3) if copy.s3 else {}, told, COPIES_S3)
@@ -386,12 +382,12 @@ def _check_keys(repository: Mapping[str, Any], told: ValueSource) -> None:
         if any(recipient.strip().upper().startswith(SECRET_IDENTITY) for recipient in recipients):
             told.problem(
                 f"repository.{key}",
-                "holds a private key, only public ones belong here; take it out and replace that key",
+                "contains a private key; only public keys belong here: remove it, and replace the key pair",
             )
     signers = repository.get("signing", {}).get("signers") or ()
     if not all(SIGNER.match(signer) for signer in signers):
         told.problem(
-            "repository.signing.signers", "has to hold public keys of SSH, such as ssh-ed25519 AAAA..."
+            "repository.signing.signers", "has to contain public SSH keys, such as ssh-ed25519 AAAA..."
         )
 
 
@@ -409,10 +405,10 @@ def _check_s3(s3: Mapping[str, Any], told: ValueSource, path: str = "repository.
     elif "@" in endpoint.netloc:
         told.problem(
             f"{path}.endpoint",
-            "holds credentials, they belong into the environment or the configuration of the S3 client",
+            "contains credentials; put them into the environment or the configuration of the S3 client",
         )
     if (s3.get("object_lock") is None) != (s3.get("object_lock_for") is None):
-        told.problem(path, "has to say both object_lock and object_lock_for, or neither")
+        told.problem(path, "has to have both object_lock and object_lock_for, or neither")
 
 
 def _is_zone(name: str) -> bool:
@@ -426,7 +422,7 @@ def _is_zone(name: str) -> bool:
 
 
 def _settings(file: Path | None, values: dict[str, Any]) -> Settings:
-    """Return the structs of values that were all found right."""
+    """Return the settings as structs; all values were checked before."""
     repository = dict(values.get("repository", {}))
     encryption = EncryptionSettings(**repository.pop("encryption", {}))
     s3 = S3Settings(**repository.pop("s3", {}))

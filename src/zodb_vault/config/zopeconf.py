@@ -1,9 +1,6 @@
-"""Read zope.conf, zeo.conf, and the configurations of zodbpack and zodb-convert.
+"""Find the databases of a site in a zope.conf, a zeo.conf, or a configuration of zodbpack or zodb-convert.
 
-Which databases a site consists of.
-
-Databases are what the ``<zodb_db>`` or ``<zodb>`` sections hold; in a file without them, the storages that
-stand on their own.
+Each ``<zodb_db>`` or ``<zodb>`` section is a database. In a file without them, each storage section is one.
 """
 
 from __future__ import annotations
@@ -32,7 +29,7 @@ from .storages import (
 
 
 class DatabaseSection(NamedTuple):
-    """A database of the file: its name and mount point, and the section that says where it is."""
+    """A database of the file: its name, its mount point, and the section of its storage."""
 
     name: str
     mount_point: str | None
@@ -40,9 +37,9 @@ class DatabaseSection(NamedTuple):
 
 
 def read_site(path: Path, site_name: str, environment: Mapping[str, str], cwd: Path | None = None) -> Site:
-    """Return the site that a zope.conf, a zeo.conf or a file of storages describes; nothing of it is opened.
+    """Return the site that a zope.conf, a zeo.conf or a file of storages describes; no storage is opened.
 
-    Raise ConfigurationError with file and line for everything that is wrong with it, all databases together.
+    Raise ConfigurationError with the problems of all databases, each with file and line.
     """
     here = cwd or Path.cwd()
     file = Path(absolute(path, here))
@@ -72,15 +69,15 @@ def read_zeo_conf(
     tree = _tree(file, environment)
     if _databases(tree.root):
         raise ConfigurationError(
-            [f"{file} is no zeo.conf: it holds <zodb_db> sections"], "give it as --zope-conf or zope_conf"
+            [f"{file} is no zeo.conf: it has <zodb_db> sections"], "pass it as --zope-conf or zope_conf"
         )
     return _site(file, site_name, tree, _found(file, tree.root), environment, here)
 
 
 class StorageSections(NamedTuple):
-    """The storages of a file by the names of their databases, each with what its paths are taken from.
+    """The storages of a file by the names of their databases, and the packages of ``%import``.
 
-    And the packages of ``%import``.
+    Each storage has its surroundings, which resolve its paths.
     """
 
     storages: dict[str, tuple[Section, Surroundings]]
@@ -88,7 +85,7 @@ class StorageSections(NamedTuple):
 
 
 def read_storages(path: Path, environment: Mapping[str, str], cwd: Path) -> StorageSections:
-    """Return the storage sections of a file as they stand there.
+    """Return the unchanged storage sections of a file.
 
     Raise ConfigurationError as ``read_site``.
     """
@@ -103,7 +100,7 @@ def read_storages(path: Path, environment: Mapping[str, str], cwd: Path) -> Stor
 
 
 def _tree(file: Path, environment: Mapping[str, str]) -> Tree:
-    # Here because ZConfig takes longer to import than all the rest of a short command.
+    # imported here, because importing ZConfig takes longer than the rest of a short command
     from .sectionparser import read_tree
 
     return read_tree(file, environment)
@@ -122,12 +119,12 @@ def _found(file: Path, root: Section) -> list[DatabaseSection]:
     found = _in_databases(databases) if databases else _on_their_own(root)
     if not found:
         raise ConfigurationError(
-            [f"{file} describes no database: it holds neither <zodb_db> nor <zodb> nor a storage"],
-            "give the zope.conf or zeo.conf that the site runs with",
+            [f"{file} describes no database: it has neither <zodb_db> nor <zodb> nor a storage"],
+            "pass the zope.conf or zeo.conf that the site runs with",
         )
     first: dict[str, Section] = {}
     issues = [
-        f"{one.section.where}: a second database is called {one.name!r}, the first stands in "
+        f"{one.section.where}: a second database is called {one.name!r}, the first one is in "
         f"{first[one.name].where}"
         for one in found
         if first.setdefault(one.name, one.section) is not one.section
@@ -154,9 +151,9 @@ def _in_databases(sections: list[Section]) -> list[DatabaseSection]:
 
 
 def _on_their_own(root: Section) -> list[DatabaseSection]:
-    """Return the storages that stand outside of databases.
+    """Return the storages outside of database sections.
 
-    Those of a ZEO server are called ``1`` by default.
+    The default name is ``1`` for a storage of a ZEO server, ``main`` for others.
     """
     served = any(section.type == "zeo" for section in root.sections)
     storages = [s for s in root.sections if s.type not in NOT_STORAGES and (served or is_storage(s.type))]
@@ -198,8 +195,8 @@ def _site(
     if shared := _shared(databases, {one.name: one.section.where for one in found}):
         issues += shared
         hints.append(
-            "give every database a Data.fs and a place for blobs of its own: a pack of one removes the "
-            "blobs of the other"
+            "give every database its own Data.fs and its own blob directory: a pack of one database removes "
+            "the blobs of the other"
         )
     if issues:
         raise ConfigurationError(issues, "\n".join(dict.fromkeys(filter(None, hints))))
@@ -207,9 +204,9 @@ def _site(
 
 
 def _shared(databases: list[Database], places: Mapping[str, str]) -> list[str]:
-    """Return what two databases share by mistake.
+    """Return a problem for each thing that two databases share by mistake.
 
-    A Data.fs, or a directory (by whatever path) or bucket that holds all blobs of both.
+    It is a Data.fs, a blob directory (also under another path), or a bucket with the same prefix.
     """
     issues: list[str] = []
     first: dict[str, str] = {}
@@ -236,12 +233,12 @@ def _skipped_target(one: DatabaseSection, found: list[DatabaseSection]) -> Skipp
         and {f.name for f in found} == {"source", "destination"}
         and one.name == "destination"
     ):
-        return Skipped(one.name, "it is where a conversion writes to")
+        return Skipped(one.name, "it is the destination of a conversion")
     return None
 
 
 def _server(root: Section, around: Surroundings) -> dict[str, Option]:
-    """Return what the ``<zeo>`` section of a server says, such as its address."""
+    """Return the options of the ``<zeo>`` section of a server, such as its address."""
     served = [section for section in root.sections if section.type == "zeo"]
     return around.options(served[0], "zeo.") if served else {}
 
@@ -257,7 +254,7 @@ def _finished(
 
 
 def _base(tree: Tree, cwd: Path) -> tuple[Path, str]:
-    """Return the directory that relative paths are taken from, and why."""
+    """Return the directory that relative paths are resolved in, and where it is configured."""
     home = tree.root.text("instancehome")
     if home:
         return Path(absolute(home, cwd)), "instancehome"

@@ -1,1 +1,1 @@
-"""What a Data.fs looks like on disk. Source of the format: ZODB/FileStorage/format.py of ZODB 6."""
+"""The format of a Data.fs on disk. Source: ZODB/FileStorage/format.py of ZODB 6."""

@@ -1,9 +1,9 @@
-"""Writes the ``Data.fs.index`` that spares FileStorage the scan of the whole file at its next start.
+"""Write a ``Data.fs.index``, so that FileStorage does not scan the whole file at its next start.
 
-Needs memory for an entry per object; callers run it in a process of its own: ``python -m
-zodb_vault.datafs.index INDEX`` reads entries (see ``records``) from its standard input, later ones instead of
-earlier ones of the same OID, and at their end one of ``END`` and the length of the file; without that whoever
-knows the entries has died, and nothing is written. Format: ZODB/fsIndex.py of ZODB 6 (``fsIndex.save``).
+It needs memory for each object, so callers run it in a process of its own: ``python -m zodb_vault.datafs.index
+INDEX``. The process reads entries (``records.INDEX_ENTRY``) from its standard input. For an OID with several
+entries, the last one counts. The final entry consists of ``END`` and the length of the file; without it the
+parent process has died, and no index is written. Format: ZODB/fsIndex.py of ZODB 6 (``fsIndex.save``).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ END: Final = b"\xff" * 8
 
 
 def write_index(entries: BinaryIO, index: Path) -> int:
-    """Write the index durably under the name ``index``; return how many objects it names.
+    """Write the index durably to the file ``index``, and return its number of objects.
 
-    Raise EOFError when the end of the entries is missing.
+    Raise EOFError when the final entry is missing.
     """
     from ZODB.fsIndex import fsIndex
 

@@ -1,10 +1,10 @@
-"""Transactions and data records of a Data.fs, parsed while its bytes pass by.
+"""Parse the transactions and data records of a Data.fs while it is read in chunks.
 
 A file starts with 4 bytes of magic. A transaction is a header (``>8sQcHHH``: TID, length without the last 8
 bytes, status, lengths of user, description and extension), these three texts, data records, and the length
 again. A data record is a header (``>8s8sQQHQ``: OID, TID, previous position, position of its transaction, 0,
-length) and its data; length 0 means that 8 bytes follow, the position of the record that holds the data (0:
-object un-created).
+length) and its data. If the length is 0, 8 bytes follow: the position of the record with the data (a
+back-pointer), or 0 when the creation of the object was undone.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ PYTHON_2_MAGIC: Final = b"FS21"
 TRANSACTION: Final = Struct(">8sQcHHH")
 RECORD: Final = Struct(">8s8sQQHQ")
 LENGTH: Final = Struct(">Q")
-# Of a data record header only the position of its transaction and the length.
+# Only two fields of the header of a data record: the position of its transaction, and the length.
 RECORD_POSITION: Final = Struct(">24xQ2xQ")
-# What an index knows of a record: OID, position.
+# The entry of a record in an index: OID, position.
 INDEX_ENTRY: Final = Struct(">8sQ")
 
-# What ZODB 5 and 6 write for every blob; other pickles of the same are possible but not seen from ZODB
-# itself.
+# The data that ZODB 5 and 6 write for every blob. Other pickles with the same meaning are possible, but ZODB
+# itself does not write them.
 BLOB_RECORD: Final = b"\x80\x03cZODB.blob\nBlob\nq\x00.\x80\x03N."
-# No pickle of the class Blob and an empty state is longer, whatever its protocol.
+# A pickle of the class Blob and an empty state is not longer than this in any protocol.
 BLOB_RECORD_LIMIT: Final = 512
-# In none of them is the name of its module further behind; in objects that refer to a blob it is.
+# The name of the module begins within this many bytes in such a pickle; in an object that references a blob, it
+# comes later.
 CLASS_NAME_LIMIT: Final = 32
 
 ReadAt = Callable[[int, int], bytes]
@@ -42,7 +43,7 @@ ReadAt = Callable[[int, int], bytes]
 
 
 class Transaction(NamedTuple):
-    """One transaction at ``pos``; ``size`` bytes with everything, ``blobs`` of its ``records`` are blobs."""
+    """One transaction at ``pos`` with ``size`` bytes in all; ``blobs`` of its ``records`` are blobs."""
 
     tid: bytes
     pos: int
@@ -56,7 +57,7 @@ class Transaction(NamedTuple):
 
 
 class Pointer(NamedTuple):
-    """A record without data of its own: those at position ``back`` are meant."""
+    """A record without data of its own: its data are those of the record at position ``back``."""
 
     oid: bytes
     tid: bytes
@@ -64,14 +65,14 @@ class Pointer(NamedTuple):
 
 
 class Defect(NamedTuple):
-    """Something inside a transaction that is not as the format demands."""
+    """A violation of the format inside a transaction."""
 
     pos: int
     why: str
 
 
 def is_blob(data: bytes) -> bool | None:
-    """Tell whether a record is a blob's; None when its encoding is not known (an encrypting wrapper)."""
+    """Return whether a record is that of a blob; None when its encoding is unknown (an encrypting wrapper)."""
     if data == BLOB_RECORD:
         return True
     if data[:2] == b".z":
@@ -102,8 +103,8 @@ class _Name(NamedTuple):
 class _Names(pickle._Unpickler):
     """Loads the class part of a record without importing or calling anything.
 
-    Of the two implementations the one in Python: three bytes of a pickle make the other one fill gigabytes
-    (LONG_BINPUT).
+    This is the implementation of pickle in Python. In the one in C, a few bytes of a hostile pickle allocate
+    gigabytes (LONG_BINPUT).
     """
 
     def find_class(self, module: str, name: str, /) -> Any:
@@ -116,21 +117,21 @@ class _Names(pickle._Unpickler):
 def _names_blob(data: bytes) -> bool | None:
     try:
         what = _Names(io.BytesIO(data)).load()
-    except Exception:  # noqa: BLE001  whatever hostile bytes raise: only the file can tell then
+    except Exception:  # noqa: BLE001  hostile bytes may raise anything; then the caller looks for a blob file
         return None
     blob = ("ZODB.blob", "Blob")
     return bool(what == blob or (isinstance(what, tuple) and what and what[0] == blob))
 
 
 def follow_back_pointer(read_at: ReadAt, back: int) -> bool | None:
-    """Tell whether the record that a back-pointer leads to is a blob's; an un-created object is not.
+    """Return whether a back-pointer leads to the record of a blob; an undone creation is no blob.
 
-    Raise SourceDamaged when the chain of pointers does not descend to a record.
+    Raise SourceDamaged when the chain of pointers does not lead to an earlier record.
     """
     while back:
         head = read_at(RECORD.size, back)
         if len(head) < RECORD.size:
-            raise SourceDamaged(f"the back-pointer to position {back} leads behind the end of the file")
+            raise SourceDamaged(f"the back-pointer to position {back} leads beyond the end of the file")
         length = RECORD.unpack(head)[5]
         if length:
             return is_blob(read_at(length, back + RECORD.size)) if length <= BLOB_RECORD_LIMIT else False
@@ -144,10 +145,10 @@ def follow_back_pointer(read_at: ReadAt, back: int) -> bool | None:
 class Scanner:
     """Finds transactions, blob references and back-pointers in a range of a Data.fs that is fed in order.
 
-    The range starts at ``start`` (0 for the head of the file, else the start of a transaction) and may be fed
-    in chunks of any size. ``on_transaction`` is called for each finished one; ``blobs``, ``pointers`` and
-    ``defects`` grow until ``drain`` takes them. With ``read_at`` back-pointers are followed at once, without
-    it they are left in ``pointers``. ``entries`` grows by an ``ENTRY`` for every record, in their order.
+    The range starts at ``start`` (0 for the beginning of the file, else the start of a transaction). Chunks may
+    have any size. ``on_transaction`` is called for each finished transaction. ``blobs``, ``pointers`` and
+    ``defects`` grow until ``drain`` takes them. With ``read_at``, back-pointers are followed at once, otherwise
+    they are added to ``pointers``. ``entries`` grows by an ``INDEX_ENTRY`` for every record, in file order.
     """
 
     def __init__(
@@ -163,12 +164,12 @@ class Scanner:
         self._emit = on_transaction
         self._read_at = read_at
         self._entries = entries
-        self._rest = b""  # bytes of the last chunk that are not parsed yet, they start at _base
-        self._short = False  # a step sets it when it needs more bytes than there are
+        self._rest = b""  # the bytes of the last chunk that are not parsed yet; they start at _base
+        self._short = False  # set by a step that needs more bytes
         self._base = start
         self._next = start or len(MAGIC)
-        # a function and no method of this object, which would keep it, and all that it leads to, until a
-        # garbage collection
+        # a function, not a bound method: that would make a cycle and keep this object until the next garbage
+        # collection
         self._step: Callable[[Scanner, bytes, int], int] = Scanner._header
         self._header_fields: tuple[bytes, int, bytes, bytes, bytes, bytes] = (b"", 0, b"", b"", b"", b"")
         self._transaction = 0
@@ -189,12 +190,12 @@ class Scanner:
         self._base = base + min(offset, limit)
 
     def finish(self) -> None:
-        """Raise SourceDamaged unless the range ended exactly behind a transaction."""
+        """Raise SourceDamaged unless the range ended exactly at the end of a transaction."""
         if self._step is not Scanner._header or self._rest or self._next != self._base:
             raise SourceDamaged(f"the range ends inside the transaction at position {self._transaction}")
 
     def drain(self) -> tuple[list[BlobRef], list[Pointer], list[Defect]]:
-        """Return and forget what was found so far."""
+        """Return the blobs, pointers and defects found so far, and clear them."""
         found = self.blobs, self.pointers, self.defects
         self.blobs, self.pointers, self.defects = [], [], []
         return found
@@ -207,7 +208,7 @@ class Scanner:
         body = offset + TRANSACTION.size
         texts = body + user + description + extension
         if length < texts - offset:
-            raise SourceDamaged(f"the transaction header at position {pos} is not one")
+            raise SourceDamaged(f"there is no valid transaction header at position {pos}")
         if texts > len(data):
             return self._wait(offset)
         self._header_fields = (
@@ -216,15 +217,15 @@ class Scanner:
         )  # fmt: skip
         self._transaction, self._end = pos, pos + length
         self._records = self._blobs = 0
-        if status == b"u":  # undone in place by ancient versions: its records do not count
+        if status == b"u":  # undone in place by very old versions of ZODB: its records do not count
             self._step = Scanner._trailer
             return offset + int(length)
         self._step = Scanner._record
         return int(texts)
 
     def _record(self, data: bytes, offset: int) -> int:
-        # the loop that sees every record of a database: no attributes and no objects for those that cannot be
-        # blobs
+        # This loop runs for every record of a database. For speed it uses locals instead of attributes, and
+        # creates no objects for records that cannot be blobs.
         base, limit, transaction = self._base, len(data), self._transaction
         place, size, stop = RECORD_POSITION.unpack_from, RECORD.size, self._end - self._base
         records, entries, entry = self._records, self._entries, INDEX_ENTRY.pack

@@ -1,6 +1,6 @@
-"""Where a Data.fs ends for a reader beside a running writer, and whether it continues what was seen before.
+"""Find the end of a Data.fs while a writer is running, and identify its last transaction.
 
-Headers are hopped with pread, never through a mapping: a writer that aborts truncates the file.
+Headers are read with pread, never through mmap: a writer that aborts truncates the file.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ class TransactionSpan(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """The end of the last finished transaction, and what stands behind it.
+    """The end of the last finished transaction, and the state of the bytes after it.
 
-    ``clean``, ``pending`` or ``torn``.
+    ``clean``: there are none. ``pending``: a writer is finishing a transaction (status ``c``). ``torn``: a part
+    of an unfinished transaction.
     """
 
     end: int
@@ -44,19 +45,19 @@ def check_magic(fd: int, name: str) -> None:
     if magic == PYTHON_2_MAGIC:
         raise SourceDamaged(
             f"{name} was written by Python 2 (FS21)",
-            "migrate a copy with `zodbupdate --convert-py3` and back up the result; keep this file with "
-            "other means until then",
+            "migrate a copy with `zodbupdate --convert-py3` and back up the result; until then, back up this "
+            "file by other means",
         )
     what = "is empty" if not magic else "is not a Data.fs (it does not start with FS30)"
     raise SourceDamaged(f"{name} {what}", "check the path given with --data-fs or in zope.conf")
 
 
 class TransactionWalker:
-    """Walks over the finished transactions from ``start``; afterwards ``tail`` says where and why it stopped.
+    """Iterates over the finished transactions from ``start``; afterwards ``tail`` is the end and its state.
 
-    A tail that a writer is still writing (status ``c``, or bytes that are all of one unfinished transaction)
-    ends the walk. Anything else that does not parse raises SourceDamaged: nothing behind it is ever dropped
-    silently.
+    A transaction that a writer is still writing ends the iteration: it has the status ``c``, or all bytes up to
+    the end of the file belong to it. Anything else that cannot be parsed raises SourceDamaged, so that no
+    transaction after it is dropped silently.
     """
 
     def __init__(self, fd: int, start: int, name: str) -> None:
@@ -79,17 +80,18 @@ class TransactionWalker:
                 raise SourceDamaged(*self._broken(pos, "does not repeat its length at its end"))
             yield TransactionSpan(tid, pos, end, status)
             pos, head = end, block[8:]
-        self.tail = Tail(pos, self._behind(pos, head))
+        self.tail = Tail(pos, self._state_after(pos, head))
 
     def _broken(self, pos: int, what: str) -> tuple[str, str]:
         return (
             f"{self._name} is damaged: the transaction at position {pos} {what}; {self._size - pos} "
             "bytes from there on cannot be trusted",
-            "look at it with `python -m ZODB.FileStorage.fstest`, repair a copy with fsrecover, or "
+            "check it with `python -m ZODB.FileStorage.fstest`, then repair a copy with fsrecover, or "
             "restore a backup",
         )
 
-    def _behind(self, pos: int, head: bytes) -> str:
+    def _state_after(self, pos: int, head: bytes) -> str:
+        """Return the state of the bytes from ``pos`` on, which begin with ``head``; raise SourceDamaged."""
         size = os.fstat(self._fd).st_size
         if pos >= size or not head:
             return "clean"
@@ -104,29 +106,29 @@ class TransactionWalker:
                 return "torn"
             raise SourceDamaged(*self._broken(pos, "has an impossible header"))
         if pos + length + LENGTH.size <= size:
-            return "clean"  # finished since the walk began: the next one finds it
+            return "clean"  # finished since the iteration began: the next one finds it
         self._require_unfinished(pos, pos + TRANSACTION.size + sum(texts))
         self._require_last(pos, head, size)
         return "torn"
 
     def _require_last(self, pos: int, head: bytes, end: int) -> None:
-        """Raise when something stands behind an unfinished transaction.
+        """Raise SourceDamaged when there are bytes after an unfinished transaction.
 
-        A writer finishes or removes it before it writes on.
+        A writer finishes or removes the transaction before it writes the next one.
         """
         beyond = os.fstat(self._fd).st_size > end and not self._only_zeros(end)
-        # asked again, for it may have been finished in between
+        # read the header again: the transaction may have been finished in between
         if (beyond or self._ends_finished(pos, head)) and os.pread(self._fd, TRANSACTION.size, pos) == head:
             raise SourceDamaged(
                 *self._broken(
-                    pos, "looks unfinished, and something finished stands there: its header is wrong"
+                    pos, "looks unfinished, but finished data follow its header: the header is wrong"
                 )
             )
 
     def _ends_finished(self, pos: int, head: bytes) -> bool:
-        """Tell whether the file ends with the length of a transaction that begins at ``pos`` or later.
+        """Return whether the file ends with the length of a transaction that begins at ``pos`` or later.
 
-        Then a transaction that looks unfinished is a complete one, and its header is damaged.
+        Then the transaction at ``pos`` is complete, although its header says that it is unfinished.
         """
         size = os.fstat(self._fd).st_size
         length = int.from_bytes(os.pread(self._fd, LENGTH.size, size - LENGTH.size))
@@ -161,9 +163,8 @@ class TransactionWalker:
 def tail_digest(fd: int, pos: int, end: int) -> str:
     """Return the digest that identifies the transaction from ``pos`` to ``end``.
 
-    Header, last 64 KiB and length.
-
-    With ``pos == end`` (no transaction) it covers the magic alone.
+    It is the SHA-256 of the header, the last 64 KiB and the length. If ``pos`` is ``end``, there is no
+    transaction, and it is the digest of the magic alone.
     """
     if pos == end:
         return hashlib.sha256(os.pread(fd, len(MAGIC), 0)).hexdigest()

@@ -1,1 +1,1 @@
-"""Plain data: what a TID, a site, a manifest are."""
+"""Plain data: TIDs, sites, manifests, and what the layers pass to each other."""

@@ -1,4 +1,4 @@
-"""A blob revision, as a record of a storage names it, and those that are missing."""
+"""Blob revisions that records of a storage reference, and the document of missing ones."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import msgspec
 
 
 class BlobRef(NamedTuple):
-    """A blob revision that a record asks for.
+    """A blob revision that a record references.
 
-    ``sure`` is False when only the existence of the file can tell.
+    ``sure`` is False when the record cannot be read, such as with an encrypting wrapper. Then there is a blob if
+    there is a file for it.
     """
 
     oid: bytes

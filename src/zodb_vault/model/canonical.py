@@ -1,7 +1,7 @@
-"""The one way a JSON file of a repository is written, so that a flipped byte shows and ``sed`` can read it.
+"""The canonical form of the JSON files of a repository: it shows a flipped byte, and ``sed`` can read it.
 
-Keys are sorted, nothing is indented, and every entry of a list of objects or rows stands on a line of its
-own. A sealed document ends with a line that holds the SHA-256 of all lines before it::
+Keys are sorted, nothing is indented, and every entry of a list of objects or rows has a line of its own. The
+last line of a document with a digest contains the SHA-256 of all lines before it::
 
     sed '$d' manifest.json | sha256sum
 """
@@ -17,14 +17,14 @@ import msgspec
 
 from ..errors import Damage
 
-SEAL = re.compile(rb'"self_sha256":"([0-9a-f]{64})"\}\n\Z')
-SEAL_LENGTH = len('"self_sha256":""}\n') + 64
+DIGEST_LINE = re.compile(rb'"self_sha256":"([0-9a-f]{64})"\}\n\Z')
+DIGEST_LINE_LENGTH = len('"self_sha256":""}\n') + 64
 
 
 def encode(value: Any) -> bytes:
-    """Return the canonical bytes of a document (structs allowed), ending in a newline.
+    """Return the canonical bytes of a document (structs allowed), with a newline at the end.
 
-    What is no UTF-8 in a path is escaped.
+    Bytes of a path that are not UTF-8 are escaped.
     """
     plain = msgspec.to_builtins(value)
     try:
@@ -34,10 +34,7 @@ def encode(value: Any) -> bytes:
 
 
 def escaped(value: Any) -> Any:
-    """Return a document of plain types in which every text can be encoded.
-
-    Lone surrogates become visible escapes.
-    """
+    """Return a document of plain types whose texts can all be encoded: lone surrogates become escapes."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, Mapping):
@@ -56,16 +53,16 @@ def with_digest(value: Any) -> bytes:
 def check_digest(data: bytes, name: str) -> bytes:
     """Return ``data`` after checking its digest.
 
-    Raise Damage naming ``name`` when any byte is not as written.
+    Raise Damage, with the ``name`` of the file, when a byte has changed.
     """
-    match = SEAL.search(data)
-    if match is None or hashlib.sha256(data[:-SEAL_LENGTH]).hexdigest().encode() != match.group(1):
+    match = DIGEST_LINE.search(data)
+    if match is None or hashlib.sha256(data[:-DIGEST_LINE_LENGTH]).hexdigest().encode() != match.group(1):
         raise Damage(f"{name} is damaged: its content does not match its own digest")
     return data
 
 
 def rows(kind: str, lines: Sequence[bytes]) -> bytes:
-    """Return the document of already encoded rows, one a line; the fast path for long lists."""
+    """Return a document of rows that are already encoded, one per line: the fast path for long lists."""
     return b'{"kind":"%s","rows":[\n' % kind.encode() + b",\n".join(lines) + b"\n]}\n"
 
 

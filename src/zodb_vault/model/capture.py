@@ -1,4 +1,4 @@
-"""What a capture is given: options, earlier backups, and what an interrupted run left."""
+"""The input of a capture: options, the previous backup, and the progress of an interrupted run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .manifest import DatabaseEntry, StoredProgress
 
 
 class PreviousBackup(msgspec.Struct, frozen=True, kw_only=True):
-    """One database of an earlier complete backup that may be continued.
+    """One database of an earlier complete backup, which may be continued.
 
-    ``captured`` is the clock of that run.
+    ``captured`` is the time of that run by its own clock.
     """
 
     id: str
@@ -21,19 +21,19 @@ class PreviousBackup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InterruptedRun(msgspec.Struct, frozen=True):
-    """What an interrupted run left: its notes, and the parent that it continued."""
+    """An interrupted run: what it stored, and the parent that it continued."""
 
     stored: StoredProgress
     parent: PreviousBackup | None
 
 
 class CaptureOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a user wants a capture to be.
+    """The options of a capture.
 
-    ``restored``: the site was put back to an older state since the newest backup.
-
-    ``doubtful``: what an interrupted run has left may be somebody else's, and this run is to vouch for it: it
-    is compared with the source.
+    ``forced``: make a full backup. ``storage`` and ``blobs``: the components to copy. ``allow_missing``: how
+    many blobs may be missing (None: the default limit). ``restored``: an older state was restored since the
+    newest backup. ``doubtful``: the objects of an interrupted run may be forged, and this run signs its
+    manifest, so they are compared with the source.
     """
 
     forced: bool = False

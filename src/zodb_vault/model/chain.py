@@ -1,6 +1,6 @@
-"""A long sequence in a small manifest.
+"""Keep a long sequence of entries in a small manifest.
 
-Immutable lists that many manifests share, and a short tail of its own.
+A chain has immutable lists, which many manifests share, and a short tail in the manifest itself.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ E = TypeVar("E", bound=Segment | Pack | Part | Delta | Transactions)
 
 
 class Documents(Protocol):
-    """Where lists are stored."""
+    """A store of documents, such as lists."""
 
     def put_document(self, data: bytes) -> DocumentRef:
         """Store a document and return its name."""
@@ -83,9 +83,9 @@ def store_list(
 
 
 class Chain(Generic[E]):
-    """The segments or packs of a database, or the parts of its dump.
+    """A sequence of entries: the segments or packs of a database, or the parts of its dump.
 
-    Never changed in place, every method returns a new one.
+    A chain is immutable: every method that changes it returns a new one.
     """
 
     def __init__(
@@ -109,16 +109,16 @@ class Chain(Generic[E]):
 
     @property
     def raw(self) -> int:
-        """Return the bytes of content that it stands for."""
+        """Return the bytes of content of all entries."""
         return sum(ref.raw for ref in self.lists) + sum(entry.raw for entry in self.tail)
 
     @property
     def stored(self) -> int:
-        """Return the bytes of all objects and documents that it needs."""
+        """Return the stored bytes of all objects and documents of the chain."""
         return sum(ref.stored for ref in self.lists) + sum(entry.stored for entry in self.tail)
 
     def first(self, count: int) -> Chain[E]:
-        """Return the chain of the first ``count`` entries; whole lists stay shared."""
+        """Return the chain of the first ``count`` entries; complete lists stay shared."""
         lists: list[ListRef] = []
         for ref in self.lists:
             if count < ref.count:
@@ -132,13 +132,13 @@ class Chain(Generic[E]):
         return self._with(self.lists, [*self.tail, *entries])
 
     def with_tail(self, tail: Sequence[E]) -> Chain[E]:
-        """Return the chain with another tail behind the same lists."""
+        """Return the chain with the same lists and another tail."""
         return self._with(self.lists, tail)
 
     def mapped(self, change: Callable[[E], E | None]) -> Chain[E]:
         """Return the chain with every entry changed or dropped (None).
 
-        Lists of which nothing changes stay shared.
+        Lists without a change stay shared, up to the first list with one.
         """
         lists: list[ListRef] = []
         rest: list[E] = []
@@ -153,7 +153,7 @@ class Chain(Generic[E]):
         return self._with(lists, rest)
 
     def with_short_tail(self) -> Chain[E]:
-        """Return the chain with a tail that is short enough for a manifest: its older part becomes lists."""
+        """Return the chain with a tail that fits a manifest: a tail of more than 64 entries moves into lists."""
         if len(self.tail) <= TAIL_LIMIT:
             return self
         lists, older, tail = list(self.lists), self.tail[:-TAIL_KEPT], self.tail[-TAIL_KEPT:]
@@ -183,7 +183,7 @@ def dump_of(entry: DatabaseEntry, documents: Documents) -> Chain[Part]:
 
 
 def deltas_of(entry: DatabaseEntry, documents: Documents) -> Chain[Delta]:
-    """Return what is laid over the dump of a database in a backup."""
+    """Return the deltas to the dump of a database in a backup."""
     dump = entry.dump
     return (
         Chain(Delta, documents, dump.delta_lists, dump.deltas)
@@ -193,7 +193,7 @@ def deltas_of(entry: DatabaseEntry, documents: Documents) -> Chain[Delta]:
 
 
 def files_of(entry: DatabaseEntry, documents: Documents) -> Iterator[Part]:
-    """Yield the parts of everything that belongs to the dump of a database."""
+    """Yield the parts of the dump of a database, of its deltas and of its other files."""
     yield from dump_of(entry, documents)
     for delta in deltas_of(entry, documents):
         yield from delta.parts
@@ -201,7 +201,7 @@ def files_of(entry: DatabaseEntry, documents: Documents) -> Iterator[Part]:
 
 
 def log_of(entry: DatabaseEntry, documents: Documents) -> Chain[Transactions]:
-    """Return what the dump of a database knows of its transactions."""
+    """Return the lists of transactions of a database that is dumped."""
     return (
         Chain(Transactions, documents, entry.dump.log_lists, entry.dump.log)
         if entry.dump

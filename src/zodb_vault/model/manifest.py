@@ -1,7 +1,7 @@
-"""The manifest of a backup and the documents it points to: repository format 1.
+"""The manifest of a backup and the documents that it references: repository format 1.
 
-Shapes only. Sizes are bytes, TIDs and OIDs ``0x`` and 16 hex digits, times ISO 8601 in UTC.
-Readers ignore keys they do not know; a writer never rewrites a manifest, so unknown keys are kept.
+Sizes are in bytes. TIDs and OIDs are ``0x`` and 16 hex digits. Times are ISO 8601 in UTC. Readers ignore unknown
+keys. No manifest is ever rewritten, so unknown keys are kept.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Codec = Literal["zstd", "zstd+age"]
 class Part(msgspec.Struct, frozen=True, kw_only=True):
     """One immutable object: ``raw`` bytes of content, ``stored`` bytes under ``objects/``.
 
-    Decoded, it belongs at the end of what ``to`` names: ``<database>/Data.fs``, ``<database>/blobs`` (tar),
-    ``<database>/log``. ``codec`` is ``zstd``, or ``zstd+age`` when the zstd file was encrypted then.
+    ``to`` is the file that the decoded content is appended to: ``<database>/Data.fs``, ``<database>/blobs``
+    (tar), ``<database>/log``. ``codec`` is ``zstd``, or ``zstd+age`` when the zstd file is encrypted.
     """
 
     object: str
@@ -39,10 +39,10 @@ class DocumentRef(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Segment(msgspec.Struct, frozen=True, kw_only=True):
-    """The bytes ``start`` to ``end`` of a Data.fs, which end with a finished transaction.
+    """The bytes from ``start`` to ``end`` of a Data.fs, which end with a finished transaction.
 
-    ``tail_digest`` covers the last transaction (at ``tail_start``): its header, last 64 KiB and length.
-    ``future``: its TIDs were later than the clock that captured it and do not identify content.
+    ``tail_digest`` is the digest of the last transaction (at ``tail_start``): its header, last 64 KiB and
+    length. ``future``: TIDs were later than the clock of the capture, so they do not identify the content.
     """
 
     start: int
@@ -72,9 +72,8 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
 class Pack(msgspec.Struct, frozen=True, kw_only=True):
     """A tar of blobs.
 
-    ``index`` lists the live ones, ``count`` of them with ``size`` bytes, the newest of ``last_tid``.
-
-    ``live`` bytes of the tar are theirs, headers included.
+    ``index`` lists the live blobs: ``count`` blobs with ``size`` bytes, the newest of ``last_tid``. They take
+    ``live`` bytes of the tar, with their headers.
     """
 
     count: int
@@ -99,7 +98,7 @@ class Pack(msgspec.Struct, frozen=True, kw_only=True):
 class Transactions(msgspec.Struct, frozen=True, kw_only=True):
     """Some transactions of a database that is dumped, in ascending order.
 
-    Rows like those of a segment, in which positions are 0.
+    The rows are like those of a segment, but all positions are 0.
     """
 
     count: int
@@ -110,7 +109,7 @@ class Transactions(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def raw(self) -> int:
-        """Return nothing: a restore writes nothing of it."""
+        """Return 0, because a restore writes no bytes of it."""
         return 0
 
     @property
@@ -132,7 +131,7 @@ class ListRef(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DataFs(msgspec.Struct, frozen=True, kw_only=True, tag="datafs", tag_field="kind"):
-    """The storage half of a FileStorage: segments from 0 to ``end``."""
+    """The storage component of a FileStorage: segments from byte 0 to ``end``."""
 
     end: int
     transactions: int
@@ -146,14 +145,12 @@ class DataFs(msgspec.Struct, frozen=True, kw_only=True, tag="datafs", tag_field=
 
 
 class _Dump(msgspec.Struct, frozen=True, kw_only=True):
-    """The storage half of a database server, as its own tool writes it.
+    """The storage component of a database server, in the format of its own tool.
 
-    ``size`` bytes, in the parts of the lists, then of the tail.
-
-    ``tables`` are the rows that each table has in the snapshot that was dumped, ``versions`` those of the
-    server and its tool, ``marks`` a document with some objects and their TIDs, by which a later run knows
-    whether the database is still the same one. Of a database that can be restored to one of its transactions,
-    ``log_lists``, then ``log``, have all of them.
+    It has ``size`` bytes, in the parts of the lists, then of the tail. ``tables`` are the numbers of rows of each
+    table in the dumped snapshot. ``versions`` are those of the server and the tool. ``marks`` is a document with
+    some objects and their TIDs; they show a later run whether the database is still the same one. If the
+    database can be restored to a transaction, ``log_lists``, then ``log``, contain all transactions.
     """
 
     size: int
@@ -168,11 +165,11 @@ class _Dump(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def requires(self) -> list[str]:
-        """Return the features that a reader of a manifest with such a storage has to know."""
+        """Return the features that a reader of the manifest has to know."""
         return ["dump"]
 
     def rows_of(self, table: str) -> int | None:
-        """Return how many rows a table had in the snapshot, in whatever schema it is."""
+        """Return how many rows a table had in the snapshot, in any schema."""
         return next((rows for name, rows in self.tables.items() if name.rpartition(".")[2] == table), None)
 
     @property
@@ -182,16 +179,15 @@ class _Dump(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def files(self) -> list[Part]:
-        """Return the parts of what is stored beside the dump itself."""
+        """Return the parts of the other files that are stored with the dump."""
         return []
 
 
 class PgDump(_Dump, frozen=True, kw_only=True, tag="pg_dump", tag_field="kind"):
-    """A custom format archive of ``pg_dump``.
+    """An archive of ``pg_dump`` in the custom format.
 
-    ``large_objects`` as the snapshot counts them, ``sequences`` their last values.
-
-    ``state`` is a document of what the next run compares with, if the method is ``transactions``.
+    ``large_objects`` is their number in the snapshot. ``sequences`` are the last values of sequences. ``state``
+    is the document that the next run compares with, if the method is ``transactions``.
     """
 
     large_objects: int = 0
@@ -207,7 +203,7 @@ class PgDump(_Dump, frozen=True, kw_only=True, tag="pg_dump", tag_field="kind"):
 class RowFile(msgspec.Struct, frozen=True, kw_only=True):
     """Rows of some columns of a table, in the format of ``COPY``. ``sha256`` is the digest of the raw bytes.
 
-    ``until``: of keys, up to which TID they are all that is there.
+    For a file of keys, ``until`` is the TID up to which it contains all keys of the table.
     """
 
     table: str
@@ -248,9 +244,9 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeltaBase(msgspec.Struct, frozen=True, kw_only=True):
-    """The dump that deltas are laid over.
+    """The dump that deltas are applied to.
 
-    The backup it was made for and when, and what its own snapshot held.
+    ``id`` and ``created_at`` are those of its own backup; the other fields describe the snapshot of that dump.
     """
 
     id: str
@@ -263,13 +259,12 @@ class DeltaBase(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PgTransactions(PgDump, frozen=True, kw_only=True, tag="pg_transactions", tag_field="kind"):
-    """An archive of ``pg_dump``, the ``base``, and what was committed since.
+    """An archive of ``pg_dump``, the ``base``, and the transactions that were committed since.
 
-    ``delta_lists``, then ``deltas``.
-
-    ``live`` are the keys of what is there, all else is gone; ``whole`` tables are stored each time;
-    ``derived`` ones, which a pack fills, are empty. ``keys``: number and sums of the keys of each table in
-    the snapshot. ``encoding`` is that of texts. ``script`` puts all of it together by hand.
+    They are in ``delta_lists``, then ``deltas``. ``live`` are the keys of all existing rows; other rows of the
+    base are deleted. ``whole`` tables are stored completely each time. ``derived`` tables, which a pack fills,
+    are empty. ``keys`` are the number and sums of the keys of each table in the snapshot. ``encoding`` is that
+    of texts. ``script`` applies everything by hand.
     """
 
     base: DeltaBase
@@ -289,25 +284,23 @@ class PgTransactions(PgDump, frozen=True, kw_only=True, tag="pg_transactions", t
 
     @property
     def files(self) -> list[Part]:
-        """Return the parts of what is stored beside the dump and the deltas."""
+        """Return the parts of the other files that are stored with the dump and the deltas."""
         return [*(part for file in (*self.live, *self.whole) for part in file.parts), *self.script]
 
 
 class SqliteCopy(_Dump, frozen=True, kw_only=True, tag="sqlite", tag_field="kind"):
-    """The files of a database in SQLite, copied by its online backup: ``to`` of each part says which."""
+    """The files of a SQLite database, copied by its online backup; ``to`` of each part is the file."""
 
 
 class MysqlDump(_Dump, frozen=True, kw_only=True, tag="mysqldump", tag_field="kind"):
-    """A script of SQL as ``mariadb-dump`` writes it."""
+    """An SQL script of ``mariadb-dump`` or ``mysqldump``."""
 
 
 class StoredFiles(_Dump, frozen=True, kw_only=True, tag="files", tag_field="kind"):
-    """Files that a backend of another package stores and understands.
+    """Files that a backend of another package stores and reads.
 
-    ``to`` of each part says which file it is a piece of.
-
-    The parts of a file follow each other. A name has letters, digits and ``._-``, so that a shell can handle
-    it.
+    ``to`` of each part is the file that it belongs to. The parts of a file follow each other. A name has only
+    letters, digits and ``._-``, so that a shell can use it.
     """
 
     tables: dict[str, int] = {}
@@ -322,18 +315,18 @@ Dump = PgDump | PgTransactions | SqliteCopy | MysqlDump | StoredFiles
 
 
 class MissingBlobs(msgspec.Struct, frozen=True, kw_only=True):
-    """Blobs that the storage half references and the source no longer has."""
+    """Blobs that the storage component references and the source no longer has."""
 
     count: int
     list: str | None
 
 
 class Blobs(msgspec.Struct, frozen=True, kw_only=True):
-    """The blob half: ``count`` blobs with ``size`` bytes in packs; of one (OID, TID) the last pack's holds.
+    """The blob component: ``count`` blobs with ``size`` bytes in packs.
 
-    ``sparse`` packs are less than half alive and wait for a later run to rewrite them. ``keys`` is the
-    document of those objects in S3 that were not under the key that their storage would give them: OID, TID,
-    key.
+    If several packs have the same (OID, TID), the last one counts. ``sparse`` is the number of packs that are
+    less than half live; a later run rewrites them. ``keys`` is the document of the objects in S3 whose key is
+    not the usual one of their storage: OID, TID, key.
     """
 
     count: int
@@ -348,10 +341,9 @@ class Blobs(msgspec.Struct, frozen=True, kw_only=True):
 class DatabaseEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One database in a backup.
 
-    Targets of a restore are its transactions from ``pack_tid`` (else ``first_tid``) on.
-
-    ``ordered`` is False when the TIDs of the source do not ascend: no moment tells then what was there.
-    ``experimental``: the method that made it has not been in use for long.
+    Targets of a restore are its transactions from ``pack_tid`` (else ``first_tid``) on. ``ordered`` is False
+    when the TIDs of the source do not ascend; then a time does not identify a state. ``experimental``: the
+    method of the backup is new.
     """
 
     name: str
@@ -376,19 +368,19 @@ class DatabaseEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def data_fs(self) -> DataFs | None:
-        """Return the storage half when it is a Data.fs."""
+        """Return the storage component if it is a Data.fs."""
         return self.storage if isinstance(self.storage, DataFs) else None
 
     @property
     def dump(self) -> Dump | None:
-        """Return the storage half when it is what the tool of a database server wrote."""
+        """Return the storage component if it is a dump."""
         return None if isinstance(self.storage, DataFs) else self.storage
 
 
 class Timeline(msgspec.Struct, frozen=True):
-    """A line this backup descends from, named by its first backup.
+    """A timeline that a backup belongs to, named by the id of its first backup.
 
-    It holds for us up to ``until_tid`` (None: to its end).
+    The backup shares it up to ``until_tid`` (None: to its end).
     """
 
     id: str
@@ -396,7 +388,7 @@ class Timeline(msgspec.Struct, frozen=True):
 
 
 class Reason(msgspec.Struct, frozen=True):
-    """Why a backup was made the way it was: a code of the reference and a sentence."""
+    """The reason for a full or incremental backup: a code, which the reference explains, and a sentence."""
 
     code: Literal[
         "first",
@@ -423,8 +415,7 @@ class Origin(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """One finished backup.
 
-    All that it needs cannot be changed or removed in its ``repository`` before ``locked_until``, as far as
-    that is known.
+    ``locked_until`` is the lock expiry of all its objects in its ``repository``, None when it is not known.
     """
 
     id: str
@@ -453,15 +444,15 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def whole(self) -> bool:
-        """Tell whether it holds every database of its site, storage and blobs."""
+        """Return whether it contains every database of its site, storage and blobs."""
         return self.contents == "all"
 
 
 class Marker(msgspec.Struct, frozen=True, kw_only=True):
-    """A run in progress: what it relies on (``uses``), and what it has stored so far, per database.
+    """A run in progress: the backups that it uses (``uses``), and what it ``stored`` so far by database.
 
-    ``copied`` are lists of what a copy has encoded anew: what it is here, and the name ``of`` what it was
-    made from. ``ended``: it gave up and left what it stored to the next run.
+    ``copied`` are lists of the objects that a copy has re-encrypted: the new object, and the name ``of`` the
+    original. ``ended``: the run gave up and left what it stored to the next run.
     """
 
     run: str
@@ -480,7 +471,7 @@ class Marker(msgspec.Struct, frozen=True, kw_only=True):
 class StoredProgress(msgspec.Struct, frozen=True, kw_only=True):
     """What an unfinished run has stored of one database.
 
-    Its chain is ``parent`` up to ``keep`` bytes, then these lists.
+    The chain is the first ``keep`` bytes of ``parent``, then these lists.
     """
 
     database: str
@@ -493,7 +484,7 @@ class StoredProgress(msgspec.Struct, frozen=True, kw_only=True):
 class Label(msgspec.Struct, frozen=True, kw_only=True):
     """One fact about a backup.
 
-    ``name``, ``note``, ``pinned``, ``verified``, ``restored``, ``accept-missing``, ``accept-history``,
+    It is ``name``, ``note``, ``pinned``, ``verified``, ``restored``, ``accept-missing``, ``accept-history`` or
     ``deleted``.
     """
 
@@ -503,16 +494,16 @@ class Label(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RemovedBackup(msgspec.Struct, frozen=True, kw_only=True):
-    """The note that the backup ``id`` was removed for good, and when."""
+    """The note that the backup ``id`` was removed permanently, and when."""
 
     id: str
     at: str
 
 
 class PendingDeletions(msgspec.Struct, frozen=True, kw_only=True):
-    """What may be deleted for good later: ``rows`` of a key and since when nothing needs it.
+    """Pending deletions: ``rows`` of a key and the time since which nothing references it.
 
-    ``seen`` are the ids of each site that were known.
+    ``seen`` are the known ids of backups by site.
     """
 
     rows: list[tuple[str, str]] = []
@@ -529,10 +520,8 @@ class DeadRun(msgspec.Struct, frozen=True, kw_only=True):
 class RepositoryInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The file ``repository.json``.
 
-    ``recovery`` is the SHA-256 of RECOVERY.md, ``store`` what was found of the service it lives in.
-
-    ``former`` are those that content was encrypted for before the ``recipients`` were set, each time; nobody,
-    where it was not.
+    ``recovery`` is the SHA-256 of RECOVERY.md. ``store`` is the result of the probe of its service. ``former``
+    are all earlier lists of ``recipients``, oldest first; a list is empty if content was not encrypted.
     """
 
     id: str

@@ -20,9 +20,9 @@ class Package(NamedTuple):
 
 
 class Requirements(NamedTuple):
-    """What a database needs.
+    """The requirements of a database.
 
-    ``packages`` to open its storage, ``drivers`` and ``tools`` (each by all its names) to back it up.
+    ``packages`` open its storage. ``drivers`` and ``tools`` back it up; a tool has several possible names.
     """
 
     packages: tuple[Package, ...] = ()

@@ -1,4 +1,4 @@
-"""What one database is restored from, what is asked for it, and what was found where it goes: plain data."""
+"""The input and the state of the restore of one database: plain data."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .source import Site
 
 
 class DatabaseCut(msgspec.Struct, frozen=True):
-    """One database of a backup, kept up to the transaction ``last_tid``, which ends at ``end`` (bytes).
+    """One database of a backup, truncated after the transaction ``last_tid``, which ends at byte ``end``.
 
-    ``dropped`` transactions follow it in the backup. A dump has no position for a transaction: ``end`` is its
-    whole size.
+    ``dropped`` transactions follow it in the backup. In a dump, a transaction has no position: then ``end`` is
+    the size of the dump.
     """
 
     entry: DatabaseEntry
@@ -25,20 +25,20 @@ class DatabaseCut(msgspec.Struct, frozen=True):
 
     @property
     def within(self) -> bool:
-        """Tell whether this is a dump of which the last transactions are left out."""
+        """Return whether this is a dump without its last transactions."""
         return self.entry.dump is not None and self.last_tid != self.entry.last_tid
 
     @property
     def left_out(self) -> int | None:
         """Return how many transactions of the backup are left out.
 
-        None for a whole dump, where nothing counts them.
+        None for a complete dump, where they are not counted.
         """
         return self.dropped if self.entry.data_fs is not None or self.within else None
 
 
 class RestorePoint(msgspec.Struct, frozen=True, kw_only=True):
-    """The last transaction of a restored database, and how many transactions and revisions it has then."""
+    """The last transaction of a restored database, and its numbers of transactions and revisions."""
 
     tid: str
     transactions: int
@@ -46,13 +46,13 @@ class RestorePoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DestinationOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user asks of the place that a database is restored to.
+    """The options of the user for the destination of a restore.
 
-    ``only``: one component of the backup. ``replace``: also a database that is not empty. ``replace_blobs``:
-    also a blob directory of another site, and other objects in a bucket. ``role``: the owner of everything in
-    a database server. ``elsewhere``: the place belongs to another configuration than the backups.
-    ``clients``: the configurations of ZEO clients, whose caches hold the state that is replaced.
-    ``safety_backup``: what is replaced is backed up first.
+    ``only``: restore one component of the backup. ``replace``: also replace a database that is not empty.
+    ``replace_blobs``: also replace a blob directory of another site, and other objects in a bucket. ``role``: the
+    owner of all tables in a database server. ``elsewhere``: the destination belongs to another configuration than
+    the backups. ``clients``: the configurations of ZEO clients, whose caches contain the replaced state.
+    ``safety_backup``: back up the replaced state first.
     """
 
     only: Literal["storage", "blobs"] | None = None
@@ -66,17 +66,16 @@ class DestinationOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SpaceNeed(msgspec.Struct, frozen=True):
-    """How many bytes a restore writes below a directory that exists already."""
+    """The number of bytes that a restore writes below an existing directory."""
 
     directory: Path
     size: int
 
 
 class StaleCache(msgspec.Struct, frozen=True):
-    """What a client keeps of the state that is replaced.
+    """The caches of a client that contain the replaced state.
 
-    ``files`` are persistent caches of objects, ``blobs`` the cached blobs that the restored state does not
-    have.
+    ``files`` are persistent caches of objects. ``blobs`` are cached blobs that the restored state does not have.
     """
 
     owner: str
@@ -85,21 +84,22 @@ class StaleCache(msgspec.Struct, frozen=True):
 
     @property
     def paths(self) -> list[Path]:
-        """Return the files that are removed."""
+        """Return the files to remove."""
         return [*self.files, *self.blobs]
 
 
 class TargetState(msgspec.Struct, frozen=True, kw_only=True):
-    """What a restore found at its destination and is going to do there.
+    """The state of the destination of a restore, and what the restore does there.
 
-    ``where`` is the file, directory or database itself; ``location`` is what a JSON document names, such as
-    the directory of a Data.fs. ``content`` is what its storage consists of. ``exists``: something is
-    replaced, ``last_tid`` is its last transaction, and ``lost`` the number of its transactions that the
-    restored state does not have (None: not counted). ``unsaved``: no safety backup holds it yet. ``resumed``
-    is the id of an interrupted restore that goes on.
+    ``where`` is the file, directory or database itself. ``location`` is the path in a JSON document, such as the
+    directory of a Data.fs. ``content`` is the kind of the storage. ``exists``: a state is replaced; ``last_tid``
+    is its last transaction, and ``lost`` the number of its transactions that the restored state does not have
+    (None: not counted). ``unsaved``: no safety backup contains it yet. ``resumed`` is the id of the interrupted
+    restore that continues.
 
-    Only for people: ``way`` says how the new state gets there, ``details`` what else the plan says, ``notes``
-    what to know before the restore is agreed to, ``next_steps`` what has to be done after it.
+    These fields are texts for the user: ``way`` is how the new state is written, ``details`` are other lines of
+    the plan, ``notes`` are warnings before the confirmation, ``next_steps`` are what the user has to do after the
+    restore.
     """
 
     where: str
@@ -121,9 +121,9 @@ class TargetState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnfinishedRestore(msgspec.Struct, frozen=True, kw_only=True):
-    """A restore of one database that left a note beside it.
+    """A restore of one database that left a journal next to it.
 
-    ``phase`` is how far it came, ``done`` after its end.
+    ``phase`` is the phase that it reached, ``done`` after its end.
     """
 
     restore: str

@@ -1,4 +1,4 @@
-"""Where a repository lives, as plain data: what a location alone does not say."""
+"""The settings of an S3 bucket, in addition to the location of a repository."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ import msgspec
 
 
 class S3Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """How a bucket is reached and what becomes of what is stored there.
+    """How a bucket is accessed, and how objects are stored in it.
 
-    None leaves it to the S3 client and the bucket.
-
-    Credentials never stand here: they come from where S3 clients look for them. ``object_lock`` is
-    ``governance`` or ``compliance``; what a backup needs cannot be changed or removed for ``object_lock_for``
-    after it then.
+    None means the default of the S3 client or of the bucket. Credentials are never part of the settings: the S3
+    client finds them itself. ``object_lock`` is ``governance`` or ``compliance``; then the objects of a backup
+    cannot be changed or removed for ``object_lock_for`` after the backup.
     """
 
     endpoint: str | None = None

@@ -1,4 +1,4 @@
-"""What a site consists of, as far as a configuration tells; nothing is opened to make one."""
+"""The databases of a site, as its configuration describes them; no storage is opened."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ Method = Literal["native", "portable", "transactions"]
 BlobMode = Literal["directory", "database", "server", "s3", "database+s3", "none"]
 
 
-# Options that no storage section has: a replica that is dumped instead, and by how many seconds it may lag.
+# Options that are not from a storage section: the replica that is dumped instead, and its lag in seconds.
 REPLICA_DSN, REPLICA_LAG = "replica.dsn", "replica.lag"
 
 
 class Secret:
-    """A text that prints as ``***``; ``shown`` is what of it may be seen, such as a DSN without its password.
+    """A text that prints as ``***``; ``shown`` is its harmless part, such as a DSN without the password.
 
-    It is no ``str``, so that it cannot be joined into a message, nor encoded into a document, by accident.
+    It is no ``str``, so that it cannot get into a message or a document by accident.
     """
 
     __slots__ = ("_text", "shown")
@@ -28,7 +28,7 @@ class Secret:
         self.shown = shown
 
     def reveal(self) -> str:
-        """Return the text itself; only for what has to log in with it."""
+        """Return the text itself. Use it only to log in."""
         return self._text
 
     def __str__(self) -> str:
@@ -47,7 +47,7 @@ Option = str | Secret
 
 
 def masked(options: Mapping[str, Option]) -> dict[str, str]:
-    """Return the options as they may be printed."""
+    """Return the options with secrets masked, for messages."""
     return {key: value.shown if isinstance(value, Secret) else value for key, value in options.items()}
 
 
@@ -56,11 +56,12 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
 
     ``data_fs`` and ``blob_dir`` are absolute paths; ``blob_dir`` is None when the configuration names none.
     ``dsn_option`` is the option that holds the DSN of a database in PostgreSQL, None for any other database.
-    ``options`` holds what the storage section says, for strategies that need it: keys of the storage itself
-    as they are (with ``-``), those of sections inside it and of wrappers around it after the section's type
-    (``postgresql.dsn``, ``s3blobstorage.bucket-name``, ``zeo.address``), several values of one key as lines,
-    paths absolute. With the method ``portable``, ``data_fs`` and ``blob_dir`` are those of a mirror; all else
-    is that of what it mirrors.
+
+    ``options`` are the keys of the storage section. Keys of the storage itself are unchanged (with ``-``). Keys
+    of sections inside it and of wrappers around it have the type of their section in front (``postgresql.dsn``,
+    ``s3blobstorage.bucket-name``, ``zeo.address``). Several values of one key are joined as lines; paths are
+    absolute. With the method ``portable``, ``data_fs`` and ``blob_dir`` are those of the mirror; all other
+    fields are those of the mirrored database.
     """
 
     name: str
@@ -78,7 +79,7 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
     method: Method = "native"
 
     def option(self, key: str, default: str = "") -> str:
-        """Return the text of an option, a secret revealed."""
+        """Return the text of an option, also of a secret one."""
         value = self.options.get(key, default)
         return value.reveal() if isinstance(value, Secret) else value
 
@@ -96,10 +97,7 @@ class Skipped(msgspec.Struct, frozen=True):
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
-    """One configured thing to back up.
-
-    All its databases, the file that says so, and where mirrors of them may be kept.
-    """
+    """A configured site: its databases, its configuration file, and the directory of its mirrors."""
 
     name: str
     config: str | None

@@ -1,4 +1,4 @@
-"""Transaction and object ids: 8 bytes in storages, ``0x`` and 16 hex digits everywhere else.
+"""Transaction and object ids (TID, OID): 8 bytes in storages, ``0x`` and 16 hex digits everywhere else.
 
 A TID counts minutes since 1900 (in months of 31 days) in its upper half and the fraction of the minute
 in units of 60 / 2**32 seconds in its lower half (``persistent.TimeStamp``).
@@ -13,9 +13,9 @@ from datetime import UTC, datetime, timedelta
 from . import tid as tids
 
 
-def is_in_future(tid: bytes | None, moment: datetime) -> bool:
-    """Tell whether a TID lies in the future of a clock."""
-    return tid is not None and tid > tids.from_datetime(moment)
+def is_in_future(tid: bytes | None, now: datetime) -> bool:
+    """Return whether a TID is later than the time of a clock."""
+    return tid is not None and tid > tids.from_datetime(now)
 
 
 HEX = re.compile(r"(?:0x)?([0-9a-fA-F]{16})\Z")
@@ -37,9 +37,9 @@ def from_hex(text: str) -> bytes:
 
 
 def to_datetime(raw: bytes) -> datetime:
-    """Return the moment that a TID encodes, in UTC, to the microsecond.
+    """Return the time of a TID in UTC, to the microsecond.
 
-    TIDs that are not times (a storage may use a counter) fold into year 1900 and stay comparable.
+    TIDs that are no times, such as those of a counter, give times in the year 1900 and stay comparable.
     """
     minutes, units = int.from_bytes(raw[:4], "big"), int.from_bytes(raw[4:], "big")
     days, minute = divmod(minutes, 24 * 60)
@@ -49,9 +49,9 @@ def to_datetime(raw: bytes) -> datetime:
     return start + timedelta(days=day, minutes=minute, seconds=units * SECONDS_PER_UNIT)
 
 
-def from_datetime(moment: datetime) -> bytes:
-    """Return the largest TID that is not later than ``moment`` (to the microsecond)."""
-    utc = moment.astimezone(UTC)
+def from_datetime(timestamp: datetime) -> bytes:
+    """Return the largest TID that is not later than a time (to the microsecond)."""
+    utc = timestamp.astimezone(UTC)
     months = (utc.year - 1900) * 12 + utc.month - 1
     minutes = ((months * 31 + utc.day - 1) * 24 + utc.hour) * 60 + utc.minute
     units = ((utc.second * 1_000_000 + utc.microsecond + 1) * UNITS_PER_MINUTE - 1) // 60_000_000
@@ -59,5 +59,5 @@ def from_datetime(moment: datetime) -> bytes:
 
 
 def iso(raw: bytes) -> str:
-    """Return the moment of a TID as ISO 8601 in UTC with microseconds."""
+    """Return the time of a TID as ISO 8601 in UTC, with microseconds."""
     return to_datetime(raw).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
