@@ -693,7 +693,7 @@ def test_a_copy_for_others_that_can_never_be_made_here_is_refused_before_the_bac
     [
         ("[]", "has to be a list of locations"),
         ('["s3://"]', "is not a location"),
-        ('[{recipients = ["age1"]}]', "has to be a text"),
+        ('[{recipients = ["age1"]}]', "has to be a string"),
         (
             '[{location = "s3://x/y", s3 = {endpoint = "s3.example.com"}}]',
             "repository.copies.s3.endpoint has to be a URL",
@@ -703,7 +703,7 @@ def test_a_copy_for_others_that_can_never_be_made_here_is_refused_before_the_bac
         ('[{location = "/x", recipient = "y"}]', "did you mean recipients?"),
         ('[{location = "/x", recipients = 3}]', "has to be a list of texts"),
         ('[{location = "/x", recipients = ["AGE-SECRET-KEY-1HUNTER2"]}]', "contains a private key"),
-        ("[3]", "has to be a text"),
+        ("[3]", "has to be a string"),
     ],
 )
 def test_what_is_no_copy_is_refused(source: Vault, keyring: Keyring, copies: str, said: str) -> None:

@@ -28,7 +28,7 @@ def remote(
 
 def test_a_site_is_backed_up_verified_and_restored(remote: Remote, tmp_path: Path) -> None:
     init = remote.done("repository", "init")
-    assert ("no conditional writes" in init.err) is not remote.service.conditional
+    assert ("does not support all conditional writes" in init.err) is not remote.service.conditional
     first = remote.done("create", "--name", "one", "--json").document
     with site_factory.Site(remote.files.data_fs.parent) as site:
         site.put(news="Third news", photo=site_factory.noise(4000, 9))
@@ -101,7 +101,7 @@ def test_damage_in_the_bucket_is_found(remote: Remote) -> None:
 @pytest.mark.parametrize(
     ("setting", "value", "status", "said"),
     [
-        ("ZODB_VAULT_REPOSITORY", "s3://no-such-bucket-anywhere/x", 1, "make the bucket"),
+        ("ZODB_VAULT_REPOSITORY", "s3://no-such-bucket-anywhere/x", 1, "create the bucket"),
         ("ZODB_VAULT_REPOSITORY", "s3://bucket/with blanks", 2, "write s3://bucket/prefix"),
         ("ZODB_VAULT_REPOSITORY_S3_ENDPOINT", "ftp://127.0.0.1", 2, "has to be a URL"),
         ("ZODB_VAULT_REPOSITORY_S3_ENDPOINT", "http://user:hunter2@127.0.0.1", 2, "contains credentials"),
@@ -335,7 +335,7 @@ def test_object_lock_on_a_bucket_without_it_is_said(
     monkeypatch.setenv("ZODB_VAULT_REPOSITORY_S3_OBJECT_LOCK_FOR", "30d")
     outcome = remote("repository", "init")
     assert outcome.status == 1, outcome
-    assert "a bucket that was made with it" in outcome.err
+    assert "a bucket that was created with object lock" in outcome.err
 
 
 def test_prune_frees_space_and_a_copy_goes_there(

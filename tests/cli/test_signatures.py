@@ -187,7 +187,7 @@ def test_a_key_that_cannot_sign_ends_the_run_and_no_backup_is_made(
         assert (outcome.status, "cannot be signed" in outcome.err) == (2, True), outcome
     assert vault.done("list", "--json").document["backups"][0]["status"] == "failed"
     monkeypatch.setenv(SIGNERS, "no key")
-    assert "public keys of SSH" in vault("list").err
+    assert "public SSH keys" in vault("list").err
 
 
 def test_without_a_key_there_is_no_signature(vault: Vault) -> None:

@@ -308,7 +308,7 @@ def test_errors_of_zodb_convert_are_named_in_the_file_and_in_the_warnings(tmp_pa
     assert "loses every blob" in warned("pgjsonb_s3.conf", "export")
     assert "refuses <s3blobstorage>" in warned("s3_rs.conf", "export")
     assert "new TID" in warned("s3_direct.conf", "import")
-    assert "needs <zlibstorage>" in warned("zeo_zlib.conf", "export")
+    assert "open it with <zlibstorage>" in warned("zeo_zlib.conf", "export")
     assert "only the current revision" in warned("rs_pg_hf_cache.conf", "export")
     assert [warned(name, "export") for name in ("direct.conf", "rs_pg_cache.conf", "zeo_shared.conf")] == [
         "",

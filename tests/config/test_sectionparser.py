@@ -120,7 +120,7 @@ def test_what_is_no_configuration_file(tmp_path: Path) -> None:
 
 def test_growth_without_end_is_stopped(tmp_path: Path) -> None:
     lines = ["%define a0 " + "x" * 1000] + [f"%define a{n + 1} {f'$a{n} ' * 20}" for n in range(8)]
-    assert "without end" in issues(tmp_path, "\n".join(lines))[0]
+    assert "become too long" in issues(tmp_path, "\n".join(lines))[0]
     assert "too deeply" in issues(tmp_path, "<a>\n" * 5000)[0]
     (tmp_path / "two.conf").write_text("")
     assert "too many" in issues(tmp_path, "%include two.conf\n" * 5000)[0]

@@ -103,7 +103,7 @@ def test_decisions(
             {**REPLACED, "common_tid": T7, "matching_end": 40},
             ["packed", "backup P", T7, "40 of its 100 bytes"],
         ),
-        ({**REPLACED, "common_tid": T5}, ["backup P", T5, T7, "nothing of it"]),
+        ({**REPLACED, "common_tid": T5}, ["backup P", T5, T7, "none of its bytes"]),
         (REPLACED, ["no transaction of backup P"]),
         ({**PARENT, "parent_problem": "list 4f is gone", "cut_end": 1}, ["Backup P", "list 4f is gone"]),
         ({**REPLACED, "interrupted_end": 30}, ["30 of 150 bytes"]),

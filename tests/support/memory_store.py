@@ -75,7 +75,7 @@ class MemoryStore:
 
     def list(self, prefix: str) -> Iterator[ListedKey]:
         if prefix and not (prefix.endswith("/") and KEY.match(prefix[:-1])):
-            raise ValueError(f"{prefix!r} is not a prefix, which ends with /")
+            raise ValueError(f"{prefix!r} is not a prefix: a prefix ends with /")
         with self._lock:
             found = sorted(
                 ListedKey(key, len(data)) for key, data in self.content.items() if key.startswith(prefix)

@@ -50,7 +50,7 @@ class Scope(NamedTuple):
 
     @property
     def copies_blobs(self) -> bool:
-        """Tell whether the blobs are a component of their own."""
+        """Return whether the blobs are a component of their own."""
         return any(component.what == "blobs" for component in self.copied)
 
     def plus(self, other: Scope) -> Scope:

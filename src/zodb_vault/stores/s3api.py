@@ -75,7 +75,7 @@ HINTS: Final[Mapping[str, str]] = {
     "QuotaExceeded": "raise the quota, then run the command again; it reuses what is already stored",
     "XMinioStorageFull": "free space there, then run the command again; it reuses what is already stored",
     "InvalidRequest": "check [repository.s3]; object_lock needs a bucket that was created with object lock",
-    "ObjectLockConfigurationNotFoundError": "create the bucket with object lock, or remove object_lock",
+    "ObjectLockConfigurationNotFoundError": "object_lock needs a bucket that was created with object lock",
     "MethodNotAllowed": "check the endpoint: [repository.s3] endpoint",
 }
 ELSE: Final = (
