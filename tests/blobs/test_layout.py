@@ -57,7 +57,7 @@ def test_a_cache_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / ".layout").write_text(text)
     with pytest.raises(ConfigurationError, match="is a blob cache") as caught:
         detect(tmp_path)
-    assert "authoritative" in caught.value.hint
+    assert "contains all blobs" in caught.value.hint
 
 
 @pytest.mark.parametrize("content", [b"", b"other", b"bushy lawn", b"\xff\xfe", b"BUSHY"])

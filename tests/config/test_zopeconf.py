@@ -492,7 +492,7 @@ def test_a_new_cache_directory_is_silent_a_missing_blob_directory_is_not(tmp_pat
 
 def test_unknown_and_unreadable_layouts_are_warnings(tmp_path: Path) -> None:
     directory = marked(tmp_path, "flat")
-    assert "not known" in storage(tmp_path, BLOBS_OF["filestorage"].format(directory)).warnings[0]
+    assert "unknown layout" in storage(tmp_path, BLOBS_OF["filestorage"].format(directory)).warnings[0]
     (directory / ".layout").unlink()
     (directory / ".layout").mkdir()
     assert "cannot be read" in storage(tmp_path, BLOBS_OF["filestorage"].format(directory)).warnings[0]

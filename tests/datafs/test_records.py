@@ -229,7 +229,7 @@ def test_a_pointer_past_the_end_is_reported() -> None:
     scanner.feed(data)
     scanner.finish()
     assert [d.why for d in scanner.defects] == [
-        "the back-pointer to position 26 leads behind the end of the file"
+        "the back-pointer to position 26 leads beyond the end of the file"
     ]
     assert [b.oid for b in scanner.blobs] == [p64(2)]
 
@@ -253,7 +253,7 @@ def test_an_undone_transaction_counts_and_its_records_do_not(status: bytes) -> N
     ("what", "data"),
     [
         ("does not repeat its length", transaction(4, b"")[:-1] + b"\1"),
-        ("is not one", site_factory.TRANSACTION.pack(b"\3" * 8, 20, b" ", 0, 0, 0) + bytes(100)),
+        ("no valid transaction header", site_factory.TRANSACTION.pack(b"\3" * 8, 20, b" ", 0, 0, 0) + bytes(100)),
         ("ends inside", transaction(4, record(4, b"x" * 900))[:-9]),
         ("ends inside", transaction(4, b"")[:-1]),
         ("ends inside", transaction(4, b"")[:10]),

@@ -43,7 +43,7 @@ class ZeoClient(Backend):
     def read_section(self, section: Section, around: Surroundings) -> Database:
         """Return the client's view of a ZEO server: blobs are the server's unless its directory is shared."""
         if not any(section.texts("server")):
-            raise section.error(f"{section.label} says no server")
+            raise section.error(f"{section.label} has no server")
         blob_dir = around.path(section, "blob-dir")
         mode, warnings = shared_or("server", section, blob_dir)
         return Database(
