@@ -253,7 +253,10 @@ def test_an_undone_transaction_counts_and_its_records_do_not(status: bytes) -> N
     ("what", "data"),
     [
         ("does not repeat its length", transaction(4, b"")[:-1] + b"\1"),
-        ("no valid transaction header", site_factory.TRANSACTION.pack(b"\3" * 8, 20, b" ", 0, 0, 0) + bytes(100)),
+        (
+            "no valid transaction header",
+            site_factory.TRANSACTION.pack(b"\3" * 8, 20, b" ", 0, 0, 0) + bytes(100),
+        ),
         ("ends inside", transaction(4, record(4, b"x" * 900))[:-9]),
         ("ends inside", transaction(4, b"")[:-1]),
         ("ends inside", transaction(4, b"")[:10]),

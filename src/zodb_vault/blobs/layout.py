@@ -36,8 +36,8 @@ LAYOUTS: Final[dict[str, PathOf]] = {"bushy": bushy, "lawn": lawn}
 def detect(blob_dir: Path) -> str:
     """Return the layout of an existing blob directory, without changing it.
 
-    Without a marker, a directory with blobs is a lawn and an empty one is bushy; ZODB decides in the same way.
-    Raise ConfigurationError for a cache, for an unknown layout and for a path that is no directory.
+    Without a marker, a directory with blobs is a lawn and an empty one is bushy; ZODB decides in the same
+    way. Raise ConfigurationError for a cache, for an unknown layout and for a path that is no directory.
     """
     if not blob_dir.is_dir():
         what = "is not a directory" if blob_dir.exists() else "does not exist"

@@ -107,8 +107,8 @@ def read_members(
 ) -> Iterator[tuple[Member, Iterator[memoryview]]]:
     """Yield each wanted member with its content, in one pass over the chunks of the tar.
 
-    Read all content of a member before the next member. If the tar is too short, the content ends early. Raise
-    Damage when the tar does not have a member at the offset in the index.
+    Read all content of a member before the next member. If the tar is too short, the content ends early.
+    Raise Damage when the tar does not have a member at the offset in the index.
     """
     source = _Cursor(iter(chunks))
     for member in index:
@@ -127,7 +127,7 @@ def _require_header(block: bytes, member: Member) -> None:
 
 
 class _Cursor:
-    """A position in a stream of chunks. It returns views without copying, because small blobs share a chunk."""
+    """A position in a stream of chunks; it returns views without copying, as small blobs share a chunk."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks

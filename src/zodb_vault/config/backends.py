@@ -1,9 +1,9 @@
 """Find the backend of a storage section, or of a database in a backup.
 
-Backends are registered as entry points of the group ``zodb_vault.backends``. The name of an entry point is the
-type of a section in lower case, its object is the backend. A backend whose own name is not the type of its
-section is registered under both names. Our own backends are registered in the same way, but also listed in a
-table, which is read first: reading all entry points of an environment takes tens of milliseconds.
+Backends are registered as entry points of the group ``zodb_vault.backends``. The name of an entry point is
+the type of a section in lower case, its object is the backend. A backend whose own name is not the type of
+its section is registered under both names. Our own backends are registered in the same way, but also listed
+in a table, which is read first: reading all entry points of an environment takes tens of milliseconds.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def find_other(name: str) -> Registered | None:
     for entry in entry_points(group=ENTRY_POINTS, name=name):
         try:
             return Registered(entry.value, entry.load(), ours=False)
-        except Exception as error:  # noqa: BLE001  a module of another package may raise anything when it is imported
+        except Exception as error:  # noqa: BLE001  the import of a foreign module may raise anything
             raise ConfigurationError(
                 [f"{entry.value}, registered for <{name}>, cannot be imported ({type(error).__name__})"]
             ) from None

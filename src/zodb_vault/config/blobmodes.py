@@ -2,8 +2,8 @@
 
 The marker file ``.layout`` in the directory is the second source: ``bushy`` and ``lawn`` contain all blobs,
 ``zeocache`` is a cache, also of RelStorage. A cache that is copied as if it were complete loses blobs, and so
-does a complete directory that is skipped. In these cases it is an error if the two sources disagree; any other
-difference is a warning. Directories are read, never written.
+does a complete directory that is skipped. In these cases it is an error if the two sources disagree; any
+other difference is a warning. Directories are read, never written.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def cache(section: Section, blob_dir: str) -> list[str]:
             f"{section.label} uses {blob_dir} as a cache (shared-blob-dir off), but {MARKER} there says "
             f"{name}: it holds blobs that may be nowhere else, and none of them would be copied",
             "shared-blob-dir" if section.texts("shared-blob-dir") else "blob-dir",
-            "set shared-blob-dir on if it is the directory of the server, otherwise use another directory for "
-            "the cache",
+            "set shared-blob-dir on if it is the directory of the server, otherwise use another directory "
+            "for the cache",
         )
     return [] if name is None else _doubts(name, blob_dir)
 

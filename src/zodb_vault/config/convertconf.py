@@ -1,9 +1,9 @@
 """Write configurations that copy a database: those of zodb-convert, and that of the portable method.
 
 zodb-convert copies from the site into a FileStorage, or back. The storage of the site is taken from its
-configuration section by section, with its wrappers. Only options that a source or a destination cannot have are
-changed. The templates around the storages are ``convert-export.conf`` and ``convert-import.conf`` beside this
-module.
+configuration section by section, with its wrappers. Only options that a source or a destination cannot have
+are changed. The templates around the storages are ``convert-export.conf`` and ``convert-import.conf`` beside
+this module.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Check that a key of zodb-vault.toml, or a variable, is known and that its value has the right type.
 
-The types are those of struct fields. A problem never contains a value, because the value may be a secret under
-the wrong key.
+The types are those of struct fields. A problem never contains a value, because the value may be a secret
+under the wrong key.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ SECRET_KEY = re.compile(
     re.IGNORECASE,
 )
 SECRET_VALUE = re.compile(r"(?:pass\w*|pwd|secret\w*|token)\s*[=:]", re.IGNORECASE)
-# Known keys of storages and zope.conf whose values are shown. Any other key may be the second line of a password
-# that contains a line break.
+# Known keys of storages and zope.conf whose values are shown. Any other key may be the second line of a
+# password that contains a line break.
 KEYS = """
 address allow-implicit-cross-references authenticate blob-cache-dir blob-cache-size blob-cache-size-check
 blob-cache-size-check-external blob-chunk-size blob-dir blob-temp-dir blob-threshold bucket-name
@@ -99,7 +99,10 @@ def mask(key: str, value: str) -> Option:
 
 
 def mask_dsn_words(text: str, dsn: str) -> str:
-    """Return a text with the secret words of a DSN masked, because drivers repeat parts of the DSN in errors."""
+    """Return a text with the secret words of a DSN masked.
+
+    Drivers repeat parts of the DSN in their errors.
+    """
     value = mask("dsn", dsn)
     shown = value.shown if isinstance(value, Secret) else value
     hidden = (

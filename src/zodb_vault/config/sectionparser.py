@@ -165,7 +165,7 @@ class _Parser(ZConfigParser):  # type: ignore[misc, unused-ignore]
         scheme = SCHEME.match(target)
         if scheme and scheme[1].lower() != "file":
             self.error(
-                f"%include of {scheme[1]}: is not supported, only local files are; include a copy of that file"
+                f"%include of {scheme[1]}: is not supported, only local files are; include a copy of the file"
             )
         try:
             return Path(self.url).parent / unquote(urlsplit(target).path if scheme else target)

@@ -22,7 +22,8 @@ class Value(NamedTuple):
 class Section:
     """A section with its type and name in lower case; the outermost section has no type.
 
-    Keys are compared in lower case and with ``-`` for ``_``. Its repr shows no values, because some are secret.
+    Keys are compared in lower case and with ``-`` for ``_``. Its repr shows no values, because some are
+    secret.
     """
 
     def __init__(self, type_: str, name: str | None, where: str, parent: Section | None = None) -> None:

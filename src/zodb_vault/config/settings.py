@@ -2,8 +2,8 @@
 
 The structs below are the complete file format: a key is a field, a table is a struct. Every value can also be
 given as a variable that is named by its path: ``retention.scheduled.daily`` is
-``ZODB_VAULT_RETENTION_SCHEDULED_DAILY``. A variable overrides the file. All problems are reported together, each
-with the file or variable and the key, but without the value.
+``ZODB_VAULT_RETENTION_SCHEDULED_DAILY``. A variable overrides the file. All problems are reported together,
+each with the file or variable and the key, but without the value.
 """
 
 from __future__ import annotations
@@ -103,9 +103,10 @@ class SiteSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The source of a site: exactly one of ``zope_conf``, ``zeo_conf`` and ``data_fs``. Paths are absolute.
 
     ``blob_dir`` belongs to ``data_fs``. ``retention`` is the name of the policy of its backups; without one,
-    ``[retention]`` applies. ``mirror`` is the directory of the mirrors of the portable method. ``client_confs``
-    are the configurations of clients of its ZEO server, whose caches a restore removes. ``dsn_backup`` is a
-    replica of its PostgreSQL database, which is dumped instead, unless it lags by more than ``replica_lag``.
+    ``[retention]`` applies. ``mirror`` is the directory of the mirrors of the portable method.
+    ``client_confs`` are the configurations of clients of its ZEO server, whose caches a restore removes.
+    ``dsn_backup`` is a replica of its PostgreSQL database, which is dumped instead, unless it lags by more
+    than ``replica_lag``.
     """
 
     zope_conf: Path | None = None
@@ -347,7 +348,8 @@ def _check(values: dict[str, Any], reading: ProblemCollector, source: str) -> No
             known = values.get("policy", {})
             told.problem(
                 f"site.{name}.retention",
-                f"is not the name of a policy{suggestion(site['retention'], known)}; a policy is a table [policy.NAME]",
+                f"is not the name of a policy{suggestion(site['retention'], known)}; "
+                "a policy is a table [policy.NAME]",
             )
     identity = values.get("identity", {})
     if identity.get("file") and identity.get("command"):

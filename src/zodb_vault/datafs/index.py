@@ -1,9 +1,10 @@
 """Write a ``Data.fs.index``, so that FileStorage does not scan the whole file at its next start.
 
-It needs memory for each object, so callers run it in a process of its own: ``python -m zodb_vault.datafs.index
-INDEX``. The process reads entries (``records.INDEX_ENTRY``) from its standard input. For an OID with several
-entries, the last one counts. The final entry consists of ``END`` and the length of the file; without it the
-parent process has died, and no index is written. Format: ZODB/fsIndex.py of ZODB 6 (``fsIndex.save``).
+It needs memory for each object, so callers run it in a process of its own: ``python -m
+zodb_vault.datafs.index INDEX``. The process reads entries (``records.INDEX_ENTRY``) from its standard input.
+For an OID with several entries, the last one counts. The final entry consists of ``END`` and the length of
+the file; without it the parent process has died, and no index is written. Format: ZODB/fsIndex.py of ZODB 6
+(``fsIndex.save``).
 """
 
 from __future__ import annotations

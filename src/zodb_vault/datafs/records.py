@@ -34,8 +34,8 @@ INDEX_ENTRY: Final = Struct(">8sQ")
 BLOB_RECORD: Final = b"\x80\x03cZODB.blob\nBlob\nq\x00.\x80\x03N."
 # A pickle of the class Blob and an empty state is not longer than this in any protocol.
 BLOB_RECORD_LIMIT: Final = 512
-# The name of the module begins within this many bytes in such a pickle; in an object that references a blob, it
-# comes later.
+# The name of the module begins within this many bytes in such a pickle; in an object that references a blob,
+# it comes later.
 CLASS_NAME_LIMIT: Final = 32
 
 ReadAt = Callable[[int, int], bytes]
@@ -72,7 +72,7 @@ class Defect(NamedTuple):
 
 
 def is_blob(data: bytes) -> bool | None:
-    """Return whether a record is that of a blob; None when its encoding is unknown (an encrypting wrapper)."""
+    """Return whether a record is that of a blob; None for an unknown encoding (an encrypting wrapper)."""
     if data == BLOB_RECORD:
         return True
     if data[:2] == b".z":
@@ -145,10 +145,11 @@ def follow_back_pointer(read_at: ReadAt, back: int) -> bool | None:
 class Scanner:
     """Finds transactions, blob references and back-pointers in a range of a Data.fs that is fed in order.
 
-    The range starts at ``start`` (0 for the beginning of the file, else the start of a transaction). Chunks may
-    have any size. ``on_transaction`` is called for each finished transaction. ``blobs``, ``pointers`` and
-    ``defects`` grow until ``drain`` takes them. With ``read_at``, back-pointers are followed at once, otherwise
-    they are added to ``pointers``. ``entries`` grows by an ``INDEX_ENTRY`` for every record, in file order.
+    The range starts at ``start`` (0 for the beginning of the file, else the start of a transaction). Chunks
+    may have any size. ``on_transaction`` is called for each finished transaction. ``blobs``, ``pointers`` and
+    ``defects`` grow until ``drain`` takes them. With ``read_at``, back-pointers are followed at once,
+    otherwise they are added to ``pointers``. ``entries`` grows by an ``INDEX_ENTRY`` for every record, in
+    file order.
     """
 
     def __init__(

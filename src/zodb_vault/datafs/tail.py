@@ -29,8 +29,8 @@ class TransactionSpan(NamedTuple):
 class Tail(NamedTuple):
     """The end of the last finished transaction, and the state of the bytes after it.
 
-    ``clean``: there are none. ``pending``: a writer is finishing a transaction (status ``c``). ``torn``: a part
-    of an unfinished transaction.
+    ``clean``: there are none. ``pending``: a writer is finishing a transaction (status ``c``). ``torn``: a
+    part of an unfinished transaction.
     """
 
     end: int
@@ -55,8 +55,8 @@ def check_magic(fd: int, name: str) -> None:
 class TransactionWalker:
     """Iterates over the finished transactions from ``start``; afterwards ``tail`` is the end and its state.
 
-    A transaction that a writer is still writing ends the iteration: it has the status ``c``, or all bytes up to
-    the end of the file belong to it. Anything else that cannot be parsed raises SourceDamaged, so that no
+    A transaction that a writer is still writing ends the iteration: it has the status ``c``, or all bytes up
+    to the end of the file belong to it. Anything else that cannot be parsed raises SourceDamaged, so that no
     transaction after it is dropped silently.
     """
 

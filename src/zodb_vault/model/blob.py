@@ -10,8 +10,8 @@ import msgspec
 class BlobRef(NamedTuple):
     """A blob revision that a record references.
 
-    ``sure`` is False when the record cannot be read, such as with an encrypting wrapper. Then there is a blob if
-    there is a file for it.
+    ``sure`` is False when the record cannot be read, such as with an encrypting wrapper. Then there is a blob
+    if there is a file for it.
     """
 
     oid: bytes

@@ -153,7 +153,7 @@ class Chain(Generic[E]):
         return self._with(lists, rest)
 
     def with_short_tail(self) -> Chain[E]:
-        """Return the chain with a tail that fits a manifest: a tail of more than 64 entries moves into lists."""
+        """Return the chain with a tail that fits a manifest: of more than 64 entries, most go to lists."""
         if len(self.tail) <= TAIL_LIMIT:
             return self
         lists, older, tail = list(self.lists), self.tail[:-TAIL_KEPT], self.tail[-TAIL_KEPT:]

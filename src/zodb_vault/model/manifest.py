@@ -1,7 +1,7 @@
 """The manifest of a backup and the documents that it references: repository format 1.
 
-Sizes are in bytes. TIDs and OIDs are ``0x`` and 16 hex digits. Times are ISO 8601 in UTC. Readers ignore unknown
-keys. No manifest is ever rewritten, so unknown keys are kept.
+Sizes are in bytes. TIDs and OIDs are ``0x`` and 16 hex digits. Times are ISO 8601 in UTC. Readers ignore
+unknown keys. No manifest is ever rewritten, so unknown keys are kept.
 """
 
 from __future__ import annotations
@@ -147,10 +147,11 @@ class DataFs(msgspec.Struct, frozen=True, kw_only=True, tag="datafs", tag_field=
 class _Dump(msgspec.Struct, frozen=True, kw_only=True):
     """The storage component of a database server, in the format of its own tool.
 
-    It has ``size`` bytes, in the parts of the lists, then of the tail. ``tables`` are the numbers of rows of each
-    table in the dumped snapshot. ``versions`` are those of the server and the tool. ``marks`` is a document with
-    some objects and their TIDs; they show a later run whether the database is still the same one. If the
-    database can be restored to a transaction, ``log_lists``, then ``log``, contain all transactions.
+    It has ``size`` bytes, in the parts of the lists, then of the tail. ``tables`` are the numbers of rows of
+    each table in the dumped snapshot. ``versions`` are those of the server and the tool. ``marks`` is a
+    document with some objects and their TIDs; they show a later run whether the database is still the same
+    one. If the database can be restored to a transaction, ``log_lists``, then ``log``, contain all
+    transactions.
     """
 
     size: int
@@ -186,8 +187,8 @@ class _Dump(msgspec.Struct, frozen=True, kw_only=True):
 class PgDump(_Dump, frozen=True, kw_only=True, tag="pg_dump", tag_field="kind"):
     """An archive of ``pg_dump`` in the custom format.
 
-    ``large_objects`` is their number in the snapshot. ``sequences`` are the last values of sequences. ``state``
-    is the document that the next run compares with, if the method is ``transactions``.
+    ``large_objects`` is their number in the snapshot. ``sequences`` are the last values of sequences.
+    ``state`` is the document that the next run compares with, if the method is ``transactions``.
     """
 
     large_objects: int = 0
@@ -246,7 +247,8 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
 class DeltaBase(msgspec.Struct, frozen=True, kw_only=True):
     """The dump that deltas are applied to.
 
-    ``id`` and ``created_at`` are those of its own backup; the other fields describe the snapshot of that dump.
+    ``id`` and ``created_at`` are those of its own backup; the other fields describe the snapshot of that
+    dump.
     """
 
     id: str
@@ -261,10 +263,10 @@ class DeltaBase(msgspec.Struct, frozen=True, kw_only=True):
 class PgTransactions(PgDump, frozen=True, kw_only=True, tag="pg_transactions", tag_field="kind"):
     """An archive of ``pg_dump``, the ``base``, and the transactions that were committed since.
 
-    They are in ``delta_lists``, then ``deltas``. ``live`` are the keys of all existing rows; other rows of the
-    base are deleted. ``whole`` tables are stored completely each time. ``derived`` tables, which a pack fills,
-    are empty. ``keys`` are the number and sums of the keys of each table in the snapshot. ``encoding`` is that
-    of texts. ``script`` applies everything by hand.
+    They are in ``delta_lists``, then ``deltas``. ``live`` are the keys of all existing rows; other rows of
+    the base are deleted. ``whole`` tables are stored completely each time. ``derived`` tables, which a pack
+    fills, are empty. ``keys`` are the number and sums of the keys of each table in the snapshot. ``encoding``
+    is that of texts. ``script`` applies everything by hand.
     """
 
     base: DeltaBase
@@ -484,8 +486,8 @@ class StoredProgress(msgspec.Struct, frozen=True, kw_only=True):
 class Label(msgspec.Struct, frozen=True, kw_only=True):
     """One fact about a backup.
 
-    It is ``name``, ``note``, ``pinned``, ``verified``, ``restored``, ``accept-missing``, ``accept-history`` or
-    ``deleted``.
+    It is ``name``, ``note``, ``pinned``, ``verified``, ``restored``, ``accept-missing``, ``accept-history``
+    or ``deleted``.
     """
 
     fact: str
@@ -520,8 +522,9 @@ class DeadRun(msgspec.Struct, frozen=True, kw_only=True):
 class RepositoryInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The file ``repository.json``.
 
-    ``recovery`` is the SHA-256 of RECOVERY.md. ``store`` is the result of the probe of its service. ``former``
-    are all earlier lists of ``recipients``, oldest first; a list is empty if content was not encrypted.
+    ``recovery`` is the SHA-256 of RECOVERY.md. ``store`` is the result of the probe of its service.
+    ``former`` are all earlier lists of ``recipients``, oldest first; a list is empty if content was not
+    encrypted.
     """
 
     id: str

@@ -14,8 +14,8 @@ from .source import Site
 class DatabaseCut(msgspec.Struct, frozen=True):
     """One database of a backup, truncated after the transaction ``last_tid``, which ends at byte ``end``.
 
-    ``dropped`` transactions follow it in the backup. In a dump, a transaction has no position: then ``end`` is
-    the size of the dump.
+    ``dropped`` transactions follow it in the backup. In a dump, a transaction has no position: then ``end``
+    is the size of the dump.
     """
 
     entry: DatabaseEntry
@@ -49,10 +49,10 @@ class DestinationOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The options of the user for the destination of a restore.
 
     ``only``: restore one component of the backup. ``replace``: also replace a database that is not empty.
-    ``replace_blobs``: also replace a blob directory of another site, and other objects in a bucket. ``role``: the
-    owner of all tables in a database server. ``elsewhere``: the destination belongs to another configuration than
-    the backups. ``clients``: the configurations of ZEO clients, whose caches contain the replaced state.
-    ``safety_backup``: back up the replaced state first.
+    ``replace_blobs``: also replace a blob directory of another site, and other objects in a bucket. ``role``:
+    the owner of all tables in a database server. ``elsewhere``: the destination belongs to another
+    configuration than the backups. ``clients``: the configurations of ZEO clients, whose caches contain the
+    replaced state. ``safety_backup``: back up the replaced state first.
     """
 
     only: Literal["storage", "blobs"] | None = None
@@ -75,7 +75,8 @@ class SpaceNeed(msgspec.Struct, frozen=True):
 class StaleCache(msgspec.Struct, frozen=True):
     """The caches of a client that contain the replaced state.
 
-    ``files`` are persistent caches of objects. ``blobs`` are cached blobs that the restored state does not have.
+    ``files`` are persistent caches of objects. ``blobs`` are cached blobs that the restored state does not
+    have.
     """
 
     owner: str
@@ -91,15 +92,15 @@ class StaleCache(msgspec.Struct, frozen=True):
 class TargetState(msgspec.Struct, frozen=True, kw_only=True):
     """The state of the destination of a restore, and what the restore does there.
 
-    ``where`` is the file, directory or database itself. ``location`` is the path in a JSON document, such as the
-    directory of a Data.fs. ``content`` is the kind of the storage. ``exists``: a state is replaced; ``last_tid``
-    is its last transaction, and ``lost`` the number of its transactions that the restored state does not have
-    (None: not counted). ``unsaved``: no safety backup contains it yet. ``resumed`` is the id of the interrupted
-    restore that continues.
+    ``where`` is the file, directory or database itself. ``location`` is the path in a JSON document, such as
+    the directory of a Data.fs. ``content`` is the kind of the storage. ``exists``: a state is replaced;
+    ``last_tid`` is its last transaction, and ``lost`` the number of its transactions that the restored state
+    does not have (None: not counted). ``unsaved``: no safety backup contains it yet. ``resumed`` is the id of
+    the interrupted restore that continues.
 
-    These fields are texts for the user: ``way`` is how the new state is written, ``details`` are other lines of
-    the plan, ``notes`` are warnings before the confirmation, ``next_steps`` are what the user has to do after the
-    restore.
+    These fields are texts for the user: ``way`` is how the new state is written, ``details`` are other lines
+    of the plan, ``notes`` are warnings before the confirmation, ``next_steps`` are what the user has to do
+    after the restore.
     """
 
     where: str

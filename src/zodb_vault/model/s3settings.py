@@ -10,9 +10,9 @@ import msgspec
 class S3Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How a bucket is accessed, and how objects are stored in it.
 
-    None means the default of the S3 client or of the bucket. Credentials are never part of the settings: the S3
-    client finds them itself. ``object_lock`` is ``governance`` or ``compliance``; then the objects of a backup
-    cannot be changed or removed for ``object_lock_for`` after the backup.
+    None means the default of the S3 client or of the bucket. Credentials are never part of the settings: the
+    S3 client finds them itself. ``object_lock`` is ``governance`` or ``compliance``; then the objects of a
+    backup cannot be changed or removed for ``object_lock_for`` after the backup.
     """
 
     endpoint: str | None = None

@@ -57,11 +57,11 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
     ``data_fs`` and ``blob_dir`` are absolute paths; ``blob_dir`` is None when the configuration names none.
     ``dsn_option`` is the option that holds the DSN of a database in PostgreSQL, None for any other database.
 
-    ``options`` are the keys of the storage section. Keys of the storage itself are unchanged (with ``-``). Keys
-    of sections inside it and of wrappers around it have the type of their section in front (``postgresql.dsn``,
-    ``s3blobstorage.bucket-name``, ``zeo.address``). Several values of one key are joined as lines; paths are
-    absolute. With the method ``portable``, ``data_fs`` and ``blob_dir`` are those of the mirror; all other
-    fields are those of the mirrored database.
+    ``options`` are the keys of the storage section. Keys of the storage itself are unchanged (with ``-``).
+    Keys of sections inside it and of wrappers around it have the type of their section in front
+    (``postgresql.dsn``, ``s3blobstorage.bucket-name``, ``zeo.address``). Several values of one key are joined
+    as lines; paths are absolute. With the method ``portable``, ``data_fs`` and ``blob_dir`` are those of the
+    mirror; all other fields are those of the mirrored database.
     """
 
     name: str

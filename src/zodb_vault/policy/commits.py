@@ -77,8 +77,8 @@ def consistent_cuts(parts: CommitParts, wanted: Mapping[str, int], named: str | 
     """Return how many transactions each database keeps, so that no commit is split.
 
     The result is as close to ``wanted`` as possible. The database that is ``named`` keeps exactly the wanted
-    number; if it keeps or drops its part of a commit, the others do the same. Every other commit that would be
-    split is dropped, because it was not finished at that point.
+    number; if it keeps or drops its part of a commit, the others do the same. Every other commit that would
+    be split is dropped, because it was not finished at that point.
     """
     cuts = _Cuts(parts, wanted, named)
     found = commits(parts)

@@ -13,8 +13,8 @@ class ContinuityFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a database file and of the backup it may continue. Sizes are bytes, TIDs hex digits.
 
     The chain is the list of segments of ``parent``, from byte 0 to ``chain_end``. The first ``matching_end``
-    bytes of it are unchanged in the file. The segments of older backups may match further (``reused_end``), and
-    so may those of an interrupted run (``interrupted_end``). The new backup reaches to ``cut_end``.
+    bytes of it are unchanged in the file. The segments of older backups may match further (``reused_end``),
+    and so may those of an interrupted run (``interrupted_end``). The new backup reaches to ``cut_end``.
 
     ``common_tid`` is the newest TID of the parent that the file contains, None without one; it is not needed
     when the whole chain matches. ``pack_tid`` is the last packed transaction of the file. ``forced`` and
@@ -67,8 +67,9 @@ class ContinuityFacts(msgspec.Struct, frozen=True, kw_only=True):
 class Decision(msgspec.Struct, frozen=True):
     """How to back up one database.
 
-    The first ``keep`` bytes are already stored by the parent or an older backup. ``starts_timeline``: the state
-    does not continue the state of the parent; both share the transactions up to ``common_tid`` (None: none).
+    The first ``keep`` bytes are already stored by the parent or an older backup. ``starts_timeline``: the
+    state does not continue the state of the parent; both share the transactions up to ``common_tid`` (None:
+    none).
     """
 
     how: How
@@ -95,9 +96,9 @@ def decide(facts: ContinuityFacts) -> Decision:
 def next_timeline(parent: Sequence[Timeline], own_id: str, decision: Decision) -> list[Timeline]:
     """Return the timelines of backup ``own_id``, oldest first, from those of its parent (empty without one).
 
-    They are those of the parent, unless the decision starts a new one. Then the timelines of the parent end at
-    the common TID, those that began later are left out, and a timeline named after the backup follows. With
-    several databases, pass the smallest common TID of those that start a timeline: transactions that one
+    They are those of the parent, unless the decision starts a new one. Then the timelines of the parent end
+    at the common TID, those that began later are left out, and a timeline named after the backup follows.
+    With several databases, pass the smallest common TID of those that start a timeline: transactions that one
     database abandoned must not count as part of the current timeline.
     """
     if not decision.starts_timeline:
@@ -186,9 +187,9 @@ def _replaced(facts: ContinuityFacts) -> Reason:
 class DumpFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a database that is dumped, and of the previous backup.
 
-    The previous backup recorded some objects with their TIDs (marks). ``common_tid`` is the newest TID of those
-    that are unchanged. ``backwards``: one of them has an earlier TID now. ``superseded``: all of them have later
-    TIDs now. ``restored``: a restore was recorded since then.
+    The previous backup recorded some objects with their TIDs (marks). ``common_tid`` is the newest TID of
+    those that are unchanged. ``backwards``: one of them has an earlier TID now. ``superseded``: all of them
+    have later TIDs now. ``restored``: a restore was recorded since then.
     """
 
     parent: str | None

@@ -21,8 +21,8 @@ class DeltaFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a database and of the previous backup, besides the decision whether it continues it.
 
     ``difference``: what changed since then besides rows (the server, the tables), as the end of a sentence.
-    ``unsupported``: what no delta can contain. ``backdated``: a table with new rows whose TIDs are in the past.
-    ``future``: the last TID of the previous backup was later than its clock. Sizes are bytes.
+    ``unsupported``: what no delta can contain. ``backdated``: a table with new rows whose TIDs are in the
+    past. ``future``: the last TID of the previous backup was later than its clock. Sizes are bytes.
     """
 
     decision: Decision

@@ -20,7 +20,7 @@ def lock_expiry(now: datetime, retention: timedelta) -> datetime:
 
 
 def common_expiry(used: Sequence[datetime | None], now: datetime, retention: timedelta) -> datetime | None:
-    """Return the time until which all objects of a backup are locked: its own and those of the backups it uses.
+    """Return the time until which all objects of a backup are locked, also those of the backups it uses.
 
     ``used`` are the lock expiries of these backups. None when one of them is unknown or earlier than the
     retention: then the locks of all reused objects have to be renewed.

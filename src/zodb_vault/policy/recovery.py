@@ -7,8 +7,8 @@ target. ``find_cut`` reads their lists of transactions, through a function that 
 
 A valid target of a backup is a transaction from its last packed one (else its first one) to its last one. The
 current timeline is that of the newest complete, whole backup which is not a safety backup. Backups on it are
-searched, newest first. A target that exists only elsewhere (on an abandoned timeline, in a safety or incomplete
-backup) is reported, and the user has to give the id of that backup.
+searched, newest first. A target that exists only elsewhere (on an abandoned timeline, in a safety or
+incomplete backup) is reported, and the user has to give the id of that backup.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class TidRange(NamedTuple):
 class SearchableBackup(msgspec.Struct, frozen=True, kw_only=True):
     """The facts of a backup that the search needs.
 
-    ``created_at`` is aware, and not later than the capture of the source: the backup contains all transactions
-    up to then. ``timeline`` is that of the manifest, never empty. ``ordered`` is False if the TIDs of the source
-    did not ascend.
+    ``created_at`` is aware, and not later than the capture of the source: the backup contains all
+    transactions up to then. ``timeline`` is that of the manifest, never empty. ``ordered`` is False if the
+    TIDs of the source did not ascend.
     """
 
     id: str
@@ -93,9 +93,9 @@ Request = ToTid | BeforeTid | AtTimestamp
 class Coverage(msgspec.Struct, frozen=True, kw_only=True):
     """The states of one database that one backup can restore.
 
-    Valid targets are from ``start`` to ``top``. If not ``ordered``, these are the first and the last one in the
-    file, and every target up to ``until`` counts. Up to ``end`` (as a TID: ``end_tid``) the backup has all
-    transactions of the timeline, so that the state at every time up to then is known.
+    Valid targets are from ``start`` to ``top``. If not ``ordered``, these are the first and the last one in
+    the file, and every target up to ``until`` counts. Up to ``end`` (as a TID: ``end_tid``) the backup has
+    all transactions of the timeline, so that the state at every time up to then is known.
     """
 
     id: str
@@ -109,10 +109,13 @@ class Coverage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SearchStep(msgspec.Struct, frozen=True, kw_only=True):
-    """A backup to search, and the TID that bounds the cut point. Without ``bound``, all of the backup is used.
+    """A backup to search, and the TID that bounds the cut point.
+
+    Without ``bound``, all of the backup is used.
 
     The cut point is the last target before ``bound``, or at it if ``inclusive``. ``exact``: it has to be
-    ``bound`` itself. Targets are from ``start`` to ``top``. If not ``ordered``, the order is that of the file.
+    ``bound`` itself. Targets are from ``start`` to ``top``. If not ``ordered``, the order is that of the
+    file.
     """
 
     backup_id: str
@@ -167,9 +170,9 @@ def search(
     """Return which backups of the site to search for the target, and with which bound.
 
     ``reaches`` are all backups of the site in any order. Without a request, the result is all of the given
-    backup, or of the latest one. With ``backup_id`` only that backup is searched, on any timeline and with any
-    status. Raise UsageError for a malformed TID or an unknown database, BackupMissing when there is no backup
-    to search.
+    backup, or of the latest one. With ``backup_id`` only that backup is searched, on any timeline and with
+    any status. Raise UsageError for a malformed TID or an unknown database, BackupMissing when there is no
+    backup to search.
     """
     request = _normal(request)
     chosen = _backup(reaches, backup_id)
@@ -236,9 +239,9 @@ def elsewhere_for_tid(reaches: Sequence[SearchableBackup], database: str, tid: s
 def covers_of_timeline(reaches: Sequence[SearchableBackup], database: str) -> list[Coverage]:
     """Return the states of a database that the backups on the current timeline can restore, newest first.
 
-    A backup on an earlier part of the timeline counts only up to the TID where that part ends (``until_tid``).
-    After a clock that was ahead, an old backup must not cover times that a newer one captured, so it covers
-    times only up to the earliest creation of itself and all newer backups.
+    A backup on an earlier part of the timeline counts only up to the TID where that part ends
+    (``until_tid``). After a clock that was ahead, an old backup must not cover times that a newer one
+    captured, so it covers times only up to the earliest creation of itself and all newer backups.
     """
     eligible = sorted((r for r in reaches if r.eligible), key=lambda r: r.id, reverse=True)
     if not eligible:

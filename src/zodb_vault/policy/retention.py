@@ -17,7 +17,8 @@ from ..runtime import clock
 Tier = Literal["daily", "weekly", "monthly"]
 WEEK: Final = 7
 MONTH: Final = 28
-# The clocks of hosts that share a repository differ by seconds; a backup more than this ahead is in the future.
+# The clocks of hosts that share a repository differ by seconds; a backup more than this ahead is in the
+# future.
 AHEAD: Final = timedelta(minutes=1)
 SKEW: Final = timedelta(hours=1)
 
@@ -61,8 +62,9 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 class RetainedBackup(msgspec.Struct, frozen=True, kw_only=True):
     """The facts of a backup that the decision needs.
 
-    ``in_use`` is the run that relies on it. ``failed`` is the level of a failed verification that no later one
-    cleared. ``new_history``: it shares no transaction with the backups before it, and no user accepted that.
+    ``in_use`` is the run that relies on it. ``failed`` is the level of a failed verification that no later
+    one cleared. ``new_history``: it shares no transaction with the backups before it, and no user accepted
+    that.
     """
 
     id: str
@@ -265,8 +267,8 @@ def _tiers(
 ) -> tuple[dict[str, tuple[Tier, str]], dict[str, str]]:
     """Return the tier of each backup with the reason, and for every other counted backup why it has none.
 
-    The tiers are computed from the existing backups alone. A backup that an earlier run removed had no tier, so
-    the result is the same without it.
+    The tiers are computed from the existing backups alone. A backup that an earlier run removed had no tier,
+    so the result is the same without it.
     """
     limits = rules.scheduled
     firsts, lost = _first_of_day([backup for backup in ordered if backup.counts], rules.zone)

@@ -36,8 +36,8 @@ def select(text: str, backups: Sequence[SelectableBackup]) -> str:
     """Return the id of the backup that ``text`` means; ``backups`` are all backups of the site, in any order.
 
     ``latest`` is always the newest eligible one. Otherwise an id wins over a name, and a name over a prefix
-    of an id. Raise UsageError with the candidates when several match, BackupMissing with the nearest or newest
-    one when none matches.
+    of an id. Raise UsageError with the candidates when several match, BackupMissing with the nearest or
+    newest one when none matches.
     """
     if not text.strip():
         raise UsageError("the ID is empty", "give an id, the beginning of one, a name, or latest")

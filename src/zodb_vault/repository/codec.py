@@ -64,7 +64,8 @@ class Encoder:
 def decode(chunks: Iterable[bytes | memoryview], raw: int | None, name: str) -> Iterator[bytes]:
     """Decode stored bytes and yield the content.
 
-    Raise Damage, with the ``name`` of the object, when they do not decode to ``raw`` bytes (None: any length).
+    Raise Damage, with the ``name`` of the object, when they do not decode to ``raw`` bytes (None: any
+    length).
     """
     stream = zstandard.ZstdDecompressor(max_window_size=1 << MOST_WINDOW_LOG).decompressobj()
     size = 0

@@ -130,8 +130,8 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 class EncryptionKeys:
     """The keys of a repository.
 
-    New content is encrypted for ``recipients``; without recipients it is not encrypted. ``identities`` returns
-    the private keys; it is called when they are needed for the first time.
+    New content is encrypted for ``recipients``; without recipients it is not encrypted. ``identities``
+    returns the private keys; it is called when they are needed for the first time.
     """
 
     def __init__(

@@ -139,7 +139,7 @@ class Repository:
         return Objects(self.store, run, self.keys)
 
     def configure(self, recipients: Sequence[str], identities: Callable[[], Sequence[str]]) -> None:
-        """Set the configured recipients, and the function that reads the private keys when they are needed."""
+        """Set the configured recipients, and the function that reads the private keys when needed."""
         self._configured, self.keys = recipients, EncryptionKeys(self.info.recipients, identities)
 
     def sign_with(self, key: Path | None, signers: Sequence[str]) -> None:

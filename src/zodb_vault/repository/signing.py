@@ -27,8 +27,8 @@ def sign(data: bytes, key: Path) -> bytes:
     if done.returncode or not done.stdout.startswith(b"-----BEGIN SSH SIGNATURE-----"):
         raise ConfigurationError(
             [f"the manifest cannot be signed with {key}"],
-            "set [repository.signing] key to a private SSH key without a passphrase, or to a public key whose "
-            "private key is in an SSH agent",
+            "set [repository.signing] key to a private SSH key without a passphrase, or to a public key "
+            "whose private key is in an SSH agent",
         )
     return done.stdout
 

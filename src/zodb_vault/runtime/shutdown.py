@@ -1,7 +1,7 @@
 """Let worker threads end quickly when the process shuts down.
 
-A signal raises KeyboardInterrupt only in the main thread, which then waits for the other threads. Long work in
-a thread therefore checks for a shutdown at each piece of content, pause and attempt, and raises
+A signal raises KeyboardInterrupt only in the main thread, which then waits for the other threads. Long work
+in a thread therefore checks for a shutdown at each piece of content, pause and attempt, and raises
 KeyboardInterrupt itself. So the user does not wait for a whole blob, for a rate limit or for a server that
 does not answer.
 """

@@ -112,8 +112,8 @@ class ListedObject(NamedTuple):
 class ErrorHints(NamedTuple):
     """The hint for each kind of error.
 
-    ``hints`` by the code of the answer, ``otherwise`` for other codes, ``unreachable`` for broken connections,
-    ``credentials`` for missing ones, ``correct`` for a wrong endpoint or region.
+    ``hints`` by the code of the answer, ``otherwise`` for other codes, ``unreachable`` for broken
+    connections, ``credentials`` for missing ones, ``correct`` for a wrong endpoint or region.
     """
 
     hints: Mapping[str, str] = HINTS
@@ -182,8 +182,8 @@ class BucketClient:
 
         Servers that check the signature of the content compare its SHA-256, ``digest``.
 
-        ``only_new``: raise KeyChanged when the key exists. ``only_over``: raise KeyChanged unless the object has
-        this ETag, KeyMissing when the key does not exist. ``locked``: set an object lock.
+        ``only_new``: raise KeyChanged when the key exists. ``only_over``: raise KeyChanged unless the object
+        has this ETag, KeyMissing when the key does not exist. ``locked``: set an object lock.
         """
         condition: dict[str, Any] = (
             {"IfNoneMatch": "*"} if only_new else {"IfMatch": only_over} if only_over else {}
