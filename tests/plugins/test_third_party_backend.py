@@ -13,6 +13,8 @@ from command_line import Outcome, Vault, flip
 from msgpackstorage.storage import MsgpackStorage, transaction_files
 from ZODB.DB import DB
 
+from zodb_vault.config import backends
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -194,3 +196,36 @@ def test_doctor(site: Site) -> None:
         file.unlink()
     site.path.rmdir()
     assert site("doctor", "--json").status == 1
+
+
+def test_without_the_package_backups_are_listed_and_their_bytes_verified(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = site.done("create", "--json").document["id"]
+    files = site.files()
+    monkeypatch.setattr(backends, "find_other", lambda name: None)
+    assert site("create").status == 2  # a section that no package registers
+    site.conf.write_text("<filestorage>\n  path /nowhere/Data.fs\n</filestorage>\n")
+    assert [one["id"] for one in site.done("list", "--json").document["backups"]] == [made]
+    site.done("show", made)
+    site.done("verify", "--level", "bytes")
+    unknown = site("verify", "--level", "records")
+    assert unknown.status == 1
+    assert "msgpackstorage, which this version does not know" in unknown.err
+    assert "zodb_vault.backends" in unknown.err
+    site.done("restore", "--output", tmp_path / "restored", "--yes")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "restored").iterdir()} == files
+
+
+def test_an_entry_point_that_is_no_backend_is_an_error_that_names_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = site.done("create", "--json").document["id"]
+    other = backends.Registered("other.package:THING", object(), ours=False)
+    monkeypatch.setattr(backends, "find_other", lambda name: other)
+    refused = site("verify", made)
+    assert refused.status == 2
+    assert (
+        "other.package:THING, registered for msgpackstorage, is no zodb_vault.strategies.backend.Backend"
+        in (refused.err)
+    )

@@ -40,9 +40,9 @@ def location_of(database: Database) -> str:
 def backend_of_entry(entry: DatabaseEntry) -> Backend:
     """Return the backend that knows what a backup holds of a database.
 
-    A Data.fs is one, from whatever storage it was made.
+    Raise UnsupportedRepository when no package registers it.
     """
-    found = _find(DATA_FS if entry.data_fs else entry.backend)
+    found = find_backend_of_entry(entry)
     if found is None:
         raise UnsupportedRepository(
             f"the backup holds the database {entry.name} of {entry.backend}, which this version does not know",
@@ -50,6 +50,14 @@ def backend_of_entry(entry: DatabaseEntry) -> Backend:
             f"points {ENTRY_POINTS}",
         )
     return found
+
+
+def find_backend_of_entry(entry: DatabaseEntry) -> Backend | None:
+    """Return the backend that knows what a backup holds of a database, None when no package registers it.
+
+    A mirror is a Data.fs, from whatever storage it was made.
+    """
+    return _find(DATA_FS if entry.data_fs or entry.method == "portable" else entry.backend)
 
 
 def backend_named(name: str) -> Backend:

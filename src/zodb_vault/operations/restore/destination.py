@@ -13,7 +13,7 @@ from ...model.manifest import DatabaseEntry
 from ...model.restore import DatabaseCut, DestinationOptions
 from ...model.source import Database, Site
 from ...strategies.destination import Destination
-from ...strategies.registry import backend_of_entry, copying_backend
+from ...strategies.registry import backend_of_entry, copying_backend, find_backend_of_entry
 from .dumps import DumpDirectory
 from .options import RestoreOptions
 from .targets import RestoreTarget
@@ -32,12 +32,13 @@ def choose(cut: DatabaseCut, site: Site | None, options: RestoreOptions, target:
 
     Raise UsageError when the site has no such database, TargetRefused.
     """
-    backend = backend_of_entry(cut.entry)
     if options.output is None:
         database = database_for(cut.entry, site, target)
-        return Chosen(cut, backend.destination(database, options), database)
+        return Chosen(cut, backend_of_entry(cut.entry).destination(database, options), database)
     directory = options.output.absolute() / (cut.entry.folder if len(target.cuts) > 1 else "")
-    found = backend.directory(cut.entry, directory, options)
+    # the files of a dump can be written without the package that understands them
+    backend = find_backend_of_entry(cut.entry)
+    found = backend.directory(cut.entry, directory, options) if backend else None
     return Chosen(cut, found or DumpDirectory(directory, options), None)
 
 
