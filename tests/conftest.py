@@ -9,6 +9,7 @@ settings.register_profile("shared machine", suppress_health_check=[HealthCheck.t
 settings.load_profile("shared machine")
 
 pytest_plugins = [
+    "command_fixtures",
     "services.plone_site",
     "services.mariadb",
     "services.postgres",

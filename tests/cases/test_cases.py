@@ -53,7 +53,7 @@ ELSEWHERE = {
     "F26": "strategies/relstorage/test_postgres.py::test_lost_and_extra_large_objects_are_reported",
     "F27": "strategies/relstorage/test_postgres.py::test_level_restore_loads_all_objects_and_blobs",
     "F28": "strategies/relstorage/test_sqlite.py::test_oids_that_are_given_after_a_restore_are_new",
-    "F32": "cli/test_prune_sweep.py::test_what_is_deleted_goes_after_two_grace_periods_and_not_before",
+    "F32": "operations/prune/test_sweep.py::test_what_is_deleted_goes_after_two_grace_periods_and_not_before",
     "F49": "crash/test_s3.py::test_what_passes_keeps_a_prune_and_a_copy_from_nothing",
     "F62": "strategies/relstorage/test_postgres.py::test_orphans_in_the_directory_are_not_copied",
     "F63": "cli/test_signals.py::test_a_create_into_s3_is_stopped_soon_in_the_middle_of_an_upload",

@@ -17,6 +17,8 @@ from zodb_vault.repository.markers import RunMarker
 from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
 
+pytestmark = pytest.mark.usefixtures("clean_environment")
+
 GRACE = 3
 
 

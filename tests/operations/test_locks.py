@@ -20,6 +20,8 @@ from zodb_vault.operations.locks import Locks
 from zodb_vault.repository.repository import Repository
 from zodb_vault.runtime import clock
 
+pytestmark = pytest.mark.usefixtures("clean_environment")
+
 KEPT = timedelta(days=30)
 PLACE = "some/place/"
 

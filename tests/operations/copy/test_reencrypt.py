@@ -27,6 +27,8 @@ from zodb_vault.repository.markers import RunMarker
 from zodb_vault.repository.objects import Objects
 from zodb_vault.stores.local import LocalStore
 
+pytestmark = pytest.mark.usefixtures("clean_environment")
+
 RECIPIENTS, FILE = "ZODB_VAULT_REPOSITORY_ENCRYPTION_RECIPIENTS", "ZODB_VAULT_IDENTITY_FILE"
 KEY, SIGNERS = "ZODB_VAULT_REPOSITORY_SIGNING_KEY", "ZODB_VAULT_REPOSITORY_SIGNING_SIGNERS"
 NO_KEY = 12

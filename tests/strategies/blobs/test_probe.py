@@ -29,6 +29,8 @@ from zodb_vault.strategies.registry import backend_of
 from zodb_vault.strategies.relstorage import probe
 from zodb_vault.strategies.sql.probe import CONNECT_SECONDS
 
+pytestmark = pytest.mark.usefixtures("clean_environment")
+
 AGREED = Opinion(True, [])
 
 
