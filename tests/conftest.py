@@ -5,7 +5,7 @@ import signal
 from hypothesis import HealthCheck, settings
 
 # A machine that is shared is slow at times: how long an example takes to be made says nothing about the code.
-settings.register_profile("shared machine", suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
 
 pytest_plugins = [

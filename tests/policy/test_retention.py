@@ -75,7 +75,7 @@ def test_the_calendar_is_that_of_the_zone() -> None:
 
 
 def test_the_oldest_daily_is_promoted_and_the_oldest_weekly_too() -> None:
-    tiers = retention.tiers_of([days_ago(n) for n in range(100)], DEFAULT)
+    tiers = retention.tiers_of([days_ago(n) for n in range(100)], DEFAULT, NOW)
     assert [tiers[days_ago(n).id] for n in range(7)] == ["daily"] * 7
     weeklies, monthlies = [n for n in range(100) if tiers.get(days_ago(n).id) == "weekly"], [99, 71]
     assert weeklies == [8, 15, 22, 29]
@@ -93,13 +93,13 @@ def test_calendar_days_count_never_hours(zone: Any) -> None:
 
 def test_only_complete_and_whole_ones_fill_tiers() -> None:
     incomplete, half, whole = days_ago(1.4, complete=False), days_ago(1.3, whole=False), days_ago(1.2)
-    tiers = retention.tiers_of([incomplete, half, whole, days_ago(1.1, trigger="safety")], DEFAULT)
+    tiers = retention.tiers_of([incomplete, half, whole, days_ago(1.1, trigger="safety")], DEFAULT, NOW)
     assert tiers == {whole.id: "daily"}
 
 
 def test_a_backup_made_on_demand_fills_a_tier_too() -> None:
     backups = [days_ago(n, trigger="on-demand") for n in range(60)]
-    tiers = retention.tiers_of(backups, DEFAULT)
+    tiers = retention.tiers_of(backups, DEFAULT, NOW)
     assert len(tiers) == 7 + 4 + 1
     assert len(kept(backups)) == 30 + sum(1 for n in range(30, 60) if backups[n].id in tiers)
 
@@ -112,6 +112,30 @@ def test_limits_of_tiers() -> None:
     limited = kept(backups, rules(scheduled=ScheduledRetention(limit=9)))
     assert limited == kept(backups)[-9:]
     assert "more than 9" in reasons(backups, kept(backups)[0], rules(scheduled=ScheduledRetention(limit=9)))
+
+
+def test_a_pinned_backup_does_not_move_the_weeks_of_those_after_it() -> None:
+    """The 10th falls out of the tiers and goes. The pinned 11th must not begin the weeks instead of it."""
+    tenth, pinned, next_week, late = (
+        at(datetime(2026, 11, 10, 4, tzinfo=UTC)),
+        at(datetime(2026, 11, 11, 4, tzinfo=UTC), pinned=True),
+        at(datetime(2026, 11, 17, 4, tzinfo=UTC)),
+        at(datetime(2026, 11, 17, 5, tzinfo=UTC)),
+    )
+    chosen = rules(scheduled=ScheduledRetention(daily=0, weekly=1, monthly=0))
+    once = kept([tenth, pinned, next_week, late], chosen)
+    assert once == [pinned, next_week, late]
+    assert kept(once, chosen) == once
+
+
+def test_an_aged_backup_on_demand_takes_no_scheduled_ones_week() -> None:
+    on_demand = days_ago(41, trigger="on-demand")
+    newest = [days_ago(n, trigger="on-demand") for n in (1, 2, 3)]
+    scheduled = [days_ago(n) for n in (0, 35, 49)]
+    chosen = rules(scheduled=ScheduledRetention(daily=1, weekly=4))
+    found = kept([*scheduled, on_demand, *newest], chosen)
+    assert on_demand not in found
+    assert set(scheduled) <= set(found)
 
 
 # On demand, safety, and incomplete backups

@@ -77,7 +77,7 @@ def _add_tiers(context: Context, rows: list[dict[str, Any]]) -> None:
     from ..policy.retention import tiers_of
 
     readable = [context.catalog.backup(row["id"]) for row in rows if row["status"] != "damaged"]
-    tiers = tiers_of([backup.retained() for backup in readable], context.rules())
+    tiers = tiers_of([backup.retained() for backup in readable], context.rules(), clock.now())
     for row in rows:
         row["tier"] = tiers.get(row["id"])
 

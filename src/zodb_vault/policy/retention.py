@@ -109,15 +109,16 @@ def decide(
     ``now`` is the time of this machine, ``store_now`` the time by the clock of the repository.
     """
     ordered = sorted(backups, key=lambda backup: backup.id)
-    tiers, why_no_tier = _tiers(ordered, rules)
+    others = _other_reasons(ordered, rules, now)
+    tiers, why_no_tier = _tiers(ordered, rules, others)
     withheld = [
         text for text in (clock_problem(ordered, now, store_now), _failed_verification(ordered)) if text
     ]
     keep: list[RetentionReport] = []
     remove: list[RetentionReport] = []
-    wanted = _wanted(ordered, rules, tiers, now)
-    for backup, protecting in zip(ordered, _protecting(ordered), strict=True):
-        reasons = [*protecting, *wanted[backup.id]]
+    for backup in ordered:
+        tier = [tiers[backup.id][1]] if backup.id in tiers else []
+        reasons = [*tier, *others[backup.id]]
         if reasons or withheld:
             keep.append(RetentionReport(backup.id, reasons or withheld))
         else:
@@ -140,12 +141,11 @@ def keep_also(decision: RetentionDecision, other: RetentionDecision, why: str) -
     return RetentionDecision(keep, [one for one in decision.remove if one.id not in kept], decision.withheld)
 
 
-def tiers_of(backups: Sequence[RetainedBackup], rules: Rules) -> dict[str, Tier]:
-    """Return the tier of each backup that has one."""
-    return {
-        backup_id: tier
-        for backup_id, (tier, _) in _tiers(sorted(backups, key=lambda backup: backup.id), rules)[0].items()
-    }
+def tiers_of(backups: Sequence[RetainedBackup], rules: Rules, now: datetime) -> dict[str, Tier]:
+    """Return the tier of each backup that has one at ``now``."""
+    ordered = sorted(backups, key=lambda backup: backup.id)
+    found, _ = _tiers(ordered, rules, _other_reasons(ordered, rules, now))
+    return {backup_id: tier for backup_id, (tier, _) in found.items()}
 
 
 def clock_problem(ordered: Sequence[RetainedBackup], now: datetime, store_now: datetime) -> str | None:
@@ -210,13 +210,11 @@ def _protecting(ordered: Sequence[RetainedBackup]) -> list[list[str]]:
     return found
 
 
-def _wanted(
-    ordered: Sequence[RetainedBackup], rules: Rules, tiers: dict[str, tuple[Tier, str]], now: datetime
-) -> dict[str, list[str]]:
-    """Return the reasons for which the rules keep each backup."""
-    reasons: dict[str, list[str]] = {backup.id: [] for backup in ordered}
-    for backup_id, (_tier, reason) in tiers.items():
-        reasons[backup_id].append(reason)
+def _other_reasons(ordered: Sequence[RetainedBackup], rules: Rules, now: datetime) -> dict[str, list[str]]:
+    """Return the reasons to keep each backup apart from the tiers: protection, and the rules of age and count."""
+    reasons = {
+        backup.id: protecting for backup, protecting in zip(ordered, _protecting(ordered), strict=True)
+    }
     aged = {
         "on-demand": _on_demand(
             [backup for backup in reversed(ordered) if backup.trigger == "on-demand"], rules.on_demand, now
@@ -263,29 +261,29 @@ def _young(newest_first: Sequence[RetainedBackup], age: timedelta, now: datetime
 
 
 def _tiers(
-    ordered: Sequence[RetainedBackup], rules: Rules
+    ordered: Sequence[RetainedBackup], rules: Rules, others: dict[str, list[str]]
 ) -> tuple[dict[str, tuple[Tier, str]], dict[str, str]]:
     """Return the tier of each backup with the reason, and for every other counted backup why it has none.
 
-    The tiers are computed from the existing backups alone. A backup that an earlier run removed had no tier,
-    so the result is the same without it.
+    The tiers are computed from the existing backups alone, so they must be the same after a run has removed
+    the backups without a reason to stay. ``others`` are the reasons apart from the tiers. A backup with such
+    a reason is never weekly or monthly: it stays although it is in no tier, and when the backup before it is
+    removed, it would move the weeks and months of all backups after it.
     """
     limits = rules.scheduled
     firsts, lost = _first_of_day([backup for backup in ordered if backup.counts], rules.zone)
     older, dailies = _split(firsts, limits.daily)
-    promoted, passed = _apart(older, WEEK, "weekly")
+    promoted, passed = _promote([one for one in older if not others[one.id]], WEEK, "weekly")
     older, weeklies = _split(promoted, limits.weekly)
     lost |= passed
-    promoted, passed = _apart(older, MONTH, "monthly")
+    promoted, passed = _promote(older, MONTH, "monthly")
     older, monthlies = _split(promoted, limits.monthly)
-    lost |= passed | {
-        backup_id: f"older than the {limits.monthly} newest monthly ones" for _day, backup_id in older
-    }
+    lost |= passed | {one.id: f"older than the {limits.monthly} newest monthly ones" for one in older}
     tiers: dict[str, tuple[Tier, str]] = {}
     names: tuple[Tier, ...] = ("daily", "weekly", "monthly")
     for tier, chosen in zip(names, (dailies, weeklies, monthlies), strict=True):
-        for n, (day, backup_id) in enumerate(reversed(chosen), 1):
-            tiers[backup_id] = tier, f"{tier} {n} of {getattr(limits, tier)} ({day})"
+        for n, one in enumerate(reversed(chosen), 1):
+            tiers[one.id] = tier, f"{tier} {n} of {getattr(limits, tier)} ({one.day})"
     if limits.limit is not None:
         beyond = sorted(tiers, reverse=True)[limits.limit :]
         lost |= dict.fromkeys(beyond, f"more than {limits.limit} in all tiers together")
@@ -293,37 +291,48 @@ def _tiers(
     return tiers, lost
 
 
+class _DaysFirst(msgspec.Struct, frozen=True):
+    """The first backup of a calendar day."""
+
+    day: date
+    id: str
+    scheduled: bool
+
+
 def _first_of_day(
     counting: Sequence[RetainedBackup], zone: tzinfo
-) -> tuple[list[tuple[date, str]], dict[str, str]]:
-    firsts: dict[date, str] = {}
+) -> tuple[list[_DaysFirst], dict[str, str]]:
+    """Return the first backup of each day, oldest first, and why each other backup is not one."""
+    firsts: dict[date, _DaysFirst] = {}
     lost = {}
     for backup in counting:
         day = backup.created_at.astimezone(zone).date()
-        if firsts.setdefault(day, backup.id) != backup.id:
-            lost[backup.id] = f"not the first of {day}, which is {firsts[day]}"
-    return sorted(firsts.items()), lost
+        first = firsts.setdefault(day, _DaysFirst(day, backup.id, backup.trigger == "scheduled"))
+        if first.id != backup.id:
+            lost[backup.id] = f"not the first of {day}, which is {first.id}"
+    return sorted(firsts.values(), key=lambda one: one.day), lost
 
 
-def _split(
-    chosen: list[tuple[date, str]], count: int
-) -> tuple[list[tuple[date, str]], list[tuple[date, str]]]:
+def _split(chosen: list[_DaysFirst], count: int) -> tuple[list[_DaysFirst], list[_DaysFirst]]:
     """Return the older ones, which do not fit into a tier, and the newest ``count``."""
     return chosen[: max(0, len(chosen) - count)], chosen[max(0, len(chosen) - count) :]
 
 
-def _apart(
-    chosen: list[tuple[date, str]], days: int, tier: Tier
-) -> tuple[list[tuple[date, str]], dict[str, str]]:
-    """Promote, oldest first, each backup that is at least ``days`` after the last one promoted."""
-    promoted: list[tuple[date, str]] = []
+def _promote(candidates: list[_DaysFirst], days: int, tier: Tier) -> tuple[list[_DaysFirst], dict[str, str]]:
+    """Promote, oldest first, each backup that is at least ``days`` apart from all that are promoted already.
+
+    Scheduled backups come first, so that a backup on demand fills a gap but takes no scheduled one's place.
+    """
+    promoted: list[_DaysFirst] = []
     passed = {}
-    for day, backup_id in chosen:
-        if promoted and (day - promoted[-1][0]).days < days:
-            passed[backup_id] = f"less than {days} days after {promoted[-1][1]}, so not the next {tier} one"
+    for one in sorted(candidates, key=lambda one: (not one.scheduled, one.day)):
+        near = next((other for other in promoted if abs((one.day - other.day).days) < days), None)
+        if near is None:
+            promoted.append(one)
         else:
-            promoted.append((day, backup_id))
-    return promoted, passed
+            side = "after" if near.day < one.day else "before"
+            passed[one.id] = f"less than {days} days {side} {near.id}, so not the next {tier} one"
+    return sorted(promoted, key=lambda one: one.day), passed
 
 
 def _why_not(backup: RetainedBackup, no_tier: str | None, rules: Rules) -> list[str]:
