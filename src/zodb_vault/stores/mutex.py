@@ -20,7 +20,7 @@ from typing import Final
 
 from ..errors import InUse
 from .retry import LONGEST_PAUSE
-from .s3api import BucketClient, ListedObject
+from .s3bucket import BucketClient, ListedObject
 
 FOLDER: Final = ".mutex/"
 KEPT: Final = "keep"
@@ -35,8 +35,10 @@ FIRST_PAUSE: Final = 0.02
 class Mutex:
     """The mutexes of all keys below one prefix of a bucket."""
 
-    def __init__(self, api: BucketClient, prefix: str, sleep: Callable[[float], None] = time.sleep) -> None:
-        self._api, self._prefix, self._sleep = api, prefix + FOLDER, sleep
+    def __init__(
+        self, client: BucketClient, prefix: str, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._client, self._prefix, self._sleep = client, prefix + FOLDER, sleep
         self._has_folder = False
 
     @contextlib.contextmanager
@@ -49,12 +51,12 @@ class Mutex:
             mine = prefix + secrets.token_hex(8)
             written = time.monotonic()
             try:
-                self._api.put(mine, b"", hashlib.sha256().digest())
+                self._client.put(mine, b"", hashlib.sha256().digest())
                 if self._is_alone(prefix, mine, written + FRESH_SECONDS):
                     yield
                     return
             finally:
-                self._api.delete(mine)
+                self._client.delete(mine)
             if time.monotonic() - begun > MOST_SECONDS:
                 minutes = DEAD.seconds // 60
                 why = "another run holds it, or the service does not list a new object at once"
@@ -71,7 +73,7 @@ class Mutex:
         A service on a file system removes an empty folder, even while another run writes into it.
         """
         if not self._has_folder:
-            self._api.put(f"{self._prefix}{KEPT}", b"", hashlib.sha256().digest())
+            self._client.put(f"{self._prefix}{KEPT}", b"", hashlib.sha256().digest())
             self._has_folder = True
 
     def _is_alone(self, prefix: str, mine: str, until: float) -> bool:
@@ -92,8 +94,8 @@ class Mutex:
 
     def _live_objects(self, prefix: str) -> list[ListedObject]:
         """Return the lock objects of a key, and remove those of dead runs."""
-        listed = [found for page in self._api.pages(prefix) for found in page]
-        dead = [found for found in listed if self._api.now(prefix) - found.modified > DEAD]
+        listed = [found for page in self._client.pages(prefix) for found in page]
+        dead = [found for found in listed if self._client.now(prefix) - found.modified > DEAD]
         for found in dead:
-            self._api.delete(found.key)
+            self._client.delete(found.key)
         return [found for found in listed if found not in dead]

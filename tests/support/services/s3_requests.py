@@ -23,24 +23,24 @@ from botocore.exceptions import ConnectionClosedError, ReadTimeoutError
 from urllib3.exceptions import ProtocolError
 
 from zodb_vault.stores.retry import RetryPolicy
-from zodb_vault.stores.s3api import BucketClient
+from zodb_vault.stores.s3connection import S3Connection
 
 
 @contextmanager
 def counted() -> Iterator[Counter[str]]:
     """Count the requests by operation while the context lasts."""
     counts: Counter[str] = Counter()
-    real = BucketClient.new_client
+    real = S3Connection.new_client
 
-    def client(api: BucketClient) -> Any:
-        made = real(api)
+    def client(connection: S3Connection) -> Any:
+        made = real(connection)
         made.meta.events.register(
             "before-send.s3.*", lambda event_name, **_: counts.update([event_name.rpartition(".")[2]])
         )
         return made
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BucketClient, "new_client", client)
+        patch.setattr(S3Connection, "new_client", client)
         yield counts
 
 
@@ -54,19 +54,19 @@ class Faults:
 @contextmanager
 def behind(faults: Faults) -> Iterator[None]:
     """Put faults between all new clients and their service; a retry does not wait."""
-    real = BucketClient.new_client
+    real = S3Connection.new_client
 
-    def client(api: BucketClient) -> Any:
-        made = real(api)
+    def client(connection: S3Connection) -> Any:
+        made = real(connection)
         session = made._endpoint.http_session
         send = session.send
         session.send = lambda request: faults.act(request, send)
         return made
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BucketClient, "new_client", client)
+        patch.setattr(S3Connection, "new_client", client)
         patch.setattr(
-            "zodb_vault.stores.s3api.RetryPolicy", partial(RetryPolicy, sleep=lambda _seconds: None)
+            "zodb_vault.stores.s3bucket.RetryPolicy", partial(RetryPolicy, sleep=lambda _seconds: None)
         )
         yield
 

@@ -20,7 +20,9 @@ from ...model.s3settings import S3Settings
 from ...model.source import Database
 from ...policy.scope import bucket as shown_bucket
 from ...stores.retry import RetryPolicy
-from ...stores.s3api import BucketClient, ErrorHints, ExtraParameters
+from ...stores.s3bucket import BucketClient
+from ...stores.s3connection import ExtraParameters
+from ...stores.s3errors import ErrorHints
 
 CREDENTIALS: Final = (
     "check s3-access-key and s3-secret-key of the section in zope.conf; without them, what S3 clients "
@@ -31,7 +33,7 @@ REFUSED: Final = (
     "grant s3:GetObject on the blobs, for a restore into the bucket s3:PutObject too; "
     "for a key that does not exist some services say so as well, unless s3:ListBucket is granted"
 )
-ADVICE: Final = ErrorHints(
+HINTS: Final = ErrorHints(
     hints={
         "AccessDenied": REFUSED,
         "403": REFUSED,
@@ -96,8 +98,8 @@ class BlobBucket:
         prefix = option("s3-prefix").rstrip("/")
         self._prefix = f"{prefix}/" if prefix else ""
         self._bucket = option("bucket-name") or option("s3-bucket-name")
-        self._api = BucketClient(
-            self._bucket, _settings(option), patience, advice=ADVICE, login=_login(database, option)
+        self._client = BucketClient(
+            self._bucket, _settings(option), patience, hints=HINTS, extra=_extra_parameters(database, option)
         )
         self._wrong: dict[bytes, str] = {}
 
@@ -112,7 +114,7 @@ class BlobBucket:
     def open(self, ref: BlobRef) -> OpenObject | None:
         """Begin to read a blob; raise SourceError."""
         with translated():
-            chunks = self._api.chunks(self.key(ref))
+            chunks = self._client.chunks(self.key(ref))
             try:
                 answer, first = next(chunks)
             except KeyMissing:
@@ -131,7 +133,7 @@ class BlobBucket:
 
         Raise StoreError.
         """
-        chunks, digest = self._api.chunks(self.key(ref)), hashlib.sha256()
+        chunks, digest = self._client.chunks(self.key(ref)), hashlib.sha256()
         with contextlib.closing(chunks):  # type: ignore[type-var]
             try:
                 for answer, chunk in chunks:
@@ -144,15 +146,15 @@ class BlobBucket:
 
     def put(self, ref: BlobRef, data: bytes) -> None:
         """Store a blob whole."""
-        self._api.put(self.key(ref), data, hashlib.sha256(data).digest())
+        self._client.put(self.key(ref), data, hashlib.sha256(data).digest())
 
     def put_parts(self, ref: BlobRef, parts: Iterator[bytes]) -> None:
         """Store a long blob; there is none when ``parts`` raises."""
-        self._api.put_parts(self.key(ref), parts)
+        self._client.put_parts(self.key(ref), parts)
 
     def keep(self, ref: BlobRef, folder: str) -> None:
         """Copy the object of a blob into a folder beside those of all blobs."""
-        self._api.copy(self.key(ref), f"{self._prefix}{folder}/{self._key_of(ref)}")
+        self._client.copy(self.key(ref), f"{self._prefix}{folder}/{self._key_of(ref)}")
 
     def folder(self, name: str) -> str:
         """Return the address of a folder."""
@@ -160,7 +162,7 @@ class BlobBucket:
 
     def is_used(self) -> bool:
         """Tell whether there is any object of a blob; raise StoreError."""
-        return any(page for page in self._api.pages(f"{self._prefix}blobs/"))
+        return any(page for page in self._client.pages(f"{self._prefix}blobs/"))
 
 
 def _translated(first: bytes, chunks: Iterator[tuple[Any, bytes]]) -> Iterator[bytes]:
@@ -212,7 +214,7 @@ def _settings(option: Callable[[str], str]) -> S3Settings:
     )
 
 
-def _login(database: Database, option: Callable[[str], str]) -> ExtraParameters:
+def _extra_parameters(database: Database, option: Callable[[str], str]) -> ExtraParameters:
     client: dict[str, Any] = {"use_ssl": option("s3-use-ssl").lower() not in FALSE}
     if option("s3-access-key"):
         client |= {
