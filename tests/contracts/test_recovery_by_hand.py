@@ -6,19 +6,22 @@ The shell finds the tools that the text names and no others.
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import shlex
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+import hostile_manifest
 import independent_reader
 import key_pairs
 import pytest
 import site_factory
-from command_line import Vault
+from command_line import Vault, tree
 
 from zodb_vault.model import chain
 from zodb_vault.model.chain import packs_of
@@ -342,3 +345,93 @@ def test_encrypted_content_comes_back_with_age_and_the_private_key(
         "DAMAGED"
         in recover(vault.repository, tools, tmp_path / "stranger's", full, IDENTITY=str(stranger)).err
     )
+
+
+UNSAFE: Final = {
+    "main/../escaped": "../escaped",
+    "main/../../escaped": "../../escaped",
+    "main//tmp/escaped": "/tmp/escaped",
+    "main/blobs/../../escaped": "blobs/../../escaped",
+    "main/..": "..",
+    "main/": "",
+    "main/.profile": ".profile",
+    "main/-rf": "-rf",
+    "main/a b": "a?b",
+    "main/*": "?",
+    "main/$(touch escaped)": "??touch?escaped?",
+    "main/`touch escaped`": "?touch?escaped?",
+    "main/a;touch escaped": "a?touch?escaped",
+    "main/a|e touch escaped": "a?e?touch?escaped",
+    "main/line\ntouch escaped": "line?ntouch?escaped",
+    "main/\x1b[2J": "?u001b?2J",
+    "main/ü": "??",
+}
+
+
+def test_a_file_with_an_unsafe_name_is_named_and_never_written(
+    vault: Vault, tools: Path, tmp_path: Path
+) -> None:
+    source = site_factory.only_root(vault.files.data_fs.parent)
+    backup = vault.make()
+    names = ["main/first.dump", *UNSAFE, "main/whole.a%20~b"]
+    hostile_manifest.rewrite(
+        vault.repository, backup, lambda document: hostile_manifest.name_files(document, names)
+    )
+    before, output = outside(tmp_path), tmp_path / "recovered"
+    (tools / "touch").symlink_to(shutil.which("touch") or "")
+    found = recover(vault.repository, tools, output, backup)
+    # both the check and the block that writes files report them
+    reports = [line for line in found.err.splitlines() if not line.startswith("tar: ")]
+    assert reports == [f"UNSAFE NAME: {name}" for name in UNSAFE.values()] * 2
+    assert outside(tmp_path) == before
+    assert sorted(path.name for path in output.iterdir()) == ["blobs", "first.dump", "whole.a%20~b"]
+    assert (output / "first.dump").read_bytes() == source.data_fs.read_bytes()
+
+
+def outside(directory: Path) -> dict[str, tuple[int, str]]:
+    """Return everything except the output and the tools."""
+    found = tree(directory).items()
+    return {path: entry for path, entry in found if not path.startswith(("recovered", "tools"))}
+
+
+def test_a_folder_of_a_manifest_is_no_command(vault: Vault, tools: Path, tmp_path: Path) -> None:
+    site_factory.only_root(vault.files.data_fs.parent)
+    backup = vault.make()
+    before = outside(tmp_path)
+    (tools / "touch").symlink_to(shutil.which("touch") or "")
+    for folder in (
+        "main/|touch escaped #|e;s|y",  # the old commands ran this
+        "main|e touch escaped",
+        "main[",
+        ".*",
+        "m\ne touch escaped",
+    ):
+        recover(vault.repository, tools, tmp_path / "recovered", backup, folder)
+        assert outside(tmp_path) == before
+        assert not (tmp_path / "recovered" / "Data.fs").exists()
+
+
+def test_a_link_in_a_pack_leads_nowhere(vault: Vault, tools: Path, tmp_path: Path) -> None:
+    """A tar can hold links, also with the name of a file that the commands write."""
+    site_factory.populate(vault.files.data_fs.parent)
+    backup, precious = vault.make(), tmp_path / "precious"
+    precious.write_text("precious")
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for name in (".layout", "0x00"):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, str(precious if name == ".layout" else tmp_path)
+            tar.addfile(link)
+        through = tarfile.TarInfo("0x00/precious")
+        through.size = 3
+        tar.addfile(through, io.BytesIO(b"bad"))
+    part = hostile_manifest.add_object(vault.repository, packed.getvalue())
+
+    def add_pack(document: dict[str, Any]) -> None:
+        packs = document["databases"][0]["blobs"]["tail"]
+        packs.append(packs[0] | {"parts": [part | {"to": "main/blobs"}]})
+
+    hostile_manifest.rewrite(vault.repository, backup, add_pack)
+    found = recover(vault.repository, tools, tmp_path / "recovered", backup)
+    assert precious.read_text() == "precious"
+    assert (found.files.blob_dir / ".layout").read_text() == "bushy"

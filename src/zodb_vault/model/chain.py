@@ -5,11 +5,13 @@ A chain has immutable lists, which many manifests share, and a short tail in the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 
+from ..errors import Damage
 from . import canonical
 from .manifest import (
     DatabaseEntry,
@@ -43,6 +45,8 @@ def transaction_rows(
 TAIL_LIMIT: Final = 64
 TAIL_KEPT: Final = 32
 LIST_LIMIT: Final = 512
+# a shell and psql use these names as well: RECOVERY.md has the same pattern
+FILE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._~%-]*")
 
 E = TypeVar("E", bound=Segment | Pack | Part | Delta | Transactions)
 
@@ -198,6 +202,18 @@ def files_of(entry: DatabaseEntry, documents: Documents) -> Iterator[Part]:
     for delta in deltas_of(entry, documents):
         yield from delta.parts
     yield from entry.dump.files if entry.dump else []
+
+
+def file_name(part: Part) -> str:
+    """Return the name of the file that a part belongs to, without the folder of the database.
+
+    The name is one path component, and a shell needs no quotes for it. Raise Damage for any other name: a
+    manifest with one was not written by zodb-vault.
+    """
+    name = part.to.partition("/")[2]
+    if not FILE_NAME.fullmatch(name):
+        raise Damage(f"the backup names a file {part.to[:100]!r}, which is no safe file name")
+    return name
 
 
 def log_of(entry: DatabaseEntry, documents: Documents) -> Chain[Transactions]:

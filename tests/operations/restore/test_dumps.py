@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import hostile_manifest
 import pytest
 import relstorage_sites
 import site_factory
-from command_line import flip
+from command_line import Vault, flip, tree
 from relstorage_sites import RelSite
 from relstorage_vault import NOISE, RelVault
 
@@ -160,3 +162,63 @@ def test_a_data_fs_and_a_dump_are_one_command(
     assert relstorage_sites.state(site) == relstorage_sites.state(vault.site)
     refused = vault("restore", "--replace", "--yes", "--json")
     assert refused.status == 1 and "--output" in refused.error["hint"]
+
+
+UNSAFE = [
+    "main/../escaped",
+    "main/../../escaped",
+    "main//escaped",
+    "main/sub/escaped",
+    "main/..",
+    "main/.",
+    "main/",
+    "main",
+    "",
+    "main/.profile",
+    "main/-rf",
+    "main/a b",
+    "main/a\n",
+    "main/a\x00b",
+    "main/ü",
+]
+
+
+def test_a_file_with_an_unsafe_name_is_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vault = Vault(tmp_path, capsys)
+    vault.done("repository", "init")
+    site_factory.only_root(vault.files.data_fs.parent)
+    backup = vault.make()
+    manifest = vault.repository / f"sites/default/backups/{backup}.json"
+    original = manifest.read_bytes()
+    for number, name in enumerate(UNSAFE):
+        manifest.chmod(0o600)
+        manifest.write_bytes(original)
+        hostile_manifest.rewrite(
+            vault.repository,
+            backup,
+            partial(hostile_manifest.name_files, names=["main/first.dump", name]),
+        )
+        before, output = tree(tmp_path), tmp_path / f"deep-{number}" / "output"
+        refused = vault("restore", "--output", output, "--yes", "--json")
+        assert (refused.status, refused.error["kind"]) == (4, "damage"), name
+        after = tree(tmp_path).items()
+        assert {path: entry for path, entry in after if not path.startswith(f"deep-{number}")} == before
+        assert [path.name for path in output.parent.iterdir()] == ["output"]
+        assert [path.name for path in output.rglob("*") if not path.name.startswith(".")] == []
+        report = vault("verify", "--level", "objects", "--json")
+        assert report.status == 4
+        assert {found["what"] for found in report.document["damage"]} == {"name"}, name
+
+
+def test_the_file_names_of_all_dumps_are_safe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["Data.fs", "database.dump", "deltas.sql", "rows.0x03f.blob_chunk", "whole.public.a%C3%BC~b"]
+    vault = Vault(tmp_path, capsys)
+    vault.done("repository", "init")
+    site_factory.only_root(vault.files.data_fs.parent)
+    hostile_manifest.rewrite(
+        vault.repository,
+        vault.make(),
+        lambda document: hostile_manifest.name_files(document, [f"main/{name}" for name in names]),
+    )
+    vault.done("restore", "--output", tmp_path / "output", "--yes")
+    assert sorted(path.name for path in (tmp_path / "output").iterdir() if path.is_file()) == sorted(names)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...blobs.refs import BlobSet
 from ...errors import TargetRefused
-from ...model.chain import files_of
+from ...model.chain import file_name, files_of
 from ...model.manifest import Part
 from ...model.restore import DestinationOptions, TargetState, UnfinishedRestore
 from ...runtime import durable
@@ -140,7 +140,7 @@ class DumpFiles(DatabaseRestore):
         self._job.context.progress.begin("storage", entry.dump.size if entry.dump else 0)
         by_name: dict[str, list[Part]] = {}
         for part in files_of(entry, objects):
-            by_name.setdefault(part.to.rpartition("/")[2], []).append(part)
+            by_name.setdefault(file_name(part), []).append(part)
         for name, parts in by_name.items():
             durable.write_atomically(
                 self._directory / name, self._content(parts), exclusive=False, mode=0o600

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ...errors import Damage
 from ...model import chain
-from ...model.chain import Chain, E, deltas_of, dump_of, log_of, packs_of, segments_of
+from ...model.chain import Chain, E, deltas_of, dump_of, file_name, log_of, packs_of, segments_of
 from ...model.manifest import DatabaseEntry, DocumentRef, Dump, Manifest, Part
 from ...repository.objects import Objects, meta_key, object_key
 from .report import VerifyReport
@@ -23,7 +23,7 @@ class NeededObject(NamedTuple):
 
 
 def needed_objects(manifest: Manifest, objects: Objects, report: VerifyReport) -> Iterator[NeededObject]:
-    """Yield everything that a backup needs; a list that cannot be read is added to the report as damage.
+    """Yield everything that a backup needs; lists that cannot be read and unsafe file names are damage.
 
     What several databases or segments share is yielded several times.
     """
@@ -31,11 +31,19 @@ def needed_objects(manifest: Manifest, objects: Objects, report: VerifyReport) -
         for one in _needed_by_database(entry, objects, report):
             match one:
                 case Part():
+                    _check_name(entry, one, report)
                     yield NeededObject(object_key(one.object), one.object, one.stored, entry.name)
                 case DocumentRef():
                     yield NeededObject(meta_key(one.meta), one.meta, one.stored, entry.name)
                 case str():
                     yield NeededObject(meta_key(one), one, None, entry.name)
+
+
+def _check_name(entry: DatabaseEntry, part: Part, report: VerifyReport) -> None:
+    try:
+        file_name(part)
+    except Damage as error:
+        report.add_damage(entry.name, "name", error, object=part.object)
 
 
 def _needed_by_database(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from ...errors import UnsupportedRepository
+from ...model.chain import file_name
 from ...model.manifest import Delta, PgTransactions, RowFile
 from .connection import quoted
 from .copy_out import BITS, SET_COLUMNS
@@ -145,13 +146,16 @@ def _text(value: str) -> str:
 
 
 def script_of(backend: str, history: bool, dump: PgTransactions, deltas: Iterable[Delta]) -> bytes:
-    """Return the statements as a script for ``psql``, which is run where the files are."""
+    """Return the statements as a script for ``psql``, which is run where the files are.
+
+    Raise Damage when the backup names a file that a script must not use.
+    """
     lines = ["\\set ON_ERROR_STOP on", "SET search_path = '';", "\\o /dev/null"]
     for step in steps_of(layout_for(backend, history), dump, deltas):
         if isinstance(step, Sql):
             lines.append(f"{step.text};")
         else:
-            name = step.file.parts[0].to.rpartition("/")[2]
+            name = file_name(step.file.parts[0])
             lines.append(f"\\copy {target_of(step)} FROM {_text(name)} WITH (FORMAT {step.file.format})")
     return "\n".join([*lines, ""]).encode()
 

@@ -17,7 +17,7 @@ from ...blobs.refs import BlobSet
 from ...datafs.records import is_blob
 from ...errors import Damage, SourceError
 from ...model.blob import BlobRef
-from ...model.chain import dump_of
+from ...model.chain import dump_of, file_name
 from ...model.manifest import DatabaseEntry, Part, SqliteCopy
 from ...model.source import Database
 from ...runtime.progress import Progress
@@ -182,7 +182,7 @@ def write_files(
     """Write the files of a backup; raise Damage when one is missing or damaged."""
     parts = list(dump_of(entry, sink))
     for name in FILES:
-        ours = [part for part in parts if part.to.endswith(f"/{name}")]
+        ours = [part for part in parts if file_name(part) == name]
         if not ours:
             raise Damage(f"the backup of {entry.name} has no {name}")
         with (directory / name).open("xb") as file:

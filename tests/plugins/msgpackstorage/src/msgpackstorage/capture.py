@@ -7,7 +7,7 @@ from pathlib import Path
 from zodb_vault.errors import SourceError
 from zodb_vault.model import tid as tids
 from zodb_vault.model.capture import PreviousBackup
-from zodb_vault.model.chain import Chain, dump_of
+from zodb_vault.model.chain import Chain, dump_of, file_name
 from zodb_vault.model.manifest import DatabaseEntry, Part, Reason, StoredFiles, StoredProgress
 from zodb_vault.model.source import Database
 from zodb_vault.policy.continuity import Decision
@@ -17,14 +17,9 @@ from zodb_vault.strategies.base import Captured, Checkpointer, Sink, SurveyConte
 from .storage import SUFFIX, transaction_files
 
 
-def name_of(part: Part) -> str:
-    """Return the name of the file that a part belongs to; a long file has several parts."""
-    return part.to.rpartition("/")[2]
-
-
 def names_of(parts: Chain[Part]) -> list[str]:
     """Return the names of the files in a backup, oldest first."""
-    return list(dict.fromkeys(map(name_of, parts)))
+    return list(dict.fromkeys(map(file_name, parts)))
 
 
 def tid_of(name: str) -> str:

@@ -6,12 +6,12 @@ from itertools import groupby
 
 import msgspec
 
-from zodb_vault.model.chain import dump_of
+from zodb_vault.model.chain import dump_of, file_name
 from zodb_vault.model.manifest import DatabaseEntry, StoredFiles
 from zodb_vault.runtime.progress import Progress
 from zodb_vault.strategies.base import CheckReport, Sink
 
-from .capture import name_of, tid_of
+from .capture import tid_of
 from .storage import read_transaction
 
 
@@ -20,7 +20,7 @@ def check_transactions(entry: DatabaseEntry, sink: Sink, report: CheckReport, pr
     if not isinstance(entry.storage, StoredFiles):
         return
     progress.begin("storage", entry.storage.size)
-    for name, parts in groupby(dump_of(entry, sink), name_of):
+    for name, parts in groupby(dump_of(entry, sink), file_name):
         data = b"".join(sink.read(parts))
         progress.advance(len(data))
         _check_transaction(name, data, report)

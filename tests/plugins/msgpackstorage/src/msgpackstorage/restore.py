@@ -14,7 +14,7 @@ from pathlib import Path
 import zc.lockfile
 
 from zodb_vault.errors import InUse, TargetRefused
-from zodb_vault.model.chain import dump_of
+from zodb_vault.model.chain import dump_of, file_name
 from zodb_vault.model.manifest import StoredFiles
 from zodb_vault.model.restore import DestinationOptions, TargetState, UnfinishedRestore
 from zodb_vault.model.source import Database
@@ -27,7 +27,7 @@ from zodb_vault.strategies.destination import (
     RestoreSource,
 )
 
-from .capture import name_of, tid_of
+from .capture import tid_of
 from .storage import lock_file, transaction_files
 
 
@@ -94,7 +94,7 @@ class MsgpackRestore(DatabaseRestore):
     def build(self) -> None:
         """Write the files, each durable."""
         self._new.mkdir(parents=True)
-        for name, parts in groupby(dump_of(self._source.entry, self._source.objects), name_of):
+        for name, parts in groupby(dump_of(self._source.entry, self._source.objects), file_name):
             content = self._source.objects.read(parts)
             durable.write_atomically(self._new / name, content, exclusive=True, mode=0o600)
             self._context.heartbeat()
