@@ -162,8 +162,8 @@ def _print(context: Context, done: Created) -> None:
 
 def _print_missing(done: Created, entry: DatabaseEntry) -> None:
     rows = done.missing.get(entry.name, [])
-    for oid, tid, path in rows[:MAX_MISSING_SHOWN]:
-        print_problem(f"{entry.name}: the blob {oid} {tid} is missing: {path}")
+    for row in rows[:MAX_MISSING_SHOWN]:
+        print_problem(f"{entry.name}: the blob {row.oid} {row.tid} is missing: {row.path}")
     if len(rows) > MAX_MISSING_SHOWN:
         more = len(rows) - MAX_MISSING_SHOWN
         hint = f"`zodb-vault verify {done.manifest.id} --json` lists all"
@@ -205,7 +205,8 @@ def _document_of(done: Created, entry: DatabaseEntry) -> dict[str, Any]:
     blobs = None
     if entry.blobs:
         blobs = {"added": 0 if done.skipped else entry.blobs_added, "count": entry.blobs.count}
-    missing = [{"oid": oid, "tid": tid, "path": path} for oid, tid, path in done.missing.get(entry.name, [])]
+    rows = done.missing.get(entry.name, [])
+    missing = [{"oid": row.oid, "tid": row.tid, "path": row.path} for row in rows]
     return {
         "name": entry.name,
         "last_tid": entry.last_tid,

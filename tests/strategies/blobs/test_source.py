@@ -33,7 +33,7 @@ def more(files: SiteFiles, name: str = "more") -> None:
 
 def rows(created: Any) -> set[tuple[str, str, str]]:
     """Return what a create named as missing: OID, TID and path."""
-    return set(created.missing["main"])
+    return {(row.oid, row.tid, row.path) for row in created.missing["main"]}
 
 
 def row_of(path: Path) -> tuple[str, str, str]:

@@ -126,4 +126,4 @@ def test_a_blob_that_the_wrapper_lost_by_an_undo_is_named(wrapped: Wrapped, tmp_
     made = Portable(tmp_path, wrapped.zope_conf).create()
     assert made.manifest.status == "incomplete"
     (lost,) = made.missing["main"]
-    assert lost[1] == f"0x{wrapped.transactions()[-1].tid.hex()}"
+    assert lost.tid == f"0x{wrapped.transactions()[-1].tid.hex()}"

@@ -366,7 +366,7 @@ def test_a_blob_that_the_server_lost_is_named_and_looked_for_again(
                     site.create()
         made = site.create()
         assert made.manifest.status == "incomplete"
-        assert [row[:2] for row in made.missing["main"]] == [(f"0x{oid.hex()}", f"0x{tid.hex()}")]
+        assert [(row.oid, row.tid) for row in made.missing["main"]] == [(f"0x{oid.hex()}", f"0x{tid.hex()}")]
     (tmp_path / "lost").rename(lost)
     assert site.create().manifest.status == "complete"
     assert site.transactions() == content(files)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from relstorage_sites import RelSite, on
 from relstorage_vault import NOISE, RelVault, by_hand, in_postgres, pg_restore
 from services.postgres import PASSWORD, Cluster, execute
 
+from zodb_vault.repository.objects import Objects
+from zodb_vault.stores.local import LocalStore
 from zodb_vault.strategies.postgres import scratch
 from zodb_vault.strategies.postgres import snapshot as postgres_strategy
 from zodb_vault.strategies.relstorage.schema import RelStorageSchema
@@ -142,6 +145,9 @@ def test_lost_and_extra_large_objects_are_reported(make: Make) -> None:
     done = vault("create", "--json")
     assert (done.status, done.document["status"]) == (3, "incomplete")
     assert [row["path"] for row in done.document["databases"][0]["missing"]] == [f"large object {chunk}"]
+    shown = vault.done("show", done.document["id"], "--json").document["manifest"]["databases"][0]
+    listed = Objects(LocalStore(vault.repository), "x").document(shown["blobs"]["missing"]["list"])
+    assert [row[3] for row in json.loads(listed)["rows"]] == [chunk]
     report = vault.done("verify", done.document["id"], "--json").document
     assert (report["damage"], len(report["source"])) == ([], 1)
 

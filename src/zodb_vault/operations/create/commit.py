@@ -7,18 +7,18 @@ from datetime import datetime
 import msgspec
 
 from ...errors import Damage, StoreError, VaultError
-from ...model.blob import MissingRows
-from ...model.chain import Documents
-from ...model.manifest import DatabaseEntry, Manifest
+from ...model.blob import MissingRow
+from ...model.manifest import Manifest
 from ...repository.markers import RunMarker
 from ...runtime import clock
+from ...strategies.blobs.missing import missing_rows
 from ..catalog import Catalog
 from ..locks import Locks, needed_keys
 from .draft import Draft
 from .manifest import Copied, manifest_of
 from .options import Created
 
-MissingBlobs = dict[str, list[tuple[str, str, str]]]
+MissingOfDatabases = dict[str, list[MissingRow]]
 
 
 def commit(draft: Draft, copied: Copied, locks: Locks, run: RunMarker, *, resumed: bool) -> Created:
@@ -26,7 +26,7 @@ def commit(draft: Draft, copied: Copied, locks: Locks, run: RunMarker, *, resume
 
     ``resumed``: an interrupted run has stored a part of it.
     """
-    missing = {one.entry.name: _missing_of(one.entry, draft.objects) for one in copied.databases}
+    missing = {one.entry.name: missing_rows(one.entry, draft.objects) for one in copied.databases}
     manifest = manifest_of(draft, copied, complete=not _is_new_loss(draft, missing))
     for fact, value in (("name", draft.options.name), ("note", draft.options.note)):
         if value:
@@ -75,20 +75,13 @@ def _renewed_until(
     return locks.until, None
 
 
-def _missing_of(entry: DatabaseEntry, documents: Documents) -> list[tuple[str, str, str]]:
-    if entry.blobs is None or entry.blobs.missing.list is None:
-        return []
-    return msgspec.json.decode(documents.document(entry.blobs.missing.list), type=MissingRows).rows
-
-
-def _is_new_loss(draft: Draft, missing: MissingBlobs) -> bool:
+def _is_new_loss(draft: Draft, missing: MissingOfDatabases) -> bool:
     """Tell whether a blob is missing whose loss was not accepted with the previous backup."""
     if not any(missing.values()):
         return False
     accepted: set[tuple[str, str, str]] = set()
     if draft.newest is not None and draft.newest.complete:
         for entry in draft.newest.manifest.databases:
-            rows = _missing_of(entry, draft.objects)
-            accepted |= {(entry.name, oid, tid) for oid, tid, _place in rows}
-    lost = {(name, oid, tid) for name, rows in missing.items() for oid, tid, _place in rows}
+            accepted |= {(entry.name, row.oid, row.tid) for row in missing_rows(entry, draft.objects)}
+    lost = {(name, row.oid, row.tid) for name, rows in missing.items() for row in rows}
     return not lost <= accepted

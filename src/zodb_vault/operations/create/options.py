@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from ...errors import VaultError
+from ...model.blob import MissingRow
 from ...model.manifest import Manifest, Trigger
 from ...model.source import Method
 from ..catalog import raw_size, stored_size
@@ -42,7 +43,7 @@ class Created(msgspec.Struct, frozen=True, kw_only=True):
 
     manifest: Manifest
     skipped: bool
-    missing: dict[str, list[tuple[str, str, str]]]
+    missing: dict[str, list[MissingRow]]
     findings: list[str]
     damaged: dict[str, str] = {}
     unlocked: VaultError | None = None

@@ -6,17 +6,15 @@ import hashlib
 from collections.abc import Iterator
 from functools import partial
 
-import msgspec
-
 from ...blobs.packs import Member, member_key, pack_members, read_members
 from ...blobs.refs import BlobSet
 from ...errors import Damage
-from ...model.blob import MissingRows
 from ...model.chain import packs_of
 from ...model.manifest import DatabaseEntry, Pack
 from ...repository.objects import Objects
 from ...runtime.progress import Progress
 from ...runtime.workers import Workers
+from ...strategies.blobs.missing import missing_rows
 from ...strategies.registry import backend_of_entry
 from .report import DatabaseReport, VerifyReport
 
@@ -68,7 +66,7 @@ class BlobCheck:
         self._report.count("blobs", count)
         if count != blobs.count:
             self._add_damage("blobs", f"the packs list {count} blobs, not {blobs.count}")
-        self._compare_with_references(blobs.missing.list)
+        self._compare_with_references()
 
     def _intact_members(self, pack: Pack) -> list[bytes]:
         """Read a pack and return the keys (OID + TID) of the blobs whose bytes are as they were stored."""
@@ -94,18 +92,16 @@ class BlobCheck:
             self._progress.advance(len(chunk))
         return (size, digest.hexdigest()) == (member.size, member.sha256)
 
-    def _compare_with_references(self, missing_list: str | None) -> None:
+    def _compare_with_references(self) -> None:
         """Report the blobs that the source had lost, and, as damage, referenced blobs that are in no pack."""
-        rows: list[tuple[str, str, str]] = []
-        if missing_list:
-            rows = msgspec.json.decode(self._objects.document(missing_list), type=MissingRows).rows
-        for oid, tid, path in rows:
+        rows = missing_rows(self._entry, self._objects)
+        for row in rows:
             self._report.add_source_defect(
-                self._entry.name, "blob", f"was missing at {path}", oid=oid, tid=tid
+                self._entry.name, "blob", f"was missing at {row.path}", oid=row.oid, tid=row.tid
             )
         if self._entry.storage is None:
             return
-        lost_before = {(oid, tid) for oid, tid, _path in rows}
+        lost_before = {(row.oid, row.tid) for row in rows}
         for ref in self._refs.missing():
             oid, tid = "0x" + ref.oid.hex(), "0x" + ref.tid.hex()
             # whether a record that cannot be decoded is a blob, only the existence of its file could tell

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from ...blobs.refs import BlobSet
-from ...model.blob import BlobRef
+from ...model.blob import BlobRef, MissingBlob
 from ...model.chain import Chain
 from ...model.manifest import Blobs, Pack
 from ...runtime.workers import Workers
@@ -96,11 +96,8 @@ class PackedBlobs:
         if self._empty_count > len(self._empty):
             yield f"{self._empty_count - len(self._empty)} more blobs are empty"
 
-    def result(self, missing: Iterable[tuple[BlobRef, str]]) -> Blobs:
-        """Return what the manifest says of the blobs.
-
-        ``missing`` are those that the source has lost, and their places.
-        """
+    def result(self, missing: Iterable[MissingBlob]) -> Blobs:
+        """Return what the manifest says of the blobs; ``missing`` are those that the source has lost."""
         sealed = self.packs.with_short_tail()
         return Blobs(
             count=self.count,

@@ -7,13 +7,12 @@ from typing import Final
 
 import msgspec
 
-from ...errors import BlobsMissing
+from ...errors import BlobsMissing, Damage
 from ...model import canonical
 from ...model import tid as tids
-from ...model.blob import BlobRef, MissingRows
+from ...model.blob import BlobRef, MissingBlob, MissingRow, MissingRows
 from ...model.chain import Documents
 from ...model.manifest import DatabaseEntry, MissingBlobs
-from ..base import Sink
 
 TOLERATED_MISSING: Final = 20
 TOLERATED_SHARE: Final = 0.01
@@ -34,17 +33,25 @@ def limit_missing(missing: Sequence[BlobRef], count: int, allowed: int | None, w
         )
 
 
-def note_missing(sink: Sink, missing: Iterable[tuple[BlobRef, str]]) -> MissingBlobs:
+def note_missing(documents: Documents, missing: Iterable[MissingBlob]) -> MissingBlobs:
     """Store the list of missing blobs, each with the place where it should be."""
     rows = [
-        msgspec.json.encode([tids.to_hex(blob.oid), tids.to_hex(blob.tid), place]) for blob, place in missing
+        msgspec.json.encode(
+            MissingRow(tids.to_hex(one.blob.oid), tids.to_hex(one.blob.tid), one.path, one.large_object)
+        )
+        for one in missing
     ]
     return MissingBlobs(
-        count=len(rows), list=sink.put_document(canonical.rows("missing", rows)).meta if rows else None
+        count=len(rows), list=documents.put_document(canonical.rows("missing", rows)).meta if rows else None
     )
 
 
-def missing_rows(entry: DatabaseEntry, documents: Documents) -> list[tuple[str, str, str]]:
-    """Return OID, TID and place of the blobs that were missing when a backup was made; raise Damage."""
+def missing_rows(entry: DatabaseEntry, documents: Documents) -> list[MissingRow]:
+    """Return the blobs that were missing when a backup was made; raise Damage."""
     listed = entry.blobs.missing.list if entry.blobs else None
-    return msgspec.json.decode(documents.document(listed), type=MissingRows).rows if listed else []
+    if listed is None:
+        return []
+    try:
+        return msgspec.json.decode(documents.document(listed), type=MissingRows).rows
+    except msgspec.MsgspecError:
+        raise Damage(f"the list of missing blobs of {entry.name} cannot be read") from None

@@ -82,7 +82,7 @@ def add_packed_blobs(source: RestoreSource, refs: BlobSet) -> None:
 def require_all(source: RestoreSource, refs: BlobSet) -> list[str]:
     """Raise Damage unless every blob is in place that the backup has; return what the user has to know."""
     rows = missing_rows(source.entry, source.objects)
-    known = {(oid, tid) for oid, tid, _path in rows}
+    known = {(row.oid, row.tid) for row in rows}
     lost = [
         one
         for one in refs.missing()

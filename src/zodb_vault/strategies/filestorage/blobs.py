@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
-import msgspec
-
 from ...blobs.layout import detect
 from ...blobs.packs import Member
 from ...blobs.refs import BlobSet
 from ...errors import SourceChanged, SourceError
 from ...model import chain
 from ...model import tid as tids
-from ...model.blob import BlobRef, MissingRows
+from ...model.blob import BlobRef, MissingBlob
 from ...model.capture import PreviousBackup
 from ...model.chain import packs_of
 from ...model.manifest import Blobs, DatabaseEntry, Pack
@@ -22,7 +20,7 @@ from ...runtime.workers import Workers
 from ..base import Checkpointer, Sink
 from ..blobs.capture import PackedBlobs
 from ..blobs.compaction import reading_workers
-from ..blobs.missing import limit_missing
+from ..blobs.missing import limit_missing, missing_rows
 from ..blobs.packer import Packer, reconcile, still_holds
 from ..blobs.source import BlobDirectory, BlobSource
 from ..checkpoint import RunNotes
@@ -137,12 +135,10 @@ class DataFsBlobs:
 
     def _reference_missing(self, entry: DatabaseEntry, until: str) -> None:
         """Look again for the blobs that the previous backup was missing."""
-        if entry.blobs is None or entry.blobs.missing.list is None:
-            return
-        document = self._sink.document(entry.blobs.missing.list)
-        rows = msgspec.json.decode(document, type=MissingRows).rows
         self._refs.add(
-            BlobRef(tids.from_hex(oid), tids.from_hex(tid), True) for oid, tid, _path in rows if tid <= until
+            BlobRef(tids.from_hex(row.oid), tids.from_hex(row.tid), True)
+            for row in missing_rows(entry, self._sink)
+            if row.tid <= until
         )
 
     # blobs that are not in their place
@@ -183,4 +179,6 @@ class DataFsBlobs:
     def result(self) -> Blobs:
         """Return what the manifest says of them."""
         source = self._surveyed.blob_source
-        return self._packed.result((blob, str(source.path(blob)) if source else "") for blob in self._missing)
+        return self._packed.result(
+            MissingBlob(blob, str(source.path(blob)) if source else "") for blob in self._missing
+        )

@@ -16,20 +16,15 @@ import msgspec
 from ...blobs.refs import BlobSet
 from ...datafs.records import BLOB_RECORD_LIMIT, is_blob
 from ...errors import Damage, VaultError
-from ...model.blob import BlobRef, MissingRows
+from ...model.blob import BlobRef
 from ...model.chain import dump_of
 from ...model.manifest import DatabaseEntry, PgDump
 from ...runtime.progress import Progress
 from ..base import CheckReport, Sink
+from ..blobs.missing import missing_rows
 from ..sql.program import Program, program_of
 from ..sql.snapshot import advancing
 from .snapshot import FETCH, LARGE_OBJECT, large_object
-
-LOST: Final = "large object "
-
-
-# With more than so many lost, something else is wrong.
-MOST_MISSING: Final = 10_000
 
 
 def check_dump(
@@ -75,9 +70,7 @@ def compare_tables(dump: PgDump, read: Read, report: CheckReport) -> None:
 
 def known_as_lost(entry: DatabaseEntry, sink: Sink) -> set[int]:
     """Return the large objects that the database itself had lost."""
-    listed = entry.blobs.missing.list if entry.blobs else None
-    rows = msgspec.json.decode(sink.document(listed), type=MissingRows).rows if listed else []
-    return {int(place.rpartition(" ")[2]) for _oid, _tid, place in rows if place.startswith(LOST)}
+    return {row.large_object for row in missing_rows(entry, sink) if row.large_object is not None}
 
 
 COPY: Final = re.compile(rb"COPY (\S+) \(([^)]*)\) FROM stdin;\Z")

@@ -16,7 +16,7 @@ import msgspec
 
 from ...blobs.refs import BlobSet
 from ...errors import SourceError, VaultError
-from ...model.blob import BlobRef
+from ...model.blob import BlobRef, MissingBlob
 from ...model.manifest import Part
 from ...runtime.progress import Progress
 from ...runtime.workers import Workers, signals_blocked
@@ -155,7 +155,7 @@ class Postgres:
             cursor.execute(statement, parameters or None)
             return list(cursor.fetchall())
 
-    def large_objects_named(self) -> tuple[int, list[tuple[BlobRef, str]]]:
+    def large_objects_named(self) -> tuple[int, list[MissingBlob]]:
         """Return how many large objects are blobs, and the blobs whose large objects the database has lost."""
         return 0, []
 

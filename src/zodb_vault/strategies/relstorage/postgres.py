@@ -10,18 +10,19 @@ from typing import Final
 
 from ...blobs.refs import BlobSet
 from ...errors import SourceError
-from ...model.blob import BlobRef
+from ...model.blob import MissingBlob
 from ...model.manifest import PgDump
 from ...model.source import REPLICA_DSN, REPLICA_LAG, Database
 from ...runtime.progress import Progress
 from ...runtime.workers import Workers
 from ..base import Checkpointer, Sink
-from ..postgres.archive import LOST, MOST_MISSING
 from ..postgres.snapshot import Postgres, large_object
 from ..sql.history import relstorage
-from ..sql.snapshot import BLOB_RECORDS, StoredDump
+from ..sql.snapshot import BLOB_RECORDS, StoredDump, row_ref
 
 NAMED: Final = 20
+# With more lost large objects than that, something else is wrong.
+MOST_MISSING: Final = 10_000
 
 
 class PostgresRows(Postgres):
@@ -67,7 +68,7 @@ class PostgresRows(Postgres):
             missing=list(self._lost(lacking)),
         )
 
-    def large_objects_named(self) -> tuple[int, list[tuple[BlobRef, str]]]:
+    def large_objects_named(self) -> tuple[int, list[MissingBlob]]:
         """Return how many large objects the rows of blobs name, and the blobs whose large objects the database has lost."""
         if not self.has_table("blob_chunk"):
             return 0, []
@@ -78,7 +79,7 @@ class PostgresRows(Postgres):
         lost = [int(number) for (number,) in self.query(lacking, MOST_MISSING)]
         return int(self.query("SELECT count(DISTINCT chunk) FROM blob_chunk")[0][0]), list(self._lost(lost))
 
-    def _lost(self, lacking: list[int]) -> Iterator[tuple[BlobRef, str]]:
+    def _lost(self, lacking: list[int]) -> Iterator[MissingBlob]:
         """Yield the blobs whose large objects the database has lost.
 
         Raise SourceError for one that is there and not in the dump.
@@ -90,4 +91,4 @@ class PostgresRows(Postgres):
                     "run the command again",
                 )
             for zoid, tid in self.query("SELECT zoid, tid FROM blob_chunk WHERE chunk = %s", oid):
-                yield BlobRef(int(zoid).to_bytes(8), int(tid).to_bytes(8), True), f"{LOST}{oid}"
+                yield MissingBlob(row_ref(zoid, tid), f"large object {oid}", oid)

@@ -15,7 +15,7 @@ from ...blobs.refs import BlobSet
 from ...errors import SourceChanged
 from ...model import chain
 from ...model import tid as tids
-from ...model.blob import BlobRef
+from ...model.blob import BlobRef, MissingBlob
 from ...model.capture import CaptureOptions, PreviousBackup
 from ...model.chain import packs_of
 from ...model.manifest import Blobs, Pack, StoredProgress
@@ -104,9 +104,9 @@ class SqlBlobs:
             limit_missing(self._missing, self.packed.count, self._options.allow_missing, str(source.root))
             self.packed.rewrite(workers, source)
 
-    def result(self, others: Iterable[tuple[BlobRef, str]]) -> Blobs:
+    def result(self, others: Iterable[MissingBlob]) -> Blobs:
         """Return what the manifest says of them, and of ``others`` that are missing in the database itself."""
-        missing = ((blob, str(self.source.path(blob))) for blob in self._missing)
+        missing = (MissingBlob(blob, str(self.source.path(blob))) for blob in self._missing)
         return self.packed.result((*others, *missing))
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from ...errors import ConfigurationError
 from ...model import tid as tids
-from ...model.blob import BlobRef
+from ...model.blob import MissingBlob
 from ...model.capture import CaptureOptions, InterruptedRun, PreviousBackup
 from ...model.chain import Chain, packs_of
 from ...model.manifest import Blobs, DatabaseEntry, Dump, Part, StoredProgress, Transactions
@@ -196,7 +196,7 @@ class SqlCapture:
             blobs.adopt(self.surveyed.interrupted.stored)
         return self.schema.unusual_keys(self.sink)
 
-    def _lost_blobs(self, dumped: StoredDump | None) -> list[tuple[BlobRef, str]]:
+    def _lost_blobs(self, dumped: StoredDump | None) -> list[MissingBlob]:
         """Return the blobs that should be in the database and are not.
 
         Raise BlobsMissing when there are too many.
@@ -204,10 +204,10 @@ class SqlCapture:
         schema, options = self.schema, self.surveyed.options
         if not options.blobs or schema.database.blob_mode not in ("database", "database+s3"):
             return []
-        lost = [(blob, schema.blob_table) for blob in schema.lost_blobs()]
+        lost = [MissingBlob(blob, schema.blob_table) for blob in schema.lost_blobs()]
         lost += dumped.missing if dumped else []
         where = f"the table {schema.blob_table}"
-        limit_missing([blob for blob, _where in lost], 0, options.allow_missing, where)
+        limit_missing([one.blob for one in lost], 0, options.allow_missing, where)
         return lost
 
     def _log(self) -> Log:
@@ -244,7 +244,7 @@ class BlobsInside(NamedTuple):
     Those the database has lost, and the document of unusual keys.
     """
 
-    lost: list[tuple[BlobRef, str]]
+    lost: list[MissingBlob]
     keys: str | None
 
 

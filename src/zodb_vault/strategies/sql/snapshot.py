@@ -9,7 +9,7 @@ import msgspec
 
 from ...datafs.records import BLOB_RECORD_LIMIT, CLASS_NAME_LIMIT
 from ...model import tid as tids
-from ...model.blob import BlobRef
+from ...model.blob import BlobRef, MissingBlob
 from ...model.manifest import Dump, Part
 from ...runtime.progress import Progress
 from ...runtime.workers import Workers
@@ -39,16 +39,13 @@ def advancing(chunks: Iterable[bytes], progress: Progress) -> Iterator[bytes]:
 
 
 class StoredDump(msgspec.Struct, kw_only=True):
-    """A dump that is stored.
-
-    ``warnings`` and ``missing`` (a blob, and where it should be) are what it lacks at the source.
-    """
+    """A dump that is stored; ``warnings`` and ``missing`` are what it lacks at the source."""
 
     storage: Callable[..., Dump]
     parts: list[Part]
     tables: dict[str, int]
     warnings: list[str] = []
-    missing: list[tuple[BlobRef, str]] = []
+    missing: list[MissingBlob] = []
 
 
 class Rows(Protocol):
