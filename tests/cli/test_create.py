@@ -335,9 +335,9 @@ def test_with_wait_the_second_one_begins_when_the_first_has_ended(vault: Vault) 
     store = LocalStore(vault.repository)
     run = RunMarker.start(store, "default", "create", "20260101T000000Z-aaaaaa", [])
     assert vault("create").status == 11
-    ending = threading.Timer(1.5, run.remove)
-    ending.start()
+    removal = threading.Timer(1.5, run.remove)
+    removal.start()
     outcome = vault.done("create", "--wait")
-    ending.join()
+    removal.join()
     assert "waiting for the create 20260101T000000Z-aaaaaa (host" in outcome.err
     assert len(vault.done("list", "--json").document["backups"]) == 1

@@ -111,12 +111,12 @@ def test_options_that_are_no_limits_are_errors(vault: Vault, option: tuple[str, 
 def test_there_are_as_many_workers_as_requested(
     stocked: Vault, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    told: list[int] = []
+    limits: list[int] = []
     for module, name in ((options, "CreateOptions"), (restore, "RestoreOptions"), (verify, "VerifyOptions")):
 
         class Noting(getattr(module, name)):  # type: ignore[misc]
             def __post_init__(self) -> None:
-                told.append(self.workers)
+                limits.append(self.workers)
 
         monkeypatch.setattr(module, name, Noting)
     stocked.done("create", "--workers", "1")
@@ -124,7 +124,7 @@ def test_there_are_as_many_workers_as_requested(
     stocked.done("restore", "--workers", "7", "--yes", "--output", tmp_path / "out")
     monkeypatch.setenv("ZODB_VAULT_LIMITS_WORKERS", "6")
     stocked.done("create")
-    assert told == [1, 5, 7, 6]
+    assert limits == [1, 5, 7, 6]
 
 
 def test_the_default_is_by_the_processors_within_the_memory_and_more_where_a_service_answers() -> None:

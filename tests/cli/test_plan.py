@@ -211,7 +211,7 @@ def test_a_shared_blob_directory_is_only_one_component(tmp_path: Path, vault: Va
     assert [(step["order"], step["what"], step["from"]) for step in database["steps"]] == [
         (1, "blobs", str(tmp_path / "shared"))
     ]
-    assert any("only a half of it is here" in warning for warning in database["warnings"])
+    assert any("only the blobs are here" in warning for warning in database["warnings"])
     assert vault.bare(*options, "create").status == 2
     assert vault.bare(*options, "doctor", "--json").status == 1
 

@@ -14,8 +14,8 @@ from zodb_vault.repository.markers import RunMarker
 from zodb_vault.stores.local import LocalStore
 
 
-def of(verdicts: list[dict[str, Any]]) -> list[str]:
-    return [verdict["id"] for verdict in verdicts][::-1]
+def of(rows: list[dict[str, Any]]) -> list[str]:
+    return [row["id"] for row in rows][::-1]
 
 
 def test_the_tiers_stay_and_the_rest_goes_to_the_trash(vault: Vault, calendar: Calendar) -> None:
@@ -28,7 +28,7 @@ def test_the_tiers_stay_and_the_rest_goes_to_the_trash(vault: Vault, calendar: C
     assert sorted(done) == words("keep remove frees_estimate swept withheld")
     assert of(done["keep"]) == listed(vault) == [ids[0], ids[7], *ids[9:]]
     assert of(done["remove"]) == [*ids[1:7], ids[8]]
-    assert all(verdict["reasons"] for verdict in [*done["keep"], *done["remove"]])
+    assert all(row["reasons"] for row in [*done["keep"], *done["remove"]])
     assert 0 < done["frees_estimate"] < 100_000
     assert done["swept"] == {"objects": 0, "bytes": 0}
     assert [row["tier"] for row in vault.done("list", "--json").document["backups"]] == ["daily"] * 7 + [
@@ -147,7 +147,7 @@ def test_a_new_history_protects_what_is_older_until_it_is_accepted(vault: Vault,
     assert listed(vault) == of(outcome["keep"])
     assert listed(vault)[:10] == ids
     assert of(outcome["remove"])
-    assert any("--accept-history" in reason for verdict in outcome["keep"] for reason in verdict["reasons"])
+    assert any("--accept-history" in reason for row in outcome["keep"] for reason in row["reasons"])
     refused = vault("delete", "--yes", newer[0])
     assert refused.status == 1
     assert "--accept-history" in refused.err
@@ -198,7 +198,7 @@ def test_what_a_restore_uses_stays(vault: Vault, calendar: Calendar) -> None:
         LocalStore(vault.repository), "default", "restore", "20270301T000000Z-aaaaaa", [ids[1]]
     )
     kept = vault.done("prune", "--json").document["keep"]
-    assert next(verdict["reasons"] for verdict in kept if verdict["id"] == ids[1]) == [
+    assert next(row["reasons"] for row in kept if row["id"] == ids[1]) == [
         f"in use by the restore {run.marker.run}"
     ]
     run.remove()

@@ -143,7 +143,7 @@ def test_unlock_shows_the_holders_and_removes_dead_ones(vault: Vault) -> None:
     assert "host elsewhere, pid" in outcome.err
     assert "since 2026-01-01T00:00:00Z, last heartbeat 2026-01-01T00:00:00Z: dead" in outcome.err
     assert not (vault.repository / key).exists()
-    assert list((vault.repository / "trash" / "_broken").iterdir()), "the grace period begins anew"
+    assert list((vault.repository / "trash" / "_broken").iterdir()), "the grace period begins again"
 
 
 def test_unlock_asks_and_leaves_what_is_alive_without_an_answer(vault: Vault) -> None:

@@ -309,12 +309,13 @@ def test_the_cache_of_another_storage_is_left_alone(cached: Cached) -> None:
 
 
 def test_what_goes_is_shown_and_asked_for(cached: Cached) -> None:
-    told = on_terminal(*cached.where, "restore", cached.backup, "--client-conf", cached.conf, answer="n")
-    assert told.status == 1
-    assert f"removes {cached.home}/old-1.zec, a cache of the ZEO client {cached.conf}" in told.screen.replace(
-        "\r\n", ""
+    refused = on_terminal(*cached.where, "restore", cached.backup, "--client-conf", cached.conf, answer="n")
+    assert refused.status == 1
+    assert (
+        f"removes {cached.home}/old-1.zec, a cache of the ZEO client {cached.conf}"
+        in refused.screen.replace("\r\n", "")
     )
-    assert "removes 2 blobs of the replaced state" in told.screen
+    assert "removes 2 blobs of the replaced state" in refused.screen
     assert cached.zec() == CACHES
     text = cached("restore", cached.backup, "--client-conf", cached.conf, "--yes").err
     assert "restart every ZEO client, on every host, before the server takes writes again" in text

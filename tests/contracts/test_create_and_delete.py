@@ -147,10 +147,10 @@ class World(NamedTuple):
         """Require that every backup has everything, also after a sweep of all that nothing references."""
         assert not [key for key in self.store.content if "/running/" in key], what
         for backup in self.listed():
-            lacking = self.named(self.store.content[f"sites/default/backups/{backup}.json"]) - set(
+            missing = self.named(self.store.content[f"sites/default/backups/{backup}.json"]) - set(
                 self.store.content
             )
-            assert not lacking, (what, backup, lacking)
+            assert not missing, (what, backup, missing)
         self.sweep()
         outcome = self.run("verify", "--all", "--level", "records")
         assert outcome.status == DONE, (what, outcome)

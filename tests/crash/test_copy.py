@@ -46,7 +46,7 @@ def copying_in(directory: Path) -> fault_injection.Operation:
     return operation
 
 
-@pytest.fixture(params=["as it is", "anew"])
+@pytest.fixture(params=["as it is", "reencrypted"])
 def scene(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three backups, of which the target has one."""
     monkeypatch.setattr(chain, "TAIL_LIMIT", 1)
@@ -59,7 +59,7 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     )
     Repository.create(
         LocalStore(directory / "target"),
-        [key_pairs.x25519(directory / "identity")[0]] if request.param == "anew" else [],
+        [key_pairs.x25519(directory / "identity")[0]] if request.param == "reencrypted" else [],
     )
     for number in range(3):
         with Site(directory / "site") as site:
@@ -108,9 +108,9 @@ def test_killed_at_any_moment(scene: Path, tmp_path: Path) -> None:
     )
     assert len(points) > 30
     found = set()
-    anew = bool(opened(scene / "target").info.recipients)
+    reencrypted = bool(opened(scene / "target").info.recipients)
     # Names are random then, and so is the number of new directories: a late call may come after the last one.
-    for point in fault_injection.named(points)[:-12:3] if anew else points:
+    for point in fault_injection.named(points)[:-12:3] if reencrypted else points:
         case = Path(shutil.copytree(scene, tmp_path / "case"))
         try:
             fault_injection.kill(copying_in(case), point)
@@ -119,16 +119,16 @@ def test_killed_at_any_moment(scene: Path, tmp_path: Path) -> None:
         except Exception as error:
             raise AssertionError(f"killed {point}") from error
         shutil.rmtree(case)
-    assert found == ({1, 2} if anew else {1, 2, 3})
+    assert found == ({1, 2} if reencrypted else {1, 2, 3})
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO], ids=["ENOSPC", "EIO"])
 def test_any_call_fails(scene: Path, tmp_path: Path, error: int) -> None:
     calls = fault_injection.calls_of(copying_in(Path(shutil.copytree(scene, tmp_path / "trace"))), tmp_path)
-    anew = bool(opened(scene / "target").info.recipients)
+    reencrypted = bool(opened(scene / "target").info.recipients)
     for number in (
         fault_injection.some(calls, ("write", "link"))
-        if anew
+        if reencrypted
         else fault_injection.each(calls, fault_injection.ALLOCATING)
     ):
         case = Path(shutil.copytree(scene, tmp_path / "case"))

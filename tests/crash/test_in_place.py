@@ -36,7 +36,7 @@ from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
 from zodb_vault.strategies.filestorage.capture import FileStorageBlobCapture
 from zodb_vault.strategies.filestorage.lock import storage_locks
-from zodb_vault.strategies.filestorage.restore import phases as switch
+from zodb_vault.strategies.filestorage.restore import phases
 from zodb_vault.strategies.filestorage.restore.destination import DataFsDestination
 from zodb_vault.strategies.filestorage.restore.paths import paths_for
 from zodb_vault.strategies.filestorage.survey import FileStorageSurvey
@@ -205,7 +205,7 @@ def test_site_that_was_started_without_a_data_fs_between_two_runs_is_kept(
 ) -> None:
     shutil.rmtree(built.files.data_fs.parent)
     with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(switch.DataFsRestore, "make_valid", _interrupt)
+        patch.setattr(phases.DataFsRestore, "make_valid", _interrupt)
         built.target.restore()
     with Site(built.files.data_fs.parent) as site:
         site.put(made="meanwhile")
@@ -244,7 +244,7 @@ def test_another_restore_that_ran_during_the_question(built: Built) -> None:
     options = restoring.RestoreOptions(safety_backup=False)
     plan = restoring.plan(built.target.repository, filestorage_vault.SITE, built.target.site, options)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(switch.DataFsRestore, "make_valid", _interrupt)
+        patch.setattr(phases.DataFsRestore, "make_valid", _interrupt)
         built.target.restore()
     with pytest.raises(InUse, match="has run since"):
         restoring.execute(built.target.repository, plan, filestorage_vault.SITE, built.target.progress)
@@ -256,7 +256,7 @@ def test_another_target_than_the_one_that_was_interrupted(built: Built) -> None:
     first = built.target.repository.listing(filestorage_vault.SITE).backups[0]
     creating.create(built.target.repository, built.target.site, CreateOptions(), built.target.progress)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(switch.DataFsRestore, "make_valid", _interrupt)
+        patch.setattr(phases.DataFsRestore, "make_valid", _interrupt)
         built.target.restore(backup=first)
     refused_without_a_change(built, TargetRefused, f"backup {first} .* was interrupted")
     refused_without_a_change(built, TargetRefused, "was interrupted", backup=first, only="storage")
@@ -379,7 +379,7 @@ def test_safety_backup_that_cannot_be_taken_is_a_refusal_with_the_way_round(buil
 def test_safety_backup_is_made_again_when_the_site_went_on_after_an_interruption(built: Built) -> None:
     def interrupted() -> None:
         with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
-            patch.setattr(switch.DataFsRestore, "make_valid", _interrupt)
+            patch.setattr(phases.DataFsRestore, "make_valid", _interrupt)
             built.target.restore(safety_backup=True)
 
     interrupted()
@@ -402,7 +402,7 @@ def test_two_restores_within_a_second_do_not_collide(built: Built) -> None:
 def test_restore_is_noted_once_however_often_it_is_interrupted(built: Built) -> None:
     for phase in ("put_aside", "tidy"):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
-            patch.setattr(switch.DataFsRestore, phase, _interrupt)
+            patch.setattr(phases.DataFsRestore, phase, _interrupt)
             built.target.restore()
         if phase == "put_aside":
             built.target.restore()
@@ -416,7 +416,7 @@ def test_abort_without_the_blob_directory_on_the_command_line(built: Built) -> N
     """The journal knows where the blobs were."""
     tree = in_place_sites.blob_tree(built.files)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(switch.DataFsRestore, "make_valid", _interrupt)
+        patch.setattr(phases.DataFsRestore, "make_valid", _interrupt)
         built.target.restore()
     assert in_place_sites.blob_tree(built.files) != tree
     from zodb_vault.operations.restore.abort import abort
@@ -429,7 +429,7 @@ def test_abort_takes_the_blobs_out_of_a_directory_that_had_none(built: Built) ->
     """Those of one pack are noted together there, before the first is made."""
     shutil.rmtree(built.files.blob_dir)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(switch.DataFsRestore, "make_valid", _interrupt)
+        patch.setattr(phases.DataFsRestore, "make_valid", _interrupt)
         built.target.restore(safety_backup=False)
     assert in_place_sites.blob_tree(built.files)
     built.target.abort()

@@ -167,8 +167,8 @@ def assert_finished(target: Target, scene: Scene) -> None:
         kept = {
             independent_reader.sha256(path) for path in files.blob_dir.glob(".zodb-vault-kept-*/**/*.blob")
         }
-        standing = in_place_sites.blob_tree(files)
-        assert set(scene.trees[name].values()) <= kept | set(standing.values()), (
+        existing = in_place_sites.blob_tree(files)
+        assert set(scene.trees[name].values()) <= kept | set(existing.values()), (
             "a blob of the old state is gone"
         )
         if scene.old:
@@ -176,7 +176,7 @@ def assert_finished(target: Target, scene: Scene) -> None:
                 str(independent_reader.blob_path(files.blob_dir, *key).relative_to(files.blob_dir))
                 for key in scene.new[name].blobs
             }
-            assert set(standing) == wanted, "blobs that nobody asks for"
+            assert set(existing) == wanted, "blobs that no record references"
 
 
 def assert_old_is_back(target: Target, scene: Scene) -> None:

@@ -75,7 +75,7 @@ def test_an_undone_transaction_of_ancient_versions_is_left_out(tmp_path: Path) -
     data_fs = site_factory.populate(tmp_path).data_fs
     with data_fs.open("ab") as stream:
         stream.write(
-            site_factory.voted_bytes(
+            site_factory.pending_bytes(
                 site_factory.tid_at(site_factory.START + 1000 * site_factory.MINUTE),
                 data_fs.stat().st_size,
                 b"u",
@@ -116,8 +116,8 @@ def test_later_entries_count_and_none_is_lost_between_reads(tmp_path: Path) -> N
     old, new = (
         [(number.to_bytes(8, "big"), place + number) for number in range(count)] for place in (4, 10**12)
     )
-    told = b"".join(INDEX_ENTRY.pack(*one) for one in [*old, *new]) + INDEX_ENTRY.pack(END, 10**13)
-    assert write_index(io.BytesIO(told), tmp_path / "ours.index") == count
+    data = b"".join(INDEX_ENTRY.pack(*one) for one in [*old, *new]) + INDEX_ENTRY.pack(END, 10**13)
+    assert write_index(io.BytesIO(data), tmp_path / "ours.index") == count
     assert loaded(tmp_path / "ours.index") == (10**13, dict(new))
 
 
@@ -125,8 +125,8 @@ def test_later_entries_count_and_none_is_lost_between_reads(tmp_path: Path) -> N
 def test_of_entries_that_end_early_no_index_is_made(tmp_path: Path, left: int) -> None:
     """Their parent was killed: the next run makes one of the same name."""
     data_fs = site_factory.populate(tmp_path).data_fs
-    told = entries(data_fs)
+    data = entries(data_fs)
     command = [sys.executable, "-m", "zodb_vault.datafs.index", str(tmp_path / "ours.index")]
-    done = subprocess.run(command, input=told[: left % len(told)], check=False, capture_output=True)
+    done = subprocess.run(command, input=data[: left % len(data)], check=False, capture_output=True)
     assert done.returncode
     assert not (tmp_path / "ours.index").exists()

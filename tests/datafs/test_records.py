@@ -35,7 +35,7 @@ WHOLE = {
 }
 
 
-class Seen(NamedTuple):
+class Scanned(NamedTuple):
     """Everything that a scanner reports."""
 
     transactions: list[Transaction]
@@ -44,20 +44,20 @@ class Seen(NamedTuple):
     defects: list[Defect]
 
 
-def scan(data: bytes, sizes: Iterable[int] = (), start: int = 0, *, resolve: bool = True) -> Seen:
+def scan(data: bytes, sizes: Iterable[int] = (), start: int = 0, *, resolve: bool = True) -> Scanned:
     """Feed ``data[start:]`` in chunks of these sizes, the rest at once."""
     transactions: list[Transaction] = []
     scanner = Scanner(
         start, transactions.append, (lambda length, pos: data[pos : pos + length]) if resolve else None
     )
-    seen = Seen(transactions, [], [], [])
+    scanned = Scanned(transactions, [], [], [])
     for size in [*sizes, len(data)]:
         scanner.feed(data[start : start + size])
         start += size
-        for all_of, new in zip(seen[1:], scanner.drain(), strict=True):
+        for all_of, new in zip(scanned[1:], scanner.drain(), strict=True):
             all_of.extend(new)  # type: ignore[attr-defined]
     scanner.finish()
-    return seen
+    return scanned
 
 
 class Built(NamedTuple):
@@ -94,15 +94,15 @@ def existing(blobs: Iterable[BlobRef], files: SiteFiles) -> set[tuple[bytes, byt
 @pytest.mark.parametrize("name", WHOLE)
 def test_transactions_are_those_that_zodb_iterates(name: str) -> None:
     files, data, _ = built(name)
-    seen = scan(data).transactions
-    assert [(t.tid, t.status.decode(), t.user, t.description, t.records) for t in seen] == [
+    scanned = scan(data).transactions
+    assert [(t.tid, t.status.decode(), t.user, t.description, t.records) for t in scanned] == [
         (t.tid, t.status, t.user, t.description, len(t.records))
         for t in independent_reader.transactions(files.data_fs, None)
     ]
-    assert [(t.tid, t.pos, t.pos + t.size) for t in seen] == [
+    assert [(t.tid, t.pos, t.pos + t.size) for t in scanned] == [
         (h.tid, h.start, h.end) for h in independent_reader.headers(files.data_fs)
     ]
-    assert [pickle.loads(t.extension) if t.extension else {} for t in seen] == [
+    assert [pickle.loads(t.extension) if t.extension else {} for t in scanned] == [
         t.extension for t in independent_reader.transactions(files.data_fs, None)
     ]
 
@@ -110,23 +110,25 @@ def test_transactions_are_those_that_zodb_iterates(name: str) -> None:
 @pytest.mark.parametrize("name", WHOLE)
 def test_blobs_are_those_that_have_a_file(name: str) -> None:
     files, data, _ = built(name)
-    seen = scan(data)
-    assert existing(seen.blobs, files) == set(independent_reader.blob_files(files.data_fs, files.blob_dir))
-    assert sum(t.blobs for t in seen.transactions) == len(seen.blobs)
-    assert not seen.pointers
-    assert not seen.defects
+    scanned = scan(data)
+    assert existing(scanned.blobs, files) == set(independent_reader.blob_files(files.data_fs, files.blob_dir))
+    assert sum(t.blobs for t in scanned.transactions) == len(scanned.blobs)
+    assert not scanned.pointers
+    assert not scanned.defects
 
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_pointers_followed_later_lead_to_the_same_blobs(name: str) -> None:
     _files, data, _ = built(name)
-    seen, now = scan(data, resolve=False), scan(data)
+    scanned, now = scan(data, resolve=False), scan(data)
     later = [
         (p.oid, p.tid)
-        for p in seen.pointers
+        for p in scanned.pointers
         if follow_back_pointer(lambda length, pos: data[pos : pos + length], p.back) is not False
     ]
-    assert sorted([(b.oid, b.tid) for b in seen.blobs] + later) == sorted((b.oid, b.tid) for b in now.blobs)
+    assert sorted([(b.oid, b.tid) for b in scanned.blobs] + later) == sorted(
+        (b.oid, b.tid) for b in now.blobs
+    )
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -216,11 +218,13 @@ def test_a_defect_inside_a_transaction_is_reported_and_not_fatal(name: str, behi
     data = before + transaction(pos, record(pos, BLOB_RECORD, oid=8) + DAMAGED[name](pos))
     if behind == "another":
         data += transaction(len(data), record(len(data), BLOB_RECORD, oid=9))
-    seen = scan(data, [size] * (len(data) // size))
-    assert len(seen.defects) == 1
-    assert pos <= seen.defects[0].pos < len(data)
-    assert [b.oid for b in seen.blobs] == [p64(oid) for oid in ((7, 8, 9) if behind == "another" else (7, 8))]
-    assert len(seen.transactions) == (3 if behind == "another" else 2)
+    scanned = scan(data, [size] * (len(data) // size))
+    assert len(scanned.defects) == 1
+    assert pos <= scanned.defects[0].pos < len(data)
+    assert [b.oid for b in scanned.blobs] == [
+        p64(oid) for oid in ((7, 8, 9) if behind == "another" else (7, 8))
+    ]
+    assert len(scanned.transactions) == (3 if behind == "another" else 2)
 
 
 def test_a_pointer_past_the_end_is_reported() -> None:
@@ -244,9 +248,9 @@ def test_pointers_that_do_not_descend_are_damage() -> None:
 def test_an_undone_transaction_counts_and_its_records_do_not(status: bytes) -> None:
     data = b"FS30" + transaction(4, record(4, BLOB_RECORD), status=status)
     data += transaction(len(data), b"")
-    seen = scan(data)
-    assert [t.status for t in seen.transactions] == [status, b" "]
-    assert len(seen.blobs) == seen.transactions[0].records == (0 if status == b"u" else 1)
+    scanned = scan(data)
+    assert [t.status for t in scanned.transactions] == [status, b" "]
+    assert len(scanned.blobs) == scanned.transactions[0].records == (0 if status == b"u" else 1)
 
 
 @pytest.mark.parametrize(

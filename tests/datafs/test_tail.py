@@ -97,7 +97,7 @@ def test_an_unfinished_tail_ends_the_walk_where_zodb_ends_it(data_fs: Path, tail
 def test_a_tail_of_any_length_is_torn(data_fs: Path, length: int) -> None:
     end = data_fs.stat().st_size
     with data_fs.open("ab") as stream:
-        stream.write(site_factory.voted_bytes(tid_at(START), end, b" ")[:length])
+        stream.write(site_factory.pending_bytes(tid_at(START), end, b" ")[:length])
     assert hop(data_fs)[1] == (end, "torn")
 
 
@@ -112,7 +112,7 @@ def test_a_tail_of_zeros_was_allocated_and_never_written(data_fs: Path, size: in
 @pytest.mark.parametrize("kept", [1, 8, 15, 20, 23, 30, 60, 75, 80, 120])
 def test_zeros_after_the_start_of_a_transaction_were_never_written(data_fs: Path, kept: int) -> None:
     end = data_fs.stat().st_size
-    transaction = site_factory.voted_bytes(tid_at(START), end, b" ")
+    transaction = site_factory.pending_bytes(tid_at(START), end, b" ")
     with data_fs.open("ab") as stream:
         stream.write(transaction[:kept])
         stream.truncate(end + len(transaction) - 1)
@@ -124,7 +124,7 @@ def test_zeros_where_a_finished_transaction_says_that_it_is_are_damage(data_fs: 
     """ZODB does not open such a file either."""
     end = data_fs.stat().st_size
     with data_fs.open("ab") as stream:
-        stream.write(site_factory.voted_bytes(tid_at(START), end, b" ")[:60])
+        stream.write(site_factory.pending_bytes(tid_at(START), end, b" ")[:60])
         stream.truncate(end + 10_000)
     with pytest.raises(SourceDamaged, match=f"position {end} does not repeat"):
         hop(data_fs)
@@ -221,7 +221,7 @@ def test_a_header_of_garbage_among_the_last_ones_is_damage(data_fs: Path, which:
 
 
 def test_zeros_after_a_pending_transaction_were_allocated_and_never_written(data_fs: Path) -> None:
-    end = site_factory.tear(data_fs, "voted")
+    end = site_factory.tear(data_fs, "pending")
     os.truncate(data_fs, data_fs.stat().st_size + 5000)
     assert hop(data_fs)[1] == (end, "pending")
 
@@ -252,7 +252,7 @@ def test_an_abort_that_truncates_while_we_read_is_no_damage(
     data_fs: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     end = data_fs.stat().st_size
-    site_factory.tear(data_fs, "voted")
+    site_factory.tear(data_fs, "pending")
     writing = Writing(monkeypatch, at, lambda: os.truncate(data_fs, end))
     hops, tail = hop(data_fs)
     assert (hops[-1].end, tail.end) == (end, end)
@@ -261,7 +261,7 @@ def test_an_abort_that_truncates_while_we_read_is_no_damage(
 
 @pytest.mark.parametrize("at", range(1, READS + 1))
 @pytest.mark.parametrize("commits", [1, 2, 5])
-@pytest.mark.parametrize("before", ["", "header", "head", "length", "voted"])
+@pytest.mark.parametrize("before", ["", "header", "head", "length", "pending"])
 def test_commits_while_we_read_are_no_damage(
     data_fs: Path, monkeypatch: pytest.MonkeyPatch, at: int, commits: int, before: str
 ) -> None:
@@ -276,7 +276,9 @@ def test_commits_while_we_read_are_no_damage(
             for number in range(commits):
                 stream.seek(pos)
                 pos += stream.write(
-                    site_factory.voted_bytes(tid_at(START + (1000 + number) * site_factory.MINUTE), pos, b" ")
+                    site_factory.pending_bytes(
+                        tid_at(START + (1000 + number) * site_factory.MINUTE), pos, b" "
+                    )
                 )
 
     writing = Writing(monkeypatch, at, commit)

@@ -89,7 +89,7 @@ def test_what_has_to_stay_is_known_before_anything_is_dropped() -> None:
     }
 
 
-class Running(NamedTuple):
+class OpenCommit(NamedTuple):
     """A commit under way: the databases it still has to get, in their order, and those it has."""
 
     number: int
@@ -102,21 +102,21 @@ def histories(draw: st.DrawFn) -> tuple[dict[str, list[CommitPart]], list[dict[s
     """Draw concurrent commits to one or several databases, as locks allow; return the parts and groups."""
     found: dict[str, list[CommitPart]] = {name: [] for name in NAMES}
     truth: dict[int, dict[str, int]] = {}
-    running: list[Running] = []
+    open_commits: list[OpenCommit] = []
     clock, number, marks = 0.0, 0, draw(st.sampled_from(["unique", "few"]))
     order = draw(st.permutations(NAMES))
     for _ in range(draw(st.integers(5, 60))):
         clock += draw(st.sampled_from([0.001, 0.5, 30.0]))
-        held = {name for one in running for name in one.has}
-        able = [one for one in running if not one.wants or one.wants[0] not in held]
-        if len(running) < 4 and (not able or draw(st.booleans())):
+        held = {name for one in open_commits for name in one.has}
+        able = [one for one in open_commits if not one.wants or one.wants[0] not in held]
+        if len(open_commits) < 4 and (not able or draw(st.booleans())):
             number += 1
             wants = [name for name in order if draw(st.booleans())] or [order[0]]
-            running.append(Running(number, wants, []))
+            open_commits.append(OpenCommit(number, wants, []))
             continue
         one = draw(st.sampled_from(able))
         if not one.wants:
-            running.remove(one)
+            open_commits.remove(one)
             continue
         name = one.wants.pop(0)
         one.has.append(name)
@@ -124,7 +124,7 @@ def histories(draw: st.DrawFn) -> tuple[dict[str, list[CommitPart]], list[dict[s
         mark = str(one.number) if marks == "unique" else str(one.number // 3)
         found[name].append(CommitPart(tid(clock), (mark,)))
     # what still runs at the end is in a backup only where all of it is
-    unfinished = {one.number for one in running if one.wants}
+    unfinished = {one.number for one in open_commits if one.wants}
     return found, [
         commit for number, commit in truth.items() if len(commit) > 1 and number not in unfinished
     ] if marks == "unique" else []

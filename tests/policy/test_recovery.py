@@ -510,9 +510,9 @@ def resolved(life: Life, request: Request) -> int | None:
     try:
         result = life.site.find(request)
     except TargetMissing as error:
-        told = error.message.split("; it exists only")[0]
+        message = error.message.split("; it exists only")[0]
         if isinstance(request, AtTimestamp):
-            for text in ISO.findall(told)[1:]:
+            for text in ISO.findall(message)[1:]:
                 assert life.site.find(AtTimestamp(parse_timestamp(text, UTC))).cut
         return None
     assert result.cut is not None

@@ -44,15 +44,13 @@ def rules(**changes: Any) -> Rules:
 
 def kept(backups: list[RetainedBackup], chosen: Rules = DEFAULT, now: datetime = NOW) -> list[RetainedBackup]:
     """Return what stays, oldest first."""
-    ids = {verdict.id for verdict in decide(backups, chosen, now, now).keep}
+    ids = {row.id for row in decide(backups, chosen, now, now).keep}
     return sorted((backup for backup in backups if backup.id in ids), key=lambda backup: backup.id)
 
 
 def reasons(backups: list[RetainedBackup], backup: RetainedBackup, chosen: Rules = DEFAULT) -> str:
     decision = decide(backups, chosen, NOW, NOW)
-    return "; ".join(
-        next(verdict.reasons for verdict in [*decision.keep, *decision.remove] if verdict.id == backup.id)
-    )
+    return "; ".join(next(row.reasons for row in [*decision.keep, *decision.remove] if row.id == backup.id))
 
 
 # Tiers
@@ -155,8 +153,8 @@ def test_on_demand_the_newest_stay_for_ever_and_the_others_for_their_time() -> N
 def test_an_incomplete_one_pushes_out_no_complete_one() -> None:
     nothing = rules(scheduled=ScheduledRetention(daily=0, weekly=0, monthly=0))
     whole = [days_ago(100 + n, trigger="on-demand") for n in range(3)]
-    lacking = [days_ago(90 + n, trigger="on-demand", complete=False) for n in range(3)]
-    assert set(whole) < set(kept([*whole, *lacking, days_ago(0)], nothing))
+    incomplete = [days_ago(90 + n, trigger="on-demand", complete=False) for n in range(3)]
+    assert set(whole) < set(kept([*whole, *incomplete, days_ago(0)], nothing))
 
 
 def test_safety_backups_stay_for_their_time() -> None:
@@ -173,11 +171,11 @@ def test_safety_backups_stay_for_their_time() -> None:
 
 
 def test_an_incomplete_one_stays_until_it_is_old_and_a_newer_complete_one_exists() -> None:
-    lacking = [days_ago(n, complete=False) for n in range(60)]
-    assert kept(lacking) == lacking[::-1]
+    incomplete = [days_ago(n, complete=False) for n in range(60)]
+    assert kept(incomplete) == incomplete[::-1]
     whole = days_ago(40.5)
-    assert kept([whole, *lacking]) == [whole, *reversed(lacking[:41])]
-    assert kept([days_ago(-0.0001), *lacking])[:-1] == lacking[29::-1]
+    assert kept([whole, *incomplete]) == [whole, *reversed(incomplete[:41])]
+    assert kept([days_ago(-0.0001), *incomplete])[:-1] == incomplete[29::-1]
 
 
 # What rules over all of it
@@ -315,9 +313,9 @@ def test_every_backup_is_judged_once_with_a_reason_and_what_must_stay_does(
 ) -> None:
     decision = decide(backups, chosen, NOW, NOW)
     judged = [*decision.keep, *decision.remove]
-    assert sorted(verdict.id for verdict in judged) == [backup.id for backup in backups]
-    assert all(verdict.reasons and all(verdict.reasons) for verdict in judged)
-    removed = {verdict.id for verdict in decision.remove}
+    assert sorted(row.id for row in judged) == [backup.id for backup in backups]
+    assert all(row.reasons and all(row.reasons) for row in judged)
+    removed = {row.id for row in decision.remove}
     assert not [backup for backup in backups if backup.id in removed and (backup.pinned or backup.in_use)]
     assert [backup.id for backup in backups if backup.counts][-1:] == [
         b.id for b in backups if b.counts and b.id not in removed

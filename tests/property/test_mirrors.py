@@ -93,7 +93,7 @@ class Following:
             update = sync.Update(mirror, source, "machine", progress)
             update.run(renew=None, take_over=False)
             self.happened["copied"] += update.copied
-            self.happened["anew"] += any("anew" in note for note in progress.notes)
+            self.happened["again"] += any("is made again" in note for note in progress.notes)
             done = True
         if not done:
             self.happened["killed"] += 1
@@ -171,5 +171,5 @@ def test_a_mirror_follows_its_source(tmp_path: Path) -> None:
     for seed in range(MIRRORS):
         happened += run(tmp_path / str(seed), seed)
         shutil.rmtree(tmp_path / str(seed))
-    assert min(happened[what] for what in ("copied", "anew", "killed", "put back")) > 0, happened
+    assert min(happened[what] for what in ("copied", "again", "killed", "put back")) > 0, happened
     assert happened["garbage"] <= MIRRORS

@@ -69,7 +69,7 @@ def test_no_backup_misses_an_object_where_others_are_copied_to(
 def test_no_backup_misses_an_object_where_others_are_re_encrypted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    schedules, happened = Schedules(tmp_path, monkeypatch, anew=True), Counter[str]()
+    schedules, happened = Schedules(tmp_path, monkeypatch, reencrypted=True), Counter[str]()
     for seed in range(FIRST, FIRST + COUNT // 4):
         happened.update(schedules.run(seed, copies=True))
     print(f"seeds {FIRST} to {FIRST + COUNT // 4 - 1}: {dict(sorted(happened.items()))}")
@@ -137,7 +137,7 @@ def test_all_is_swept_at_every_call_of_a_copy_and_copied_at_every_call_of_a_swee
     outcomes: set[str],
 ) -> None:
     """Encoded again, after an interrupted copy: it relies on the trash and on a dead run's marker."""
-    schedules = Schedules(tmp_path, monkeypatch, anew=True)
+    schedules = Schedules(tmp_path, monkeypatch, reencrypted=True)
     world = schedules.worlds[1]
     assert schedules.copies_and_prunes_at_every_call_of_the_other(world, copying=outer_copies) == outcomes
     broken(monkeypatch)

@@ -35,7 +35,7 @@ class Clock:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> None:
+def notes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process has to end."""
     event = threading.Event()
     event.set()
@@ -59,8 +59,8 @@ def test_never_more_passes_than_the_rate_allows_and_no_wait_is_longer_than_that(
 
 def test_a_stream_takes_as_long_as_its_bytes_need() -> None:
     clock = Clock()
-    pace = RateLimit(RATE, clock, clock.sleep)
-    sent = b"".join(pace.throttled([bytes(700_000), b"", bytes(9_300_000)]))
+    limit = RateLimit(RATE, clock, clock.sleep)
+    sent = b"".join(limit.throttled([bytes(700_000), b"", bytes(9_300_000)]))
     assert len(sent) == 10_000_000
     assert clock.now - 100 == pytest.approx(10.0, abs=BURST_SECONDS + 0.05)
 
@@ -78,9 +78,9 @@ def test_threads_share_one_rate() -> None:
         with lock:
             waits.append(seconds)
 
-    pace = RateLimit(RATE, lambda: 0.0, note)
+    limit = RateLimit(RATE, lambda: 0.0, note)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _number: pace.take(50_000), range(100)))
+        list(pool.map(lambda _number: limit.take(50_000), range(100)))
     assert max(waits) == pytest.approx(5.0)
     assert len(set(waits)) == 100
 
@@ -99,9 +99,9 @@ def test_a_body_is_sent_in_pieces_and_again_from_its_beginning() -> None:
 
 
 def test_a_rate_limited_store_leaves_what_its_store_leaves(tmp_path: object) -> None:
-    pace = RateLimit(RATE)
-    assert isinstance(rate_limited(LocalStore(tmp_path), pace), LeavesTemporaries)  # type: ignore[arg-type]
-    assert isinstance(rate_limited(MemoryStore({}), pace), LeavesTemporaries) is isinstance(
+    limit = RateLimit(RATE)
+    assert isinstance(rate_limited(LocalStore(tmp_path), limit), LeavesTemporaries)  # type: ignore[arg-type]
+    assert isinstance(rate_limited(MemoryStore({}), limit), LeavesTemporaries) is isinstance(
         MemoryStore({}), LeavesTemporaries
     )
 
@@ -109,12 +109,12 @@ def test_a_rate_limited_store_leaves_what_its_store_leaves(tmp_path: object) -> 
 # Runs that are to end
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("notes")
 def test_a_thread_of_a_run_that_is_to_end_gives_up_and_the_main_one_does_not_wait() -> None:
-    pace = RateLimit(10_000)
-    pace.take(10_000_000)  # a quarter of an hour
+    limit = RateLimit(10_000)
+    limit.take(10_000_000)  # a quarter of an hour
     with ThreadPoolExecutor(1) as pool, pytest.raises(KeyboardInterrupt):
-        pool.submit(pace.take, 1).result()
+        pool.submit(limit.take, 1).result()
 
 
 def test_a_pause_in_a_thread_ends_when_the_run_is_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +126,7 @@ def test_a_pause_in_a_thread_ends_when_the_run_is_to_end(monkeypatch: pytest.Mon
             waiting.result(5)
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("notes")
 def test_a_run_that_is_to_end_tries_once_more_and_no_thread_of_it_does() -> None:
     tries = []
 
@@ -134,10 +134,10 @@ def test_a_run_that_is_to_end_tries_once_more_and_no_thread_of_it_does() -> None
         tries.append(1)
         raise TransientError("it is overloaded", "wait")
 
-    patience = RetryPolicy(sleep=lambda _seconds: None)
+    policy = RetryPolicy(sleep=lambda _seconds: None)
     with pytest.raises(StoreError):
-        patience.call(fail)
+        policy.call(fail)
     assert len(tries) == ATTEMPTS_AT_END
     with ThreadPoolExecutor(1) as pool, pytest.raises(KeyboardInterrupt):
-        pool.submit(patience.call, fail).result()
+        pool.submit(policy.call, fail).result()
     assert len(tries) == ATTEMPTS_AT_END + 1

@@ -244,7 +244,7 @@ class Inline(concurrent.futures.Executor):
         return future
 
 
-class Told(io.BytesIO):
+class RecordedInput(io.BytesIO):
     """A standard input that can be read when it has been closed."""
 
     def close(self) -> None:
@@ -259,7 +259,7 @@ class IndexProcess:
     class Popen:
         def __init__(self, command: list[str], **_options: object) -> None:
             self._index, self._killed = Path(command[-1]), False
-            self.stdin, self.returncode = Told(), 0
+            self.stdin, self.returncode = RecordedInput(), 0
 
         def kill(self) -> None:
             self._killed = True

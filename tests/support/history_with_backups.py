@@ -98,7 +98,7 @@ class Clock:
         return getattr(time, name)
 
 
-class Told(io.BytesIO):
+class RecordedInput(io.BytesIO):
     """A standard input that can be read when it has been closed."""
 
     def close(self) -> None:
@@ -115,7 +115,7 @@ class InProcess:
 
         def __init__(self, command: list[str], **_streams: Any) -> None:
             self._index, self._killed = Path(command[-1]), False
-            self.stdin, self.returncode = Told(), 0
+            self.stdin, self.returncode = RecordedInput(), 0
 
         def kill(self) -> None:
             """Let it end without having done anything."""
@@ -274,7 +274,7 @@ class Vaulted:
         actions: list[tuple[Callable[[], object], int]] = [
             (self.history_step, 24),
             (self.backup, 6),
-            (self.backup_voted, 1),
+            (self.backup_pending, 1),
             (self.interrupted, 3),
             (self.restore_in_place, 1),
             (self.put_back_by_hand, 1),
@@ -303,12 +303,12 @@ class Vaulted:
             self.clock.tick, self.clock.ahead = None, 0.0
         self.clock.seconds += 3600
 
-    def backup(self, **wishes: Any) -> Manifest:
+    def backup(self, **options: Any) -> Manifest:
         """Make a backup, and check what its manifest says."""
         before = self._sizes()
         seen = self._look()
-        options = CreateOptions(workers=self.workers, full=self.random.random() < 0.05, **wishes)
-        made = create.create(self.repository, self.site, options, Silent()).manifest
+        chosen = CreateOptions(workers=self.workers, full=self.random.random() < 0.05, **options)
+        made = create.create(self.repository, self.site, chosen, Silent()).manifest
         self.clock.seconds += 2
         self._save(made, seen)
         self._check_sizes(made, before)
@@ -316,16 +316,16 @@ class Vaulted:
         self._verify(made)
         return made
 
-    def backup_voted(self) -> None:
+    def backup_pending(self) -> None:
         """Make a backup while a transaction is pending."""
 
         def once() -> None:
-            self.history.when_voted = None
+            self.history.when_pending = None
             self.backup()
 
-        self.history.when_voted = once
+        self.history.when_pending = once
         self.history_step()
-        self.history.when_voted = None
+        self.history.when_pending = None
 
     def interrupted(self) -> None:
         """Kill a create at some call of its store; the repository shows whether it had committed."""
@@ -651,7 +651,7 @@ class Vaulted:
         )
         if not self.lost_track and tid in newest.states and not without_effect:
             assert not [saved for saved in eligible if tid in saved.valid], (
-                f"{hex_of(tid)} stands on the current line: {refused}"
+                f"{hex_of(tid)} is on the current timeline: {refused}"
             )
 
     def _check_before(self, catalog: Catalog, tid: bytes, newest: Saved, known: dict[str, Saved]) -> None:

@@ -31,7 +31,7 @@ def ssh(file: Path, passphrase: str = "") -> tuple[str, Path]:
     return file.with_name(f"{file.name}.pub").read_text().strip(), file
 
 
-class InsideSealer:
+class InsideEncryptor:
     """Encrypts in this process, all at once."""
 
     def __init__(self, recipients: Sequence[str]) -> None:
@@ -50,8 +50,8 @@ class InsideSealer:
 class InsideKeys(encryption.EncryptionKeys):
     """Keys that are used in this process, for tests that count system calls or need many contents quickly."""
 
-    def encryptor(self) -> InsideSealer:  # type: ignore[override]
-        return InsideSealer(self.recipients)
+    def encryptor(self) -> InsideEncryptor:  # type: ignore[override]
+        return InsideEncryptor(self.recipients)
 
     def decrypt(self, chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
         import pyrage

@@ -197,10 +197,12 @@ class Draft:
 class Saboteur:
     """A data manager that is called after the Connection: it can fail in commit or vote, or act later."""
 
-    def __init__(self, manager: Any, fail_in: str = "", when_voted: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, manager: Any, fail_in: str = "", when_pending: Callable[[], None] | None = None
+    ) -> None:
         self.transaction_manager = manager
         self.fail_in = fail_in
-        self.when_voted = when_voted
+        self.when_pending = when_pending
 
     def sortKey(self) -> str:
         """Sort after every storage."""
@@ -213,8 +215,8 @@ class Saboteur:
 
     def tpc_vote(self, txn: Any) -> None:
         """Fail here: the transaction is in Data.fs with status ``c`` and will be truncated."""
-        if self.when_voted is not None:
-            self.when_voted()
+        if self.when_pending is not None:
+            self.when_pending()
         if self.fail_in == "vote":
             raise Sabotage(self.fail_in)
 
@@ -229,7 +231,7 @@ class History:
 
     ``states``: TID to what must be visible then, for every transaction since the last ``reset_to`` on this
     timeline. ``valid_tids()``: those that can be restored (none before the last packed transaction).
-    ``journal``: what each step did. ``when_voted``: called while a transaction is pending in Data.fs.
+    ``journal``: what each step did. ``when_pending``: called while a transaction is pending in Data.fs.
     """
 
     def __init__(self, directory: Path, seed: int) -> None:
@@ -242,7 +244,7 @@ class History:
         self.undoable: list[bytes] = []
         self.undos: list[bytes] = []
         self.journal: list[str] = []
-        self.when_voted: Callable[[], None] | None = None
+        self.when_pending: Callable[[], None] | None = None
         self.keep_old = self.random.random() < 0.7
         self._valid: list[bytes] = []
         self.open(directory / "Data.fs", directory / "blobs")
@@ -367,8 +369,8 @@ class History:
         return self._record({number: draft.objects[number] for number in draft.changed})
 
     def _join(self, manager: Any, fail_in: str = "") -> None:
-        if fail_in or self.when_voted is not None:
-            manager.get().join(Saboteur(manager, fail_in, self.when_voted))
+        if fail_in or self.when_pending is not None:
+            manager.get().join(Saboteur(manager, fail_in, self.when_pending))
 
     def _describe(self, current: Any) -> None:
         if self.random.random() < 0.6:
@@ -515,7 +517,7 @@ class History:
             manager.savepoint()
         manager.abort()
 
-    def abort_voted(self) -> None:
+    def abort_pending(self) -> None:
         """Abort after the vote: FileStorage truncates Data.fs."""
         self._fail_in("vote")
 
@@ -656,7 +658,7 @@ OPERATIONS: dict[str, tuple[Callable[[History], None], int]] = {
     "empty": (History.empty, 1),
     "savepoint": (History.savepoint, 2),
     "abort": (History.abort, 1),
-    "abort_voted": (History.abort_voted, 1),
+    "abort_pending": (History.abort_pending, 1),
     "abort_orphan": (History.abort_orphan, 1),
     "two_connections": (History.two_connections, 2),
     "undo": (History.undo, 3),

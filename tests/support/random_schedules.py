@@ -122,15 +122,15 @@ class Watched:
         # a manifest also holds digests of other things
         wanted = {folder + name for name in names for folder in (f"objects/{name[:2]}/", f"meta/{name[:2]}/")}
         self.needs[key] = wanted & self.ever
-        lacking = {one for one in self.needs[key] if one not in self.store.content}
+        missing = {one for one in self.needs[key] if one not in self.store.content}
         # what has a size is no digest of something else; a copy may never have brought it
-        lacking |= {
+        missing |= {
             name
             for name, size in names.items()
             if size and not {object_key(name), meta_key(name)} & self.store.content.keys()
         }
-        if lacking:
-            raise Lost(f"{key} lacks {lacking}")
+        if missing:
+            raise Lost(f"{key} lacks {missing}")
 
     @property
     def ever(self) -> set[str]:
@@ -465,10 +465,10 @@ def small(patch: pytest.MonkeyPatch) -> Clock:
     return time
 
 
-def build(directory: Path, time: Clock, *, interrupted: bool, anew: bool) -> World:
+def build(directory: Path, time: Clock, *, interrupted: bool, reencrypted: bool) -> World:
     """Make a repository with a history: two sites, with backups that are listed, in the trash and due.
 
-    And a second one that has some of it, ``anew`` encrypted.
+    And a second one that has some of it, encrypted with ``reencrypted``.
     """
     files = {
         name: site_factory.SiteFiles(directory / name / "Data.fs", directory / name / "blobs")
@@ -477,7 +477,7 @@ def build(directory: Path, time: Clock, *, interrupted: bool, anew: bool) -> Wor
     world = World(directory, {}, {}, files, START, {})
     repository = Repository.create(MemoryStore(world.content))
     second = Repository.create(
-        MemoryStore(world.second), [str(x25519.Identity.from_str(KEY).to_public())] if anew else []
+        MemoryStore(world.second), [str(x25519.Identity.from_str(KEY).to_public())] if reencrypted else []
     )
     second.configure(second.info.recipients, lambda: [KEY])
 
@@ -530,13 +530,13 @@ def build(directory: Path, time: Clock, *, interrupted: bool, anew: bool) -> Wor
         grow(name, 11)
     pass_by(second)
     remove(ids[4], second)
-    if anew:
+    if reencrypted:
         # Listed before a copy begins that needs what it shares with later ones: the backup, then its objects.
         pass_by(second)
         time.now += NIGHT
         pass_by(second)
     if interrupted:
-        if anew:
+        if reencrypted:
             _interrupt_copy(repository, second)
         _interrupt(world, repository)
         grow(ONE, 12)
@@ -572,11 +572,11 @@ def _interrupt_copy(repository: Repository, second: Repository) -> None:
 class Schedules:
     """Runs schedules on the two worlds, which are made once."""
 
-    def __init__(self, directory: Path, patch: pytest.MonkeyPatch, *, anew: bool = False) -> None:
+    def __init__(self, directory: Path, patch: pytest.MonkeyPatch, *, reencrypted: bool = False) -> None:
         self.time = small(patch)
         key_pairs.inside(patch)
         self.worlds = [
-            build(directory / str(number), self.time, interrupted=bool(number), anew=anew)
+            build(directory / str(number), self.time, interrupted=bool(number), reencrypted=reencrypted)
             for number in range(2)
         ]
         self._patch = patch

@@ -460,7 +460,7 @@ def _encrypt(record: bytes) -> bytes:
 # Files that are incomplete or not readable
 
 
-def voted_bytes(tid: bytes, position: int, status: bytes = b"c") -> bytes:
+def pending_bytes(tid: bytes, position: int, status: bytes = b"c") -> bytes:
     """Return a transaction with one record as ``tpc_vote`` writes it at a position."""
     head = b"user" + b"description" + pickle.dumps({}, 3)
     data = text_record("never committed")
@@ -474,8 +474,8 @@ def tear(data_fs: Path, tail: str) -> int:
     """Append an unfinished transaction; return the position where the finished ones end.
 
     ``header``: half a header; ``head``: the header alone; ``record``: half of the record; ``length``: without
-    the closing length, status ``c``; ``voted``: complete with status ``c``; ``short``: status is a space but
-    the end is missing; ``closing``: a wrong closing length.
+    the closing length, status ``c``; ``pending``: complete with status ``c``; ``short``: status is a space
+    but the end is missing; ``closing``: a wrong closing length.
     """
     end = data_fs.stat().st_size
     tid = tid_at(START + timedelta(days=30))
@@ -485,22 +485,22 @@ def tear(data_fs: Path, tail: str) -> int:
 
 
 def _torn(tail: str, tid: bytes, position: int) -> bytes:
-    voted, finished = voted_bytes(tid, position), voted_bytes(tid, position, b" ")
+    pending, finished = pending_bytes(tid, position), pending_bytes(tid, position, b" ")
     return {
-        "header": voted[:10],
-        "head": voted[: TRANSACTION.size],
-        "record": voted[: len(voted) // 2],
-        "length": voted[:-8],
-        "voted": voted,
+        "header": pending[:10],
+        "head": pending[: TRANSACTION.size],
+        "record": pending[: len(pending) // 2],
+        "length": pending[:-8],
+        "pending": pending,
         "short": finished[:-20],
         "closing": finished[:-8] + bytes(8),
     }[tail]
 
 
-TAILS = ("header", "head", "record", "length", "voted", "short")
+TAILS = ("header", "head", "record", "length", "pending", "short")
 
 
-def torn(directory: Path, tail: str = "voted") -> SiteFiles:
+def torn(directory: Path, tail: str = "pending") -> SiteFiles:
     """The site of ``populate`` with an unfinished transaction at the end, see ``tear``."""
     files = populate(directory)
     tear(files.data_fs, tail)

@@ -95,8 +95,8 @@ def test_same_seed_gives_the_same_content(tmp_path: Path) -> None:
 def test_aborts_leave_an_orphan_and_a_pending_transaction_has_status_c(tmp_path: Path) -> None:
     with random_histories.History(tmp_path, 3) as history:
         statuses = []
-        history.when_voted = lambda: statuses.append(independent_reader.headers(history.data_fs)[-1].status)
-        history.step("abort_voted")
+        history.when_pending = lambda: statuses.append(independent_reader.headers(history.data_fs)[-1].status)
+        history.step("abort_pending")
         history.step("new_blob")
         history.step("abort_orphan")
         files = list(history.blob_dir.rglob("*.blob"))

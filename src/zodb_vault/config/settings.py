@@ -329,40 +329,42 @@ def _merged(below: Any, above: Any) -> Any:
 
 def _check(values: dict[str, Any], reading: ProblemCollector, source: str) -> None:
     """Note the problems of values that are valid alone, but not together."""
-    told = reading.at(source, Path())
+    values_given = reading.at(source, Path())
     for name, site in values.get("site", {}).items():
         if not SITE_NAME.fullmatch(name):
-            told.problem(f"site.{name}", SITE_NAME_RULE)
+            values_given.problem(f"site.{name}", SITE_NAME_RULE)
         sources = [key for key in ("zope_conf", "zeo_conf", "data_fs") if key in site]
         if len(sources) != 1:
-            told.problem(
+            values_given.problem(
                 f"site.{name}",
                 "has to have exactly one of zope_conf, zeo_conf and data_fs, it has "
                 f"{' and '.join(sources) or 'none'}",
             )
         if "blob_dir" in site and "data_fs" not in site:
-            told.problem(
+            values_given.problem(
                 f"site.{name}.blob_dir", "belongs to data_fs; zope_conf and zeo_conf contain it themselves"
             )
         if site.get("retention") and site["retention"] not in values.get("policy", {}):
             known = values.get("policy", {})
-            told.problem(
+            values_given.problem(
                 f"site.{name}.retention",
                 f"is not the name of a policy{suggestion(site['retention'], known)}; "
                 "a policy is a table [policy.NAME]",
             )
     identity = values.get("identity", {})
     if identity.get("file") and identity.get("command"):
-        told.problem("identity", "has to have file or command, not both")
-    _check_s3(values.get("repository", {}).get("s3", {}), told)
+        values_given.problem("identity", "has to have file or command, not both")
+    _check_s3(values.get("repository", {}).get("s3", {}), values_given)
     for copy in values.get("repository", {}).get("copies", ()):
-        _check_s3(msgspec.structs.asdict(copy.s3) if copy.s3 else {}, told, COPIES_S3)
-    _check_keys(values.get("repository", {}), told)
+        _check_s3(msgspec.structs.asdict(copy.s3) if copy.s3 else {}, values_given, COPIES_S3)
+    _check_keys(values.get("repository", {}), values_given)
     if not 1 <= values.get("limits", {}).get("workers", 1) <= MAX_CONFIGURED:
-        told.problem("limits.workers", f"has to be 1 to {MAX_CONFIGURED}")
+        values_given.problem("limits.workers", f"has to be 1 to {MAX_CONFIGURED}")
     zone = values.get("schedule", {}).get("timezone")
     if zone and not _is_zone(zone):
-        told.problem("schedule.timezone", "is not a zone of the time zone database, such as Europe/Vienna")
+        values_given.problem(
+            "schedule.timezone", "is not a zone of the time zone database, such as Europe/Vienna"
+        )
 
 
 def zone_of(name: str) -> tzinfo:
@@ -377,40 +379,40 @@ def zone_of(name: str) -> tzinfo:
     return ZoneInfo(name)
 
 
-def _check_keys(repository: Mapping[str, Any], told: ValueSource) -> None:
+def _check_keys(repository: Mapping[str, Any], values_given: ValueSource) -> None:
     ours = repository.get("encryption", {}).get("recipients") or ()
     theirs = [recipient for copy in repository.get("copies", ()) for recipient in copy.recipients or ()]
     for key, recipients in (("encryption.recipients", ours), ("copies", theirs)):
         if any(recipient.strip().upper().startswith(SECRET_IDENTITY) for recipient in recipients):
-            told.problem(
+            values_given.problem(
                 f"repository.{key}",
                 "contains a private key; only public keys belong here: remove it, and replace the key pair",
             )
     signers = repository.get("signing", {}).get("signers") or ()
     if not all(SIGNER.match(signer) for signer in signers):
-        told.problem(
+        values_given.problem(
             "repository.signing.signers", "has to contain public SSH keys, such as ssh-ed25519 AAAA..."
         )
 
 
-def _check_s3(s3: Mapping[str, Any], told: ValueSource, path: str = "repository.s3") -> None:
+def _check_s3(s3: Mapping[str, Any], values_given: ValueSource, path: str = "repository.s3") -> None:
     for key, known in CHOICES.items():
         if s3.get(key) is not None and s3[key] not in known:
-            told.problem(f"{path}.{key}", f"has to be one of {', '.join(known)}")
+            values_given.problem(f"{path}.{key}", f"has to be one of {', '.join(known)}")
     try:
         endpoint = urlsplit(s3.get("endpoint") or "https://none")
         good = endpoint.scheme in ("http", "https") and bool(endpoint.hostname) and not endpoint.query
     except ValueError:
         endpoint, good = urlsplit(""), False
     if not good:
-        told.problem(f"{path}.endpoint", "has to be a URL such as https://s3.example.com")
+        values_given.problem(f"{path}.endpoint", "has to be a URL such as https://s3.example.com")
     elif "@" in endpoint.netloc:
-        told.problem(
+        values_given.problem(
             f"{path}.endpoint",
             "contains credentials; put them into the environment or the configuration of the S3 client",
         )
     if (s3.get("object_lock") is None) != (s3.get("object_lock_for") is None):
-        told.problem(path, "has to have both object_lock and object_lock_for, or neither")
+        values_given.problem(path, "has to have both object_lock and object_lock_for, or neither")
 
 
 def _is_zone(name: str) -> bool:

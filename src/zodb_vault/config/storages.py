@@ -144,7 +144,7 @@ NOT_STORAGES = {
 
 
 class SectionBackend(Protocol):
-    """What a configuration asks of a backend; see ``Backend`` for the rest."""
+    """What the configuration needs of a backend; see ``Backend`` for the rest."""
 
     def read_section(self, section: Section, around: Surroundings) -> Database | Skipped:
         """Return the database that a section describes, or why there is none; raise ConfigurationError."""

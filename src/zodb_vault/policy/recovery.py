@@ -81,10 +81,10 @@ class BeforeTid(msgspec.Struct, frozen=True):
 class AtTimestamp(msgspec.Struct, frozen=True):
     """The state after the last transaction at or before a time.
 
-    ``moment`` is aware, as ``parse_timestamp`` returns it.
+    ``time`` is aware, as ``parse_timestamp`` returns it.
     """
 
-    moment: datetime
+    time: datetime
 
 
 Request = ToTid | BeforeTid | AtTimestamp
@@ -313,7 +313,7 @@ def _may_hold(cover: Coverage, request: Request) -> bool:
 def _highest(request: Request) -> str:
     """Return the highest TID that the requested state may contain; "" if it cannot contain any."""
     if isinstance(request, AtTimestamp):
-        return to_hex(from_datetime(request.moment))
+        return to_hex(from_datetime(request.time))
     if isinstance(request, ToTid):
         return request.tid
     before = int(request.tid, 16) - 1
@@ -418,7 +418,7 @@ def _spoken(tid: str) -> str:
 def _normal(request: Request | None) -> Request | None:
     """Return the request with its TID in the normal spelling, which compares, or its time in UTC."""
     if isinstance(request, AtTimestamp):
-        return AtTimestamp(request.moment.astimezone(UTC))
+        return AtTimestamp(request.time.astimezone(UTC))
     if request is None:
         return None
     try:
@@ -493,7 +493,7 @@ def _no_state(request: AtTimestamp | BeforeTid, found: SearchResult) -> tuple[st
     """Return message and hint for a time, or the state before a TID, that no backup covers."""
     bound = _highest(request)
     wanted = (
-        in_utc(request.moment)
+        in_utc(request.time)
         if isinstance(request, AtTimestamp)
         else f"the state before {_spoken(request.tid)}"
     )

@@ -19,7 +19,7 @@ from ..errors import Damage
 # Levels by measurement: long-distance matching saves more bytes than a higher level without it, in a fraction
 # of the time.
 NEAR_LEVEL: Final = 3
-FAR_LEVEL: Final = 1
+LONG_DISTANCE_LEVEL: Final = 1
 SKIPPABLE: Final = Struct("<II")
 SKIPPABLE_MAGIC: Final = 0x184D2A50
 MOST_MARK: Final = 255
@@ -33,7 +33,7 @@ STORAGE_WINDOW_LOG: Final = 25
 def _parameters(long_distance: bool) -> zstandard.ZstdCompressionParameters:
     if long_distance:
         return zstandard.ZstdCompressionParameters.from_level(
-            FAR_LEVEL,
+            LONG_DISTANCE_LEVEL,
             window_log=STORAGE_WINDOW_LOG,
             enable_ldm=True,
             write_checksum=True,

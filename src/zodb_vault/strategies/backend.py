@@ -1,4 +1,4 @@
-"""Everything that zodb-vault asks of one kind of storage: the base class of all backends."""
+"""Everything that zodb-vault needs of one kind of storage: the base class of all backends."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ Revision = tuple[bytes, bytes, bytes | None]
 class Opinion(NamedTuple):
     """What a database says about where its blobs are.
 
-    When it was not ``asked`` successfully, ``warnings`` say why.
+    When it did not answer (``answered``), ``warnings`` say why.
     """
 
-    asked: bool
+    answered: bool
     warnings: list[str]
 
 
@@ -47,7 +47,7 @@ class SourceFinding(NamedTuple):
 class Scratch(NamedTuple):
     """An empty database to restore into, and the ``configuration`` of the storage that opens it afterwards.
 
-    ``cache`` is where that storage looks for blobs before it asks a bucket, ``objects`` how many objects it
+    ``cache`` is where that storage looks for blobs before it reads from a bucket, ``objects`` how many objects it
     should find, None when that is not known. ``settings`` is handed to ``Backend.objects`` and
     ``Backend.former_blobs``.
     """
@@ -111,7 +111,7 @@ class Backend:
         return self.location(database)
 
     def method(self, database: Database, wanted: Method) -> Method:
-        """Return the method that a backup is made by when a user asks for ``wanted``."""
+        """Return the method that a backup is made by when the user chose ``wanted``."""
         return wanted
 
     def require(self, database: Database, method: Method) -> None:
@@ -229,7 +229,7 @@ class Backend:
         return None
 
     def second_opinion(self, database: Database) -> Opinion | None:
-        """Ask a database where its blobs are; None when it cannot be asked.
+        """Ask a database where its blobs are; None when it cannot be queried.
 
         Raise ConfigurationError when following the configuration would leave out blobs.
         """

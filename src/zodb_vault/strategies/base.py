@@ -173,7 +173,7 @@ class Captured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckReport(Protocol):
-    """Who is told what a check of one database finds; ``where`` names the object, OID or TID."""
+    """Receives what a check of one database finds; ``where`` names the object, OID or TID."""
 
     def count(self, what: str, number: int = 1) -> None:
         """Add to what was checked."""

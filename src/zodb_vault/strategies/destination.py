@@ -1,4 +1,4 @@
-"""What a restore asks of the place that a database goes to.
+"""What a restore needs of the destination of a database.
 
 It is inspected, held, replaced in one step, and put back if that is wanted. A backend that can be restored
 into provides a ``Destination``; most methods have a default that fits a database which is either old or new.

@@ -314,7 +314,7 @@ def test_two_repositories_whose_keys_are_changed_alike_need_no_private_one(
 # Damage, and what is not known
 
 
-@pytest.mark.parametrize("after", ["a", "b"], ids=["as it is", "anew"])
+@pytest.mark.parametrize("after", ["a", "b"], ids=["as it is", "reencrypted"])
 def test_damage_is_not_copied_and_a_repaired_source_is(
     source: Vault, keyring: Keyring, tmp_path: Path, after: str
 ) -> None:
@@ -373,7 +373,7 @@ def test_content_that_does_not_hold_what_was_read_from_the_source_is_damage(
         refused(outcome, 4, changed, "does not have the bytes that were read from the site")
 
 
-@pytest.mark.parametrize("after", ["", "b"], ids=["as it is", "anew"])
+@pytest.mark.parametrize("after", ["", "b"], ids=["as it is", "reencrypted"])
 def test_what_this_version_does_not_know_is_refused_and_never_left_out(
     source: Vault, keyring: Keyring, after: str
 ) -> None:

@@ -151,8 +151,8 @@ def test_the_marker_of_a_live_process_is_valid_at_any_age(vault: Vault) -> None:
 
 @pytest.mark.parametrize(("minutes", "alive"), [(0, True), (14, True), (16, False), (10_000, False)])
 def test_for_another_machine_only_the_heartbeat_decides(vault: Vault, minutes: int, alive: bool) -> None:
-    beat = clock.iso(clock.now() - timedelta(minutes=minutes))
-    leave_marker(vault, process="boot/space/12345", heartbeat=beat, pid=os.getpid())
+    heartbeat = clock.iso(clock.now() - timedelta(minutes=minutes))
+    leave_marker(vault, process="boot/space/12345", heartbeat=heartbeat, pid=os.getpid())
     if alive:
         with pytest.raises(InUse):
             vault.create()

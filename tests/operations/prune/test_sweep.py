@@ -66,7 +66,7 @@ def test_what_is_deleted_goes_after_two_grace_periods_and_not_before(
     for days in (0, GRACE - 0.01):
         calendar.pass_days(days)
         assert swept(vault) == {"objects": 0, "bytes": 0}, (
-            "the time of a backup that was brought back begins anew"
+            "the time of a backup that was brought back begins again"
         )
     vault.done("undelete", changing[0])
     swept(vault)

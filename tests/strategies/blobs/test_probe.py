@@ -128,7 +128,7 @@ def test_blobs_in_the_database(site: Site) -> None:
     assert "a cache would be taken for all of them" in message
     shared = site.opinion("on", marked(site.directory, "all"))
     assert shared is not None
-    assert shared.asked
+    assert shared.answered
     assert "they are from before that, and in the dump" in shared.warnings[0]
     nowhere = site.opinion(blob_dir=None)
     assert nowhere is not None
@@ -163,8 +163,8 @@ def test_no_blobs_at_all(site: Site) -> None:
 def test_a_database_that_was_never_used(site: Site) -> None:
     opinion = site.opinion("off", "new")
     assert opinion is not None
-    assert ("no tables of RelStorage yet" in opinion.warnings[0]) == opinion.asked
-    assert opinion.asked or "main.sqlite3 does not exist" in opinion.warnings[0]
+    assert ("no tables of RelStorage yet" in opinion.warnings[0]) == opinion.answered
+    assert opinion.answered or "main.sqlite3 does not exist" in opinion.warnings[0]
 
 
 def test_nothing_is_changed_whether_the_site_runs_or_not(sqlite: Site) -> None:
@@ -198,7 +198,7 @@ def test_what_is_no_database_is_a_warning(sqlite: Site, content: bytes) -> None:
     opinion = sqlite.opinion()
     assert opinion is not None
     assert len(opinion.warnings) == 1
-    assert opinion.asked == (content == b"")
+    assert opinion.answered == (content == b"")
 
 
 def test_many_objects_without_a_blob_are_not_looked_through_to_the_end(

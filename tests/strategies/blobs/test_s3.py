@@ -29,7 +29,7 @@ from zodb_vault.stores.retry import RetryPolicy
 from zodb_vault.strategies.blobs import capture, s3_restore
 from zodb_vault.strategies.blobs import s3 as buckets
 from zodb_vault.strategies.filestorage.capture import FileStorageBlobCapture
-from zodb_vault.strategies.filestorage.restore import phases as switch
+from zodb_vault.strategies.filestorage.restore import phases
 from zodb_vault.strategies.sql.capture import SqlBlobCapture
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 12), reason="zodb-s3blobs needs Python 3.12")
@@ -452,7 +452,7 @@ def test_an_interrupted_restore_is_not_finished_into_another_bucket(
 
     arguments = ("restore", "--target", tmp_path / "copy" / "zope.conf", "--yes", "--json")
     with monkeypatch.context() as patch:
-        patch.setattr(switch.DataFsRestore, "put_aside", fails)
+        patch.setattr(phases.DataFsRestore, "put_aside", fails)
         assert vault(*arguments).status == 1  # the Data.fs is the new one by now
     another = copy._replace(place=Place(moto, moto.bucket(), "other"))
     another.write_conf(tmp_path / "copy" / "zope.conf")
@@ -479,9 +479,9 @@ def test_long_blobs_go_there_in_parts_and_a_damaged_one_not_at_all(
     arguments = ("restore", "--target", tmp_path / "copy" / "zope.conf", "--yes", "--json")
     checked = s3_restore.S3BlobWriter.checked_content
 
-    def other(filler: s3_restore.S3BlobWriter, member: Any, chunks: Any) -> Any:
+    def other(writer: s3_restore.S3BlobWriter, member: Any, chunks: Any) -> Any:
         return checked(
-            filler,
+            writer,
             msgspec.structs.replace(member, sha256=64 * "0") if member.size == 11 << 20 else member,
             chunks,
         )

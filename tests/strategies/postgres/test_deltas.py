@@ -453,12 +453,12 @@ def test_a_delta_with_a_missing_row_is_found_and_not_restored(
     def fewer(writer: DeltaWriter, table: str, query: str, *arguments: Any, **options: Any) -> Any:
         # only the number of rows would show a revision, and only its TID a changed object
         which = "max(zoid)" if history else "min(zoid)"
-        lacking = (
+        missing = (
             f" AND zoid <> (SELECT {which} FROM object_state)"
             if table == "public.object_state" and "WHERE tid" in query
             else ""
         )
-        return rows(writer, table, query + lacking, *arguments, **options)
+        return rows(writer, table, query + missing, *arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(DeltaWriter, "store_rows", fewer)

@@ -52,7 +52,7 @@ class Decided(msgspec.Struct, frozen=True):
 
 
 class Attempt:
-    """One attempt; ``begun`` is told the id of the backup when its marker is written."""
+    """One attempt; ``begun`` is called with the id of the backup when its marker is written."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Attempt:
         begun: Callable[[str], None],
     ) -> None:
         self._draft = Draft(repository, site, sources.databases, options)
-        self._mirrors_behind, self._progress, self._begun = sources.behind, progress, begun
+        self._mirrors_outdated, self._progress, self._begun = sources.outdated, progress, begun
         self._locks = Locks(repository, trial_key(site.name, self._draft.id), self._draft.now, progress)
 
     def run(self) -> Created:
@@ -123,7 +123,7 @@ class Attempt:
         )
 
     def _decide(self, surveys: list[Survey]) -> Decided:
-        consistency = align_cut_points(surveys, self._mirrors_behind)
+        consistency = align_cut_points(surveys, self._mirrors_outdated)
         decisions = [survey.decide() for survey in surveys]
         uses = sorted({backup.id for survey in surveys for backup in survey.uses})
         return Decided(surveys, decisions, consistency, uses)

@@ -14,10 +14,10 @@ Consistency = Literal["consistent", "uncoordinated"]
 PAUSES: Final = (0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.13, 0.21, 0.34, 0.55)
 
 
-def align_cut_points(surveys: Sequence[Survey], mirrors_behind: Callable[[], bool]) -> Consistency:
+def align_cut_points(surveys: Sequence[Survey], mirrors_outdated: Callable[[], bool]) -> Consistency:
     """Take all cut points again until none moved between two passes and no commit is pending.
 
-    A transaction that spans databases is then in all of them or in none. ``mirrors_behind`` tells whether the
+    A transaction that spans databases is then in all of them or in none. ``mirrors_outdated`` tells whether the
     source of a mirror has gone on. Raise SourceChanged when a pack has replaced a storage: what was committed
     since is in the new one.
     """
@@ -27,7 +27,7 @@ def align_cut_points(surveys: Sequence[Survey], mirrors_behind: Callable[[], boo
         time.sleep(pause)
         _extend(surveys)
         if not _extend(surveys) and not any(survey.commit_pending for survey in surveys):
-            return "uncoordinated" if mirrors_behind() else "consistent"
+            return "uncoordinated" if mirrors_outdated() else "consistent"
     return "uncoordinated"
 
 

@@ -41,7 +41,7 @@ def choose_databases(site: Site, options: CreateOptions) -> list[Database]:
 
 
 def by_method(database: Database, method: Method) -> Database:
-    """Return a database with the method that copies it when a user asks for ``method``.
+    """Return a database with the method that copies it when the user chose ``method``.
 
     A mirror gets its own later.
     """
@@ -56,9 +56,9 @@ def with_advice(databases: list[Database], options: CreateOptions) -> list[Datab
     """
     if options.only == "storage":
         return databases
-    told = opinions(databases)
+    warnings_of = opinions(databases)
     return [
-        msgspec.structs.replace(one, warnings=tuple(dict.fromkeys((*one.warnings, *told[one.name]))))
+        msgspec.structs.replace(one, warnings=tuple(dict.fromkeys((*one.warnings, *warnings_of[one.name]))))
         for one in databases
     ]
 

@@ -28,11 +28,11 @@ PASSES: Final = 5
 class Mirrored(NamedTuple):
     """The databases as they are to be backed up.
 
-    ``behind`` tells whether one that is mirrored has gone on since.
+    ``outdated`` tells whether a mirrored source has committed something since.
     """
 
     databases: list[Database]
-    behind: Callable[[], bool]
+    outdated: Callable[[], bool]
 
 
 class MirrorOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,24 +88,24 @@ def mirrored(
     then is used by the next run.
     """
     chosen = [database for database in databases if is_mirrored(database, method)]
-    places = {database.name: mirror_of(site, database, wanted.directory) for database in chosen}
+    directories = {database.name: mirror_of(site, database, wanted.directory) for database in chosen}
     for database in chosen:
-        refuse_place(places[database.name], repository, site)
+        refuse_directory(directories[database.name], repository, site)
     with contextlib.ExitStack() as stack:
         copies = [
-            _Copied(site, database, stack.enter_context(held(places[database.name])), wanted, progress)
+            _Copied(site, database, stack.enter_context(held(directories[database.name])), wanted, progress)
             for database in chosen
         ]
         _bring_up_to_date(copies, len(databases))
         seen = {copy.database.name: as_mirrored(copy.database, copy.mirror) for copy in copies}
         yield Mirrored(
             [seen.get(database.name, database) for database in databases],
-            lambda: any(copy.behind() for copy in copies),
+            lambda: any(copy.outdated() for copy in copies),
         )
 
 
 def _bring_up_to_date(copies: list[_Copied], databases: int) -> None:
-    """Copy what is new; of several databases until all are of the same moment, if that comes."""
+    """Copy what is new; of several databases until no source has a new transaction, in at most ``PASSES`` passes."""
     for copy in copies:
         copy.update(first=True)
     for _ in range(PASSES if databases > 1 else 0):
@@ -113,9 +113,9 @@ def _bring_up_to_date(copies: list[_Copied], databases: int) -> None:
             return
 
 
-def refuse_place(place: Path, repository: Repository, site: Site) -> None:
+def refuse_directory(directory: Path, repository: Repository, site: Site) -> None:
     """Raise ConfigurationError for a mirror that would lie in the repository or in something of the site, or these in it."""
-    own = place.resolve()
+    own = directory.resolve()
     others = {} if "://" in repository.store.location else {"the repository": repository.store.location}
     for database in site.databases:
         others |= {
@@ -163,8 +163,8 @@ class _Copied:
             self._checked = update.run(renew=renew, take_over=self._wanted.take_over)
             return update.copied > 0
 
-    def behind(self) -> bool:
-        """Tell whether the source has gone on since."""
+    def outdated(self) -> bool:
+        """Tell whether the source has committed something since."""
         last = int((self._checked.last_tid if self._checked else None) or "0", 16)
         with self._open() as source:
             return int.from_bytes(source.last_tid(), "big") != last

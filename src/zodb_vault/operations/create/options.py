@@ -1,4 +1,4 @@
-"""What a user asks of `create`, and what it did."""
+"""The options of `create`, and its result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..catalog import raw_size, stored_size
 
 
 class CreateOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a user asks of one create."""
+    """The options of one create."""
 
     name: str | None = None
     note: str | None = None

@@ -25,13 +25,13 @@ from ...strategies.portable.mirror import Mirror
 from ...strategies.registry import backend_of, copying_backend
 from ..catalog import Catalog, previous_backups_of
 from .eligibility import by_method, opinions, refuse_overlap, refused
-from .mirrors import as_mirrored, is_mirrored, mirror_of, refuse_place
+from .mirrors import as_mirrored, is_mirrored, mirror_of, refuse_directory
 
 
 class NoDocuments:
-    """Stands for the documents of a repository that is not there.
+    """The documents of a repository that does not exist.
 
-    A plan asks for none then, and writes none ever.
+    A plan reads none then, and never writes one.
     """
 
     def put_document(self, data: bytes) -> DocumentRef:
@@ -118,7 +118,7 @@ class BackupPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlanOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a user would ask of the create."""
+    """The options of the create that is planned."""
 
     full: bool = False
     method: Method = "native"
@@ -162,16 +162,16 @@ def _steps(consists: dict[str, Scope]) -> Iterator[BackupStep]:
     order = 0
     for what in ("storage", "blobs"):
         for name, one in consists.items():
-            for half in one.copied:
-                if half.what == what:
+            for component in one.copied:
+                if component.what == what:
                     order += 1
                     yield BackupStep(
                         order=order,
                         what=what,
                         database=name,
-                        source=half.source,
-                        tool=half.tool,
-                        why=half.why,
+                        source=component.source,
+                        tool=component.tool,
+                        why=component.why,
                     )
 
 
@@ -225,7 +225,7 @@ def _seen(
         return by_method(database, wanted.method)
     directory = mirror_of(site, database, wanted.mirror)
     if repository:
-        refuse_place(directory, repository, site)
+        refuse_directory(directory, repository, site)
     mirror = Mirror(directory)
     return as_mirrored(database, mirror) if mirror.data_fs.exists() else None
 

@@ -1,4 +1,4 @@
-"""Create a backup: take the cuts, copy the storages, then the blobs, and commit all of it with one write."""
+"""Create a backup: find the cut points, copy the storages, then the blobs, and commit all of it with one write."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def create(
     progress: Progress,
     begun: Callable[[str], None] = lambda _id: None,
 ) -> Created:
-    """Back up a site; ``begun`` is told the id as soon as it is known.
+    """Back up a site; ``begun`` is called with the id as soon as it is known.
 
     Raise InUse while another create of the site runs, NothingToBackUp, ConfigurationError, WrongSource,
     SourceError, BlobsMissing, StoreError. Whatever is raised, no backup exists then, and what was stored is

@@ -34,7 +34,7 @@ def check_database(_inputs: CheckInputs, database: Database) -> Iterator[CheckRe
         return
     yield CheckResult(
         f"database {database.name}",
-        opinion.asked,
+        opinion.answered,
         "; ".join(opinion.warnings) or "the database answers, and its blobs are where the configuration says",
         "start the database server, and run this as the user and on the machine that make the backups; "
         "that user needs permission to read the database",

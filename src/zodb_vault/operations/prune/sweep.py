@@ -139,10 +139,10 @@ class Sweep:
         if needed is None:
             return manifests
         deleted = [key for key in due.keys if key.rpartition("/")[2] not in needed]
-        with Workers(DELETERS, self._beat) as pool:
+        with Workers(DELETERS, self._heartbeat) as pool:
             jobs = (partial(self.remove, key) for key in deleted if key not in manifests)
             for _ in pool.in_order(jobs):
-                self._beat()
+                self._heartbeat()
         self._remove_old_notes(first)
         return deleted
 
@@ -182,7 +182,7 @@ class Sweep:
         else:
             self._store.delete(key)
 
-    def _beat(self) -> None:
+    def _heartbeat(self) -> None:
         """Renew the marker if that is due; raise InUse when another run has removed it."""
         if self._marker is not None and self._marker.heartbeat_is_due():
             self._marker.update()

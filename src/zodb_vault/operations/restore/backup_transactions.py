@@ -80,9 +80,9 @@ def _near(entry: DatabaseEntry, blocks: Chain[B], request: Request) -> Iterator[
 
 
 def _tid_of(request: Request) -> str:
-    """Return the TID of a request, or the one that stands for its time."""
+    """Return the TID of a request, or the TID of its time."""
     if isinstance(request, AtTimestamp):
-        return to_hex(from_datetime(request.moment))
+        return to_hex(from_datetime(request.time))
     return to_hex(from_hex(request.tid))
 
 

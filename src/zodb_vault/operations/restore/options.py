@@ -1,4 +1,4 @@
-"""What a user asks of one restore."""
+"""The options of one restore."""
 
 from __future__ import annotations
 

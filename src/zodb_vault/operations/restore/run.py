@@ -116,7 +116,7 @@ def _carry_out(restores: Sequence[DatabaseRestore], note: Callable[[], object]) 
 def restore_alone(destination: Destination, source: RestoreSource, context: RestoreContext) -> None:
     """Restore one database to a destination that is used for nothing else, such as a scratch database.
 
-    Nothing is saved first, and the repository is told nothing.
+    No safety backup is made, and nothing is written to the repository.
     """
     planned = destination.inspect(source, [])
     assert planned is not None  # no restore was interrupted

@@ -210,7 +210,7 @@ class TargetResolver:
         return RestoreTarget(backup, cuts)
 
     def _wanted(self, backup_id: str, entry: DatabaseEntry, named: str | None) -> FoundCut:
-        """Return the cut that the request means for one database, whatever that does to commits.
+        """Return the cut of one database that the request means, even where it splits a commit.
 
         Raise TargetMissing.
         """
@@ -281,7 +281,7 @@ def _before(request: Request) -> BeforeTid:
     """Return what a request means for a database that does not have the requested TID."""
     if isinstance(request, BeforeTid):
         return request
-    last = from_datetime(request.moment) if isinstance(request, AtTimestamp) else from_hex(request.tid)
+    last = from_datetime(request.time) if isinstance(request, AtTimestamp) else from_hex(request.tid)
     return BeforeTid(to_hex(min(int.from_bytes(last, "big") + 1, LAST_TID).to_bytes(8, "big")))
 
 

@@ -59,7 +59,7 @@ def _check(
         check_metadata(repository, site, manifest, report)
         check_bytes(manifest, objects, report, progress, sample=options.sample, workers=workers)
         return
-    # Without the key nothing can be decoded; it is asked for before anything takes long. A list that cannot
+    # Without the key nothing can be decoded; the user enters it before anything takes long. A list that cannot
     # be read is damage, which the check of the records reports.
     with contextlib.suppress(Damage):
         require_key(manifest.databases, objects)

@@ -1,4 +1,4 @@
-"""Put the blobs of a backup where a storage looks for them before it asks its bucket."""
+"""Put the blobs of a backup where a storage looks for them before it reads from its bucket."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class PackedBlobs:
         return kept
 
     def adopt(self, packs: Iterable[Pack], choose: Choice) -> None:
-        """Use the packs of an interrupted run, behind those of an earlier backup."""
+        """Use the packs of an interrupted run, after those of an earlier backup."""
         for kept in map(choose, packs):
             if kept is not None:
                 self._append(kept)
@@ -98,12 +98,12 @@ class PackedBlobs:
 
     def result(self, missing: Iterable[MissingBlob]) -> Blobs:
         """Return what the manifest says of the blobs; ``missing`` are those that the source has lost."""
-        sealed = self.packs.with_short_tail()
+        packs = self.packs.with_short_tail()
         return Blobs(
             count=self.count,
             size=self.size,
-            lists=sealed.lists,
-            tail=sealed.tail,
+            lists=packs.lists,
+            tail=packs.tail,
             missing=note_missing(self._packer.sink, missing),
             sparse=self._sparse_left,
         )

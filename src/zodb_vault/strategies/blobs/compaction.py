@@ -1,4 +1,4 @@
-"""Stores again what is in too many small pieces, or half dead, always from the source and never from the repository.
+"""Stores again the content of many small packs and of packs that are mostly unreferenced, always from the source and never from the repository.
 
 A piece is given up only after the source gave exactly its digest once more; so nothing that is stored gets lost.
 """
@@ -129,7 +129,7 @@ def pack_missing(
     """Write packs until nothing is left."""
     shared = Shared(refs)
     while not shared.exhausted:
-        # asked again when all jobs have ended: one may have given a blob back after another one saw the end
+        # checked again when all jobs have ended: one may have given a blob back after another one saw the end
         yield from workers.in_order(_pack_jobs(packer, source, shared))
 
 

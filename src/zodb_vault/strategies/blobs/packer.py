@@ -119,7 +119,7 @@ class Packer:
         return msgspec.structs.replace(self.index(keep), parts=pack.parts, future=pack.future)
 
     def _chunks(self, blob: OpenedBlob) -> Iterator[bytes]:
-        # a byte more is asked for than there should be: a short answer says that the file ends there
+        # one byte more than expected is requested: a short answer shows that the file ends there
         size = blob.size
         while chunk := blob.read(min(CHUNK, size + 1)):
             self._progress.advance(len(chunk))
@@ -168,7 +168,7 @@ def reconcile(
     """Return what is live of an earlier pack, and note in ``refs`` what it has.
 
     Blobs up to the TID ``sure_until`` are live by what is known of their part of the file; later ones only
-    when they are asked for, and not beyond ``known_until``, where two lines can have used one TID for two
+    when they are needed, and not beyond ``known_until``, where two timelines can have used one TID for two
     contents, and if what they hold ``holds``.
     """
     if pack.last_tid <= sure_until and not pack.future:

@@ -1,6 +1,6 @@
 """Blobs that a site keeps in a bucket of S3, one by one.
 
-Nothing is ever listed for them: what is asked for is known, all else is not ours.
+Objects are fetched by key; the bucket is never listed.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class BlobBucket:
         database: Database,
         key_of: Callable[[BlobRef], str],
         size_of: Callable[[BlobRef], int | None] = lambda _ref: None,
-        patience: RetryPolicy | None = None,
+        retry_policy: RetryPolicy | None = None,
     ) -> None:
         self.root = shown_bucket(database)
         self._key_of, self._size_of = key_of, size_of
@@ -99,7 +99,7 @@ class BlobBucket:
         self._prefix = f"{prefix}/" if prefix else ""
         self._bucket = option("bucket-name") or option("s3-bucket-name")
         self._client = BucketClient(
-            self._bucket, _settings(option), patience, hints=HINTS, extra=_extra_parameters(database, option)
+            self._bucket, _settings(option), retry_policy, hints=HINTS, extra=_extra_parameters(database, option)
         )
         self._wrong: dict[bytes, str] = {}
 
@@ -113,7 +113,7 @@ class BlobBucket:
 
     def open(self, ref: BlobRef) -> OpenObject | None:
         """Begin to read a blob; raise SourceError."""
-        with translated():
+        with translate_errors():
             chunks = self._client.chunks(self.key(ref))
             try:
                 answer, first = next(chunks)
@@ -166,7 +166,7 @@ class BlobBucket:
 
 
 def _translated(first: bytes, chunks: Iterator[tuple[Any, bytes]]) -> Iterator[bytes]:
-    with contextlib.closing(chunks), translated():  # type: ignore[type-var]
+    with contextlib.closing(chunks), translate_errors():  # type: ignore[type-var]
         yield first
         try:
             for _answer, chunk in chunks:
@@ -176,8 +176,8 @@ def _translated(first: bytes, chunks: Iterator[tuple[Any, bytes]]) -> Iterator[b
 
 
 @contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Turn what a store raises into what a source raises."""
+def translate_errors() -> Iterator[None]:
+    """Raise errors of a store as errors of a source."""
     try:
         yield
     except KeyMissing:

@@ -39,7 +39,7 @@ class FileStorageCapture:
         self._surveyed, self._sink = surveyed, sink
         self._checkpointer = checkpointer
         folder = folder_of(surveyed.database.name)
-        # after the cut: on a busy site its last transaction is younger than the start of the run
+        # after the cut point is found: on a busy site its last transaction is younger than the start of the run
         captured = clock.now()
         self._copier = Copier(surveyed.file, sink, folder, captured, progress)
         self._packer = Packer(sink, folder, captured, progress)

@@ -19,7 +19,7 @@ from .rebuild import SegmentReader, resolve
 
 
 class DataFsCheck:
-    """Reads the whole storage half once, and what its back-pointers lead to."""
+    """Reads all records once, and what their back-pointers lead to."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class DataFsCheck:
         self.report, self.progress = report, progress
 
     def run(self, workers: int) -> None:
-        """Check, and note the blobs that are asked for; raise Damage when the rest cannot be read."""
+        """Check, and note the blobs that are referenced; raise Damage when the rest cannot be read."""
         self.progress.begin("storage", self.storage.end)
         content = SegmentReader(
             self.sink, segments_of(self.entry, self.sink), self.storage.end, self.progress, digests=True
@@ -99,7 +99,7 @@ class DataFsCheck:
 
 
 class DataFsReader:
-    """Reads at any position of a backed up Data.fs; keeps the one segment decoded that was asked for last."""
+    """Reads at any position of a backed up Data.fs; keeps the last segment decoded."""
 
     def __init__(self, sink: Sink, entry: DatabaseEntry) -> None:
         self._sink, self._entry = sink, entry

@@ -1,4 +1,4 @@
-"""Find the last finished transaction of a Data.fs, and cut the new bytes into segments."""
+"""Find the last finished transaction of a Data.fs, and split the new bytes into segments."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Range(msgspec.Struct, frozen=True):
 class TailScan:
     """Walks from ``start`` to the last finished transaction and remembers what a backup needs to know of the way.
 
-    ``end`` is where the backup reaches to, ``state`` what stands behind it; ``ascending`` is False when a TID does not
-    follow the one before it (``previous_tid`` stands before ``start``). ``until`` is the end of a cut that was taken before.
+    ``end`` is where the backup ends, ``state`` the state of the bytes after it; ``ascending`` is False when
+    a TID is not later than the one before it (``previous_tid`` is the TID before ``start``). ``until`` is the end of a cut that was taken before.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ PACK_WINDOW: Final = (0.05, 0.2, 0.75)
 
 
 class DataFile:
-    """One open descriptor: a pack that replaces the file does not disturb who reads from here."""
+    """One open descriptor: a pack that replaces the file does not disturb a process that reads from it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -41,7 +41,7 @@ class DataFile:
 
     @contextlib.contextmanager
     def readable(self) -> Iterator[None]:
-        """Turn what the system says of a read that failed into a SourceError that names the file."""
+        """Raise a failed read as a SourceError that names the file."""
         try:
             yield
         except OSError as error:

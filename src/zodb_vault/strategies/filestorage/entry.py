@@ -88,7 +88,7 @@ def _range(surveyed: Surveyed) -> TidRange:
 def _warnings(copied: CopiedDataFs, known: TidRange) -> Iterator[str]:
     cut = copied.surveyed.cut
     if not known.ascending:
-        yield "the TIDs of Data.fs do not ascend: restoring to a moment is refused"
+        yield "the TIDs of Data.fs do not ascend: restoring to a point in time is refused"
     if cut.state == "torn":
         yield (
             f"Data.fs ends with a part of a transaction, from position {cut.end} on, which is not in the "
@@ -110,5 +110,7 @@ def _storage(copied: CopiedDataFs) -> DataFs:
         known = before.transactions  # without reading the lists of segments
     else:
         known = sum(segment.transactions for segment in start.segments)
-    sealed = copied.segments.with_short_tail()
-    return DataFs(end=cut.end, transactions=known + cut.transactions, lists=sealed.lists, tail=sealed.tail)
+    segments = copied.segments.with_short_tail()
+    return DataFs(
+        end=cut.end, transactions=known + cut.transactions, lists=segments.lists, tail=segments.tail
+    )

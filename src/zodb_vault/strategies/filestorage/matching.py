@@ -1,4 +1,4 @@
-"""What of the backups that exist still stands in a Data.fs, byte for byte in its old place."""
+"""Which segments of earlier backups a Data.fs still has unchanged, at the same position."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ from .datafile import DataFile
 
 
 class SegmentMatcher:
-    """Compares segments with the file; the answer for a segment that several backups share is asked once."""
+    """Compares segments with the file; a segment that several backups share is compared once."""
 
     def __init__(self, file: DataFile) -> None:
         self._file, self._size = file, os.fstat(file.fd).st_size
         self._known: dict[tuple[int, str], bool] = {}
 
     def count(self, chain: Chain[Segment]) -> tuple[int, int]:
-        """Return how many segments the file continues, up to the last whose final transaction stands, and how many can be trusted.
+        """Return how many segments the file still has, and how many of them can be trusted.
 
-        From the first segment on whose TIDs were later than the clock, nothing identifies content: to be read again.
+        The last matching segment is the last one whose final transaction the file has at the same position.
+        From the first segment on whose TIDs were later than the clock, TIDs do not identify content: these
+        segments have to be read again.
         """
-        left, stands, trusted = len(chain), 0, 0
+        left, matching, trusted = len(chain), 0, 0
         for segment in reversed(chain):
-            if not stands and self.matches(segment):
-                stands = trusted = left
+            if not matching and self.matches(segment):
+                matching = trusted = left
             left -= 1
             if segment.future:
                 trusted = min(trusted, left)
-            elif stands:
+            elif matching:
                 break  # TIDs ascend: what comes before is older still
-        return stands, trusted
+        return matching, trusted
 
     def matches(self, segment: Segment) -> bool:
         """Tell whether the file has the final transaction of a segment where the segment ends."""

@@ -71,7 +71,7 @@ CHUNK: Final = 1 << 20
 
 
 Found = Callable[[list[BlobRef]], None]
-"""Is told the blobs of a range while it is read, in any thread: where every record may be one they are too many to keep."""
+"""Called with the blobs of a range while it is read, in any thread: they may be too many to keep in memory."""
 
 
 class Scanned(msgspec.Struct):
@@ -128,7 +128,7 @@ class Copier:
         return Scanned(segment, segment.sha256, defects, segment.stored)
 
     def read(self, found: Found, where: Range) -> Scanned:
-        """Look for blobs in a range that is stored already, or that nobody wants stored."""
+        """Look for blobs in a range that is stored already, or that is not to be stored."""
         scanner, digest, defects = (
             Scanner(where.start, _ignore, self._file.read_at),
             hashlib.sha256(),

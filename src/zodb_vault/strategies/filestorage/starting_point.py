@@ -93,7 +93,7 @@ class Found(msgspec.Struct, frozen=True):
 
 
 def end_of(segments: Chain[Segment]) -> int:
-    """Return the position behind the last segment."""
+    """Return the position after the last segment."""
     return next((segment.end for segment in reversed(segments)), 0)
 
 
@@ -151,7 +151,7 @@ class _Search:
         return whole
 
     def consider_interrupted(self, run: InterruptedRun) -> None:
-        """Take what an interrupted run has stored behind the segments of its parent, if that is more than a backup has."""
+        """Use the segments that an interrupted run has stored after those of its parent, if a backup has fewer."""
         notes, parent = run.stored, run.parent
         known = Chain(Segment, self._documents)
         if parent is not None:

@@ -97,14 +97,14 @@ class FileStorageSurvey:
     def _packed_until(self) -> str | None:
         """Return the last packed transaction of the file.
 
-        None too when a restore is known to have left transactions behind, which no pack removed.
+        None too when a restore is known to have left out transactions, which no pack removed.
         """
         if self.options.restored:
             return None
         return hex_or_none((TailScan(self.file, 0) if self.start.interrupted else self.cut).pack_tid)
 
     def _common(self) -> tuple[str | None, str | None]:
-        """Return the newest TID that the file shares with the newest backup, and why that cannot be told if it cannot."""
+        """Return the newest TID that the file shares with the newest backup, and the reason when it cannot be known."""
         newest = self.newest
         if newest is None:
             return None, None

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from ...errors import ConfigurationError
 from ...model.source import Database
-from ..sql.probe import Asking
+from ..sql.probe import ProbedDatabase
 
 
-def judge(database: Database, asking: Asking) -> list[str]:
+def judge(database: Database, probed: ProbedDatabase) -> list[str]:
     """Compare where the tables say that blobs are with the configuration.
 
     Return warnings, raise ConfigurationError.
     """
-    if not asking.has_table("blob_state"):
+    if not probed.has_table("blob_state"):
         return ["the database holds no tables of zodb-pgjsonb yet"]
-    in_s3 = asking.first("select 1 from blob_state where s3_key is not null limit 1") is not None
+    in_s3 = probed.first("select 1 from blob_state where s3_key is not null limit 1") is not None
     if in_s3 and database.blob_mode != "database+s3":
         raise ConfigurationError(
             [

@@ -1,9 +1,9 @@
 """A FileStorage of our own that holds what another storage holds.
 
-Where it lies, who works on it, and how much of it is known to be right.
+Where it lies, which process uses it, and how much of it is known to be right.
 
 ``mirror.json`` says what is mirrored and up to which position of ``Data.fs`` everything was read back,
-compared and made durable. What stands behind that position is cut off, whatever it is: it was being written
+compared and made durable. What follows that position is removed, whatever it is: it was being written
 when a run ended.
 """
 
@@ -69,7 +69,7 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Mirror:
-    """One directory for one database; only who holds it may use it, see ``held``."""
+    """One directory for one database; only the process that holds it may use it, see ``held``."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -88,7 +88,7 @@ class Mirror:
         except (msgspec.MsgspecError, Damage):
             raise Damage(
                 f"{path} is damaged",
-                f"remove the directory {self.directory}: the next run makes the mirror anew",
+                f"remove the directory {self.directory}: the next run makes the mirror again",
             ) from None
 
     def write(self, checked: Checked) -> None:
@@ -97,8 +97,8 @@ class Mirror:
             self.directory / MARKER, [canonical.with_digest(checked)], exclusive=False, mode=0o600
         )
 
-    def stands(self, checked: Checked) -> bool:
-        """Tell whether Data.fs is, up to the position, what it was; cut off what stands behind it."""
+    def truncate_to(self, checked: Checked) -> bool:
+        """Tell whether Data.fs is unchanged up to the position; if so, remove what follows it."""
         try:
             fd = os.open(self.data_fs, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -116,7 +116,7 @@ class Mirror:
         return True
 
     def empty(self, checked: Checked, kept_until: str | None) -> Checked:
-        """Begin anew, with the blobs up to a TID aside to be used again (None: without any).
+        """Begin again, with the blobs up to a TID aside to be used again (None: without any).
 
         Return what is known to be right then: nothing.
 
@@ -177,7 +177,7 @@ def held(directory: Path) -> Iterator[Mirror]:
     """Give the mirror in a directory, made if need be, to one run alone.
 
     Raise InUse while another run has it, TargetRefused when the directory is not one that this program made,
-    or belongs to somebody else.
+    or belongs to another user.
     """
     with written(directory):
         durable.make_directories(directory, MODE)

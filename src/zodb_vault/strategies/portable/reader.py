@@ -22,7 +22,7 @@ from ...model.requirements import WRAPPERS, ZODB, Package
 from ...model.source import Database, Secret
 from ..backend import Backend
 
-# What ``iterator`` of a FileStorage says, also through ZEO, while a transaction is just being written behind
+# What ``iterator`` of a FileStorage says, also through ZEO, while a transaction is just being written after
 # its end (the first is its mistake).
 TORN: Final = ("_scan_foreward", "Can't find last transaction in large file")
 PAUSES: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -67,7 +67,7 @@ class Source:
             if not logging.getLogger(package.module).handlers:
                 logging.getLogger(package.module).addHandler(logging.NullHandler())
         cache.mkdir(mode=0o700, exist_ok=True)
-        with self.translated(), _temporary_files_in(cache):
+        with self.translate_errors(), _temporary_files_in(cache):
             self._storage = self._opened(database, configuration)
 
     def _opened(self, database: Database, configuration: str) -> Any:
@@ -80,54 +80,54 @@ class Source:
             raise ConfigurationError(
                 [
                     f"the storage of the database {database.name} cannot be opened as it is configured: "
-                    f"{self._told(error)}"
+                    f"{self._message_of(error)}"
                 ],
                 "check its section; the packages that it needs have to be installed where zodb-vault runs",
             ) from None
 
     def close(self) -> None:
         """Close the connection."""
-        with contextlib.suppress(SourceError), self.translated():
+        with contextlib.suppress(SourceError), self.translate_errors():
             self._storage.close()
 
     @contextlib.contextmanager
-    def translated(self) -> Iterator[None]:
-        """Turn what a storage raises into a SourceError."""
+    def translate_errors(self) -> Iterator[None]:
+        """Raise errors of a storage as SourceError."""
         try:
             yield
         except VaultError:
             raise
         except Exception as error:  # noqa: BLE001  every storage and every driver has errors of its own
             raise SourceError(
-                f"{self.place} cannot be read: {self._told(error)}",
+                f"{self.place} cannot be read: {self._message_of(error)}",
                 "check that the server runs and can be reached from here; then run again",
             ) from None
 
-    def _told(self, error: Exception) -> str:
+    def _message_of(self, error: Exception) -> str:
         """Return what an error says, its kind alone where a word of it could be one of a secret."""
         name, text = type(error).__name__, next(iter(str(error).splitlines()), "")[:LONGEST]
         return name if not text or self._hidden & set(_words(str(error))) else f"{name}: {text}"
 
     def size(self) -> int:
         """Return how many bytes the storage says that it has."""
-        with self.translated():
+        with self.translate_errors():
             return int(self._storage.getSize())
 
     def last_tid(self) -> bytes:
         """Return the TID of the last transaction, zeros when there is none."""
-        with self.translated():
+        with self.translate_errors():
             return bytes(self._storage.lastTransaction())
 
     def transactions(self, start: bytes | None = None) -> Iterator[tuple[Header, Iterator[Record]]]:
         """Yield the transactions from ``start`` on, each with its records, which have to be read before the next one."""
-        with self.translated():
+        with self.translate_errors():
             found = self._iterator(start)
             if self.history is not False and hasattr(self._storage, "sync"):
                 # RelStorage looks blobs up with a connection of its own, which must not see less
                 self._storage.sync()
         with contextlib.closing(found) if hasattr(found, "close") else contextlib.nullcontext():
             while True:
-                with self.translated():
+                with self.translate_errors():
                     transaction = next(found, None)
                 if transaction is None:
                     return
@@ -144,10 +144,10 @@ class Source:
         return iter(self._storage.iterator(start))
 
     def _records(self, transaction: Any) -> Iterator[Record]:
-        with self.translated():
+        with self.translate_errors():
             found = iter(transaction)
         while True:
-            with self.translated():
+            with self.translate_errors():
                 record = next(found, None)
             if record is None:
                 return
@@ -164,7 +164,7 @@ class Source:
         from ZODB.POSException import POSKeyError
         from ZODB.utils import load_current
 
-        with self.translated():
+        with self.translate_errors():
             try:
                 return bytes(load_current(self._storage, oid)[1])
             except POSKeyError:
@@ -174,7 +174,7 @@ class Source:
         """Return the file of a blob, None when the storage does not have it."""
         from ZODB.POSException import POSKeyError
 
-        with self.translated():
+        with self.translate_errors():
             try:
                 return Path(self._storage.loadBlob(oid, tid))
             except POSKeyError:

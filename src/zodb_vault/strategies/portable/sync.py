@@ -40,7 +40,7 @@ COMPARED: Final = 20
 COMPARED_BYTES: Final = 256 << 10
 RESERVE: Final = 64 << 20
 # Without history every change leaves a revision in the mirror that the source has no more; beyond this the
-# mirror is made anew.
+# mirror is made again.
 FEW_RECORDS: Final = 10_000
 
 
@@ -82,7 +82,7 @@ class Update:
 
         Return what is known to be right then.
 
-        ``renew`` asks for more than that: ``records``, as after a pack, or ``everything``. Raise SourceError,
+        ``renew`` copies more than that: ``records``, as after a pack, or ``everything``. Raise SourceError,
         SourceChanged when a pack took blobs away meanwhile, WrongSource for a mirror of something else.
         """
         with written(self.mirror.directory):
@@ -119,21 +119,21 @@ class Update:
             )
         self.checked = msgspec.structs.replace(before, source=self.source.place, machine=self._identity[1])
         if not found.continues:
-            self.progress.note(f"{found.why}: the mirror {self.mirror.directory} is made anew")
+            self.progress.note(f"{found.why}: the mirror {self.mirror.directory} is made again")
             self.checked = self.mirror.empty(self.checked, before.last_tid if found.reuse else None)
 
     def _found(self, before: Checked, renew: Renew) -> MirrorState:
         if renew == "everything":
             return MirrorState(continues=False, why="everything is copied again")
-        if not self.mirror.stands(before):
+        if not self.mirror.truncate_to(before):
             return MirrorState(continues=False, why="its Data.fs is not as it was left")
         if renew == "records":
             return MirrorState(continues=False, why=f"{self.source.place} was packed", reuse=True)
-        return self._standing(before)
+        return self._compare_with_source(before)
 
     # does the source continue the mirror?
 
-    def _standing(self, checked: Checked) -> MirrorState:
+    def _compare_with_source(self, checked: Checked) -> MirrorState:
         if not checked.ordered:
             return MirrorState(continues=False, why=f"the TIDs of {self.source.place} do not ascend")
         compare = self._without_history if self.source.history is False else self._with_history
@@ -188,7 +188,7 @@ class Update:
                     os.pread(file.fileno(), TRANSACTION.size, checked.packed_end)
                 )[0]
         else:
-            first = _behind(checked.last_tid)
+            first = _after(checked.last_tid)
         for header, _records in self.source.transactions(first):
             return header.status == "p" or (unseen and header.tid != first)
         return unseen
@@ -225,7 +225,7 @@ class Update:
 
 
 class Copy:
-    """Copies the transactions behind what is checked into the mirror, in batches that are checked in turn."""
+    """Copies the transactions after the checked ones into the mirror, in batches; checks each batch."""
 
     def __init__(self, mirror: Mirror, source: Source, checked: Checked, progress: Progress) -> None:
         self.mirror, self.source, self.checked, self.progress = mirror, source, checked, progress
@@ -241,7 +241,7 @@ class Copy:
 
     def run(self) -> Checked:
         """Return what is known to be right afterwards."""
-        start = _behind(self.checked.last_tid) if self.checked.last_tid else None
+        start = _after(self.checked.last_tid) if self.checked.last_tid else None
         try:
             for header, records in self.source.transactions(start):
                 self.take(header, records)
@@ -249,7 +249,7 @@ class Copy:
                     self.settle()
             if not self.mirror.data_fs.exists():
                 self.open_storage()
-            self._look_again()
+            self._check_blobs_again()
             self.settle()
         except BaseException:
             # what is whole is kept for the next run; the cause is on its way to the user already
@@ -349,7 +349,7 @@ class Copy:
             raise SourceChanged(f"{found} changed while it was copied")
         return copy
 
-    def _look_again(self) -> None:
+    def _check_blobs_again(self) -> None:
         """Look for blobs that were not there.
 
         Raise SourceChanged when a pack took them away together with their records.
@@ -490,6 +490,6 @@ def mirrored_transactions(
             yield expected_of(header, (Record(one.oid, one.tid, one.data, one.data_txn) for one in records))
 
 
-def _behind(tid: str | None) -> bytes:
+def _after(tid: str | None) -> bytes:
     """Return the TID that follows one."""
     return (int(tid or "0", 16) + 1).to_bytes(8, "big")

@@ -97,9 +97,9 @@ class Read(msgspec.Struct):
 class ArchiveReader:
     """Reads the script that ``pg_restore`` makes of an archive.
 
-    ``name_of`` tells from ``columns`` of ``table`` what a row asks for.
+    ``name_of`` returns what a row references, from ``columns`` of ``table``.
 
-    ``row`` is told table, columns and text of every row.
+    ``row`` is called with table, columns and text of every row.
     """
 
     def __init__(
@@ -116,10 +116,10 @@ class ArchiveReader:
             command, {}, lambda text: Damage(f"the dump cannot be read: {text}"), fed=True
         )
         self.read = Read({}, BlobSet(), 0, 0)
-        self._places: list[int] = []
+        self._indexes: list[int] = []
 
     def run(self, chunks: Iterable[bytes], named: BlobSet, refs: BlobSet) -> Read:
-        """Return what is in the archive, and note what the rows of the table name, and the blobs that records ask for; raise Damage."""
+        """Return what is in the archive; note what rows of the table and records reference. Raise Damage."""
         problem: list[BaseException] = []
         feeder = threading.Thread(target=self._feed, args=(chunks, problem), name="vault-feed")
         with self._program as program:
@@ -157,7 +157,7 @@ class ArchiveReader:
                     self._row(table, columns, line)
                 if len(line) < BLOB_ROW and NAME in line and "state" in columns:
                     refs.add(blob_of(line, columns))
-                if self._places:
+                if self._indexes:
                     found += self._named(line)
                     if len(found) >= FETCH:
                         named.add(found)
@@ -166,14 +166,14 @@ class ArchiveReader:
                 table = match[1].decode("utf-8", "replace").replace('"', "")
                 columns = [column.strip() for column in match[2].decode().split(",")]
                 ours = table.endswith(f".{self._table}") and set(self._columns) <= set(columns)
-                self._places = [columns.index(column) for column in self._columns] if ours else []
+                self._indexes = [columns.index(column) for column in self._columns] if ours else []
             else:
                 self._large_objects(line)
         named.add(found)
 
     def _named(self, line: bytes) -> list[BlobRef]:
         fields = line.split(b"\t")
-        name = self._name_of([fields[place] for place in self._places])
+        name = self._name_of([fields[index] for index in self._indexes])
         return [name] if name is not None else []
 
     def _large_objects(self, line: bytes) -> None:
@@ -186,7 +186,7 @@ class ArchiveReader:
 
 
 def blob_of(line: bytes, columns: list[str]) -> list[BlobRef]:
-    """Return the blob that a row of ``object_state`` asks for, if its record is that of one."""
+    """Return the blob of a row of ``object_state``, if its record is that of a blob."""
     if len(line) >= BLOB_ROW or NAME not in line:
         return []
     values = dict(zip(columns, line.split(b"\t"), strict=False))

@@ -120,5 +120,5 @@ def translate_errors(failure: type[VaultError] = SourceError, dsn: str = "") -> 
 
 
 def quoted(name: str) -> str:
-    """Return a name as it stands in SQL."""
+    """Return a name quoted for SQL."""
     return '"' + name.replace('"', '""') + '"'

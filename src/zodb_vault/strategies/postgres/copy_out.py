@@ -18,7 +18,7 @@ from ..base import ContentSink
 from ..sql.snapshot import PIECE
 
 HEARTBEAT_SECONDS: Final = 2.0
-# The binary format of COPY: signature, flags, length of an extension; and what stands behind the last row.
+# The binary format of COPY: signature, flags, length of an extension; and what follows the last row.
 HEADER: Final = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 TRAILER: Final = b"\xff\xff"
 BITS: Final = 1024
@@ -114,7 +114,7 @@ class SetReceiver:
         """Return all files."""
         if bytes(self._buffer) != TRAILER:
             raise VaultError(
-                "the server did not give the keys in the form that was asked for",
+                "the server did not give the keys in the requested form",
                 "tell the developers of zodb-vault",
             )
         self._end()

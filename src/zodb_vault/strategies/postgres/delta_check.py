@@ -1,9 +1,7 @@
-"""Whether a dump and what is laid over it give what the snapshot held.
+"""Check offline that a base dump plus its deltas reproduces the snapshot.
 
-Put together in thought, without a server.
-
-Every row passes, the newest delta first and the dump last; of each that would be left the key is added up,
-and the large object that it names is looked for.
+Every row is read, the newest delta first and the dump last. The keys of the rows that a restore would leave
+are summed up, and the large object that each one names is looked for.
 """
 
 from __future__ import annotations
@@ -49,7 +47,7 @@ def check_deltas(
         check.base()
         check.whole()
         check.compare()
-        refs.add(check.asked_for())
+        refs.add(check.referenced())
         if entry.blob_mode not in ("directory", "s3"):
             refs.mark_present(one.oid + one.tid for one in list(refs.all()))  # in the database itself
 
@@ -70,8 +68,8 @@ class _Check:
         self.tallies: dict[str, Tally] = {}
         for one in layout_for(entry.backend, bool(entry.history)).keyed:
             self.tallies[f"{schema}.{one.name}"] = tally_of(one, self.named, new)
-        # of which table the rows ask for blobs outside of the database
-        self.states, self.asking = (
+        # the table whose rows reference blobs outside of the database
+        self.states, self.referencing = (
             f"{schema}.object_state",
             f"{schema}.{'blob_state' if entry.backend == 'pgjsonb' else 'object_state'}",
         )
@@ -85,14 +83,14 @@ class _Check:
         """Read what was added, the newest first."""
         for delta in reversed(deltas_of(self.entry, self.sink)):
             for file in delta.rows:
-                tally, places = (
+                tally, indexes = (
                     self.tallies[file.table],
-                    {column: place for place, column in enumerate(file.columns)},
+                    {column: index for index, column in enumerate(file.columns)},
                 )
-                asks = self._asks(file.table, places)
+                references_blob = self._references_blob(file.table, indexes)
                 for fields in self._rows(file):
-                    values = {column: number_of(fields[places[column]]) for column in tally.columns}
-                    if tally.add(values, newer=True) and asks(fields):
+                    values = {column: number_of(fields[indexes[column]]) for column in tally.columns}
+                    if tally.add(values, newer=True) and references_blob(fields):
                         self.blobs.add([BlobRef(values["zoid"].to_bytes(8), values["tid"].to_bytes(8), True)])
             if delta.large_objects is not None:
                 self.there.add(
@@ -100,13 +98,13 @@ class _Check:
                 )
             self.report.count("deltas")
 
-    def _asks(self, table: str, places: dict[str, int]) -> Callable[[list[Field]], bool]:
-        """Return what tells whether a row asks for a blob outside of the database."""
-        if table != self.asking:
+    def _references_blob(self, table: str, indexes: dict[str, int]) -> Callable[[list[Field]], bool]:
+        """Return a function that tells whether a row references a blob outside of the database."""
+        if table != self.referencing:
             return lambda _fields: False
         if table == self.states:
-            return lambda fields: is_record(fields[places["state"]])
-        return lambda fields: fields[places["s3_key"]] is not None
+            return lambda fields: is_record(fields[indexes["state"]])
+        return lambda fields: fields[indexes["s3_key"]] is not None
 
     def base(self) -> None:
         """Read the dump, and compare the rows of each of its tables with its own snapshot."""
@@ -114,7 +112,7 @@ class _Check:
         made_by = int(base.versions.get("pg_dump", "0").partition(".")[0] or 0)
         chunks = advancing(self.sink.read(dump_of(self.entry, self.sink)), self.progress)
         with contextlib.closing(BlobSet()) as unused:  # of records it is noted row by row what is left
-            if self.asking == self.states:
+            if self.referencing == self.states:
                 read = ArchiveReader("blob_chunk", [], lambda _fields: None, made_by, self._of_base).run(
                     chunks, unused, unused
                 )
@@ -127,20 +125,20 @@ class _Check:
             self.there.add(read.created.all())
         for table in sorted(base.tables.keys() | read.tables.keys()):
             if read.tables.get(table) != base.tables.get(table):
-                told = (
+                message = (
                     f"{table} has {read.tables.get(table)} rows in the base, {base.tables.get(table)} in "
                     "the snapshot that it was made of"
                 )
-                self.report.damage("table", told)
+                self.report.damage("table", message)
         self.report.count("bytes of large objects", read.size)
 
     def _of_base(self, table: str, columns: list[str], line: bytes) -> None:
         tally = self.tallies.get(table)
         if tally is not None:
-            places = tally.places(columns)
-            fields = line.split(b"\t", max(places.values()) + 1)
-            values = {column: _number_of_text(fields[place]) for column, place in places.items()}
-            if tally.add(values, newer=False) and table == self.asking == self.states:
+            indexes = tally.indexes(columns)
+            fields = line.split(b"\t", max(indexes.values()) + 1)
+            values = {column: _number_of_text(fields[index]) for column, index in indexes.items()}
+            if tally.add(values, newer=False) and table == self.referencing == self.states:
                 self.blobs.add(blob_of(line, columns))
 
     def whole(self) -> None:
@@ -164,7 +162,7 @@ class _Check:
                     what = "has" if column == "rows" else f"has a column {column} that adds up to"
                     self.report.damage(
                         "table",
-                        f"{table} {what} {value} with everything laid over the base, {wanted[column]} in "
+                        f"{table} {what} {value} with all deltas applied to the base, {wanted[column]} in "
                         "its snapshot",
                     )
         lost = known_as_lost(self.entry, self.sink)
@@ -179,10 +177,10 @@ class _Check:
         self.report.count("large objects", len(self.named))
         self.report.count("rows", sum(self.dump.tables.values()))
 
-    def asked_for(self) -> Iterator[BlobRef]:
-        """Yield the blobs that the records ask for which would be left."""
-        asking = self.tallies[self.asking]
-        return (blob for blob in self.blobs.all() if asking.is_left(blob))
+    def referenced(self) -> Iterator[BlobRef]:
+        """Yield the blobs that the restored records would reference."""
+        referencing = self.tallies[self.referencing]
+        return (blob for blob in self.blobs.all() if referencing.is_left(blob))
 
     def _rows(self, file: RowFile) -> Iterator[list[Field]]:
         count = 0
@@ -217,17 +215,17 @@ def rows_of(chunks: Iterable[bytes], table: str) -> Iterator[list[Field]]:
 class _Reader:
     def __init__(self, chunks: Iterator[bytes], table: str) -> None:
         self._chunks, self._table = chunks, table
-        self._buffer, self._place = b"", 0
+        self._buffer, self._position = b"", 0
 
     def take(self, length: int) -> bytes:
         """Return the next bytes."""
-        while len(self._buffer) - self._place < length:
+        while len(self._buffer) - self._position < length:
             chunk = next(self._chunks, None)
             if chunk is None:
                 raise Damage(f"the rows of {self._table} end too early")
-            self._buffer, self._place = self._buffer[self._place :] + chunk, 0
-        self._place += length
-        return self._buffer[self._place - length : self._place]
+            self._buffer, self._position = self._buffer[self._position :] + chunk, 0
+        self._position += length
+        return self._buffer[self._position - length : self._position]
 
 
 def is_record(state: Field) -> bool:

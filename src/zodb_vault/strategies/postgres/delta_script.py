@@ -28,7 +28,7 @@ class Sql(NamedTuple):
 
 
 class Load(NamedTuple):
-    """A file of rows that goes into a table; ``table`` is a name as it stands in SQL."""
+    """A file of rows that goes into a table; ``table`` is a name quoted for SQL."""
 
     table: str
     columns: Sequence[str]
@@ -39,7 +39,7 @@ ScriptStep = Sql | Load
 
 
 def steps_of(layout: Layout, dump: PgTransactions, deltas: Iterable[Delta]) -> Iterator[ScriptStep]:
-    """Yield what is to be done, behind the rows of the dump and before its indexes."""
+    """Yield what is to be done after the rows of the dump are loaded and before its indexes are made."""
     schema = next(iter(dump.keys)).partition(".")[0]
     yield Sql(f"SET client_encoding = {_text(dump.encoding)}")
     yield from _added(deltas, [f"{schema}.{one.name}" for one in layout.keyed if one.kind == "history"])

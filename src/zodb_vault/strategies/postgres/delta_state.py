@@ -143,7 +143,7 @@ class SnapshotTables:
         return sums
 
     def quoted(self, table: str) -> str:
-        """Return the name of a table of the storage as it stands in SQL."""
+        """Return the name of a table of the storage quoted for SQL."""
         return f"{quoted(self.schema)}.{quoted(table)}"
 
     def sequences(self) -> dict[str, int]:

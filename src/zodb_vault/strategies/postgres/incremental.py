@@ -54,9 +54,9 @@ class TransactionsSurvey(SqlSurvey):
         self.tables = self._tables()
         self.changes = self._changes()
 
-    def look(self) -> None:
+    def inspect(self) -> None:
         """Read what the snapshot shows, after another one was taken."""
-        super().look()
+        super().inspect()
         self.tables = self._tables()
         self.changes = self._changes()
 
@@ -209,7 +209,7 @@ class DeltaCapture(SqlCapture):
         """Return what the manifest says of base and deltas, with the script that applies them."""
         dump, tables = self._previous.entry.dump, self._changes.tables
         assert isinstance(dump, PgDump)
-        sealed = chain.with_short_tail()
+        shortened = chain.with_short_tail()
         given |= {
             "lists": dump.lists,
             "tail": dump.tail,
@@ -218,8 +218,8 @@ class DeltaCapture(SqlCapture):
         built = PgTransactions(
             **given,
             base=_base_of(self._previous),
-            delta_lists=sealed.lists,
-            deltas=sealed.tail,
+            delta_lists=shortened.lists,
+            deltas=shortened.tail,
             derived=tables.derived,
             keys=tables.state.keys,
             encoding=tables.encoding,

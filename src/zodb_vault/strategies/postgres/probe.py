@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Final
 
 from ...model.source import Database
-from ..sql.probe import ANSWER_SECONDS, CLASS, CONNECT_SECONDS, LOCK_MILLISECONDS, Asking, NoAnswer
+from ..sql.probe import ANSWER_SECONDS, CLASS, CONNECT_SECONDS, LOCK_MILLISECONDS, NoAnswer, ProbedDatabase
 
 # What libpq says of a connection that cannot be made; the rest of such a message may repeat the DSN.
 REASONS: Final = (
@@ -32,7 +32,7 @@ REASONS: Final = (
 
 
 @contextlib.contextmanager
-def connected(database: Database) -> Iterator[Asking]:
+def connected(database: Database) -> Iterator[ProbedDatabase]:
     """Connect for reading; raise NoAnswer."""
     try:
         import psycopg2
@@ -52,7 +52,7 @@ def connected(database: Database) -> Iterator[Asking]:
             f"{LOCK_MILLISECONDS}"
         )
         first(f"{limits}; select 1")
-        yield Asking(first, "select to_regclass('{name}')", f"position('\\x{CLASS}'::bytea in state)")
+        yield ProbedDatabase(first, "select to_regclass('{name}')", f"position('\\x{CLASS}'::bytea in state)")
 
 
 def _first(cursor: Any, problem: type[Exception], query: str) -> Any:

@@ -39,7 +39,7 @@ WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.
 AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
 ORDER BY 1, 2
 """
-# A replica that has replayed all it received does not lag, however long nobody has committed.
+# A replica that has replayed all it received does not lag, however long no transaction was committed.
 LAG: Final = """
 SELECT CASE WHEN NOT pg_is_in_recovery() THEN 0 WHEN NOT EXISTS (SELECT 1 FROM pg_stat_wal_receiver) THEN
   extract(epoch FROM now() - coalesce(pg_last_xact_replay_timestamp(), 'epoch'))::float8

@@ -55,12 +55,12 @@ RELSTORAGE_HISTORY: Final = Layout(
 
 
 def sum_of(column: str) -> str:
-    """Return what a column adds up to, as it stands in SQL."""
+    """Return the SQL expression of the sum of a column."""
     return f"coalesce(sum({column}::{'integer' if column in ('packed', 'is_empty') else 'bigint'}), 0)"
 
 
 def layout_of(backend: str, history: bool) -> Layout | None:
-    """Return what the tables of a storage are, None where nobody knows."""
+    """Return what the tables of a storage are, None where that is not known."""
     return LAYOUTS.get((backend, history))
 
 

@@ -21,7 +21,7 @@ Values = dict[str, int]
 Field = bytes | None
 
 
-# What stands before the bits of a value of the type bit.
+# What comes before the bits of a value of the type bit.
 LENGTH_OF_BITS: Final = 4
 
 
@@ -37,7 +37,7 @@ class Tally(ABC):
         self.one, self._named = one, named
         self.columns = tuple(dict.fromkeys((*one.key, *one.sums, "tid")))
         self.sums: Values = dict.fromkeys(("rows", *one.sums), 0)
-        self._places: dict[str, int] = {}
+        self._indexes: dict[str, int] = {}
         self._chunks: list[BlobRef] = []
 
     @abstractmethod
@@ -52,11 +52,11 @@ class Tally(ABC):
     def is_left(self, blob: BlobRef) -> bool:
         """Tell whether a record that may be left is."""
 
-    def places(self, columns: list[str]) -> dict[str, int]:
+    def indexes(self, columns: list[str]) -> dict[str, int]:
         """Return where the wanted columns stand."""
-        if not self._places:
-            self._places = {column: columns.index(column) for column in self.columns}
-        return self._places
+        if not self._indexes:
+            self._indexes = {column: columns.index(column) for column in self.columns}
+        return self._indexes
 
     def count(self, values: Values, without: Sequence[str] = ()) -> None:
         """Count a row that is left."""

@@ -46,13 +46,13 @@ def truncate_database(
             cursor.execute(statement)
             heartbeat()
 
-        def ask(query: str) -> int:
-            cursor.execute(query)
+        def query(statement: str) -> int:
+            cursor.execute(statement)
             return int(cursor.fetchall()[0][0])
 
         cursor.execute("BEGIN")
         try:
-            truncate(truncation.revisions, do, ask, point)
+            truncate(truncation.revisions, do, query, point)
             cursor.execute("COMMIT")
         except BaseException:
             cursor.execute("ROLLBACK")

@@ -21,7 +21,7 @@ from ...runtime.progress import Progress
 from ..base import CheckReport, Sink
 
 if TYPE_CHECKING:
-    from ..sql.probe import Asking
+    from ..sql.probe import ProbedDatabase
     from ..sql.restore import LoadRequest, PlannedLoad
     from ..sql.snapshot import Rows
 
@@ -47,7 +47,7 @@ class Dumping:
     checks: Mapping[str, Check]
     plan_load: Callable[[Database, LoadRequest], PlannedLoad]
     scratch: Callable[[Path, str | None, Note], AbstractContextManager[Options]] | None = None
-    connect: Callable[[Database], AbstractContextManager[Asking]] | None = None
+    connect: Callable[[Database], AbstractContextManager[ProbedDatabase]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,7 @@ def _scratch_postgresql(directory: Path, server: str | None, note: Note) -> Iter
         yield {DSN: dsn}
 
 
-def _connected_to_postgresql(database: Database) -> AbstractContextManager[Asking]:
+def _connected_to_postgresql(database: Database) -> AbstractContextManager[ProbedDatabase]:
     from ..postgres.probe import connected
 
     return connected(database)
@@ -162,7 +162,7 @@ def _scratch_sqlite3(directory: Path, _server: str | None, _note: Note) -> Itera
     yield {"sqlite3.data-dir": str(data)}
 
 
-def _connected_to_sqlite3(database: Database) -> AbstractContextManager[Asking]:
+def _connected_to_sqlite3(database: Database) -> AbstractContextManager[ProbedDatabase]:
     from .probe import connected_to_sqlite
 
     return connected_to_sqlite(database)

@@ -1,7 +1,7 @@
-"""RelStorage in MySQL or MariaDB: a script of ``mariadb-dump``, of the same moment as what is read here.
+"""RelStorage in MySQL or MariaDB: a script of ``mariadb-dump``, of the same state as what is read here.
 
 These servers cannot lend a snapshot to another connection. So the row that every commit of RelStorage locks
-is held from before our snapshot until that of the dump has begun: for a moment nobody commits, and both see
+is held from before our snapshot until that of the dump has begun: for a moment no session commits, and both see
 the same.
 """
 
@@ -111,7 +111,7 @@ class MysqlRows:
             return list(cursor.fetchall())
 
     def align(self) -> bool:
-        """Let nobody commit, and take the snapshot again."""
+        """Keep all sessions from committing, and take the snapshot again."""
         self._holding = self._login.connect()
         with translate_errors(), self._holding.cursor() as cursor:
             cursor.execute(f"SET SESSION innodb_lock_wait_timeout = {LOCK_TIMEOUT}")

@@ -51,8 +51,8 @@ class PostgresRows(Postgres):
                 large_object(int(chunk)) for (chunk,) in self.stream("SELECT DISTINCT chunk FROM blob_chunk")
             )
             named.mark_present(one.oid + one.tid for one in done.large_objects.all())
-            lacking = [int.from_bytes(one.oid) for one in islice(named.missing(), MOST_MISSING)]
-            orphans = len(done.large_objects) - len(named) + len(lacking)
+            missing = [int.from_bytes(one.oid) for one in islice(named.missing(), MOST_MISSING)]
+            orphans = len(done.large_objects) - len(named) + len(missing)
             count = len(named)
         warnings = [f"pg_dump: {line}" for line in done.words.splitlines()[:NAMED]]
         if orphans > 0:
@@ -65,26 +65,26 @@ class PostgresRows(Postgres):
             parts=done.parts,
             tables=done.tables,
             warnings=warnings,
-            missing=list(self._lost(lacking)),
+            missing=list(self._lost(missing)),
         )
 
     def large_objects_named(self) -> tuple[int, list[MissingBlob]]:
         """Return how many large objects the rows of blobs name, and the blobs whose large objects the database has lost."""
         if not self.has_table("blob_chunk"):
             return 0, []
-        lacking = (
+        statement = (
             "SELECT DISTINCT chunk FROM blob_chunk WHERE chunk NOT IN (SELECT oid FROM "
             "pg_largeobject_metadata) LIMIT %s"
         )
-        lost = [int(number) for (number,) in self.query(lacking, MOST_MISSING)]
+        lost = [int(number) for (number,) in self.query(statement, MOST_MISSING)]
         return int(self.query("SELECT count(DISTINCT chunk) FROM blob_chunk")[0][0]), list(self._lost(lost))
 
-    def _lost(self, lacking: list[int]) -> Iterator[MissingBlob]:
+    def _lost(self, missing: list[int]) -> Iterator[MissingBlob]:
         """Yield the blobs whose large objects the database has lost.
 
         Raise SourceError for one that is there and not in the dump.
         """
-        for oid in lacking:
+        for oid in missing:
             if self.query("SELECT 1 FROM pg_largeobject_metadata WHERE oid = %s", oid):
                 raise SourceError(
                     f"the dump lacks the large object {oid}, which blob_chunk refers to",

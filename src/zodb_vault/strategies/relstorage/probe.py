@@ -19,7 +19,7 @@ from ...blobs.layout import LAYOUTS
 from ...config.blobmodes import layout_name
 from ...errors import ConfigurationError
 from ...model.source import Database
-from ..sql.probe import ANSWER_SECONDS, CLASS, CONNECT_SECONDS, Asking, NoAnswer
+from ..sql.probe import ANSWER_SECONDS, CLASS, CONNECT_SECONDS, NoAnswer, ProbedDatabase
 from .sqlite import MAIN, data_dir
 
 # The pickle of a blob names its class within the first bytes, see blobs/refs.py; no record of a blob comes
@@ -27,25 +27,25 @@ from .sqlite import MAIN, data_dir
 BLOB_RECORD: Final = 512
 
 
-def judge(database: Database, asking: Asking) -> list[str]:
+def judge(database: Database, probed: ProbedDatabase) -> list[str]:
     """Compare where the tables say that blobs are with the configuration.
 
     Return warnings, raise ConfigurationError.
     """
-    if not asking.has_table("object_state"):
+    if not probed.has_table("object_state"):
         return ["the database holds no tables of RelStorage yet"]
-    if asking.has_table("blob_chunk") and asking.first("select 1 from blob_chunk limit 1") is not None:
+    if probed.has_table("blob_chunk") and probed.first("select 1 from blob_chunk limit 1") is not None:
         return _judge_stored(database)
-    if (oid := _first_blob(asking)) is not None:
+    if (oid := _first_blob(probed)) is not None:
         _require_copied(database, f"0x{oid:016x}")
     return []
 
 
-def _first_blob(asking: Asking) -> int | None:
+def _first_blob(probed: ProbedDatabase) -> int | None:
     """Return the OID of a blob, None when there is none, or when none is found soon among many objects."""
-    is_blob = f"state_size between 1 and {BLOB_RECORD} and {asking.class_position} between 1 and 20"
+    is_blob = f"state_size between 1 and {BLOB_RECORD} and {probed.class_position} between 1 and 20"
     try:
-        found: int | None = asking.first(f"select zoid from object_state where {is_blob} limit 1")
+        found: int | None = probed.first(f"select zoid from object_state where {is_blob} limit 1")
     except NoAnswer:
         return None
     return found
@@ -112,7 +112,7 @@ def _judge_shared(database: Database, blob_dir: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def connected_to_sqlite(database: Database) -> Iterator[Asking]:
+def connected_to_sqlite(database: Database) -> Iterator[ProbedDatabase]:
     """Open a database for reading, and leave no file beside it; raise NoAnswer.
 
     A database that no process has open is read as a file that does not change.
@@ -129,7 +129,7 @@ def connected_to_sqlite(database: Database) -> Iterator[Asking]:
     except sqlite3.Error:
         raise NoAnswer(f"{path} cannot be opened") from None
     with contextlib.closing(connection):
-        yield Asking(
+        yield ProbedDatabase(
             lambda query: _first(connection, path, query),
             "select 1 from sqlite_master where type = 'table' and name = '{name}'",
             f"instr(state, X'{CLASS}')",

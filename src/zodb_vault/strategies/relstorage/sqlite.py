@@ -30,7 +30,7 @@ MAIN, OIDS = "main.sqlite3", "oids.sqlite3"
 FILES: Final = (MAIN, OIDS)
 CHUNK: Final = 1 << 20
 # How long another connection that is just committing is waited for.
-PATIENCE: Final = 30.0
+BUSY_TIMEOUT: Final = 30.0
 FETCH: Final = 10_000
 
 
@@ -67,7 +67,7 @@ class SqliteRows:
 
     def snapshot(self) -> None:
         """Begin another read transaction; it sees what is committed when it reads for the first time."""
-        with _translated(self.directory / MAIN):
+        with _translate_errors(self.directory / MAIN):
             self._connection.rollback()
             self._connection.execute("BEGIN")
             self._connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
@@ -78,13 +78,13 @@ class SqliteRows:
 
     def query(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query in the transaction."""
-        with _translated(self.directory / MAIN):
+        with _translate_errors(self.directory / MAIN):
             return self._connection.execute(statement.replace("%s", "?"), parameters).fetchall()
 
     def stream(self, statement: str, *parameters: Any) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query in the transaction."""
         with (
-            _translated(self.directory / MAIN),
+            _translate_errors(self.directory / MAIN),
             contextlib.closing(self._connection.execute(statement.replace("%s", "?"), parameters)) as cursor,
         ):
             while rows := cursor.fetchmany(FETCH):
@@ -92,13 +92,13 @@ class SqliteRows:
 
     def release(self) -> None:
         """End the read transaction: the log can be brought into the file again."""
-        with _translated(self.directory / MAIN):
+        with _translate_errors(self.directory / MAIN):
             self._connection.rollback()
 
     def query_latest(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query as of now."""
         with (
-            _translated(self.directory / MAIN),
+            _translate_errors(self.directory / MAIN),
             contextlib.closing(open_read_only(self.directory / MAIN)) as connection,
         ):
             return connection.execute(statement.replace("%s", "?"), parameters).fetchall()
@@ -123,7 +123,7 @@ class SqliteRows:
     def _copied(
         self, source: sqlite3.Connection, copy: Path, sink: Sink, to: str, progress: Progress
     ) -> list[Part]:
-        with _translated(copy):
+        with _translate_errors(copy):
             with contextlib.closing(sqlite3.connect(copy)) as target:
                 source.backup(target)
                 # one file is the whole database
@@ -195,11 +195,11 @@ def write_files(
 
 def open_read_only(path: Path) -> sqlite3.Connection:
     """Open a file that has to be there, to be read."""
-    with _translated(path):
+    with _translate_errors(path):
         return sqlite3.connect(
             f"{path.resolve().as_uri()}?mode=ro",
             uri=True,
-            timeout=PATIENCE,
+            timeout=BUSY_TIMEOUT,
             isolation_level=None,
             check_same_thread=False,
         )
@@ -227,7 +227,7 @@ def integrity_defects(path: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def _translate_errors(path: Path) -> Iterator[None]:
     """Turn what SQLite and the system raise into a SourceError."""
     try:
         yield

@@ -162,11 +162,11 @@ def truncate_file(path: Path, point: RestorePoint) -> None:
         def do(statement: str) -> None:
             connection.execute(statement)
 
-        def ask(query: str) -> int:
-            return int(connection.execute(query).fetchall()[0][0])
+        def query(statement: str) -> int:
+            return int(connection.execute(statement).fetchall()[0][0])
 
         # durable when the transaction has ended
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN")
-        truncate(SqliteRows.revisions, do, ask, point)
+        truncate(SqliteRows.revisions, do, query, point)
         connection.execute("COMMIT")

@@ -1,8 +1,8 @@
 """The transactions of a database that keeps all revisions.
 
-From which one on it can be restored to each, how they are listed, how it is cut.
+Which ones it can be restored to, how they are listed, how it is truncated.
 
-What follows from the tables of each kind of storage, whatever server they are on, stands here.
+This module has what follows from the tables of each kind of storage, on any server.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..base import CheckReport, Sink
 BLOCK: Final = 65_536
 
 
-class Asked(Protocol):
+class Queryable(Protocol):
     """A database as one snapshot shows it."""
 
     def query(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
@@ -44,7 +44,7 @@ class Revisions(msgspec.Struct, frozen=True, kw_only=True):
 
     ``packed`` are queries for the TIDs up to which a pack has taken revisions away. ``truncate`` leaves what there
     was up to a TID, ``check`` counts what does not belong to that state. ``states`` are all revisions:
-    ``tid``, ``state_size``, and what ``blob_records`` asks for. ``marks_packs``: after a pack ``packed``
+    ``tid``, ``state_size``, and what ``blob_records`` reads. ``marks_packs``: after a pack ``packed``
     tells it, whatever it took away.
     """
 
@@ -56,12 +56,12 @@ class Revisions(msgspec.Struct, frozen=True, kw_only=True):
     check: tuple[tuple[str, str], ...]
     marks_packs: bool = True
 
-    def start(self, rows: Asked) -> str | None:
+    def start(self, rows: Queryable) -> str | None:
         """Return the TID up to which a pack has taken revisions away, None when there was none."""
-        found = [row[0] for query in self.packed for row in rows.query(query) if row[0] is not None]
+        found = [row[0] for statement in self.packed for row in rows.query(statement) if row[0] is not None]
         return tids.to_hex(int(max(found)).to_bytes(8)) if found else None
 
-    def count(self, rows: Asked, until: str) -> tuple[int, int]:
+    def count(self, rows: Queryable, until: str) -> tuple[int, int]:
         """Return how many transactions and how many revisions there are up to a TID."""
         number = int(until, 16)
         ((transactions,),) = rows.query(
@@ -71,7 +71,7 @@ class Revisions(msgspec.Struct, frozen=True, kw_only=True):
         return int(transactions), int(states)
 
     def log(
-        self, rows: Asked, sink: Sink, folder: str, after: str | None, heartbeat: Callable[[], None]
+        self, rows: Queryable, sink: Sink, folder: str, after: str | None, heartbeat: Callable[[], None]
     ) -> Iterator[Transactions]:
         """List the transactions that are later than a TID."""
         number = int(after, 16) if after else 0
@@ -118,7 +118,7 @@ def _text(value: Any) -> str:
     )
 
 
-def stands(revisions: Revisions, rows: Asked, sink: Sink, earlier: DatabaseEntry) -> bool:
+def is_unchanged(revisions: Revisions, rows: Queryable, sink: Sink, earlier: DatabaseEntry) -> bool:
     """Tell whether everything is there that an earlier backup of the same database lists.
 
     No pack has taken anything of it away.
@@ -131,7 +131,7 @@ def stands(revisions: Revisions, rows: Asked, sink: Sink, earlier: DatabaseEntry
 
 
 def start_of(
-    revisions: Revisions, rows: Asked, sink: Sink, earlier: DatabaseEntry | None, last_tid: str
+    revisions: Revisions, rows: Queryable, sink: Sink, earlier: DatabaseEntry | None, last_tid: str
 ) -> str | None:
     """Return the oldest transaction that can be restored, None for the first one.
 
@@ -141,13 +141,13 @@ def start_of(
     found = revisions.start(rows)
     if revisions.marks_packs or earlier is None or not len(log_of(earlier, sink)):
         return found
-    noticed = earlier.pack_tid if stands(revisions, rows, sink, earlier) else last_tid
+    noticed = earlier.pack_tid if is_unchanged(revisions, rows, sink, earlier) else last_tid
     return max((one for one in (found, noticed) if one is not None), default=None)
 
 
 def log_since(
     revisions: Revisions,
-    rows: Asked,
+    rows: Queryable,
     sink: Sink,
     folder: str,
     earlier: DatabaseEntry | None,
@@ -155,9 +155,9 @@ def log_since(
 ) -> Chain[Transactions]:
     """Return the list of all transactions.
 
-    That of an earlier backup with the new ones behind it, as long as it stands.
+    The list of an earlier backup and the new transactions, if the earlier ones are unchanged.
     """
-    goes_on = earlier is not None and stands(revisions, rows, sink, earlier)
+    goes_on = earlier is not None and is_unchanged(revisions, rows, sink, earlier)
     known = log_of(earlier, sink) if earlier is not None and goes_on else Chain(Transactions, sink)
     until = earlier.last_tid if earlier is not None and goes_on else None
     return known.extended(list(revisions.log(rows, sink, folder, until, heartbeat))).with_short_tail()
@@ -200,7 +200,7 @@ def check_log(entry: DatabaseEntry, sink: Sink, report: CheckReport) -> None:
 
 
 def truncate(
-    revisions: Revisions, do: Callable[[str], None], ask: Callable[[str], int], point: RestorePoint
+    revisions: Revisions, do: Callable[[str], None], query: Callable[[str], int], point: RestorePoint
 ) -> None:
     """Take away what is later than a transaction.
 
@@ -216,10 +216,10 @@ def truncate(
             point.transactions,
         ),
         ("revisions", f"SELECT count(*) FROM {revisions.states} s", point.states),
-        *((what, query.replace("%s", str(number)), 0) for what, query in revisions.check),
+        *((what, statement.replace("%s", str(number)), 0) for what, statement in revisions.check),
     )
-    for what, query, wanted in left:
-        if (found := ask(query)) != wanted:
+    for what, statement, wanted in left:
+        if (found := query(statement)) != wanted:
             raise Damage(
                 f"after everything later than {point.tid} was taken away there are {found} {what}, and "
                 f"{wanted} were expected"

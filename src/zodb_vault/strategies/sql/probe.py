@@ -1,4 +1,4 @@
-"""Ask a SQL database where its blobs are, as a second opinion on what the configuration says.
+"""Ask a SQL database where its blobs are, to check what the configuration says.
 
 No storage is opened, nothing is written, and no session has to wait: a database that does not answer soon is
 a warning.
@@ -24,8 +24,8 @@ class NoAnswer(Exception):
     """The database did not answer; the text may be shown."""
 
 
-class Asking(NamedTuple):
-    """A connection.
+class ProbedDatabase(NamedTuple):
+    """A connection to a database, and the SQL of its server.
 
     ``first`` returns the first column of the first row of a query, None when there is no row.
 
@@ -42,18 +42,18 @@ class Asking(NamedTuple):
         return self.first(self.table.format(name=name)) is not None
 
 
-Connect = Callable[[Database], AbstractContextManager[Asking]]
+Connect = Callable[[Database], AbstractContextManager[ProbedDatabase]]
 
 
 def opinion_of(
-    database: Database, connect: Connect, judge: Callable[[Database, Asking], list[str]]
+    database: Database, connect: Connect, judge: Callable[[Database, ProbedDatabase], list[str]]
 ) -> Opinion:
-    """Return the warnings of ``judge``, which raises ConfigurationError.
+    """Return the warnings of ``judge``, or why the database did not answer.
 
-    Or why the database could not be asked.
+    ``judge`` may raise ConfigurationError.
     """
     try:
-        with connect(database) as asking:
-            return Opinion(True, judge(database, asking))
+        with connect(database) as probed:
+            return Opinion(True, judge(database, probed))
     except NoAnswer as error:
         return Opinion(False, [f"the database was not asked where its blobs are: {error}"])

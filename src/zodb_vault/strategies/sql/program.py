@@ -86,7 +86,7 @@ class Program:
     def blocks(self, size: int, begun: Callable[[], None] = lambda: None) -> Iterator[memoryview]:
         """Yield the output in blocks of ``size`` bytes, the last one shorter; each has memory of its own.
 
-        ``begun`` is told of the first byte.
+        ``begun`` is called at the first byte.
         """
         assert self._process.stdout is not None
         output = self._process.stdout
@@ -225,6 +225,6 @@ def version_of(path: str) -> tuple[int, int] | None:
 
 
 def drained(lines: Iterable[object]) -> None:
-    """Consume what nobody wants."""
+    """Consume lines that are not needed."""
     for _line in lines:
         pass

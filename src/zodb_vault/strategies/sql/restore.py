@@ -76,7 +76,7 @@ class PlannedLoad(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DumpTarget:
-    """What a destination asks of one database of a site.
+    """What a destination needs of one database of a site.
 
     ``location`` is how messages call it. ``plan`` logs in and looks; it raises InUse, and TargetRefused when
     the database is not empty and is not to be replaced. ``bucket`` is where the blobs of a backup go when

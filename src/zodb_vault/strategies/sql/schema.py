@@ -1,4 +1,4 @@
-"""What a capture asks of the tables of a storage, and which package they are of."""
+"""What a capture reads from the tables of a storage, and which package made them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a capture asks of one snapshot of a SQL database, and how a dump of it is stored."""
+"""What a capture reads from one snapshot of a SQL database, and how a dump of it is stored."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def store_part(sink: Sink, to: str, block: memoryview) -> list[Part]:
 
 
 def advancing(chunks: Iterable[bytes], progress: Progress) -> Iterator[bytes]:
-    """Yield chunks, and tell how far it is."""
+    """Yield chunks, and report the progress."""
     for chunk in chunks:
         progress.advance(len(chunk))
         yield chunk
@@ -92,9 +92,9 @@ class Rows(Protocol):
         ...
 
     def align(self) -> bool:
-        """See to it that a dump is of the same moment as the snapshot.
+        """Make sure that a dump shows the same state as the snapshot.
 
-        Tell whether that had to be taken again.
+        Tell whether the snapshot had to be taken again.
         """
         ...
 

@@ -46,10 +46,10 @@ class SqlSurvey:
         """Take the snapshot again; tell whether there was a commit in between."""
         before = self.state.last_tid
         self.rows.snapshot()
-        self.look()
+        self.inspect()
         return self.state.last_tid != before
 
-    def look(self) -> None:
+    def inspect(self) -> None:
         """Read what the snapshot shows, after another one was taken."""
         self.state = self.schema.state()
 
@@ -101,5 +101,5 @@ class SqlSurvey:
         )
 
     def _survey_again(self) -> Surveyed:
-        self.look()
+        self.inspect()
         return self._surveyed(self.decide())

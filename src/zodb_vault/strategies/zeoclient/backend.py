@@ -68,10 +68,12 @@ class ZeoClient(Backend):
     def scope(self, database: Database) -> Scope:
         """Return where the storage is, and what of the blobs is here."""
         servers = " or ".join(_servers(database)) or "the server"
-        here = "only a half of it" if database.blob_mode in ("directory", "s3") else "nothing authoritative"
+        here = (
+            "only the blobs are" if database.blob_mode in ("directory", "s3") else "nothing authoritative is"
+        )
         there = WRAPPED_SERVER if database.blob_mode == "s3" else SERVER
         elsewhere = Elsewhere(
-            f"{here} is here: this is a client of the ZEO server {servers}, which keeps the storage",
+            f"{here} here: this is a client of the ZEO server {servers}, which keeps the storage",
             f"Run zodb-vault on that server, {there}; or copy the database through the connection, with "
             "--method portable",
         )

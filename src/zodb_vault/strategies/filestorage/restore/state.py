@@ -24,7 +24,7 @@ from .paths import DataFsPaths
 
 
 def last_and_lost(data_fs: Path, cut: DatabaseCut) -> tuple[str | None, int]:
-    """Return the last TID of the file in place, and how many of its transactions are later than the cut.
+    """Return the last TID of the file in place, and how many of its transactions are later than the cut point.
 
     Of a damaged file only what can be read counts: it is what restores are for.
     """

@@ -155,7 +155,7 @@ class MsgpackCapture:
         )
 
     def stored(self) -> StoredProgress:
-        """Return that the next run begins anew when this one is interrupted."""
+        """Return that the next run begins again when this one is interrupted."""
         return StoredProgress(database=self._database.name, parent=None, keep=0)
 
     def close(self) -> None:
