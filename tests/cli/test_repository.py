@@ -283,7 +283,7 @@ def test_create_copies_to_what_the_configuration_names(vault: Vault, other: Vaul
     failed = vault.bare("--config", config, "create")
     assert failed.status == 1
     assert f"backup {ids(vault)[0]} was made, but it was not copied to /nowhere/at/all" in failed.err
-    assert ids(other) == ids(vault), "the other copy was made all the same"
+    assert ids(other) == ids(vault), "the other copy was made nevertheless"
 
 
 def test_a_repository_is_no_copy_of_itself_nor_of_one_for_others(vault: Vault) -> None:

@@ -1,15 +1,25 @@
-"""The documentation uses the words of the field.
+"""The documentation and the program use the words of the field.
 
-No page has a word that was replaced, and the glossary defines each term that pages refer to.
+No page, message, help text, comment or name has a word that was replaced. The glossary defines each term that
+pages refer to, and each value that options and manifests can have.
 """
 
 from __future__ import annotations
 
+import ast
+import io
 import re
+import tokenize
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
+import click
+import msgspec
 import pytest
+
+from zodb_vault.cli.main import COMMANDS, cli
+from zodb_vault.model import manifest
 
 ROOT: Final = Path(__file__).parents[2]
 DOCS: Final = ROOT / "docs"
@@ -81,6 +91,46 @@ OLD_WORDS: Final = [
     (r"\bwishes\b", "options", "the wishes of a user"),
     (r"\bsits? out\b|\bsat out\b", "retry", "requests sit out a throttled service"),
     (r"\ball the same\b", "nevertheless", "it is made all the same"),
+]
+# Words that no name of a class, function, variable, key or option contains any more.
+OLD_NAME: Final = re.compile(
+    r"adapting|anew|asked|asks|beat|behind|carrier|carrying|ending|filler|half|halves|"
+    r"horizon|joining|keeper|lacking|littering|moment|moments|overlay|overlays|pace|passing|"
+    r"patience|placer|placing|recoder|recoding|resilient|retaining|sealed|sealer|sealing|"
+    r"somebody|standing|stands|stock|told|translated|verdict|voted|wishes"
+)
+WORD_IN_NAME: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+# Terms of our own, which have no entry in the glossary of another project.
+OWN_TERMS: Final = [
+    "base",
+    "blob pack",
+    "compaction",
+    "component",
+    "consistency",
+    "cut point",
+    "delta",
+    "grace period",
+    "heartbeat",
+    "interrupted run",
+    "kept files",
+    "label",
+    "lock expiry",
+    "manifest",
+    "marker",
+    "mirror",
+    "missing",
+    "part",
+    "probe",
+    "restore point",
+    "safety backup",
+    "scope",
+    "segment",
+    "source defect",
+    "sweep",
+    "tier",
+    "timeline",
+    "trash",
+    "whole",
 ]
 INNOCENT: Final = [
     "on the command line",
@@ -195,3 +245,129 @@ def test_the_glossary_defines_every_term_that_pages_refer_to() -> None:
 def test_the_readme_has_no_roles_of_sphinx() -> None:
     assert not re.search(r":[a-z]+:`", PAGES["README.rst"])
     assert not re.search(r":[a-z]+:`", PAGES["CHANGES.rst"])
+
+
+def commands(group: click.Group = cli) -> Iterator[click.Command]:
+    """Yield every command of the program."""
+    context = click.Context(group)
+    for name in COMMANDS if group is cli else sorted(group.commands):
+        command = group.get_command(context, name)
+        assert command is not None
+        yield command
+        if isinstance(command, click.Group):
+            yield from commands(command)
+
+
+def helps_of(command: click.Command) -> Iterator[str]:
+    """Yield the help of a command and of its options."""
+    yield command.help or ""
+    for option in command.params:
+        yield getattr(option, "help", None) or ""
+
+
+def test_no_help_has_an_old_word() -> None:
+    helps = [(command.name, text) for command in commands() for text in helps_of(command)]
+    assert len(helps) > 100
+    assert [(name, problem) for name, text in helps for problem in old_words_in(text)] == []
+
+
+SOURCES: Final = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py")
+}
+
+
+def texts_of(source: str) -> Iterator[tuple[int, str]]:
+    """Yield the texts for people in a module with their lines: messages, docstrings and comments."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.count(" ") > 1:
+            yield node.lineno, re.sub(r"``.+?``", "``", node.value, flags=re.DOTALL)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+
+
+def test_no_message_docstring_or_comment_has_an_old_word() -> None:
+    found = {
+        f"{path}:{line}": problems
+        for path, source in SOURCES.items()
+        for line, text in texts_of(source)
+        if (problems := old_words_in(text))
+    }
+    assert found == {}
+
+
+def names_in(source: str) -> Iterator[str]:
+    """Yield every name that a module defines or uses: classes, functions, fields, variables, keys."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.arg(arg=name):
+                yield name
+            case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.keyword(arg=str(name)):
+                yield name
+            case ast.Dict(keys=keys):
+                yield from (
+                    key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)
+                )
+
+
+def old_names_in(names: Iterator[str]) -> set[str]:
+    """Return the names that contain an old word."""
+    return {
+        name for name in names if any(OLD_NAME.fullmatch(word.lower()) for word in WORD_IN_NAME.findall(name))
+    }
+
+
+@pytest.mark.parametrize(
+    "source", ["stands = 1", "class TheSealer: ...", "def f(*, patience): ...", '{"half": 1}', "x.is_asked"]
+)
+def test_an_old_name_is_found_wherever_it_is(source: str) -> None:
+    assert old_names_in(names_in(source))
+    assert not old_names_in(names_in("understands = HalfwayHouse"))
+
+
+def test_no_name_in_the_program_has_an_old_word() -> None:
+    found = {path: names for path, source in SOURCES.items() if (names := old_names_in(names_in(source)))}
+    assert found == {}
+
+
+def literals_in(kind: Any) -> Iterator[str]:
+    """Yield the values that a type allows."""
+    if get_origin(kind) is Literal:
+        yield from get_args(kind)
+    else:
+        for part in get_args(kind):
+            yield from literals_in(part)
+
+
+def values_of_manifests() -> set[str]:
+    """Return the values that words of a manifest can have; reasons are in the page about the format."""
+    structures = [
+        each
+        for each in vars(manifest).values()
+        if isinstance(each, type) and issubclass(each, msgspec.Struct)
+    ]
+    structures = [each for each in structures if each not in (manifest.Reason, manifest.RowFile)]
+    return {
+        value for each in structures for kind in get_type_hints(each).values() for value in literals_in(kind)
+    }
+
+
+def values_of_options() -> set[str]:
+    """Return the values that options accept."""
+    return {
+        str(value)
+        for command in commands()
+        if command.name != "completion"
+        for option in command.params
+        if isinstance(option.type, click.Choice)
+        for value in option.type.choices
+    }
+
+
+def test_the_glossary_defines_every_term_of_our_own_and_every_value() -> None:
+    terms = {term for entry in defined_terms() for term in entry}
+    assert set(OWN_TERMS) - terms == set()
+    values = values_of_manifests() | values_of_options()
+    assert {"incremental", "uncoordinated", "portable", "storage"} <= values
+    page = PAGES["docs/reference/glossary.rst"]
+    assert {value for value in values if value not in terms and f"``{value}``" not in page} == set()

@@ -306,10 +306,10 @@ def demostorage(section: Section, around: Surroundings) -> Database | Skipped:
 def before(section: Section, around: Surroundings) -> Database:
     """Refuse a view of the past as a source."""
     raise section.error(
-        f"{section.label} shows a database as it was at one moment: a backup of it would leave out "
+        f"{section.label} shows a database as it was in the past: a backup of it would leave out "
         "everything newer",
-        hint="name the storage in it without the wrapper; a moment of the past is chosen when restoring, "
-        "with --at",
+        hint="name the storage in it without the wrapper; to restore a past state, use "
+        "`restore --at`",
     )
 
 

@@ -64,7 +64,7 @@ class Backend:
 
     A new kind is a subclass, registered by an entry point: see docs/how-to/write-a-backend.rst.
 
-    The methods stand in the order of the commands that need them. ``read_section``, ``location``, ``survey``
+    The methods are in the order of the commands that need them. ``read_section``, ``location``, ``survey``
     and ``check`` have to be there; every other one has a default that fits a storage without blobs of its
     own. Whatever is heavy is imported in the methods, since every command that reads a zope.conf imports this
     object.

@@ -177,7 +177,7 @@ class TargetResolver:
                 yield choice.backup_id, name
 
     def _in_backup(self, backup_id: str, named: str | None) -> RestoreTarget:
-        """Return the cut of each database in one backup; raise TargetMissing.
+        """Return the cut point of each database in one backup; raise TargetMissing.
 
         ``named`` is the database that has the requested TID.
         """
@@ -210,7 +210,7 @@ class TargetResolver:
         return RestoreTarget(backup, cuts)
 
     def _wanted(self, backup_id: str, entry: DatabaseEntry, named: str | None) -> FoundCut:
-        """Return the cut of one database that the request means, even where it splits a commit.
+        """Return the cut point that the request means for one database, even where it splits a commit.
 
         Raise TargetMissing.
         """

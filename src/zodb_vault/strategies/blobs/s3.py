@@ -124,7 +124,7 @@ class BlobBucket:
             self._wrong[ref.oid + ref.tid] = f" ({answer.size} bytes, the database says {wanted})"
             chunks.close()  # type: ignore[attr-defined]
             return None
-        return OpenObject(ref, _translated(first, chunks), answer.size)
+        return OpenObject(ref, _read_chunks(first, chunks), answer.size)
 
     # for a restore
 
@@ -165,7 +165,7 @@ class BlobBucket:
         return any(page for page in self._client.pages(f"{self._prefix}blobs/"))
 
 
-def _translated(first: bytes, chunks: Iterator[tuple[Any, bytes]]) -> Iterator[bytes]:
+def _read_chunks(first: bytes, chunks: Iterator[tuple[Any, bytes]]) -> Iterator[bytes]:
     with contextlib.closing(chunks), translate_errors():  # type: ignore[type-var]
         yield first
         try:

@@ -124,8 +124,8 @@ class Pgjsonb(Backend):
         """
         if method == "portable":
             raise NothingToBackUp(
-                f"the portable method cannot copy the database {database.name}: {NAME} gives no blobs to "
-                "who reads its transactions",
+                f"the portable method cannot copy the database {database.name}: {NAME} gives no "
+                "blobs to a program that reads its transactions",
                 "save it with pg_dump, together with its S3 bucket if blobs are kept there",
             )
         super().require(database, "native")

@@ -52,7 +52,7 @@ Keys = list[tuple[bytes, bytes]]
 class MirrorState(NamedTuple):
     """Whether the source continues a mirror.
 
-    If not, why, and whether blobs that were copied are right all the same.
+    If not, ``why``, and whether the copied blobs can be used again (``reuse``).
     """
 
     continues: bool

@@ -76,7 +76,7 @@ class RowReceiver:
 
 
 class SetReceiver:
-    """Cuts the rows of a set, which all have the same length, into files by their numbers."""
+    """Splits the rows of a set, which all have the same length, into files by their numbers."""
 
     def __init__(self, store: Callable[[int, bytes], RowFile], heartbeat: Callable[[], None]) -> None:
         self._store, self._heartbeat = store, heartbeat

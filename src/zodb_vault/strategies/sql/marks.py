@@ -54,7 +54,7 @@ def compare_marks(
     now = dict(_pairs(rows, f"SELECT zoid, tid FROM {current_table} WHERE zoid IN ({{}})", before))
     unchanged = {oid for oid, tid in now.items() if before[oid] == tid}
     if history:
-        # a revision that is no longer the current one is there all the same, unless a pack removed it
+        # a revision that is no longer the current one is nevertheless there, unless a pack removed it
         query = "SELECT zoid, tid FROM object_state WHERE zoid IN ({}) AND tid IN ({})"
         there = _pairs(rows, query, before, set(before.values()))
         unchanged |= {oid for oid, tid in there if before[oid] == tid}

@@ -112,5 +112,5 @@ def require_same_site(data_fs: Path, blobs: str, source: RestoreSource) -> None:
         return
     raise TargetRefused(
         f"{data_fs} shares no transaction with the backup: {blobs} belongs to another site",
-        "check --site and the paths; `--replace-blobs` puts the backup in its place all the same",
+        "check --site and the paths; `--replace-blobs` restores there nevertheless",
     )
