@@ -308,8 +308,7 @@ def before(section: Section, around: Surroundings) -> Database:
     raise section.error(
         f"{section.label} shows a database as it was in the past: a backup of it would leave out "
         "everything newer",
-        hint="name the storage in it without the wrapper; to restore a past state, use "
-        "`restore --at`",
+        hint="name the storage in it without the wrapper; to restore a past state, use `restore --at`",
     )
 
 

@@ -99,7 +99,11 @@ class BlobBucket:
         self._prefix = f"{prefix}/" if prefix else ""
         self._bucket = option("bucket-name") or option("s3-bucket-name")
         self._client = BucketClient(
-            self._bucket, _settings(option), retry_policy, hints=HINTS, extra=_extra_parameters(database, option)
+            self._bucket,
+            _settings(option),
+            retry_policy,
+            hints=HINTS,
+            extra=_extra_parameters(database, option),
         )
         self._wrong: dict[bytes, str] = {}
 
