@@ -89,6 +89,6 @@ def test_names_and_notes_have_a_longest_length(
 def test_a_longer_name_of_an_older_version_is_shortened_in_the_table_only(stocked: Vault) -> None:
     repository = Repository.open(LocalStore(stocked.repository))
     listing = repository.listing("default")
-    repository.add_label("default", listing.backups[-1], "name", "x" * 100_000, listing)
+    repository.labels.add("default", listing.backups[-1], "name", "x" * 100_000, listing)
     assert max(map(len, stocked.done("list").out.splitlines())) < 500
     assert row(stocked)["name"] == "x" * 100_000

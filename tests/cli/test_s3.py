@@ -159,7 +159,8 @@ def copy(remote: Remote, number: int) -> None:
     import msgspec
 
     from zodb_vault.operations.catalog import Catalog
-    from zodb_vault.repository.repository import Repository, new_id
+    from zodb_vault.repository.ids import new_id
+    from zodb_vault.repository.repository import Repository
 
     repository = Repository.open(remote.service.store(remote.bucket, "some/place"))
     catalog = Catalog(repository, "default")
@@ -167,7 +168,7 @@ def copy(remote: Remote, number: int) -> None:
     for n in range(number):
         ids.append(new_id(ids, clock.parse(newest.created_at)))
         repository.commit(msgspec.structs.replace(newest, id=ids[-1]))
-        repository.add_label("default", ids[-1], "name", f"copy {n}", catalog.listing)
+        repository.labels.add("default", ids[-1], "name", f"copy {n}", catalog.listing)
 
 
 def test_what_exists_comes_from_the_list_and_what_is_proven_from_the_store(remote: Remote) -> None:

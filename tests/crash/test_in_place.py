@@ -408,7 +408,7 @@ def test_restore_is_noted_once_however_often_it_is_interrupted(built: Built) -> 
             built.target.restore()
     repository = built.target.repository
     listing = repository.listing(filestorage_vault.SITE)
-    notes = repository.facts(listing, listing.backups[0]).restored
+    notes = repository.labels.facts(listing, listing.backups[0]).restored
     assert len(notes) == len({note["restore"] for note in notes}) == 2
 
 

@@ -117,7 +117,7 @@ def _site(directory: Path) -> Path:
 
 def judge(opened: Opened) -> None:
     """Require all listed backups, and all in the trash once they are brought back, to be complete."""
-    for backup in opened.repository.trashed(filestorage_vault.SITE):
+    for backup in opened.repository.trash.backups(filestorage_vault.SITE):
         deletion.undelete(opened.repository, filestorage_vault.SITE, backup)
     assert len(opened.ids) >= 2
     for backup in opened.ids:

@@ -24,9 +24,10 @@ from zodb_vault.errors import (
 )
 from zodb_vault.model import canonical
 from zodb_vault.model.manifest import DatabaseEntry, Manifest, Origin, Reason, Timeline
-from zodb_vault.repository import repository as module
 from zodb_vault.repository.ids import new_id
-from zodb_vault.repository.repository import INFO_KEY, RECOVERY_KEY, Repository, manifest_key
+from zodb_vault.repository.info import recovery_text
+from zodb_vault.repository.layout import INFO_KEY, RECOVERY_KEY, manifest_key
+from zodb_vault.repository.repository import Repository
 from zodb_vault.runtime import clock
 from zodb_vault.stores.local import LocalStore
 
@@ -116,8 +117,8 @@ def test_labels_are_ordered_after_existing_ones_when_the_clock_steps_back(
     repository.commit(manifest())
     for hours, name in ((5, "first"), (0, "second"), (-9, "third")):
         monkeypatch.setattr(clock, "now", lambda hours=hours: NOW + timedelta(hours=hours))
-        repository.add_label(SITE, ID, "name", name, repository.listing(SITE))
-    assert repository.facts(repository.listing(SITE), ID).name == "third"
+        repository.labels.add(SITE, ID, "name", name, repository.listing(SITE))
+    assert repository.labels.facts(repository.listing(SITE), ID).name == "third"
 
 
 # Making and opening
@@ -151,7 +152,7 @@ def test_a_location_with_other_files_is_refused(store: LocalStore) -> None:
 
 
 def test_an_interrupted_making_is_finished_by_the_next(store: LocalStore) -> None:
-    store.put(RECOVERY_KEY, [module.recovery_text()])
+    store.put(RECOVERY_KEY, [recovery_text()])
     Repository.create(store)
     Repository.open(store)
 
@@ -318,9 +319,9 @@ def test_stray_files_are_not_taken_for_ours(
     path.write_bytes(b"stray")
     listing = repository.listing(SITE)
     assert (listing.backups, listing.labels) == ([ID], {})
-    assert repository.trashed(SITE) == []
-    repository.add_label(SITE, ID, "name", "a name", listing)
-    assert repository.facts(repository.listing(SITE), ID).name == "a name"
+    assert repository.trash.backups(SITE) == []
+    repository.labels.add(SITE, ID, "name", "a name", listing)
+    assert repository.labels.facts(repository.listing(SITE), ID).name == "a name"
     assert run(["-q", "--repository", str(store.root), "list"]) == 0
 
 
@@ -334,7 +335,7 @@ def test_backups_are_listed_oldest_first(repository: Repository) -> None:
 def test_two_sites_do_not_see_each_other(repository: Repository) -> None:
     repository.commit(manifest())
     repository.commit(manifest(ID, site="default-2"))
-    repository.add_label("default-2", ID, "name", "other", repository.listing("default-2"))
+    repository.labels.add("default-2", ID, "name", "other", repository.listing("default-2"))
     assert repository.listing(SITE).labels == {}
     assert repository.listing("default-2").backups == [ID]
     assert repository.sites() == [SITE, "default-2"]
@@ -343,8 +344,8 @@ def test_two_sites_do_not_see_each_other(repository: Repository) -> None:
 def test_a_damaged_label_is_damage(store: LocalStore, repository: Repository) -> None:
     repository.commit(manifest())
     listing = repository.listing(SITE)
-    repository.add_label(SITE, ID, "name", "a name", listing)
+    repository.labels.add(SITE, ID, "name", "a name", listing)
     (key,) = listing.labels[ID]
     overwrite(store, key, store.get(key).replace(b"a name", b"b name"))
     with pytest.raises(Damage, match="labels"):
-        repository.facts(listing, ID)
+        repository.labels.facts(listing, ID)

@@ -155,7 +155,7 @@ class Vault:
 
     def label(self, fact: str, value: Any = True, backup: str | None = None) -> None:
         """Note a fact about a backup."""
-        self.repository.add_label(SITE, backup or self.newest.id, fact, value, self.repository.listing(SITE))
+        self.repository.labels.add(SITE, backup or self.newest.id, fact, value, self.repository.listing(SITE))
 
 
 class ExistingVault(Vault):

@@ -29,7 +29,7 @@ def command(context: Context, id: str, as_json: bool) -> None:
         backup_id = backup.manifest.id
         keys = sorted(context.catalog.listing.labels.get(backup_id, []))
         document = context.repository.manifest_document(context.site_name, backup_id)
-        print_json({"manifest": document, "labels": [context.repository.label(key) for key in keys]})
+        print_json({"manifest": document, "labels": [context.repository.labels.get(key) for key in keys]})
         return
     for label, value in _rows(backup):
         if value is not None:

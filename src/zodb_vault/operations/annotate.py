@@ -20,4 +20,4 @@ def annotate(repository: Repository, catalog: Catalog, backup: Backup, facts: di
             "use another name",
         )
     for fact, value in facts.items():
-        repository.add_label(catalog.site, backup.manifest.id, fact, value, catalog.listing)
+        repository.labels.add(catalog.site, backup.manifest.id, fact, value, catalog.listing)

@@ -16,7 +16,8 @@ from ..policy.selection import SelectableBackup, select
 from ..repository import markers
 from ..repository.ids import ID_TIME
 from ..repository.labels import LabelFacts
-from ..repository.repository import Listing, Repository
+from ..repository.layout import Listing
+from ..repository.repository import Repository
 from ..runtime import clock
 
 
@@ -130,7 +131,7 @@ class Catalog:
         """Return one backup; raise BackupMissing or Damage."""
         if backup_id not in self._backups:
             manifest = self.repository.manifest(self.site, backup_id)
-            self._backups[backup_id] = Backup(manifest, self.repository.facts(self.listing, backup_id))
+            self._backups[backup_id] = Backup(manifest, self.repository.labels.facts(self.listing, backup_id))
         return self._backups[backup_id]
 
     def newest_first(self) -> Iterator[Backup]:
@@ -166,7 +167,7 @@ class Catalog:
         for keys in self.listing.labels.values():
             for key in keys:
                 if key.rsplit("/", 1)[1] >= stamp:  # the name of a label begins with its time
-                    yield self.repository.label(key)
+                    yield self.repository.labels.get(key)
 
     def select(self, text: str) -> Backup:
         """Return the backup with this id, prefix or name, or ``latest``; raise UsageError or BackupMissing.

@@ -16,9 +16,10 @@ from ..errors import KeyMissing, StoreError
 from ..model.chain import Documents
 from ..model.manifest import Manifest
 from ..policy.lock_expiry import common_expiry, lock_expiry
+from ..repository.layout import INFO_KEY, RECOVERY_KEY
 from ..repository.objects import meta_key, object_key
 from ..repository.references import read_list, references
-from ..repository.repository import INFO_KEY, RECOVERY_KEY, Repository
+from ..repository.repository import Repository
 from ..runtime import clock
 from ..runtime.progress import Progress
 from ..runtime.workers import Workers

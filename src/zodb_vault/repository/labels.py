@@ -8,6 +8,10 @@ from typing import Any, Final, Literal
 import msgspec
 
 from ..model.manifest import Label
+from ..runtime import clock
+from .files import ImmutableFiles, decode
+from .ids import new_id
+from .layout import Listing, label_key
 
 Level = Literal["objects", "bytes", "records", "restore"]
 # Each level proves what the earlier levels prove, and more.
@@ -92,3 +96,26 @@ def fold(labels: Iterable[Label]) -> LabelFacts:
         elif field in LabelFacts.__struct_fields__:
             setattr(facts, field, label.value)
     return facts
+
+
+class Labels:
+    """The labels of the backups of a repository. A listing says which labels a backup has."""
+
+    def __init__(self, files: ImmutableFiles) -> None:
+        self._files = files
+
+    def add(self, site: str, backup: str, fact: str, value: Any, listing: Listing) -> None:
+        """Store one fact about a backup; its name sorts after all listed labels of the backup."""
+        taken = [key.rsplit("/", 1)[1].removesuffix(".json") for key in listing.labels.get(backup, [])]
+        now = clock.now()
+        key = label_key(site, backup, new_id(taken, now))
+        self._files.write(key, Label(fact=fact, value=value, at=clock.iso(now)))
+        listing.labels.setdefault(backup, []).append(key)
+
+    def facts(self, listing: Listing, backup: str) -> LabelFacts:
+        """Return the facts of the labels of a backup."""
+        return fold(self.get(key) for key in sorted(listing.labels.get(backup, [])))
+
+    def get(self, key: str) -> Label:
+        """Return one label; raise KeyMissing or Damage."""
+        return decode(self._files.read(key), Label, key)

@@ -1,25 +1,71 @@
-"""The trash of a repository: the list of pending deletions, and notes of runs that were declared dead."""
+"""The trash of a repository: deleted backups, pending deletions, and notes of runs that were declared dead."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from ..errors import Damage, InUse, KeyChanged, KeyExists, KeyMissing
+from ..errors import InUse, KeyChanged, KeyExists, KeyMissing
 from ..model import canonical
-from ..model.manifest import DeadRun, PendingDeletions
+from ..model.manifest import DeadRun, PendingDeletions, RemovedBackup
 from ..runtime import clock
 from ..stores.base import Store
-from .ids import id_time, new_id
+from .files import ImmutableFiles, decode, decode_document
+from .ids import id_time, is_id_file, new_id
+from .layout import gone_key, trash_key, trash_prefix
 
 ATTEMPTS: Final = 5
 # The name of a site begins with a small letter or a digit, so these keys never collide with a site.
 PENDING_KEY: Final = "trash/_pending.json"
 BROKEN_PREFIX: Final = "trash/_broken/"
+
+
+class TrashListing(msgspec.Struct):
+    """The trash of a site: ids with the size of their file in bytes.
+
+    ``backups`` are deleted backups, ``gone`` are notes of backups that were removed permanently.
+    """
+
+    backups: dict[str, int] = {}
+    gone: dict[str, int] = {}
+
+
+class Trash:
+    """The deleted backups of a repository, whose content may still exist."""
+
+    def __init__(self, files: ImmutableFiles) -> None:
+        self._files = files
+
+    def listing(self, site: str) -> TrashListing:
+        """List the trash of a site; foreign file names are ignored."""
+        listing = TrashListing()
+        for entry in self._files.store.list(trash_prefix(site)):
+            match entry.key.split("/")[2:]:
+                case [name] if is_id_file(name):
+                    listing.backups[name.removesuffix(".json")] = entry.size
+                case ["gone", name] if is_id_file(name):
+                    listing.gone[name.removesuffix(".json")] = entry.size
+        return listing
+
+    def backups(self, site: str) -> list[str]:
+        """Return the ids of the deleted backups of a site, oldest first."""
+        return list(self.listing(site).backups)
+
+    def document(self, site: str, backup: str) -> dict[str, Any]:
+        """Return the manifest of a deleted backup; raise BackupMissing, Damage or UnsupportedRepository."""
+        key = trash_key(site, backup)
+        return decode_document(self._files.read_manifest(key, site, backup), key)
+
+    def note_gone(self, site: str, backup: str) -> None:
+        """Note that a backup was removed permanently, so that it does not count as lost."""
+        store = self._files.store
+        note = RemovedBackup(id=backup, at=clock.iso(store.clock()))
+        with contextlib.suppress(KeyExists):
+            store.put(gone_key(site, backup), [canonical.with_digest(note)])
 
 
 class PendingList:
@@ -34,12 +80,7 @@ class PendingList:
         self.pending = PendingDeletions()
         with contextlib.suppress(KeyMissing):
             data = store.get(PENDING_KEY)
-            try:
-                self.pending = msgspec.json.decode(
-                    canonical.check_digest(data, PENDING_KEY), type=PendingDeletions
-                )
-            except msgspec.MsgspecError as error:
-                raise Damage(f"{PENDING_KEY} does not have the expected form: {error}") from None
+            self.pending = decode(canonical.check_digest(data, PENDING_KEY), PendingDeletions, PENDING_KEY)
             self._data = data
 
     @property

@@ -10,9 +10,10 @@ import msgspec
 
 from ...errors import BackupMissing, ConfigurationError, Damage, InUse, KeyExists, KeyMissing, StoreError
 from ...model import canonical
+from ...repository.layout import Listing, manifest_key
 from ...repository.markers import RunMarker
 from ...repository.objects import meta_key, object_key
-from ...repository.repository import Listing, Repository, manifest_key
+from ...repository.repository import Repository
 from ...runtime import clock
 from ...runtime.progress import Progress
 from ...runtime.workers import Workers
@@ -95,9 +96,9 @@ class BackupCopier:
         Re-encryption changes the manifest, so the copy needs a new signature. Raise Damage or
         ConfigurationError when the present one is not valid, or no key to sign with is configured.
         """
-        signature = self._source.signature(self._site, backup)
+        signature = self._source.signatures.get(self._site, backup)
         if signature and self._reencryption:
-            if not (self._source.signers and self._target.signs):
+            if not (self._source.signatures.signers and self._target.signatures.can_sign):
                 raise ConfigurationError(
                     [
                         f"the backup {backup} is signed, and its copy needs a new signature, "
@@ -105,7 +106,7 @@ class BackupCopier:
                     ],
                     "configure [repository.signing]: signers to check the old one, a key to make the new one",
                 )
-            self._source.require_signature(self._source.manifest(self._site, backup))
+            self._source.signatures.require(self._source.manifest(self._site, backup))
         return signature
 
     def _renew_locks(self, manifest: dict[str, Any]) -> str | None:
@@ -156,7 +157,7 @@ class BackupCopier:
         try:
             if signature:
                 own = None if self._reencryption else signature
-                self._target.put_signature(self._site, backup, data, own)
+                self._target.signatures.put(self._site, backup, data, own)
             self._target.store.put(manifest_key(self._site, backup), [data])
         except KeyExists:
             raise InUse(
@@ -169,7 +170,7 @@ def copy_labels(source: Repository, target: Repository, backup: str, ours: Listi
     """Copy the labels that the target does not have, except those about what was done with the other copy."""
     for key in sorted({*ours.labels.get(backup, ())} - {*theirs.labels.get(backup, ())}):
         with contextlib.suppress(KeyMissing):
-            if source.label(key).fact not in ("verified", "restored"):
+            if source.labels.get(key).fact not in ("verified", "restored"):
                 target.store.put(key, [source.store.get(key)])
 
 
@@ -179,6 +180,6 @@ def note_gone(source: Repository, target: Repository, site: str, seen: Iterable[
     Without the note, a prune of the target would report them as missing.
     """
     known = {*target.listing(site).backups, *source.listing(site).backups}
-    known |= {*target.trash(site).gone, *target.trashed(site)}
+    known |= {*target.trash.listing(site).gone, *target.trash.backups(site)}
     for backup in set(seen) - known:
-        target.note_gone(site, backup)
+        target.trash.note_gone(site, backup)

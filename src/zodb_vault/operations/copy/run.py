@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from ...errors import BackupMissing, Damage, InUse, StoreError, TargetRefused, VaultError
+from ...repository.layout import Listing
 from ...repository.markers import RunMarker
-from ...repository.repository import Listing, Repository
+from ...repository.repository import Repository
 from ...runtime import clock
 from ...runtime.progress import Progress
 from ..locks import Locks, trial_key
@@ -76,7 +77,7 @@ class CopySession:
     def run(self, wanted: list[str], options: CopyOptions) -> Copied:
         """Copy what the target does not have."""
         ours, theirs = self._source.listing(self._site), self._target.listing(self._site)
-        present = {*theirs.backups, *self._target.trashed(self._site)}
+        present = {*theirs.backups, *self._target.trash.backups(self._site)}
         new = [one for one in wanted if one not in present]
         reencrypts = not can_stay_as_stored(self._source, self._target, self._site, new)
         if reencrypts:
@@ -189,11 +190,11 @@ class CopySession:
 
     def _is_trusted(self, backup: str, listed: Listing) -> bool:
         """Tell whether both manifests of a backup have valid signatures, if signatures are required."""
-        if not self._source.signers:
+        if not self._source.signatures.signers:
             return True
         try:
             for repository in (self._source, self._target):
-                repository.require_signature(repository.manifest(self._site, backup))
+                repository.signatures.require(repository.manifest(self._site, backup))
         except Damage:
             return False
         return backup in listed.backups
@@ -220,4 +221,4 @@ def _manifest_or_trashed(repository: Repository, site: str, backup: str) -> dict
     try:
         return repository.manifest_document(site, backup)
     except BackupMissing:
-        return repository.trashed_document(site, backup)
+        return repository.trash.document(site, backup)

@@ -118,7 +118,7 @@ class Attempt:
             blobs=options.only != "storage",
             allow_missing=options.allow_missing,
             restored=restored,
-            doubtful=self._draft.repository.signs,
+            doubtful=self._draft.repository.signatures.can_sign,
             workers=options.workers,
         )
 
@@ -133,7 +133,7 @@ class Attempt:
         if self._draft.options.full:
             return
         for used in decided.uses:
-            self._draft.repository.require_signature(self._draft.catalog.backup(used).manifest)
+            self._draft.repository.signatures.require(self._draft.catalog.backup(used).manifest)
 
     def _is_unnecessary(self, decided: Decided) -> bool:
         """Tell whether nothing is new, that is to be skipped, and the newest backup does as well as a new one."""

@@ -30,7 +30,7 @@ def commit(draft: Draft, copied: Copied, locks: Locks, run: RunMarker, *, resume
     manifest = manifest_of(draft, copied, complete=not _is_new_loss(draft, missing))
     for fact, value in (("name", draft.options.name), ("note", draft.options.note)):
         if value:
-            draft.repository.add_label(draft.site.name, draft.id, fact, value, draft.catalog.listing)
+            draft.repository.labels.add(draft.site.name, draft.id, fact, value, draft.catalog.listing)
     # it is not known when an interrupted run has stored its part, and until when that is locked
     known = None if resumed else locked_until(locks, draft.catalog, copied.uses)
     until, unlocked = _renewed_until(draft, manifest, locks, known, run)

@@ -29,7 +29,7 @@ def require_site_complete(
     gone. Raise Damage if one is not, UsageError if one was accepted as gone that is not missing,
     BackupMissing if there is none.
     """
-    trash = repository.trash(site)
+    trash = repository.trash.listing(site)
     listed = {backup.manifest.id for backup in backups}
     if not listed and not trash.backups:
         raise BackupMissing(
@@ -49,7 +49,7 @@ def require_site_complete(
         raise _damage(site, missing - accepted, "the newest backup or the last sweep")
     if not dry_run:
         for backup_id in sorted(accepted):
-            repository.note_gone(site, backup_id)
+            repository.trash.note_gone(site, backup_id)
 
 
 def require_sites_complete(repository: Repository, found: Scan, pending: PendingList) -> None:
@@ -70,7 +70,7 @@ def disappeared(repository: Repository, site: str, ids: set[str]) -> set[str]:
         if not ids:
             break
         ids = ids - set(repository.listing(site).backups)
-        trash = repository.trash(site)
+        trash = repository.trash.listing(site)
         ids = ids - set(trash.backups) - set(trash.gone) - set(repository.listing(site).backups)
     return ids
 

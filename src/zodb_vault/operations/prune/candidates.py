@@ -12,8 +12,9 @@ import msgspec
 from ...errors import BackupMissing, Damage, KeyMissing
 from ...model.manifest import Marker
 from ...repository.labels import superseded
+from ...repository.layout import gone_key, signature_key, trash_key
 from ...repository.references import add_names
-from ...repository.repository import Repository, gone_key, signature_key, trash_key
+from ...repository.repository import Repository
 from ...stores.base import LeavesTemporaries
 from .scan import BackupRef, Scan
 
@@ -99,7 +100,7 @@ def _manifest_anywhere(repository: Repository, ref: BackupRef) -> dict[str, Any]
         with contextlib.suppress(BackupMissing):
             return repository.manifest_document(*ref)
         with contextlib.suppress(BackupMissing):
-            return repository.trashed_document(*ref)
+            return repository.trash.document(*ref)
     return {}
 
 
@@ -122,7 +123,7 @@ def _add_labels(repository: Repository, found: Scan, candidates: Candidates) -> 
     for ref, keys in labels_of.items():
         removable = keys
         if ref in found.backups or newest[ref.site] == ref.id:
-            labels = {key: repository.label(key) for key in sorted(keys)} if len(keys) > 1 else {}
+            labels = {key: repository.labels.get(key) for key in sorted(keys)} if len(keys) > 1 else {}
             removable = superseded(labels)
         candidates.sizes.update({key: found.labels[key] for key in removable})
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 from ...policy.retention import SKEW
-from ...repository.repository import trash_key
+from ...repository.layout import trash_key
 from ...repository.trash import dead_run_noted_at
 from ...runtime import clock
 from .candidates import Candidates, Names

@@ -84,7 +84,7 @@ def decide_for(catalog: Catalog, backups: Sequence[Backup], rules: Rules) -> Ret
 def _is_signed(repository: Repository, backup: Backup) -> bool:
     """Tell whether a backup has a valid signature, or none is required."""
     try:
-        repository.require_signature(backup.manifest)
+        repository.signatures.require(backup.manifest)
     except (BackupMissing, Damage):
         return False
     return True

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from ...errors import KeyMissing
 from ...model.manifest import Marker
 from ...repository.ids import is_id_file
+from ...repository.layout import MARKER
 from ...repository.markers import read_marker
-from ...repository.repository import MARKER, Repository
+from ...repository.repository import Repository
 
 
 class BackupRef(NamedTuple):

@@ -18,8 +18,9 @@ import msgspec
 from ...errors import InUse, KeyChanged, KeyMissing
 from ...policy.retention import SKEW
 from ...repository.ids import new_id
+from ...repository.layout import trash_key
 from ...repository.markers import RunMarker, is_alive
-from ...repository.repository import Repository, trash_key
+from ...repository.repository import Repository
 from ...repository.trash import PendingList, dead_run_noted_at, note_dead_run
 from ...runtime import clock
 from ...runtime.workers import Workers
@@ -133,7 +134,7 @@ class Sweep:
         """
         manifests = [trash_key(*ref) for ref in due.backups]
         for ref in sorted(due.backups):
-            self._repository.note_gone(*ref)
+            self._repository.trash.note_gone(*ref)
             self._store.delete(trash_key(*ref))
         needed = self.needed_after_all(due, first)
         if needed is None:

@@ -9,8 +9,9 @@ from ...errors import BackupMissing, Damage, InUse, KeyMissing, TargetRefused, V
 from ...model import canonical
 from ...model.manifest import Marker
 from ...repository.ids import new_id
+from ...repository.layout import gone_key, manifest_key, trash_key
 from ...repository.markers import RunMarker, is_alive
-from ...repository.repository import Repository, gone_key, manifest_key, trash_key
+from ...repository.repository import Repository
 from ...repository.trash import forget_pending
 from ..catalog import Backup, Catalog
 
@@ -61,7 +62,7 @@ def _move(
         if backup_id == newest:
             # The next id has to be later than this one, and only the listing of the site is read for that.
             # The label stays there after the manifest has gone.
-            repository.add_label(site, backup_id, "deleted", True, catalog.listing)
+            repository.labels.add(site, backup_id, "deleted", True, catalog.listing)
         repository.store.put(trash_key(site, backup_id), [content])
         repository.store.delete(manifest_key(site, backup_id))
     in_use = _in_use_after_all(repository, site, moved, manifests, marker, force=force)
@@ -84,14 +85,14 @@ def _in_use_after_all(
     try:
         now = Catalog(repository, site)
         again = [
-            Backup(one.manifest, repository.facts(now.listing, one.manifest.id))
+            Backup(one.manifest, repository.labels.facts(now.listing, one.manifest.id))
             for one in moved
             if one.manifest.id in manifests
         ]
         found = _refused(now, again, marker, force=force)
         # An undelete that began earlier removes the copy in the trash at its end: then the backup would be
         # nowhere.
-        for backup_id in manifests.keys() - set(repository.trashed(site)) - found.keys():
+        for backup_id in manifests.keys() - set(repository.trash.backups(site)) - found.keys():
             hint = "`zodb-vault list` shows whether it exists"
             found[backup_id] = InUse(f"backup {backup_id} was just being undeleted", hint)
         return found
@@ -159,7 +160,7 @@ def undelete(repository: Repository, site: str, backup_id: str) -> None:
     markers: so either this finds no manifest, or the sweep finds the marker, and spares what the backup
     needs.
     """
-    trash = repository.trashed(site)
+    trash = repository.trash.backups(site)
     if backup_id not in trash:
         raise BackupMissing(
             f"there is no backup {backup_id} in the trash",

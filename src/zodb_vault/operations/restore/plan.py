@@ -82,7 +82,7 @@ def plan(repository: Repository, site_name: str, site: Site | None, options: Res
             f"the backup {target.backup.manifest.id} is incomplete: blobs were missing when it was made",
             "`zodb-vault show` names them; `--allow-incomplete` restores what there is",
         )
-    repository.require_signature(target.backup.manifest)
+    repository.signatures.require(target.backup.manifest)
     require_key((cut.entry for cut in target.cuts), objects)
     chosen = [choose(cut, site, options, target) for cut in target.cuts]
     if options.in_place:

@@ -63,7 +63,7 @@ def marked(
 
 
 def _is_there(repository: Repository, site_name: str, backup: str) -> bool:
-    return backup in repository.listing(site_name).backups or backup in repository.trashed(site_name)
+    return backup in repository.listing(site_name).backups or backup in repository.trash.backups(site_name)
 
 
 def safety_backup(repository: Repository, plan: RestorePlan, progress: Progress) -> str | None:
@@ -124,7 +124,7 @@ def note_restored(repository: Repository, site_name: str, plan: RestorePlan, res
     first = next(iter(tids.values()))
     value = {"at": clock.iso(clock.now()), "tid": first, "databases": tids, "restore": restore_id}
     try:
-        repository.add_label(site_name, backup.manifest.id, "restored", value, repository.listing(site_name))
+        repository.labels.add(site_name, backup.manifest.id, "restored", value, repository.listing(site_name))
     except StoreError as error:
         return [f"the restore could not be noted in the repository: {error.message}"]
     return []

@@ -8,14 +8,15 @@ from functools import partial
 
 from ...errors import BackupMissing, Damage, KeyMissing, VaultError
 from ...model.manifest import Manifest
-from ...repository.repository import INFO_KEY, RECOVERY_KEY, Repository
+from ...repository.layout import INFO_KEY, RECOVERY_KEY
+from ...repository.repository import Repository
 from .report import VerifyReport
 
 
 def check_signature(repository: Repository, manifest: Manifest, report: VerifyReport) -> None:
     """Check the signature of the manifest, if signatures are required."""
     try:
-        repository.require_signature(manifest)
+        repository.signatures.require(manifest)
     except Damage as error:
         report.add_damage(None, "signature", error)
 
@@ -28,7 +29,7 @@ def check_metadata(repository: Repository, site: str, manifest: Manifest, report
         ("manifest", lambda: repository.manifest_bytes(site, manifest.id)),
     ]
     labels = repository.listing(site).labels.get(manifest.id, [])
-    checks += [(label, partial(repository.label, label)) for label in labels]
+    checks += [(label, partial(repository.labels.get, label)) for label in labels]
     for what, check in checks:
         report.count("files")
         try:

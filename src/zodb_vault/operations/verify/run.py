@@ -36,7 +36,7 @@ def verify(
     _check(repository, site, backup, options, progress, report)
     outcome = {"level": report.level, "ok": report.ok, "at": clock.iso(clock.now())}
     try:
-        repository.add_label(site, report.id, "verified", outcome, repository.listing(site))
+        repository.labels.add(site, report.id, "verified", outcome, repository.listing(site))
     except VaultError as error:
         progress.note(f"the outcome could not be stored in the repository: {error.message}")
     return report
