@@ -19,7 +19,7 @@ from typing import NamedTuple
 import independent_reader
 import pytest
 import site_factory
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from site_factory import BLOB_RECORD, RECORD, RawRecord, Site, SiteFiles
 from ZODB.blob import Blob
@@ -140,6 +140,7 @@ def test_chunks_of_one_size_give_the_same(name: str, size: int) -> None:
     assert scan(data, [size] * (len(data) // size)) == scan(data)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_chunks_of_any_sizes_give_the_same(data: st.DataObject) -> None:
     name = data.draw(
