@@ -113,7 +113,9 @@ def test_list_and_show(site: Site) -> None:
     (database,) = manifest["databases"]
     assert (database["backend"], database["storage"]["kind"]) == ("msgpackstorage", "files")
     assert "files" in manifest["requires"]
-    assert "msgpackstorage" in site.done("show", "monday").out
+    printed = site.done("show", "monday").out
+    assert "msgpackstorage" in printed
+    assert f"  {len(site.files())} files, {sum(map(len, site.files().values()))} B\n" in printed
 
 
 @pytest.mark.parametrize("level", ["objects", "bytes", "records", "restore"])

@@ -2,7 +2,8 @@
 
 Run as ``python tests/support/make_golden_repository.py DIRECTORY``.
 
-From the first release on, ``tests/data/golden-v1`` is never made again: it represents the repositories of users.
+From the first release on, ``tests/data/golden-v1`` is never made again: it represents the repositories of
+users.
 """
 
 from __future__ import annotations

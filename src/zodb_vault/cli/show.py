@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from ..model.manifest import DatabaseEntry, Dump, PgTransactions
+from ..model.chain import Documents, dump_of
+from ..model.manifest import DatabaseEntry, Dump, PgTransactions, StoredFiles
 from ..operations.catalog import Backup, raw_size, stored_size
 from .context import Context, pass_context
 from .options import Text, json_option, site_options
@@ -31,12 +32,12 @@ def command(context: Context, id: str, as_json: bool) -> None:
         document = context.repository.manifest_document(context.site_name, backup_id)
         print_json({"manifest": document, "labels": [context.repository.labels.get(key) for key in keys]})
         return
-    for label, value in _rows(backup):
+    for label, value in _rows(backup, context.repository.objects("")):
         if value is not None:
             click.echo(f"{label:>10}  {printable(str(value))}")
 
 
-def _rows(backup: Backup) -> Iterator[tuple[str, Any]]:
+def _rows(backup: Backup, documents: Documents) -> Iterator[tuple[str, Any]]:
     """Yield label and value of each row; a value of None is not shown."""
     manifest, facts = backup.manifest, backup.facts
     yield "id", manifest.id
@@ -58,10 +59,10 @@ def _rows(backup: Backup) -> Iterator[tuple[str, Any]]:
     for one in facts.verified:
         yield "verified", f"{one.level} {'ok' if one.ok else 'DAMAGED'} at {one.at}"
     for entry in manifest.databases:
-        yield from _rows_of(entry)
+        yield from _rows_of(entry, documents)
 
 
-def _rows_of(entry: DatabaseEntry) -> Iterator[tuple[str, str]]:
+def _rows_of(entry: DatabaseEntry, documents: Documents) -> Iterator[tuple[str, str]]:
     yield (
         "database",
         f"{entry.name} ({entry.backend}), last transaction {entry.last_tid} at {entry.last_time}",
@@ -70,7 +71,10 @@ def _rows_of(entry: DatabaseEntry) -> Iterator[tuple[str, str]]:
     if entry.data_fs:
         transactions = count(entry.data_fs.transactions, "transaction")
         yield "", f"Data.fs: {size(entry.data_fs.end)}, {transactions}"
-    if entry.dump:
+    if isinstance(entry.dump, StoredFiles):
+        files = len({part.to for part in dump_of(entry, documents)})
+        yield "", f"{count(files, 'file')}, {size(entry.dump.size)}"
+    elif entry.dump:
         yield from _rows_of_dump(entry.dump)
     if entry.blobs:
         blobs = f"{count(entry.blobs.count, 'blob')}, {size(entry.blobs.size)}"
