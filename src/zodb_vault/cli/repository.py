@@ -153,8 +153,8 @@ def copy(context: Context, target: str, decrypt: bool, as_json: bool) -> None:
         print_json(done)
         return
     context.say(
-        f"{count(len(done.copied), 'backup')} copied to {done.location}, {done.present:,} already there, "
-        f"{size(done.bytes)} stored"
+        f"{count(len(done.copied), 'backup')} copied to {done.location}, "
+        f"{done.present:,} already there, {size(done.bytes)} stored"
     )
 
 

@@ -49,8 +49,8 @@ ABORT_AGAIN: Final = f"{CORRECT} `restore --abort` again"
     type=PATH,
     multiple=True,
     metavar="FILE",
-    help="The zope.conf of a client of the ZEO server. What its caches have of the replaced state is removed "
-    "(repeatable).",
+    help="The zope.conf of a client of the ZEO server. "
+    "What its caches have of the replaced state is removed (repeatable).",
 )
 @click.option(
     "--tid",
@@ -93,8 +93,8 @@ ABORT_AGAIN: Final = f"{CORRECT} `restore --abort` again"
 @click.option(
     "--replace",
     is_flag=True,
-    help="In a database server: also restore into a database that is not empty. What is there is kept under "
-    "another name.",
+    help="In a database server: also restore into a database that is not empty. "
+    "What is there is kept under another name.",
 )
 @click.option(
     "--role",

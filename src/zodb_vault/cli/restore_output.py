@@ -33,8 +33,8 @@ def _step_lines(step: RestoreStep, *, blobs_only: bool) -> list[str]:
     when = f" ({tids.iso(tids.from_hex(cut.last_tid))})" if cut.last_tid else ""
     what = "blobs only" if blobs_only else f"{size(cut.end)} of {state.content}"
     lines = [
-        f"{printable(cut.entry.name)}: up to transaction {cut.last_tid}{when}, {what}, to "
-        f"{printable(state.where)}"
+        f"{printable(cut.entry.name)}: "
+        f"up to transaction {cut.last_tid}{when}, {what}, to {printable(state.where)}"
     ]
     lines += [f"  {line}" for line in _change_lines(step)]
     lines += [f"  {printable(detail)}" for detail in state.details]

@@ -49,8 +49,8 @@ def authoritative(section: Section, key: str, blob_dir: str) -> list[str]:
     name = layout_name(blob_dir)
     if name == CACHE:
         raise section.error(
-            f"{section.label} keeps its blobs in {blob_dir}, but {MARKER} there says {CACHE}: a cache "
-            "does not hold all blobs",
+            f"{section.label} keeps its blobs in {blob_dir}, but {MARKER} there says {CACHE}: "
+            "a cache does not hold all blobs",
             key,
             "set blob-dir to the directory that contains all blobs, the one of the server with "
             "shared-blob-dir on; if this is a cache, set shared-blob-dir off",
@@ -69,8 +69,8 @@ def cache(section: Section, blob_dir: str) -> list[str]:
             f"{section.label} uses {blob_dir} as a cache (shared-blob-dir off), but {MARKER} there says "
             f"{name}: it holds blobs that may be nowhere else, and none of them would be copied",
             "shared-blob-dir" if section.texts("shared-blob-dir") else "blob-dir",
-            "set shared-blob-dir on if it is the directory of the server, otherwise use another directory "
-            "for the cache",
+            "set shared-blob-dir on if it is the directory of the server, "
+            "otherwise use another directory for the cache",
         )
     return [] if name is None else _doubts(name, blob_dir)
 
@@ -84,8 +84,8 @@ def foreign_cache(section: Section, key: str, directory: str | None) -> list[str
     if name not in LAYOUTS:
         return []
     return [
-        f"{key} of {section.label} is {directory}, but {MARKER} there says {name}: blobs that are only "
-        "there are not copied"
+        f"{key} of {section.label} is {directory}, but {MARKER} there says {name}: "
+        "blobs that are only there are not copied"
     ]
 
 

@@ -39,16 +39,16 @@ REFUSES_S3 = (
     "zodb-convert 1.0.0b12 refuses <s3blobstorage> as a source, because it does not provide IStorageIteration"
 )
 NEW_TIDS = (
-    "<s3blobstorage> as a destination gives every transaction a new TID: backups of the source do not "
-    "continue in it"
+    "<s3blobstorage> as a destination gives every transaction a new TID: "
+    "backups of the source do not continue in it"
 )
 COMPRESSED = (
-    "<serverzlibstorage> returns records unchanged: the copy is compressed, so open it with <zlibstorage> "
-    "around it"
+    "<serverzlibstorage> returns records unchanged: "
+    "the copy is compressed, so open it with <zlibstorage> around it"
 )
 ONLY_CURRENT = (
-    "a RelStorage without history has only the current revision of each object, without users and "
-    "descriptions"
+    "a RelStorage without history has only the current revision of each object, "
+    "without users and descriptions"
 )
 
 
@@ -202,8 +202,8 @@ def _quoted(text: str, key: str, where: str) -> str:
     what = f"the value of {key}" if may_be_named(key) else "the value of a key"
     raise ConfigurationError(
         [f"{where}: {what} cannot be written to a configuration file"],
-        "values are one line of UTF-8, without blanks around them; check the environment variables and "
-        "paths it is made of",
+        "values are one line of UTF-8, without blanks around them; "
+        "check the environment variables and paths it is made of",
     )
 
 

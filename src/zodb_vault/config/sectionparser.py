@@ -118,8 +118,8 @@ class _Parser(ZConfigParser):  # type: ignore[misc, unused-ignore]
             # The zodb-convert templates of cookiecutter-zope-instance close <zeoclient source> in this way,
             # and Zope refuses it.
             section.notes.append(
-                f"{place(self.url, self.lineno)}: </{rest.strip()}> is read as </{closed}>; ZConfig "
-                "itself refuses it"
+                f"{place(self.url, self.lineno)}: "
+                f"</{rest.strip()}> is read as </{closed}>; ZConfig itself refuses it"
             )
             rest = closed
         elif closed != opened[0]:

@@ -135,8 +135,8 @@ def _dumped_elsewhere(site: Site, source: SiteSettings) -> Site:
     if len(known) != 1:
         raise ConfigurationError(
             [
-                f"site.{site.name}.dsn_backup goes with one database in PostgreSQL, {site.config} has "
-                f"{len(known)}"
+                f"site.{site.name}.dsn_backup goes with one database in PostgreSQL, "
+                f"{site.config} has {len(known)}"
             ]
         )
     more = {REPLICA_DSN: source.dsn_backup, REPLICA_LAG: str(source.replica_lag.total_seconds())}

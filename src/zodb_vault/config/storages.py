@@ -123,8 +123,8 @@ class Surroundings:
         """Return a note about a relative path that exists only in the working directory."""
         there = os.path.lexists(self._here / path) and not os.path.lexists(self._base / path)
         return (
-            f"; it does not exist there, but in the working directory {self._here}, where a Zope that is "
-            "started here looks"
+            f"; it does not exist there, but in the working directory {self._here}, "
+            "where a Zope that is started here looks"
             if there
             else ""
         )
@@ -183,10 +183,9 @@ def read_storage(section: Section, around: Surroundings) -> Database | Skipped:
     if registered is None:
         raise section.error(
             f"{section.label} is a storage that zodb-vault does not know",
-            hint=f"install the package that registers {section.type!r} under the entry points "
-            f"{ENTRY_POINTS} (zodb-vault is open to "
-            "such packages); or copy the database into a FileStorage with zodb-convert, the portable "
-            "method, and back that up",
+            hint=f"install the package that registers {section.type!r} under the entry points {ENTRY_POINTS} "
+            "(zodb-vault is open to such packages); or copy the database into a FileStorage "
+            "with zodb-convert, the portable method, and back that up",
         )
     if registered.ours:
         return cast(SectionBackend, registered.backend).read_section(section, around)
@@ -279,8 +278,8 @@ def s3blobstorage(section: Section, around: Surroundings) -> Database | Skipped:
     warnings = foreign_cache(section, "cache-dir", around.path(section, "cache-dir"))
     if inner.blob_mode == "directory":
         warnings.append(
-            f"blobs that were stored in {inner.blob_dir} before {section.label} was added are not in the "
-            "bucket"
+            f"blobs that were stored in {inner.blob_dir} before {section.label} was added "
+            "are not in the bucket"
         )
     return _wrapped(section, around, msgspec.structs.replace(inner, blob_mode="s3"), warnings)
 
@@ -298,16 +297,16 @@ def demostorage(section: Section, around: Surroundings) -> Database | Skipped:
     raise section.error(
         f"{section.label} lays changes over a base, which is one database only while both stand "
         f"together; the changes are {lies}",
-        hint="back up the base with a configuration that names it alone, and the changes, where they are "
-        "kept, with another",
+        hint="back up the base with a configuration that names it alone, "
+        "and the changes, where they are kept, with another",
     )
 
 
 def before(section: Section, around: Surroundings) -> Database:
     """Refuse a view of the past as a source."""
     raise section.error(
-        f"{section.label} shows a database as it was in the past: a backup of it would leave out "
-        "everything newer",
+        f"{section.label} shows a database as it was in the past: "
+        "a backup of it would leave out everything newer",
         hint="name the storage in it without the wrapper; to restore a past state, use `restore --at`",
     )
 

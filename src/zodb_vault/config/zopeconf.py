@@ -124,8 +124,8 @@ def _found(file: Path, root: Section) -> list[DatabaseSection]:
         )
     first: dict[str, Section] = {}
     issues = [
-        f"{one.section.where}: a second database is called {one.name!r}, the first one is in "
-        f"{first[one.name].where}"
+        f"{one.section.where}: a second database is called {one.name!r}, "
+        f"the first one is in {first[one.name].where}"
         for one in found
         if first.setdefault(one.name, one.section) is not one.section
     ]
@@ -195,8 +195,8 @@ def _site(
     if shared := _shared(databases, {one.name: one.section.where for one in found}):
         issues += shared
         hints.append(
-            "give every database its own Data.fs and its own blob directory: a pack of one database removes "
-            "the blobs of the other"
+            "give every database its own Data.fs and its own blob directory: "
+            "a pack of one database removes the blobs of the other"
         )
     if issues:
         raise ConfigurationError(issues, "\n".join(dict.fromkeys(filter(None, hints))))

@@ -45,8 +45,8 @@ def check_magic(fd: int, name: str) -> None:
     if magic == PYTHON_2_MAGIC:
         raise SourceDamaged(
             f"{name} was written by Python 2 (FS21)",
-            "migrate a copy with `zodbupdate --convert-py3` and back up the result; until then, back up this "
-            "file by other means",
+            "migrate a copy with `zodbupdate --convert-py3` and back up the result; "
+            "until then, back up this file by other means",
         )
     what = "is empty" if not magic else "is not a Data.fs (it does not start with FS30)"
     raise SourceDamaged(f"{name} {what}", "check the path given with --data-fs or in zope.conf")
@@ -86,8 +86,8 @@ class TransactionWalker:
         return (
             f"{self._name} is damaged: the transaction at position {pos} {what}; {self._size - pos} "
             "bytes from there on cannot be trusted",
-            "check it with `python -m ZODB.FileStorage.fstest`, then repair a copy with fsrecover, or "
-            "restore a backup",
+            "check it with `python -m ZODB.FileStorage.fstest`, "
+            "then repair a copy with fsrecover, or restore a backup",
         )
 
     def _state_after(self, pos: int, head: bytes) -> str:

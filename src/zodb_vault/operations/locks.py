@@ -128,8 +128,8 @@ def try_extending(store: Store, lockable: SupportsObjectLock, key: str) -> None:
         lockable.extend_lock(key, clock.now() + TRIAL_DURATION)
         if store.get(key) != data:
             raise StoreError(
-                f"the service of {store.location} has no object lock: it has replaced a test object with the "
-                "request to lock it",
+                f"the service of {store.location} has no object lock: "
+                "it has replaced a test object with the request to lock it",
                 "remove object_lock from [repository.s3], or use a service with object lock",
             )
     finally:

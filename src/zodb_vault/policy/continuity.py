@@ -130,8 +130,8 @@ def _reason(facts: ContinuityFacts) -> Reason:
     if facts.parent_problem is not None:
         return Reason(
             "parent-missing",
-            f"Backup {facts.parent} cannot be continued, because its lists cannot be read: "
-            f"{facts.parent_problem}.",
+            f"Backup {facts.parent} cannot be continued, "
+            f"because its lists cannot be read: {facts.parent_problem}.",
         )
     if facts.matches:
         return _grown(facts)
@@ -142,8 +142,8 @@ def _grown(facts: ContinuityFacts) -> Reason:
     if facts.cut_end == facts.chain_end:
         return Reason(
             "unchanged",
-            f"The file still ends at byte {facts.cut_end}, with the last transaction of backup "
-            f"{facts.parent}.",
+            f"The file still ends at byte {facts.cut_end}, "
+            f"with the last transaction of backup {facts.parent}.",
         )
     new = facts.cut_end - facts.chain_end
     return Reason(
@@ -167,8 +167,8 @@ def _replaced(facts: ContinuityFacts) -> Reason:
     )
     if facts.packed:
         text = (
-            f"The file was packed since backup {facts.parent} (both contain transaction "
-            f"{facts.common_tid}); {kept}."
+            f"The file was packed since backup {facts.parent} "
+            f"(both contain transaction {facts.common_tid}); {kept}."
         )
         return Reason("packed", text)
     if facts.common_tid is None:
@@ -246,8 +246,8 @@ def _dump_reason(facts: DumpFacts) -> Reason:
     if facts.continues:
         return Reason(
             "continued",
-            f"The database continues from the last transaction {facts.parent_last_tid} of backup "
-            f"{facts.parent}.",
+            f"The database continues from the last transaction {facts.parent_last_tid} "
+            f"of backup {facts.parent}.",
         )
     if facts.common_tid is None and not facts.restored:
         return Reason(

@@ -436,8 +436,8 @@ def _backup(reaches: Sequence[SearchableBackup], backup_id: str | None) -> Searc
         if reaches:
             newest = max(reaches, key=lambda r: r.id)
             what = (
-                f"there is no complete backup of the whole site among {len(reaches)} (safety backups do "
-                "not count)"
+                f"there is no complete backup of the whole site among {len(reaches)} "
+                "(safety backups do not count)"
             )
             raise BackupMissing(what, f"the newest of any kind is {newest.id}; give its id to search in it")
         raise BackupMissing("there are no backups yet", "make the first one with: zodb-vault create")
@@ -515,8 +515,8 @@ def _no_state(request: AtTimestamp | BeforeTid, found: SearchResult) -> tuple[st
         )
     latest = f"{in_utc(below.end)} (up to {below.top}, backup {below.id})"
     return (
-        f"{wanted} cannot be restored: the nearest times that can are {latest} before and {earliest} "
-        "after it",
+        f"{wanted} cannot be restored: "
+        f"the nearest times that can are {latest} before and {earliest} after it",
         "choose one of these",
     )
 

@@ -162,14 +162,14 @@ def clock_problem(ordered: Sequence[RetainedBackup], now: datetime, store_now: d
                 f"{clock.iso(before.created_at)}"
             )
             return (
-                f"the clock was set back between two backups: {what}: nothing is removed by age until "
-                "one of them is deleted"
+                f"the clock was set back between two backups: {what}: "
+                "nothing is removed by age until one of them is deleted"
             )
     if ordered and ordered[-1].created_at > now + AHEAD:
         last = ordered[-1]
         return (
-            f"{last.id} was made at {clock.iso(last.created_at)}, which is in the future: nothing is "
-            "removed by age"
+            f"{last.id} was made at {clock.iso(last.created_at)}, which is in the future: "
+            "nothing is removed by age"
         )
     return None
 

@@ -24,8 +24,8 @@ FEATURE: Final = "age"
 MAGIC: Final = b"age-encryption.org/v1"
 PIECE: Final = 1 << 16
 WHERE: Final = (
-    "configure the private key: ZODB_VAULT_IDENTITY_FILE, ZODB_VAULT_IDENTITY_COMMAND, or [identity] in "
-    "zodb-vault.toml"
+    "configure the private key: "
+    "ZODB_VAULT_IDENTITY_FILE, ZODB_VAULT_IDENTITY_COMMAND, or [identity] in zodb-vault.toml"
 )
 INSTALL: Final = "install zodb-vault[encryption]"
 Outcome = Literal["identity", "recipient", "key", "damage"]

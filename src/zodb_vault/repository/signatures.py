@@ -63,8 +63,8 @@ class Signatures:
         key = manifest_key(site, backup)
         data = self._files.read_manifest(key, site, backup)
         hint = (
-            "use another backup, or make one with `create --full`; [repository.signing] signers lists the "
-            "accepted signers"
+            "use another backup, or make one with `create --full`; "
+            "[repository.signing] signers lists the accepted signers"
         )
         signature = self.get(site, backup)
         if signature is None:

@@ -24,8 +24,8 @@ HINTS: Final = {
     errno.EROFS: "mount it writable",
     errno.ENOTDIR: "a repository is a directory, and so is everything above it; choose another path",
     errno.EACCES: "run as the user that owns the repository, or correct its permissions",
-    errno.EPERM: "the file system refuses hard links or the change; keep the repository on one that "
-    "allows them",
+    errno.EPERM: "the file system refuses hard links or the change; "
+    "keep the repository on one that allows them",
     errno.EMLINK: "the file system refuses hard links; keep the repository on one that allows them",
     errno.ENOTSUP: "the file system refuses hard links; keep the repository on one that allows them",
 }

@@ -39,8 +39,8 @@ TRANSIENT_CODES: Final = (
 )
 TRANSIENT_STATUS: Final = (409, 429, 500, 502, 503, 504)
 CREDENTIALS: Final = (
-    "check the credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile (AWS_PROFILE), or the "
-    "role of this machine"
+    "check the credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+    "a profile (AWS_PROFILE), or the role of this machine"
 )
 PERMISSIONS: Final = (
     "grant what the how-to `repository in S3` lists for this command, and check the credentials"
@@ -74,12 +74,12 @@ class ErrorHints(NamedTuple):
 
     hints: Mapping[str, str] = HINTS
     otherwise: str = (
-        "check the location, [repository.s3] and the service; `zodb-vault repository check` tries every "
-        "request that zodb-vault makes"
+        "check the location, [repository.s3] and the service; "
+        "`zodb-vault repository check` tries every request that zodb-vault makes"
     )
     unreachable: str = (
-        "check the network and [repository.s3] endpoint, then run the command again; it reuses what is "
-        "already stored"
+        "check the network and [repository.s3] endpoint, then run the command again; "
+        "it reuses what is already stored"
     )
     credentials: str = CREDENTIALS
     correct: str = "correct [repository.s3]"
@@ -140,8 +140,8 @@ class ErrorTranslator:
         if code in TRANSIENT_CODES or status in TRANSIENT_STATUS:
             return TransientError(
                 message,
-                "the service is overloaded or has a failure; run the command again later, it reuses what is "
-                "already stored",
+                "the service is overloaded or has a failure; "
+                "run the command again later, it reuses what is already stored",
             )
         return StoreError(message, self._hints.hints.get(code, self._hints.otherwise))
 

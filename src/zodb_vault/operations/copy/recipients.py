@@ -38,7 +38,7 @@ def require_intended(source: Repository, target: Repository, *, decrypt: bool) -
         target.require_recipients()
     elif FEATURE in source.info.requires and not decrypt:
         raise UsageError(
-            f"{where} is not encrypted: everyone who can read it could read what is encrypted in "
-            f"{source.store.location}",
+            f"{where} is not encrypted: "
+            f"everyone who can read it could read what is encrypted in {source.store.location}",
             "create the target with recipients; if it shall not be encrypted, give --decrypt",
         )

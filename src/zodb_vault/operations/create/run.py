@@ -90,8 +90,8 @@ def _wait_for_others(repository: Repository, site: str, progress: Progress) -> N
     while (other := _other(repository, site)) is not None:
         if other.run != said:
             progress.note(
-                f"waiting for the create {other.run} (host {other.host}, pid {other.pid}, since "
-                f"{other.started})"
+                f"waiting for the create {other.run} (host {other.host}, "
+                f"pid {other.pid}, since {other.started})"
             )
             said = other.run
         time.sleep(WAIT_SECONDS)

@@ -64,8 +64,8 @@ def missing_databases(draft: Draft) -> list[str]:
         return []
     newest, ours = draft.newest.manifest, {database.name for database in draft.databases}
     return [
-        f"the database {entry.name} of backup {newest.id} is not in the configuration any more, and not "
-        "in this backup"
+        f"the database {entry.name} of backup {newest.id} is not in the configuration any more, "
+        "and not in this backup"
         for entry in newest.databases
         if entry.name not in ours
     ]

@@ -19,9 +19,8 @@ def abort(destinations: Sequence[Destination]) -> list[UnfinishedRestore]:
     with contextlib.ExitStack() as stack:
         for one in _taking_part(destinations, _interrupted(destinations)):
             stack.enter_context(one.hold())
-        restores = _interrupted(
-            destinations
-        )  # another process may have finished it before the lock was taken
+        # another process may have finished it before the lock was taken
+        restores = _interrupted(destinations)
         found = [one.undo(restores) for one in _taking_part(destinations, restores)]
         undone = [one for one in found if one is not None]
         _carry_out(undone)

@@ -116,7 +116,6 @@ def _notes(target: RestoreTarget, site: Site | None, options: RestoreOptions) ->
                 yield (f"{database.name} is not in this backup and stays as it is: it may not fit the others")
     if target.backup.manifest.consistency == "uncoordinated" and len(target.cuts) > 1:
         yield (
-            "no moment without commits was found when this backup was made: a transaction that spans "
-            "databases may be "
-            "incomplete"
+            "no moment without commits was found when this backup was made: "
+            "a transaction that spans databases may be incomplete"
         )

@@ -57,8 +57,8 @@ def require_together(
             same = next((one for restore in sorted(interrupted) if (one := other.finished(restore))), None)
         if same is not None:
             raise TargetRefused(
-                f"the interrupted restore {same.restore} was one of {same.database} too, and only together "
-                "they fit",
+                f"the interrupted restore {same.restore} was one of {same.database} too, "
+                "and only together they fit",
                 "leave --database out",
             )
 
