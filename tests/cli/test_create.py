@@ -319,7 +319,7 @@ def test_variables_say_what_options_would_and_options_go_before_them(
     # a blob directory of the environment is never mixed with a Data.fs of the command line
     mixed = vault.bare("create", "--data-fs", other.data_fs, "--site", "fourth", "--json")
     assert (mixed.status, mixed.error["kind"]) == (2, "configuration")
-    assert "no blob directory is known" in mixed.error["message"]
+    assert "no blob directory is configured" in mixed.error["message"]
 
 
 def test_help_says_what_the_options_do_and_what_the_status_3_means(vault: Vault) -> None:

@@ -177,9 +177,7 @@ def test_a_zeo_client_is_sent_to_the_server_and_creates_nothing(
     before = tree(vault.directory)
     planned = vault.bare(*options, "plan", *method)
     assert (planned.status, planned.err) == (0, "")
-    assert (
-        "nothing authoritative is here: this is a client of the ZEO server db.example.org:8100" in planned.out
-    )
+    assert "no data are on this machine: it is a client of the ZEO server db.example.org:8100" in planned.out
     assert "--zeo-conf" in planned.out
     if method:
         (database,) = planned.document["databases"]
@@ -211,7 +209,7 @@ def test_a_shared_blob_directory_is_only_one_component(tmp_path: Path, vault: Va
     assert [(step["order"], step["what"], step["from"]) for step in database["steps"]] == [
         (1, "blobs", str(tmp_path / "shared"))
     ]
-    assert any("only the blobs are here" in warning for warning in database["warnings"])
+    assert any("only blobs are on this machine" in warning for warning in database["warnings"])
     assert vault.bare(*options, "create").status == 2
     assert vault.bare(*options, "doctor", "--json").status == 1
 

@@ -318,9 +318,9 @@ def test_what_goes_is_shown_and_asked_for(cached: Cached) -> None:
     assert "removes 2 blobs of the replaced state" in refused.screen
     assert cached.zec() == CACHES
     text = cached("restore", cached.backup, "--client-conf", cached.conf, "--yes").err
-    assert "restart every ZEO client, on every host, before the server takes writes again" in text
+    assert "restart every ZEO client, on every host, before the server accepts writes again" in text
     assert "mixes discarded objects with restored ones" in text
-    assert f"of every client but {cached.conf}" in text
+    assert f"of every client except {cached.conf}" in text
     assert f"removed: {cached.home}/old-1.zec" in text
     assert cached.zec() == []
     assert "none was named with --client-conf" in cached("restore", cached.backup, "--yes").err
@@ -368,14 +368,14 @@ def test_a_client_that_still_runs_is_in_use(cached: Cached, tmp_path: Path) -> N
 def test_a_cache_in_an_unknown_place_is_named(cached: Cached) -> None:
     cached.conf.write_text(cached.conf.read_text().replace(f"var {cached.home}", ""))
     done = cached.done("restore", cached.backup, "--client-conf", cached.conf, "--dry-run")
-    assert ["old-1.zec in the working directory" in note for note in done["notes"]] == [True, False]
+    assert ["old-1.zec in its working directory" in note for note in done["notes"]] == [True, False]
     assert not [path for path in done["caches"] if ".zec" in path]
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--client-conf", "{zeo}"], "has no ZEO client in it"),
+        (["--client-conf", "{zeo}"], "configures no ZEO client"),
         (["--client-conf", "{zeo}", "--output", "out"], "exclude each other"),
     ],
 )

@@ -253,7 +253,7 @@ def site_packs(target: Target, scene: Scene) -> None:
         scene.operation(target)()
     except TargetRefused as error:
         # the old file was linked to its kept name before the site was started: there is only one such name
-        assert "in the way" in str(error), error
+        assert "is another file than" in str(error), error
         assert before == "old"
         next(target.files().data_fs.parent.glob("Data.fs.replaced-*")).unlink()
         scene.operation(target)()

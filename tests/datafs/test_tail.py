@@ -39,8 +39,9 @@ WHOLE = {
 def hop(data_fs: Path, start: int = 0) -> tuple[list[TransactionSpan], Tail]:
     """Return all hops and the tail."""
     with data_fs.open("rb") as stream:
-        hopper = TransactionWalker(stream.fileno(), start, str(data_fs))
-        return list(hopper), hopper.tail
+        hops: list[TransactionSpan] = []
+        tail = TransactionWalker(stream.fileno(), str(data_fs)).walk(start, hops.append)
+        return hops, tail
 
 
 def size_for_zodb(data_fs: Path) -> int:
@@ -404,7 +405,7 @@ def test_what_is_no_file_is_refused_without_waiting(
 
 
 def test_a_path_through_a_file_is_refused(data_fs: Path) -> None:
-    with pytest.raises(SourceError, match="leads through something that is not a directory"):
+    with pytest.raises(SourceError, match="a part of its path is not a directory"):
         DataFile(data_fs / "Data.fs")
 
 

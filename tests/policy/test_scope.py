@@ -121,9 +121,9 @@ def test_no_configuration_shows_a_secret_nor_has_an_empty_place(name: str) -> No
 
 
 def test_the_words_for_a_client_say_what_it_has() -> None:
-    assert str(scope_of(database("zeo_cache.conf")).elsewhere).startswith("nothing authoritative is here: ")
-    assert str(scope_of(database("zeo_shared.conf")).elsewhere).startswith("only the blobs are here: ")
-    assert str(scope_of(database("s3_zeo.conf")).elsewhere).startswith("only the blobs are here: ")
+    assert str(scope_of(database("zeo_cache.conf")).elsewhere).startswith("no data are on this machine: ")
+    assert str(scope_of(database("zeo_shared.conf")).elsewhere).startswith("only blobs are on this machine: ")
+    assert str(scope_of(database("s3_zeo.conf")).elsewhere).startswith("only blobs are on this machine: ")
 
 
 def test_a_backend_of_another_package_and_a_hidden_dsn_have_words_too() -> None:

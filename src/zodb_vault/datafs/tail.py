@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from ..errors import SourceDamaged
@@ -53,21 +53,22 @@ def check_magic(fd: int, name: str) -> None:
 
 
 class TransactionWalker:
-    """Iterates over the finished transactions from ``start``; afterwards ``tail`` is the end and its state.
+    """Walks over the finished transactions of an open Data.fs, up to the length that it has at first."""
 
-    A transaction that a writer is still writing ends the iteration: it has the status ``c``, or all bytes up
-    to the end of the file belong to it. Anything else that cannot be parsed raises SourceDamaged, so that no
-    transaction after it is dropped silently.
-    """
-
-    def __init__(self, fd: int, start: int, name: str) -> None:
+    def __init__(self, fd: int, name: str) -> None:
         self._fd, self._name = fd, name
-        self._start = start or len(MAGIC)
         self._size = os.fstat(fd).st_size
-        self.tail = Tail(self._start, "clean")
 
-    def __iter__(self) -> Iterator[TransactionSpan]:
-        pos, size, fd = self._start, self._size, self._fd
+    def walk(self, start: int, visit: Callable[[TransactionSpan], object], until: int | None = None) -> Tail:
+        """Call ``visit`` for each finished transaction from ``start`` on, and return where they end.
+
+        With ``until``, the walk stops before a transaction that ends after this position.
+
+        A transaction that a writer is still writing ends the walk: it has the status ``c``, or all bytes up
+        to the end of the file belong to it. Anything else that cannot be parsed raises SourceDamaged, so that
+        no transaction after it is dropped silently.
+        """
+        pos, size, fd = start or len(MAGIC), self._size, self._fd
         unpack, width = TRANSACTION.unpack, TRANSACTION.size
         head = os.pread(fd, width, pos)
         while len(head) == width:
@@ -78,9 +79,11 @@ class TransactionWalker:
             block = os.pread(fd, 8 + width, end - 8)
             if len(block) < 8 or LENGTH.unpack_from(block)[0] != length:
                 raise SourceDamaged(*self._broken(pos, "does not repeat its length at its end"))
-            yield TransactionSpan(tid, pos, end, status)
+            if until is not None and end > until:
+                return Tail(pos, "clean")
+            visit(TransactionSpan(tid, pos, end, status))
             pos, head = end, block[8:]
-        self.tail = Tail(pos, self._state_after(pos, head))
+        return Tail(pos, self._state_after(pos, head))
 
     def _broken(self, pos: int, what: str) -> tuple[str, str]:
         return (
@@ -106,7 +109,7 @@ class TransactionWalker:
                 return "torn"
             raise SourceDamaged(*self._broken(pos, "has an impossible header"))
         if pos + length + LENGTH.size <= size:
-            return "clean"  # finished since the iteration began: the next one finds it
+            return "clean"  # finished since the walk began: the next walk finds it
         self._require_unfinished(pos, pos + TRANSACTION.size + sum(texts))
         self._require_last(pos, head, size)
         return "torn"

@@ -13,7 +13,7 @@ import select
 import subprocess
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Final, Literal
 
 from ..errors import ConfigurationError, Damage, KeyNeeded, UnsupportedRepository, VaultError
@@ -62,14 +62,18 @@ class _Process:
             piece = memoryview(data)[start : start + PIECE]
             yield from self._pump(LENGTH.pack(len(piece)) + piece)
 
-    def finish(self) -> Iterator[bytes]:
-        """Send the end of the content, yield the remaining results, and set ``outcome``."""
+    def finish(self) -> Generator[bytes, None, Outcome | None]:
+        """Send the end of the content, yield the rest of the results, and return the outcome.
+
+        None is success.
+        """
         yield from self._pump(LENGTH.pack(0))
         while not self._ended:
             yield from self._received_now()
         while (message := self._message()) is None:
             self._read()
-        self.outcome: Outcome | None = json.loads(message)
+        outcome: Outcome | None = json.loads(message)
+        return outcome
 
     def _pump(self, data: bytes) -> Iterator[bytes]:
         """Send bytes and receive at the same time: the child blocks while its output pipe is full."""
@@ -171,9 +175,9 @@ class EncryptionKeys:
         process.begin({"identities": identities})
         for chunk in chunks:
             yield from process.exchange(chunk)
-        yield from process.finish()
+        outcome = yield from process.finish()
         self._idle.put(process)
-        match process.outcome:
+        match outcome:
             case "key":
                 raise KeyNeeded(f"object {name} is encrypted for another key", WHERE)
             case "identity":
@@ -205,11 +209,14 @@ class Encryptor:
 
     def finish(self) -> bytes:
         """Return the remaining encrypted bytes."""
-        rest = b"".join(self._process.finish())
-        if self._process.outcome is not None:
-            raise VaultError("the content could not be encrypted", "check [repository.encryption] recipients")
+        rest = b"".join(self._rest())
         self._idle.put(self._process)
         return rest
+
+    def _rest(self) -> Iterator[bytes]:
+        outcome = yield from self._process.finish()
+        if outcome is not None:
+            raise VaultError("the content could not be encrypted", "check [repository.encryption] recipients")
 
 
 def is_installed() -> bool:

@@ -272,7 +272,7 @@ def test_a_blob_that_changed_since_the_interruption_does_not_come_from_it(vault:
     at = data.index(b"text", first.start)
     data[at] ^= 1
     vault.files.data_fs.write_bytes(data)
-    with pytest.raises(SourceChanged, match="no longer gives the bytes"):
+    with pytest.raises(SourceChanged, match="no longer has the bytes"):
         vault.create(workers=1)
 
 

@@ -133,9 +133,7 @@ def test_a_blob_that_changed_during_compaction_keeps_its_old_object(
         flip(changed, 5)
         commit(site, 3)
         created = vault.create()
-    assert created.findings == [
-        f"{changed} no longer gives the bytes that were backed up; the backup keeps them"
-    ]
+    assert created.findings == [f"{changed} changed since it was backed up; the backup keeps the old content"]
     assert created.findings[0] in entry_of(created.manifest).warnings
     assert 1 < len(vault.packs()) < 4  # the one that was kept, and the three others
     assert created.manifest.status == "complete"
@@ -201,7 +199,7 @@ def test_a_data_fs_that_changed_during_compaction_keeps_its_old_segments(
         patch.setattr(SegmentMatcher, "matches", lambda _self, _segment: True)
         created = vault.create()
     assert len(created.findings) == 1
-    assert f"no longer gives the bytes {second.start} to {second.end}" in created.findings[0]
+    assert f"the bytes {second.start} to {second.end} of Data.fs changed" in created.findings[0]
     assert len(vault.segments()) == 4
     assert vault.restore().data_fs.read_bytes()[: len(before)] == before
 

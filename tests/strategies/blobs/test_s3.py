@@ -300,7 +300,7 @@ def test_a_site_goes_back_in_place(make: Make, base: str) -> None:
     later = vault.place.objects()
     done = vault.done("restore", made["id"], "--yes", "--replace")
     assert vault.site.transactions() == before and vault.site.state() == state
-    assert "until the site is packed, which deletes them" in done.err
+    assert "until a pack of the site deletes them" in done.err
     assert vault.place.objects().items() >= later.items()
 
 
@@ -314,7 +314,7 @@ def test_what_is_discarded_is_in_the_safety_backup(make: Make) -> None:
     assert [
         note
         for note in done.document["notes"]
-        if note.startswith(f"2 objects in s3://{vault.place.bucket}/plone belong to the replaced state")
+        if note.startswith(f"2 objects in s3://{vault.place.bucket}/plone belong only to the replaced state")
     ]
     with vault.site.opened() as opened:
         opened.put(more="and goes on")
@@ -381,7 +381,7 @@ def test_another_object_is_in_the_way_until_it_is_to_be_kept(make: Make, tmp_pat
     (kept,) = [name for name in vault.place.objects() if name.startswith(".zodb-vault-kept-")]
     assert kept.endswith(f"/{key}") and vault.place.objects()[kept] == b"short"
     assert (
-        "1 objects gave way to those of the backup; copies of them are in "
+        "1 objects were replaced by blobs of the backup; copies of the old objects are in "
         f"s3://{vault.place.bucket}/plone/{kept.split('/')[0]}/"
     ) in done.err
     with vault.site.opened() as opened:
@@ -418,7 +418,7 @@ def test_a_restore_that_broke_off_goes_on(
     assert copy.transactions() == vault.site.transactions()
     assert (
         requests["PutObject"] == 2
-        and "if another site uses them, each of the two deletes blobs of the other" in done.err
+        and "if another site uses them, a pack of one site deletes blobs of the other one" in done.err
     )
 
 
@@ -590,14 +590,14 @@ def test_the_wrapper_of_a_zeo_client_is_sent_to_the_server(make: Make, tmp_path:
         re.sub("<filestorage>.*</filestorage>", section, vault.conf.read_text(), flags=re.DOTALL)
     )
     planned = vault.bare("--repository", vault.repository, "--zope-conf", client, "plan")
-    assert "that has this <s3blobstorage> around the <filestorage> of the server's zeo.conf" in planned.out
+    assert "in which this <s3blobstorage> contains the <filestorage> of the server's zeo.conf" in planned.out
     assert vault.bare("--repository", vault.repository, "--zope-conf", client, "create").status == 2
     server.write_text(f"<zeo>\naddress localhost:8100\n</zeo>\n{vault.site.base}")
     refused = vault.bare("--repository", vault.repository, "--zeo-conf", server, "create", "--json")
     assert (refused.status, refused.error["kind"]) == (
         2,
         "configuration",
-    ) and "no blob directory is known" in refused.error["message"]
+    ) and "no blob directory is configured" in refused.error["message"]
     server.write_text(f"%import zodb_s3blobs\n<zeo>\naddress localhost:8100\n</zeo>\n{vault.site.section}")
     done = vault.bare("--repository", vault.repository, "--zeo-conf", server, "create", "--json")
     assert done.status == 0 and done.document["databases"][0]["blobs"] == {"added": 4, "count": 4}

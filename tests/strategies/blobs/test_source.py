@@ -216,7 +216,7 @@ def test_a_directory_that_goes_away_meanwhile_has_not_lost_its_blobs(tmp_path: P
     vault.progress.on_phase = unmount
     with pytest.raises(
         (ConfigurationError, SourceError),
-        match="does not exist" if left == "nothing" else "not the blob directory any more",
+        match="does not exist" if left == "nothing" else "not the same blob directory",
     ):
         vault.create()
     assert vault.ids == []
@@ -249,7 +249,7 @@ def test_blobs_and_no_directory_are_an_error_before_anything_is_stored(tmp_path:
     files = many(tmp_path / "site")
     vault = Vault(tmp_path, files, "none")
     before = sorted(vault.repository.store.list(""))
-    with pytest.raises(ConfigurationError, match="no blob directory is known") as caught:
+    with pytest.raises(ConfigurationError, match="no blob directory is configured") as caught:
         vault.create()
     assert "--only storage" in caught.value.hint
     assert [
@@ -267,7 +267,7 @@ def test_without_blobs_no_directory_is_needed(tmp_path: Path) -> None:
     assert vault.code() == "unchanged"
     # the first blob comes, and with it the need for a directory
     more(files)
-    with pytest.raises(ConfigurationError, match="no blob directory is known"):
+    with pytest.raises(ConfigurationError, match="no blob directory is configured"):
         vault.create()
     vault.blob_dir = files.blob_dir
     assert vault.code() == "continued"

@@ -48,7 +48,7 @@ def test_the_future_is_read_again_until_the_clock_has_passed_it(tmp_path: Path, 
     files = future_site(tmp_path / "site")
     vault = Vault(tmp_path, files)
     first = vault.create().manifest
-    assert any("later than the clock" in warning for warning in entry_of(first).warnings)
+    assert any("after the clock of this machine" in warning for warning in entry_of(first).warnings)
     stored = len(independent_reader.headers(files.data_fs))
     for hours, again in [(0.5, 5), (1.5, 5), (2.5, 5), (3.5, 5), (4.0, 0)]:
         machine.now = NOON + timedelta(hours=hours)
@@ -59,7 +59,7 @@ def test_the_future_is_read_again_until_the_clock_has_passed_it(tmp_path: Path, 
         assert entry.storage is not None and entry.blobs is not None
         assert (entry.storage.transactions, entry.blobs.count) == (stored, 3)
         assert manifest.status == "complete"
-        assert any("later than the clock" in warning for warning in entry.warnings) is (hours < 3)
+        assert any("after the clock of this machine" in warning for warning in entry.warnings) is (hours < 3)
         assert len(manifest.timeline) == 1
         vault.assert_restores(files)
     assert not any(segment.future for segment in vault.segments())
@@ -221,7 +221,7 @@ def test_an_unfinished_tail_is_left_out_and_continued_after_it(tmp_path: Path, t
     entry = entry_of(vault.create().manifest)
     assert entry.data_fs is not None
     assert entry.data_fs.end == len(whole)
-    assert any("a part of a transaction" in warning for warning in entry.warnings) is (
+    assert any("an unfinished transaction" in warning for warning in entry.warnings) is (
         tail in ("header", "short")
     )
     assert vault.restore().data_fs.read_bytes() == whole

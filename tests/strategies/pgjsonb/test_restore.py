@@ -75,7 +75,7 @@ def test_into_an_empty_database_and_a_bucket_of_another_owner(
     vault = make(history, tiered)
     site, before = other(vault, postgres.database()), place_of(vault.site).objects() if tiered else {}
     said = vault.done("restore", "--target", conf_of(vault, site), "--yes").err
-    assert "restart every process" in said and "there are objects below" not in said
+    assert "restart every process" in said and "there are already objects below" not in said
     assert everything(site) == everything(vault.site)
     if tiered:
         assert place_of(site).objects() == place_of(vault.site).objects() == before and len(before) == 4
@@ -108,7 +108,7 @@ def test_in_place_nothing_is_written_twice_and_nothing_deleted(make: Make) -> No
     assert everything(vault.site) == wanted
     (kept,) = [one.removeprefix("the database ") for one in done["kept"]]
     assert "later" in pgjsonb_sites.state(vault.site._replace(login=vault.login._replace(name=kept)))
-    assert any("stay there until the site is packed" in note for note in done["notes"])
+    assert any("stay there until a pack of the site deletes them" in note for note in done["notes"])
     with vault.site.opened() as opened:
         opened.put(title="and goes on")
     assert vault.created()["reason"]["code"] == "diverged"
@@ -181,7 +181,10 @@ def test_an_interrupted_restore_is_finished_by_the_next_one(
     assert pgjsonb_sites.rows(site.login) == {}
     before = modified(place_of(site))
     assert len(before) == (2 if where == "blobs" else 4)
-    assert "there are objects below" in vault.done("restore", "--target", conf_of(vault, site), "--yes").err
+    assert (
+        "there are already objects below"
+        in vault.done("restore", "--target", conf_of(vault, site), "--yes").err
+    )
     assert modified(place_of(site)).items() >= before.items()
     assert everything(site) == everything(vault.site)
 

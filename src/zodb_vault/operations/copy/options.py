@@ -12,7 +12,7 @@ class CopyOptions(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 2
 
 
-class Copied(msgspec.Struct, frozen=True, kw_only=True):
+class CopyResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a copy did: the new ids, how many backups the target already had, and what was stored."""
 
     site: str

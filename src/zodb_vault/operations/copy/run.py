@@ -21,7 +21,7 @@ from ..prune.unlock import MarkerState
 from .backup import BackupCopier, copy_labels
 from .coordination import Heartbeat, hold_source, hold_target, remove_dead_marker
 from .notes import Notes
-from .options import Copied, CopyOptions
+from .options import CopyOptions, CopyResult
 from .recipients import can_stay_as_stored, require_intended
 from .reencrypt import Reencryption
 from .transfer import ExistingObjects, ObjectCopier
@@ -30,7 +30,7 @@ from .verbatim import VerbatimCopy
 
 def copy(
     source: Repository, target: Repository, site: str, progress: Progress, options: CopyOptions | None = None
-) -> Copied:
+) -> CopyResult:
     """Copy the backups of a site that the target does not have.
 
     A backup exists in the target only when all of it does. After an interruption, the next copy uses what is
@@ -74,7 +74,7 @@ class CopySession:
         self._marker, self._source_marker, self._others = marker, source_marker, others
         self._progress = progress
 
-    def run(self, wanted: list[str], options: CopyOptions) -> Copied:
+    def run(self, wanted: list[str], options: CopyOptions) -> CopyResult:
         """Copy what the target does not have."""
         ours, theirs = self._source.listing(self._site), self._target.listing(self._site)
         present = {*theirs.backups, *self._target.trash.backups(self._site)}
@@ -100,7 +100,7 @@ class CopySession:
         for one in sorted(present & set(wanted)):
             copy_labels(self._source, self._target, one, ours, theirs)
         self._raise_problems(copier)
-        return Copied(
+        return CopyResult(
             site=self._site,
             location=self._target.store.location,
             copied=copied,

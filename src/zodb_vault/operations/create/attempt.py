@@ -22,7 +22,7 @@ from ..locks import Locks, trial_key
 from .commit import commit, locked_until
 from .consistency import Consistency, align_cut_points
 from .draft import Draft
-from .manifest import Copied, starts_timeline
+from .manifest import CapturedDatabases, starts_timeline
 from .mirrors import Mirrored
 from .options import Created, CreateOptions
 from .resume import MarkerCheckpointer, StaleMarker, leave_to_next_run, overtaken, stale_marker
@@ -163,7 +163,7 @@ class Attempt:
                 capture = survey.begin(decision, draft.objects, checkpointer, self._progress)
                 stack.callback(capture.close)
                 captures.append(capture)
-            copied = Copied(self._captured(captures, decided), decided.consistency, decided.uses)
+            copied = CapturedDatabases(self._captured(captures, decided), decided.consistency, decided.uses)
             created = commit(draft, copied, self._locks, run, resumed=resumed)
         except BaseException as error:
             lost = overtaken(run) if isinstance(error, Damage) else None

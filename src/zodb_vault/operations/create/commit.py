@@ -15,13 +15,15 @@ from ...strategies.blobs.missing import missing_rows
 from ..catalog import Catalog
 from ..locks import Locks, needed_keys
 from .draft import Draft
-from .manifest import Copied, manifest_of
+from .manifest import CapturedDatabases, manifest_of
 from .options import Created
 
 MissingOfDatabases = dict[str, list[MissingRow]]
 
 
-def commit(draft: Draft, copied: Copied, locks: Locks, run: RunMarker, *, resumed: bool) -> Created:
+def commit(
+    draft: Draft, copied: CapturedDatabases, locks: Locks, run: RunMarker, *, resumed: bool
+) -> Created:
     """Write labels and manifest; raise InUse when another run has taken the place of this one.
 
     ``resumed``: an interrupted run has stored a part of it.

@@ -17,7 +17,7 @@ from .provenance import origin_of, software_of
 WITHOUT_PARENT: Final = ("forced", "new-history", "parent-missing")
 
 
-class Copied(NamedTuple):
+class CapturedDatabases(NamedTuple):
     """What an attempt has copied.
 
     ``uses`` are the ids of the backups that it continues or takes content from, the newest one last.
@@ -28,7 +28,7 @@ class Copied(NamedTuple):
     uses: list[str]
 
 
-def manifest_of(draft: Draft, copied: Copied, *, complete: bool) -> Manifest:
+def manifest_of(draft: Draft, copied: CapturedDatabases, *, complete: bool) -> Manifest:
     """Return the manifest.
 
     ``complete`` is False when it lacks blobs of which nobody has accepted the loss.
@@ -66,7 +66,7 @@ def _parent(decisions: Iterable[Decision], uses: Sequence[str]) -> str | None:
     return uses[-1] if uses and continues else None
 
 
-def _timeline(draft: Draft, copied: Copied) -> list[Timeline]:
+def _timeline(draft: Draft, copied: CapturedDatabases) -> list[Timeline]:
     if not copied.uses:
         return [Timeline(draft.id, None)]
     before = draft.catalog.backup(copied.uses[-1]).manifest.timeline

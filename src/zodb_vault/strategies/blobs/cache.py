@@ -1,4 +1,4 @@
-"""Put the blobs of a backup where a storage looks for them before it reads from its bucket."""
+"""Put the blobs of a backup into a cache, where a storage looks before it reads its bucket."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .s3 import wrapper_key
 
 
 def fill_cache(entry: DatabaseEntry, objects: Sink, cache: Path) -> None:
-    """Put all blobs of a backup into a cache, where zodb-s3blobs and zodb-pgjsonb name them alike.
+    """Put all blobs of a backup into a cache of zodb-s3blobs or zodb-pgjsonb, which use the same names.
 
     Raise Damage.
     """

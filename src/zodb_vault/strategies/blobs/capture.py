@@ -1,7 +1,4 @@
-"""The blobs of one database in a backup that is being made.
-
-Packs of earlier backups that are used again, and new ones.
-"""
+"""The blobs of one database in a backup that is being made: packs of earlier backups, and new packs."""
 
 from __future__ import annotations
 
@@ -19,17 +16,17 @@ from .missing import note_missing
 from .packer import Packer
 from .source import BlobSource
 
-# Empty blobs are named one by one up to this number, so that a manifest stays small.
+# The highest number of empty blobs that are listed one by one, so that a manifest stays small.
 NAMED: Final = 20
 
 Choice = Callable[[Pack], Pack | None]
-"""Returns what is used again of a pack: the pack itself, one with fewer live blobs, or None."""
+"""Returns the part of a pack that is used again: the pack itself, one with fewer live blobs, or None."""
 
 
 class PackedBlobs:
-    """The packs that the new backup has so far; ``refs`` are the blobs that its storage references.
+    """The packs of the new backup so far; ``refs`` are the blobs that its storage references.
 
-    ``findings`` name blobs of the source that are no longer what was backed up.
+    ``findings`` name blobs whose content changed since they were backed up.
     """
 
     def __init__(self, packer: Packer, refs: BlobSet, notes: RunNotes) -> None:
@@ -43,7 +40,7 @@ class PackedBlobs:
         self._sparse_left = 0
 
     def take(self, packs: Chain[Pack], blobs: Blobs, choose: Choice | None = None) -> None:
-        """Use the packs of an earlier backup again, all of them or what ``choose`` returns."""
+        """Use the packs of an earlier backup again: all of them, or for each pack what ``choose`` returns."""
         self.count, self.size = blobs.count, blobs.size
         self._has_sparse = blobs.sparse > 0
         self.packs = packs.mapped(lambda pack: self._chosen(pack, choose)) if choose else packs
@@ -57,7 +54,7 @@ class PackedBlobs:
         return kept
 
     def adopt(self, packs: Iterable[Pack], choose: Choice) -> None:
-        """Use the packs of an interrupted run, after those of an earlier backup."""
+        """Use the packs of an interrupted run, after those of the earlier backup."""
         for kept in map(choose, packs):
             if kept is not None:
                 self._append(kept)
@@ -68,7 +65,7 @@ class PackedBlobs:
         self.count, self.size = self.count + pack.count, self.size + pack.size
 
     def copy_missing(self, workers: Workers, source: BlobSource) -> int:
-        """Pack the referenced blobs that no pack has; return how many of them the source does not have."""
+        """Copy the referenced blobs that no pack has; return how many of them the source does not have."""
         gone = 0
         for packed in pack_missing(workers, self._packer, source, self._refs.missing()):
             gone += packed.gone
@@ -86,18 +83,18 @@ class PackedBlobs:
         self._empty_count += len(empty)
 
     def rewrite(self, workers: Workers, source: BlobSource) -> None:
-        """Join small packs, and rewrite some of those of which most blobs are gone."""
+        """Join small packs, and rewrite some of the sparse packs."""
         done = rewrite_packs(self.packs, self._has_sparse, self._packer, source, workers, self.findings)
         self.packs, self._sparse_left = done.chain, done.sparse
 
     def warnings(self) -> Iterator[str]:
-        """Yield what is unusual about the blobs of the source."""
+        """Yield a warning for each empty blob of the source, up to a limit."""
         yield from (f"{path} is empty" for path in self._empty)
         if self._empty_count > len(self._empty):
             yield f"{self._empty_count - len(self._empty)} more blobs are empty"
 
     def result(self, missing: Iterable[MissingBlob]) -> Blobs:
-        """Return what the manifest says of the blobs; ``missing`` are those that the source has lost."""
+        """Return the entry of the manifest for the blobs; the source has lost those in ``missing``."""
         packs = self.packs.with_short_tail()
         return Blobs(
             count=self.count,

@@ -1,6 +1,7 @@
-"""Stores again the content of many small packs and of packs that are mostly unreferenced, always from the source and never from the repository.
+"""Store again what is in too many small pieces, or in packs of which more than half is no longer needed.
 
-A piece is given up only after the source gave exactly its digest once more; so nothing that is stored gets lost.
+The content is read from the source, never from the repository: a backup needs no private key. A piece is
+replaced only after the source gave exactly the same digest again. So no stored content gets lost.
 """
 
 from __future__ import annotations
@@ -22,18 +23,24 @@ from ..base import Checkpointer
 from .packer import Packed, Packer, Shared, require_unchanged, still_holds
 from .source import BlobSource
 
+# Pieces below 16 MiB, a quarter of the longest piece, are joined when more than 32 of them are in a row.
 SMALL: Final = 16 << 20
 NEIGHBOURS: Final = 32
+# One run rewrites sparse packs with at most 1 GiB of live blobs, or 5 percent of all packs if that is more.
+# So a run stays short after a pack of the site that removed many blobs.
 REWRITE_BYTES: Final = 1 << 30
 REWRITE_SHARE: Final = 0.05
-# A service answers many requests at once, and each takes its time: one thread for every 16 blobs, up to 12
+# A service answers many requests at once, but each one takes time. One thread for every 16 blobs, at most 12
 # threads.
 REMOTE_BLOBS: Final = 16
 REMOTE_THREADS: Final = 12
 
 
 def small_neighbours(sizes: Iterable[float]) -> tuple[int, int]:
-    """Return the first and the end of the longest run of small pieces, (0, 0) when none is longer than 32."""
+    """Return the start and the end of the longest row of small pieces, (0, 0) when none has more than 32.
+
+    ``sizes`` are in bytes; a piece is small below 16 MiB.
+    """
     best, start = (0, 0), 0
     for n, size in enumerate(sizes):
         if size >= SMALL:
@@ -44,12 +51,12 @@ def small_neighbours(sizes: Iterable[float]) -> tuple[int, int]:
 
 
 def is_sparse(pack: Pack) -> bool:
-    """Tell whether less than half of a pack is alive."""
+    """Tell whether less than half of the bytes of a pack are live."""
     return pack.live * 2 < pack.raw
 
 
 class Rewrite(msgspec.Struct):
-    """What rewriting packs did: the new chain, and how many sparse packs are left for later."""
+    """The result of rewriting packs: the new chain, and how many sparse packs are left for later runs."""
 
     chain: Chain[Pack]
     sparse: int
@@ -63,7 +70,11 @@ def rewrite_packs(
     workers: Workers,
     findings: list[str],
 ) -> Rewrite:
-    """Return the chain with small neighbours of its tail joined and, when there are ``sparse`` ones, these rewritten within the budget."""
+    """Return the chain after small packs of its tail were joined and sparse packs rewritten.
+
+    Sparse packs beyond the budget stay. ``sparse`` is False when no pack is sparse; then the lists of packs
+    are not read.
+    """
     start, end = small_neighbours(pack.raw for pack in chain.tail)
     chosen = list(chain.tail[start:end])
     budget = max(REWRITE_BYTES, int(chain.raw * REWRITE_SHARE))
@@ -86,6 +97,10 @@ def rewrite_packs(
 def _rewritten(
     packs: Sequence[Pack], packer: Packer, source: BlobSource, workers: Workers, findings: list[str]
 ) -> tuple[set[str], list[Pack]]:
+    """Return the indexes of the packs that were replaced, and the new packs with their blobs.
+
+    A pack stays when the source no longer gives one of its blobs; ``findings`` then gets a text.
+    """
     members, done = [], set()
     for pack in packs:
         rows = pack_members(packer.sink, pack)
@@ -95,8 +110,8 @@ def _rewritten(
             done.add(pack.index.meta)
         else:
             findings.append(
-                f"{source.path(member_ref(changed))} no longer gives the bytes that were backed up; the "
-                "backup keeps them"
+                f"{source.path(member_ref(changed))} changed since it was backed up; the backup keeps the "
+                "old content"
             )
     written = [
         pack
@@ -106,16 +121,16 @@ def _rewritten(
     for pack in written:
         require_unchanged(source, members, pack_members(packer.sink, pack))
     if sum(pack.count for pack in written) != len(members):
-        return set(), []  # a blob went away in between: the old packs keep their places
+        return set(), []  # a blob was removed in between, so all old packs stay
     return done, written
 
 
 def reading_workers(
     source: BlobSource, refs: BlobSet, options: CaptureOptions, checkpointer: Checkpointer
 ) -> Workers:
-    """Return the threads that read what is missing.
+    """Return the threads that read the missing blobs.
 
-    Where each blob is waited for there are more threads than processors, but fewer for a few blobs.
+    A service is read by more threads than there are processors, but by fewer when few blobs are missing.
     """
     threads = 0
     if source.remote:
@@ -126,10 +141,10 @@ def reading_workers(
 def pack_missing(
     workers: Workers, packer: Packer, source: BlobSource, refs: Iterable[BlobRef]
 ) -> Iterator[Packed]:
-    """Write packs until nothing is left."""
+    """Write packs until no blob is left, and yield the result of each job."""
     shared = Shared(refs)
     while not shared.exhausted:
-        # checked again when all jobs have ended: one may have given a blob back after another one saw the end
+        # The loop is needed: a job may give a blob back after another job has seen the end.
         yield from workers.in_order(_pack_jobs(packer, source, shared))
 
 

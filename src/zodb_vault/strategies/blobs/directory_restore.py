@@ -1,8 +1,6 @@
 """Restore blobs into a blob directory, in place.
 
-What is there is compared, what is missing is added, and what differs is exchanged.
-
-A file that is exchanged is kept first.
+Existing files are compared, missing ones are added, and different ones are replaced. A replaced file is kept.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from ...blobs.layout import LAYOUTS, MARKER, detect
 from ...blobs.layout import TEMPORARY as UPLOADS
@@ -29,7 +27,7 @@ from ...runtime.ownership import TEMPORARY, Ownership, make_directories_like_par
 from ...runtime.progress import Progress
 from ...runtime.workers import Workers
 from ..base import Sink
-from .kept import ADDED, KeptDirectory, recorded
+from .kept import ADDED, ChangeRecord, KeptDirectory, recorded
 from .restore import BlobsJob
 from .source import BlobDirectory
 
@@ -37,20 +35,8 @@ BLOB_MODE: Final = 0o444
 CHUNK: Final = 1 << 20
 
 
-class Record(Protocol):
-    """Notes what happens to a directory before it happens; paths are relative, any thread may call it."""
-
-    def add(self, relatives: Iterable[str]) -> None:
-        """Note files that do not exist and are going to be made."""
-        ...
-
-    def keep(self, relative: str) -> None:
-        """Keep a file that is going to be exchanged."""
-        ...
-
-
 class DirectoryBlobs:
-    """A blob directory that blobs are restored into; ``layout`` is the one it has, or gets."""
+    """A blob directory that blobs are restored into; ``layout`` is the layout that it has or gets."""
 
     def __init__(self, blob_dir: Path, layout: str) -> None:
         self._blob_dir, self._layout = blob_dir, layout
@@ -61,7 +47,7 @@ class DirectoryBlobs:
         return str(self._blob_dir)
 
     def shared_by(self) -> str | None:
-        """Return nothing: what is in a directory is seen when it is compared."""
+        """Return None: the restore sees the files of a directory when it compares them."""
         return None
 
     def restore(self, job: BlobsJob, refs: BlobSet) -> list[str]:
@@ -79,12 +65,12 @@ class DirectoryBlobs:
             )
             for keys in writer.write(workers, packs_of(source.entry, source.objects), refs):
                 refs.mark_present(keys)
-        # one call for all files: to sync each of a million small ones would take hours
+        # one call for all files: to sync each of a million small files would take hours
         sync_file_system(self._blob_dir)
         return []
 
     def put_aside(self, refs: Iterable[BlobRef], kept_name: str) -> list[str]:
-        """Move blobs to the folder of what is kept."""
+        """Move blobs to the folder of kept blobs."""
         directory = BlobDirectory(self._blob_dir, self._layout)
         kept = KeptDirectory(self._blob_dir, kept_name, ownership_in(self._blob_dir))
         for ref in refs:
@@ -95,15 +81,15 @@ class DirectoryBlobs:
         return []
 
     def left_in_place(self) -> list[str]:
-        """Return nothing: a blob that nothing references is removed by a pack of the site, as always."""
+        """Return nothing: a pack of the site removes blobs that no record references, as always."""
         return []
 
     def settle(self, kept_name: str) -> list[str]:
-        """Remove the list of added blobs, and the folder of what was kept if it is empty."""
+        """Remove the list of added blobs, and the folder of kept blobs if it is empty."""
         kept = self._blob_dir / kept_name
         with contextlib.suppress(FileNotFoundError):
             os.unlink(kept / ADDED)
-        with contextlib.suppress(OSError):  # not there, or blobs of the old state are kept
+        with contextlib.suppress(OSError):  # there is no such folder, or it has blobs of the old state
             os.rmdir(kept)
         return [str(kept)] if kept.exists() else []
 
@@ -116,7 +102,7 @@ class DirectoryBlobs:
 
 
 def layout_for(blob_dir: Path, stored: str | None) -> str:
-    """Return the layout of a blob directory; an empty one gets that of the backup, ``stored``.
+    """Return the layout of a blob directory; an empty directory gets the layout of the backup, ``stored``.
 
     Raise ConfigurationError for a blob cache and for an unknown layout.
     """
@@ -144,13 +130,13 @@ def write_marker(marker: Path, layout: str, owner: Ownership) -> None:
 class BlobDirectoryWriter:
     """Writes blobs into one directory.
 
-    ``fresh``: there was no blob in it. Then nothing has to be compared, and each file gets its final name at
-    once: a run that is repeated after a crash is not fresh any more, and compares the file that the crash may
-    have cut off.
+    ``fresh`` tells that there was no blob in it. Then no file has to be compared, and each file is written
+    under its final name. A crash may leave a file that is too short. But then the next run is not fresh: it
+    compares the files.
 
-    The digest of the stored object and the checksum of its frame are checked, but only after the content was
-    written. So beside blobs that exist already, the digest of the blob itself decides before a file gets its
-    name.
+    Next to existing blobs, a file is written under a temporary name. It gets its final name only when the
+    digest of the blob is right: the digest of the stored object and the checksum of its frame are known only
+    after the content was written.
     """
 
     def __init__(
@@ -159,7 +145,7 @@ class BlobDirectoryWriter:
         root: Path,
         layout: str,
         owner: Ownership,
-        record: Record,
+        record: ChangeRecord,
         progress: Progress,
         *,
         fresh: bool,
@@ -168,9 +154,9 @@ class BlobDirectoryWriter:
         self._path_of, self._record, self._progress = LAYOUTS[layout], record, progress
 
     def write(self, workers: Workers, packs: Iterable[Pack], refs: BlobSet) -> Iterator[list[bytes]]:
-        """Write every blob of ``refs`` that the packs have, yield their keys.
+        """Write every blob of ``refs`` that the packs have, and yield their keys (OID + TID), pack by pack.
 
-        Raise Damage when one is not as it was stored.
+        Raise Damage when a blob differs from what was stored.
         """
         yield from workers.in_order(partial(self._write, pack, refs) for pack in packs)
 
@@ -206,7 +192,7 @@ class BlobDirectoryWriter:
         digest = hashlib.sha256()
         self._write_new(final + TEMPORARY, member, _hashed(chunks, digest))
         if digest.hexdigest() != member.sha256:
-            raise Damage(f"the blob {member.oid} {member.tid} in its pack is not the one that was stored")
+            raise Damage(f"the blob {member.oid} {member.tid} in its pack differs from what was stored")
         os.rename(final + TEMPORARY, final)
 
     def _write_new(self, path: str, member: Member, chunks: Iterator[memoryview]) -> None:
@@ -227,7 +213,7 @@ class BlobDirectoryWriter:
             yield chunk
 
     def _is_written(self, member: Member, relative: str) -> bool:
-        """Tell whether the file in place has exactly this content."""
+        """Tell whether the file in place has exactly the content of a member."""
         try:
             fd = os.open(f"{self._root}/{relative}", os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""Note what a restore changes in a blob directory, and keep the files that it exchanges.
+"""Note what a restore changes in a blob directory, and keep the files that it replaces.
 
 An undo of the restore needs both.
 """
@@ -19,28 +19,25 @@ ADDED: Final = "added"
 
 
 class KeptDirectory:
-    """The folder of a blob directory in which a restore keeps blobs of the old state.
-
-    They keep their relative paths.
-    """
+    """The folder in a blob directory where a restore keeps blobs of the old state, with the same paths."""
 
     def __init__(self, blob_dir: Path, name: str, owner: Ownership) -> None:
         self._blob_dir, self._root, self._owner = blob_dir, blob_dir / name, owner
 
     @property
     def added(self) -> Path:
-        """Return the file that lists the blobs which the restore added; the folder is made."""
+        """Return the path of the list of the blobs that the restore added; make the folder."""
         self._make_directories(self._root)
         return self._root / ADDED
 
     def path(self, relative: str) -> Path:
-        """Return where a file is kept; its directory is made."""
+        """Return the path where a file is kept; make its directory."""
         target = self._root / relative
         self._make_directories(target.parent)
         return target
 
     def keep(self, relative: str) -> None:
-        """Link a file that is about to be exchanged to where it is kept."""
+        """Keep a file that is going to be replaced, by a hard link."""
         target = self.path(relative)
         with contextlib.suppress(FileExistsError):  # an interrupted restore has kept it already
             os.link(self._blob_dir / relative, target)
@@ -58,26 +55,27 @@ class KeptDirectory:
 
 
 class ChangeRecord:
-    """Notes each change of a blob directory before it happens; several threads may use it at once."""
+    """Notes each change of a blob directory before it happens; several threads may use it at the same time.
+
+    Paths are relative to the blob directory.
+    """
 
     def __init__(self, kept: KeptDirectory, fd: int) -> None:
         self._kept, self._fd = kept, fd
 
     def add(self, relatives: Iterable[str]) -> None:
-        """Note names before there are such files; one write, so that the lines of two threads do not mix."""
+        """Note files that do not exist and are going to be written."""
+        # a single write, so that the lines of two threads do not mix
         os.write(self._fd, "".join(f"{relative}\n" for relative in relatives).encode("ascii"))
 
     def keep(self, relative: str) -> None:
-        """Keep a file that is about to be exchanged."""
+        """Keep a file that is going to be replaced."""
         self._kept.keep(relative)
 
 
 @contextlib.contextmanager
 def recorded(kept: KeptDirectory) -> Iterator[ChangeRecord]:
-    """Give the record of the changes that a restore makes.
-
-    One that goes on appends to what the interrupted run noted.
-    """
+    """Give the record of the changes of a restore, to which a restore that continues appends."""
     fd = os.open(kept.added, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         durable.write_all(fd, [b"\n"])  # an interrupted run may have ended in the middle of a line

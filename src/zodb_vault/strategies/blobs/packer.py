@@ -1,4 +1,4 @@
-"""Copies blob files into packs, and finds out which blobs the packs of earlier backups have already."""
+"""Copy blobs into packs, and find out which blobs are already in the packs of earlier backups."""
 
 from __future__ import annotations
 
@@ -23,12 +23,17 @@ from ...runtime.progress import Progress
 from ..base import Sink
 from .source import BlobSource, OpenedBlob
 
+# As long as the longest object (``repository/objects.py``), so a pack is usually one object. A longer blob
+# has a pack of its own.
 PACK_LIMIT: Final = 64 << 20
 CHUNK: Final = 1 << 20
 
 
 class Packed(msgspec.Struct):
-    """Packs that were written with the keys (OID + TID) of their blobs, how many blobs were not there, which are empty."""
+    """The result of one job: the packs that it wrote, with the keys (OID + TID) of their blobs.
+
+    ``gone`` is the number of blobs that the source does not have; ``empty`` are blobs without content.
+    """
 
     packs: list[Pack] = []
     keys: list[bytes] = []
@@ -37,7 +42,10 @@ class Packed(msgspec.Struct):
 
 
 class Shared:
-    """One iterator that several threads take from and give back to; ``exhausted`` when nothing is left."""
+    """An iterator for several threads, which can also give an item back.
+
+    ``exhausted`` is True when no item is left. It becomes False again when a thread gives one back.
+    """
 
     def __init__(self, refs: Iterable[BlobRef]) -> None:
         self._refs, self._lock = iter(refs), threading.Lock()
@@ -58,14 +66,14 @@ class Shared:
             return found
 
     def give_back(self, ref: BlobRef) -> None:
-        """Let the next taker have it."""
+        """Put an item back, for the next thread that asks for one."""
         with self._lock:
             self._returned.append(ref)
             self.exhausted = False
 
 
 class Packer:
-    """Writes packs; its methods may run in several threads."""
+    """Writes packs; the methods may run in several threads."""
 
     def __init__(self, sink: Sink, folder: str, now: datetime, progress: Progress) -> None:
         self.sink, self.to = sink, f"{folder}/blobs"
@@ -93,7 +101,7 @@ class Packer:
         return done
 
     def index(self, members: list[Member]) -> Pack:
-        """Store an index and return the pack that it describes, still without parts."""
+        """Store the index of a pack, and return the pack without its parts."""
         meta = self.sink.put_document(
             canonical.rows("blobs", [msgspec.json.encode(member) for member in members])
         )
@@ -109,7 +117,10 @@ class Packer:
         )
 
     def live(self, pack: Pack, wanted: Callable[[Member], bool]) -> Pack | None:
-        """Return the pack with an index of its wanted members only, itself when that is all, None when it is nothing."""
+        """Return the pack with a new index that lists only the wanted members.
+
+        Return the pack itself when all members are wanted, and None when none is.
+        """
         rows = pack_members(self.sink, pack)
         keep = [member for member in rows if wanted(member)]
         if len(keep) == len(rows):
@@ -119,7 +130,8 @@ class Packer:
         return msgspec.structs.replace(self.index(keep), parts=pack.parts, future=pack.future)
 
     def _chunks(self, blob: OpenedBlob) -> Iterator[bytes]:
-        # one byte more than expected is requested: a short answer shows that the file ends there
+        # One byte more than the rest is asked for. A blob that has grown then gives too many bytes, which the
+        # pack writer notices; otherwise the short answer shows the end of the file, without another read.
         size = blob.size
         while chunk := blob.read(min(CHUNK, size + 1)):
             self._progress.advance(len(chunk))
@@ -130,7 +142,7 @@ class Packer:
 
 
 class _Writer:
-    """One pack in the making."""
+    """A pack that is being written."""
 
     def __init__(self, packer: Packer) -> None:
         self._packer = packer
@@ -146,7 +158,7 @@ class _Writer:
 
 
 def still_holds(source: BlobSource, member: Member) -> bool:
-    """Tell whether the source gives exactly the bytes that a member was made from."""
+    """Tell whether the source still has exactly the content of a member."""
     blob = source.open(member_ref(member))
     if blob is None:
         return False
@@ -165,14 +177,14 @@ def reconcile(
     pack: Pack,
     holds: Callable[[Member], bool] | None = None,
 ) -> Pack | None:
-    """Return what is live of an earlier pack, and note in ``refs`` what it has.
+    """Return the live part of an earlier pack or None, and mark its blobs as present in ``refs``.
 
-    Blobs up to the TID ``sure_until`` are live by what is known of their part of the file; later ones only
-    when they are needed, and not beyond ``known_until``, where two timelines can have used one TID for two
-    contents, and if what they hold ``holds``.
+    Blobs up to the TID ``sure_until`` are live: their part of the storage is unchanged. A later blob is live
+    only when ``refs`` has it, its TID is not later than ``known_until`` and ``holds`` is true for it. After
+    ``known_until`` there may be two timelines that used the same TID for different content.
     """
     if pack.last_tid <= sure_until and not pack.future:
-        return pack
+        return pack  # without reading its index
 
     def wanted(member: Member) -> bool:
         return member.tid <= sure_until or (
@@ -186,7 +198,7 @@ def reconcile(
 
 
 def require_unchanged(source: BlobSource, members: Iterable[Member], written: Iterable[Member]) -> None:
-    """Raise SourceChanged when a blob that was compared a moment ago was written with another digest."""
+    """Raise SourceChanged when a blob changed between the comparison with its member and the new copy."""
     digests = {(member.oid, member.tid): member.sha256 for member in members}
     for member in written:
         if digests.get((member.oid, member.tid), member.sha256) != member.sha256:

@@ -1,4 +1,4 @@
-"""The blobs of a backup, on their way to where a site keeps them: a blob directory or a bucket."""
+"""Restore the blobs of a backup to the place where a site keeps them: a blob directory or a bucket."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .missing import missing_rows
 
 
 class BlobsJob(NamedTuple):
-    """What is restored of the blobs of one database, in one restore, with how many threads."""
+    """The blobs of one database that are restored, in which restore, and with how many threads."""
 
     source: RestoreSource
     context: RestoreContext
@@ -24,22 +24,22 @@ class BlobsJob(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Return how many bytes all blobs of the backup have."""
+        """Return the size of all blobs of the backup in bytes."""
         blobs = self.source.entry.blobs
         return blobs.size if blobs else 0
 
     @property
     def kept_name(self) -> str:
-        """Return the name of the folder for what is kept of the old state."""
+        """Return the name of the folder for blobs of the old state."""
         return KEPT_PREFIX + self.context.restore
 
 
 class BlobTarget(Protocol):
-    """Where the blobs of one database go: a directory or a bucket."""
+    """The place that the blobs of one database are restored to: a directory or a bucket."""
 
     @property
     def where(self) -> str:
-        """Return how messages call it: the path of the directory, or the address in the bucket."""
+        """Return its name in messages: the path of the directory, or the address in the bucket."""
         ...
 
     def shared_by(self) -> str | None:
@@ -47,32 +47,30 @@ class BlobTarget(Protocol):
         ...
 
     def restore(self, job: BlobsJob, refs: BlobSet) -> list[str]:
-        """Put all of ``refs`` that the backup has in place, durably, and mark each as present.
+        """Put all blobs of ``refs`` that the backup has in place, durably, and mark each as present.
 
-        Return notes for the user.
-
-        Raise Damage, TargetRefused, StoreError.
+        Return notes for the user. Raise Damage, TargetRefused, StoreError.
         """
         ...
 
     def put_aside(self, refs: Iterable[BlobRef], kept_name: str) -> list[str]:
-        """Put aside blobs that only the replaced state needs, and return notes for the user.
+        """Put aside the blobs that only the replaced state needs, and return notes for the user.
 
-        May be done again.
+        It can be repeated after an interruption.
         """
         ...
 
     def left_in_place(self) -> list[str]:
-        """Return notes about blobs of a replaced state that nothing puts aside."""
+        """Return notes about blobs of the replaced state that stay in place."""
         ...
 
     def settle(self, kept_name: str) -> list[str]:
-        """Remove what only an undo needs; return where blobs of the old state are kept, if there are any."""
+        """Remove what only an undo needs; return the paths where blobs of the old state are kept, if any."""
         ...
 
 
 def add_packed_blobs(source: RestoreSource, refs: BlobSet) -> None:
-    """Add all blobs in the packs of a backup that are not later than the restored state."""
+    """Add all blobs in the packs of a backup to ``refs``, except those later than the restored state."""
     last_tid = source.cut.last_tid if source.cut.within else None
     for pack in packs_of(source.entry, source.objects):
         rows = pack_members(source.objects, pack)
@@ -80,7 +78,7 @@ def add_packed_blobs(source: RestoreSource, refs: BlobSet) -> None:
 
 
 def require_all(source: RestoreSource, refs: BlobSet) -> list[str]:
-    """Raise Damage unless every blob is in place that the backup has; return what the user has to know."""
+    """Raise Damage when a blob is neither in place nor listed as missing; return notes for the user."""
     rows = missing_rows(source.entry, source.objects)
     known = {(row.oid, row.tid) for row in rows}
     lost = [

@@ -1,6 +1,6 @@
-"""Blobs that a site keeps in a bucket of S3, one by one.
+"""Blobs that a site keeps as objects in a bucket of S3.
 
-Objects are fetched by key; the bucket is never listed.
+Objects are fetched by key. The bucket is never listed, except to see whether it is used at all.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from ...stores.s3connection import ExtraParameters
 from ...stores.s3errors import ErrorHints
 
 CREDENTIALS: Final = (
-    "check s3-access-key and s3-secret-key of the section in zope.conf; without them, what S3 clients "
-    "read from the environment"
+    "check s3-access-key and s3-secret-key of the section in zope.conf; without these keys, check the "
+    "credentials in the environment"
 )
 CORRECT: Final = "correct bucket, endpoint and region in zope.conf"
 REFUSED: Final = (
-    "grant s3:GetObject on the blobs, for a restore into the bucket s3:PutObject too; "
-    "for a key that does not exist some services say so as well, unless s3:ListBucket is granted"
+    "grant s3:GetObject on the blobs, and s3:PutObject for a restore into the bucket; without "
+    "s3:ListBucket, some services give this error for a missing object too"
 )
 HINTS: Final = ErrorHints(
     hints={
@@ -44,8 +44,8 @@ HINTS: Final = ErrorHints(
         "NoSuchBucket": CORRECT,
         "PermanentRedirect": "name the region of the bucket as s3-region in zope.conf",
         "AuthorizationHeaderMalformed": "name the region of the bucket as s3-region in zope.conf",
-        "InvalidRequest": "check s3-sse-customer-key in zope.conf: blobs that were encrypted with a key "
-        "are read with the same one only",
+        "InvalidRequest": "check s3-sse-customer-key in zope.conf: blobs can only be read with the key that "
+        "encrypted them",
     },
     otherwise="check the S3 keys of the section in zope.conf, and the service",
     unreachable="check the network and s3-endpoint-url in zope.conf, then run the command again; it reuses "
@@ -57,7 +57,7 @@ FALSE: Final = ("false", "no", "off", "0")
 
 
 class OpenObject:
-    """A blob that is an object; it was written when its transaction was."""
+    """A blob that is an object; its time is that of its transaction."""
 
     def __init__(self, ref: BlobRef, chunks: Iterator[bytes], size: int) -> None:
         self._chunks, self._rest = chunks, b""
@@ -77,9 +77,8 @@ class OpenObject:
 class BlobBucket:
     """The blobs of one database in its bucket.
 
-    ``key_of`` names each below the prefix, ``size_of`` tells how long it has to be, if that is known.
-
-    An object of another length is not the blob: it counts as missing, and says so.
+    ``key_of`` returns the key of a blob below the prefix. ``size_of`` returns the size in bytes that its
+    object must have, None when it is not known. With an object of another size, the blob counts as missing.
     """
 
     remote = True
@@ -94,7 +93,8 @@ class BlobBucket:
         self.root = shown_bucket(database)
         self._key_of, self._size_of = key_of, size_of
         option = options_of(database)
-        # always with its slash: the prefix of one site may be the beginning of that of another
+        # A prefix always ends with a slash. The prefix of one site may be the beginning of another site's
+        # prefix, as in "plone" and "plone2".
         prefix = option("s3-prefix").rstrip("/")
         self._prefix = f"{prefix}/" if prefix else ""
         self._bucket = option("bucket-name") or option("s3-bucket-name")
@@ -112,11 +112,11 @@ class BlobBucket:
         return self._prefix + self._key_of(ref)
 
     def path(self, ref: BlobRef) -> str:
-        """Return the address of a blob, and what is wrong with it if that was found out."""
+        """Return the address of a blob, followed by the reason when its object has the wrong size."""
         return f"s3://{self._bucket}/{self.key(ref)}{self._wrong.get(ref.oid + ref.tid, '')}"
 
     def open(self, ref: BlobRef) -> OpenObject | None:
-        """Begin to read a blob; raise SourceError."""
+        """Begin to read a blob; return None when it is missing; raise SourceError."""
         with translate_errors():
             chunks = self._client.chunks(self.key(ref))
             try:
@@ -149,15 +149,15 @@ class BlobBucket:
         return digest.hexdigest() == sha256
 
     def put(self, ref: BlobRef, data: bytes) -> None:
-        """Store a blob whole."""
+        """Store a blob in one request."""
         self._client.put(self.key(ref), data, hashlib.sha256(data).digest())
 
     def put_parts(self, ref: BlobRef, parts: Iterator[bytes]) -> None:
-        """Store a long blob; there is none when ``parts`` raises."""
+        """Store a long blob in several requests; when ``parts`` raises an error, no object is made."""
         self._client.put_parts(self.key(ref), parts)
 
     def keep(self, ref: BlobRef, folder: str) -> None:
-        """Copy the object of a blob into a folder beside those of all blobs."""
+        """Copy the object of a blob into a folder below the prefix."""
         self._client.copy(self.key(ref), f"{self._prefix}{folder}/{self._key_of(ref)}")
 
     def folder(self, name: str) -> str:
@@ -175,13 +175,13 @@ def _read_chunks(first: bytes, chunks: Iterator[tuple[Any, bytes]]) -> Iterator[
         try:
             for _answer, chunk in chunks:
                 yield chunk
-        except KeyMissing:  # deleted while it was read: the blob ends too early, which its pack notices
+        except KeyMissing:  # deleted while it was read: the blob is too short, and the pack writer notices it
             return
 
 
 @contextlib.contextmanager
 def translate_errors() -> Iterator[None]:
-    """Raise errors of a store as errors of a source."""
+    """Turn a StoreError into a SourceError; KeyMissing passes."""
     try:
         yield
     except KeyMissing:
@@ -191,21 +191,21 @@ def translate_errors() -> Iterator[None]:
 
 
 def require_client(database: Database) -> None:
-    """Raise ConfigurationError when buckets cannot be read here."""
+    """Raise ConfigurationError when boto3, which reads buckets, is not installed."""
     if importlib.util.find_spec("boto3") is None:
         raise ConfigurationError(
-            [f"the blobs of the database {database.name} are in S3, which needs boto3: it is not installed"],
+            [f"the blobs of the database {database.name} are in S3; boto3 is needed and not installed"],
             "pip install 'zodb-vault[s3]'",
         )
 
 
 def wrapper_key(ref: BlobRef) -> str:
-    """Return the key that zodb-s3blobs gives a blob: both ids in hex without leading zeros."""
+    """Return the key of a blob in zodb-s3blobs: OID and TID in hex without leading zeros."""
     return f"blobs/{int.from_bytes(ref.oid):x}/{int.from_bytes(ref.tid):x}.blob"
 
 
 def options_of(database: Database) -> Callable[[str], str]:
-    """Return what gives the text of a key of S3, of the wrapper if there is one."""
+    """Return a function that returns an S3 option, from the section of the wrapper if there is one."""
     prefix = "s3blobstorage." if "s3blobs" in database.wrappers else ""
     return lambda key: database.option(prefix + key)
 
@@ -229,9 +229,9 @@ def _extra_parameters(database: Database, option: Callable[[str], str]) -> Extra
 
 
 def _customer_key(database: Database, text: str) -> Mapping[str, Any]:
-    """Return what every request says about the key that the objects are encrypted with.
+    """Return the parameters of every request for the key that encrypts the objects.
 
-    Raise ConfigurationError when it is none.
+    Raise ConfigurationError when the key is not valid.
     """
     if not text:
         return {}
@@ -241,7 +241,7 @@ def _customer_key(database: Database, text: str) -> Mapping[str, Any]:
         key = b""
     if len(key) != 32:
         raise ConfigurationError(
-            [f"database {database.name}: s3-sse-customer-key is not the base64 of 32 bytes"],
-            "use the zope.conf that the site runs with",
+            [f"database {database.name}: s3-sse-customer-key is not the base64 form of 32 bytes"],
+            "use the zope.conf of the running site",
         )
     return {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": key}

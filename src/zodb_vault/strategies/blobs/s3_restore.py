@@ -1,6 +1,7 @@
-"""Blobs back into a bucket: what is there is compared, what is missing is added, and nothing is ever deleted.
+"""Restore blobs into a bucket: existing objects are compared, missing ones are added, and nothing is deleted.
 
-Another object under the key of a blob is a refusal, or is copied to a folder first.
+When there is a different object under the key of a blob, the restore is refused, or copies that object to a
+folder first.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from ..base import Sink
 from .restore import BlobsJob
 from .s3 import BlobBucket
 
-# Longer blobs are sent in parts while they are read, so that neither memory nor a disk has to hold them. 5
-# MiB is the shortest part that S3 accepts, and an object has at most 10,000 parts.
+# Blobs longer than 5 MiB are sent in parts while they are read, so neither memory nor a disk has to hold
+# them. S3 accepts no part shorter than 5 MiB (except the last), and at most 10,000 parts for an object.
 WHOLE: Final = 5 << 20
 PART: Final = 5 << 20
 MOST_PARTS: Final = 10_000
-# A client holds several copies of what it sends: of blobs that are longer than this, only a few are sent at
-# once.
+# An S3 client holds several copies of the data that it sends. So at most two blobs longer than 1 MiB are sent
+# at the same time.
 LONG: Final = 1 << 20
 LONG_AT_ONCE: Final = 2
 # Blobs per thread, and the highest number of threads, for requests to a service: a thread waits most of the
@@ -42,7 +43,7 @@ REMOTE_THREADS: Final = 8
 class BucketBlobs:
     """A bucket that blobs are restored into.
 
-    ``replace``: another object may be replaced, after it was copied to a folder.
+    With ``replace``, a different object under the key of a blob is copied to a folder, then replaced.
     """
 
     def __init__(self, bucket: BlobBucket, *, replace: bool) -> None:
@@ -54,11 +55,11 @@ class BucketBlobs:
         return self._bucket.root
 
     def shared_by(self) -> str | None:
-        """Return a warning for a copy of a site, None where there is nothing below the prefix."""
+        """Return a warning for a copy of a site, None when there is no object below the prefix."""
         return shared_by(self._bucket)
 
     def restore(self, job: BlobsJob, refs: BlobSet) -> list[str]:
-        """Put the blobs into the bucket, and return what was done to other objects."""
+        """Put the blobs into the bucket, and return notes about replaced objects."""
         job.context.progress.begin("blobs", job.size)
         folder = job.kept_name if self._replace else None
         writer = S3BlobWriter(job.source.objects, self._bucket, folder, job.context.progress)
@@ -66,54 +67,50 @@ class BucketBlobs:
         return writer.notes
 
     def put_aside(self, refs: Iterable[BlobRef], kept_name: str) -> list[str]:
-        """Say how many objects only the replaced state needs.
-
-        They stay until the site itself deletes them.
-        """
+        """Return a note with the number of objects that only the replaced state needs; they stay."""
         left = sum(1 for _ref in refs)
         if not left:
             return []
         return [
-            f"{left} objects in {self.where} belong to the replaced state only; they stay there until the "
-            "site is packed, "
-            "which deletes them: from then on the replaced Data.fs lacks them, a safety backup does not"
+            f"{left} objects in {self.where} belong only to the replaced state; they stay there until a pack "
+            "of the site deletes them; after that they are missing for the replaced Data.fs, but not in a "
+            "safety backup"
         ]
 
     def left_in_place(self) -> list[str]:
-        """Say that nothing is deleted here."""
+        """Return a note that nothing is deleted in a bucket."""
         return [
-            f"objects in {self.where} that only the replaced state needs stay there until the site is "
-            "packed, which deletes them"
+            f"objects in {self.where} that only the replaced state needs stay there until a pack of the "
+            "site deletes them"
         ]
 
     def settle(self, kept_name: str) -> list[str]:
-        """Return nothing: a note names the folder that objects were copied to."""
+        """Return nothing: a note of the restore names the folder with the copies."""
         return []
 
 
 class S3BlobWriter:
     """Puts the blobs of one database into one bucket.
 
-    ``aside`` is the folder to which other objects are copied before they are replaced; None: they are a
-    refusal. ``exchanged`` is the number of replaced objects.
+    ``aside`` is the folder that different objects are copied to before they are replaced. With None, a
+    different object is an error. ``replaced`` is the number of replaced objects.
     """
 
     def __init__(self, sink: Sink, bucket: BlobBucket, aside: str | None, progress: Progress) -> None:
         self._sink, self._bucket, self._aside, self._progress = sink, bucket, aside, progress
         self._long, self._lock = threading.BoundedSemaphore(LONG_AT_ONCE), threading.Lock()
-        self.exchanged = 0
+        self.replaced = 0
 
     @property
     def notes(self) -> list[str]:
-        """Return what to know of what was done."""
-        if not self.exchanged:
+        """Return notes about replaced objects."""
+        if not self.replaced:
             return []
         kept = self._bucket.folder(self._aside or "")
         return [
-            f"{self.exchanged} objects gave way to those of the backup; copies of them are in {kept}, "
-            "which nothing removes",
-            "empty the blob caches (cache-dir) of all processes of the site: they may hold what was "
-            "exchanged",
+            f"{self.replaced} objects were replaced by blobs of the backup; copies of the old objects are in "
+            f"{kept}, and no command removes them",
+            "empty the blob caches (cache-dir) of all processes of the site: they may contain replaced blobs",
         ]
 
     def fill(
@@ -124,10 +121,10 @@ class S3BlobWriter:
         workers: int,
         heartbeat: Callable[[], None],
     ) -> None:
-        """Put every blob of ``refs`` there that the packs of a backup have, and mark it as present.
+        """Put every blob of ``refs`` that the packs of a backup have into the bucket, and mark it as present.
 
-        Raise Damage when a blob is not as it was stored, TargetRefused when another object is in its place,
-        StoreError.
+        Raise Damage when a blob differs from what was stored, TargetRefused when a different object is in its
+        place, StoreError.
         """
         remote = len(refs) // REMOTE_BLOBS
         with Workers(max(workers, min(remote, REMOTE_THREADS)), heartbeat) as threads:
@@ -137,7 +134,7 @@ class S3BlobWriter:
     def _jobs(
         self, entry: DatabaseEntry, documents: Documents, refs: BlobSet
     ) -> Iterator[Callable[[], None]]:
-        # where two packs have the same blob, the last pack counts
+        # when two packs have the same blob, the later pack counts
         for pack in reversed(packs_of(entry, documents)):
             rows = pack_members(self._sink, pack)
             taken = refs.take_missing(member_key(member) for member in rows)
@@ -158,9 +155,9 @@ class S3BlobWriter:
                 self._put(member, chunks)
 
     def _is_to_do(self, member: Member) -> bool:
-        """Tell whether an object has to be written.
+        """Tell whether the object of a blob has to be written.
 
-        Another one under its key is copied to the folder first, or refused.
+        A different object under its key is copied to the folder first, or is an error.
         """
         holds = self._bucket.holds(member_ref(member), member.size, member.sha256)
         if holds:
@@ -172,13 +169,13 @@ class S3BlobWriter:
     def _set_aside(self, member: Member) -> None:
         if self._aside is None:
             raise TargetRefused(
-                f"{self._bucket.path(member_ref(member))} is another object than the blob of the backup",
-                "name another bucket or prefix, with --target and its zope.conf; `--replace-blobs` keeps a "
-                "copy of such objects first",
+                f"{self._bucket.path(member_ref(member))} differs from the blob of the backup",
+                "name another bucket or prefix, with --target and its zope.conf; or replace such objects, "
+                "after they were copied, with --replace-blobs",
             )
         self._bucket.keep(member_ref(member), self._aside)
         with self._lock:
-            self.exchanged += 1
+            self.replaced += 1
 
     def _put(self, member: Member, chunks: Iterator[memoryview]) -> None:
         checked = self.checked_content(member, chunks)
@@ -191,9 +188,9 @@ class S3BlobWriter:
                 )
 
     def checked_content(self, member: Member, chunks: Iterator[memoryview]) -> Iterator[memoryview]:
-        """Yield the content; raise Damage when it is not what was stored.
+        """Yield the content; raise Damage when it differs from what was stored.
 
-        The object does not exist before the end of this.
+        The object exists only after the last chunk, so damaged content never becomes an object.
         """
         digest, size = hashlib.sha256(), 0
         for chunk in chunks:
@@ -203,7 +200,7 @@ class S3BlobWriter:
             yield chunk
         if (size, digest.hexdigest()) != (member.size, member.sha256):
             raise Damage(
-                f"the blob {member.oid} {member.tid} in its pack is not the one that was stored",
+                f"the blob {member.oid} {member.tid} in its pack differs from what was stored",
                 "restore another backup",
             )
 
@@ -220,14 +217,13 @@ def _in_parts(chunks: Iterator[memoryview], size: int) -> Iterator[bytes]:
 
 
 def shared_by(bucket: BlobBucket) -> str | None:
-    """Return a warning about a bucket for a copy of a site, None when there is nothing below its prefix."""
+    """Return a warning about a bucket for a copy of a site, None when there is no object below its prefix."""
     try:
         if not bucket.is_used():
             return None
     except StoreError as error:
         return f"it is not known whether another site uses {bucket.root} ({error.message})"
     return (
-        f"there are objects below {bucket.root} already: if another site uses them, each of the two "
-        "deletes blobs of the "
-        "other when it is packed; give a copy of a site a bucket or prefix of its own"
+        f"there are already objects below {bucket.root}: if another site uses them, a pack of one site "
+        "deletes blobs of the other one; give a copy of a site its own bucket or prefix"
     )

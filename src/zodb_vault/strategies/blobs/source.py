@@ -1,4 +1,4 @@
-"""Where blobs are read from: an open file, or a blob directory in one of the layouts of ZODB."""
+"""The sources of blobs: what a source of blobs offers, and a blob directory in one of the layouts of ZODB."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ...blobs.layout import LAYOUTS
 from ...errors import SourceError
 from ...model.blob import BlobRef
 
+# Errors that mean that there is no such file.
 GONE: Final = (errno.ENOENT, errno.ENOTDIR)
 
 
@@ -28,7 +29,7 @@ class OpenedBlob(Protocol):
         ...
 
     def read(self, length: int) -> bytes:
-        """Return at most so many bytes more, none at the end; raise SourceError."""
+        """Return the next bytes, at most ``length``, and no bytes at the end; raise SourceError."""
         ...
 
     def close(self) -> None:
@@ -37,16 +38,16 @@ class OpenedBlob(Protocol):
 
 
 class BlobSource(Protocol):
-    """Where the blobs of a source lie.
+    """Where the blobs of a storage are.
 
-    ``remote``: each one is waited for, so that many should be on their way at once.
+    ``remote`` tells that a service gives the blobs. Each request takes time, so many are sent at once.
     """
 
     remote: bool
 
     @property
     def root(self) -> Path | str:
-        """Return the place as a whole, as messages name it."""
+        """Return the whole place, as messages name it."""
         ...
 
     def path(self, ref: BlobRef) -> Path | str:
@@ -76,7 +77,7 @@ class OpenBlobFile:
 
 
 class BlobDirectory:
-    """Opens blobs of a directory; with ``kept`` also those that a pack moved to ``<blob-dir>.old``."""
+    """A blob directory; ``kept`` gives the blobs that a pack moved to ``<blob-dir>.old``."""
 
     remote = False
 
@@ -116,6 +117,6 @@ class BlobDirectory:
         )
 
     def kept(self) -> BlobDirectory | None:
-        """Return the directory where a pack keeps what it removed, None when there is none."""
+        """Return the directory where a pack keeps the blobs that it removed, None when there is none."""
         old = Path(f"{self.root}.old")
         return BlobDirectory(old, self.layout) if old.is_dir() else None

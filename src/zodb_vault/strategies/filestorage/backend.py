@@ -30,7 +30,7 @@ WHY: Final = (
     "a FileStorage keeps all its transactions in this file; the finished ones are read while the site runs"
 )
 NO_BLOBS: Final = (
-    "blobs: no blob directory is configured; if the storage refers to any after all, a backup is refused"
+    "blobs: no blob directory is configured; if the storage refers to blobs nevertheless, a backup is refused"
 )
 # ``create`` empties the file.
 CONVERSION: Final = Conversion(
@@ -45,7 +45,7 @@ class FileStorage(Backend):
     blob_modes = ("directory", "none", "s3")
 
     def read_section(self, section: Section, around: Surroundings) -> Database:
-        """Return a FileStorage: always with all its blobs in its own directory."""
+        """Return the FileStorage of a section; its blob directory always holds all its blobs."""
         section.required("path")
         blob_dir = around.path(section, "blob-dir")
         mode, warnings = directory_mode(section, blob_dir)
@@ -62,7 +62,7 @@ class FileStorage(Backend):
         )
 
     def conversion(self, section_type: str) -> Conversion:
-        """Open it for reading only."""
+        """Return what another program needs to open the storage, for reading only."""
         return CONVERSION
 
     def scope(self, database: Database) -> Scope:
@@ -77,7 +77,10 @@ class FileStorage(Backend):
         return database.data_fs or ""
 
     def method(self, database: Database, wanted: Method) -> Method:
-        """Copy a Data.fs natively, which is by transactions, unless its blobs have to come through the wrapper that keeps them."""
+        """Return the native method, which copies transactions anyway.
+
+        The portable method is used only when it is asked for and a wrapper keeps the blobs in S3.
+        """
         return "portable" if wanted == "portable" and "s3blobs" in database.wrappers else "native"
 
     def exclusive(self, database: Database) -> AbstractContextManager[None]:
@@ -92,7 +95,7 @@ class FileStorage(Backend):
 
         if is_barred(Path(database.data_fs or "")):
             raise InUse(
-                f"a restore was interrupted, and {database.data_fs} may not fit the other databases",
+                f"a restore was interrupted, and {database.data_fs} may not match the other databases",
                 "run that restore again, or `restore --abort`",
             )
 
@@ -103,7 +106,7 @@ class FileStorage(Backend):
         return FileStorageSurvey(database, context)
 
     def inspect_source(self, database: Database) -> SourceFinding:
-        """Open Data.fs, and look whether an unfinished restore has left a partial one."""
+        """Open Data.fs, and look for an unfinished restore."""
         from .datafile import DataFile
 
         data_fs = Path(database.data_fs or "")

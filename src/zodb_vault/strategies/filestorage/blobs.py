@@ -24,18 +24,18 @@ from ..blobs.missing import limit_missing, missing_rows
 from ..blobs.packer import Packer, reconcile, still_holds
 from ..blobs.source import BlobDirectory, BlobSource
 from ..checkpoint import RunNotes
-from .starting_point import FRESH, Surveyed
+from .starting_point import FRESH, SurveyedDataFs
 
 NO_TID: Final = ""
 HIGHEST_TID: Final = "0x" + 16 * "f"
 
 
 class DataFsBlobs:
-    """The blobs of one Data.fs; ``refs`` are those that the new part of the file references."""
+    """The blobs of one Data.fs; ``refs`` are the blobs that the new part of the file references."""
 
     def __init__(
         self,
-        surveyed: Surveyed,
+        surveyed: SurveyedDataFs,
         sink: Sink,
         packer: Packer,
         refs: BlobSet,
@@ -62,14 +62,14 @@ class DataFsBlobs:
                 self._find_elsewhere(workers, source)
             limit_missing(self._missing, self._packed.count, options.allow_missing, str(source.root))
             self._packed.rewrite(workers, source)
-        # a pack of this moment removed blobs that the backup has: no loss, and the next run sees which packs
-        # are sparse then
+        # A pack that runs at the same time may remove blobs that the backup already has. That is no loss, and
+        # no finding. The next run sees which packs became sparse.
         self.findings += [] if self._surveyed.file.replaced() else self._packed.findings
 
     # packs of earlier backups
 
     def _use_known_packs(self) -> None:
-        """Use what is live of the packs of the previous backup and of an interrupted run."""
+        """Use the live blobs in the packs of the previous backup and of an interrupted run."""
         start = self._surveyed.start
         previous = start.previous
         if previous is not None and self._surveyed.decision.reason.code not in FRESH:
@@ -90,22 +90,25 @@ class DataFsBlobs:
             )
 
     def _is_untouched(self, entry: DatabaseEntry) -> bool:
-        """Tell whether the file still begins with all that the previous backup has.
+        """Tell whether the file still begins with everything that the previous backup has.
 
-        Then so do its blobs, and no index need be read.
+        Then all blobs of that backup are live, and no index has to be read.
         """
         start = self._surveyed.start
         return start.whole and entry.data_fs is not None and start.known == entry.data_fs.end
 
     def _shared_with(self, previous: PreviousBackup, until: str) -> str:
-        """Return the TID up to which the transactions of a backup are those of the file, as far as they are in both."""
+        """Return the TID up to which a backup and the file are on the same timeline.
+
+        A transaction that both have, with a TID up to this one, is the same transaction.
+        """
         newest = self._surveyed.newest
         if newest is not None and newest.backup.id == previous.id:
             return self._surveyed.decision.common_tid or NO_TID
         return (previous.entry.last_tid or NO_TID) if self._surveyed.start.whole else until
 
     def _known_until(self) -> str:
-        """Return the TID up to which every blob of the file is known to be in the packs."""
+        """Return the TID up to which every blob of the file is in the packs of the previous backup."""
         start = self._surveyed.start
         if start.previous and self._is_untouched(start.previous.entry):
             return HIGHEST_TID
@@ -118,9 +121,10 @@ class DataFsBlobs:
         return NO_TID
 
     def _reusable(self, pack: Pack) -> Pack | None:
-        """Return what is used again of a pack of an interrupted run.
+        """Return the part of a pack of an interrupted run that is used again, None when there is none.
 
-        Where this run is to be signed, it is compared with the source.
+        When this run signs its backup, each blob is compared with the source: the interrupted run signed
+        nothing.
         """
         if pack.future:
             return None
@@ -134,33 +138,36 @@ class DataFsBlobs:
         return source is not None and still_holds(source, member)
 
     def _reference_missing(self, entry: DatabaseEntry, until: str) -> None:
-        """Look again for the blobs that the previous backup was missing."""
+        """Look again for the blobs that were missing in the previous backup."""
         self._refs.add(
             BlobRef(tids.from_hex(row.oid), tids.from_hex(row.tid), True)
             for row in missing_rows(entry, self._sink)
             if row.tid <= until
         )
 
-    # blobs that are not in their place
+    # blobs that were not found
 
     def _find_elsewhere(self, workers: Workers, source: BlobSource) -> None:
-        """Look for blobs that were not in their place: removed by a pack, or lost by the source."""
+        """Look for blobs that were not found: a pack removed them, or the site lost them.
+
+        A pack with ``pack-keep-old`` keeps the removed blobs in ``<blob-dir>.old``.
+        """
         file = self._surveyed.file
         directory = source if isinstance(source, BlobDirectory) else None
         replaced, kept = file.replaced(), directory.kept() if directory else None
         if replaced and kept is not None:
             self._packed.copy_missing(workers, kept)
-        gone = self._packed.copy_missing(workers, source)  # on NFS a second look may see more
-        # A record of unknown encoding whose file the pack removed looks as one that never had a file: only
-        # starting over can tell.
+        gone = self._packed.copy_missing(workers, source)  # on NFS a second look may find more
+        # A wrapper may encrypt the records. Then a blob whose file was removed by the pack looks like a
+        # record that never had a file. Only a new run, which reads the packed file, can tell these two apart.
         if gone and (replaced or file.replaced()):
             raise SourceChanged(
                 f"{file.path} was packed while it was backed up, and some of its blobs are gone"
             )
-        # detect raises when there is no such directory any more
+        # detect raises an error when the directory no longer exists
         if gone and directory and detect(directory.root) != directory.layout:
             raise SourceError(
-                f"{directory.root} is not the blob directory any more that it was when the backup began",
+                f"{directory.root} is not the same blob directory as at the start of the backup",
                 "check that it is mounted",
             )
         self._missing = [blob for blob in self._refs.missing() if blob.sure]
@@ -169,15 +176,15 @@ class DataFsBlobs:
 
     @property
     def added(self) -> int:
-        """Return how many blobs are new."""
+        """Return how many blobs this run has copied."""
         return self._packed.added
 
     def warnings(self) -> Iterator[str]:
-        """Yield what is unusual about the blobs."""
+        """Yield warnings about unusual blobs."""
         return self._packed.warnings()
 
     def result(self) -> Blobs:
-        """Return what the manifest says of them."""
+        """Return the entry of the manifest for the blobs."""
         source = self._surveyed.blob_source
         return self._packed.result(
             MissingBlob(blob, str(source.path(blob)) if source else "") for blob in self._missing

@@ -1,7 +1,4 @@
-"""Copy a Data.fs: the committed transactions up to the cut point, as segments.
-
-Then the blobs that they reference.
-"""
+"""Copy a Data.fs: first the transactions up to the cut point, then the blobs that they reference."""
 
 from __future__ import annotations
 
@@ -24,22 +21,23 @@ from .blobs import DataFsBlobs
 from .cut import Range
 from .entry import CopiedDataFs, entry_of
 from .segments import Copier, Scanned, compact_segments
-from .starting_point import Surveyed
+from .starting_point import SurveyedDataFs
 
-# Defects are named one by one up to this number: there may be one in each of a million records.
+# The highest number of defects that are listed one by one: a damaged file may have a million of them.
 NAMED: Final = 20
 
 
 class FileStorageCapture:
-    """Copies what was decided; see ``Capture``."""
+    """Copies a Data.fs as it was decided; see ``Capture``."""
 
     def __init__(
-        self, surveyed: Surveyed, sink: Sink, checkpointer: Checkpointer, progress: Progress
+        self, surveyed: SurveyedDataFs, sink: Sink, checkpointer: Checkpointer, progress: Progress
     ) -> None:
         self._surveyed, self._sink = surveyed, sink
         self._checkpointer = checkpointer
         folder = folder_of(surveyed.database.name)
-        # after the cut point is found: on a busy site its last transaction is younger than the start of the run
+        # The clock is read after the cut point was taken. The last transaction may be newer than the start of
+        # the run, and must not count as one of the future.
         captured = clock.now()
         self._copier = Copier(surveyed.file, sink, folder, captured, progress)
         self._packer = Packer(sink, folder, captured, progress)
@@ -55,7 +53,7 @@ class FileStorageCapture:
 
     @property
     def expected(self) -> int:
-        """Return how many bytes are to be read."""
+        """Return how many bytes have to be read."""
         return self._surveyed.cut.end - self._surveyed.start.end
 
     def stored(self) -> StoredProgress:
@@ -90,8 +88,8 @@ class FileStorageCapture:
             if found := next((blob for blob in blobs if blob.sure), None):
                 which = f"OID {tids.to_hex(found.oid)}, TID {tids.to_hex(found.tid)}"
                 raise ConfigurationError(
-                    [f"{path} refers to blobs ({which}), no blob directory is known"],
-                    "name it with --blob-dir or in the configuration; `--only storage` leaves the blobs out",
+                    [f"{path} refers to blobs ({which}), but no blob directory is configured"],
+                    "name it with --blob-dir or in the configuration, or leave blobs out with --only storage",
                 )
 
         for _scanned in workers.in_order(self._copier.jobs(ranges, refuse, store=False)):
@@ -108,7 +106,7 @@ class FileStorageCapture:
     def _read_adopted(self, workers: Workers) -> None:
         """Find the blobs of the segments that an interrupted run stored.
 
-        Raise SourceChanged when the file has other bytes there now.
+        Raise SourceChanged when the file now has other bytes in their place.
         """
         adopted = self._surveyed.start.adopted
         ranges = [Range(segment.start, segment.end, segment.tail_start) for segment in adopted]
@@ -116,13 +114,13 @@ class FileStorageCapture:
         for segment, scanned in zip(adopted, workers.in_order(jobs), strict=True):
             if scanned.sha256 != segment.sha256:
                 path = self._surveyed.file.path
-                raise SourceChanged(f"{path} no longer gives the bytes that the interrupted run stored")
+                raise SourceChanged(f"{path} no longer has the bytes that the interrupted run stored")
             self._take(scanned)
 
     def _find_first_blobs(self, workers: Workers) -> None:
-        """Find the blobs of what was stored while no blob directory was known.
+        """Find the blobs in segments that were stored while no blob directory was configured.
 
-        Only that tells which records are blobs.
+        The earlier backups have no blobs, so the segments that they stored are read again.
         """
         surveyed, start = self._surveyed, self._surveyed.start
         if start.previous is None or start.previous.entry.blob_mode != "none":
@@ -136,7 +134,7 @@ class FileStorageCapture:
 
 
 class FileStorageBlobCapture:
-    """A Data.fs that is copied, and its blobs, which are not; see ``BlobCapture``."""
+    """A Data.fs whose storage is copied and whose blobs are not yet copied; see ``BlobCapture``."""
 
     def __init__(self, storage: CopiedDataFs, blobs: DataFsBlobs | None) -> None:
         self._storage, self._blobs = storage, blobs
@@ -144,7 +142,7 @@ class FileStorageBlobCapture:
     def copy_blobs(self) -> Captured:
         """Copy the blobs that no pack has.
 
-        Raise SourceChanged when a pack removed some of them, BlobsMissing.
+        Raise SourceChanged when a pack removed some of them, BlobsMissing when too many are missing.
         """
         if self._blobs is not None:
             self._blobs.copy()
@@ -158,8 +156,8 @@ class FileStorageBlobCapture:
         )
 
 
-def _first_notes(surveyed: Surveyed, sink: Sink) -> StoredProgress:
-    """Return the notes to begin with: what an interrupted run left and still matches, or nothing."""
+def _first_notes(surveyed: SurveyedDataFs, sink: Sink) -> StoredProgress:
+    """Return the first notes: what an interrupted run stored, as far as it still matches the file."""
     start = surveyed.start
     parent = start.previous.id if start.previous and start.known else None
     notes = StoredProgress(database=surveyed.database.name, parent=parent, keep=start.known)

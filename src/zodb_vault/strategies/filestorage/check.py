@@ -1,7 +1,4 @@
-"""Whether a stored Data.fs holds.
-
-Every transaction parses, TIDs ascend, every back-pointer leads to a record.
-"""
+"""Check a stored Data.fs: transactions can be parsed, TIDs ascend, back-pointers lead to records."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from .rebuild import SegmentReader, resolve
 
 
 class DataFsCheck:
-    """Reads all records once, and what their back-pointers lead to."""
+    """Reads the whole storage once, then the records that its back-pointers lead to."""
 
     def __init__(
         self,
@@ -34,7 +31,10 @@ class DataFsCheck:
         self.report, self.progress = report, progress
 
     def run(self, workers: int) -> None:
-        """Check, and note the blobs that are referenced; raise Damage when the rest cannot be read."""
+        """Check the storage, and add the blobs that it references to ``refs``.
+
+        What was found is reported. Raise Damage when the rest of the storage cannot be read.
+        """
         self.progress.begin("storage", self.storage.end)
         content = SegmentReader(
             self.sink, segments_of(self.entry, self.sink), self.storage.end, self.progress, digests=True
@@ -50,15 +50,14 @@ class DataFsCheck:
                 self._lists(part.segment, part.tids)
                 for why in part.defects:
                     self.report.source("record", why)
-                last, pos, count = (
-                    part.tids[-1] if part.tids else last,
-                    part.segment.end,
-                    count + part.transactions,
-                )
+                last = part.tids[-1] if part.tids else last
+                pos = part.segment.end
+                count += part.transactions
         if (count, pos) != (self.storage.transactions, self.storage.end):
             self.report.damage(
                 "storage",
-                f"{count} transactions end at {pos}, not {self.storage.transactions} at {self.storage.end}",
+                f"the segments have {count} transactions and end at {pos}; the manifest says "
+                f"{self.storage.transactions} transactions and {self.storage.end}",
             )
         self.report.count("transactions", count)
         self._pointers(pointers)
@@ -66,29 +65,30 @@ class DataFsCheck:
     def _continuous(self, segment: Segment, pos: int) -> None:
         if segment.start != pos:
             raise Damage(
-                f"after byte {pos} of Data.fs of {self.entry.name} a segment from {segment.start} on follows"
+                f"the segments of {self.entry.name} have a gap: one ends at position {pos}, the next one "
+                f"begins at {segment.start}"
             )
 
     def _order(self, last: bytes, tids: list[bytes]) -> None:
         if all(a < b for a, b in zip([last, *tids], tids, strict=False)):
             return
-        tell = self.report.damage if self.entry.ordered else self.report.source
-        tell("order", "the TIDs do not ascend")
+        report = self.report.damage if self.entry.ordered else self.report.source
+        report("order", "the TIDs do not ascend")
 
     def _lists(self, segment: Segment, tids: list[bytes]) -> None:
-        """Check the two lists of transactions that go with a segment."""
+        """Check the two lists of transactions of a segment."""
         rows = transaction_rows(self.sink, segment)
         log = msgspec.json.decode(b"".join(self.sink.read(segment.log)))["rows"] if segment.log else []
         if [row[0] for row in rows] != ["0x" + tid.hex() for tid in tids] or len(log) != len(tids):
             self.report.damage(
                 "list",
-                f"the lists of transactions of the bytes {segment.start} to {segment.end} do not fit them",
+                f"the lists of transactions of the bytes {segment.start} to {segment.end} do not match them",
             )
 
     def _pointers(self, pointers: list[Pointer]) -> None:
         """Follow back-pointers, which may lead into any segment.
 
-        Sorted, so that each segment is decoded about once.
+        They are sorted by target, so that each segment is decoded about once.
         """
         reader, defects = DataFsReader(self.sink, self.entry), list[str]()
         for pointer in sorted(pointers, key=lambda pointer: pointer.back):
@@ -99,7 +99,7 @@ class DataFsCheck:
 
 
 class DataFsReader:
-    """Reads at any position of a backed up Data.fs; keeps the last segment decoded."""
+    """Reads at any position of a stored Data.fs; only the segment that was read last is kept in memory."""
 
     def __init__(self, sink: Sink, entry: DatabaseEntry) -> None:
         self._sink, self._entry = sink, entry
@@ -107,7 +107,10 @@ class DataFsReader:
         self._data = b""
 
     def read_at(self, length: int, pos: int) -> bytes:
-        """Return the bytes at a position, fewer at the end of a segment (no record crosses it)."""
+        """Return up to ``length`` bytes at a position; a read ends at the end of a segment.
+
+        No record crosses that end.
+        """
         if self._segment is None or not self._segment.start <= pos < self._segment.end:
             self._segment = next(
                 (s for s in segments_of(self._entry, self._sink) if s.start <= pos < s.end), None

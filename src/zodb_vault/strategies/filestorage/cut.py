@@ -1,4 +1,4 @@
-"""Find the last finished transaction of a Data.fs, and split the new bytes into segments."""
+"""Find the last finished transaction of a Data.fs, and divide the new bytes into segments."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from typing import Final
 
 import msgspec
 
+from ...datafs.records import MAGIC
 from ...datafs.tail import TransactionSpan, TransactionWalker
 from ...model import tid as tids
 from .datafile import DataFile
 
+# As long as the longest object (``repository/objects.py``), so a segment is usually one object. Only a single
+# longer transaction makes a longer segment.
 SEGMENT_LIMIT: Final = 64 << 20
-
-
-# The lists of a segment's transactions are made in memory.
+# The two lists of transactions of a segment are made in memory: a row has about 100 bytes, so they take a few
+# MiB for each thread.
 TRANSACTIONS_LIMIT: Final = 1 << 16
 
 
@@ -26,10 +28,12 @@ class Range(msgspec.Struct, frozen=True):
 
 
 class TailScan:
-    """Walks from ``start`` to the last finished transaction and remembers what a backup needs to know of the way.
+    """Walks from ``start`` to the last finished transaction, and keeps the facts that a backup needs.
 
-    ``end`` is where the backup ends, ``state`` the state of the bytes after it; ``ascending`` is False when
-    a TID is not later than the one before it (``previous_tid`` is the TID before ``start``). ``until`` is the end of a cut that was taken before.
+    ``end`` is the cut point: the backup reaches to this position. ``state`` is the state of the bytes after
+    it, see ``datafs.tail.Tail``. ``ascending`` is False when a TID is not greater than the one before it;
+    ``previous_tid`` is the TID of the transaction that ends at ``start``. ``unknown`` is the last transaction
+    with a status that ZODB does not write. ``until`` is an earlier cut point, and the scan goes no further.
     """
 
     def __init__(
@@ -41,53 +45,50 @@ class TailScan:
         self.first_tid: bytes | None = None
         self.last_tid: bytes | None = None
         self.pack_tid: bytes | None = None
-        self.strange: TransactionSpan | None = None
+        self.unknown: TransactionSpan | None = None
         self.ascending = True
-        self._begin, self._tail_start, self._held = start, start or 4, 0
+        self._begin, self._tail_start, self._held = start, start or len(MAGIC), 0
         self._previous = previous_tid
         self.end, self.state = start, "clean"
         self.extend()
 
     def extend(self) -> bool:
-        """Walk on to where the file ends now; tell whether there was more."""
+        """Walk on to where the file ends now; tell whether the cut point moved."""
         before = self.end
-        hopper = TransactionWalker(self._file.fd, self.end, str(self._file.path))
         with self._file.readable():
-            for hop in hopper:
-                if self._until is not None and hop.end > self._until:
-                    break
-                self._pass(hop)
-            else:
-                self.end, self.state = hopper.tail
+            walker = TransactionWalker(self._file.fd, str(self._file.path))
+            self.end, self.state = walker.walk(self.end, self._add, self._until)
         return self.end != before
 
     @property
     def ranges(self) -> list[Range]:
-        """Return the segments to come."""
-        return (
-            [*self._closed, Range(self._begin, self.end, self._tail_start)]
-            if self.end > self._begin
-            else self._closed
-        )
+        """Return the ranges that become segments, in order."""
+        if self.end == self._begin:
+            return self._closed
+        return [*self._closed, Range(self._begin, self.end, self._tail_start)]
 
-    def _pass(self, hop: TransactionSpan) -> None:
-        if (hop.end - self._begin > SEGMENT_LIMIT or self._held == TRANSACTIONS_LIMIT) and hop.pos > max(
-            self._begin, 4
-        ):
-            self._closed.append(Range(self._begin, hop.pos, self._tail_start))
-            self._begin, self._held = hop.pos, 0
+    def _add(self, span: TransactionSpan) -> None:
+        if self._is_full(span):
+            self._closed.append(Range(self._begin, span.pos, self._tail_start))
+            self._begin, self._held = span.pos, 0
         self._held += 1
-        self._tail_start, self.end = hop.pos, hop.end
-        self.ascending = self.ascending and (self._previous is None or hop.tid > self._previous)
-        self._previous = self.last_tid = hop.tid
-        self.first_tid = self.first_tid or hop.tid
+        self._tail_start, self.end = span.pos, span.end
+        self.ascending = self.ascending and (self._previous is None or span.tid > self._previous)
+        self._previous = self.last_tid = span.tid
+        self.first_tid = self.first_tid or span.tid
         self.transactions += 1
-        if hop.status == b"p":
-            self.pack_tid = hop.tid
-        elif hop.status not in b" u":
-            self.strange = hop
+        if span.status == b"p":
+            self.pack_tid = span.tid
+        elif span.status not in b" u":
+            self.unknown = span
+
+    def _is_full(self, span: TransactionSpan) -> bool:
+        """Tell whether a transaction does not fit into the current range; an empty range takes any."""
+        if span.pos <= max(self._begin, len(MAGIC)):
+            return False
+        return span.end - self._begin > SEGMENT_LIMIT or self._held == TRANSACTIONS_LIMIT
 
 
 def hex_or_none(raw: bytes | None) -> str | None:
-    """Return a TID as it is printed; None when there is none."""
+    """Return a TID in hex with 0x; None when there is none."""
     return tids.to_hex(raw) if raw else None

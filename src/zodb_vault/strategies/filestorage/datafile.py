@@ -1,4 +1,4 @@
-"""The Data.fs of a running site, opened once for a whole run."""
+"""Open the Data.fs of a running site, once for a whole run."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from typing import Final
 from ...datafs.tail import check_magic
 from ...errors import SourceError
 
-# A pack renames Data.fs away and the packed file into its place: for a moment there is none.
+# Seconds to wait before each new try. A pack renames Data.fs away, then the packed file into its place: for a
+# moment there is no Data.fs.
 PACK_WINDOW: Final = (0.05, 0.2, 0.75)
 
 
 class DataFile:
-    """One open descriptor: a pack that replaces the file does not disturb a process that reads from it."""
+    """One open file: it can still be read after a pack has put another file in its place."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -35,13 +36,13 @@ class DataFile:
         os.close(self.fd)
 
     def read_at(self, length: int, pos: int) -> bytes:
-        """Return the bytes at a position, fewer at the end of the file."""
+        """Return up to ``length`` bytes at a position, fewer at the end of the file; raise SourceError."""
         with self.readable():
             return os.pread(self.fd, length, pos)
 
     @contextlib.contextmanager
     def readable(self) -> Iterator[None]:
-        """Raise a failed read as a SourceError that names the file."""
+        """Turn the error of a failed read into a SourceError that names the file."""
         try:
             yield
         except OSError as error:
@@ -50,7 +51,7 @@ class DataFile:
             ) from None
 
     def replaced(self) -> bool:
-        """Tell whether the path leads to another file by now."""
+        """Tell whether there is another file, or none, under the path now."""
         try:
             now = os.stat(self.path)
         except FileNotFoundError:
@@ -81,7 +82,7 @@ def _open_regular(path: Path) -> int:
         ) from None
     except NotADirectoryError:
         raise SourceError(
-            f"{path} leads through something that is not a directory", "check the path"
+            f"{path} does not exist: a part of its path is not a directory", "check the path"
         ) from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)

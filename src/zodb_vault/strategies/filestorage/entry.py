@@ -1,4 +1,4 @@
-"""What the manifest says of a Data.fs that is copied."""
+"""Make the entry of the manifest for a Data.fs that was copied."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from ..base import folder_of
 from ..blobs.source import BlobDirectory
 from .blobs import DataFsBlobs
 from .cut import TailScan, hex_or_none
-from .starting_point import Surveyed
+from .starting_point import SurveyedDataFs
 
 
 class CopiedDataFs(NamedTuple):
-    """A Data.fs that is copied: all its segments.
+    """A Data.fs after its storage was copied: all its segments, old and new.
 
-    ``findings`` are changes of what was stored before, and defects.
+    ``findings`` are defects of the file, and bytes that changed since an earlier backup stored them.
     """
 
-    surveyed: Surveyed
+    surveyed: SurveyedDataFs
     segments: Chain[Segment]
     findings: list[str]
 
 
-class TidRange(NamedTuple):
-    """The transactions of a whole file.
+class FileTids(NamedTuple):
+    """The TIDs of a whole file: of the first transaction, and of the last one that a pack has seen.
 
-    The first one, the last one that was packed, and whether TIDs ascend.
+    ``ascending`` tells whether each TID is greater than the one before it.
     """
 
     first: str | None
@@ -38,7 +38,7 @@ class TidRange(NamedTuple):
 
 
 def entry_of(copied: CopiedDataFs, blobs: DataFsBlobs | None, findings: list[str]) -> DatabaseEntry:
-    """Return what the manifest says; ``blobs`` is None when they were left out."""
+    """Return the entry of the manifest; ``blobs`` is None when blobs were left out."""
     surveyed = copied.surveyed
     database, source, cut = surveyed.database, surveyed.blob_source, surveyed.cut
     known = _range(surveyed)
@@ -71,35 +71,34 @@ def entry_of(copied: CopiedDataFs, blobs: DataFsBlobs | None, findings: list[str
     )
 
 
-def _range(surveyed: Surveyed) -> TidRange:
+def _range(surveyed: SurveyedDataFs) -> FileTids:
     cut, start = surveyed.cut, surveyed.start
     if start.interrupted:
         whole = TailScan(surveyed.file, 0, until=cut.end)
-        return TidRange(hex_or_none(whole.first_tid), hex_or_none(whole.pack_tid), whole.ascending)
+        return FileTids(hex_or_none(whole.first_tid), hex_or_none(whole.pack_tid), whole.ascending)
     packed = hex_or_none(cut.pack_tid)
     if start.previous is None or not start.end:
-        return TidRange(hex_or_none(cut.first_tid), packed, cut.ascending)
+        return FileTids(hex_or_none(cut.first_tid), packed, cut.ascending)
     before = start.previous.entry
     if packed is None and before.pack_tid is not None:
         packed = min(before.pack_tid, start.last_tid or before.pack_tid)
-    return TidRange(before.first_tid, packed, before.ordered and cut.ascending)
+    return FileTids(before.first_tid, packed, before.ordered and cut.ascending)
 
 
-def _warnings(copied: CopiedDataFs, known: TidRange) -> Iterator[str]:
+def _warnings(copied: CopiedDataFs, known: FileTids) -> Iterator[str]:
     cut = copied.surveyed.cut
     if not known.ascending:
-        yield "the TIDs of Data.fs do not ascend: restoring to a point in time is refused"
+        yield "the TIDs of Data.fs do not ascend: a restore to a point in time is refused"
     if cut.state == "torn":
         yield (
-            f"Data.fs ends with a part of a transaction, from position {cut.end} on, which is not in the "
-            "backup"
+            f"Data.fs ends with an unfinished transaction at position {cut.end}, which is not in the backup"
         )
-    if cut.strange:
-        yield f"the transaction at position {cut.strange.pos} has the unknown status {cut.strange.status!r}"
+    if cut.unknown:
+        yield f"the transaction at position {cut.unknown.pos} has the unknown status {cut.unknown.status!r}"
     if any(segment.future for segment in copied.segments.tail):
         yield (
-            "the newest transactions are later than the clock here: every run reads them again until it "
-            "has passed them"
+            "the newest transactions have times after the clock of this machine: each run reads them again "
+            "until the clock has passed these times"
         )
 
 
@@ -107,7 +106,7 @@ def _storage(copied: CopiedDataFs) -> DataFs:
     start, cut = copied.surveyed.start, copied.surveyed.cut
     before = start.previous.entry.data_fs if start.previous else None
     if before is not None and start.whole and not start.interrupted and before.end == start.end:
-        known = before.transactions  # without reading the lists of segments
+        known = before.transactions  # the manifest has the sum, so no list of segments is read
     else:
         known = sum(segment.transactions for segment in start.segments)
     segments = copied.segments.with_short_tail()

@@ -1,4 +1,4 @@
-"""The exclusive lock of a FileStorage, as FileStorage itself takes it, and a bar that outlives a process."""
+"""Take the lock of a FileStorage, and bar a storage; a bar stays even when the process has died."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from typing import Final
 from ...errors import InUse, TargetRefused
 from ...runtime.durable import sync_directory
 
-# The target of the link that takes the place of a lock while a storage is barred. It has a file as if it were
-# a directory, so it does not exist and cannot be made: FileStorage fails to open its lock.
+# While a storage is barred, its lock file is a symbolic link to this name. The name uses the journal, which
+# is a file, as a directory. So the target cannot exist, and FileStorage fails to open its lock.
 BAR: Final = ".restore.json/run the restore again or abort it"
 HELD: Final = ".held"
 
 
 @contextlib.contextmanager
 def storage_locks(data_fs: Path, *, barred: bool = False) -> Iterator[None]:
-    """Hold ``Data.fs.lock`` of the configured and of the resolved name.
+    """Hold ``Data.fs.lock`` of the configured name and of the resolved name.
 
-    ``barred``: also while a bar is there; only for a restore or its undo, which remove it in the end. Raise
-    InUse when another process has the storage open, TargetRefused when the lock cannot be made.
+    ``barred`` takes the locks of a barred storage too. Only a restore and its undo ask for that: they remove
+    the bar at their end. Raise InUse when another process has the storage open, TargetRefused when the lock
+    cannot be made.
     """
     import zc.lockfile
 
     if is_barred(data_fs) and not barred:
         raise InUse(
-            f"{data_fs} is kept closed: a restore of several databases was interrupted",
+            f"{data_fs} is closed: a restore of several databases was interrupted",
             "run that restore again, or `restore --abort`",
         )
     with contextlib.ExitStack() as stack:
@@ -45,21 +46,21 @@ def storage_locks(data_fs: Path, *, barred: bool = False) -> Iterator[None]:
             except OSError as error:
                 raise TargetRefused(
                     f"the lock {name} cannot be taken: {error.strerror}",
-                    "run as the user that owns the site, where its directory can be written to",
+                    "run as the user that owns the site, and check that the directory can be written to",
                 ) from None
         yield
 
 
 def is_barred(data_fs: Path) -> bool:
-    """Tell whether a restore that was interrupted keeps a storage from being opened for writing."""
+    """Tell whether an interrupted restore has left a bar, so no process can open the storage for writing."""
     return any(_is_bar(name) for name in _names(data_fs))
 
 
 def bar(data_fs: Path) -> None:
-    """Keep every process from opening a storage for writing, also after this one has died.
+    """Prevent every process from opening a storage for writing, even after this process has died.
 
-    The caller holds its locks. A lock file is one with its inode, so it stays locked under its other name
-    while a link takes its place by a rename.
+    The caller holds the locks of the storage. A lock belongs to the inode of the lock file. So the file stays
+    locked under a second name while a rename puts the link in its place.
     """
     for name in _names(data_fs):
         if _is_bar(name):
@@ -74,7 +75,7 @@ def bar(data_fs: Path) -> None:
 
 
 def unbar(data_fs: Path) -> None:
-    """Remove the bar; the locks are held as before."""
+    """Remove the bar; the caller still holds the locks."""
     for name in _names(data_fs):
         if _is_bar(name):
             os.rename(f"{name}{HELD}", name)
@@ -88,7 +89,8 @@ def _is_bar(name: Path) -> bool:
 
 
 def _names(data_fs: Path) -> list[Path]:
-    # A directory in the path may be a link as well. One file must not be locked twice by the same process.
+    # A directory in the path may be a link as well. Two names of one file must not give two locks: a process
+    # would find its own lock and take it for that of another process.
     configured = data_fs.parent.resolve() / data_fs.name
     return list(dict.fromkeys([Path(f"{configured}.lock"), Path(f"{data_fs.resolve()}.lock")]))
 

@@ -1,4 +1,4 @@
-"""Which segments of earlier backups a Data.fs still has unchanged, at the same position."""
+"""Find which segments of earlier backups a Data.fs still has, byte for byte at the same position."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from .datafile import DataFile
 
 
 class SegmentMatcher:
-    """Compares segments with the file; a segment that several backups share is compared once."""
+    """Compares segments with the file, and compares a segment that several backups share only once."""
 
     def __init__(self, file: DataFile) -> None:
         self._file, self._size = file, os.fstat(file.fd).st_size
         self._known: dict[tuple[int, str], bool] = {}
 
     def count(self, chain: Chain[Segment]) -> tuple[int, int]:
-        """Return how many segments the file still has, and how many of them can be trusted.
+        """Return how many segments match, and how many of these can be trusted.
 
-        The last matching segment is the last one whose final transaction the file has at the same position.
-        From the first segment on whose TIDs were later than the clock, TIDs do not identify content: these
-        segments have to be read again.
+        All segments match up to the last one whose final transaction is in the file at its old position:
+        FileStorage only appends, and a pack moves everything after the bytes that it removes.
+
+        A segment with TIDs later than the clock, and all after it, cannot be trusted. After the clock was set
+        right, the site may have used the same TIDs for other content. These segments are read again.
         """
         left, matching, trusted = len(chain), 0, 0
         for segment in reversed(chain):
@@ -35,11 +37,11 @@ class SegmentMatcher:
             if segment.future:
                 trusted = min(trusted, left)
             elif matching:
-                break  # TIDs ascend: what comes before is older still
+                break  # TIDs ascend, so no earlier segment is later than the clock
         return matching, trusted
 
     def matches(self, segment: Segment) -> bool:
-        """Tell whether the file has the final transaction of a segment where the segment ends."""
+        """Tell whether the final transaction of a segment is in the file, at the same position."""
         key = (segment.end, segment.tail_digest)
         if key not in self._known:
             digest = tail_digest if segment.end <= self._size else _nothing
@@ -55,12 +57,12 @@ def _nothing(_fd: int, _pos: int, _end: int) -> str:
 
 
 def newest_common(file: DataFile, end: int, chain: Chain[Segment], floor: int) -> bytes | None:
-    """Return the newest TID that the file before ``end`` and the chain share.
+    """Return the newest TID that both the file before ``end`` and the chain have, None if they share none.
 
-    Both are walked backwards, not below ``floor`` bytes.
+    Both are walked backwards down to position ``floor``: neither list is held in memory.
     """
     theirs = _backwards_tids(chain, floor)
-    ours = (hop.tid for hop in takewhile(lambda hop: hop.pos >= floor, backwards(file.fd, end)))
+    ours = (span.tid for span in takewhile(lambda span: span.pos >= floor, backwards(file.fd, end)))
     a, b = next(theirs, None), next(ours, None)
     while a is not None and b is not None and a != b:
         if a > b:

@@ -1,4 +1,4 @@
-"""Read the segments of a Data.fs: decode, check and scan them in one pass, over several threads."""
+"""Read the segments of a Data.fs: decode, check and scan them in one pass, in several threads."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from ...runtime.progress import Progress
 from ...runtime.workers import Workers
 from ..base import Sink
 
-# So many bytes before the position of a write are on the disk by now, and are dropped from the cache.
+# Written bytes this far before the position of a write are dropped from the page cache. The kernel was asked
+# to write each block at once, so these are on the disk by now; see docs/decisions/0007-page-cache.rst.
 CACHED_BYTES: Final = 16 << 20
 
 
 class DecodedSegment(msgspec.Struct):
     """What was found in one segment.
 
-    ``pointers`` are back-pointers to or from other segments; ``entries`` are for an index.
+    ``pointers`` are back-pointers into other segments. ``entries`` are entries for the index of the Data.fs.
     """
 
     segment: Segment
@@ -40,10 +41,10 @@ class DecodedSegment(msgspec.Struct):
 
 
 class SegmentReader:
-    """Reads the segments of one database up to ``end``, to write or to check them.
+    """Reads the segments of one database up to ``end``, to write them to a file or to check them.
 
-    The digests of the stored objects and the checksums of their frames are always checked. ``digests``: the
-    digests of the content too.
+    The digests of stored objects and the checksums of their frames are always checked. With ``digests``, the
+    SHA-256 of each segment is checked as well.
     """
 
     def __init__(
@@ -55,14 +56,14 @@ class SegmentReader:
     def parts(self, workers: Workers, fd: int | None) -> Iterator[DecodedSegment]:
         """Yield what was found in each segment, in order; with ``fd``, write its bytes to that file.
 
-        Raise Damage when an object is missing or damaged, or when the content is not what the manifest says.
+        Raise Damage when an object is missing or damaged, or when the content differs from the manifest.
         """
         wanted = (segment for segment in self._segments if segment.start < self._end)
         yield from workers.in_order(partial(self._part, segment, fd) for segment in wanted)
 
     def _part(self, segment: Segment, fd: int | None) -> DecodedSegment:
         tids, entries = list[bytes](), bytearray()
-        # an index is made only of a file that is written
+        # entries for an index are collected only when a file is written
         scanner = Scanner(
             segment.start,
             lambda transaction: _note(tids, transaction),
@@ -81,7 +82,8 @@ class SegmentReader:
                 self._progress.advance(len(chunk))
             if pos != segment.end or (self._digests and digest.hexdigest() != segment.sha256):
                 raise Damage(
-                    f"the bytes {segment.start} to {segment.end} of Data.fs are not those that were stored"
+                    f"the bytes {segment.start} to {segment.end} of Data.fs are not the bytes that were "
+                    "stored"
                 )
             scanner.finish()
         except SourceDamaged as error:
@@ -114,7 +116,7 @@ def _write_at(fd: int, data: bytes, pos: int) -> None:
 
 
 def resolve(pointers: Iterable[Pointer], read_at: ReadAt, defects: list[str]) -> list[BlobRef]:
-    """Return the blob references that back-pointers lead to; add those that lead nowhere to ``defects``."""
+    """Return the blobs that back-pointers lead to; ``defects`` gets a text for each that leads nowhere."""
     found = []
     for pointer in pointers:
         try:
@@ -136,7 +138,7 @@ def rebuild(
     """
     count, defects = 0, list[str]()
     for part in content.parts(workers, fd):
-        # segments come in order, so every back-pointer leads to bytes that are written by now
+        # Segments are yielded in order, and a back-pointer leads backwards: its target is written already.
         refs.add(part.blobs)
         refs.add(resolve(part.pointers, lambda length, pos: os.pread(fd, length, pos), defects))
         index(part.entries)

@@ -1,7 +1,4 @@
-"""Copies ranges of a Data.fs into segments.
-
-Every byte is read once, and parsed and hashed while it passes.
-"""
+"""Copy ranges of a Data.fs into segments: each byte is read once, and parsed and hashed on the way."""
 
 from __future__ import annotations
 
@@ -32,7 +29,11 @@ from .datafile import DataFile
 def compact_segments(
     chain: Chain[Segment], copier: Copier, workers: Workers, findings: list[str]
 ) -> Chain[Segment]:
-    """Return the chain with small neighbours in its tail joined."""
+    """Return the chain with small segments in its tail joined, read again from the file.
+
+    A segment stays as it is when the file no longer gives its bytes; ``findings`` then gets a text.
+    """
+    # a segment of few bytes can be full as well, when it has many transactions
     start, end = small_neighbours(
         max(one.raw, SEGMENT_LIMIT * one.transactions / TRANSACTIONS_LIMIT) for one in chain.tail
     )
@@ -41,16 +42,17 @@ def compact_segments(
     changed = [segment for segment in chain.tail[start:end] if not copier.still_holds(segment)]
     if changed:
         findings.append(
-            f"Data.fs no longer gives the bytes {changed[0].start} to {changed[0].end} that were backed "
-            "up; the backup keeps them"
+            f"the bytes {changed[0].start} to {changed[0].end} of Data.fs changed since they were backed up; "
+            "the backup keeps the old ones"
         )
         return chain
-    jobs = copier.jobs(_compacted(chain.tail[start:end]), _known_already, store=True)
+    jobs = copier.jobs(_compacted(chain.tail[start:end]), _ignore_blobs, store=True)
     joined = [scan.segment for scan in workers.in_order(jobs) if scan.segment]
     return chain.with_tail([*chain.tail[:start], *joined, *chain.tail[end:]])
 
 
 def _compacted(segments: Sequence[Segment]) -> Iterator[Range]:
+    """Yield ranges that join neighbouring segments, each within the limits of a segment."""
     start, held = segments[0].start, 0
     for segment, following in zip(segments, [*segments[1:], None], strict=True):
         held += segment.transactions
@@ -63,7 +65,7 @@ def _compacted(segments: Sequence[Segment]) -> Iterator[Range]:
             start, held = segment.end, 0
 
 
-def _known_already(_blobs: list[BlobRef]) -> None:
+def _ignore_blobs(_blobs: list[BlobRef]) -> None:
     pass
 
 
@@ -71,11 +73,14 @@ CHUNK: Final = 1 << 20
 
 
 Found = Callable[[list[BlobRef]], None]
-"""Called with the blobs of a range while it is read, in any thread: they may be too many to keep in memory."""
+"""Called with the blobs of a range while it is read, in any thread.
+
+They are not collected first: when records are encrypted, each record may be a blob, and a range has many.
+"""
 
 
 class Scanned(msgspec.Struct):
-    """What was found in a range; ``segment`` is None when it was only read."""
+    """What was found in a range; ``segment`` is None when the range was read and not stored."""
 
     segment: Segment | None
     sha256: str
@@ -84,7 +89,10 @@ class Scanned(msgspec.Struct):
 
 
 class _Rows:
-    """The two lists of transactions that go with a segment: the clear one and the one that is content."""
+    """The two lists of transactions of a segment.
+
+    ``tids`` are not encrypted; ``log`` is content, because users and descriptions may be private.
+    """
 
     def __init__(self) -> None:
         self.tids: list[bytes] = []
@@ -106,7 +114,7 @@ class _Rows:
 
 
 class Copier:
-    """Copies or only reads ranges of one file; its methods may run in several threads."""
+    """Copies ranges of one file, or only reads them; the methods may run in several threads."""
 
     def __init__(self, file: DataFile, sink: Sink, folder: str, now: datetime, progress: Progress) -> None:
         self._file, self._sink, self._folder = file, sink, folder
@@ -128,12 +136,9 @@ class Copier:
         return Scanned(segment, segment.sha256, defects, segment.stored)
 
     def read(self, found: Found, where: Range) -> Scanned:
-        """Look for blobs in a range that is stored already, or that is not to be stored."""
-        scanner, digest, defects = (
-            Scanner(where.start, _ignore, self._file.read_at),
-            hashlib.sha256(),
-            list[Defect](),
-        )
+        """Find the blobs of a range without storing it: it is stored already, or only blobs are backed up."""
+        scanner = Scanner(where.start, _ignore, self._file.read_at)
+        digest, defects = hashlib.sha256(), list[Defect]()
         for chunk in self._chunks(where.start, where.end):
             digest.update(chunk)
             scanner.feed(chunk)
@@ -142,12 +147,12 @@ class Copier:
         return Scanned(None, digest.hexdigest(), defects, 0)
 
     def jobs(self, ranges: Iterable[Range], found: Found, *, store: bool) -> Iterator[partial[Scanned]]:
-        """Yield a job for each range."""
+        """Yield a job for each range: ``copy`` with ``store``, ``read`` without."""
         for where in ranges:
             yield partial(self.copy if store else self.read, found, where)
 
     def still_holds(self, segment: Segment) -> bool:
-        """Tell whether the file gives exactly the bytes that a segment was made from."""
+        """Tell whether the file still has exactly the bytes of a segment."""
         digest = hashlib.sha256()
         for chunk in self._chunks(segment.start, segment.end):
             digest.update(chunk)

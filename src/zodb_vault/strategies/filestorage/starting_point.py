@@ -1,4 +1,4 @@
-"""Find the longest beginning of a Data.fs that earlier backups, or an interrupted run, have stored already."""
+"""Find the longest beginning of a Data.fs that an earlier backup or an interrupted run has stored."""
 
 from __future__ import annotations
 
@@ -20,17 +20,15 @@ from .cut import TailScan
 from .datafile import DataFile
 from .matching import SegmentMatcher
 
-# Reasons of a backup that uses nothing of an earlier one.
+# The codes of the reasons for a backup that uses nothing of an earlier backup.
 FRESH: Final = ("first", "forced", "parent-missing", "new-history")
 
 
 class StartingPoint(msgspec.Struct, frozen=True):
-    """Where a capture starts: the segments that are used again, and whose they are.
+    """Where a capture starts: the segments that are used again, and the backup that they belong to.
 
-    ``whole`` when they are all of ``previous``.
-
-    The blobs of the first ``known`` bytes are in the packs of ``previous``; from there to the end of
-    ``segments`` an interrupted run stored them.
+    ``whole`` tells whether they are all segments of ``previous``. The blobs of the first ``known`` bytes are
+    in the packs of ``previous``. The segments after these bytes are from an interrupted run.
     """
 
     previous: PreviousBackup | None
@@ -41,7 +39,7 @@ class StartingPoint(msgspec.Struct, frozen=True):
 
     @property
     def end(self) -> int:
-        """Return how many bytes of the file the segments give."""
+        """Return how many bytes of the file are in the segments."""
         return end_of(self.segments)
 
     @property
@@ -59,9 +57,9 @@ class StartingPoint(msgspec.Struct, frozen=True):
 
 
 class Predecessor(msgspec.Struct, frozen=True):
-    """The newest backup that can be read, and what of it is in the file.
+    """The newest backup that can be read, and those of its segments that are in the file.
 
-    Whether the file is its future does not depend on older backups.
+    It alone decides whether the file continues the timeline. Older backups only offer segments to use again.
     """
 
     backup: PreviousBackup
@@ -69,8 +67,8 @@ class Predecessor(msgspec.Struct, frozen=True):
     whole: bool
 
 
-class Surveyed(NamedTuple):
-    """A Data.fs as it is to be copied: what is used again ends at ``start``, the rest is in ``cut``."""
+class SurveyedDataFs(NamedTuple):
+    """A Data.fs and all that was decided about its copy: ``start`` is used again, ``cut`` is copied."""
 
     database: Database
     options: CaptureOptions
@@ -85,7 +83,7 @@ class Surveyed(NamedTuple):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What of earlier backups can be used again; ``problem`` says why one of them cannot be read."""
+    """What can be used again of earlier backups; ``problem`` tells why one of them cannot be read."""
 
     start: StartingPoint
     newest: Predecessor | None
@@ -93,7 +91,7 @@ class Found(msgspec.Struct, frozen=True):
 
 
 def end_of(segments: Chain[Segment]) -> int:
-    """Return the position after the last segment."""
+    """Return the position after the last segment, 0 when there is none."""
     return next((segment.end for segment in reversed(segments)), 0)
 
 
@@ -103,15 +101,16 @@ def find_starting_point(
     previous: Iterable[PreviousBackup],
     interrupted: InterruptedRun | None,
 ) -> Found:
-    """Choose what to start from.
+    """Return the longest prefix of stored segments that matches the file.
 
-    The longest prefix that matches the file, of the newest backup when several are as long.
+    When several backups have an equally long prefix, the newest of them is used. ``previous`` are the earlier
+    backups, newest first.
     """
     search = _Search(file, documents)
     unread: PreviousBackup | None = None
     for candidate in previous:
         if candidate.entry.data_fs is None:
-            continue  # the site was on another kind of storage then
+            continue  # the site had another kind of storage at that time
         unread = unread or candidate
         if search.consider(candidate):
             break
@@ -134,11 +133,12 @@ class _Search:
         self.problem: str | None = None
 
     def consider(self, candidate: PreviousBackup) -> bool:
-        """Take the segments of a backup that match; tell whether all do, so that no older backup has more."""
+        """Take the matching segments of a backup; tell whether all match, so no older backup has more."""
         try:
             segments = segments_of(candidate.entry, self._documents)
             matching, trusted = self._matcher.count(segments)
-            # without order no TID says which blobs belong to a part of the file: all of it, or nothing
+            # When TIDs do not ascend, no TID tells which blobs belong to a part of the file. So all segments
+            # are used, or none.
             prefix = segments.first(trusted if candidate.entry.ordered or trusted == len(segments) else 0)
             end = end_of(prefix)
         except Damage as error:
@@ -151,7 +151,7 @@ class _Search:
         return whole
 
     def consider_interrupted(self, run: InterruptedRun) -> None:
-        """Use the segments that an interrupted run has stored after those of its parent, if a backup has fewer."""
+        """Take what an interrupted run has stored after the segments of its parent, if that is longer."""
         notes, parent = run.stored, run.parent
         known = Chain(Segment, self._documents)
         if parent is not None:

@@ -1,4 +1,4 @@
-"""Compare a Data.fs with what earlier backups hold of it, and decide: full or incremental, and why."""
+"""Compare a Data.fs with earlier backups, and decide: full or incremental, and why."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .capture import FileStorageCapture
 from .cut import TailScan, hex_or_none
 from .datafile import DataFile
 from .matching import newest_common
-from .starting_point import FRESH, StartingPoint, Surveyed, end_of, find_starting_point
+from .starting_point import FRESH, StartingPoint, SurveyedDataFs, end_of, find_starting_point
 
 
 class FileStorageSurvey:
-    """A Data.fs compared with what earlier backups hold of it; see ``Survey``."""
+    """A Data.fs compared with its earlier backups; see ``Survey``."""
 
     def __init__(self, database: Database, context: SurveyContext) -> None:
         if database.data_fs is None:
@@ -57,9 +57,9 @@ class FileStorageSurvey:
         return self.cut.state == "pending"
 
     def extend(self) -> bool:
-        """Walk on to where the file ends now.
+        """Move the cut point to where the file ends now.
 
-        Raise SourceChanged when a pack has put another file in its place: what is new is in that.
+        Raise SourceChanged when a pack has put another file in its place: new transactions are in that file.
         """
         moved = self.cut.extend()
         if self.file.replaced():
@@ -95,16 +95,19 @@ class FileStorageSurvey:
         )
 
     def _packed_until(self) -> str | None:
-        """Return the last packed transaction of the file.
+        """Return the TID of the last transaction that a pack has seen, None when there is none.
 
-        None too when a restore is known to have left out transactions, which no pack removed.
+        Also None after a known restore: then transactions are missing because of it, not because of a pack.
         """
         if self.options.restored:
             return None
         return hex_or_none((TailScan(self.file, 0) if self.start.interrupted else self.cut).pack_tid)
 
     def _common(self) -> tuple[str | None, str | None]:
-        """Return the newest TID that the file shares with the newest backup, and the reason when it cannot be known."""
+        """Return the newest TID that the file shares with the newest backup.
+
+        Or return None and the reason why the backup cannot be read.
+        """
         newest = self.newest
         if newest is None:
             return None, None
@@ -123,12 +126,12 @@ class FileStorageSurvey:
     def begin(
         self, decision: Decision, sink: Sink, checkpointer: Checkpointer, progress: Progress
     ) -> FileStorageCapture:
-        """Return what copies the file as it was decided."""
+        """Return the capture that copies the file as it was decided."""
         start, cut = self.start, self.cut
         if decision.reason.code in FRESH and (start.known or not start.interrupted):
             start = StartingPoint(start.previous, Chain(Segment, self.documents))
             cut = TailScan(self.file, 0, until=cut.end)
-        surveyed = Surveyed(
+        surveyed = SurveyedDataFs(
             database=self.database,
             options=self.options,
             now=self.now,
@@ -144,9 +147,9 @@ class FileStorageSurvey:
 
 
 def blob_source_of(database: Database) -> BlobSource | None:
-    """Return where the blobs are, None when nothing says it.
+    """Return where the blobs are, None when the configuration names no place.
 
-    Those of a mirror are files, wherever those of its source are.
+    The blobs of a mirror are always files, even when the blobs of its source are in S3.
     """
     if database.blob_mode == "s3" and database.method != "portable":
         return BlobBucket(database, wrapper_key)

@@ -1,4 +1,4 @@
-"""A ZEO server beside its files: whether it answers at the address in its zeo.conf."""
+"""Find out whether a ZEO server answers at the address in its zeo.conf."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...model.source import Database
 
 ADDRESS: Final = "zeo.address"
 TIMEOUT: Final = 5.0  # seconds
-# The errors of the system for an address at which nothing listens: there is no such port, socket or host.
+# System errors for an address at which no process listens: there is no such port, socket or host.
 NOTHING_LISTENS: Final = (
     errno.ECONNREFUSED,
     errno.ENOENT,
@@ -30,10 +30,10 @@ def is_served(database: Database) -> bool:
 
 
 def require_stopped(databases: Iterable[Database]) -> None:
-    """Raise InUse when the server of a database answers, or when it is not known whether it does.
+    """Raise InUse when the ZEO server of a database answers, or when that cannot be found out.
 
-    The lock of the storage is not enough: the server may run on another host, or in a container with locks of
-    its own.
+    The lock of the storage is not enough: the server may run on another host, or in a container that has its
+    own locks.
     """
     for address in dict.fromkeys(database.option(ADDRESS) for database in databases if is_served(database)):
         try:
@@ -41,16 +41,16 @@ def require_stopped(databases: Iterable[Database]) -> None:
         except OSError as error:
             raise InUse(
                 f"it is not known whether a ZEO server runs at {address}: {error.strerror or error}",
-                "stop it, and run this as the user that it runs as, on its host",
+                "stop it, then run this command on its host and as its user",
             ) from None
         if running:
             raise InUse(f"a ZEO server answers at {address}", "stop it and all its clients first")
 
 
 def accepts_connections(address: str) -> bool:
-    """Tell whether a process accepts connections at an address, written as in zeo.conf.
+    """Tell whether a process accepts connections at an address, which is written as in zeo.conf.
 
-    Raise OSError when that is not known.
+    Raise OSError when that cannot be found out.
     """
     from ZConfig.datatypes import SocketBindingAddress
 
@@ -63,12 +63,12 @@ def accepts_connections(address: str) -> bool:
         else:
             host, port = parsed.address[:2]
             socket.create_connection((host or "localhost", port), TIMEOUT).close()
-    except BlockingIOError:  # it listens, but its queue of connections is full
+    except BlockingIOError:  # the server listens, but its queue of connections is full
         return True
     except socket.gaierror:
         return False
     except OSError as error:
-        # no number: Python itself refuses the address, such as a path too long for a socket
+        # An error without a number comes from Python, which refuses the address: a socket path is too long.
         refused = error.errno is None and not isinstance(error, TimeoutError)
         if refused or error.errno in NOTHING_LISTENS:
             return False

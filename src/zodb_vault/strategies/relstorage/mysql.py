@@ -133,7 +133,7 @@ class MysqlRows:
 
         Raise SourceError when the script has no end.
         """
-        tail = Tail()
+        end = ScriptEnd()
         command = [
             program_of(DUMP, "mariadb-client"),
             *self._login.arguments,
@@ -150,11 +150,11 @@ class MysqlRows:
             self._login.name,
         ]
         with Program(command, self._login.environment, _failed, tick=checkpointer.heartbeat) as dumping:
-            jobs = self._jobs(dumping, sink, f"{folder}/database.sql", progress, tail)
+            jobs = self._jobs(dumping, sink, f"{folder}/database.sql", progress, end)
             parts = [part for stored in workers.in_order(jobs) for part in stored]
             dumping.finish()
             warnings = [f"mariadb-dump: {line}" for line in dumping.words().splitlines()[:20]]
-        if COMPLETED not in tail.bytes:
+        if COMPLETED not in end.bytes:
             raise SourceError(
                 "the script of mariadb-dump does not end as it should",
                 "see the log of the server, and run the command again",
@@ -169,10 +169,10 @@ class MysqlRows:
         return [] if "mariadb" in program_of(DUMP, "mariadb-client") else ["--set-gtid-purged=OFF"]
 
     def _jobs(
-        self, dumping: Program, sink: Sink, to: str, progress: Progress, tail: Tail
+        self, dumping: Program, sink: Sink, to: str, progress: Progress, end: ScriptEnd
     ) -> Iterator[Callable[[], list[Part]]]:
         for block in dumping.blocks(PART_RAW, self._release):
-            tail.add(block)
+            end.add(block)
             progress.advance(len(block))
             yield lambda block=block: store_part(sink, to, block)  # type: ignore[misc]
 
@@ -181,8 +181,8 @@ class MysqlRows:
         return counted(self.query)
 
 
-class Tail:
-    """The last bytes of a stream."""
+class ScriptEnd:
+    """The last 200 bytes of a script: its last line says whether it is complete."""
 
     def __init__(self) -> None:
         self.bytes = b""

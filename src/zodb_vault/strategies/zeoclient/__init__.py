@@ -1,1 +1,1 @@
-"""The client's view of a ZEO server: the storage is at the server, at most the blobs are here."""
+"""The backend of a ZEO client: the storage is on the server, and at most the blobs are on this machine."""

@@ -1,4 +1,4 @@
-"""The backend of ``<zeoclient>`` and ``<clientstorage>``: only the portable method can copy it from here."""
+"""The backend of ``<zeoclient>`` and ``<clientstorage>``: only the portable method can back it up."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ if TYPE_CHECKING:
 
 NAME: Final = "zeo"
 WRAPPED_SERVER: Final = (
-    "with --zope-conf and a file that has this <s3blobstorage> around the <filestorage> of the server's "
-    "zeo.conf, "
-    "for zodb-vault alone"
+    "with --zope-conf and a file for zodb-vault alone, in which this <s3blobstorage> contains the "
+    "<filestorage> of the server's zeo.conf"
 )
-SERVER: Final = "with --zeo-conf and the zeo.conf it runs with, or with --data-fs and --blob-dir"
+SERVER: Final = "with --zeo-conf and the server's zeo.conf, or with --data-fs and --blob-dir"
 PACKAGES: Final = {"zeoclient": None, "clientstorage": "ZEO", "ssl": "ZEO"}
 DROPPED: Final = {
     "zeoclient": frozenset({"client", "read-only", "read-only-fallback", "var"}),
@@ -41,7 +40,7 @@ class ZeoClient(Backend):
     name = NAME
 
     def read_section(self, section: Section, around: Surroundings) -> Database:
-        """Return the client's view of a ZEO server: blobs are the server's unless its directory is shared."""
+        """Return the database of a section; its blobs are on the server unless ``shared-blob-dir`` is on."""
         if not any(section.texts("server")):
             raise section.error(f"{section.label} has no server")
         blob_dir = around.path(section, "blob-dir")
@@ -57,7 +56,7 @@ class ZeoClient(Backend):
         )
 
     def conversion(self, section_type: str) -> Conversion:
-        """Drop the persistent cache: it belongs to one client, which has it locked while it runs."""
+        """Return what another program needs; without the persistent cache, which a running client locks."""
         return Conversion(
             packages=PACKAGES,
             read_only=True,
@@ -66,27 +65,25 @@ class ZeoClient(Backend):
         )
 
     def scope(self, database: Database) -> Scope:
-        """Return where the storage is, and what of the blobs is here."""
+        """Return where the storage is, and which blobs are on this machine."""
         servers = " or ".join(_servers(database)) or "the server"
-        here = (
-            "only the blobs are" if database.blob_mode in ("directory", "s3") else "nothing authoritative is"
-        )
+        blobs = "only blobs are" if database.blob_mode in ("directory", "s3") else "no data are"
         there = WRAPPED_SERVER if database.blob_mode == "s3" else SERVER
         elsewhere = Elsewhere(
-            f"{here} here: this is a client of the ZEO server {servers}, which keeps the storage",
-            f"Run zodb-vault on that server, {there}; or copy the database through the connection, with "
+            f"{blobs} on this machine: it is a client of the ZEO server {servers}, which keeps the storage",
+            f"Run zodb-vault on that server, {there}. Or copy the database through the connection, with "
             "--method portable",
         )
         left = tuple(f"{path}: the persistent cache of this client" for path in persistent_caches(database))
         return Scope((), left, elsewhere).plus(_blobs(database))
 
     def location(self, database: Database) -> str:
-        """Return which storage of which server it is."""
+        """Return the name of the storage and the addresses of the server."""
         storage = masked(database.options).get("storage", "1")
         return f"storage {storage} of the ZEO server {' or '.join(_servers(database))}"
 
     def survey(self, database: Database, context: SurveyContext) -> Survey:
-        """Refuse: the storage is at the server."""
+        """Raise NothingToBackUp: the storage is on the server."""
         raise unsupported(database)
 
     def check(
@@ -98,7 +95,7 @@ class ZeoClient(Backend):
         progress: Progress,
         workers: int,
     ) -> None:
-        """Refuse: no backup holds the storage of a client."""
+        """Raise UnsupportedRepository: no backup contains the storage of a client."""
         raise UnsupportedRepository(f"the backup holds no storage of the ZEO client {entry.name}")
 
     def requirements(self, database: Database) -> Requirements:
@@ -112,9 +109,9 @@ def is_client(database: Database) -> bool:
 
 
 def persistent_caches(database: Database) -> list[str]:
-    """Return the file of the persistent cache as ZEO names it, if the client has one.
+    """Return the path of the persistent cache, if the client has one, with the name that ZEO gives it.
 
-    Relative where only its process knows the directory.
+    The path is relative when only the client's process knows the directory.
     """
     options = masked(database.options)
     if client := options.get("client"):
@@ -137,8 +134,8 @@ def _blobs(database: Database) -> Scope:
     return Scope(
         (),
         (
-            f"{database.blob_dir}: shared-blob-dir is off, so this directory is a cache: the blobs are "
-            "at the server",
+            f"{database.blob_dir}: shared-blob-dir is off, so this directory is a cache; the blobs are on "
+            "the server",
         ),
     )
 

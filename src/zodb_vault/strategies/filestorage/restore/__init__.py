@@ -1,1 +1,1 @@
-"""Restore a Data.fs: beside the old one first, then by one rename, with a journal for interruptions."""
+"""Restore a Data.fs: write the new one beside the old one, then rename it. A journal covers interruptions."""

@@ -1,4 +1,4 @@
-"""Undo an interrupted restore of a Data.fs, or free what a finished one kept of the old state."""
+"""Undo an interrupted restore of a Data.fs, or remove the old state that a finished restore kept."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ InPlace = Literal["new", "old", "nothing"]
 
 
 class DataFsUndo(UndoneRestore):
-    """Puts the replaced state back: the mirror of the restore.
+    """Puts the replaced state back; the caller holds the lock of the storage.
 
-    What the old file alone needs comes back before it is valid again, and what the new one needs goes away
-    after that. Raise TargetRefused when the site has written to the restored file since. The caller holds the
-    lock.
+    The steps are those of a restore in reverse. First comes back what only the old file needs, then the old
+    file becomes valid, then everything goes away that only the new file needs. Raise TargetRefused when the
+    site has written to the restored file.
     """
 
     def __init__(self, paths: DataFsPaths, journal: Journal) -> None:
@@ -38,29 +38,29 @@ class DataFsUndo(UndoneRestore):
 
     @property
     def unfinished(self) -> UnfinishedRestore:
-        """Return what is undone."""
+        """Return the restore that is undone."""
         return journals.unfinished(self._journal)
 
     def free_space(self) -> None:
-        """Remove a new Data.fs that was never in place."""
+        """Remove a new Data.fs that never became valid."""
         if self._journal.phase == "building":
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._paths.building(self._journal))
 
     def begin(self) -> None:
-        """Note in the journal that the old state is being put back."""
+        """Write in the journal that the old state is being put back."""
         self._journal = journals.advance(self._paths.data_fs, self._journal, phase="aborting")
 
     def prepare(self) -> None:
-        """Put back the blobs of the old state that nothing has taken the place of."""
-        _put_back_blobs(self._paths, self._journal, exchanged=False)
+        """Put back the blobs of the old state that the restore moved away."""
+        _put_back_blobs(self._paths, self._journal, replaced=False)
 
     def bar(self) -> None:
-        """Bar the storage from being opened for writing."""
+        """Prevent every process from opening the storage for writing."""
         bar(self._paths.configured)
 
     def put_back(self) -> None:
-        """Rename the replaced file back into its place, or remove the new one where there was none."""
+        """Rename the replaced file back to its old name; if there was none, remove the new file."""
         paths, replaced = self._paths, self._paths.replaced(self._journal)
         if self._in_place != "old":
             with contextlib.suppress(FileNotFoundError):
@@ -82,16 +82,16 @@ class DataFsUndo(UndoneRestore):
         durable.sync_directory(paths.data_fs.parent)
 
     def unbar(self) -> None:
-        """Let the storage be opened again."""
+        """Let processes open the storage again."""
         unbar(self._paths.configured)
 
     def tidy(self) -> None:
-        """Put back the blobs that were exchanged, and remove those that the restore added."""
-        _put_back_blobs(self._paths, self._journal, exchanged=True)
+        """Put back the blobs that the restore replaced, and remove those that it added."""
+        _put_back_blobs(self._paths, self._journal, replaced=True)
         _remove_added(self._paths, self._journal)
 
     def unmark(self) -> None:
-        """Remove the journal; that of a database which was done already is a record."""
+        """Remove the journal, or the record when this database was done already."""
         journals.remove(journals.record_of(self._paths.data_fs, self._journal.restore))
         journals.remove(journals.path_of(self._paths.data_fs))
 
@@ -99,7 +99,7 @@ class DataFsUndo(UndoneRestore):
 def what_is_in_place(paths: DataFsPaths, journal: Journal) -> InPlace:
     """Tell which Data.fs is in place.
 
-    Raise TargetRefused when it is neither the restored one as it was nor the replaced one.
+    Raise TargetRefused when it is neither the unchanged restored file nor the replaced file.
     """
     data_fs, replaced = paths.data_fs, paths.replaced(journal)
     if paths.is_new(journal):
@@ -118,7 +118,7 @@ def what_is_in_place(paths: DataFsPaths, journal: Journal) -> InPlace:
 
 
 def _was_renamed(paths: DataFsPaths, journal: Journal) -> bool:
-    """Tell whether the new file was in place once, where no replaced file is kept that would tell it."""
+    """Tell whether the new file was in place before; called when no kept replaced file tells it."""
     if journal.phase == "aborting":
         return journal.replaced is None and journal.new_inode != 0
     if journal.phase == "switching":
@@ -128,29 +128,29 @@ def _was_renamed(paths: DataFsPaths, journal: Journal) -> bool:
 
 def _written_to(data_fs: Path) -> TargetRefused:
     return TargetRefused(
-        f"{data_fs} was written to since it was restored",
+        f"{data_fs} has changed since it was restored",
         "run the restore again to finish it; the replaced file is kept beside it",
     )
 
 
-def _put_back_blobs(paths: DataFsPaths, journal: Journal, *, exchanged: bool) -> None:
-    """Move kept blobs to their places: all of them (``exchanged``), or only those whose place is free."""
+def _put_back_blobs(paths: DataFsPaths, journal: Journal, *, replaced: bool) -> None:
+    """Move kept blobs back to their paths; without ``replaced``, only those whose path is free."""
     blob_dir = blob_dir_of(paths, journal)
     if blob_dir is None:
         return
     kept = blob_dir / journal.kept_dir
     for path in sorted(kept.rglob("*.blob")):
         target = blob_dir / path.relative_to(kept)
-        if exchanged or not target.exists():
+        if replaced or not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             os.rename(path, target)
-        if exchanged:
+        if replaced:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{target}{NEW}")
 
 
 def _remove_added(paths: DataFsPaths, journal: Journal) -> None:
-    """Remove the blobs that the restore added, whole or not, and the folder of what was kept."""
+    """Remove the blobs that the restore added, complete or not, and the folder of kept blobs."""
     blob_dir = blob_dir_of(paths, journal)
     if blob_dir is None:
         return
@@ -169,14 +169,14 @@ def _remove_added(paths: DataFsPaths, journal: Journal) -> None:
 def _added(noted: Path) -> list[str]:
     """Return the relative paths that a restore noted.
 
-    The last line of a run that a power failure ended may be a part of one.
+    After a power failure, the last line may be cut off.
     """
     lines = noted.read_text(encoding="ascii").splitlines() if noted.exists() else []
     return [line for line in lines if line.endswith(".blob")]
 
 
 def discard(paths: DataFsPaths, restore: str) -> list[str]:
-    """Remove what a finished restore kept of the state it replaced, then its record; return the paths."""
+    """Remove the old state that a finished restore kept, then its record; return the paths."""
     record = journals.read_record(paths.data_fs, restore)
     removed = []
     for path in kept_paths(paths, record) if record else ():

@@ -1,6 +1,6 @@
-"""Put aside what only the replaced state needs, once the new Data.fs is valid.
+"""Put aside what only the replaced state needs, after the new Data.fs became valid.
 
-Each step may be done again.
+Each step can be repeated after an interruption.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .state import collect_refs
 
 
 def settle_index(paths: DataFsPaths, journal: Journal) -> None:
-    """Put the new index in place, unless the site has written to the restored file since."""
+    """Put the new index in place, unless the site has already written to the restored file."""
     index = paths.new_index(journal)
     if not index.exists():
         return
@@ -36,7 +36,7 @@ def settle_index(paths: DataFsPaths, journal: Journal) -> None:
 
 
 def rename_leftovers(paths: DataFsPaths, journal: Journal) -> None:
-    """Rename what packs left beside the old state, so that FileStorage does not take it for its own."""
+    """Rename files that packs left beside the old state, so that FileStorage does not use them."""
     for leftover in leftovers(paths):
         os.rename(leftover, leftover.with_name(leftover.name + kept_suffix(journal.restore)))
 
@@ -44,12 +44,12 @@ def rename_leftovers(paths: DataFsPaths, journal: Journal) -> None:
 def put_blobs_aside(paths: DataFsPaths, blobs: BlobTarget, journal: Journal) -> list[str]:
     """Put aside the blobs that only the replaced file references, and return notes for the user.
 
-    Only these: a blob that no file references may belong to a transaction that is being committed.
+    A blob that neither file references stays: it may belong to a transaction that is being committed.
     """
     try:
         return blobs.put_aside(_only_replaced(paths, journal), journal.kept_dir)
     except SourceDamaged as error:
-        return [f"blobs in {blobs.where} that only the replaced file needs stay there: {error.message}"]
+        return [f"blobs of the replaced file stay in {blobs.where}: {error.message}"]
 
 
 def _only_replaced(paths: DataFsPaths, journal: Journal) -> Iterator[BlobRef]:
@@ -63,6 +63,6 @@ def _only_replaced(paths: DataFsPaths, journal: Journal) -> Iterator[BlobRef]:
 
 
 def sync_names(paths: DataFsPaths) -> None:
-    """Make the new names durable."""
+    """Make the renames durable."""
     for directory in {paths.data_fs.parent, paths.index.parent}:
         durable.sync_directory(directory)

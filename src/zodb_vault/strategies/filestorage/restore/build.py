@@ -1,4 +1,4 @@
-"""Build the new Data.fs beside the old one, with its index and its blobs, all of it checked and durable."""
+"""Build the new Data.fs beside the old one, with its index and blobs, all checked and durable."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from .paths import DataFsPaths
 
 
 class NewState(NamedTuple):
-    """What was built: the inode of the new Data.fs, and what the user has to know."""
+    """What was built: the inode number of the new Data.fs, and notes for the user."""
 
     inode: int
     notes: list[str]
 
 
 class DataFsBuilder:
-    """Builds what one journal describes. Nothing that it writes is valid before a rename."""
+    """Builds the new state of one database. The new Data.fs is not valid before it is renamed."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class DataFsBuilder:
             return NewState(state.inode, state.notes + index.notes)
 
     def _build_storage(self, journal: Journal, refs: BlobSet, index: IndexProcess) -> NewState:
-        """Write the file from its segments, and collect the blobs that its records reference."""
+        """Write the file from its segments, and add the blobs that its records reference to ``refs``."""
         owner = ownership_for_file(self._paths.data_fs)
         building = self._paths.building(journal)
         self._context.progress.begin("storage", journal.end)
@@ -61,7 +61,7 @@ class DataFsBuilder:
             defects = self._write_segments(journal, fd, refs, index)
             if (size := os.fstat(fd).st_size) != journal.end:
                 raise Damage(
-                    f"the storage of {self._source.entry.name} has {size} bytes, {journal.end} were expected"
+                    f"the storage of {self._source.entry.name} has {size} bytes instead of {journal.end}"
                 )
             index.complete(journal.end)
             os.fchmod(fd, owner.directory_mode)
@@ -77,9 +77,9 @@ class DataFsBuilder:
         reader = SegmentReader(source.objects, segments, journal.end, context.progress, digests=False)
         with Workers(self._workers, context.heartbeat) as workers:
             _count, defects = rebuild(reader, fd, workers, refs, index.add)
-        return [f"a defect of the source, restored as it was: {defect}" for defect in defects]
+        return [f"a defect of the source was restored as it was: {defect}" for defect in defects]
 
     def restore_blobs(self, blobs: BlobTarget, refs: BlobSet) -> list[str]:
-        """Restore the blobs that Data.fs references; return what has to be said about them."""
+        """Restore the blobs that the new Data.fs references; return notes for the user."""
         notes = blobs.restore(BlobsJob(self._source, self._context, self._workers), refs)
         return require_all(self._source, refs) + notes

@@ -1,8 +1,7 @@
-"""Find and remove what ZEO clients keep of a state that a restore replaces.
+"""Find and remove the caches of ZEO clients that hold the state which a restore replaces.
 
-A server refuses a client whose cache is newer than the server itself. But as soon as the server has a
-transaction that is newer than the cache, such a client counts as current: it mixes objects that were
-discarded with restored ones.
+A server refuses a client whose cache is newer than the server itself. But as soon as the server has a newer
+transaction, such a client counts as current. It then mixes discarded objects with restored ones.
 """
 
 from __future__ import annotations
@@ -21,30 +20,30 @@ from ...zeoclient.backend import is_client, persistent_caches
 from ..zeo import is_served
 
 LOCK: Final = ".lock"
-# A cache of blobs of ZEO has the files <oid % 997>/<oid // 997>.<tid>.blob.
+# The blob cache of a ZEO client has the files <oid % 997>/<oid // 997>.<tid>.blob (ZEO/ClientStorage.py).
 BUCKET: Final = re.compile(r"\d+")
 CACHED: Final = re.compile(r"\d+\.([0-9a-f]{16})\.blob")
 
 
 class ClientCaches(NamedTuple):
-    """The caches that have to be removed, and what the user has to know about others."""
+    """The caches that have to be removed, and notes about caches that the user has to remove."""
 
     stale: list[StaleCache]
     notes: list[str]
 
 
 def caches_of(clients: Sequence[Site], database: Database, after: str | None, *, alone: bool) -> ClientCaches:
-    """Return what the clients keep of one database that the restored state does not have.
+    """Return the caches of clients that may hold transactions which the restored database does not have.
 
-    Transactions later than ``after`` are not in the restored state (None: no transaction is). ``alone``: no
-    other database is restored. Raise UsageError for a configuration without a ZEO client.
+    These are transactions with a TID later than ``after``, or all transactions when it is None. ``alone``
+    tells that no other database is restored. Raise UsageError for a configuration without a ZEO client.
     """
     found = ClientCaches([], [])
     for client in clients:
         databases = [one for one in client.databases if is_client(one)]
         if not databases:
             raise UsageError(
-                f"{client.config} has no ZEO client in it",
+                f"{client.config} configures no ZEO client",
                 "name the zope.conf of a client of this server with --client-conf",
             )
         for one in databases:
@@ -54,10 +53,9 @@ def caches_of(clients: Sequence[Site], database: Database, after: str | None, *,
 
 
 def _is_of(client: Database, served: Database, *, alone: bool) -> bool:
-    """Tell whether a client's database is the one that is restored.
+    """Tell whether a client's database is the database that is restored.
 
-    Only a zeo.conf says what its storages are called. For any other site that is known only if there is just
-    one.
+    Only a zeo.conf tells the names of its storages. For any other site, the only restored database is taken.
     """
     return client.option("storage", "1") == served.name if is_served(served) else alone
 
@@ -69,8 +67,8 @@ def _add_caches(found: ClientCaches, client: Site, database: Database, after: st
             files += [one for one in (path, Path(f"{path}{LOCK}")) if one.exists()]
         else:
             found.notes.append(
-                f"{client.config} keeps {path.name} in the working directory of its process, "
-                "which it does not say: remove it there"
+                f"a process with {client.config} keeps {path.name} in its working directory, which is not in "
+                "the configuration: remove the file there"
             )
     cached_here = database.blob_dir and database.blob_mode == "server"
     blobs = sorted(_later_blobs(Path(database.blob_dir or ""), after)) if cached_here else []
@@ -89,7 +87,7 @@ def _later_blobs(blob_dir: Path, after: str | None) -> Iterator[Path]:
 
 
 def require_unused(caches: Sequence[StaleCache]) -> None:
-    """Raise InUse when a client has one of the caches open: it would go on with what it has in memory."""
+    """Raise InUse when a client has one of the caches open: it would go on with the objects in its memory."""
     import zc.lockfile
 
     for cache in caches:
@@ -103,7 +101,7 @@ def require_unused(caches: Sequence[StaleCache]) -> None:
 
 
 def remove_caches(caches: Sequence[StaleCache]) -> list[str]:
-    """Remove the files, and return those that were there."""
+    """Remove the files, and return the paths of those that existed."""
     removed = []
     for path in dict.fromkeys(path for cache in caches for path in cache.paths):
         with contextlib.suppress(FileNotFoundError):

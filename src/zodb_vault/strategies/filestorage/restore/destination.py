@@ -1,4 +1,4 @@
-"""A Data.fs with its blobs as the destination of a restore: in place, or in a new directory."""
+"""A Data.fs with its blobs as the destination of a restore: a database of the site, or a new directory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .state import last_and_lost
 
 
 class DataFsDestination(Destination):
-    """A Data.fs of the site, or (``database`` is None) one in a new directory; see ``Destination``."""
+    """A Data.fs of the site, or in a new directory when ``database`` is None; see ``Destination``."""
 
     resumes = True
 
@@ -49,21 +49,21 @@ class DataFsDestination(Destination):
         return [self.paths.data_fs, *blob_dir]
 
     def unfinished(self) -> UnfinishedRestore | None:
-        """Return what the journal says."""
+        """Return the restore of the journal, None when there is no journal."""
         journal = journals.read(journals.path_of(self.paths.data_fs))
         return journals.unfinished(journal) if journal else None
 
     def finished(self, restore: str) -> UnfinishedRestore | None:
-        """Return what the record of a finished restore says."""
+        """Return the restore of a record, None when there is no record."""
         record = journals.read_record(self.paths.data_fs, restore)
         return journals.unfinished(record) if record else None
 
     def inspect(
         self, source: RestoreSource, unfinished: Collection[UnfinishedRestore]
     ) -> PlannedRestore | None:
-        """Look at the file in place, or at the directory.
+        """Inspect the file in place or the directory, and plan the restore.
 
-        Go on with a restore of the same that was interrupted here.
+        If the same restore was interrupted here, the plan continues it.
         """
         require_content(source.entry, self._options.only)
         blobs = blob_target(self.paths, self._database, self._options, source.entry.layout)
@@ -90,18 +90,18 @@ class DataFsDestination(Destination):
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """Hold the locks of the storage; only a restore and its undo get through a bar."""
+        """Hold the locks of the storage, even if it is barred."""
         make_directories_like_parent(self.paths.data_fs.parent)
         with storage_locks(self.paths.configured, barred=True):
             yield
 
     def undo(self, restores: Collection[str]) -> UndoneRestore | None:
-        """Return how to put the replaced file back."""
+        """Return the undo that puts the replaced file back, None when there is nothing to undo."""
         journal = self._journal_or_record(restores)
         return DataFsUndo(self.paths, journal) if journal else None
 
     def kept(self) -> list[str]:
-        """Return the restores of which there is a record."""
+        """Return the ids of the restores that have a record."""
         return list(journals.records(self.paths.data_fs))
 
     def discard_kept(self, restore: str) -> list[str]:
@@ -109,7 +109,7 @@ class DataFsDestination(Destination):
         return discard(self.paths, restore)
 
     def _journal(self, wanted: Identity, unfinished: Collection[UnfinishedRestore]) -> Journal | None:
-        """Return the journal of an interrupted restore, or the record of one that is done only here."""
+        """Return the journal of an interrupted restore, or its record if only this database is done."""
         journal = self._journal_or_record(
             () if self._database is None else sorted({one.restore for one in unfinished})
         )
@@ -129,7 +129,7 @@ class DataFsDestination(Destination):
 def of_database(database: Database, options: DestinationOptions) -> DataFsDestination:
     """Return a database of the site as a destination.
 
-    Raise UsageError when it is not a Data.fs of its own.
+    Raise UsageError when it is not a Data.fs on this machine.
     """
     if database.backend != "filestorage" or database.data_fs is None:
         raise UsageError(
@@ -146,7 +146,7 @@ def in_directory(entry: DatabaseEntry, directory: Path, options: DestinationOpti
 
 
 def is_restored(data_fs: Path, cut: DatabaseCut) -> bool:
-    """Tell whether a Data.fs in a directory is as it was restored, with no note of an interruption."""
+    """Tell whether a Data.fs in a directory is unchanged since its restore, which was not interrupted."""
     if not data_fs.exists() or journals.records(data_fs) or data_fs.stat().st_size != cut.end:
         return False
     return last_and_lost(data_fs, cut) == (cut.last_tid, 0)
@@ -155,7 +155,7 @@ def is_restored(data_fs: Path, cut: DatabaseCut) -> bool:
 def blob_target(
     paths: DataFsPaths, database: Database | None, options: DestinationOptions, stored_layout: str | None
 ) -> BlobTarget | None:
-    """Return where the blobs go, None when there is no place for them; raise ConfigurationError."""
+    """Return where blobs are restored to, None when there is no place for them; raise ConfigurationError."""
     if database is not None and database.blob_mode == "s3":
         return BucketBlobs(BlobBucket(database, wrapper_key), replace=options.replace_blobs)
     if paths.blob_dir is None:
@@ -164,7 +164,7 @@ def blob_target(
 
 
 def require_content(entry: DatabaseEntry, only: str | None) -> None:
-    """Raise TargetRefused when the backup does not hold what is wanted."""
+    """Raise TargetRefused when the backup does not contain what has to be restored."""
     if entry.storage is None:
         raise TargetRefused(
             f"the backup holds no storage of {entry.name}, only blobs", "choose a whole backup"
@@ -176,7 +176,7 @@ def require_content(entry: DatabaseEntry, only: str | None) -> None:
 
 
 def require_blob_target(entry: DatabaseEntry, blobs: BlobTarget | None, only: str | None) -> None:
-    """Raise TargetRefused when there are blobs and no place for them."""
+    """Raise TargetRefused when the backup has blobs and there is no place for them."""
     if blobs is None and only != "storage" and entry.blobs and entry.blobs.count:
         raise TargetRefused(
             f"the site has no blob directory for {entry.name}",

@@ -1,6 +1,6 @@
-"""The index of a restored Data.fs, made while the file is written.
+"""Make the index of a restored Data.fs while the file is written.
 
-It needs memory for every object of the database, so it is made in a process of its own.
+The index needs memory for each object of the database, so a separate process makes it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from ....runtime.child_process import child_environment, module_command
 
 
 class IndexProcess:
-    """A process that is given the entries of an index and writes them at the end.
+    """A process that receives the entries of an index, and writes the index at the end.
 
-    ``process`` is None when no index is made.
-
-    An index is a convenience: where it cannot be made, ``notes`` says so.
+    ``process`` is None when no index is made. FileStorage can work without an index. So it is no error when
+    the index cannot be made, but ``notes`` tells it.
     """
 
     def __init__(self, process: subprocess.Popen[bytes] | None) -> None:
@@ -29,13 +28,13 @@ class IndexProcess:
         self.notes: list[str] = []
 
     def add(self, entries: bytes | bytearray) -> None:
-        """Give entries in the order of their records; a process that has died is noticed at the end."""
+        """Send entries in the order of their records; a process that has died is noticed at the end."""
         if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.write(entries)
 
     def complete(self, size: int) -> None:
-        """Tell that all entries were given, for a file of ``size`` bytes."""
+        """Send the end of the entries, for a file of ``size`` bytes."""
         self.add(INDEX_ENTRY.pack(END, size))
         self._end_input()
 
@@ -63,7 +62,7 @@ class IndexProcess:
 
 @contextlib.contextmanager
 def indexing(index: Path, *, wanted: bool) -> Iterator[IndexProcess]:
-    """Give a process that writes an index, and wait for it at the end; an error in between kills it."""
+    """Give a process that writes an index, and wait for it at the end; an error kills it."""
     process = IndexProcess(_started(index) if wanted else None)
     try:
         yield process
@@ -71,7 +70,7 @@ def indexing(index: Path, *, wanted: bool) -> Iterator[IndexProcess]:
         process.kill()
         raise
     if not process.finish() and wanted:
-        process.notes.append("the index could not be written, FileStorage will write it when it starts")
+        process.notes.append("the index could not be written; FileStorage writes it when the site starts")
         with contextlib.suppress(FileNotFoundError):
             os.unlink(index)
 
@@ -82,5 +81,5 @@ def _started(index: Path) -> subprocess.Popen[bytes] | None:
         return subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=nothing, stderr=nothing, env=child_environment()
         )
-    except OSError:  # without memory for another process there is no index
+    except OSError:  # for example, there is no memory for another process
         return None

@@ -1,4 +1,4 @@
-"""The journal of a restore, beside the Data.fs, so that an interrupted restore can go on or be undone."""
+"""The journal of a restore, beside the Data.fs: with it, an interrupted restore can be resumed or undone."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
 
     The phases, in this order:
 
-    * ``building``: the old state is whole; blobs may have been added.
-    * ``switching``: the rename may have happened. Only the inode of the file in place, ``new_inode``, tells.
-    * ``switched``: the new state is valid; what only the old one needed is being put aside.
+    * ``building``: the old state is complete; blobs may have been added.
+    * ``switching``: the rename may have happened. If the file in place has the inode number ``new_inode``, it
+      has happened.
+    * ``switched``: the new state is valid; files that only the old state needs are being put aside.
     * ``done``: nothing is left to do. Only a record, which is a journal under another name, has this phase.
     * ``aborting``: the old state is being put back.
 
-    ``end``, ``last_tid`` and ``only`` tell which restore it is. The names ``building`` and ``replaced`` are
-    relative to the directory of the Data.fs, ``kept_dir`` to the blob directory. ``saved`` is the length that
-    the replaced file had when a safety backup of it was made, None without one. ``dropped`` is how many of
-    its transactions the new state does not have.
+    ``end``, ``last_tid`` and ``only`` identify the restore. The names ``building`` and ``replaced`` are
+    relative to the directory of the Data.fs, and ``kept_dir`` to the blob directory. ``saved`` is the length
+    of the replaced file when its safety backup was made, None without one. ``dropped`` is the number of its
+    transactions that the new state does not have.
     """
 
     restore: str
@@ -54,7 +55,7 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def unfinished(journal: Journal) -> UnfinishedRestore:
-    """Return what a journal tells of a restore that left it."""
+    """Return the restore that a journal describes."""
     return UnfinishedRestore(
         restore=journal.restore,
         backup=journal.backup,
@@ -65,7 +66,7 @@ def unfinished(journal: Journal) -> UnfinishedRestore:
 
 
 def path_of(data_fs: Path) -> Path:
-    """Return where the journal of a Data.fs lies."""
+    """Return the path of the journal of a Data.fs."""
     return data_fs.with_name(data_fs.name + SUFFIX)
 
 
@@ -78,7 +79,7 @@ def read(path: Path) -> Journal | None:
     try:
         return msgspec.json.decode(canonical.check_digest(data, str(path)), type=Journal)
     except msgspec.MsgspecError as error:
-        raise Damage(f"{path} does not have the form it should have: {error}") from None
+        raise Damage(f"{path} is not a valid journal: {error}") from None
 
 
 def advance(data_fs: Path, journal: Journal, **changes: Any) -> Journal:
@@ -107,7 +108,7 @@ def write(data_fs: Path, journal: Journal) -> Journal:
 def finish(data_fs: Path, journal: Journal) -> Journal:
     """Turn the journal into the record of a finished restore by one rename, and return it.
 
-    The record says what was kept.
+    The record tells what was kept.
     """
     os.rename(path_of(data_fs), record_of(data_fs, journal.restore))
     with contextlib.suppress(FileNotFoundError):
@@ -131,12 +132,12 @@ def read_record(data_fs: Path, restore: str) -> Journal | None:
 
 
 def record_of(data_fs: Path, restore: str) -> Path:
-    """Return where the record of a finished restore lies."""
+    """Return the path of the record of a finished restore."""
     return data_fs.with_name(f"{data_fs.name}.restored-{restore}.json")
 
 
 def remove(path: Path) -> None:
-    """Remove a journal or a record, and the file that an interrupted ``write`` left."""
+    """Remove a journal or a record, and a temporary file of an interrupted ``write``."""
     for one in (path, _new(path)):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(one)

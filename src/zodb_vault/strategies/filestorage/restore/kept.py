@@ -1,4 +1,4 @@
-"""Where a restore keeps the Data.fs that it replaces, and what only the old state needs."""
+"""The names under which a restore keeps the replaced Data.fs, and files that only the old state needs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Final
 from .journal import Journal
 from .paths import DataFsPaths
 
-# What FileStorage itself leaves beside a Data.fs: the state before a pack, and files of a pack that was
-# interrupted.
+# The files that FileStorage itself leaves beside a Data.fs: the file before a pack, and files of an
+# interrupted pack.
 LEFTOVERS: Final = (".old", ".pack", ".tmp")
 
 
@@ -19,14 +19,14 @@ def replaced_name(data_fs: Path, restore: str) -> str:
 
 
 def kept_suffix(restore: str) -> str:
-    """Return what is added to the names of files that only the old state needs."""
+    """Return the suffix for names of files that only the old state needs."""
     return f".kept-{restore}"
 
 
 def leftovers(paths: DataFsPaths, kept: str = "") -> list[Path]:
     """Return the files that FileStorage left beside the old state, or those with the suffix ``kept``.
 
-    FileStorage must not take them for files of the new state. It writes them beside the configured name.
+    FileStorage writes them beside the configured name. It must not use them for the new state.
     """
     found = set()
     for base in {paths.data_fs, paths.configured.parent.resolve() / paths.configured.name}:
@@ -39,14 +39,14 @@ def leftovers(paths: DataFsPaths, kept: str = "") -> list[Path]:
 
 
 def _is_truncated_end(suffix: str) -> bool:
-    """Tell whether a suffix is that of a damaged end which FileStorage cut off, such as ``.tr0``."""
+    """Tell whether a suffix is like ``.tr0``: there FileStorage saves a damaged end before it removes it."""
     return suffix.startswith(".tr") and suffix[3:].isdigit()
 
 
 def blob_dir_of(paths: DataFsPaths, journal: Journal) -> Path | None:
-    """Return the blob directory that a restore works in.
+    """Return the blob directory of a restore.
 
-    It is the configured one, unless the command line of this run does not name it.
+    It is the configured one; the journal names it for a run whose command line does not.
     """
     noted = Path(journal.blob_dir) if journal.blob_dir else None
     if paths.blob_dir is not None and (noted is None or (paths.blob_dir / journal.kept_dir).exists()):
@@ -55,12 +55,11 @@ def blob_dir_of(paths: DataFsPaths, journal: Journal) -> Path | None:
 
 
 def kept_paths(paths: DataFsPaths, journal: Journal) -> list[Path]:
-    """Return where a restore keeps what it replaced; not all of these need to exist."""
+    """Return the paths where a restore keeps what it replaced; some of them may not exist."""
     replaced = paths.replaced(journal)
     found = [replaced] if replaced is not None else []
     blob_dir = blob_dir_of(paths, journal)
     if blob_dir is not None:
-        # a pack that keeps its old blobs makes hard links of the whole directory, and so of what a restore
-        # kept in it
+        # A pack with ``pack-keep-old`` links the whole blob directory to ``.old``, with the kept blobs in it.
         found += [blob_dir / journal.kept_dir, Path(f"{blob_dir}.old") / journal.kept_dir]
     return found + leftovers(paths, kept_suffix(journal.restore))

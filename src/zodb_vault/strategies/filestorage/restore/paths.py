@@ -1,4 +1,4 @@
-"""Where a Data.fs and what belongs to it lie, before, during and after a restore."""
+"""The paths of a Data.fs and of its index and blobs: before, during and after a restore."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ class DataFsPaths(msgspec.Struct, frozen=True):
         return self.index.with_name(self.index.name.removesuffix(".index"))
 
     def building(self, journal: Journal) -> Path:
-        """Return the name of the new Data.fs while it is built."""
+        """Return the path of the new Data.fs while it is built."""
         return self.data_fs.with_name(journal.building)
 
     def new_index(self, journal: Journal) -> Path:
-        """Return the name of the new index until the new Data.fs is valid."""
+        """Return the path of the new index until the new Data.fs is valid."""
         return self.index.with_name(f"{self.index.name}.restoring-{journal.restore}")
 
     def replaced(self, journal: Journal) -> Path | None:
-        """Return the name under which the old Data.fs is kept, None when there was none."""
+        """Return the path under which the old Data.fs is kept, None when there was none."""
         return self.data_fs.with_name(journal.replaced) if journal.replaced else None
 
     def is_new(self, journal: Journal) -> bool:
         """Tell whether the file in place is the one that the restore built.
 
-        The inode tells it, but not as long as the new file has its own name: an inode number may be used
-        again.
+        The inode number tells it. While the new file still has its building name, the file in place is the
+        old one, even with an equal number: the number may belong to an earlier attempt and be used again.
         """
         if not journal.new_inode or not self.data_fs.exists() or self.building(journal).exists():
             return False
@@ -51,7 +51,7 @@ class DataFsPaths(msgspec.Struct, frozen=True):
 
 
 def paths_for(data_fs: Path, blob_dir: Path | None) -> DataFsPaths:
-    """Return the paths of a Data.fs; raise TargetRefused when there is something else than a file."""
+    """Return the paths of a Data.fs; raise TargetRefused when its path exists and is no file."""
     real = data_fs.resolve()
     if real.exists() and not real.is_file():
         raise TargetRefused(f"{real} is not a file", "name the Data.fs itself")

@@ -1,6 +1,7 @@
-"""The steps of the restore of a Data.fs: blobs first, storage last, one atomic rename, nothing destroyed.
+"""The steps of the restore of a Data.fs: build it beside the old one, make it valid by one atomic rename.
 
-Whenever it ends, the old state is whole before the rename and the new one after it. The journal tells which.
+Nothing of the old state is destroyed. After an interruption, the old state is complete if the rename has not
+happened, and the new state is complete if it has. The journal tells which.
 """
 
 from __future__ import annotations
@@ -27,12 +28,10 @@ from .paths import DataFsPaths
 
 
 class DataFsRestore(DatabaseRestore):
-    """The restore of one Data.fs.
+    """The restore of one Data.fs, see ``DatabaseRestore``; the caller holds the lock of the storage.
 
-    ``journal`` says which steps are left: each one does nothing in any other phase.
-
-    The caller holds the lock. ``blobs`` is None where none are restored; ``in_place`` is False for a new
-    directory.
+    ``journal`` tells which steps are left. Each step belongs to one phase of the journal, and does nothing in
+    another phase. ``blobs`` is None when no blobs are restored; ``in_place`` is False for a new directory.
     """
 
     def __init__(
@@ -51,11 +50,11 @@ class DataFsRestore(DatabaseRestore):
         self.journal = journal
         if journal.phase != "building" and journal.only != "blobs" and not paths.is_as_restored(journal):
             self.notes.append(
-                f"{paths.data_fs} was restored already and written to since; it is left as it is"
+                f"{paths.data_fs} was already restored, and changed since then; it is left as it is"
             )
 
     def build(self) -> None:
-        """Write the new Data.fs beside the old one, and the blobs into their place."""
+        """Write the new Data.fs beside the old one, and the blobs to their final place."""
         if self.journal.phase != "building":
             return
         new = self._builder.build(self.journal)
@@ -63,21 +62,21 @@ class DataFsRestore(DatabaseRestore):
         self._advance(phase="switching", new_inode=new.inode)
 
     def remove_caches(self) -> list[str]:
-        """Remove what clients keep of the old state: the new one must never be valid while it is there."""
+        """Remove client caches of the old state: the new state must never be valid while they exist."""
         return remove_caches(self._find_caches())
 
     def bar(self) -> None:
-        """Bar the storage from being opened for writing."""
+        """Prevent every process from opening the storage for writing."""
         bar(self._paths.configured)
 
     def make_valid(self) -> None:
-        """Keep the old file under its new name, and rename the new one into its place."""
+        """Give the old file its second name, and rename the new file to the name of the old one."""
         if self.journal.phase != "switching":
             return
         if self.journal.only != "blobs":
             self._keep_replaced()
-            # FileStorage trusts an index that is as long as the file, so the old one must not meet the new
-            # file
+            # FileStorage trusts an index when the length in it is that of the file. So the old index has to
+            # be gone before the new file is in place.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._paths.index)
             durable.sync_directory(self._paths.index.parent)
@@ -89,24 +88,26 @@ class DataFsRestore(DatabaseRestore):
         data_fs = self._paths.data_fs
         if not data_fs.exists():
             return
-        if (
-            self.journal.replaced is None
-        ):  # the site was started after an interrupted run, and has made a file
+        if self.journal.replaced is None:
+            # there was no file, but the site was started after an interrupted run and has made one
             self._advance(replaced=replaced_name(data_fs, self.journal.restore))
         replaced = data_fs.with_name(self.journal.replaced or "")
         with contextlib.suppress(FileExistsError):
             os.link(data_fs, replaced)
         if not os.path.samefile(data_fs, replaced):
-            raise TargetRefused(f"{replaced} is in the way", "move it away and run the restore again")
-        # durable before the rename, which takes the only other name from the old file
+            raise TargetRefused(
+                f"{replaced} exists already, and is another file than {data_fs}",
+                "move it away and run the restore again",
+            )
+        # The second name has to be durable first: the rename takes the other name from the old file.
         durable.sync_directory(replaced.parent)
 
     def unbar(self) -> None:
-        """Let the storage be opened again, after an interrupted run also a single one."""
+        """Let processes open the storage again; an interrupted run may have barred even a single storage."""
         unbar(self._paths.configured)
 
     def put_aside(self) -> None:
-        """Move away what only the replaced file needs; may be done again."""
+        """Move away what only the replaced file needs; it can be repeated after an interruption."""
         if self.journal.phase != "switched":
             return
         if self.journal.only == "blobs":
@@ -127,18 +128,19 @@ class DataFsRestore(DatabaseRestore):
     def tidy(self) -> None:
         """Remove what only an undo needs.
 
-        In a new directory there is no old state: everything goes that is no part of the new one.
+        A new directory has no old state. There, everything is removed that does not belong to the new state.
         """
         if self._blobs is not None:
             self._blobs.settle(self.journal.kept_dir)
         if not self._in_place and self.journal.replaced is None:
             self.tidy_directory()
-        # a process that opened the new directory between two runs has an old state, which is kept as usual
+        # A process may have opened a new directory between two runs. Then there is an old state, which is
+        # kept.
         if self.journal.replaced is not None:
             self.kept = [str(path) for path in kept_paths(self._paths, self.journal) if path.exists()]
 
     def tidy_directory(self) -> None:
-        """Remove from a new directory everything that is no part of the restored state."""
+        """Remove everything from a new directory that does not belong to the restored state."""
         if self._paths.blob_dir is not None:
             shutil.rmtree(self._paths.blob_dir / self.journal.kept_dir, ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""One Data.fs of a plan: what is in place, what a restore does there, and how it begins or goes on."""
+"""Plan the restore of one Data.fs: inspect what is in place, and begin or resume the restore."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from .state import (
 
 
 class DataFsJob(NamedTuple):
-    """What is restored and where; ``journal`` is that of an interrupted restore of the same.
+    """What is restored, and where; ``journal`` is the journal of the same restore if it was interrupted.
 
-    In a directory there is no ``database``.
+    ``database`` is None for a restore into a new directory.
     """
 
     paths: DataFsPaths
@@ -56,16 +56,15 @@ class DataFsJob(NamedTuple):
 
     @property
     def has_client_caches(self) -> bool:
-        """Tell whether clients that may have caches of the old state are known."""
+        """Tell whether clients are known that may have caches of the old state."""
         return self.in_place and bool(self.options.clients) and self.options.only != "blobs"
 
 
 class PlannedDataFs(PlannedRestore):
     """The plan of one Data.fs.
 
-    It was made while nothing was held, so ``require_unchanged`` looks again under the lock.
-
-    ``common`` is the last transaction that clients may have seen and that the restored state has.
+    It was made before the storage was locked, so ``require_unchanged`` looks again under the lock. ``common``
+    is the last TID that both the replaced and the restored state have.
     """
 
     def __init__(self, job: DataFsJob, state: TargetState, common: str | None) -> None:
@@ -93,21 +92,21 @@ class PlannedDataFs(PlannedRestore):
             require_links(job.paths.data_fs)
 
     def exists(self) -> bool:
-        """Tell whether there is a Data.fs in place by now."""
+        """Tell whether there is a Data.fs in place now."""
         return self._job.exists
 
     def unsaved(self) -> bool:
-        """Tell whether the file in place, as it is now, is in no safety backup."""
+        """Tell whether the file in place, as it is now, is not yet in a safety backup."""
         return self._job.in_place and _is_unsaved(self._job)
 
     def _begin(self, context: RestoreContext) -> DatabaseRestore:
-        """Write the journal, or take up the one that is there."""
+        """Write the journal, or continue with the journal of the interrupted restore."""
         job = self._job
         if job.journal is None:
             journal = journals.write(job.paths.data_fs, _new_journal(job, context, self.state))
         else:
             journal = resume(job.paths, job.journal)
-            if journal.phase == "building":  # a safety backup of the file as it is now has been made
+            if journal.phase == "building":  # the command has made a safety backup of the file as it is now
                 journal = journals.advance(job.paths.data_fs, journal, saved=_saved(job))
         return DataFsRestore(
             job.paths,
@@ -120,7 +119,7 @@ class PlannedDataFs(PlannedRestore):
 
 
 def plan_data_fs(job: DataFsJob) -> PlannedDataFs:
-    """Look at what is in place, and plan; raise TargetRefused where something is in the way.
+    """Inspect what is in place, and make the plan; raise TargetRefused when something prevents the restore.
 
     Nothing is changed.
     """
@@ -161,17 +160,17 @@ def _refuse(job: DataFsJob) -> None:
 
 
 def _require_blobs_of_site(job: DataFsJob) -> None:
-    """Raise TargetRefused when blobs are in place that belong to another site."""
+    """Raise TargetRefused when the blobs in place belong to another site."""
     blob_dir = job.paths.blob_dir
     if job.blobs is not None and (blob_dir is None or blob_dir.exists()):
         require_same_site(job.paths.data_fs, job.blobs.where, job.source)
 
 
 def _is_unsaved(job: DataFsJob) -> bool:
-    """Tell whether the file in place holds what no safety backup has.
+    """Tell whether the file in place has content that is in no safety backup.
 
-    An interrupted restore may have made one. But the site may have been written to since, so the length has
-    to be the same.
+    An interrupted restore may have made a safety backup. But the site may have been used since. So the file
+    must still have the length that it had then.
     """
     journal = job.journal
     if not job.exists:
@@ -184,7 +183,7 @@ def _is_unsaved(job: DataFsJob) -> bool:
 
 
 def _needs(job: DataFsJob) -> list[SpaceNeed]:
-    """Return the space for the new file beside the old one, and for blobs that have no directory yet."""
+    """Return the space that is needed: for the new file beside the old one, and for a new blob directory."""
     storage = SpaceNeed(job.paths.data_fs.parent, job.source.cut.end)
     blob_dir, blobs = job.paths.blob_dir, job.source.entry.blobs
     if blob_dir is None or blobs is None or blob_dir.exists():
@@ -194,32 +193,32 @@ def _needs(job: DataFsJob) -> list[SpaceNeed]:
 
 
 def _blobs_in_place(job: DataFsJob) -> bool:
-    """Tell whether blobs go to a directory that exists.
+    """Tell whether blobs are restored into an existing directory.
 
-    Which of them are missing there is only found out during the restore.
+    Then it is not known before the restore which of them are missing there.
     """
     blob_dir, blobs = job.paths.blob_dir, job.source.entry.blobs
     return blob_dir is not None and blobs is not None and blobs.count > 0 and blob_dir.exists()
 
 
 def _common_tid(job: DataFsJob) -> str | None:
-    """Return the last transaction that the replaced file and the restored state share.
+    """Return the last TID that both the replaced file and the restored state have.
 
-    None: what came after any may differ.
+    None when it is not known: then any transaction of a client's cache may differ.
     """
     replaced = job.paths.data_fs
     if job.journal is not None and job.paths.is_new(job.journal):
         replaced = job.paths.replaced(job.journal) or replaced
     common = None
     if replaced.exists():
-        with contextlib.suppress(VaultError):  # a damaged file is what restores are for
+        with contextlib.suppress(VaultError):  # the file may be damaged: that is a reason for a restore
             common = newest_common_tid(replaced, job.source)
     last = job.source.cut.last_tid
     return min(tids.to_hex(common), last) if common and last else last
 
 
 def _client_caches(job: DataFsJob, common: str | None) -> ClientCaches:
-    """Return what clients have by now of the replaced state."""
+    """Return the caches of clients that have transactions of the replaced state now."""
     if job.database is None or not job.has_client_caches:
         return ClientCaches([], [])
     return caches_of(job.options.clients, job.database, common, alone=job.source.alone)
@@ -231,23 +230,22 @@ def _blob_details(job: DataFsJob) -> list[str]:
 
 
 def _shared_bucket(job: DataFsJob) -> list[str]:
-    """Return a warning where a copy of the site would share its bucket with another site."""
+    """Return a warning when a copy of the site would share a bucket with another site."""
     warning = job.blobs.shared_by() if job.blobs and job.options.elsewhere else None
     return [warning] if warning else []
 
 
 def _next_steps(job: DataFsJob) -> list[str]:
-    """Return what has to happen before the site may be written to again, and why."""
+    """Return what the user has to do before the site may be written to again, and why."""
     if job.database is None or not is_served(job.database):
-        return ["restart every process that had the site open; ZEO clients have to lose their caches first"]
+        return ["restart every process that had the site open; remove the caches of ZEO clients first"]
     known = ", ".join(str(client.config) for client in job.options.clients)
-    of = f"of every client but {known}" if known else "of every client: none was named with --client-conf"
+    of = f"of every client except {known}" if known else "of every client: none was named with --client-conf"
     return [
-        "restart every ZEO client, on every host, before the server takes writes again: a client with a "
-        "stale cache counts "
-        "as current as soon as the server has a newer transaction, and mixes discarded objects with "
-        "restored ones",
-        f"remove the persistent caches (*.zec and *.zec.lock, where zope.conf says `client`) {of}",
+        "restart every ZEO client, on every host, before the server accepts writes again: a client with a "
+        "stale cache counts as current as soon as the server has a newer transaction, and mixes discarded "
+        "objects with restored ones",
+        f"remove the persistent caches (*.zec and *.zec.lock, where zope.conf has `client`) {of}",
     ]
 
 
@@ -276,5 +274,5 @@ def _new_journal(job: DataFsJob, context: RestoreContext, state: TargetState) ->
 
 
 def _saved(job: DataFsJob) -> int | None:
-    """Return the length of the file that a safety backup was made of."""
+    """Return the length of the file in the safety backup, None when none was made."""
     return job.paths.data_fs.stat().st_size if job.options.safety_backup and job.exists else None

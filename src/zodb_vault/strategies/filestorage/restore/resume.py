@@ -1,4 +1,4 @@
-"""Decide from its journal, and from the files in place, what an interrupted restore has left to do."""
+"""Decide which steps of an interrupted restore are left, from its journal and from the files in place."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .paths import DataFsPaths
 
 
 def resume(paths: DataFsPaths, journal: Journal) -> Journal:
-    """Return the journal with the phase that the files show, written.
+    """Return the journal with the phase that the files show, and write it if the phase is another one.
 
-    Raise TargetRefused when they show none.
+    Raise TargetRefused when the files show no phase. The caller holds the lock.
 
-    Before the rename everything is built again: the site may have been used since, and a pack may have
-    removed blobs that were compared already. The caller holds the lock.
+    If the rename has not happened, everything is built again. The site may have been used since, and a pack
+    may have removed blobs that the interrupted run had already compared.
     """
     if journal.phase == "aborting" or (journal.phase == "switching" and paths.is_new(journal)):
         return journals.advance(paths.data_fs, journal, phase="switched")
@@ -29,15 +29,15 @@ def resume(paths: DataFsPaths, journal: Journal) -> Journal:
         return journals.advance(paths.data_fs, journal, phase="switched")
     raise TargetRefused(
         f"{paths.data_fs} is not the file that the restore {journal.restore} built, and {journal.building} "
-        "is gone",
+        "does not exist any more",
         "`restore --abort` puts the old state back",
     )
 
 
 def _was_packed(paths: DataFsPaths, journal: Journal) -> bool:
-    """Tell whether the restored file was valid, and a pack replaced it.
+    """Tell whether the restored file was valid and a pack has replaced it.
 
-    The old file is kept then, and the one in place is a third one.
+    Then the old file is kept, and the file in place is neither the old nor the restored one.
     """
     replaced = paths.replaced(journal)
     if replaced is None or not replaced.exists() or not paths.data_fs.exists():
@@ -46,10 +46,7 @@ def _was_packed(paths: DataFsPaths, journal: Journal) -> bool:
 
 
 class Identity(NamedTuple):
-    """What tells one restore from another.
-
-    A run goes on with an interrupted restore only if all of this is the same.
-    """
+    """The facts that identify a restore; it is resumed only if all of them are equal."""
 
     backup: str
     end: int
@@ -59,13 +56,13 @@ class Identity(NamedTuple):
 
 
 def identity_of(journal: Journal) -> Identity:
-    """Return which restore a journal is of."""
+    """Return the identity of the restore that wrote a journal."""
     blobs = journal.bucket or journal.blob_dir
     return Identity(journal.backup, journal.end, journal.last_tid, journal.only, blobs)
 
 
 def require_same(paths: DataFsPaths, journal: Journal, wanted: Identity) -> None:
-    """Raise TargetRefused when another restore was interrupted here, or the undo of one."""
+    """Raise TargetRefused when another restore, or the undo of a restore, was interrupted here."""
     aborting = journal.phase == "aborting" and not paths.is_new(journal)
     if aborting or identity_of(journal) != wanted:
         raise TargetRefused(
@@ -73,14 +70,15 @@ def require_same(paths: DataFsPaths, journal: Journal, wanted: Identity) -> None
             "interrupted",
             "run `restore --abort` again to put the old state back"
             if aborting
-            else "run that one again to finish it, or `restore --abort` to put the old state back",
+            else "run that restore again to finish it, or `restore --abort` to put the old state back",
         )
 
 
 def left_in_directory(paths: DataFsPaths, wanted: Identity) -> Journal | None:
-    """Return the record of the same restore, if a directory holds exactly what it made.
+    """Return the record of the same restore, if a directory contains exactly what that restore made.
 
-    In a directory a finished restore removes its record in the end: one that is left has still to clean up.
+    A finished restore into a directory removes its record at the end. So a record means that the restore was
+    interrupted while it removed its temporary files.
     """
     for restore in journals.records(paths.data_fs):
         record = journals.read_record(paths.data_fs, restore)
