@@ -36,19 +36,19 @@ class LocalStaging:
 
     def __init__(self, store: LocalStore) -> None:
         self._store = store
-        with store.translate_errors("new content"):
+        with _translate_errors(store.root, "new content"):
             durable.make_directories(store.root)
             self._file = durable.UnnamedFile(store.root)
 
     def write(self, data: bytes) -> None:
         """Append bytes."""
-        with self._store.translate_errors("new content"):
+        with _translate_errors(self._store.root, "new content"):
             self._file.write(data)
 
     def store(self, key: str) -> None:
         """Link the file under its key; see the contract."""
         path = self._store.path(key)
-        with self._store.translate_errors(key):
+        with _translate_errors(self._store.root, key):
             durable.make_directories(path.parent)
             try:
                 self._file.link(path)
@@ -82,7 +82,7 @@ class LocalStore:
         """Store under a new key; see the contract."""
         chunks = list(chunks)
         path = self.path(key)
-        with self.translate_errors(key):
+        with _translate_errors(self.root, key):
             durable.make_directories(path.parent)
             try:
                 return durable.write_atomically(path, chunks, exclusive=True)
@@ -98,19 +98,19 @@ class LocalStore:
     def replace(self, key: str, data: bytes, expected: bytes) -> None:
         """Replace exactly ``expected``; see the contract."""
         path = self.path(key)
-        with self._exclusive(key):
+        with _translate_errors(self.root, key), _exclusive(path.parent):
             self._require(key, expected)
             durable.write_atomically(path, [data], exclusive=False)
 
     def get(self, key: str) -> bytes:
         """Return the stored bytes."""
-        with self.translate_errors(key):
+        with _translate_errors(self.root, key):
             return self.path(key).read_bytes()
 
     def stream(self, key: str) -> Iterator[bytes]:
         """Yield the stored bytes in chunks."""
         pos = 0
-        with self.translate_errors(key), self.path(key).open("rb", buffering=0) as file:
+        with _translate_errors(self.root, key), self.path(key).open("rb", buffering=0) as file:
             while chunk := file.read(CHUNK):
                 yield chunk
                 if len(chunk) == CHUNK:  # a file of 1 MiB or more is content, which is read only once
@@ -120,15 +120,16 @@ class LocalStore:
     def list(self, prefix: str) -> Iterator[ListedKey]:
         """Yield the keys below a directory, in byte order."""
         require_prefix(prefix)
-        with self.translate_errors(prefix):
-            yield from self._walk(self.root / prefix, prefix)
+        with _translate_errors(self.root, prefix):
+            yield from _walk(self.root, self.root / prefix, prefix)
 
     def delete(self, key: str, expected: bytes | None = None) -> None:
         """Remove a key durably."""
         path = self.path(key)
         if not path.parent.is_dir():
             return
-        with self._exclusive(key) if expected is not None else self.translate_errors(key):
+        exclusive = contextlib.nullcontext() if expected is None else _exclusive(path.parent)
+        with _translate_errors(self.root, key), exclusive:
             if expected is not None and path.exists():
                 self._require(key, expected)
             with contextlib.suppress(FileNotFoundError):
@@ -137,7 +138,7 @@ class LocalStore:
 
     def temporaries(self) -> Iterator[ListedKey]:
         """Yield the temporary files below the directory."""
-        with self.translate_errors(""):
+        with _translate_errors(self.root, ""):
             for directory, _names, files in os.walk(self.root):
                 for name in files:
                     if name.startswith(durable.TEMPORARY_PREFIX):
@@ -150,41 +151,20 @@ class LocalStore:
         path = self.root / name
         if not path.name.startswith(durable.TEMPORARY_PREFIX) or ".." in path.parts:
             raise ValueError(f"{name!r} is not a temporary file")
-        with self.translate_errors(name), contextlib.suppress(FileNotFoundError):
+        with _translate_errors(self.root, name), contextlib.suppress(FileNotFoundError):
             os.unlink(path)
 
     def require_equal(self, key: str, chunks: Iterable[bytes]) -> None:
         """Raise KeyExists unless exactly this content is stored: writing the same twice is no conflict."""
         if _digest(chunks) != _digest(self.stream(key)):
             raise KeyExists(f"{key} exists already in {self.location} with other content")
-        with self.translate_errors(key):
+        with _translate_errors(self.root, key):
             # the process that wrote it may have stopped just before the name became durable
             durable.sync_directory(self.path(key).parent)
 
     def clock(self) -> datetime:
         """Return the clock of this machine."""
         return clock.now()
-
-    def _walk(self, directory: Path, prefix: str) -> Iterator[ListedKey]:
-        try:
-            with os.scandir(directory) as scan:
-                found = [
-                    (entry.name + "/" * entry.is_dir(follow_symlinks=False), entry)
-                    for entry in scan
-                    if entry.name[0] != "."
-                ]
-        except FileNotFoundError:
-            return
-        except NotADirectoryError:
-            if self.root.is_dir():
-                return  # the prefix is the name of a key, so there are no keys below it
-            raise
-        for name, entry in sorted(found, key=lambda pair: os.fsencode(pair[0])):
-            if name.endswith("/"):
-                yield from self._walk(directory / entry.name, prefix + name)
-            else:
-                with contextlib.suppress(FileNotFoundError):  # deleted since the directory was read
-                    yield ListedKey(prefix + name, entry.stat().st_size)
 
     def path(self, key: str) -> Path:
         """Return the file of a key; raise ValueError if the key is not valid."""
@@ -199,28 +179,53 @@ class LocalStore:
         if found != expected:
             raise KeyChanged(f"{key} in {self.location} was changed by another run")
 
-    @contextlib.contextmanager
-    def _exclusive(self, key: str) -> Iterator[None]:
-        # a file system has no single call for compare and exchange, so this lock protects the two steps
-        with self.translate_errors(key):
-            fd = os.open(self.path(key).parent / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
-                yield
-            finally:
-                os.close(fd)
 
-    @contextlib.contextmanager
-    def translate_errors(self, key: str) -> Iterator[None]:
-        """Translate errors of the operating system into the errors of the contract."""
-        try:
-            yield
-        except FileNotFoundError:
-            raise KeyMissing(f"{key} is not in {self.location}") from None
-        except OSError as error:
-            hint = HINTS.get(error.errno or 0, "")
-            where = f" ({key})" if key else ""
-            raise StoreError(f"{self.location}: {os.strerror(error.errno or 0)}{where}", hint) from error
+@contextlib.contextmanager
+def _translate_errors(root: Path, key: str) -> Iterator[None]:
+    """Translate errors of the operating system into the errors of the contract."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise KeyMissing(f"{key} is not in {root}") from None
+    except OSError as error:
+        hint = HINTS.get(error.errno or 0, "")
+        where = f" ({key})" if key else ""
+        raise StoreError(f"{root}: {os.strerror(error.errno or 0)}{where}", hint) from error
+
+
+@contextlib.contextmanager
+def _exclusive(directory: Path) -> Iterator[None]:
+    """Hold the lock of a directory: no other process replaces or removes a known content in it."""
+    # a file system has no single call for compare and exchange, so this lock protects the two steps
+    fd = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _walk(root: Path, directory: Path, prefix: str) -> Iterator[ListedKey]:
+    """Yield the keys of the files below a directory, in byte order; ``prefix`` is that of the directory."""
+    try:
+        with os.scandir(directory) as scan:
+            found = [
+                (entry.name + "/" * entry.is_dir(follow_symlinks=False), entry)
+                for entry in scan
+                if entry.name[0] != "."
+            ]
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        if root.is_dir():
+            return  # the prefix is the name of a key, so there are no keys below it
+        raise
+    for name, entry in sorted(found, key=lambda pair: os.fsencode(pair[0])):
+        if name.endswith("/"):
+            yield from _walk(root, directory / entry.name, prefix + name)
+        else:
+            with contextlib.suppress(FileNotFoundError):  # deleted since the directory was read
+                yield ListedKey(prefix + name, entry.stat().st_size)
 
 
 def _digest(chunks: Iterable[bytes]) -> bytes:
