@@ -21,6 +21,7 @@
     │   └── KeyChanged            1  key-changed
     ├── Declined                  1  declined
     ├── Damage                    4  damage
+    │   └── ObjectDamage          4  damage
     ├── RepositoryMissing        10  no-repository
     ├── InUse                    11  in-use
     ├── KeyNeeded                12  no-key
@@ -185,6 +186,14 @@ class Damage(VaultError):
         "`zodb-vault verify --all --level bytes` shows what else is damaged; "
         "use another backup, or bring the file back from a copy of the repository"
     )
+
+
+class ObjectDamage(Damage):
+    """The bytes of one object or document are missing or are not what was stored; ``name`` is its name."""
+
+    def __init__(self, message: str, name: str) -> None:
+        super().__init__(message)
+        self.name = name
 
 
 class RepositoryMissing(VaultError):

@@ -220,18 +220,21 @@ def test_nothing_goes_when_the_newest_failed_its_verification() -> None:
     backups = all_of(20)
     assert len(kept(backups)) < len(backups)
     untouched(
-        [*backups[:-1], msgspec.structs.replace(backups[-1], failed="records")], "failed its verification"
+        [*backups[:-1], msgspec.structs.replace(backups[-1], damage="failed its verification")],
+        "failed its verification",
     )
     # also when something that does not count was made after it
     untouched(
         [
             *backups[:-1],
-            msgspec.structs.replace(backups[-1], failed="bytes"),
+            msgspec.structs.replace(backups[-1], damage="failed its verification"),
             at(NOW + timedelta(seconds=9), trigger="safety"),
         ],
         "failed",
     )
-    assert len(kept([msgspec.structs.replace(backups[0], failed="records"), *backups[1:]])) < len(backups)
+    assert len(
+        kept([msgspec.structs.replace(backups[0], damage="failed its verification"), *backups[1:]])
+    ) < len(backups)
 
 
 def test_nothing_goes_by_age_when_clocks_differ() -> None:

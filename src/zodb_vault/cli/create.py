@@ -76,7 +76,8 @@ def command(
     """Back up the site: all databases, with storage and blobs.
 
     Exit code 3: the backup was made, but the source has lost something, or has changed what was stored
-    before. Exit code 4: the backup was made, but an earlier backup cannot be read.
+    before. Exit code 4: the backup was made, but an earlier backup cannot be read, or the backup needs an
+    object that is damaged in the repository and that the source cannot replace.
     """
     from ..operations.create.options import CreateOptions
     from ..operations.create.run import create
@@ -107,7 +108,7 @@ def command(
 def _exit_code(done: Created, *, all_copied: bool) -> ExitCode:
     if not all_copied or done.unlocked:
         return ExitCode.FAILURE
-    if done.damaged:
+    if done.damaged or done.still_damaged:
         return ExitCode.DAMAGE
     if done.manifest.status == "incomplete" or done.findings:
         return ExitCode.SOURCE_INCOMPLETE
@@ -141,6 +142,14 @@ def _print_problems(done: Created) -> None:
             f"are not locked long enough: {done.unlocked.message}"
         )
         print_problem(problem, f"{done.unlocked.hint}; the next run tries it again")
+    if done.still_damaged:
+        number = count(len(done.still_damaged), "damaged object")
+        problem = f"backup {done.manifest.id} needs {number}, and the source no longer has the same content"
+        hint = (
+            "bring the files back from a copy of the repository, then run `zodb-vault verify`; "
+            "`zodb-vault create --full` stores everything again that the source has"
+        )
+        print_problem(f"{problem}: {', '.join(done.still_damaged[:MAX_MISSING_SHOWN])}", hint)
     for backup_id, why in done.damaged.items():
         print_problem(f"backup {backup_id} cannot be read and was not used: {why}")
 
@@ -149,6 +158,9 @@ def _print(context: Context, done: Created) -> None:
     manifest = done.manifest
     if not context.quiet:
         click.echo(_summary(done))
+    if done.healed and not context.quiet:
+        stored_again = count(done.healed, "damaged object")
+        click.echo(f"the content of {stored_again} in the repository was stored again")
     context.detail(f"{manifest.how}: {manifest.reason.text}")
     for entry in manifest.databases if not done.skipped else []:
         context.detail(f"{printable(entry.name)}: last transaction {entry.last_tid} at {entry.last_time}")
@@ -197,6 +209,8 @@ def _document(done: Created) -> dict[str, Any]:
         "added": 0 if done.skipped else manifest.added,
         "raw": done.raw,
         "stored": done.stored,
+        "healed": done.healed,
+        "still_damaged": done.still_damaged,
         "databases": [_document_of(done, entry) for entry in manifest.databases],
     }
 

@@ -31,7 +31,10 @@ UNKNOWN: Final = (
     "added",
     "last_tid",
     "missing",
+    "damage",
+    "proven",
 )
+VERIFY_ALL: Final = "`zodb-vault verify --all --level bytes` reads everything again"
 
 
 @click.command("list")
@@ -41,7 +44,8 @@ UNKNOWN: Final = (
 def command(context: Context, as_json: bool) -> int:
     """List the backups of the site, newest first, and the creates and restores that are running.
 
-    Exit code 4: the manifest or a label of a backup is damaged; its status is `damaged`.
+    Exit code 4: a backup is damaged. Its status is `damaged`: its manifest or a label cannot be read, it needs
+    objects that are known to be damaged, or it failed its verification.
     """
     context.use_cache()
     backups = [
@@ -57,8 +61,16 @@ def command(context: Context, as_json: bool) -> int:
         now = clock.now()
         for line in table(HEADINGS, (_cells(row, now) for row in rows)):
             click.echo(line)
-    damaged = any(row["status"] == "damaged" for row in rows)
+    damaged = any(row["status"] == "damaged" for row in rows) or _print_unreadable(context)
     return ExitCode.DAMAGE if damaged else ExitCode.SUCCESS
+
+
+def _print_unreadable(context: Context) -> bool:
+    """Print which records of damage cannot be read, and tell whether there are any."""
+    unreadable = context.catalog.register.unreadable
+    for why in unreadable.values():
+        print_problem(f"a record of damaged objects cannot be read: {why}", VERIFY_ALL)
+    return bool(unreadable)
 
 
 def _row_of(context: Context, backup_id: str) -> dict[str, Any] | None:
@@ -76,7 +88,7 @@ def _add_tiers(context: Context, rows: list[dict[str, Any]]) -> None:
     """Add to each row the tier that keeps the backup, as `prune` would decide now."""
     from ..policy.retention import tiers_of
 
-    readable = [context.catalog.backup(row["id"]) for row in rows if row["status"] != "damaged"]
+    readable = [context.catalog.backup(row["id"]) for row in rows if row["how"] is not None]
     tiers = tiers_of([backup.retained() for backup in readable], context.rules(), clock.now())
     for row in rows:
         row["tier"] = tiers.get(row["id"])
@@ -90,7 +102,8 @@ def _row(backup: Backup) -> dict[str, Any]:
         "name": facts.name,
         "note": facts.note,
         "pinned": facts.pinned,
-        "status": manifest.status,
+        "status": "damaged" if backup.damage else manifest.status,
+        "damage": backup.damage,
         "trigger": manifest.trigger,
         "how": manifest.how,
         "tier": None,
@@ -111,6 +124,7 @@ def _row(backup: Backup) -> dict[str, Any]:
         ],
         "missing": sum(entry.blobs.missing.count for entry in manifest.databases if entry.blobs),
         "verified": facts.verified,
+        "proven": facts.proven,
     }
 
 
@@ -152,10 +166,7 @@ def _cells(row: dict[str, Any], now: datetime) -> list[str]:
     status = row["status"]
     if row["contents"] not in ("all", None):
         status += f" ({_contents(row['contents'])})"
-    verified = "-"
-    if row["verified"]:
-        last = row["verified"][-1]
-        verified = last.level if last.ok else f"{last.level}: damaged"
+    proven = row["proven"]
     return [
         row["id"],
         _shortened(row["name"] or "-") + (" (pinned)" if row["pinned"] else ""),
@@ -165,7 +176,7 @@ def _cells(row: dict[str, Any], now: datetime) -> list[str]:
         row["how"] or "-",
         row["trigger"] or "-",
         row["tier"] or "-",
-        verified,
+        f"{proven.level} {proven.at[:10]}" if proven else "-",
     ]
 
 

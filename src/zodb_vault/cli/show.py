@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -13,6 +13,8 @@ from ..operations.catalog import Backup, raw_size, stored_size
 from .context import Context, pass_context
 from .options import Text, json_option, site_options
 from .output import count, print_json, printable, size
+
+MAX_DAMAGED_SHOWN: Final = 20
 
 
 @click.command("show")
@@ -45,6 +47,7 @@ def _rows(backup: Backup, documents: Documents) -> Iterator[tuple[str, Any]]:
     yield "note", facts.note
     yield "pinned", "yes" if facts.pinned else None
     yield "status", manifest.status
+    yield "damaged", _damage(backup)
     yield "contents", manifest.contents
     yield "made", f"{manifest.how}: {manifest.reason.text}"
     yield "parent", manifest.parent
@@ -60,6 +63,15 @@ def _rows(backup: Backup, documents: Documents) -> Iterator[tuple[str, Any]]:
         yield "verified", f"{one.level} {'ok' if one.ok else 'DAMAGED'} at {one.at}"
     for entry in manifest.databases:
         yield from _rows_of(entry, documents)
+
+
+def _damage(backup: Backup) -> str | None:
+    if backup.damage is None:
+        return None
+    names = sorted(backup.damaged)
+    listed = ": " + ", ".join(names[:MAX_DAMAGED_SHOWN]) if names else ""
+    more = f" and {len(names) - MAX_DAMAGED_SHOWN} more" if len(names) > MAX_DAMAGED_SHOWN else ""
+    return f"it {backup.damage}{listed}{more}"
 
 
 def _rows_of(entry: DatabaseEntry, documents: Documents) -> Iterator[tuple[str, str]]:

@@ -22,6 +22,10 @@ else:
     NumberType = click.ParamType  # no generic class before click 8.4
 
 MAX_FINDINGS_SHOWN: Final = 20
+NEXT_STEP: Final = (
+    "run `zodb-vault create`, which stores again what the site still has; a copy of the repository may have "
+    "the rest; `prune` removes nothing while the newest backup is damaged"
+)
 
 
 class Percent(NumberType):
@@ -86,6 +90,7 @@ def command(context: Context, /, id: str | None, every: bool, as_json: bool, **v
     Exit code 4: damage was found. Defects that the source already had when it was backed up are reported, but
     are no damage.
     """
+    from ..operations.damage import forget_unreadable
     from ..operations.verify.options import VerifyOptions
 
     if every and id is not None:
@@ -99,6 +104,8 @@ def command(context: Context, /, id: str | None, every: bool, as_json: bool, **v
     with context.progress() as progress:
         found = [_verify(context, one, options, progress, every=every) for one in ids]
     reports = [report for report in found if report is not None]
+    if every and options.level != "objects" and options.sample == 1:
+        forget_unreadable(context.repository, context.site_name)
     if as_json:
         documents = [_document(report) for report in reports]
         print_json({"reports": documents} if every else documents[0])
@@ -145,6 +152,8 @@ def _print(context: Context, report: VerifyReport) -> None:
     if not context.quiet or not report.ok:
         click.echo(f"{report.id} {report.level}: {'ok' if report.ok else 'DAMAGED'} ({checked})")
     _print_findings("damage", report.damage)
+    if not report.ok:
+        click.echo(f"  next step: {NEXT_STEP}")
     if not context.quiet:
         _print_findings("source", report.source)
 

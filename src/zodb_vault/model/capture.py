@@ -33,7 +33,8 @@ class CaptureOptions(msgspec.Struct, frozen=True, kw_only=True):
     ``forced``: make a full backup. ``storage`` and ``blobs``: the components to copy. ``allow_missing``: how
     many blobs may be missing (None: the default limit). ``restored``: an older state was restored since the
     newest backup. ``doubtful``: the objects of an interrupted run may be forged, and this run signs its
-    manifest, so they are compared with the source.
+    manifest, so they are compared with the source. ``damaged`` are the names of objects that are known to be
+    damaged: what they hold is stored again from the source.
     """
 
     forced: bool = False
@@ -42,4 +43,5 @@ class CaptureOptions(msgspec.Struct, frozen=True, kw_only=True):
     allow_missing: int | None = None
     restored: bool = False
     doubtful: bool = False
+    damaged: frozenset[str] = frozenset()
     workers: int = 2

@@ -6,7 +6,7 @@ A chain has immutable lists, which many manifests share, and a short tail in the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
@@ -223,6 +223,20 @@ def log_of(entry: DatabaseEntry, documents: Documents) -> Chain[Transactions]:
         if entry.dump
         else Chain(Transactions, documents)
     )
+
+
+def names_in_dump(entry: DatabaseEntry, documents: Documents) -> Iterator[str]:
+    """Yield the names of the objects and documents that belong to the dump of a database; raise Damage."""
+    yield from (part.object for part in files_of(entry, documents))
+    for block in log_of(entry, documents):
+        yield block.tids.meta
+        yield from (part.object for part in block.log)
+    yield from entry.dump.documents if entry.dump else ()
+
+
+def is_damaged_dump(entry: DatabaseEntry, documents: Documents, damaged: Collection[str]) -> bool:
+    """Tell whether the dump of a database needs one of the damaged objects."""
+    return bool(damaged) and any(name in damaged for name in names_in_dump(entry, documents))
 
 
 def packs_of(entry: DatabaseEntry, documents: Documents) -> Chain[Pack]:

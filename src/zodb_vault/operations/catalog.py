@@ -14,6 +14,7 @@ from ..policy import retention
 from ..policy.recovery import SearchableBackup, TidRange
 from ..policy.selection import SelectableBackup, select
 from ..repository import markers
+from ..repository.damage import DamageRegister, NeededDamage
 from ..repository.ids import ID_TIME
 from ..repository.labels import LabelFacts
 from ..repository.layout import Listing
@@ -43,10 +44,20 @@ def previous_backups_of(catalog: Catalog, database: str) -> Iterator[PreviousBac
 
 
 class Backup(msgspec.Struct):
-    """One backup: its manifest, and what its labels say."""
+    """One backup: its manifest, what its labels say, and the names of the ``damaged`` objects it needs."""
 
     manifest: Manifest
     facts: LabelFacts
+    damaged: frozenset[str] = frozenset()
+
+    @property
+    def damage(self) -> str | None:
+        """Return in words why it counts as damaged, None when nothing is known to be wrong."""
+        failures = self.facts.open_failures
+        if self.damaged:
+            number = len(self.damaged)
+            return f"needs {number} damaged object{'s' if number > 1 else ''}"
+        return f"failed its verification ({failures[0].level})" if failures else None
 
     @property
     def complete(self) -> bool:
@@ -81,7 +92,7 @@ class Backup(msgspec.Struct):
             whole=self.manifest.whole,
             pinned=self.facts.pinned,
             in_use=in_use,
-            failed=self.facts.failed,
+            damage=self.damage,
             new_history=self.new_history,
         )
 
@@ -131,8 +142,25 @@ class Catalog:
         """Return one backup; raise BackupMissing or Damage."""
         if backup_id not in self._backups:
             manifest = self.repository.manifest(self.site, backup_id)
-            self._backups[backup_id] = Backup(manifest, self.repository.labels.facts(self.listing, backup_id))
+            facts = self.repository.labels.facts(self.listing, backup_id)
+            self._backups[backup_id] = Backup(manifest, facts, self._damaged_objects(backup_id))
         return self._backups[backup_id]
+
+    @cached_property
+    def register(self) -> DamageRegister:
+        """Return the register of the damaged objects of the site."""
+        return self.repository.damage(self.listing, self.site)
+
+    @cached_property
+    def needed_damage(self) -> NeededDamage:
+        """Return what finds the damaged objects that a backup needs."""
+        return NeededDamage(self.register.objects.keys(), self.repository.objects(""))
+
+    def _damaged_objects(self, backup_id: str) -> frozenset[str]:
+        """Return the damaged objects that a backup needs; its lists are read only if there are any."""
+        if not self.register.objects:
+            return frozenset()
+        return self.needed_damage.of(self.repository.manifest_document(self.site, backup_id))
 
     def newest_first(self) -> Iterator[Backup]:
         """Yield all backups; raise Damage at one that cannot be read.

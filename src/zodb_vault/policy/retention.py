@@ -62,8 +62,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 class RetainedBackup(msgspec.Struct, frozen=True, kw_only=True):
     """The facts of a backup that the decision needs.
 
-    ``in_use`` is the run that relies on it. ``failed`` is the level of a failed verification that no later
-    one cleared. ``new_history``: it shares no transaction with the backups before it, and no user accepted
+    ``in_use`` is the run that relies on it. ``damage`` says in words what is known to be damaged of it.
+    ``new_history``: it shares no transaction with the backups before it, and no user accepted
     that.
     """
 
@@ -74,7 +74,7 @@ class RetainedBackup(msgspec.Struct, frozen=True, kw_only=True):
     whole: bool = True
     pinned: bool = False
     in_use: str | None = None
-    failed: str | None = None
+    damage: str | None = None
     new_history: bool = False
 
     @property
@@ -111,9 +111,7 @@ def decide(
     ordered = sorted(backups, key=lambda backup: backup.id)
     others = _other_reasons(ordered, rules, now)
     tiers, why_no_tier = _tiers(ordered, rules, others)
-    withheld = [
-        text for text in (clock_problem(ordered, now, store_now), _failed_verification(ordered)) if text
-    ]
+    withheld = [text for text in (clock_problem(ordered, now, store_now), _damaged_newest(ordered)) if text]
     keep: list[RetentionReport] = []
     remove: list[RetentionReport] = []
     for backup in ordered:
@@ -174,15 +172,11 @@ def clock_problem(ordered: Sequence[RetainedBackup], now: datetime, store_now: d
     return None
 
 
-def _failed_verification(ordered: Sequence[RetainedBackup]) -> str | None:
+def _damaged_newest(ordered: Sequence[RetainedBackup]) -> str | None:
     """Return why nothing is removed when the newest backup, or the newest that counts, is damaged."""
     newest = [*ordered[-1:], *[backup for backup in ordered if backup.counts][-1:]]
-    failed = next((backup for backup in newest if backup.failed), None)
-    return (
-        f"the newest backup {failed.id} failed its verification ({failed.failed}): nothing is removed"
-        if failed
-        else None
-    )
+    damaged = next((backup for backup in newest if backup.damage), None)
+    return f"the newest backup {damaged.id} {damaged.damage}: nothing is removed" if damaged else None
 
 
 def _protecting(ordered: Sequence[RetainedBackup]) -> list[list[str]]:

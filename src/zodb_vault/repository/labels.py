@@ -14,6 +14,7 @@ from .ids import new_id
 from .layout import Listing, label_key
 
 Level = Literal["objects", "bytes", "records", "restore"]
+Scope = Literal["objects", "content", "metadata"]
 # Each level proves what the earlier levels prove, and more.
 LEVELS: Final[tuple[Level, ...]] = ("objects", "bytes", "records", "restore")
 
@@ -21,12 +22,19 @@ LEVELS: Final[tuple[Level, ...]] = ("objects", "bytes", "records", "restore")
 SINGLE: Final = ("name", "note", "pinned", "accept-missing", "accept-history", "deleted")
 
 
-class Verified(msgspec.Struct, frozen=True):
-    """One verification: its level, whether it found no problem, and its time (ISO 8601)."""
+class Verified(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One verification: its level, whether it found no damage, and its time (ISO 8601).
+
+    ``share`` is the part of the objects that was read. ``scope`` is what the damage is bound to: ``objects``
+    are in the register of damaged objects, which says when they are good again; ``content`` of this backup
+    does not fit together, so nothing of it may be used again; ``metadata`` are the files that describe it.
+    """
 
     level: str
     ok: bool
     at: str
+    share: float = 1.0
+    scope: Scope = "content"
 
 
 class LabelFacts(msgspec.Struct, kw_only=True):
@@ -41,17 +49,24 @@ class LabelFacts(msgspec.Struct, kw_only=True):
     accept_history: bool = False
 
     @property
-    def failed(self) -> str | None:
-        """Return the level of a failed verification, None without one.
+    def open_failures(self) -> list[Verified]:
+        """Return the failed verifications that no later one cleared, without those in the register.
 
-        A later verification of the same or a higher level that succeeded clears it.
+        Only one that succeeded, read everything, and was of the same or a higher level clears it.
         """
-        for n, one in enumerate(self.verified):
-            if not one.ok and not any(
-                later.ok and _proves(later.level, one.level) for later in self.verified[n + 1 :]
-            ):
-                return one.level
-        return None
+        return [
+            one
+            for n, one in enumerate(self.verified)
+            if not one.ok
+            and one.scope != "objects"
+            and not any(_clears(later, one) for later in self.verified[n + 1 :])
+        ]
+
+    @property
+    def proven(self) -> Verified | None:
+        """Return the last verification of the highest level that succeeded, None without one."""
+        passed = [one for one in self.verified if one.ok]
+        return max(passed, key=lambda one: (_rank(one.level), one.share, one.at), default=None)
 
 
 def superseded(labels: Mapping[str, Label]) -> list[str]:
@@ -63,11 +78,10 @@ def superseded(labels: Mapping[str, Label]) -> list[str]:
     gone = []
     for key in sorted(labels):
         label = labels[key]
-        level = (
-            str(label.value.get("level"))
-            if label.fact == "verified" and isinstance(label.value, dict)
-            else ""
-        )
+        level = ""
+        if label.fact == "verified" and isinstance(label.value, dict):
+            # a sample does not replace a verification of everything
+            level = f"{label.value.get('level')} {'share' in label.value}"
         if label.fact in SINGLE or level:
             if before := last.get((label.fact, level)):
                 gone.append(before)
@@ -75,10 +89,15 @@ def superseded(labels: Mapping[str, Label]) -> list[str]:
     return gone
 
 
-def _proves(level: str, other: str) -> bool:
-    """Return whether a level is the same as another or higher; unknown levels prove nothing."""
+def _clears(later: Verified, failure: Verified) -> bool:
+    """Return whether a verification clears an earlier failure; unknown levels prove nothing."""
+    known = failure.level in LEVELS and later.level in LEVELS
+    return later.ok and later.share == 1 and known and _rank(later.level) >= _rank(failure.level)
+
+
+def _rank(level: str) -> int:
     ranks: dict[str, int] = {name: rank for rank, name in enumerate(LEVELS)}
-    return ranks.get(level, -1) >= ranks.get(other, len(LEVELS))
+    return ranks.get(level, -1)
 
 
 def fold(labels: Iterable[Label]) -> LabelFacts:

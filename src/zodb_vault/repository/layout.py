@@ -35,6 +35,11 @@ def label_key(site: str, backup: str, label: str) -> str:
     return f"sites/{site}/labels/{backup}/{label}.json"
 
 
+def damage_key(site: str, record: str) -> str:
+    """Return the key of a record of damaged objects."""
+    return f"sites/{site}/damage/{record}.json"
+
+
 def trash_prefix(site: str) -> str:
     """Return the prefix of the trash of a site."""
     return f"trash/{site}/"
@@ -51,11 +56,15 @@ def gone_key(site: str, backup: str) -> str:
 
 
 class Listing(msgspec.Struct):
-    """The result of one LIST of a site: backup ids (oldest first), label keys by backup, marker keys."""
+    """The result of one LIST of a site.
+
+    ``backups`` are ids, oldest first. ``labels`` are keys by backup, ``markers`` and ``damage`` are keys.
+    """
 
     backups: list[str] = []
     labels: dict[str, list[str]] = {}
     markers: list[str] = []
+    damage: list[str] = []
 
 
 def listing_of(keys: Iterable[str]) -> Listing:
@@ -69,5 +78,7 @@ def listing_of(keys: Iterable[str]) -> Listing:
                 listing.labels.setdefault(backup, []).append(key)
             case ["running", name] if MARKER.match(name):
                 listing.markers.append(key)
+            case ["damage", name] if is_id_file(name):
+                listing.damage.append(key)
     listing.backups.sort()
     return listing

@@ -12,11 +12,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from ..errors import Damage, KeyMissing
+from ..errors import Damage, KeyMissing, ObjectDamage
 from ..model.manifest import Codec, DocumentRef, Part
 from ..runtime import shutdown
 from ..stores.base import Store
 from .codec import Encoder, decode
+from .damage import ObjectObserver
 from .encryption import EncryptionKeys, Encryptor
 
 PART_RAW: Final = 64 << 20
@@ -130,10 +131,20 @@ class ContentWriter:
 
 
 class Objects:
-    """Reads the objects of a repository, and writes those of one ``run``."""
+    """Reads the objects of a repository, and writes those of one ``run``.
 
-    def __init__(self, store: Store, run: str, keys: EncryptionKeys | None = None) -> None:
+    The ``observer`` is told which objects are damaged, and which could be read.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        run: str,
+        keys: EncryptionKeys | None = None,
+        observer: ObjectObserver | None = None,
+    ) -> None:
         self._store, self.run, self._keys = store, run, keys or EncryptionKeys()
+        self.observer = observer or ObjectObserver()
         self._lock = threading.Lock()
         self._names: set[str] = set()
         self.written = 0
@@ -180,7 +191,7 @@ class Objects:
 
     def document(self, name: str) -> bytes:
         """Return a document; raise Damage when it is missing or damaged."""
-        return b"".join(decode(self._checked(meta_key(name), name), None, name))
+        return b"".join(self._decoded(self.stored_bytes(meta_key(name), name), None, meta_key(name)))
 
     def read(self, parts: Iterable[Part]) -> Iterator[bytes]:
         """Yield the content of parts in order.
@@ -193,12 +204,29 @@ class Objects:
 
     def decrypted(self, part: Part) -> Iterator[bytes]:
         """Yield the zstd file of an object; raise as ``read`` does."""
-        stored = self._checked(object_key(part.object), part.object)
+        stored = self.stored_bytes(object_key(part.object), part.object)
         return self._keys.decrypt(stored, part.object) if part.codec == "zstd+age" else stored
 
     def decompressed(self, part: Part, encoded: Iterable[bytes]) -> Iterator[bytes]:
         """Yield the content of an object, given its zstd file."""
-        return decode(_split(encoded, DECODE_CHUNK), part.raw, part.object)
+        return self._decoded(_split(encoded, DECODE_CHUNK), part.raw, object_key(part.object))
+
+    def _decoded(self, encoded: Iterable[bytes | memoryview], raw: int | None, key: str) -> Iterator[bytes]:
+        """Decode an object.
+
+        Damaged bytes mostly fail to decode before their digest is known, so all of them are read again. An
+        object whose bytes match its name and do not decode was damaged before it was stored.
+        """
+        name = key.rpartition("/")[2]
+        try:
+            yield from decode(encoded, raw, name)
+        except ObjectDamage:
+            raise
+        except Damage as error:
+            self.check(key, name)
+            self.observer.note_damaged(name, error.message, "content")
+            raise ObjectDamage(error.message, name) from None
+        self.observer.note_intact(name, "content")
 
     def require_key(self, part: Part) -> None:
         """Raise KeyNeeded unless the private key decrypts an object.
@@ -219,10 +247,13 @@ class Objects:
 
     def check(self, key: str, name: str) -> int:
         """Read an object, compare its digest with its name, and return its length in bytes; raise Damage."""
-        return sum(map(len, self._checked(key, name)))
+        return sum(map(len, self.stored_bytes(key, name)))
 
-    def _checked(self, key: str, name: str) -> Iterator[bytes]:
-        """Yield the stored bytes of an object; raise Damage at their end when the digest is not its name."""
+    def stored_bytes(self, key: str, name: str) -> Iterator[bytes]:
+        """Yield the stored bytes of an object.
+
+        Raise ObjectDamage when it is missing, and at its end when the digest of its bytes is not its name.
+        """
         digest = hashlib.sha256()
         try:
             for chunk in self._store.stream(key):
@@ -230,9 +261,14 @@ class Objects:
                 digest.update(chunk)
                 yield chunk
         except KeyMissing:
-            raise Damage(f"{key} is missing") from None
+            raise self._damage(f"{key} is missing", name) from None
         if digest.hexdigest() != name:
-            raise Damage(f"{key} is damaged: its bytes do not match its name")
+            raise self._damage(f"{key} is damaged: its bytes do not match its name", name)
+        self.observer.note_intact(name, "bytes")
+
+    def _damage(self, why: str, name: str) -> ObjectDamage:
+        self.observer.note_damaged(name, why)
+        return ObjectDamage(why, name)
 
 
 def _split(chunks: Iterable[bytes], size: int) -> Iterator[memoryview]:

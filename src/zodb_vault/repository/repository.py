@@ -11,6 +11,7 @@ from ..model import canonical
 from ..model.manifest import Manifest, RepositoryInfo
 from ..stores.base import ProbesCapabilities, Store
 from .cache import Cache
+from .damage import DamageRegister, ObjectObserver
 from .encryption import EncryptionKeys, normalized_recipients
 from .files import ImmutableFiles, decode, decode_document
 from .info import create_info, read_info, replace_recipients
@@ -31,7 +32,7 @@ class Repository:
         self.store, self.info, self.keys = store, info, EncryptionKeys(info.recipients)
         self._files = ImmutableFiles(store)
         self.labels, self.trash = Labels(self._files), Trash(self._files)
-        self.signatures = Signatures(self._files)
+        self.signatures, self.observer = Signatures(self._files), ObjectObserver()
         self._configured: Sequence[str] = ()
 
     @classmethod
@@ -85,7 +86,7 @@ class Repository:
 
     def objects(self, run: str) -> Objects:
         """Return the objects of the repository; new ones carry the id of ``run``."""
-        return Objects(self.store, run, self.keys)
+        return Objects(self.store, run, self.keys, self.observer)
 
     def sites(self) -> list[str]:
         """Return the names of all sites for which a run wrote anything."""
@@ -96,6 +97,10 @@ class Repository:
         keys = [entry.key for entry in self.store.list(site_prefix(site))]
         self._files.evict_unlisted(f"sites/{site}", keys)
         return listing_of(keys)
+
+    def damage(self, listing: Listing, site: str) -> DamageRegister:
+        """Return the register of the damaged objects of a site."""
+        return DamageRegister(self.store, site, listing.damage)
 
     def manifest(self, site: str, backup: str) -> Manifest:
         """Return a manifest; raise BackupMissing, Damage or UnsupportedRepository."""

@@ -16,6 +16,7 @@ from ...repository.markers import RunMarker
 from ...repository.repository import Repository
 from ...runtime import clock
 from ...runtime.progress import Progress
+from ..damage import damage_recorded
 from ..locks import Locks, trial_key
 from ..prune.unlock import MarkerState
 from .backup import BackupCopier, copy_labels
@@ -49,6 +50,7 @@ def copy(
     with (
         hold_target(target, site) as (marker, others),
         hold_source(source, site, wanted, progress) as source_marker,
+        damage_recorded(source, site, "copy", progress.note),
     ):
         session = CopySession(source, target, site, marker, source_marker, others, progress)
         return session.run(wanted, options or CopyOptions())

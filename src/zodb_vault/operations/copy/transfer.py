@@ -9,12 +9,11 @@ from typing import Any, Protocol
 import msgspec
 
 from ...blobs.packs import PackIndex, read_members
-from ...errors import Damage, KeyMissing
+from ...errors import Damage
 from ...model.manifest import Codec, Part
 from ...repository.objects import object_key
 from ...repository.references import NAME
 from ...repository.repository import Repository
-from ...runtime import shutdown
 from ...runtime.progress import Progress
 from ...stores.base import Store
 
@@ -81,20 +80,13 @@ class ObjectCopier:
 
     def copy(self, key: str, name: str, codec: Codec | None = None) -> list[Transferred]:
         """Copy the bytes under a key; raise Damage if they do not match the name, which is their SHA-256."""
-        staging, digest, size = self._target.store.stage(), hashlib.sha256(), 0
+        staging, size = self._target.store.stage(), 0
         try:
-            for chunk in self._source.store.stream(key):
-                shutdown.check()
-                digest.update(chunk)
+            for chunk in self._from.stored_bytes(key, name):
                 staging.write(chunk)
                 size += len(chunk)
                 self._progress.advance(len(chunk))
-            if digest.hexdigest() != name:
-                where = self._source.store.location
-                raise Damage(f"{key} in {where} is damaged: its bytes do not match its name")
             staging.store(key)
-        except KeyMissing:
-            raise Damage(f"{key} is missing in {self._source.store.location}") from None
         finally:
             staging.discard()
         return [Transferred(name, name, size, codec)]

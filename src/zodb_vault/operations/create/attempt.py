@@ -10,6 +10,7 @@ import msgspec
 
 from ...errors import Damage, SourceChanged
 from ...model.capture import CaptureOptions
+from ...model.manifest import Reason
 from ...model.source import Database, Site
 from ...policy.continuity import Decision
 from ...repository.markers import RunMarker
@@ -113,7 +114,8 @@ class Attempt:
     def _capture_options(self, restored: bool) -> CaptureOptions:
         options = self._draft.options
         return CaptureOptions(
-            forced=options.full,
+            forced=options.full or bool(self._draft.known_damage.distrust),
+            damaged=self._draft.known_damage.objects,
             storage=options.only != "blobs",
             blobs=options.only != "storage",
             allow_missing=options.allow_missing,
@@ -124,13 +126,21 @@ class Attempt:
 
     def _decide(self, surveys: list[Survey]) -> Decided:
         consistency = align_cut_points(surveys, self._mirrors_outdated)
-        decisions = [survey.decide() for survey in surveys]
+        decisions = [self._with_distrust(survey.decide()) for survey in surveys]
         uses = sorted({backup.id for survey in surveys for backup in survey.uses})
         return Decided(surveys, decisions, consistency, uses)
 
+    def _with_distrust(self, decision: Decision) -> Decision:
+        """Return a decision that says why a backup is full although the user did not ask for that."""
+        distrust, newest = self._draft.known_damage.distrust, self._draft.newest
+        if decision.reason.code != "forced" or self._draft.options.full or newest is None:
+            return decision
+        text = f"Backup {newest.manifest.id} {distrust}, so nothing of it is used again."
+        return msgspec.structs.replace(decision, reason=Reason("forced", text))
+
     def _require_signatures(self, decided: Decided) -> None:
         """Require valid signatures of what is used: signing this backup will vouch for it."""
-        if self._draft.options.full:
+        if self._draft.options.full or self._draft.known_damage.distrust:
             return
         for used in decided.uses:
             self._draft.repository.signatures.require(self._draft.catalog.backup(used).manifest)
@@ -140,6 +150,8 @@ class Attempt:
         if not self._draft.options.skip_unchanged or not decided.uses:
             return False
         if any(decision.reason.code != "unchanged" for decision in decided.decisions):
+            return False
+        if self._draft.known_damage.needed:
             return False
         if missing_databases(self._draft):
             return False

@@ -15,6 +15,7 @@ from ...strategies.blobs.missing import missing_rows
 from ..catalog import Catalog
 from ..locks import Locks, needed_keys
 from .draft import Draft
+from .healing import compare
 from .manifest import CapturedDatabases, manifest_of
 from .options import Created
 
@@ -40,6 +41,7 @@ def commit(
         manifest = msgspec.structs.replace(manifest, locked_until=clock.iso(until) if until else None)
     run.require_unchanged()
     draft.repository.commit(manifest)
+    healing = compare(draft.catalog, draft.known_damage, manifest)
     return Created(
         manifest=manifest,
         skipped=False,
@@ -47,6 +49,8 @@ def commit(
         findings=[finding for one in copied.databases for finding in one.findings],
         damaged=draft.catalog.damaged,
         unlocked=unlocked,
+        healed=len(healing.healed),
+        still_damaged=sorted(healing.left),
     )
 
 

@@ -14,6 +14,7 @@ from ...repository.objects import Objects
 from ...repository.repository import Repository
 from ...runtime import clock
 from ..catalog import Backup, Catalog, parents
+from .healing import KnownDamage, known_damage
 from .options import CreateOptions
 
 
@@ -37,6 +38,11 @@ class Draft:
     def newest(self) -> Backup | None:
         """Return the newest backup that this one may continue."""
         return next(parents(self.catalog), None)
+
+    @cached_property
+    def known_damage(self) -> KnownDamage:
+        """Return what is known to be damaged of the newest backup."""
+        return known_damage(self.catalog, self.newest, self.objects)
 
     def newest_entry(self, database: str) -> DatabaseEntry | None:
         """Return what the newest backup says of one database."""

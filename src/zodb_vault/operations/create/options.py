@@ -38,7 +38,8 @@ class Created(msgspec.Struct, frozen=True, kw_only=True):
 
     ``findings`` are changes of the source under what was stored, ``damaged`` earlier backups that could not
     be read and were not used, ``unlocked`` says why what it takes from earlier ones is not locked for as long
-    as it has to be.
+    as it has to be. ``healed`` is the number of damaged objects whose content was stored again;
+    ``still_damaged`` are the names of those that it needs although they are damaged.
     """
 
     manifest: Manifest
@@ -47,6 +48,8 @@ class Created(msgspec.Struct, frozen=True, kw_only=True):
     findings: list[str]
     damaged: dict[str, str] = {}
     unlocked: VaultError | None = None
+    healed: int = 0
+    still_damaged: list[str] = []
 
     @property
     def raw(self) -> int:

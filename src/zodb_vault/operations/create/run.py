@@ -14,6 +14,7 @@ from ...repository import markers
 from ...repository.repository import Repository
 from ...runtime.progress import Progress
 from ...strategies.registry import copying_backend
+from ..damage import damage_recorded
 from .attempt import Attempt
 from .eligibility import choose_databases, refuse_overlap, with_advice
 from .mirrors import Mirrored, MirrorOptions, mirrored
@@ -50,6 +51,7 @@ def create(
             with (
                 mirrored(repository, site, databases, options.method, wanted, progress) as sources,
                 _exclusive_storages(sources.databases, options.cold),
+                damage_recorded(repository, site.name, "create", progress.note),
             ):
                 return _attempts(repository, site, sources, options, progress, begun)
         except InUse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from functools import partial
 
@@ -46,6 +47,28 @@ def check_newest_backup(inputs: CheckInputs) -> Iterator[CheckResult]:
     what = f"{newest.id}, {newest.status}" if newest else "none yet"
     number = len(inputs.catalog.listing.backups)
     yield CheckResult(name, True, f"{what}; backups of {inputs.site_name}: {number}")
+
+
+def check_damage(inputs: CheckInputs) -> Iterator[CheckResult]:
+    """Check that no backup is known to be damaged; the older ones only when damaged objects are known."""
+    name, register, readable = "damage", inputs.catalog.register, inputs.catalog.readable()
+    backups = readable if register.objects else itertools.islice(readable, 1)
+    damaged, unreadable = [one for one in backups if one.damage], register.unreadable
+    if damaged:
+        newest = damaged[0]
+        others = f"; damaged in all: {len(damaged)}" if len(damaged) > 1 else ""
+        what = f"backup {newest.manifest.id} {newest.damage}{others}"
+        hint = (
+            "the next `zodb-vault create` stores again what the site still has; `zodb-vault show` names the "
+            "objects, a copy of the repository may still have them"
+        )
+        yield CheckResult(name, False, what, hint)
+    elif unreadable:
+        why = "; ".join(unreadable.values())
+        hint = "`zodb-vault verify --all --level bytes` reads everything again"
+        yield CheckResult(name, False, f"records of damaged objects cannot be read: {why}", hint)
+    else:
+        yield CheckResult(name, True, "no backup is known to be damaged")
 
 
 def check_clock(inputs: CheckInputs) -> Iterator[CheckResult]:

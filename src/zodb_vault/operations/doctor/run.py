@@ -17,6 +17,7 @@ from .inputs import CheckInputs
 from .packages import check_packages, check_site_packages, check_tools
 from .repository import (
     check_clock,
+    check_damage,
     check_location,
     check_locks,
     check_newest_backup,
@@ -58,6 +59,7 @@ CHECKS: Final[tuple[tuple[str, Check], ...]] = (
     ("repository location", check_location),
     ("repository access", check_store),
     ("newest backup", check_newest_backup),
+    ("damage", check_damage),
     _per_database("space", check_site_space),
     ("space repository", check_repository_space),
     ("clock", check_clock),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
@@ -55,7 +56,19 @@ def prune(repository: Repository, site: str, options: PruneOptions) -> Pruned:
     if not options.dry_run:
         decision = _move_to_trash(repository, catalog, backups, decision)
     swept = sweep(repository, SweepOptions(site=site, grace=options.grace, dry_run=options.dry_run))
+    if not options.dry_run and catalog.register.objects:
+        _forget_unneeded(repository, site)
     return Pruned(decision.keep, decision.remove, frees, swept, decision.withheld)
+
+
+def _forget_unneeded(repository: Repository, site: str) -> None:
+    """Remove from the register of damaged objects what no backup needs, not even one in the trash."""
+    catalog = Catalog(repository, site)
+    needed = frozenset().union(*(backup.damaged for backup in catalog.newest_first()))
+    for backup in repository.trash.backups(site):
+        with contextlib.suppress(BackupMissing):  # undeleted, or deleted for good
+            needed |= catalog.needed_damage.of(repository.trash.document(site, backup))
+    catalog.register.clear(catalog.register.objects.keys() - needed)
 
 
 def decide_for(catalog: Catalog, backups: Sequence[Backup], rules: Rules) -> RetentionDecision:

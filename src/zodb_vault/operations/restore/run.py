@@ -11,6 +11,7 @@ from ...repository.repository import Repository
 from ...runtime import clock
 from ...runtime.progress import Progress
 from ...strategies.destination import DatabaseRestore, Destination, RestoreContext, RestoreSource
+from ..damage import damage_recorded
 from .options import RestoreOptions
 from .plan import RestorePlan, plan
 from .preflight import require_space
@@ -43,6 +44,7 @@ def execute(repository: Repository, plan: RestorePlan, site_name: str, progress:
     restore_id = next((one.state.resumed for one in plan.steps if one.state.resumed), None)
     restore_id = restore_id or new_id([], clock.now())
     with contextlib.ExitStack() as stack:
+        stack.enter_context(damage_recorded(repository, site_name, "restore", progress.note))
         _hold(plan, stack)
         require_space([need for step in plan.steps for need in step.state.needs])
         heartbeat = stack.enter_context(marked(repository, site_name, plan, restore_id, progress))

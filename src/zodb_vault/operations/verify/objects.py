@@ -22,10 +22,14 @@ def check_existence(manifest: Manifest, objects: Objects, store: Store, report: 
     for one in needed_objects(manifest, objects, report):
         report.count("objects")
         if one.key not in sizes:
-            report.add_damage(one.database, "object", f"{one.key} is missing", object=one.name)
+            _add(report, objects, one, f"{one.key} is missing")
         elif one.size not in (None, sizes[one.key]):
-            why = f"{one.key} has {sizes[one.key]} bytes, {one.size} were stored"
-            report.add_damage(one.database, "object", why, object=one.name)
+            _add(report, objects, one, f"{one.key} has {sizes[one.key]} bytes, {one.size} were stored")
+
+
+def _add(report: VerifyReport, objects: Objects, one: NeededObject, why: str) -> None:
+    report.add_damage(one.database, "object", why, object=one.name)
+    objects.observer.note_damaged(one.name, why)
 
 
 def check_bytes(

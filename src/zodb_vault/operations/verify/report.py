@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from ...errors import VaultError
-from ...repository.labels import Level
+from ...errors import ObjectDamage, VaultError
+from ...repository.labels import Level, Scope
 
 
 class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -33,6 +33,11 @@ class VerifyReport(msgspec.Struct, kw_only=True):
     source: list[Finding] = []
 
     @property
+    def scope(self) -> Scope:
+        """Return what the damage is bound to, unless it is damaged objects."""
+        return "content" if any(one.database for one in self.damage) else "metadata"
+
+    @property
     def ok(self) -> bool:
         """Tell whether there is no damage."""
         return not self.damage
@@ -43,6 +48,8 @@ class VerifyReport(msgspec.Struct, kw_only=True):
 
     def add_damage(self, database: str | None, what: str, why: VaultError | str, **where: str) -> None:
         """Add damage; ``where`` names the object, OID or TID."""
+        if isinstance(why, ObjectDamage):
+            where["object"] = why.name
         text = why if isinstance(why, str) else why.message
         self.damage.append(Finding(database, what, text, **where))
 

@@ -7,12 +7,14 @@ level also checks what describes the backup: metadata.py.
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 from ...errors import Damage, UsageError, VaultError
 from ...repository.repository import Repository
 from ...runtime import clock
 from ...runtime.progress import Progress
 from ..catalog import Backup
+from ..damage import damage_recorded
 from ..identity import require_key
 from .metadata import check_metadata, check_signature
 from .objects import check_bytes, check_existence
@@ -33,8 +35,14 @@ def verify(
     if options.sample < 1 and options.level != "bytes":
         raise UsageError("--sample needs --level bytes", "the other levels check everything")
     report = VerifyReport(id=backup.manifest.id, level=options.level)
-    _check(repository, site, backup, options, progress, report)
-    outcome = {"level": report.level, "ok": report.ok, "at": clock.iso(clock.now())}
+    with damage_recorded(repository, site, "verify", progress.note) as observer:
+        _check(repository, site, backup, options, progress, report)
+    outcome: dict[str, Any] = {"level": report.level, "ok": report.ok, "at": clock.iso(clock.now())}
+    if options.sample < 1:
+        outcome["share"] = options.sample
+    if not report.ok:
+        # one damaged object is the cause of several findings
+        outcome["scope"] = "objects" if observer.recorded else report.scope
     try:
         repository.labels.add(site, report.id, "verified", outcome, repository.listing(site))
     except VaultError as error:

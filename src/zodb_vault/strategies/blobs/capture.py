@@ -11,7 +11,7 @@ from ...model.chain import Chain
 from ...model.manifest import Blobs, Pack
 from ...runtime.workers import Workers
 from ..checkpoint import RunNotes
-from .compaction import is_sparse, pack_missing, rewrite_packs
+from .compaction import heal_packs, is_sparse, pack_missing, rewrite_packs
 from .missing import note_missing
 from .packer import Packer
 from .source import BlobSource
@@ -82,8 +82,10 @@ class PackedBlobs:
         self._empty += [str(source.path(blob)) for blob in empty[:room]]
         self._empty_count += len(empty)
 
-    def rewrite(self, workers: Workers, source: BlobSource) -> None:
-        """Join small packs, and rewrite some of the sparse packs."""
+    def rewrite(self, workers: Workers, source: BlobSource, damaged: frozenset[str]) -> None:
+        """Store the blobs of damaged packs again, join small packs, and rewrite some sparse ones."""
+        if damaged:
+            self.packs = heal_packs(self.packs, damaged, self._packer, source, workers, self.findings)
         done = rewrite_packs(self.packs, self._has_sparse, self._packer, source, workers, self.findings)
         self.packs, self._sparse_left = done.chain, done.sparse
 

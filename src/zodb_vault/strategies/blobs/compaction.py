@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from ...blobs.packs import member_ref, pack_members
+from ...blobs.packs import member_key, member_ref, pack_members
 from ...blobs.refs import BlobSet
 from ...model.blob import BlobRef
 from ...model.capture import CaptureOptions
@@ -92,6 +92,47 @@ def rewrite_packs(
         return Rewrite(chain, left)
     rest = chain.mapped(lambda pack: None if pack.index.meta in done else pack).extended(written)
     return Rewrite(rest, left)
+
+
+def heal_packs(
+    chain: Chain[Pack],
+    damaged: frozenset[str],
+    packer: Packer,
+    source: BlobSource,
+    workers: Workers,
+    findings: list[str],
+) -> Chain[Pack]:
+    """Return the chain with the blobs of damaged objects stored again, as far as the source has exactly them.
+
+    A damaged pack keeps the blobs that the source has lost: a copy of the repository may bring them back.
+    """
+    broken = [pack for pack in chain if not damaged.isdisjoint(part.object for part in pack.parts)]
+    members = [member for pack in broken for member in pack_members(packer.sink, pack)]
+    held = {member_key(member): member for member in members if still_holds(source, member)}
+    written = [
+        pack
+        for packed in pack_missing(workers, packer, source, map(member_ref, held.values()))
+        for pack in packed.packs
+    ]
+    stored: set[bytes] = set()
+    for pack in written:
+        rows = pack_members(packer.sink, pack)
+        require_unchanged(source, held.values(), rows)
+        stored |= {member_key(member) for member in rows}
+    findings += [
+        f"{source.path(member_ref(member))} is damaged in the repository and no longer gives the bytes that "
+        "were backed up"
+        for member in members
+        if member_key(member) not in stored
+    ]
+    names = {pack.index.meta for pack in broken}
+
+    def without_stored(pack: Pack) -> Pack | None:
+        if pack.index.meta not in names:
+            return pack
+        return packer.live(pack, lambda member: member_key(member) not in stored)
+
+    return chain.mapped(without_stored).extended(written) if stored else chain
 
 
 def _rewritten(

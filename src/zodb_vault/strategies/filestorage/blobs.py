@@ -61,7 +61,7 @@ class DataFsBlobs:
             if self._packed.copy_missing(workers, source):
                 self._find_elsewhere(workers, source)
             limit_missing(self._missing, self._packed.count, options.allow_missing, str(source.root))
-            self._packed.rewrite(workers, source)
+            self._packed.rewrite(workers, source, options.damaged)
         # A pack that runs at the same time may remove blobs that the backup already has. That is no loss, and
         # no finding. The next run sees which packs became sparse.
         self.findings += [] if self._surveyed.file.replaced() else self._packed.findings

@@ -20,7 +20,7 @@ from ..checkpoint import RunNotes
 from .blobs import DataFsBlobs
 from .cut import Range
 from .entry import CopiedDataFs, entry_of
-from .segments import Copier, Scanned, compact_segments
+from .segments import Copier, Scanned, compact_segments, heal_segments
 from .starting_point import SurveyedDataFs
 
 # The highest number of defects that are listed one by one: a damaged file may have a million of them.
@@ -71,6 +71,9 @@ class FileStorageCapture:
             self._read_adopted(workers)
             self._find_first_blobs(workers)
             if options.storage:
+                self._segments = heal_segments(
+                    self._segments, options.damaged, self._copier, workers, self._findings
+                )
                 self._segments = compact_segments(self._segments, self._copier, workers, self._findings)
         if self._defects > NAMED:
             self._findings.append(f"Data.fs has {self._defects - NAMED} more defects inside transactions")

@@ -26,6 +26,47 @@ from .cut import SEGMENT_LIMIT, TRANSACTIONS_LIMIT, Range
 from .datafile import DataFile
 
 
+def heal_segments(
+    chain: Chain[Segment],
+    damaged: frozenset[str],
+    copier: Copier,
+    workers: Workers,
+    findings: list[str],
+) -> Chain[Segment]:
+    """Return the chain with the content of damaged objects stored again, if the file still has exactly it.
+
+    The file is compared first: what it no longer gives, a copy of the repository may still bring back.
+    """
+    if not damaged:
+        return chain
+    again: dict[int, Segment] = {}
+    for segment in chain:
+        if not damaged.isdisjoint(_names_of(segment)):
+            if copier.still_holds(segment):
+                again[segment.start] = segment
+            else:
+                findings.append(_changed(segment))
+    ranges = [Range(one.start, one.end, one.tail_start) for one in again.values()]
+    jobs = copier.jobs(ranges, _ignore_blobs, store=True)
+    stored = {scan.segment.start: scan.segment for scan in workers.in_order(jobs) if scan.segment}
+    for start, new in stored.items():
+        if new.sha256 != again[start].sha256:
+            raise SourceChanged(f"Data.fs changed at {start} while damaged objects were stored again")
+    return chain.mapped(lambda segment: stored.get(segment.start, segment)) if stored else chain
+
+
+def _names_of(segment: Segment) -> list[str]:
+    tids = [segment.tids.meta] if segment.tids else []
+    return [part.object for part in (*segment.parts, *segment.log)] + tids
+
+
+def _changed(segment: Segment) -> str:
+    return (
+        f"the bytes {segment.start} to {segment.end} of Data.fs changed since they were backed up; the backup "
+        "keeps the old ones"
+    )
+
+
 def compact_segments(
     chain: Chain[Segment], copier: Copier, workers: Workers, findings: list[str]
 ) -> Chain[Segment]:
@@ -41,10 +82,7 @@ def compact_segments(
         return chain
     changed = [segment for segment in chain.tail[start:end] if not copier.still_holds(segment)]
     if changed:
-        findings.append(
-            f"the bytes {changed[0].start} to {changed[0].end} of Data.fs changed since they were backed up; "
-            "the backup keeps the old ones"
-        )
+        findings.append(_changed(changed[0]))
         return chain
     jobs = copier.jobs(_compacted(chain.tail[start:end]), _ignore_blobs, store=True)
     joined = [scan.segment for scan in workers.in_order(jobs) if scan.segment]

@@ -14,7 +14,7 @@ import msgspec
 from ...errors import Damage
 from ...model import canonical
 from ...model.capture import PreviousBackup
-from ...model.chain import Chain, deltas_of
+from ...model.chain import Chain, deltas_of, is_damaged_dump
 from ...model.manifest import Delta, DeltaBase, Dump, Part, PgDump, PgTransactions, RowFile
 from ...policy.continuity import Decision
 from ...policy.deltas import DeltaFacts, decide_delta
@@ -101,6 +101,9 @@ class TransactionsSurvey(SqlSurvey):
             problem = self._before.problem
             why = f"cannot be continued, {problem}" if problem else "is none that deltas go on from"
             return msgspec.structs.replace(plain, parent_problem=f"backup {previous.id} {why}")
+        if is_damaged_dump(previous.entry, self.documents, self.options.damaged):
+            why = f"backup {previous.id} needs damaged objects"
+            return msgspec.structs.replace(plain, parent_problem=why)
         difference = self.tables.state.difference(changes.before)
         deltas, base = deltas_of(previous.entry, self.documents), _base_of(previous)
         return msgspec.structs.replace(

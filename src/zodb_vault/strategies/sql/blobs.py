@@ -102,7 +102,7 @@ class SqlBlobs:
                     f"the database was packed while it was backed up, and {source.path(gone)} is gone"
                 )
             limit_missing(self._missing, self.packed.count, self._options.allow_missing, str(source.root))
-            self.packed.rewrite(workers, source)
+            self.packed.rewrite(workers, source, self._options.damaged)
 
     def result(self, others: Iterable[MissingBlob]) -> Blobs:
         """Return what the manifest says of them, and of ``others`` that are missing in the database itself."""

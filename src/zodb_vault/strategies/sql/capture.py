@@ -14,7 +14,7 @@ from ...errors import ConfigurationError
 from ...model import tid as tids
 from ...model.blob import MissingBlob
 from ...model.capture import CaptureOptions, InterruptedRun, PreviousBackup
-from ...model.chain import Chain, packs_of
+from ...model.chain import Chain, is_damaged_dump, packs_of
 from ...model.manifest import Blobs, DatabaseEntry, Dump, Part, StoredProgress, Transactions
 from ...policy.continuity import Decision
 from ...runtime import clock
@@ -221,7 +221,9 @@ class SqlCapture:
         continued = self.surveyed.continued
         known = continued.entry if continued else None
         start = start_of(revisions, rows, self.sink, known, state.last_tid)
-        known = None if self.surveyed.options.forced else known
+        options = self.surveyed.options
+        if known is not None and (options.forced or is_damaged_dump(known, self.sink, options.damaged)):
+            known = None
         heartbeat = self.checkpointer.heartbeat
         return Log(log_since(revisions, rows, self.sink, self.folder, known, heartbeat), start)
 
