@@ -22,6 +22,7 @@
     ├── Declined                  1  declined
     ├── Damage                    4  damage
     │   └── ObjectDamage          4  damage
+    ├── NotProven                 5  not-proven
     ├── RepositoryMissing        10  no-repository
     ├── InUse                    11  in-use
     ├── KeyNeeded                12  no-key
@@ -45,6 +46,8 @@ class ExitCode(IntEnum):
     # The work is done, but the source has lost something or has changed what was stored before.
     SOURCE_INCOMPLETE = 3
     DAMAGE = 4
+    # This machine lacks something that the proof needs. It says nothing about the backup.
+    NOT_PROVEN = 5
     NO_REPOSITORY = 10
     IN_USE = 11
     NO_KEY = 12
@@ -194,6 +197,19 @@ class ObjectDamage(Damage):
     def __init__(self, message: str, name: str) -> None:
         super().__init__(message)
         self.name = name
+
+
+class NotProven(VaultError):
+    """This machine lacks what a proof needs: a package, a program, rights or memory.
+
+    It says nothing about the backup, so nothing is recorded.
+    """
+
+    exit_code = ExitCode.NOT_PROVEN
+    kind = "not-proven"
+    default_hint = (
+        "provide it and verify again, or verify on another machine; this is no result about the backup"
+    )
 
 
 class RepositoryMissing(VaultError):

@@ -32,7 +32,8 @@ def row(vault: Vault, backup: str) -> dict[str, Any]:
 def commit(vault: Vault, n: int, *, blob: int = 500, text: int = 500) -> None:
     """Commit a text and a blob."""
     with site_factory.Site(vault.files.data_fs.parent) as site:
-        site.put(**{f"text{n}": os.urandom(text // 2).hex(), f"blob{n}": os.urandom(blob)})
+        site.put(**{f"text{n}": os.urandom(text // 2).hex()})
+        site.put(**{f"blob{n}": os.urandom(blob)})
 
 
 def restored_equal(vault: Vault, backup: str, directory: Path) -> bool:

@@ -10,7 +10,7 @@ import msgspec
 from ..errors import BackupMissing, Damage, ExitCode, UsageError
 from .context import VARIABLE_PREFIX, Context, pass_context
 from .options import PathOption, Text, json_option, limit_options, site_options
-from .output import print_json, printable
+from .output import print_json, print_problem, printable
 
 if TYPE_CHECKING:
     from ..operations.verify.options import VerifyOptions
@@ -87,7 +87,8 @@ def command(context: Context, /, id: str | None, every: bool, as_json: bool, **v
 
     ID is the id of the backup, a unique prefix of it, the name of the backup, or `latest` (the default).
 
-    Exit code 4: damage was found. Defects that the source already had when it was backed up are reported, but
+    Exit code 4: damage was found. Exit code 5: this machine lacks something that the level needs; nothing is
+    recorded. Defects that the source already had when it was backed up are reported, but
     are no damage.
     """
     from ..operations.damage import forget_unreadable
@@ -112,7 +113,9 @@ def command(context: Context, /, id: str | None, every: bool, as_json: bool, **v
     else:
         for report in reports:
             _print(context, report)
-    return ExitCode.SUCCESS if all(report.ok for report in reports) else ExitCode.DAMAGE
+    if not all(report.ok for report in reports):
+        return ExitCode.DAMAGE
+    return ExitCode.NOT_PROVEN if any(report.unproven for report in reports) else ExitCode.SUCCESS
 
 
 def _verify(
@@ -144,18 +147,33 @@ def _document(report: VerifyReport) -> dict[str, Any]:
         "checked": report.checked,
         "damage": [msgspec.to_builtins(finding) for finding in report.damage],
         "source": [msgspec.to_builtins(finding) for finding in report.source],
+        "missing_packages": report.missing_packages,
+        "unproven": [msgspec.to_builtins(one) for one in report.unproven],
     }
 
 
 def _print(context: Context, report: VerifyReport) -> None:
     checked = ", ".join(f"{number:,} {what}" for what, number in report.checked.items())
-    if not context.quiet or not report.ok:
-        click.echo(f"{report.id} {report.level}: {'ok' if report.ok else 'DAMAGED'} ({checked})")
+    if not context.quiet or not report.ok or report.unproven:
+        result = "DAMAGED" if not report.ok else "CANNOT BE PROVEN HERE" if report.unproven else "ok"
+        click.echo(f"{report.id} {report.level}: {result} ({checked})")
+    for one in report.unproven:
+        print_problem(f"{one.database or 'restore'}: {one.why}", one.hint)
     _print_findings("damage", report.damage)
     if not report.ok:
         click.echo(f"  next step: {NEXT_STEP}")
     if not context.quiet:
         _print_findings("source", report.source)
+        _print_missing_packages(report)
+
+
+def _print_missing_packages(report: VerifyReport) -> None:
+    """Print which packages of the application are not installed here, those of most objects first."""
+    packages = sorted(report.missing_packages.items(), key=lambda one: (-one[1], one[0]))
+    if packages:
+        named = ", ".join(f"{printable(name)} ({number:,})" for name, number in packages[:MAX_FINDINGS_SHOWN])
+        more = len(packages) - MAX_FINDINGS_SHOWN
+        click.echo(f"  not installed here: {named}{f' and {more} more' if more > 0 else ''}")
 
 
 def _print_findings(kind: str, findings: list[Finding]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from ...errors import VaultError
+from ...errors import NotProven
 from ...runtime.child_process import child_environment, module_command
 
 # The argument that stands for a configuration on standard input: it contains secrets, and arguments are
@@ -23,8 +23,10 @@ class Loaded(msgspec.Struct, kw_only=True):
     """What was loaded.
 
     ``undone``: objects whose creation was undone. ``broken``: objects whose class is not installed here;
-    their records were decoded nevertheless. ``opaque``: records that only the wrapper that wrote them can
-    decode, such as one that encrypts; they were read. ``failure``: why the storage could not be opened.
+    their records were decoded nevertheless. ``modules``: how many of them need each missing module.
+    ``opaque``: records that only the wrapper that wrote them can decode, such as one that encrypts; they were
+    read. ``failure``: why the storage could not be opened. ``lacking``: which package is not installed here,
+    so that nothing could be loaded.
     """
 
     objects: int = 0
@@ -32,9 +34,11 @@ class Loaded(msgspec.Struct, kw_only=True):
     broken: int = 0
     opaque: int = 0
     blobs: int = 0
+    modules: dict[str, int] = {}
     undecodable: list[tuple[str, str]] = []
     unreadable_blobs: list[tuple[str, str, str]] = []
     failure: str | None = None
+    lacking: str | None = None
 
 
 class StorageToLoad(msgspec.Struct):
@@ -48,8 +52,8 @@ class StorageToLoad(msgspec.Struct):
 def load_data_fs(data_fs: Path, blob_dir: Path | None) -> Loaded:
     """Load every object and open every blob of a Data.fs.
 
-    A storage that cannot be opened is a ``failure``. Raise VaultError when the process dies, for example
-    because it runs out of memory: that says nothing about the database.
+    A storage that cannot be opened is a ``failure``. Raise NotProven when a package is missing, or when the
+    process dies, for example because it runs out of memory: that says nothing about the database.
     """
     return _run_loader([str(data_fs), *([str(blob_dir)] if blob_dir else [])], b"")
 
@@ -67,9 +71,15 @@ def _run_loader(arguments: list[str], standard_input: bytes) -> Loaded:
     if done.returncode:
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
         why = lines[-1] if lines else f"exit status {done.returncode}"
-        raise VaultError(
+        raise NotProven(
             f"the process that loads the restored database died: {why}",
             "free memory and verify again; this is no result about the backup",
         )
     # the application may print as well when it is imported: the last line is the result
-    return msgspec.json.decode(done.stdout.splitlines()[-1], type=Loaded)
+    loaded = msgspec.json.decode(done.stdout.splitlines()[-1], type=Loaded)
+    if loaded.lacking:
+        raise NotProven(
+            f"the restored database cannot be opened here: {loaded.lacking}",
+            "install the packages that the site uses into the environment of zodb-vault, then verify again",
+        )
+    return loaded

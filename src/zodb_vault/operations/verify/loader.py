@@ -14,22 +14,27 @@ import msgspec
 from ...datafs.records import is_blob
 from ...strategies.registry import backend_named
 from .load import CONFIGURED, Loaded, StorageToLoad
-from .missing_classes import has_missing_classes
+from .missing_classes import missing_modules
 
 # After so many objects the cache of ZODB is emptied, to bound the memory.
 OBJECTS_IN_CACHE: Final = 1000
 CHUNK: Final = 1 << 20
+MOST_MODULES: Final = 1000
 
 
 def load_from_configuration(storage_to_load: StorageToLoad) -> Loaded:
     """Load everything in a storage that its ZConfig section describes."""
+    from ZConfig import SchemaError
     from ZODB.config import storageFromString
     from ZODB.DB import DB
 
-    loaded = Loaded(undecodable=[], unreadable_blobs=[])
+    loaded = Loaded(modules={}, undecodable=[], unreadable_blobs=[])
     try:
         storage = storageFromString(storage_to_load.configuration)
         connection = DB(storage).open()
+    except (ImportError, SchemaError) as error:
+        loaded.lacking = f"{type(error).__name__}: {error}"
+        return loaded
     except Exception as error:  # noqa: BLE001  whatever it raises is the finding
         loaded.failure = _cannot_be_opened(error)
         return loaded
@@ -55,7 +60,7 @@ def load_from_data_fs(data_fs: str, blob_dir: str | None) -> Loaded:
     from ZODB.FileStorage import FileStorage
     from ZODB.utils import z64
 
-    loaded = Loaded(undecodable=[], unreadable_blobs=[])
+    loaded = Loaded(modules={}, undecodable=[], unreadable_blobs=[])
     try:
         storage = decompressing(FileStorage)(data_fs, read_only=True, blob_dir=blob_dir)
         if not len(storage):  # a DB would write a root object into it, and the storage is opened for reading
@@ -138,16 +143,25 @@ def _load_object(connection: Any, oid: bytes, tid: bytes, record: bytes, loaded:
         if is_blob(record) and _blob_failure(storage, oid, tid):
             # a blob without its file cannot be activated: that is damage of the blob, not of the object
             _open_blob(storage, oid, tid, loaded, required=True)
-        elif has_missing_classes(record):
+        elif missing := missing_modules(record):
             # Classes that are installed may fail on the stand-in for one that is not: zope.interface does so
             # on a missing interface.
-            loaded.broken += 1
+            _count_broken(loaded, missing)
         else:
             loaded.undecodable.append(("0x" + oid.hex(), _cause(error)))
         return
-    loaded.broken += isinstance(found, Broken)
+    if isinstance(found, Broken):
+        _count_broken(loaded, {type(found).__module__})
     if isinstance(found, Blob):
         _open_blob(storage, oid, tid, loaded, required=True)
+
+
+def _count_broken(loaded: Loaded, modules: set[str]) -> None:
+    """Count an object under each module that it needs; further modules go under an empty name."""
+    loaded.broken += 1
+    for module in modules:
+        name = module if module in loaded.modules or len(loaded.modules) < MOST_MODULES else ""
+        loaded.modules[name] = loaded.modules.get(name, 0) + 1
 
 
 def _cannot_be_opened(error: Exception) -> str:

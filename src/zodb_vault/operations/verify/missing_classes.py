@@ -1,4 +1,4 @@
-"""Tell whether a record cannot be loaded only because a class of the application is not installed here."""
+"""Tell which classes that a record names are not installed here."""
 
 from __future__ import annotations
 
@@ -29,8 +29,11 @@ class _Anything:
         """Accept items."""
 
 
-def has_missing_classes(record: bytes) -> bool:
-    """Tell whether a record is a complete pickle and names a class or function that is not installed here."""
+def missing_modules(record: bytes) -> set[str]:
+    """Return the modules of the classes and functions that a record names and that are not installed here.
+
+    Nothing for a record that is no complete pickle.
+    """
     from ZODB._compat import PersistentUnpickler
 
     named: set[tuple[str, str]] = set()
@@ -44,8 +47,8 @@ def has_missing_classes(record: bytes) -> bool:
         unpickler.load()  # the class
         unpickler.load()  # the state
     except Exception:  # noqa: BLE001  then something else is wrong with the record
-        return False
-    return not all(_is_installed(module, name) for module, name in named)
+        return set()
+    return {module for module, name in named if not _is_installed(module, name)}
 
 
 @cache

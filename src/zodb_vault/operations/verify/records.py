@@ -8,7 +8,7 @@ from functools import partial
 
 from ...blobs.packs import Member, member_key, pack_members, read_members
 from ...blobs.refs import BlobSet
-from ...errors import Damage
+from ...errors import Damage, NotProven, UnsupportedRepository
 from ...model.chain import packs_of
 from ...model.manifest import DatabaseEntry, Pack
 from ...repository.objects import Objects
@@ -32,6 +32,8 @@ def check_records(
             BlobCheck(entry, objects, refs, report, progress).run(workers)
     except Damage as error:
         report.add_damage(entry.name, "content", error)
+    except (NotProven, UnsupportedRepository) as error:
+        report.add_unproven(entry.name, error)
     finally:
         refs.close()
 

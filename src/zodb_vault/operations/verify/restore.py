@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from ...errors import Damage, TargetRefused
+from ...errors import Damage, NotProven, TargetRefused, UnsupportedRepository
 from ...model.manifest import DatabaseEntry, Manifest
 from ...model.restore import DatabaseCut, DestinationOptions
 from ...repository.repository import Repository
@@ -33,9 +34,25 @@ def check_restore(
     check = RestoreCheck(repository, site, manifest, options, progress, report)
     for entry in manifest.databases:
         if entry.dump:
-            check.check_dump(entry)
+            with _findings(report, entry.name):
+                check.check_dump(entry)
     if any(entry.dump is None for entry in manifest.databases):
-        check.check_files()
+        with _findings(report, None):
+            check.check_files()
+
+
+@contextlib.contextmanager
+def _findings(report: VerifyReport, database: str | None) -> Iterator[None]:
+    """Report what a restore raises.
+
+    A restore that is refused here says nothing about the backup: another machine, role or server may take it.
+    """
+    try:
+        yield
+    except Damage as error:
+        report.add_damage(database, "restore", error)
+    except (NotProven, TargetRefused, UnsupportedRepository) as error:
+        report.add_unproven(database, error)
 
 
 class RestoreCheck:
@@ -67,12 +84,8 @@ class RestoreCheck:
                 workers=self._options.workers,
                 databases=() if everything else names,
             )
-            try:
-                plan = restore.plan(self._repository, self._site, None, options)
-                done = restore.execute(self._repository, plan, self._site, self._progress)
-            except Damage as error:
-                self._report.add_damage(None, "restore", error)
-                return
+            plan = restore.plan(self._repository, self._site, None, options)
+            done = restore.execute(self._repository, plan, self._site, self._progress)
             for step in done.plan.steps:
                 blob_dir = Path(step.state.blobs) if step.state.blobs else None
                 self._load(step.cut.entry, partial(load_data_fs, Path(step.state.where), blob_dir))
@@ -94,13 +107,9 @@ class RestoreCheck:
             directory.mkdir()
             backend = backend_of_entry(entry)
             with backend.scratch(entry, directory, self._options.scratch_dsn, self._progress.note) as ours:
-                try:
-                    restore_alone(backend.destination(ours.database, options), source, context)
-                    if ours.cache:
-                        fill_cache(entry, objects, ours.cache)
-                except (Damage, TargetRefused) as error:
-                    self._report.add_damage(entry.name, "restore", error)
-                    return
+                restore_alone(backend.destination(ours.database, options), source, context)
+                if ours.cache:
+                    fill_cache(entry, objects, ours.cache)
                 storage = StorageToLoad(entry.backend, ours.configuration, ours.settings)
                 loaded = self._load(entry, partial(load_configured, storage))
         found = loaded.objects + loaded.undone
@@ -114,6 +123,7 @@ class RestoreCheck:
         loaded = load()
         self._report.count("objects loaded", loaded.objects)
         self._report.count("objects of missing classes", loaded.broken)
+        self._report.count_missing(loaded.modules)
         if loaded.opaque:
             self._report.count("objects of unknown encoding", loaded.opaque)
         self._report.count("blobs opened", loaded.blobs)

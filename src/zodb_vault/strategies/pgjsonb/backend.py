@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ...blobs.refs import BlobSet
 from ...config.blobmodes import foreign_cache
 from ...config.conversion import Conversion
-from ...errors import ConfigurationError, NothingToBackUp
+from ...errors import NothingToBackUp, NotProven
 from ...model.chain import dump_of
 from ...model.manifest import DatabaseEntry, PgDump, PgTransactions
 from ...model.requirements import PSYCOPG2, Package, Requirements
@@ -210,9 +210,9 @@ class Pgjsonb(Backend):
         from ..postgres.scratch import scratch_database
 
         if importlib.util.find_spec("zodb_pgjsonb") is None:
-            raise ConfigurationError(
-                [f"the level restore opens {entry.name} with zodb-pgjsonb, which is not installed here"],
-                "pip install 'zodb-vault[pgjsonb]', Python 3.12",
+            raise NotProven(
+                f"the level restore opens {entry.name} with zodb-pgjsonb, which is not installed here",
+                "pip install 'zodb-vault[pgjsonb]', with Python 3.12 or later",
             )
         cache = directory / "blobs" if entry.blob_mode == "database+s3" else None
         with scratch_database(directory, server, note) as dsn:

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
-from ...errors import ConfigurationError, VaultError
+from ...errors import ConfigurationError, NotProven, VaultError
 from ..sql.program import program_of
 
 SETTINGS: Final = """
@@ -41,7 +41,7 @@ def scratch_database(
 ) -> AbstractContextManager[str]:
     """Give the DSN of an empty database, in the server of a DSN, else in one of our own.
 
-    Raise ConfigurationError.
+    Raise ConfigurationError when a database cannot be made with the DSN, NotProven when no server can be started.
     """
     return _in_server(server, note) if server else _in_own_server(directory)
 
@@ -75,7 +75,12 @@ def _in_server(dsn: str, note: Callable[[str], None]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _in_own_server(directory: Path) -> Iterator[str]:
-    initdb = program_of(["initdb"], "postgresql")
+    try:
+        initdb = program_of(["initdb"], "postgresql")
+    except ConfigurationError as error:
+        raise NotProven(
+            f"the level restore starts a PostgreSQL server of its own: {error.message}", error.hint
+        ) from None
     sockets = Path(tempfile.mkdtemp(prefix="zv-", dir="/tmp"))  # the path of a socket may have 107 bytes
     data = directory / "cluster"
     data.mkdir()
@@ -117,8 +122,8 @@ def _given_to_a_server(directory: Path, *paths: Path) -> dict[str, Any]:
             for path in paths:
                 os.chown(path, user.pw_uid, user.pw_gid)
             return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-    raise ConfigurationError(
-        ["a database server does not run as root, and there is no other user for it"],
+    raise NotProven(
+        "a database server does not run as root, and there is no other user for it",
         "run this as another user",
     )
 
@@ -131,12 +136,8 @@ def _run(command: list[str], owner: Mapping[str, Any]) -> None:
                 command, check=False, stdin=subprocess.DEVNULL, stdout=said, stderr=said, cwd="/", **owner
             )
         except OSError as error:
-            raise VaultError(
-                f"{command[0]} cannot be started: {error.strerror}", "nothing was found out about the backup"
-            ) from None
+            raise NotProven(f"{command[0]} cannot be started: {error.strerror}") from None
         if done.returncode:
             said.seek(0)
             words = " ".join(said.read().split())[-500:]
-            raise VaultError(
-                f"{Path(command[0]).name} failed: {words}", "nothing was found out about the backup"
-            )
+            raise NotProven(f"{Path(command[0]).name} failed: {words}")

@@ -18,7 +18,7 @@ from ...blobs.refs import BlobSet
 from ...config.blobmodes import on_local_disk, shared_or
 from ...config.conversion import Conversion
 from ...config.convertconf import ONLY_CURRENT
-from ...errors import ConfigurationError, NothingToBackUp
+from ...errors import NothingToBackUp, NotProven
 from ...model.manifest import DatabaseEntry
 from ...model.requirements import Package, Requirements
 from ...model.restore import DestinationOptions
@@ -239,11 +239,9 @@ class RelStorage(Backend):
             if one.dumping and kind in one.dumping.checks
         )
         if dumping.scratch is None:
-            raise ConfigurationError(
-                [
-                    f"the level restore needs a MySQL 8 of its own for {entry.name}, and this version "
-                    "cannot make one"
-                ],
+            raise NotProven(
+                f"the level restore needs a MySQL 8 of its own for {entry.name}, and this version cannot make "
+                "one",
                 "use the level records, or restore into an empty database of a server of yours",
             )
         blobs, shared = directory / "blobs", entry.blob_mode in ("directory", "s3")
