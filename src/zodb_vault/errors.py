@@ -21,7 +21,6 @@
     │   └── KeyChanged            1  key-changed
     ├── Declined                  1  declined
     ├── Damage                    4  damage
-    │   └── ObjectDamage          4  damage
     ├── NotProven                 5  not-proven
     ├── RepositoryMissing        10  no-repository
     ├── InUse                    11  in-use
@@ -181,7 +180,10 @@ class Declined(VaultError):
 
 
 class Damage(VaultError):
-    """Bytes in the repository are missing or are not what was stored."""
+    """Bytes in the repository are missing or are not what was stored.
+
+    ``object_name`` is the name of the object or document that is damaged, if it is one.
+    """
 
     exit_code = ExitCode.DAMAGE
     kind = "damage"
@@ -190,13 +192,9 @@ class Damage(VaultError):
         "use another backup, or bring the file back from a copy of the repository"
     )
 
-
-class ObjectDamage(Damage):
-    """The bytes of one object or document are missing or are not what was stored; ``name`` is its name."""
-
-    def __init__(self, message: str, name: str) -> None:
-        super().__init__(message)
-        self.name = name
+    def __init__(self, message: str, hint: str = "", *, object_name: str | None = None) -> None:
+        super().__init__(message, hint)
+        self.object_name = object_name
 
 
 class NotProven(VaultError):

@@ -37,7 +37,7 @@ def test_p2_a_process_that_dies_is_no_result(vault: Vault, monkeypatch: pytest.M
 
 def test_p2_a_package_that_is_missing_is_no_damage(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
     vault.make()
-    said = b'{"lacking":"ModuleNotFoundError: No module named \'relstorage\'"}'
+    said = b'{"not_installed":"ModuleNotFoundError: No module named \'relstorage\'"}'
     monkeypatch.setattr(load, "module_command", lambda *_args: ["printf", "%s\\n", said.decode()])
     outcome = vault("verify", "--level", "restore")
     assert outcome.status == 5

@@ -99,6 +99,7 @@ def test_a_site_in_order_has_no_findings_and_nothing_is_changed(vault: Vault) ->
         "repository location",
         "repository access",
         "newest backup",
+        "damage",
         "space repository",
         "clock",
         "locks",

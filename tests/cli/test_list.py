@@ -14,7 +14,7 @@ from zodb_vault.runtime import clock
 
 ROW = words(
     "id site name note pinned status trigger how tier contents created_at finished_at raw stored added "
-    "last_tid databases missing verified"
+    "last_tid databases missing verified damage proven"
 )
 
 
@@ -80,7 +80,7 @@ def test_verifications_are_listed_with_level_outcome_and_time(stocked: Vault) ->
     (verified,) = stocked.done("list", "--json").document["backups"][0]["verified"]
     assert keys_of(verified) == ["at", "level", "ok"]
     assert (verified["level"], verified["ok"]) == ("objects", True)
-    assert stocked.done("list").out.splitlines()[1].endswith("objects")
+    assert stocked.done("list").out.splitlines()[1].endswith(f"objects {verified['at'][:10]}")
 
 
 def test_runs_in_progress_are_listed_and_dead_creates_are_failed(stocked: Vault) -> None:

@@ -120,7 +120,7 @@ def test_nothing_goes_when_the_newest_failed_its_verification_until_it_passes(
     path.with_name("away").rename(path)
     outcome = without_change(vault)
     assert outcome.status == 0
-    assert "failed its verification (objects): nothing is removed" in outcome.err
+    assert "needs 1 damaged object: nothing is removed" in outcome.err
     assert "nothing is removed" in without_change(vault, "-q").err
     vault.done("verify", "--level", "records", "latest")
     vault.done("prune")

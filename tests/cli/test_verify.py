@@ -21,7 +21,7 @@ def biggest(vault: Vault) -> Path:
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_good_backup_is_good_at_every_level(stocked: Vault, level: str) -> None:
     document = stocked.done("verify", "two", "--level", level, "--json").document
-    assert keys_of(document) == words("id level ok checked damage source")
+    assert keys_of(document) == words("id level ok checked damage source missing_packages unproven")
     assert (document["level"], document["ok"], document["damage"], document["source"]) == (
         level,
         True,

@@ -50,6 +50,7 @@ Exit codes:
   2   wrong command line or configuration, nothing to back up, or no terminal to ask on
   3   success, but the source has lost something or has changed what was stored
   4   damage was found in the repository
+  5   this machine lacks what a proof needs; nothing is recorded
   10  no repository at the location
   11  locked or in use
   12  the private key is missing or wrong

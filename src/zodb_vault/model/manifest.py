@@ -495,6 +495,29 @@ class Label(msgspec.Struct, frozen=True, kw_only=True):
     at: str
 
 
+Proof = Literal["bytes", "records"]
+
+
+class DamagedObject(msgspec.Struct, frozen=True):
+    """One object or document that is known to be damaged.
+
+    ``name`` is its name, the SHA-256 of its stored bytes. ``proof`` is what proves that it is good again:
+    ``bytes`` (its bytes match its name), or ``records`` (it can be decoded as well).
+    """
+
+    name: str
+    why: str
+    proof: Proof = "bytes"
+
+
+class DamageRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The damaged objects that one run found: ``found_by`` is the command, ``at`` the time (ISO 8601)."""
+
+    found_by: str
+    at: str
+    objects: list[DamagedObject]
+
+
 class RemovedBackup(msgspec.Struct, frozen=True, kw_only=True):
     """The note that the backup ``id`` was removed permanently, and when."""
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
 from ..errors import Damage, KeyMissing
 from ..model import canonical
 from ..model.chain import Documents
+from ..model.manifest import DamagedObject, DamageRecord, Proof
 from ..runtime import clock
 from ..stores.base import Store
 from .ids import new_id
@@ -27,28 +28,6 @@ from .references import NAME, read_list
 OBJECTS_IN_RECORD: Final = 10_000
 # A record is written by this program; a text of more characters is cut.
 MOST_TEXT: Final = 500
-
-Proof = Literal["bytes", "content"]
-
-
-class DamagedObject(msgspec.Struct, frozen=True):
-    """One object that is known to be damaged.
-
-    ``name`` is its name, the SHA-256 of its stored bytes. ``proof`` is what proves that it is good again:
-    ``bytes`` (its bytes match its name), or ``content`` (it can be decoded as well).
-    """
-
-    name: str
-    why: str
-    proof: Proof = "bytes"
-
-
-class DamageRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What one run found: ``found_by`` is the command, ``at`` the time (ISO 8601)."""
-
-    found_by: str
-    at: str
-    objects: list[DamagedObject]
 
 
 class ObjectObserver:
@@ -80,7 +59,7 @@ class ObjectObserver:
         """Note that an object was read well; only those that are watched are kept."""
         if name in self.watched:
             with self._lock:
-                self.intact[name] = "content" if self.intact.get(name) == "content" else proof
+                self.intact[name] = "records" if self.intact.get(name) == "records" else proof
 
 
 class DamageRegister:
@@ -156,7 +135,7 @@ class DamageRegister:
 
 def _is_proven(damaged: DamagedObject, intact: Mapping[str, Proof]) -> bool:
     proof = intact.get(damaged.name)
-    return proof == "content" or proof == damaged.proof
+    return proof == "records" or proof == damaged.proof
 
 
 class NeededDamage:

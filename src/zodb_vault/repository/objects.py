@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from ..errors import Damage, KeyMissing, ObjectDamage
+from ..errors import Damage, KeyMissing
 from ..model.manifest import Codec, DocumentRef, Part
 from ..runtime import shutdown
 from ..stores.base import Store
@@ -133,7 +133,7 @@ class ContentWriter:
 class Objects:
     """Reads the objects of a repository, and writes those of one ``run``.
 
-    The ``observer`` is told which objects are damaged, and which could be read.
+    The ``observer`` notes which objects are damaged, and which could be read.
     """
 
     def __init__(
@@ -220,13 +220,13 @@ class Objects:
         name = key.rpartition("/")[2]
         try:
             yield from decode(encoded, raw, name)
-        except ObjectDamage:
-            raise
         except Damage as error:
+            if error.object_name:
+                raise
             self.check(key, name)
-            self.observer.note_damaged(name, error.message, "content")
-            raise ObjectDamage(error.message, name) from None
-        self.observer.note_intact(name, "content")
+            self.observer.note_damaged(name, error.message, "records")
+            raise Damage(error.message, object_name=name) from None
+        self.observer.note_intact(name, "records")
 
     def require_key(self, part: Part) -> None:
         """Raise KeyNeeded unless the private key decrypts an object.
@@ -252,7 +252,7 @@ class Objects:
     def stored_bytes(self, key: str, name: str) -> Iterator[bytes]:
         """Yield the stored bytes of an object.
 
-        Raise ObjectDamage when it is missing, and at its end when the digest of its bytes is not its name.
+        Raise Damage when it is missing, and at its end when the digest of its bytes is not its name.
         """
         digest = hashlib.sha256()
         try:
@@ -266,9 +266,9 @@ class Objects:
             raise self._damage(f"{key} is damaged: its bytes do not match its name", name)
         self.observer.note_intact(name, "bytes")
 
-    def _damage(self, why: str, name: str) -> ObjectDamage:
+    def _damage(self, why: str, name: str) -> Damage:
         self.observer.note_damaged(name, why)
-        return ObjectDamage(why, name)
+        return Damage(why, object_name=name)
 
 
 def _split(chunks: Iterable[bytes], size: int) -> Iterator[memoryview]:

@@ -25,7 +25,7 @@ class Loaded(msgspec.Struct, kw_only=True):
     ``undone``: objects whose creation was undone. ``broken``: objects whose class is not installed here;
     their records were decoded nevertheless. ``modules``: how many of them need each missing module.
     ``opaque``: records that only the wrapper that wrote them can decode, such as one that encrypts; they were
-    read. ``failure``: why the storage could not be opened. ``lacking``: which package is not installed here,
+    read. ``failure``: why the storage could not be opened. ``not_installed``: which package is not installed here,
     so that nothing could be loaded.
     """
 
@@ -38,7 +38,7 @@ class Loaded(msgspec.Struct, kw_only=True):
     undecodable: list[tuple[str, str]] = []
     unreadable_blobs: list[tuple[str, str, str]] = []
     failure: str | None = None
-    lacking: str | None = None
+    not_installed: str | None = None
 
 
 class StorageToLoad(msgspec.Struct):
@@ -77,9 +77,9 @@ def _run_loader(arguments: list[str], standard_input: bytes) -> Loaded:
         )
     # the application may print as well when it is imported: the last line is the result
     loaded = msgspec.json.decode(done.stdout.splitlines()[-1], type=Loaded)
-    if loaded.lacking:
+    if loaded.not_installed:
         raise NotProven(
-            f"the restored database cannot be opened here: {loaded.lacking}",
+            f"the restored database cannot be opened here: {loaded.not_installed}",
             "install the packages that the site uses into the environment of zodb-vault, then verify again",
         )
     return loaded

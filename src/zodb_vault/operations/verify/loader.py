@@ -33,7 +33,7 @@ def load_from_configuration(storage_to_load: StorageToLoad) -> Loaded:
         storage = storageFromString(storage_to_load.configuration)
         connection = DB(storage).open()
     except (ImportError, SchemaError) as error:
-        loaded.lacking = f"{type(error).__name__}: {error}"
+        loaded.not_installed = f"{type(error).__name__}: {error}"
         return loaded
     except Exception as error:  # noqa: BLE001  whatever it raises is the finding
         loaded.failure = _cannot_be_opened(error)

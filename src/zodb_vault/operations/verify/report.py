@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from ...errors import ObjectDamage, VaultError
+from ...errors import Damage, VaultError
 from ...repository.labels import Level, Scope
 
 # How many parts of a module's name are the name of its package, where it is more than one.
@@ -82,8 +82,8 @@ class VerifyReport(msgspec.Struct, kw_only=True):
 
     def add_damage(self, database: str | None, what: str, why: VaultError | str, **where: str) -> None:
         """Add damage; ``where`` names the object, OID or TID."""
-        if isinstance(why, ObjectDamage):
-            where["object"] = why.name
+        if isinstance(why, Damage) and why.object_name:
+            where["object"] = why.object_name
         text = why if isinstance(why, str) else why.message
         self.damage.append(Finding(database, what, text, **where))
 
