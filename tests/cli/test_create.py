@@ -15,7 +15,8 @@ from zodb_vault.repository.markers import RunMarker
 from zodb_vault.stores.local import LocalStore
 
 DOCUMENT = words(
-    "id site status how reason created_at finished_at locked_until added raw stored healed still_damaged databases"
+    "id site status how reason created_at finished_at locked_until added raw stored healed "
+    "still_damaged databases"
 )
 DATABASE = words("name last_tid transactions transactions_added blobs missing warnings")
 
