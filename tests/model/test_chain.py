@@ -238,6 +238,15 @@ def test_a_missing_list_is_damage(small_limits: None) -> None:
         list(found)
 
 
+@pytest.mark.parametrize("content", [b"not json", b"[]", b'{"entries": 5}', b'{"entries": [{"first": 1}]}'])
+def test_a_list_of_another_form_is_damage(content: bytes) -> None:
+    memory = Memory()
+    ref = chain.store_list(memory, [segment(1)])
+    memory.stored[ref.list] = content
+    with pytest.raises(Damage, match=ref.list):
+        chain.load_list(Segment, memory, ref)
+
+
 def test_an_unknown_key_in_a_list_is_passed_over(small_limits: None) -> None:
     memory = Memory()
     plain: Any = {"entries": [{**_plain(segment(1)), "later": True}], "later": {}}

@@ -237,6 +237,14 @@ def test_a_manifest_of_another_form_is_damage(store: LocalStore, repository: Rep
         repository.manifest(SITE, ID)
 
 
+def test_lists_nested_a_hundred_thousand_times_are_damage(store: LocalStore, repository: Repository) -> None:
+    body = b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b",\n"
+    digest = hashlib.sha256(body).hexdigest().encode()
+    overwrite(store, manifest_key(SITE, ID), body + b'"self_sha256":"%s"}\n' % digest)
+    with pytest.raises(Damage, match=ID):
+        repository.manifest(SITE, ID)
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"{}", b"not json", b"\xff\xfe", canonical.with_digest({"x": 1})[:-2]]
 )

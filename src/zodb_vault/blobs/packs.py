@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from ..errors import Damage, SourceChanged
+from ..model import canonical
 from ..model import tid as tids
 from ..model.blob import BlobRef
 from ..model.chain import Documents
@@ -159,8 +160,9 @@ class _Cursor:
 
 
 def pack_members(documents: Documents, pack: Pack) -> list[Member]:
-    """Return the live members of a pack."""
-    return msgspec.json.decode(documents.document(pack.index.meta), type=PackIndex).rows
+    """Return the live members of a pack; raise Damage."""
+    name = pack.index.meta
+    return canonical.decode(documents.document(name), PackIndex, f"the list {name}").rows
 
 
 def member_key(member: Member) -> bytes:

@@ -11,11 +11,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from ..errors import Damage
+
+T = TypeVar("T")
 
 DIGEST_LINE = re.compile(rb'"self_sha256":"([0-9a-f]{64})"\}\n\Z')
 DIGEST_LINE_LENGTH = len('"self_sha256":""}\n') + 64
@@ -59,6 +61,18 @@ def check_digest(data: bytes, name: str) -> bytes:
     if match is None or hashlib.sha256(data[:-DIGEST_LINE_LENGTH]).hexdigest().encode() != match.group(1):
         raise Damage(f"{name} is damaged: its content does not match its own digest")
     return data
+
+
+def decode(data: bytes, kind: type[T], name: str) -> T:
+    """Return the content of a document; keys that ``kind`` does not have are ignored.
+
+    Raise Damage, with the ``name`` of the document, when it does not have the form of ``kind``.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        # RecursionError: an attacker nested thousands of lists
+        raise Damage(f"{name} does not have the expected form: {error}") from None
 
 
 def rows(kind: str, lines: Sequence[bytes]) -> bytes:

@@ -35,11 +35,12 @@ def transaction_rows(
 ) -> list[tuple[str, int, int, str, int, int]]:
     """Return the transactions of a segment or of a dump, one row each.
 
-    A row is (TID, position, size, status, number of records, number of blobs).
+    A row is (TID, position, size, status, number of records, number of blobs). Raise Damage.
     """
     if segment.tids is None:
         return []
-    return msgspec.json.decode(documents.document(segment.tids.meta), type=_TidRows).rows
+    name = segment.tids.meta
+    return canonical.decode(documents.document(name), _TidRows, f"the list {name}").rows
 
 
 TAIL_LIMIT: Final = 64
@@ -69,8 +70,8 @@ class _Entries(msgspec.Struct, Generic[E]):
 
 def load_list(kind: type[E], documents: Documents, ref: ListRef) -> list[E]:
     """Return the entries of a list; raise Damage."""
-    found: _Entries[E] = msgspec.json.decode(documents.document(ref.list), type=_Entries[kind])  # type: ignore[valid-type]
-    return found.entries
+    entries: type[_Entries[E]] = _Entries[kind]  # type: ignore[valid-type]
+    return canonical.decode(documents.document(ref.list), entries, f"the list {ref.list}").entries
 
 
 def store_list(

@@ -1,4 +1,4 @@
-"""The files of a repository that never change, and how every JSON file is decoded.
+"""The files of a repository that never change, and what every file has to be to be read.
 
 A file is refused when its bytes do not have their digest, when it does not have the expected form, or when it
 requires something that this installation does not have.
@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection
-from typing import Any, Final, TypeVar
-
-import msgspec
+from typing import Any, Final
 
 from ..errors import BackupMissing, Damage, KeyMissing, UnsupportedRepository
 from ..model import canonical
@@ -19,24 +17,14 @@ from ..stores.base import Store
 from .cache import Cache
 from .encryption import FEATURE, require_installed
 
-T = TypeVar("T")
-
 # ``dump``: a storage component may be the dump of a database server. ``deltas``: a dump may have deltas.
 # ``files``: a backend of another package may store files. ``age``: content is encrypted.
 KNOWN_REQUIREMENTS: Final[frozenset[str]] = frozenset({"dump", "deltas", "files", FEATURE})
 
 
-def decode(data: bytes, kind: type[T], key: str) -> T:
-    """Return the content of a JSON file; raise Damage when it does not have the form of ``kind``."""
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Damage(f"{key} does not have the expected form: {error}") from None
-
-
 def decode_document(data: bytes, key: str) -> dict[str, Any]:
     """Return a JSON file with all its keys, also those that this version does not know; raise Damage."""
-    return decode(data, dict[str, Any], key)
+    return canonical.decode(data, dict[str, Any], key)
 
 
 def require_known(document: dict[str, Any], what: str) -> None:

@@ -18,7 +18,7 @@ from ..model.manifest import RepositoryInfo
 from ..runtime import clock
 from ..stores.base import ProbesCapabilities, Store
 from .encryption import FEATURE
-from .files import decode, decode_document, require_known
+from .files import decode_document, require_known
 from .layout import INFO_KEY, RECOVERY_KEY
 
 
@@ -64,7 +64,7 @@ def read_info(store: Store) -> RepositoryInfo:
         ) from None
     document = decode_document(canonical.check_digest(data, INFO_KEY), INFO_KEY)
     require_known(document, f"the repository in {store.location}")
-    return decode(data, RepositoryInfo, INFO_KEY)
+    return canonical.decode(data, RepositoryInfo, INFO_KEY)
 
 
 def replace_recipients(store: Store, info: RepositoryInfo, recipients: list[str]) -> RepositoryInfo:

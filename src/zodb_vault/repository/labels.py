@@ -7,9 +7,10 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from ..model import canonical
 from ..model.manifest import Label
 from ..runtime import clock
-from .files import ImmutableFiles, decode
+from .files import ImmutableFiles
 from .ids import new_id
 from .layout import Listing, label_key
 
@@ -137,4 +138,4 @@ class Labels:
 
     def get(self, key: str) -> Label:
         """Return one label; raise KeyMissing or Damage."""
-        return decode(self._files.read(key), Label, key)
+        return canonical.decode(self._files.read(key), Label, key)

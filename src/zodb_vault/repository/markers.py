@@ -35,7 +35,7 @@ def read_marker(store: Store, key: str) -> tuple[Marker, bytes]:
     data = store.get(key)
     try:
         return msgspec.json.decode(canonical.check_digest(data, key), type=Marker), data
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise Damage(f"{key} is not a valid marker: {error}") from None
 
 

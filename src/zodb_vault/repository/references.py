@@ -13,7 +13,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from ..errors import Damage, UnsupportedRepository
+from ..errors import UnsupportedRepository
+from ..model import canonical
 from ..model.chain import Documents
 from ..model.manifest import Part
 
@@ -101,10 +102,7 @@ def part_of(found: Reference) -> Part:
 
 def read_list(name: str, documents: Documents) -> Any:
     """Return the content of a list; raise Damage."""
-    try:
-        return msgspec.json.decode(documents.document(name))
-    except msgspec.MsgspecError as error:
-        raise Damage(f"the list {name} does not have the expected form: {error}") from None
+    return canonical.decode(documents.document(name), object, f"the list {name}")
 
 
 def add_names(document: Any, names: dict[str, int], documents: Documents) -> None:

@@ -13,7 +13,7 @@ from ..stores.base import ProbesCapabilities, Store
 from .cache import Cache
 from .damage import DamageRegister, ObjectObserver
 from .encryption import EncryptionKeys, normalized_recipients
-from .files import ImmutableFiles, decode, decode_document
+from .files import ImmutableFiles, decode_document
 from .info import create_info, read_info, replace_recipients
 from .labels import Labels
 from .layout import Listing, listing_of, manifest_key, site_prefix
@@ -105,7 +105,7 @@ class Repository:
     def manifest(self, site: str, backup: str) -> Manifest:
         """Return a manifest; raise BackupMissing, Damage or UnsupportedRepository."""
         key = manifest_key(site, backup)
-        manifest = decode(self.manifest_bytes(site, backup), Manifest, key)
+        manifest = canonical.decode(self.manifest_bytes(site, backup), Manifest, key)
         if (manifest.site, manifest.id) != (site, backup):
             raise Damage(f"{key} is the manifest of the backup {manifest.id} of the site {manifest.site}")
         return manifest

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import Damage, KeyExists, KeyMissing
+from ..model import canonical
 from ..model.manifest import Manifest
-from .files import ImmutableFiles, decode
+from .files import ImmutableFiles
 from .layout import listing_of, manifest_key, signature_key, site_prefix
 from .signing import is_signed, sign
 
@@ -69,5 +70,5 @@ class Signatures:
         signature = self.get(site, backup)
         if signature is None:
             raise Damage(f"the backup {backup} is not signed", hint)
-        if not is_signed(data, signature, self.signers) or decode(data, Manifest, key) != manifest:
+        if not is_signed(data, signature, self.signers) or canonical.decode(data, Manifest, key) != manifest:
             raise Damage(f"the signature of the backup {backup} is not valid for any configured signer", hint)

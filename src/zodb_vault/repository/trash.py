@@ -14,7 +14,7 @@ from ..model import canonical
 from ..model.manifest import DeadRun, PendingDeletions, RemovedBackup
 from ..runtime import clock
 from ..stores.base import Store
-from .files import ImmutableFiles, decode, decode_document
+from .files import ImmutableFiles, decode_document
 from .ids import id_time, is_id_file, new_id
 from .layout import gone_key, trash_key, trash_prefix
 
@@ -80,7 +80,9 @@ class PendingList:
         self.pending = PendingDeletions()
         with contextlib.suppress(KeyMissing):
             data = store.get(PENDING_KEY)
-            self.pending = decode(canonical.check_digest(data, PENDING_KEY), PendingDeletions, PENDING_KEY)
+            self.pending = canonical.decode(
+                canonical.check_digest(data, PENDING_KEY), PendingDeletions, PENDING_KEY
+            )
             self._data = data
 
     @property
