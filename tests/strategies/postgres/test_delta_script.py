@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from zodb_vault.errors import Damage
@@ -9,10 +10,12 @@ from zodb_vault.model.manifest import DeltaBase, Part, PgTransactions, RowFile
 from zodb_vault.strategies.postgres.delta_script import layout_for, script_of
 
 
-def dump(to: str) -> PgTransactions:
+def dump(
+    to: str = "main/whole.public.new_oid", table: str = "public.new_oid", column: str = "zoid"
+) -> PgTransactions:
     """Return a dump with one table that is stored completely, in a file of this name."""
     part = Part(object="0" * 64, raw=1, stored=1, to=to)
-    file = RowFile(table="public.new_oid", columns=["zoid"], rows=1, sha256="0" * 64, parts=[part])
+    file = RowFile(table=table, columns=[column], rows=1, sha256="0" * 64, parts=[part])
     base = DeltaBase(
         id="20261120T101530Z-3f9c2a",
         created_at="2026-11-20T10:15:30Z",
@@ -40,7 +43,7 @@ def dump(to: str) -> PgTransactions:
 
 
 def test_it_loads_a_file_by_its_name() -> None:
-    lines = script_of("relstorage", True, dump("main/whole.public.new_oid"), []).decode().splitlines()
+    lines = script_of("relstorage", True, dump(), []).decode().splitlines()
     assert [line for line in lines if "\\copy" in line] == [
         '\\copy "public"."new_oid" ("zoid") FROM \'whole.public.new_oid\' WITH (FORMAT binary)'
     ]
@@ -52,3 +55,21 @@ def test_it_loads_a_file_by_its_name() -> None:
 def test_an_unsafe_name_is_damage(to: str) -> None:
     with pytest.raises(Damage, match="no safe file name"):
         script_of("relstorage", True, dump(to), [])
+
+
+@pytest.mark.parametrize("name", ["oid\n\\! touch escaped", "oid\r\\! touch escaped"])
+def test_a_name_with_a_line_end_is_damage(name: str) -> None:
+    for hostile in (dump(table=f"public.{name}"), dump(column=name)):
+        with pytest.raises(Damage, match="a table that no script can load"):
+            script_of("relstorage", True, hostile, [])
+
+
+@pytest.mark.parametrize("table", ["", "new_oid", ".new_oid", "public."])
+def test_a_table_without_a_schema_is_damage(table: str) -> None:
+    with pytest.raises(Damage, match="without its schema"):
+        script_of("relstorage", True, dump(table=table), [])
+
+
+def test_a_backup_that_names_no_table_is_damage() -> None:
+    with pytest.raises(Damage, match="no table of the storage"):
+        script_of("relstorage", True, msgspec.structs.replace(dump(), keys={}), [])

@@ -28,6 +28,7 @@ from zodb_vault.model import chain
 from zodb_vault.repository.objects import ContentWriter
 from zodb_vault.strategies.postgres.delta import DeltaWriter
 from zodb_vault.strategies.postgres.delta_state import SnapshotTables
+from zodb_vault.strategies.postgres.names import TableName
 
 SEEDS = int(os.environ.get("ZODB_VAULT_DELTAS", "1"))
 EACH = pytest.mark.parametrize(
@@ -450,12 +451,12 @@ def test_a_delta_with_a_missing_row_is_found_and_not_restored(
         opened.put(title="changed again")
     rows = DeltaWriter.store_rows
 
-    def fewer(writer: DeltaWriter, table: str, query: str, *arguments: Any, **options: Any) -> Any:
+    def fewer(writer: DeltaWriter, table: TableName, query: str, *arguments: Any, **options: Any) -> Any:
         # only the number of rows would show a revision, and only its TID a changed object
         which = "max(zoid)" if history else "min(zoid)"
         missing = (
             f" AND zoid <> (SELECT {which} FROM object_state)"
-            if table == "public.object_state" and "WHERE tid" in query
+            if table.name == "object_state" and "WHERE tid" in query
             else ""
         )
         return rows(writer, table, query + missing, *arguments, **options)

@@ -287,11 +287,11 @@ def _check_dump(
 ) -> None:
     from ..postgres.archive import ArchiveReader, compare_tables
     from ..postgres.blob_rows import BLOB_COLUMNS, blob_row
+    from ..postgres.versions import made_by
     from ..sql.history import check_log
     from ..sql.snapshot import advancing
 
-    made_by = int(dump.versions.get("pg_dump", "0").partition(".")[0] or 0)
-    reader = ArchiveReader("blob_state", BLOB_COLUMNS, partial(blob_row, report), made_by)
+    reader = ArchiveReader("blob_state", BLOB_COLUMNS, partial(blob_row, report), made_by(dump.versions))
     read = reader.run(advancing(sink.read(dump_of(entry, sink)), progress), refs, refs)
     with contextlib.closing(read.created):
         compare_tables(dump, read, report)

@@ -22,9 +22,10 @@ from ...model.manifest import DatabaseEntry, PgDump
 from ...runtime.progress import Progress
 from ..base import CheckReport, Sink
 from ..blobs.missing import missing_rows
-from ..sql.program import Program, program_of
+from ..sql.program import Program
 from ..sql.snapshot import advancing
 from .snapshot import FETCH, LARGE_OBJECT, large_object
+from .versions import made_by, pg_restore_for
 
 
 def check_dump(
@@ -36,9 +37,10 @@ def check_dump(
     """
     dump = entry.dump
     assert isinstance(dump, PgDump)
-    made_by = int(dump.versions.get("pg_dump", "0").partition(".")[0] or 0)
     with contextlib.closing(BlobSet()) as named:
-        reader = ArchiveReader("blob_chunk", ["chunk"], lambda fields: large_object(int(fields[0])), made_by)
+        reader = ArchiveReader(
+            "blob_chunk", ["chunk"], lambda fields: large_object(int(fields[0])), made_by(dump.versions)
+        )
         read = reader.run(advancing(sink.read(dump_of(entry, sink)), progress), named, refs)
         with contextlib.closing(read.created):
             lost = known_as_lost(entry, sink)
@@ -111,7 +113,7 @@ class ArchiveReader:
         row: Callable[[str, list[str], bytes], None] | None = None,
     ) -> None:
         self._table, self._columns, self._name_of, self._row = table, columns, name_of, row
-        command = [program_of(["pg_restore"], "postgresql-client", made_by), "--file=-"]
+        command = [pg_restore_for(made_by), "--file=-"]
         self._program = Program(
             command, {}, lambda text: Damage(f"the dump cannot be read: {text}"), fed=True
         )

@@ -117,8 +117,3 @@ def translate_errors(failure: type[VaultError] = SourceError, dsn: str = "") -> 
         raise failure(
             f"PostgreSQL: {mask_dsn_words(text.removeprefix('ERROR:').strip(), dsn)}", hint
         ) from None
-
-
-def quoted(name: str) -> str:
-    """Return a name quoted for SQL."""
-    return '"' + name.replace('"', '""') + '"'

@@ -20,7 +20,6 @@ import msgspec
 
 from ...model.manifest import Delta, RowFile
 from ..base import Sink
-from .connection import quoted
 from .copy_out import (
     BITS,
     HEADER,
@@ -31,6 +30,7 @@ from .copy_out import (
     SetReceiver,
 )
 from .delta_state import DatabaseState, SnapshotTables
+from .names import TableName, quoted
 from .tables import Keyed
 
 # Content of a whole table up to this length is compared with what the previous backup has of it.
@@ -156,7 +156,7 @@ class DeltaWriter:
                 if one.kind == "history":
                     query = SUPERSEDED.format(after=after, objects=self._tables.quoted("object_state"))
                 to = f"{self._folder}/rows.{until}.{one.name}"
-                files.append(self.store_rows(self._tables.name(one.name), query, to))
+                files.append(self.store_rows(self._tables.table(one.name), query, to))
         large_objects = self._large_objects(until, after)
         return Delta(after=before, until=last, rows=files, large_objects=large_objects)
 
@@ -164,7 +164,8 @@ class DeltaWriter:
         """Store the keys of revisions, with the columns that a pack changes."""
         columns = [*one.key, *one.changed]
         query = f"SELECT {', '.join(columns)} FROM ONLY {{table}} ORDER BY {', '.join(reversed(one.key))}"
-        file = self.store_rows(self._tables.name(one.name), query, f"{self._folder}/live.{one.name}", columns)
+        to = f"{self._folder}/live.{one.name}"
+        file = self.store_rows(self._tables.table(one.name), query, to, columns)
         return [msgspec.structs.replace(file, until=self._tables.last_tid)]
 
     def objects_left(self, one: Keyed, known: list[RowFile]) -> list[RowFile]:
@@ -205,13 +206,14 @@ class DeltaWriter:
         query = "SELECT {columns} FROM ONLY {table}"
         files = []
         for table in self._tables.whole:
-            to = f"{self._folder}/whole.{quote(table, safe='')}"
-            files.append(self.store_rows(table, query, to, format="text", known=by_name.get(table)))
+            name = str(table)
+            to = f"{self._folder}/whole.{quote(name, safe='')}"
+            files.append(self.store_rows(table, query, to, format="text", known=by_name.get(name)))
         return files
 
     def store_rows(
         self,
-        table: str,
+        table: TableName,
         query: str,
         to: str,
         columns: list[str] | None = None,
@@ -220,17 +222,17 @@ class DeltaWriter:
         known: RowFile | None = None,
     ) -> RowFile:
         """Store the rows of a query over a table."""
-        schema, _dot, name = table.partition(".")
-        full = f"{quoted(schema)}.{quoted(name)}"
-        columns = columns or [str(column) for (column,) in self._server.query(COLUMNS, full)]
-        selected = query.format(columns=", ".join(map(quoted, columns)), table=full)
+        columns = columns or [str(column) for (column,) in self._server.query(COLUMNS, table.quoted)]
+        selected = query.format(columns=", ".join(map(quoted, columns)), table=table.quoted)
         receiver = RowReceiver(lambda: self._sink.content(to), self._heartbeat, COMPARED if known else 0)
         rows = self._server.copy_out(f"COPY ({selected}) TO STDOUT (FORMAT {format})", receiver)
         if known is not None and known.columns == columns and receiver.same_as(known.sha256):
             return known
         digest = receiver.digest_of_all()
         parts = receiver.close()
-        return RowFile(table=table, columns=columns, rows=rows, sha256=digest, parts=parts, format=format)
+        return RowFile(
+            table=str(table), columns=columns, rows=rows, sha256=digest, parts=parts, format=format
+        )
 
     def _large_objects(self, until: str, after: int) -> RowFile | None:
         """Store the content of large objects that only new rows name, as rows of number, position and bytes.

@@ -24,9 +24,10 @@ from ..sql.snapshot import advancing
 from .archive import ArchiveReader, blob_of, known_as_lost
 from .blob_rows import BLOB_COLUMNS, blob_row
 from .copy_out import HEADER
-from .delta_script import layout_for
+from .delta_script import any_table, layout_for
 from .snapshot import large_object
 from .tally import Field, Tally, number_of, tally_of
+from .versions import made_by
 
 
 def check_deltas(
@@ -63,16 +64,14 @@ class _Check:
         new: Callable[[], BlobSet],
     ) -> None:
         self.entry, self.dump, self.sink, self.report, self.progress = entry, dump, sink, report, progress
-        schema = next(iter(dump.keys)).partition(".")[0]
+        anyone = any_table(dump)
         self.named, self.there, self.blobs = new(), new(), new()
         self.tallies: dict[str, Tally] = {}
         for one in layout_for(entry.backend, bool(entry.history)).keyed:
-            self.tallies[f"{schema}.{one.name}"] = tally_of(one, self.named, new)
-        # the table whose rows reference blobs outside of the database
-        self.states, self.referencing = (
-            f"{schema}.object_state",
-            f"{schema}.{'blob_state' if entry.backend == 'pgjsonb' else 'object_state'}",
-        )
+            self.tallies[str(anyone.beside(one.name))] = tally_of(one, self.named, new)
+        # of which table the rows ask for blobs outside of the database
+        referencing = "blob_state" if entry.backend == "pgjsonb" else "object_state"
+        self.states, self.referencing = str(anyone.beside("object_state")), str(anyone.beside(referencing))
 
     def keys_left(self) -> None:
         """Read which keys are left."""
@@ -109,16 +108,16 @@ class _Check:
     def base(self) -> None:
         """Read the dump, and compare the rows of each of its tables with its own snapshot."""
         base = self.dump.base
-        made_by = int(base.versions.get("pg_dump", "0").partition(".")[0] or 0)
+        made = made_by(base.versions)
         chunks = advancing(self.sink.read(dump_of(self.entry, self.sink)), self.progress)
         with contextlib.closing(BlobSet()) as unused:  # of records it is noted row by row what is left
             if self.referencing == self.states:
-                read = ArchiveReader("blob_chunk", [], lambda _fields: None, made_by, self._of_base).run(
+                read = ArchiveReader("blob_chunk", [], lambda _fields: None, made, self._of_base).run(
                     chunks, unused, unused
                 )
             else:
                 reader = ArchiveReader(
-                    "blob_state", BLOB_COLUMNS, partial(blob_row, self.report), made_by, self._of_base
+                    "blob_state", BLOB_COLUMNS, partial(blob_row, self.report), made, self._of_base
                 )
                 read = reader.run(chunks, self.blobs, unused)
         with contextlib.closing(read.created):

@@ -21,7 +21,7 @@ from ..base import Sink
 from ..sql.program import Program, drained
 from ..sql.snapshot import PIECE
 from .connection import translate_errors
-from .delta_script import ScriptStep, Sql, layout_for, quoted_table, steps_of, target_of
+from .delta_script import ScriptStep, Sql, any_table, layout_for, steps_of, target_of
 from .tables import sum_of
 
 if TYPE_CHECKING:
@@ -223,19 +223,20 @@ def require_keys(connection: Connection, entry: DatabaseEntry, dump: PgTransacti
 
     The keys are compared by their sums.
     """
-    schema = next(iter(dump.keys)).partition(".")[0]
+    anyone = any_table(dump)
     with translate_errors(TargetRefused), connection.cursor() as cursor:
         for one in layout_for(entry.backend, bool(entry.history)).keyed:
-            table, wanted = f"{schema}.{one.name}", dump.keys[f"{schema}.{one.name}"]
+            table = anyone.beside(one.name)
+            wanted = dump.keys[str(table)]
             for column in one.sums:
-                cursor.execute(f"SELECT {sum_of(column)} FROM ONLY {quoted_table(table)}")
+                cursor.execute(f"SELECT {sum_of(column)} FROM ONLY {table.quoted}")
                 if (found := str(cursor.fetchall()[0][0])) != wanted[column]:
                     raise Damage(
                         f"the column {column} of the restored table {table} adds up to {found}, "
                         f"in the snapshot that was {wanted[column]}"
                     )
         if dump.large_objects:
-            chunks = f"SELECT count(DISTINCT chunk) FROM ONLY {quoted_table(f'{schema}.blob_chunk')}"
+            chunks = f"SELECT count(DISTINCT chunk) FROM ONLY {anyone.beside('blob_chunk').quoted}"
             cursor.execute(f"{chunks} WHERE chunk NOT IN (SELECT oid FROM pg_largeobject_metadata)")
             lost, known = cursor.fetchall()[0][0], entry.blobs.missing.count if entry.blobs else 0
             if lost > known:

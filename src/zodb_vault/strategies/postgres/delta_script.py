@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from ...errors import UnsupportedRepository
+from ...errors import Damage, UnsupportedRepository
 from ...model.chain import file_name
 from ...model.manifest import Delta, PgTransactions, RowFile
-from .connection import quoted
 from .copy_out import BITS, SET_COLUMNS
+from .names import TableName, literal, quoted
 from .tables import Keyed, Layout, layout_of
 
 CONTENT: Final = "vault_large_objects"
@@ -39,26 +39,27 @@ ScriptStep = Sql | Load
 
 
 def steps_of(layout: Layout, dump: PgTransactions, deltas: Iterable[Delta]) -> Iterator[ScriptStep]:
-    """Yield what is to be done after the rows of the dump are loaded and before its indexes are made."""
-    schema = next(iter(dump.keys)).partition(".")[0]
-    yield Sql(f"SET client_encoding = {_text(dump.encoding)}")
-    yield from _added(deltas, [f"{schema}.{one.name}" for one in layout.keyed if one.kind == "history"])
+    """Yield what is to be done, behind the rows of the dump and before its indexes."""
+    anyone = any_table(dump)
+    yield Sql(f"SET client_encoding = {literal(dump.encoding)}")
+    yield from _added(deltas, [str(anyone.beside(one.name)) for one in layout.keyed if one.kind == "history"])
     for file in dump.whole:
-        yield Sql(f"TRUNCATE ONLY {quoted_table(file.table)}")
-        yield Load(quoted_table(file.table), file.columns, file)
+        yield Sql(f"TRUNCATE ONLY {TableName.parse(file.table).quoted}")
+        yield Load(TableName.parse(file.table).quoted, file.columns, file)
     for table in dump.derived:
-        yield Sql(f"TRUNCATE ONLY {quoted_table(table)}")
-    chunks = quoted_table(f"{schema}.blob_chunk") if dump.large_objects or dump.base.large_objects else None
+        yield Sql(f"TRUNCATE ONLY {TableName.parse(table).quoted}")
+    chunks = anyone.beside("blob_chunk").quoted if dump.large_objects or dump.base.large_objects else None
     if chunks:
         yield Sql(f"CREATE TEMPORARY TABLE {CHUNKS} AS SELECT DISTINCT chunk FROM ONLY {chunks}")
     for one in layout.keyed:
-        files = [file for file in dump.live if file.table == f"{schema}.{one.name}"]
-        yield from _only_current(one, files, dump) if one.kind == "set" else _only_left(one, files)
+        name = anyone.beside(one.name)
+        files = [file for file in dump.live if file.table == str(name)]
+        yield from _only_current(name, files, dump) if one.kind == "set" else _only_left(one, files)
     if chunks:
         gone = f"oid IN (SELECT chunk FROM {CHUNKS} EXCEPT SELECT chunk FROM ONLY {chunks})"
         yield Sql(f"SELECT count(lo_unlink(oid)) FROM pg_largeobject_metadata WHERE {gone}")
-    for name, value in dump.sequences.items():
-        yield Sql(f"SELECT setval({_text(quoted_table(name))}, {value})")
+    for sequence, value in dump.sequences.items():
+        yield Sql(f"SELECT setval({literal(TableName.parse(sequence).quoted)}, {value})")
 
 
 def _added(deltas: Iterable[Delta], history: Sequence[str]) -> Iterator[ScriptStep]:
@@ -69,14 +70,16 @@ def _added(deltas: Iterable[Delta], history: Sequence[str]) -> Iterator[ScriptSt
     What a delta has of ``history`` may be there already.
     """
     for table in history:
-        yield Sql(f"CREATE TEMPORARY TABLE {FORMER} AS SELECT * FROM ONLY {quoted_table(table)} LIMIT 0")
+        yield Sql(
+            f"CREATE TEMPORARY TABLE {FORMER} AS SELECT * FROM ONLY {TableName.parse(table).quoted} LIMIT 0"
+        )
     yield Sql(f"CREATE TEMPORARY TABLE {CONTENT} (chunk oid, place bigint, data bytea)")
     for delta in deltas:
         for file in delta.rows:
             if file.table in history:
                 yield from _former(file)
             else:
-                yield Load(quoted_table(file.table), file.columns, file)
+                yield Load(TableName.parse(file.table).quoted, file.columns, file)
         if delta.large_objects is not None:
             yield Load(CONTENT, delta.large_objects.columns, delta.large_objects)
             yield Sql(
@@ -89,19 +92,16 @@ def _added(deltas: Iterable[Delta], history: Sequence[str]) -> Iterator[ScriptSt
 
 
 def _former(file: RowFile) -> Iterator[ScriptStep]:
-    columns, table = ", ".join(map(quoted, file.columns)), quoted_table(file.table)
+    columns, table = ", ".join(map(quoted, file.columns)), TableName.parse(file.table).quoted
     there = f"SELECT FROM ONLY {table} o WHERE (o.zoid, o.tid) = (f.zoid, f.tid)"
     yield Load(FORMER, file.columns, file)
     yield Sql(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {FORMER} f WHERE NOT EXISTS ({there})")
     yield Sql(f"TRUNCATE {FORMER}")
 
 
-def _only_current(one: Keyed, files: list[RowFile], dump: PgTransactions) -> Iterator[ScriptStep]:
+def _only_current(name: TableName, files: list[RowFile], dump: PgTransactions) -> Iterator[ScriptStep]:
     """Yield what leaves the newest row of each object that is left."""
-    table, live = (
-        quoted_table(next(key for key in dump.keys if key.endswith(f".{one.name}"))),
-        f"vault_live_{one.name}",
-    )
+    table, live = name.quoted, f"vault_live_{name.name}"
     since = int(dump.base.last_tid, 16) if dump.base.last_tid else -1
     newest = f"SELECT zoid, max(tid) AS tid FROM ONLY {table} WHERE tid > {since} GROUP BY zoid"
     yield Sql(f"DELETE FROM ONLY {table} o USING ({newest}) n WHERE o.zoid = n.zoid AND o.tid < n.tid")
@@ -118,10 +118,10 @@ def _only_current(one: Keyed, files: list[RowFile], dump: PgTransactions) -> Ite
 def _only_left(one: Keyed, files: list[RowFile]) -> Iterator[ScriptStep]:
     """Yield what leaves those revisions that packs have left, as packs have left them."""
     for file in files:
-        table, left = quoted_table(file.table), f"vault_left_{one.name}"
+        table, left = TableName.parse(file.table).quoted, f"vault_left_{one.name}"
         same = " AND ".join(f"l.{column} = o.{column}" for column in one.key)
         yield Sql(
-            f"CREATE TEMPORARY TABLE {left} AS SELECT {', '.join(file.columns)} FROM ONLY {table} LIMIT 0"
+            f"CREATE TEMPORARY TABLE {left} AS SELECT {', '.join(map(quoted, file.columns))} FROM ONLY {table} LIMIT 0"
         )
         yield Load(left, file.columns, file)
         until = int(file.until, 16) if file.until else -1
@@ -135,28 +135,27 @@ def _only_left(one: Keyed, files: list[RowFile]) -> Iterator[ScriptStep]:
             yield Sql(f"UPDATE ONLY {table} o SET {assigned} FROM {left} l WHERE {same} AND ({differs})")
 
 
-def quoted_table(table: str) -> str:
-    """Return the quoted name of a table, its schema included."""
-    schema, _dot, name = table.partition(".")
-    return f"{quoted(schema)}.{quoted(name)}"
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
+def any_table(dump: PgTransactions) -> TableName:
+    """Return one of the tables of the storage, which are all in the same schema; raise Damage without any."""
+    for name in dump.keys:
+        return TableName.parse(name)
+    raise Damage("the backup names no table of the storage")
 
 
 def script_of(backend: str, history: bool, dump: PgTransactions, deltas: Iterable[Delta]) -> bytes:
     """Return the statements as a script for ``psql``, which is run where the files are.
 
-    Raise Damage when the backup names a file that a script must not use.
+    Raise Damage when the backup names a file or a table that a script must not use.
     """
     lines = ["\\set ON_ERROR_STOP on", "SET search_path = '';", "\\o /dev/null"]
     for step in steps_of(layout_for(backend, history), dump, deltas):
         if isinstance(step, Sql):
             lines.append(f"{step.text};")
         else:
-            name = file_name(step.file.parts[0])
-            lines.append(f"\\copy {target_of(step)} FROM {_text(name)} WITH (FORMAT {step.file.format})")
+            target, name = target_of(step), file_name(step.file.parts[0])
+            if any(char < " " for char in target):  # psql reads the next line as a command of its own
+                raise Damage(f"the backup names a table that no script can load: {target!r}")
+            lines.append(f"\\copy {target} FROM {literal(name)} WITH (FORMAT {step.file.format})")
     return "\n".join([*lines, ""]).encode()
 
 

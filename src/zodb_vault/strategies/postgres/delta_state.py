@@ -15,8 +15,8 @@ import msgspec
 
 from ...model import tid as tids
 from ...runtime import clock
-from .connection import quoted
-from .snapshot import TABLES, Postgres
+from .names import TableName
+from .snapshot import Postgres, tables_of
 from .tables import Keyed, Layout, sum_of
 
 # The clock of the server chooses TIDs; it may be ahead of ours.
@@ -70,27 +70,31 @@ class SnapshotTables:
         """Return how the database encodes texts."""
         return str(self.server.query("SHOW server_encoding")[0][0])
 
+    def table(self, name: str) -> TableName:
+        """Return a table of the storage with its schema."""
+        return TableName(self.schema, name)
+
     def name(self, table: str) -> str:
-        """Return how counts call a table of the storage."""
-        return f"{self.schema}.{table}"
+        """Return how a manifest calls a table of the storage."""
+        return str(self.table(table))
 
     @cached_property
-    def tables(self) -> list[str]:
+    def tables(self) -> list[TableName]:
         """Return all tables of the database."""
-        return [f"{schema}.{table}" for schema, table in self.server.query(TABLES)]
+        return tables_of(self.server.query)
 
     @cached_property
-    def whole(self) -> list[str]:
+    def whole(self) -> list[TableName]:
         """Return the tables that are copied whole: all that are not known."""
         known = {
-            self.name(table) for table in (*(one.name for one in self.layout.keyed), *self.layout.derived)
+            self.table(table) for table in (*(one.name for one in self.layout.keyed), *self.layout.derived)
         }
         return [table for table in self.tables if table not in known]
 
     @property
     def derived(self) -> list[str]:
         """Return the tables whose content a pack fills again."""
-        return [table for table in map(self.name, self.layout.derived) if table in self.tables]
+        return [str(table) for table in map(self.table, self.layout.derived) if table in self.tables]
 
     @cached_property
     def state(self) -> DatabaseState:
@@ -143,8 +147,8 @@ class SnapshotTables:
         return sums
 
     def quoted(self, table: str) -> str:
-        """Return the name of a table of the storage quoted for SQL."""
-        return f"{quoted(self.schema)}.{quoted(table)}"
+        """Return the name of a table of the storage as it stands in SQL."""
+        return self.table(table).quoted
 
     def sequences(self) -> dict[str, int]:
         """Return the last value that each sequence has given.
@@ -153,11 +157,11 @@ class SnapshotTables:
         """
         found = {}
         for schema, name, last, least, step in self.server.query(SEQUENCES):
-            value = last
+            sequence, value = TableName(schema, name), last
             if value is None:  # set and not used, or not to be read, which is an error here
-                query = f"SELECT last_value, is_called FROM {quoted(schema)}.{quoted(name)}"
+                query = f"SELECT last_value, is_called FROM {sequence.quoted}"
                 ((value, given),) = self.server.query(query)
                 value -= 0 if given else step
             if value >= least:
-                found[f"{schema}.{name}"] = int(value)
+                found[str(sequence)] = int(value)
         return found

@@ -11,9 +11,11 @@ from ...model.chain import dump_of
 from ...model.manifest import DatabaseEntry, PgDump, PgTransactions
 from ...runtime.progress import Progress
 from ..base import Sink
-from ..sql.program import Program, program_of
-from .connection import connect, quoted, secrets_of, shown_dsn, translate_errors
+from ..sql.program import Program
+from .connection import connect, secrets_of, shown_dsn, translate_errors
 from .delta_restore import DeltaRestore, require_keys
+from .names import TableName
+from .versions import made_by, pg_restore_for
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -59,14 +61,13 @@ def load_dump(dsn: str, job: DumpToLoad, *, clean: bool = False) -> None:
         _load_alone(dsn, job, clean=clean)
 
 
-def _command(job: DumpToLoad, made_by: str) -> list[str]:
-    program = program_of(["pg_restore"], "postgresql-client", major(made_by))
-    return [program, "--no-owner", "--no-acl", *([f"--role={job.role}"] if job.role else [])]
+def _command(job: DumpToLoad, made_by: int) -> list[str]:
+    return [pg_restore_for(made_by), "--no-owner", "--no-acl", *([f"--role={job.role}"] if job.role else [])]
 
 
 def _load_alone(dsn: str, job: DumpToLoad, *, clean: bool) -> None:
     command = [
-        *_command(job, job.dump.versions.get("pg_dump", "")),
+        *_command(job, made_by(job.dump.versions)),
         "--exit-on-error",
         "--single-transaction",
         "--no-password",
@@ -88,7 +89,7 @@ def _load_alone(dsn: str, job: DumpToLoad, *, clean: bool) -> None:
 
 def _load_with_deltas(dsn: str, job: DumpToLoad, dump: PgTransactions, *, clean: bool) -> None:
     """Load the base and its deltas, and commit only when everything is as it was in the snapshot."""
-    command = _command(job, dump.base.versions.get("pg_dump", ""))
+    command = _command(job, made_by(dump.base.versions))
     with contextlib.closing(connect(dsn)) as connection:
         restore = DeltaRestore(connection, command, failure, job.objects, job.progress, job.heartbeat)
         restore.run(job.entry, dump, CLEAN if clean else ())
@@ -105,15 +106,14 @@ def require_loaded(connection: Connection, job: DumpToLoad) -> None:
     """
     with translate_errors(TargetRefused), connection.cursor() as cursor:
         for table, rows in job.dump.tables.items():
-            schema, _dot, name = table.partition(".")
-            cursor.execute(f"SELECT count(*) FROM {quoted(schema)}.{quoted(name)}")
+            cursor.execute(f"SELECT count(*) FROM {TableName.parse(table).quoted}")
             if (found := cursor.fetchall()[0][0]) != rows:
                 raise Damage(f"the restored table {table} has {found} rows, {rows} were dumped")
         for sequence, value in job.dump.sequences.items():
             cursor.execute(
                 "SELECT coalesce(max(last_value), 0) FROM pg_sequences WHERE (schemaname, sequencename) = "
                 "(%s, %s)",
-                tuple(sequence.split(".", 1)),
+                tuple(TableName.parse(sequence)),
             )
             if (found := cursor.fetchall()[0][0]) < value:
                 raise Damage(f"the restored sequence {sequence} is at {found}, {value} were used already")
@@ -131,9 +131,3 @@ def failure(text: str) -> VaultError:
     """Return the error for what pg_restore said."""
     hint = next((hint for words, hint in HINTS.items() if words in text), "")
     return TargetRefused(f"{text} (nothing was changed in the database)", hint)
-
-
-def major(version: str) -> int:
-    """Return the first number of a version, 0 when there is none."""
-    number = version.partition(".")[0]
-    return int(number) if number.isdigit() else 0

@@ -18,10 +18,12 @@ from ...model.restore import RestorePoint
 from ...runtime import clock
 from ..destination import RestoreContext
 from ..sql.restore import DumpLoad, LoadRequest, PlannedLoad
-from .connection import connect, quoted
-from .pg_restore import DumpToLoad, load_dump, major, require_loaded
+from .connection import connect
+from .names import literal, quoted
+from .pg_restore import DumpToLoad, load_dump, require_loaded
 from .target_database import TargetDatabase, execute
 from .truncate import Truncation, truncate_database
+from .versions import SERVER, major, major_of_server
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -104,8 +106,8 @@ def _require_same_tables(database: TargetDatabase, dump: PgDump) -> None:
 def _notes(
     database: TargetDatabase, truncation: Truncation, dump: PgDump, way: Way, point: RestorePoint | None
 ) -> Iterator[str]:
-    made_of = dump.versions.get("PostgreSQL server", "")
-    if major(made_of) > database.facts.version // 10_000:
+    made_of = dump.versions.get(SERVER, "")
+    if major(made_of) > major_of_server(database.facts.version):
         yield (f"the dump was made of a newer server ({made_of}): it may hold what this server does not know")
     if way is Way.EMPTY and point is not None:
         yield (
@@ -243,8 +245,8 @@ class LoadBeside(_Load):
         facts = self._database.facts
         return (
             f"CREATE DATABASE {quoted(self._new)} OWNER {quoted(facts.owner)} TEMPLATE template0 "
-            f"ENCODING '{facts.encoding}' LC_COLLATE {_literal(facts.collate)} LC_CTYPE "
-            f"{_literal(facts.ctype)}"
+            f"ENCODING '{facts.encoding}' LC_COLLATE {literal(facts.collate)} LC_CTYPE "
+            f"{literal(facts.ctype)}"
         )
 
     def rename(self) -> None:
@@ -253,7 +255,3 @@ class LoadBeside(_Load):
         old = f"ALTER DATABASE {name} RENAME TO {quoted(self._old)}"
         new = f"ALTER DATABASE {quoted(self._new)} RENAME TO {name}"
         execute(self._server, f"BEGIN; {old}; {new}; COMMIT")
-
-
-def _literal(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"

@@ -21,9 +21,11 @@ from ...model.manifest import Part
 from ...runtime.progress import Progress
 from ...runtime.workers import Workers, signals_blocked
 from ..base import Checkpointer, Sink
-from ..sql.program import Program, program_of, version_of
+from ..sql.program import Program, version_of
 from ..sql.snapshot import PART_RAW, PIECE, store_part
-from .connection import APPLICATION, WORDS, connect, quoted, secrets_of, shown_dsn, translate_errors, where
+from .connection import APPLICATION, WORDS, connect, secrets_of, shown_dsn, translate_errors, where
+from .names import TableName
+from .versions import PG_DUMP, SERVER, major_of_program, major_of_server, pg_dump_for, pg_restore_for
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -97,14 +99,14 @@ class Postgres:
         """Return the versions of server and tool."""
         version = self.query("SHOW server_version")[0][0].split(" ")[0]
         tool = version_of(self.pg_dump())
-        return {"PostgreSQL server": version, "pg_dump": f"{tool[0]}.{tool[1]}" if tool else ""}
+        return {SERVER: version, PG_DUMP: f"{tool[0]}.{tool[1]}" if tool else ""}
 
     def pg_dump(self) -> str:
         """Return the pg_dump to use.
 
         Raise ConfigurationError when there is none that is as new as the server.
         """
-        return program_of(["pg_dump"], "postgresql-client", self.version // 10_000)
+        return pg_dump_for(major_of_server(self.version))
 
     def snapshot(self) -> None:
         """Take the snapshot again, as of now."""
@@ -162,16 +164,14 @@ class Postgres:
     def tables(self) -> dict[str, int]:
         """Return how many rows each table has in the snapshot."""
         counts = {}
-        for schema, table in self.query(TABLES):
-            counts[f"{schema}.{table}"] = int(
-                self.query(f"SELECT count(*) FROM ONLY {quoted(schema)}.{quoted(table)}")[0][0]
-            )
+        for table in tables_of(self.query):
+            counts[str(table)] = int(self.query(f"SELECT count(*) FROM ONLY {table.quoted}")[0][0])
         return counts
 
     def sequences(self) -> dict[str, int]:
         """Return the last value of each sequence; a dump that is made later has this one or a higher one."""
         rows = self.query("SELECT schemaname, sequencename, last_value FROM pg_sequences ORDER BY 1, 2")
-        return {f"{schema}.{name}": int(value) for schema, name, value in rows if value is not None}
+        return {str(TableName(schema, name)): int(value) for schema, name, value in rows if value is not None}
 
     def copy_out(self, query: str, file: Any) -> int:
         """Write what a COPY of the snapshot gives into a file; return the number of rows."""
@@ -225,14 +225,14 @@ class Postgres:
             program,
             "--format=custom",
             "--compress=0",
-            "--large-objects" if _knows_large_objects(program) else "--blobs",
+            "--large-objects" if major_of_program(program) >= 16 else "--blobs",
             "--no-password",
             f"--snapshot={self.snapshot_name}",
             f"--lock-wait-timeout={LOCK_TIMEOUT_MS}",
             f"--dbname={shown_dsn(self.dsn)}",
         ]
         dumping = Program(command, secrets_of(self.dsn), _failed, tick=checkpointer.heartbeat)
-        with _aside(self.tables) as tables, dumping, Contents(version_of(program)) as contents:
+        with _aside(self.tables) as tables, dumping, Contents(major_of_program(program)) as contents:
             parts = [
                 part
                 for stored in workers.in_order(_jobs(dumping, contents, sink, to, progress))
@@ -243,6 +243,11 @@ class Postgres:
             return Dumped(
                 parts=parts, tables=tables(), large_objects=contents.large_objects, words=dumping.words()
             )
+
+
+def tables_of(query: Callable[[str], list[tuple[Any, ...]]]) -> list[TableName]:
+    """Return all tables of a database that are neither temporary nor part of an extension, in order."""
+    return [TableName(schema, name) for schema, name in query(TABLES)]
 
 
 class Dumped(msgspec.Struct):
@@ -265,14 +270,10 @@ class Contents:
     The definitions of its entries name the large objects; since PostgreSQL 17 one entry has many.
     """
 
-    def __init__(self, made_by: tuple[int, int] | None) -> None:
+    def __init__(self, made_by: int) -> None:
         self.large_objects = BlobSet()
         self._wants_more = True
-        command = [
-            program_of(["pg_restore"], "postgresql-client", made_by[0] if made_by else 0),
-            "--section=pre-data",
-            "--file=-",
-        ]
+        command = [pg_restore_for(made_by), "--section=pre-data", "--file=-"]
         self._program = Program(command, {}, _failed, fed=True)
         self._reader = threading.Thread(target=self._read, name="vault-contents")
 
@@ -329,11 +330,6 @@ def _aside(work: Callable[[], dict[str, int]]) -> Iterator[Callable[[], dict[str
         with signals_blocked():
             future: Future[dict[str, int]] = pool.submit(work)
         yield future.result
-
-
-def _knows_large_objects(program: str) -> bool:
-    version = version_of(program)
-    return version is not None and version[0] >= 16
 
 
 def _failed(text: str) -> VaultError:

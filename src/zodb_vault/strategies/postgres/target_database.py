@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from ...errors import InUse, TargetRefused, VaultError
 from ...model import tid as tids
 from .connection import connect, parameters_of, translate_errors, where
-from .snapshot import TABLES
+from .snapshot import tables_of
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -128,7 +128,7 @@ class TargetDatabase:
 
     def tables(self) -> set[str]:
         """Return the names of all tables, with their schema."""
-        return {f"{schema}.{table}" for schema, table in self.query(TABLES)}
+        return {str(table) for table in tables_of(self.query)}
 
     def last_tid(self) -> str | None:
         """Return the TID of the newest object, None where there is no table of objects."""
