@@ -7,7 +7,8 @@ import pytest
 
 from zodb_vault.errors import Damage
 from zodb_vault.model.manifest import DeltaBase, Part, PgTransactions, RowFile
-from zodb_vault.strategies.postgres.delta_script import layout_for, script_of
+from zodb_vault.strategies.postgres.delta_script import script_of
+from zodb_vault.strategies.relstorage.tables import HISTORY
 
 
 def dump(
@@ -36,14 +37,14 @@ def dump(
         live=[],
         whole=[file],
         derived=[],
-        keys={f"public.{one.name}": {} for one in layout_for("relstorage", True).keyed},
+        keys={f"public.{one.name}": {} for one in HISTORY.keyed},
         encoding="UTF8",
         script=[],
     )
 
 
 def test_it_loads_a_file_by_its_name() -> None:
-    lines = script_of("relstorage", True, dump(), []).decode().splitlines()
+    lines = script_of(HISTORY, dump(), []).decode().splitlines()
     assert [line for line in lines if "\\copy" in line] == [
         '\\copy "public"."new_oid" ("zoid") FROM \'whole.public.new_oid\' WITH (FORMAT binary)'
     ]
@@ -54,22 +55,22 @@ def test_it_loads_a_file_by_its_name() -> None:
 )
 def test_an_unsafe_name_is_damage(to: str) -> None:
     with pytest.raises(Damage, match="no safe file name"):
-        script_of("relstorage", True, dump(to), [])
+        script_of(HISTORY, dump(to), [])
 
 
 @pytest.mark.parametrize("name", ["oid\n\\! touch escaped", "oid\r\\! touch escaped"])
 def test_a_name_with_a_line_end_is_damage(name: str) -> None:
     for hostile in (dump(table=f"public.{name}"), dump(column=name)):
         with pytest.raises(Damage, match="a table that no script can load"):
-            script_of("relstorage", True, hostile, [])
+            script_of(HISTORY, hostile, [])
 
 
 @pytest.mark.parametrize("table", ["", "new_oid", ".new_oid", "public."])
 def test_a_table_without_a_schema_is_damage(table: str) -> None:
     with pytest.raises(Damage, match="without its schema"):
-        script_of("relstorage", True, dump(table=table), [])
+        script_of(HISTORY, dump(table=table), [])
 
 
 def test_a_backup_that_names_no_table_is_damage() -> None:
     with pytest.raises(Damage, match="no table of the storage"):
-        script_of("relstorage", True, msgspec.structs.replace(dump(), keys={}), [])
+        script_of(HISTORY, msgspec.structs.replace(dump(), keys={}), [])

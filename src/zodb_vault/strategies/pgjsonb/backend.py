@@ -18,7 +18,6 @@ from ...blobs.refs import BlobSet
 from ...config.blobmodes import foreign_cache
 from ...config.conversion import Conversion
 from ...errors import NothingToBackUp, NotProven
-from ...model.chain import dump_of
 from ...model.manifest import DatabaseEntry, PgDump, PgTransactions
 from ...model.requirements import PSYCOPG2, Package, Requirements
 from ...model.restore import DestinationOptions
@@ -36,10 +35,6 @@ if TYPE_CHECKING:
 
 NAME: Final = "pgjsonb"
 CACHE_OPTION: Final = "blob-cache-dir"
-NO_HISTORY: Final = (
-    "columns that other packages keep in object_state, as a catalog does, have no history: "
-    "have them computed again after the restore"
-)
 PGJSONB: Final = Package("zodb_pgjsonb", ("zodb-pgjsonb",), "1.0", "pgjsonb", (3, 12))
 LOSES_BLOBS: Final = (
     "DO NOT RELY ON THIS COPY: zodb-convert 1.0.0b12 loses every blob of a zodb-pgjsonb storage and "
@@ -144,9 +139,12 @@ class Pgjsonb(Backend):
         from ..sql.survey import SqlSurvey
         from .schema import PgjsonbSchema
         from .snapshot import open_rows
+        from .tables import tables_of
 
-        kind = TransactionsSurvey if database.method == "transactions" else SqlSurvey
-        return kind(PgjsonbSchema(database, open_rows), context)
+        schema = PgjsonbSchema(database, open_rows)
+        if database.method == "transactions":
+            return TransactionsSurvey(schema, context, tables_of)
+        return SqlSurvey(schema, context)
 
     # verify and restore
 
@@ -163,16 +161,23 @@ class Pgjsonb(Backend):
 
         Note what its rows name in S3, and look whether the blobs in it are as long as they say.
         """
+        from .tables import tables_of
+
         dump = entry.dump
         if not isinstance(dump, PgDump):
             return
         progress.begin("storage", dump.size)
+        tables = tables_of(bool(entry.history))
         if isinstance(dump, PgTransactions):
             from ..postgres.delta_check import check_deltas
 
-            check_deltas(entry, sink, refs, report, progress)
+            check_deltas(entry, tables, sink, refs, report, progress)
             return
-        _check_dump(entry, dump, sink, refs, report, progress)
+        from ..postgres.archive import check_dump
+        from ..sql.history import check_log
+
+        check_dump(entry, tables, sink, refs, report, progress)
+        check_log(entry, sink, report)
 
     def destination(self, database: Database, options: DestinationOptions) -> Destination:
         """Return the database in PostgreSQL, with its bucket.
@@ -180,20 +185,18 @@ class Pgjsonb(Backend):
         Each blob goes under the key that its row names.
         """
         from ..postgres.restore import plan_load
-        from ..postgres.truncate import Truncation
-        from ..sql.history import PGJSONB as REVISIONS
         from ..sql.local_caches import LocalCache
         from ..sql.restore import DumpDestination, DumpTarget
         from .objects import bucket_to_fill
+        from .tables import tables_of
 
         # blobs in the cache are found by OID and TID, whatever is in the bucket by now
         cache = LocalCache(
             CACHE_OPTION, database.option(CACHE_OPTION), pattern="[0-9a-f]*/[0-9a-f]*.blob", each=False
         )
-        truncation = Truncation(REVISIONS, large_objects=False, note=NO_HISTORY)
         target = DumpTarget(
             location=self.location(database),
-            plan=partial(plan_load, database.dsn, truncation),
+            plan=partial(plan_load, database.dsn, tables_of),
             bucket=lambda source: bucket_to_fill(database, source.entry, source.objects),
             blob_option="s3-bucket-name",
             caches=(cache,),
@@ -275,27 +278,6 @@ def _blobs(database: Database) -> Scope:
     cache = masked(database.options).get("blob-cache-dir")
     where = f"{cache}: " if cache else ""
     return Scope((), (f"{where}zodb-pgjsonb keeps blobs in rows of the database, so they are in its dump",))
-
-
-def _check_dump(
-    entry: DatabaseEntry,
-    dump: PgDump,
-    sink: Sink,
-    refs: BlobSet,
-    report: CheckReport,
-    progress: Progress,
-) -> None:
-    from ..postgres.archive import ArchiveReader, compare_tables
-    from ..postgres.blob_rows import BLOB_COLUMNS, blob_row
-    from ..postgres.versions import made_by
-    from ..sql.history import check_log
-    from ..sql.snapshot import advancing
-
-    reader = ArchiveReader("blob_state", BLOB_COLUMNS, partial(blob_row, report), made_by(dump.versions))
-    read = reader.run(advancing(sink.read(dump_of(entry, sink)), progress), refs, refs)
-    with contextlib.closing(read.created):
-        compare_tables(dump, read, report)
-    check_log(entry, sink, report)
 
 
 def _listed(dsn: str, query: str) -> Iterator[tuple[bytes, bytes]]:

@@ -11,8 +11,8 @@ from ...runtime.progress import Progress
 from ...runtime.workers import Workers
 from ..base import Checkpointer, Sink
 from ..postgres.snapshot import Postgres
-from ..sql.history import PGJSONB
 from ..sql.snapshot import StoredDump
+from .tables import REVISIONS
 
 # Warnings of pg_dump are kept up to this number.
 NAMED: Final = 20
@@ -22,8 +22,8 @@ class PgjsonbRows(Postgres):
     """The tables of zodb-pgjsonb; see ``Rows``."""
 
     transactions = "transaction_log"
-    blob_records = PGJSONB.blob_records
-    revisions = PGJSONB
+    blob_records = REVISIONS.blob_records
+    revisions = REVISIONS
 
     def dump(
         self, sink: Sink, folder: str, workers: Workers, checkpointer: Checkpointer, progress: Progress

@@ -9,6 +9,7 @@ import contextlib
 import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -25,23 +26,49 @@ from ..blobs.missing import missing_rows
 from ..sql.program import Program
 from ..sql.snapshot import advancing
 from .snapshot import FETCH, LARGE_OBJECT, large_object
+from .tables import CHUNK, BlobRows, StorageTables
 from .versions import made_by, pg_restore_for
 
 
 def check_dump(
-    entry: DatabaseEntry, sink: Sink, refs: BlobSet, report: CheckReport, progress: Progress
+    entry: DatabaseEntry,
+    tables: StorageTables,
+    sink: Sink,
+    refs: BlobSet,
+    report: CheckReport,
+    progress: Progress,
 ) -> None:
     """Read a dump to its end and compare it with what its snapshot held.
 
-    Raise Damage when it cannot be read.
+    Add the blobs that it references outside of the database to ``refs``. Raise Damage when it cannot be read.
     """
     dump = entry.dump
     assert isinstance(dump, PgDump)
+    content = advancing(sink.read(dump_of(entry, sink)), progress)
+    if tables.chunks is not None:
+        _check_with_chunks(entry, dump, tables.chunks, content, sink, refs, report)
+        return
+    reader = reader_of_blob_rows(tables.blob_rows, report, made_by(dump.versions))
+    read = reader.run(content, refs, refs)
+    with contextlib.closing(read.created):
+        compare_tables(dump, read, report)
+
+
+def _check_with_chunks(
+    entry: DatabaseEntry,
+    dump: PgDump,
+    table: str,
+    content: Iterable[bytes],
+    sink: Sink,
+    refs: BlobSet,
+    report: CheckReport,
+) -> None:
+    """Check a dump whose blobs are large objects: each one that a row of the table names has to be in it."""
     with contextlib.closing(BlobSet()) as named:
         reader = ArchiveReader(
-            "blob_chunk", ["chunk"], lambda fields: large_object(int(fields[0])), made_by(dump.versions)
+            table, (CHUNK,), lambda fields: large_object(int(fields[0])), made_by(dump.versions)
         )
-        read = reader.run(advancing(sink.read(dump_of(entry, sink)), progress), named, refs)
+        read = reader.run(content, named, refs)
         with contextlib.closing(read.created):
             lost = known_as_lost(entry, sink)
             named.mark_present(one.oid + one.tid for one in read.created.all())
@@ -49,8 +76,7 @@ def check_dump(
                 if int.from_bytes(one.oid) not in lost:
                     report.damage(
                         "blob",
-                        f"the dump lacks the large object {int.from_bytes(one.oid)}, which blob_chunk "
-                        "refers to",
+                        f"the dump lacks the large object {int.from_bytes(one.oid)}, which {table} refers to",
                     )
         report.count("large objects", len(named))
     if entry.blob_mode not in ("directory", "s3"):
@@ -68,6 +94,18 @@ def compare_tables(dump: PgDump, read: Read, report: CheckReport) -> None:
             report.damage(
                 "table", f"{table} has {rows} rows in the dump, {wanted} in the snapshot that it was made of"
             )
+
+
+RowRead = Callable[[str, list[str], bytes], None]
+
+
+def reader_of_blob_rows(
+    rows: BlobRows | None, report: CheckReport, made_by: int, row: RowRead | None = None
+) -> ArchiveReader:
+    """Return a reader that notes the blobs outside of the database that rows name, none without such rows."""
+    if rows is None:
+        return ArchiveReader("", (), lambda _fields: None, made_by, row)
+    return ArchiveReader(rows.table, rows.columns, partial(rows.read, report), made_by, row)
 
 
 def known_as_lost(entry: DatabaseEntry, sink: Sink) -> set[int]:
@@ -110,7 +148,7 @@ class ArchiveReader:
         columns: Sequence[str],
         name_of: Callable[[list[bytes]], BlobRef | None],
         made_by: int,
-        row: Callable[[str, list[str], bytes], None] | None = None,
+        row: RowRead | None = None,
     ) -> None:
         self._table, self._columns, self._name_of, self._row = table, columns, name_of, row
         command = [pg_restore_for(made_by), "--file=-"]

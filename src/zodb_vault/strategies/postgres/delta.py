@@ -31,7 +31,7 @@ from .copy_out import (
 )
 from .delta_state import DatabaseState, SnapshotTables
 from .names import TableName, quoted
-from .tables import Keyed
+from .tables import CHUNK, OBJECTS, Keyed
 
 # Content of a whole table up to this length is compared with what the previous backup has of it.
 COMPARED: Final = 8 << 20
@@ -64,7 +64,9 @@ class Changes:
         )
 
     def _split_blobs(self) -> str | None:
-        chunks = self.tables.name("blob_chunk")
+        if self.tables.storage.chunks is None:
+            return None
+        chunks = self.tables.name(self.tables.storage.chunks)
         states = (self.tables.state, self.before)
         if all(state.keys.get(chunks, {}).get("split", "0") == "0" for state in states):
             return None
@@ -83,15 +85,15 @@ class Changes:
         )
 
     def _other_columns(self) -> str | None:
-        table, known = self.tables.quoted("object_state"), self.tables.layout.columns
+        table, known = self.tables.quoted(OBJECTS), self.tables.storage.columns
         there = {str(column) for (column,) in self.tables.server.query(COLUMNS, table)}
         more = sorted(there - known)
         if not known or not more:
             return None
-        return f"object_state has columns that may change without a transaction: {', '.join(more)}"
+        return f"{OBJECTS} has columns that may change without a transaction: {', '.join(more)}"
 
     def _packed_history(self) -> str | None:
-        keyed = self.tables.layout.keyed
+        keyed = self.tables.storage.keyed
         if not any(one.kind == "history" for one in keyed):
             return None
         packed = any(self.packed(one) for one in keyed if one.kind != "set")
@@ -99,7 +101,7 @@ class Changes:
 
     def added(self) -> str | None:
         """Return a table that has more rows with TIDs of the earlier state than it had then, None when no table has."""
-        for one in self.tables.layout.keyed:
+        for one in self.tables.storage.keyed:
             now, then = self._older(one), self._then(one)
             differs = any(now[column] != then[column] for column in ("zoid", "tid") if column in now)
             if int(now["rows"]) > int(then["rows"]) or (now["rows"] == then["rows"] and differs):
@@ -128,13 +130,13 @@ class Changes:
 
     @property
     def _current(self) -> Keyed:
-        return next(one for one in self.tables.layout.keyed if one.name == "object_state")
+        return next(one for one in self.tables.storage.keyed if one.name == OBJECTS)
 
     @cached_property
     def newer(self) -> dict[str, dict[str, str]]:
         """Return the sums over rows that are later than the earlier state, by table."""
         after = self.before.last_tid
-        return {one.name: self.tables.sums(one, after) for one in self.tables.layout.keyed}
+        return {one.name: self.tables.sums(one, after) for one in self.tables.storage.keyed}
 
 
 class DeltaWriter:
@@ -149,12 +151,12 @@ class DeltaWriter:
         before, last = self._changes.before.last_tid, self._tables.last_tid
         until, after = last or "none", int(before, 16) if before else -1
         files = []
-        for one in self._tables.layout.keyed:
-            sources = [one.name, *(["object_state"] if one.kind == "history" else [])]
+        for one in self._tables.storage.keyed:
+            sources = [one.name, *([OBJECTS] if one.kind == "history" else [])]
             if any(self._changes.newer[name]["rows"] != "0" for name in sources):
                 query = f"SELECT {{columns}} FROM ONLY {{table}} WHERE tid > {after}"
                 if one.kind == "history":
-                    query = SUPERSEDED.format(after=after, objects=self._tables.quoted("object_state"))
+                    query = SUPERSEDED.format(after=after, objects=self._tables.quoted(OBJECTS))
                 to = f"{self._folder}/rows.{until}.{one.name}"
                 files.append(self.store_rows(self._tables.table(one.name), query, to))
         large_objects = self._large_objects(until, after)
@@ -239,9 +241,9 @@ class DeltaWriter:
 
         Large objects that the database has lost are reported elsewhere.
         """
-        if not any(one.name == "blob_chunk" and "chunk" in one.sums for one in self._tables.layout.keyed):
+        if self._tables.storage.chunks is None:
             return None
-        query = NEW_LARGE_OBJECTS.format(table=self._tables.quoted("blob_chunk"))
+        query = NEW_LARGE_OBJECTS.format(table=self._tables.quoted(self._tables.storage.chunks))
         to = f"{self._folder}/rows.{until}.{LARGE_OBJECTS}"
         receiver = RowReceiver(lambda: self._sink.content(to), self._heartbeat)
         rows = 0
@@ -254,7 +256,7 @@ class DeltaWriter:
             return None
         receiver.write(TRAILER)
         digest, parts = receiver.digest_of_all(), receiver.close()
-        columns = ["chunk", "place", "data"]
+        columns = [CHUNK, "place", "data"]
         return RowFile(table=LARGE_OBJECTS, columns=columns, rows=rows, sha256=digest, parts=parts)
 
 

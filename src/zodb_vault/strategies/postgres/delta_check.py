@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 
 from ...blobs.refs import BlobSet
 from ...datafs.records import BLOB_RECORD_LIMIT, is_blob
@@ -21,17 +20,22 @@ from ...model.manifest import DatabaseEntry, PgTransactions, RowFile
 from ...runtime.progress import Progress
 from ..base import CheckReport, Sink
 from ..sql.snapshot import advancing
-from .archive import ArchiveReader, blob_of, known_as_lost
-from .blob_rows import BLOB_COLUMNS, blob_row
+from .archive import blob_of, known_as_lost, reader_of_blob_rows
 from .copy_out import HEADER
-from .delta_script import any_table, layout_for
+from .delta_script import any_table
 from .snapshot import large_object
+from .tables import OBJECTS, StorageTables
 from .tally import Field, Tally, number_of, tally_of
 from .versions import made_by
 
 
 def check_deltas(
-    entry: DatabaseEntry, sink: Sink, refs: BlobSet, report: CheckReport, progress: Progress
+    entry: DatabaseEntry,
+    tables: StorageTables,
+    sink: Sink,
+    refs: BlobSet,
+    report: CheckReport,
+    progress: Progress,
 ) -> None:
     """Read base and deltas to their ends and compare what they give with what the snapshot held.
 
@@ -41,7 +45,13 @@ def check_deltas(
     assert isinstance(dump, PgTransactions)
     with contextlib.ExitStack() as stack:
         check = _Check(
-            entry, dump, sink, report, progress, lambda: stack.enter_context(contextlib.closing(BlobSet()))
+            entry,
+            dump,
+            tables,
+            sink,
+            report,
+            progress,
+            lambda: stack.enter_context(contextlib.closing(BlobSet())),
         )
         check.keys_left()
         check.deltas()
@@ -58,20 +68,22 @@ class _Check:
         self,
         entry: DatabaseEntry,
         dump: PgTransactions,
+        tables: StorageTables,
         sink: Sink,
         report: CheckReport,
         progress: Progress,
         new: Callable[[], BlobSet],
     ) -> None:
         self.entry, self.dump, self.sink, self.report, self.progress = entry, dump, sink, report, progress
+        self.storage = tables
         anyone = any_table(dump)
         self.named, self.there, self.blobs = new(), new(), new()
         self.tallies: dict[str, Tally] = {}
-        for one in layout_for(entry.backend, bool(entry.history)).keyed:
+        for one in tables.keyed:
             self.tallies[str(anyone.beside(one.name))] = tally_of(one, self.named, new)
-        # of which table the rows ask for blobs outside of the database
-        referencing = "blob_state" if entry.backend == "pgjsonb" else "object_state"
-        self.states, self.referencing = str(anyone.beside("object_state")), str(anyone.beside(referencing))
+        # the table whose rows ask for blobs outside of the database
+        referencing = tables.blob_rows.table if tables.blob_rows is not None else OBJECTS
+        self.referencing = str(anyone.beside(referencing))
 
     def keys_left(self) -> None:
         """Read which keys are left."""
@@ -101,25 +113,19 @@ class _Check:
         """Return a function that tells whether a row references a blob outside of the database."""
         if table != self.referencing:
             return lambda _fields: False
-        if table == self.states:
+        if self.storage.blob_rows is None:
             return lambda fields: is_record(fields[indexes["state"]])
-        return lambda fields: fields[indexes["s3_key"]] is not None
+        key = indexes[self.storage.blob_rows.key]
+        return lambda fields: fields[key] is not None
 
     def base(self) -> None:
         """Read the dump, and compare the rows of each of its tables with its own snapshot."""
         base = self.dump.base
         made = made_by(base.versions)
         chunks = advancing(self.sink.read(dump_of(self.entry, self.sink)), self.progress)
+        reader = reader_of_blob_rows(self.storage.blob_rows, self.report, made, self._of_base)
         with contextlib.closing(BlobSet()) as unused:  # of records it is noted row by row what is left
-            if self.referencing == self.states:
-                read = ArchiveReader("blob_chunk", [], lambda _fields: None, made, self._of_base).run(
-                    chunks, unused, unused
-                )
-            else:
-                reader = ArchiveReader(
-                    "blob_state", BLOB_COLUMNS, partial(blob_row, self.report), made, self._of_base
-                )
-                read = reader.run(chunks, self.blobs, unused)
+            read = reader.run(chunks, self.blobs, unused)
         with contextlib.closing(read.created):
             self.there.add(read.created.all())
         for table in sorted(base.tables.keys() | read.tables.keys()):
@@ -137,7 +143,11 @@ class _Check:
             indexes = tally.indexes(columns)
             fields = line.split(b"\t", max(indexes.values()) + 1)
             values = {column: _number_of_text(fields[index]) for column, index in indexes.items()}
-            if tally.add(values, newer=False) and table == self.referencing == self.states:
+            if (
+                tally.add(values, newer=False)
+                and table == self.referencing
+                and self.storage.blob_rows is None
+            ):
                 self.blobs.add(blob_of(line, columns))
 
     def whole(self) -> None:
@@ -171,7 +181,7 @@ class _Check:
                 self.report.damage(
                     "blob",
                     f"neither base nor deltas have the large object {int.from_bytes(one.oid)}, which "
-                    "blob_chunk refers to",
+                    f"{self.storage.chunks} refers to",
                 )
         self.report.count("large objects", len(self.named))
         self.report.count("rows", sum(self.dump.tables.values()))

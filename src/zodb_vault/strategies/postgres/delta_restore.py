@@ -21,8 +21,8 @@ from ..base import Sink
 from ..sql.program import Program, drained
 from ..sql.snapshot import PIECE
 from .connection import translate_errors
-from .delta_script import ScriptStep, Sql, any_table, layout_for, steps_of, target_of
-from .tables import sum_of
+from .delta_script import ScriptStep, Sql, any_table, steps_of, target_of
+from .tables import CHUNK, StorageTables, sum_of
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -51,15 +51,16 @@ class DeltaRestore:
         self._connection, self._command, self._failure = connection, command, failure
         self._sink, self._progress, self._heartbeat = sink, progress, heartbeat
 
-    def run(self, entry: DatabaseEntry, dump: PgTransactions, more: Sequence[str]) -> None:
+    def run(
+        self, entry: DatabaseEntry, tables: StorageTables, dump: PgTransactions, more: Sequence[str]
+    ) -> None:
         """Load everything; ``more`` are options of pg_restore. Raise Damage, or TargetRefused."""
-        layout = layout_for(entry.backend, bool(entry.history))
         with translate_errors(TargetRefused):
             if more:  # first drop what depends on the tables that are there
                 self._section("post-data", entry, more, drops_only=True)
             self._section("pre-data", entry, more)
             self._section("data", entry, [])
-            for step in steps_of(layout, dump, deltas_of(entry, self._sink)):
+            for step in steps_of(tables, dump, deltas_of(entry, self._sink)):
                 self._step(step)
             self._section("post-data", entry, [])
 
@@ -218,14 +219,16 @@ class PartsFile:
         return data
 
 
-def require_keys(connection: Connection, entry: DatabaseEntry, dump: PgTransactions) -> None:
+def require_keys(
+    connection: Connection, entry: DatabaseEntry, tables: StorageTables, dump: PgTransactions
+) -> None:
     """Raise Damage unless the restored tables have the keys and the large objects of the snapshot.
 
     The keys are compared by their sums.
     """
     anyone = any_table(dump)
     with translate_errors(TargetRefused), connection.cursor() as cursor:
-        for one in layout_for(entry.backend, bool(entry.history)).keyed:
+        for one in tables.keyed:
             table = anyone.beside(one.name)
             wanted = dump.keys[str(table)]
             for column in one.sums:
@@ -235,9 +238,9 @@ def require_keys(connection: Connection, entry: DatabaseEntry, dump: PgTransacti
                         f"the column {column} of the restored table {table} adds up to {found}, "
                         f"in the snapshot that was {wanted[column]}"
                     )
-        if dump.large_objects:
-            chunks = f"SELECT count(DISTINCT chunk) FROM ONLY {anyone.beside('blob_chunk').quoted}"
-            cursor.execute(f"{chunks} WHERE chunk NOT IN (SELECT oid FROM pg_largeobject_metadata)")
+        if tables.chunks is not None and dump.large_objects:
+            chunks = f"SELECT count(DISTINCT {CHUNK}) FROM ONLY {anyone.beside(tables.chunks).quoted}"
+            cursor.execute(f"{chunks} WHERE {CHUNK} NOT IN (SELECT oid FROM pg_largeobject_metadata)")
             lost, known = cursor.fetchall()[0][0], entry.blobs.missing.count if entry.blobs else 0
             if lost > known:
-                raise Damage(f"{lost} large objects in blob_chunk do not exist after the restore")
+                raise Damage(f"{lost} large objects in {tables.chunks} do not exist after the restore")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from ...errors import Damage, UnsupportedRepository
+from ...errors import Damage
 from ...model.chain import file_name
 from ...model.manifest import Delta, PgTransactions, RowFile
 from .copy_out import BITS, SET_COLUMNS
 from .names import TableName, literal, quoted
-from .tables import Keyed, Layout, layout_of
+from .tables import Keyed, StorageTables
 
 CONTENT: Final = "vault_large_objects"
 
@@ -38,20 +38,22 @@ class Load(NamedTuple):
 ScriptStep = Sql | Load
 
 
-def steps_of(layout: Layout, dump: PgTransactions, deltas: Iterable[Delta]) -> Iterator[ScriptStep]:
+def steps_of(tables: StorageTables, dump: PgTransactions, deltas: Iterable[Delta]) -> Iterator[ScriptStep]:
     """Yield what is to be done, behind the rows of the dump and before its indexes."""
     anyone = any_table(dump)
     yield Sql(f"SET client_encoding = {literal(dump.encoding)}")
-    yield from _added(deltas, [str(anyone.beside(one.name)) for one in layout.keyed if one.kind == "history"])
+    yield from _added(deltas, [str(anyone.beside(one.name)) for one in tables.keyed if one.kind == "history"])
     for file in dump.whole:
         yield Sql(f"TRUNCATE ONLY {TableName.parse(file.table).quoted}")
         yield Load(TableName.parse(file.table).quoted, file.columns, file)
     for table in dump.derived:
         yield Sql(f"TRUNCATE ONLY {TableName.parse(table).quoted}")
-    chunks = anyone.beside("blob_chunk").quoted if dump.large_objects or dump.base.large_objects else None
+    chunks = None
+    if tables.chunks is not None and (dump.large_objects or dump.base.large_objects):
+        chunks = anyone.beside(tables.chunks).quoted
     if chunks:
         yield Sql(f"CREATE TEMPORARY TABLE {CHUNKS} AS SELECT DISTINCT chunk FROM ONLY {chunks}")
-    for one in layout.keyed:
+    for one in tables.keyed:
         name = anyone.beside(one.name)
         files = [file for file in dump.live if file.table == str(name)]
         yield from _only_current(name, files, dump) if one.kind == "set" else _only_left(one, files)
@@ -142,13 +144,13 @@ def any_table(dump: PgTransactions) -> TableName:
     raise Damage("the backup names no table of the storage")
 
 
-def script_of(backend: str, history: bool, dump: PgTransactions, deltas: Iterable[Delta]) -> bytes:
+def script_of(tables: StorageTables, dump: PgTransactions, deltas: Iterable[Delta]) -> bytes:
     """Return the statements as a script for ``psql``, which is run where the files are.
 
     Raise Damage when the backup names a file or a table that a script must not use.
     """
     lines = ["\\set ON_ERROR_STOP on", "SET search_path = '';", "\\o /dev/null"]
-    for step in steps_of(layout_for(backend, history), dump, deltas):
+    for step in steps_of(tables, dump, deltas):
         if isinstance(step, Sql):
             lines.append(f"{step.text};")
         else:
@@ -157,17 +159,6 @@ def script_of(backend: str, history: bool, dump: PgTransactions, deltas: Iterabl
                 raise Damage(f"the backup names a table that no script can load: {target!r}")
             lines.append(f"\\copy {target} FROM {literal(name)} WITH (FORMAT {step.file.format})")
     return "\n".join([*lines, ""]).encode()
-
-
-def layout_for(backend: str, history: bool) -> Layout:
-    """Return what the tables of a storage are; raise UnsupportedRepository."""
-    layout = layout_of(backend, history)
-    if layout is None:
-        raise UnsupportedRepository(
-            f"this version does not know the tables of {backend} that deltas are for",
-            "install a newer zodb-vault",
-        )
-    return layout
 
 
 def target_of(step: Load) -> str:

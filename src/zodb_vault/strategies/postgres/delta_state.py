@@ -17,7 +17,7 @@ from ...model import tid as tids
 from ...runtime import clock
 from .names import TableName
 from .snapshot import Postgres, tables_of
-from .tables import Keyed, Layout, sum_of
+from .tables import Keyed, StorageTables, sum_of
 
 # The clock of the server chooses TIDs; it may be ahead of ours.
 SKEW: Final = timedelta(minutes=10)
@@ -57,8 +57,8 @@ class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
 class SnapshotTables:
     """The tables of one storage in the snapshot of a connection; what is read once is remembered."""
 
-    def __init__(self, server: Postgres, layout: Layout, last_tid: str | None) -> None:
-        self.server, self.layout, self.last_tid = server, layout, last_tid
+    def __init__(self, server: Postgres, storage: StorageTables, last_tid: str | None) -> None:
+        self.server, self.storage, self.last_tid = server, storage, last_tid
 
     @cached_property
     def schema(self) -> str:
@@ -87,14 +87,14 @@ class SnapshotTables:
     def whole(self) -> list[TableName]:
         """Return the tables that are copied whole: all that are not known."""
         known = {
-            self.table(table) for table in (*(one.name for one in self.layout.keyed), *self.layout.derived)
+            self.table(table) for table in (*(one.name for one in self.storage.keyed), *self.storage.derived)
         }
         return [table for table in self.tables if table not in known]
 
     @property
     def derived(self) -> list[str]:
         """Return the tables whose content a pack fills again."""
-        return [str(table) for table in map(self.table, self.layout.derived) if table in self.tables]
+        return [str(table) for table in map(self.table, self.storage.derived) if table in self.tables]
 
     @cached_property
     def state(self) -> DatabaseState:
@@ -106,7 +106,7 @@ class SnapshotTables:
             database=database,
             schema=self._definitions(),
             last_tid=newest,
-            keys={self.name(one.name): self.sums(one, None) for one in self.layout.keyed},
+            keys={self.name(one.name): self.sums(one, None) for one in self.storage.keyed},
             future=newest is not None and tids.from_hex(newest) > tids.from_datetime(clock.now() + SKEW),
         )
 
@@ -142,7 +142,7 @@ class SnapshotTables:
         sums = {"rows": self._one(f"SELECT count(*) FROM ONLY {table} {where}")}
         for column in one.sums:
             sums[column] = self._one(f"SELECT {sum_of(column)} FROM ONLY {table} {where}")
-        if one.name == "blob_chunk":
+        if one.name == self.storage.chunks:
             sums["split"] = self._one(f"SELECT count(*) FROM ONLY {table} WHERE chunk_num > 0")
         return sums
 

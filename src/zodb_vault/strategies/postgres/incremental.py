@@ -30,7 +30,7 @@ from .delta import Changes, DeltaWriter
 from .delta_script import script_of
 from .delta_state import DatabaseState, SnapshotTables
 from .snapshot import Postgres
-from .tables import layout_of
+from .tables import TablesOf
 
 SCRIPT = "deltas.sql"
 
@@ -48,8 +48,9 @@ class KnownState(NamedTuple):
 class TransactionsSurvey(SqlSurvey):
     """A database that is copied as a delta over an earlier dump where that is possible, else as a new dump."""
 
-    def __init__(self, schema: StorageSchema, context: SurveyContext) -> None:
+    def __init__(self, schema: StorageSchema, context: SurveyContext, tables_of: TablesOf) -> None:
         super().__init__(schema, context)
+        self._tables_of = tables_of
         self._before = self._known_state()
         self.tables = self._tables()
         self.changes = self._changes()
@@ -65,20 +66,20 @@ class TransactionsSurvey(SqlSurvey):
         assert isinstance(self.rows, Postgres)
         return self.rows
 
-    def _tables(self) -> SnapshotTables | None:
-        layout = layout_of(self.database.backend, self.state.history)
-        return SnapshotTables(self._server, layout, self.state.last_tid) if layout else None
+    def _tables(self) -> SnapshotTables:
+        return SnapshotTables(self._server, self._tables_of(self.state.history), self.state.last_tid)
 
     def _changes(self) -> Changes | None:
         before = self._before.state
-        return Changes(self.tables, before) if self.tables is not None and before is not None else None
+        return Changes(self.tables, before) if before is not None else None
 
     def _known_state(self) -> KnownState:
         entry = self.previous.entry if self.previous else None
         if entry is None or not isinstance(entry.dump, PgDump) or entry.dump.state is None:
             return KnownState(None)
         lost = entry.blobs is not None and entry.blobs.missing.count
-        if lost and self._server.blobs_are_large_objects and not self.schema.keeps_blobs_outside:
+        chunks = self._tables_of(self.state.history).chunks
+        if lost and chunks is not None and not self.schema.keeps_blobs_outside:
             return KnownState(None)  # no delta would bring large objects that come back
         try:
             document = self.documents.document(entry.dump.state)
@@ -95,8 +96,6 @@ class TransactionsSurvey(SqlSurvey):
         plain = DeltaFacts(decision=dumped, parent=previous.id if previous else None, now=self.now)
         if previous is None or self.options.forced or dumped.starts_timeline:
             return plain
-        if self.tables is None:
-            return msgspec.structs.replace(plain, unsupported="its tables are not known well enough")
         if changes is None:
             problem = self._before.problem
             why = f"cannot be continued, {problem}" if problem else "is none that deltas go on from"
@@ -129,17 +128,14 @@ class TransactionsSurvey(SqlSurvey):
 
 
 class BaseCapture(SqlCapture):
-    """Copies a database as a dump that later backups add deltas to.
-
-    ``tables`` is None where no delta will be possible.
-    """
+    """Copies a database as a dump that later backups add deltas to."""
 
     method, experimental = "transactions", True
 
     def __init__(
         self,
         surveyed: Surveyed,
-        tables: SnapshotTables | None,
+        tables: SnapshotTables,
         sink: Sink,
         checkpointer: Checkpointer,
         progress: Progress,
@@ -150,8 +146,6 @@ class BaseCapture(SqlCapture):
     def dump(self, workers: Workers) -> StoredDump:
         """Store a dump, and by what the next run recognises the database."""
         dumped = super().dump(workers)
-        if self._tables is None:
-            return dumped
         state = store_state(self._tables, self.sink)
         return msgspec.structs.replace(dumped, storage=partial(dumped.storage, state=state))
 
@@ -199,7 +193,7 @@ class DeltaCapture(SqlCapture):
         Of sets always, of revisions when some are gone, now or since the base.
         """
         tables = self._changes.tables
-        for one in tables.layout.keyed:
+        for one in tables.storage.keyed:
             files = [file for file in known.live if file.table == tables.name(one.name)] if known else []
             if one.kind == "set":
                 yield from self._writer.objects_left(one, files)
@@ -230,8 +224,7 @@ class DeltaCapture(SqlCapture):
             script=[],
         )
         writer = self.sink.content(f"{self.folder}/{SCRIPT}")
-        database, history = self.schema.database, self.surveyed.state.history
-        writer.write(script_of(database.backend, history, built, chain))
+        writer.write(script_of(tables.storage, built, chain))
         return msgspec.structs.replace(built, script=writer.close())
 
 

@@ -15,6 +15,7 @@ from ..sql.program import Program
 from .connection import connect, secrets_of, shown_dsn, translate_errors
 from .delta_restore import DeltaRestore, require_keys
 from .names import TableName
+from .tables import StorageTables
 from .versions import made_by, pg_restore_for
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class DumpToLoad(NamedTuple):
 
     entry: DatabaseEntry
     dump: PgDump
+    tables: StorageTables
     objects: Sink
     progress: Progress
     heartbeat: Callable[[], None]
@@ -92,8 +94,8 @@ def _load_with_deltas(dsn: str, job: DumpToLoad, dump: PgTransactions, *, clean:
     command = _command(job, made_by(dump.base.versions))
     with contextlib.closing(connect(dsn)) as connection:
         restore = DeltaRestore(connection, command, failure, job.objects, job.progress, job.heartbeat)
-        restore.run(job.entry, dump, CLEAN if clean else ())
-        require_keys(connection, job.entry, dump)
+        restore.run(job.entry, job.tables, dump, CLEAN if clean else ())
+        require_keys(connection, job.entry, job.tables, dump)
         require_loaded(connection, job)
         with translate_errors(TargetRefused):
             connection.commit()

@@ -21,8 +21,9 @@ from ..sql.restore import DumpLoad, LoadRequest, PlannedLoad
 from .connection import connect
 from .names import literal, quoted
 from .pg_restore import DumpToLoad, load_dump, require_loaded
+from .tables import StorageTables, TablesOf
 from .target_database import TargetDatabase, execute
-from .truncate import Truncation, truncate_database
+from .truncate import truncate_database
 from .versions import SERVER, major, major_of_server
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Way(Enum):
     OVER = "over it, in one transaction"
 
 
-def plan_load(dsn: str, truncation: Truncation, request: LoadRequest) -> PlannedLoad:
+def plan_load(dsn: str, tables_of: TablesOf, request: LoadRequest) -> PlannedLoad:
     """Log in, look, and choose the way.
 
     Raise InUse, TargetRefused when the database is not empty and is not to be replaced.
@@ -50,6 +51,7 @@ def plan_load(dsn: str, truncation: Truncation, request: LoadRequest) -> Planned
         raise TargetRefused(
             f"the backup of {request.entry.name} is no dump of PostgreSQL", "restore it with --output DIR"
         )
+    tables = tables_of(bool(request.entry.history))
     with contextlib.closing(TargetDatabase(dsn, request.role)) as database:
         database.require_unused()
         empty = database.is_empty()
@@ -66,9 +68,9 @@ def plan_load(dsn: str, truncation: Truncation, request: LoadRequest) -> Planned
         return PlannedLoad(
             exists=not empty,
             way=way.value,
-            begin=partial(load, dsn, truncation, request, dump, was_empty=empty),
+            begin=partial(load, dsn, tables, request, dump, was_empty=empty),
             last_tid=None if empty else database.last_tid(),
-            notes=list(_notes(database, truncation, dump, way, request.point)),
+            notes=list(_notes(database, tables, dump, way, request.point)),
         )
 
 
@@ -104,7 +106,7 @@ def _require_same_tables(database: TargetDatabase, dump: PgDump) -> None:
 
 
 def _notes(
-    database: TargetDatabase, truncation: Truncation, dump: PgDump, way: Way, point: RestorePoint | None
+    database: TargetDatabase, tables: StorageTables, dump: PgDump, way: Way, point: RestorePoint | None
 ) -> Iterator[str]:
     made_of = dump.versions.get(SERVER, "")
     if major(made_of) > major_of_server(database.facts.version):
@@ -115,8 +117,8 @@ def _notes(
             "and truncated "
             "then; no process may use the database before the restore has succeeded"
         )
-    if point is not None and truncation.note:
-        yield truncation.note
+    if point is not None and tables.truncation_note:
+        yield tables.truncation_note
     if way is Way.OVER and dump.large_objects:
         yield "large objects that only the replaced state has stay behind; `vacuumlo` removes them"
 
@@ -127,7 +129,7 @@ class _Load(DumpLoad):
     def __init__(
         self,
         dsn: str,
-        truncation: Truncation,
+        tables: StorageTables,
         request: LoadRequest,
         dump: PgDump,
         context: RestoreContext,
@@ -135,11 +137,12 @@ class _Load(DumpLoad):
         was_empty: bool,
     ) -> None:
         self._database = TargetDatabase(dsn, request.role)
-        self._truncation, self._point, self._was_empty = truncation, request.point, was_empty
+        self._point, self._was_empty = request.point, was_empty
         facts = self._database.facts
         self._dump = DumpToLoad(
             entry=request.entry,
             dump=dump,
+            tables=tables,
             objects=request.objects,
             progress=context.progress,
             heartbeat=context.heartbeat,
@@ -155,7 +158,7 @@ class _Load(DumpLoad):
         """Compare what was loaded with what was dumped, and truncate it."""
         require_loaded(connection, self._dump)
         if self._point is not None:
-            truncate_database(connection, self._truncation, self._point, self._dump.heartbeat)
+            truncate_database(connection, self._dump.tables, self._point, self._dump.heartbeat)
 
 
 class LoadInPlace(_Load):
@@ -182,14 +185,14 @@ class LoadBeside(_Load):
     def __init__(
         self,
         dsn: str,
-        truncation: Truncation,
+        tables: StorageTables,
         request: LoadRequest,
         dump: PgDump,
         context: RestoreContext,
         *,
         was_empty: bool,
     ) -> None:
-        super().__init__(dsn, truncation, request, dump, context, was_empty=was_empty)
+        super().__init__(dsn, tables, request, dump, context, was_empty=was_empty)
         stamp = f"{clock.now():%Y%m%dt%H%M%S}_{secrets.token_hex(2)}"
         # the longer of both words is "restoring": with it, the stamp and two underscores the name has to fit
         self._stem = self._database.facts.name[: NAME_LIMIT - len(stamp) - len("_restoring_")]

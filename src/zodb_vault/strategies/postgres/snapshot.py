@@ -56,9 +56,6 @@ class Postgres:
     ``query`` answers from it, ``dump`` is taken of it, ``query_latest`` looks at what is there now.
     """
 
-    # Large objects come and go without a TID.
-    blobs_are_large_objects = False
-
     def __init__(self, dsn: str, replica: str = "", lag: float = 0.0) -> None:
         self.dsn, self._primary = replica or dsn, dsn
         self._now: Connection | None = None

@@ -1,19 +1,35 @@
-"""Which rows of a database tell by their TIDs that they are new, which ones a pack removes or changes, and which tables it only works with."""
+"""What the code for PostgreSQL has to know of the tables of a storage.
+
+A backend hands over one record for a storage without history, and one for a storage with history.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
-# ``set``: one row of each object, exchanged for one with a later TID. ``revisions``: rows that stay as they
-# are until a pack removes them.
-# ``history``: revisions that come here from ``object_state``, with their old TIDs, when a later one takes
-# their place there.
+from ...model.blob import BlobRef
+from ..base import CheckReport
+from ..sql.history import Revisions
+
+# The table of all current objects, or of all revisions, with the columns ``zoid`` and ``tid``.
+OBJECTS: Final = "object_state"
+# The column with the OID of a large object in a table of chunks.
+CHUNK: Final = "chunk"
+
+# ``set``: one row for each object; a commit replaces it by one with a later TID. ``revisions``: rows that do
+# not change until a pack removes them. ``history``: revisions that a commit moves here from ``object_state``,
+# with their old TIDs, when it writes a later one there.
 Kind = Literal["set", "revisions", "history"]
 
 
 class Keyed(NamedTuple):
-    """A table whose rows have a TID: their key, the small columns that a pack changes, and what is added up to know it again."""
+    """A table whose rows have a TID.
+
+    ``key`` are the columns of its key. ``sums`` are the columns that are added up, so that a later run sees
+    whether rows are gone. ``changed`` are the small columns that a pack changes.
+    """
 
     name: str
     kind: Kind
@@ -22,65 +38,49 @@ class Keyed(NamedTuple):
     changed: tuple[str, ...] = ()
 
 
-class Layout(NamedTuple):
-    """The tables of a storage.
+class BlobRows(NamedTuple):
+    """A table whose rows say which blobs are outside of the database.
 
-    ``derived`` ones hold what a pack found out, and the next one finds out again when they are empty.
+    ``read`` gets the ``columns`` of a row of a dump, as text of COPY, and returns the blob if it is outside.
+    In a row of a delta, a blob is outside when the column ``key`` is not NULL.
+    """
 
-    ``columns`` are all that ``object_state`` has, where others can add columns and change them without a TID.
-    All tables that are not named are copied whole.
+    table: str
+    columns: tuple[str, ...]
+    key: str
+    read: Callable[[CheckReport, list[bytes]], BlobRef | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorageTables:
+    """The tables of one kind of storage.
+
+    ``keyed`` tables are copied row by row, by TID. ``derived`` tables have what a pack found out; the next
+    pack fills them again, so they are never copied. All other tables are copied whole.
+
+    ``columns`` are the known columns of ``object_state``. Another package can add columns there, and change
+    them without a TID, so an unknown column forbids deltas. Empty: all columns belong to the storage.
+
+    ``chunks`` is the table whose column ``chunk`` names large objects, None where blobs are not large objects.
+    ``blob_rows`` is None where the records of blobs are the only sign of a blob outside of the database.
+
+    ``revisions`` says how the storage is truncated to a transaction. ``truncation_note`` is what the user has
+    to know before that.
     """
 
     keyed: tuple[Keyed, ...]
+    revisions: Revisions
     derived: tuple[str, ...] = ()
     columns: frozenset[str] = frozenset()
+    chunks: str | None = None
+    blob_rows: BlobRows | None = None
+    truncation_note: str | None = None
 
 
-RELSTORAGE_CURRENT: Final = Layout(
-    keyed=(
-        Keyed("object_state", "set", ("zoid",), ("zoid", "tid")),
-        Keyed("blob_chunk", "set", ("zoid",), ("zoid", "tid", "chunk")),
-    ),
-    derived=("object_ref", "object_refs_added", "pack_object"),
-)
-RELSTORAGE_HISTORY: Final = Layout(
-    keyed=(
-        Keyed("transaction", "revisions", ("tid",), ("tid", "packed", "is_empty"), ("packed", "is_empty")),
-        Keyed("object_state", "revisions", ("zoid", "tid"), ("zoid", "tid", "prev_tid"), ("prev_tid",)),
-        Keyed("blob_chunk", "revisions", ("zoid", "tid", "chunk_num"), ("zoid", "tid", "chunk")),
-        Keyed("current_object", "set", ("zoid",), ("zoid", "tid")),
-    ),
-    derived=("object_ref", "object_refs_added", "pack_object", "pack_state", "pack_state_tid"),
-)
+TablesOf = Callable[[bool], StorageTables]
+"""Returns the tables of a storage with or without history."""
 
 
 def sum_of(column: str) -> str:
-    """Return the SQL expression of the sum of a column."""
+    """Return the sum of a column as SQL, with booleans as 0 and 1."""
     return f"coalesce(sum({column}::{'integer' if column in ('packed', 'is_empty') else 'bigint'}), 0)"
-
-
-def layout_of(backend: str, history: bool) -> Layout | None:
-    """Return what the tables of a storage are, None where that is not known."""
-    return LAYOUTS.get((backend, history))
-
-
-PGJSONB_CURRENT: Final = Layout(
-    keyed=(
-        Keyed("transaction_log", "revisions", ("tid",), ("tid",)),
-        Keyed("object_state", "set", ("zoid",), ("zoid", "tid")),
-        Keyed("blob_state", "revisions", ("zoid", "tid"), ("zoid", "tid")),
-    ),
-    columns=frozenset({"zoid", "tid", "class_mod", "class_name", "state", "state_size", "refs"}),
-)
-PGJSONB_HISTORY: Final = PGJSONB_CURRENT._replace(
-    keyed=(*PGJSONB_CURRENT.keyed, Keyed("object_history", "history", ("zoid", "tid"), ("zoid", "tid"))),
-    derived=("pack_state",),
-)
-
-
-LAYOUTS: Final[Mapping[tuple[str, bool], Layout]] = {
-    ("relstorage", False): RELSTORAGE_CURRENT,
-    ("relstorage", True): RELSTORAGE_HISTORY,
-    ("pgjsonb", False): PGJSONB_CURRENT,
-    ("pgjsonb", True): PGJSONB_HISTORY,
-}

@@ -13,7 +13,7 @@ from ...model.blob import BlobRef
 from ...model.manifest import RowFile
 from .copy_out import BITS
 from .snapshot import FETCH, large_object
-from .tables import Keyed
+from .tables import CHUNK, Keyed
 
 Values = dict[str, int]
 
@@ -63,8 +63,8 @@ class Tally(ABC):
         self.sums["rows"] += 1
         for column in self.one.sums:
             self.sums[column] += values[column] if column not in without else 0
-        if "chunk" in values:
-            self._chunks.append(large_object(values["chunk"]))
+        if CHUNK in values:
+            self._chunks.append(large_object(values[CHUNK]))
             if len(self._chunks) >= FETCH:
                 self._name()
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from ...errors import TargetRefused
 from ...model.restore import RestorePoint
-from ..sql.history import Revisions, truncate
+from ..sql.history import truncate
 from .connection import translate_errors
+from .tables import CHUNK, StorageTables
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -17,29 +18,15 @@ if TYPE_CHECKING:
 LARGE_OBJECTS: Final = 1000
 
 
-class Truncation(NamedTuple):
-    """What truncating means for one kind of storage.
-
-    ``revisions`` says how it keeps them. ``large_objects``: its blobs are large objects that ``blob_chunk``
-    names.
-
-    ``note`` is what the user has to know before.
-    """
-
-    revisions: Revisions
-    large_objects: bool
-    note: str | None = None
-
-
 def truncate_database(
-    connection: Connection, truncation: Truncation, point: RestorePoint, heartbeat: Callable[[], None]
+    connection: Connection, tables: StorageTables, point: RestorePoint, heartbeat: Callable[[], None]
 ) -> None:
     """Remove what is later than a transaction, in one transaction except for large objects.
 
     Raise Damage when the rest is not what the database had then, TargetRefused.
     """
-    if truncation.large_objects:
-        _unlink(connection, int(point.tid, 16), heartbeat)
+    if tables.chunks is not None:
+        _unlink(connection, tables.chunks, int(point.tid, 16), heartbeat)
     with translate_errors(TargetRefused), connection.cursor() as cursor:
 
         def do(statement: str) -> None:
@@ -52,25 +39,25 @@ def truncate_database(
 
         cursor.execute("BEGIN")
         try:
-            truncate(truncation.revisions, do, query, point)
+            truncate(tables.revisions, do, query, point)
             cursor.execute("COMMIT")
         except BaseException:
             cursor.execute("ROLLBACK")
             raise
 
 
-def _unlink(connection: Connection, tid: int, heartbeat: Callable[[], None]) -> None:
+def _unlink(connection: Connection, table: str, tid: int, heartbeat: Callable[[], None]) -> None:
     """Remove the large objects that only later revisions of blobs have.
 
     The trigger of RelStorage does the same where it exists.
     """
-    named = "SELECT 1 FROM blob_chunk b WHERE b.chunk = m.oid"
+    named = f"SELECT 1 FROM {table} b WHERE b.{CHUNK} = m.oid"
     with translate_errors(TargetRefused), connection.cursor() as cursor:
         # the trigger, where there is one, looks for other rows of the same large object, once for each row
-        cursor.execute("CREATE INDEX zodb_vault_cut ON blob_chunk (chunk)")
+        cursor.execute(f"CREATE INDEX zodb_vault_cut ON {table} ({CHUNK})")
         while True:
-            some = f"SELECT ctid FROM blob_chunk WHERE tid > {tid} LIMIT {LARGE_OBJECTS}"
-            cursor.execute(f"DELETE FROM blob_chunk WHERE ctid = ANY(ARRAY({some})) RETURNING chunk")
+            some = f"SELECT ctid FROM {table} WHERE tid > {tid} LIMIT {LARGE_OBJECTS}"
+            cursor.execute(f"DELETE FROM {table} WHERE ctid = ANY(ARRAY({some})) RETURNING {CHUNK}")
             chunks = [row[0] for row in cursor.fetchall()]
             if not chunks:
                 break

@@ -88,24 +88,25 @@ def _check_pg_dump(
     entry: DatabaseEntry, sink: Sink, refs: BlobSet, report: CheckReport, progress: Progress
 ) -> None:
     from ..postgres.archive import check_dump
+    from .tables import tables_of
 
-    check_dump(entry, sink, refs, report, progress)
+    check_dump(entry, tables_of(bool(entry.history)), sink, refs, report, progress)
 
 
 def _check_pg_transactions(
     entry: DatabaseEntry, sink: Sink, refs: BlobSet, report: CheckReport, progress: Progress
 ) -> None:
     from ..postgres.delta_check import check_deltas
+    from .tables import tables_of
 
-    check_deltas(entry, sink, refs, report, progress)
+    check_deltas(entry, tables_of(bool(entry.history)), sink, refs, report, progress)
 
 
 def _load_postgresql(database: Database, request: LoadRequest) -> PlannedLoad:
     from ..postgres.restore import plan_load
-    from ..postgres.truncate import Truncation
-    from ..sql.history import relstorage
+    from .tables import tables_of
 
-    return plan_load(database.dsn, Truncation(relstorage(""), large_objects=True), request)
+    return plan_load(database.dsn, tables_of, request)
 
 
 @contextlib.contextmanager

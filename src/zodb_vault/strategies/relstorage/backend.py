@@ -181,8 +181,9 @@ class RelStorage(Backend):
         schema = RelStorageSchema(database, self._dumping(database).open_rows)
         if database.method == "transactions":
             from ..postgres.incremental import TransactionsSurvey
+            from .tables import tables_of
 
-            return TransactionsSurvey(schema, context)
+            return TransactionsSurvey(schema, context, tables_of)
         return SqlSurvey(schema, context)
 
     # verify and restore

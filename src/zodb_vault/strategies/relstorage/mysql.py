@@ -20,8 +20,9 @@ from ...runtime.progress import Progress
 from ...runtime.workers import Workers
 from ..base import Checkpointer, CheckReport, Sink
 from ..sql.program import Program, program_of, version_of
-from ..sql.snapshot import BLOB_RECORDS, PART_RAW, StoredDump, advancing, store_part
+from ..sql.snapshot import PART_RAW, StoredDump, advancing, store_part
 from .mysql_login import Login, translate_errors
+from .tables import BLOB_RECORDS, CLASS_NAME
 
 FETCH: Final = 10_000
 LOCK_TIMEOUT: Final = 30
@@ -36,7 +37,7 @@ class MysqlRows:
     """The tables of RelStorage in one consistent snapshot; see ``Rows``."""
 
     transactions = "transaction"
-    blob_records = BLOB_RECORDS.format(position=f"LOCATE(x'{b'ZODB.blob'.hex()}', state)")
+    blob_records = BLOB_RECORDS.format(position=f"LOCATE(x'{CLASS_NAME}', state)")
     # a script cannot be loaded beside what is there and exchanged
     revisions = None
 

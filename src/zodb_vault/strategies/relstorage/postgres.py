@@ -17,8 +17,8 @@ from ...runtime.progress import Progress
 from ...runtime.workers import Workers
 from ..base import Checkpointer, Sink
 from ..postgres.snapshot import Postgres, large_object
-from ..sql.history import relstorage
-from ..sql.snapshot import BLOB_RECORDS, StoredDump, row_ref
+from ..sql.snapshot import StoredDump, row_ref
+from .tables import HISTORY, IN_POSTGRESQL
 
 NAMED: Final = 20
 # With more lost large objects than that, something else is wrong.
@@ -29,9 +29,8 @@ class PostgresRows(Postgres):
     """The tables of RelStorage in a PostgreSQL database; see ``Rows``."""
 
     transactions = "transaction"
-    blob_records = BLOB_RECORDS.format(position=f"position('\\x{b'ZODB.blob'.hex()}'::bytea in state)")
-    revisions = relstorage(blob_records)
-    blobs_are_large_objects = True
+    blob_records = IN_POSTGRESQL
+    revisions = HISTORY.revisions
 
     def __init__(self, database: Database) -> None:
         super().__init__(

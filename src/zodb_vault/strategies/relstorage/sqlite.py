@@ -23,8 +23,8 @@ from ...model.source import Database
 from ...runtime.progress import Progress
 from ...runtime.workers import Workers
 from ..base import Checkpointer, CheckReport, Sink
-from ..sql.history import relstorage
-from ..sql.snapshot import BLOB_RECORDS, StoredDump, advancing
+from ..sql.snapshot import StoredDump, advancing
+from .tables import BLOB_RECORDS, CLASS_NAME, revisions_of
 
 MAIN, OIDS = "main.sqlite3", "oids.sqlite3"
 FILES: Final = (MAIN, OIDS)
@@ -38,8 +38,8 @@ class SqliteRows:
     """The tables of RelStorage in ``main.sqlite3``, as one read transaction shows them; see ``Rows``."""
 
     transactions = '"transaction"'
-    blob_records = BLOB_RECORDS.format(position=f"instr(state, x'{b'ZODB.blob'.hex()}')")
-    revisions = relstorage(blob_records)
+    blob_records = BLOB_RECORDS.format(position=f"instr(state, x'{CLASS_NAME}')")
+    revisions = revisions_of(blob_records)
 
     def __init__(self, database: Database) -> None:
         self.directory = data_dir(database)

@@ -1,8 +1,7 @@
 """The transactions of a database that keeps all revisions.
 
-Which ones it can be restored to, how they are listed, how it is truncated.
-
-This module has what follows from the tables of each kind of storage, on any server.
+From which transaction on it can be restored to each one, how they are listed, and how it is truncated. The
+queries for its tables come from the backend, as ``Revisions``.
 """
 
 from __future__ import annotations
@@ -224,86 +223,3 @@ def truncate(
                 f"after everything later than {point.tid} was taken away there are {found} {what}, and "
                 f"{wanted} were expected"
             )
-
-
-_NEWEST: Final = "(SELECT max(o.tid) FROM object_state o WHERE o.zoid = current_object.zoid AND o.tid <= %s)"
-# A pack that was interrupted has taken revisions away from the oldest transaction on, and left the rest to
-# the next run.
-_BEGUN: Final = """
-SELECT max(keep_tid) FROM pack_object WHERE EXISTS (
-  SELECT 1 FROM pack_state p WHERE NOT EXISTS (SELECT 1 FROM object_state o WHERE o.zoid = p.zoid AND o.tid = p.tid)
-)
-"""
-_NO_CURRENT: Final = """
-SELECT count(*) FROM object_state o WHERE NOT EXISTS (SELECT 1 FROM object_state n WHERE n.zoid = o.zoid AND n.tid > o.tid)
-AND NOT EXISTS (SELECT 1 FROM current_object c WHERE c.zoid = o.zoid AND c.tid = o.tid)
-"""
-
-
-def relstorage(blob_records: str) -> Revisions:
-    """Return how RelStorage keeps history.
-
-    What was prepared for a pack is of a state that is no more, and goes.
-    """
-    return Revisions(
-        transactions='"transaction"',
-        states="object_state",
-        blob_records=blob_records,
-        packed=('SELECT max(tid) FROM "transaction" WHERE packed', _BEGUN),
-        truncate=(
-            "DELETE FROM object_ref WHERE tid > %s",
-            "DELETE FROM object_refs_added WHERE tid > %s",
-            "DELETE FROM pack_object",
-            "DELETE FROM pack_state",
-            "DELETE FROM pack_state_tid",
-            "DELETE FROM blob_chunk WHERE tid > %s",
-            f"UPDATE current_object SET tid = {_NEWEST} WHERE tid > %s AND {_NEWEST} IS NOT NULL",
-            "DELETE FROM current_object WHERE tid > %s",
-            "DELETE FROM object_state WHERE tid > %s",
-            'DELETE FROM "transaction" WHERE tid > %s',
-        ),
-        check=(("objects whose newest revision is not the current one", _NO_CURRENT),),
-    )
-
-
-_COLUMNS: Final = "zoid, tid, class_mod, class_name, state, state_size, refs"
-# What has no current revision any more: the newest of the others, unless that says the object is gone.
-_BACK: Final = f"""
-SELECT {_COLUMNS} FROM (
-  SELECT DISTINCT ON (zoid) {_COLUMNS} FROM object_history h WHERE NOT EXISTS (SELECT 1 FROM object_state o WHERE o.zoid = h.zoid)
-  ORDER BY zoid, tid DESC
-) n WHERE n.state IS NOT NULL
-"""
-_UNLOGGED: Final = "NOT EXISTS (SELECT 1 FROM transaction_log l WHERE l.tid = h.tid)"
-_LOST: Final = """
-WITH RECURSIVE reached AS (
-  SELECT 0::bigint AS zoid UNION SELECT unnest(o.refs) FROM object_state o JOIN reached r ON o.zoid = r.zoid
-) SELECT count(*) FROM reached r WHERE NOT EXISTS (SELECT 1 FROM object_state o WHERE o.zoid = r.zoid)
-"""
-# A pack removes transactions of which older revisions are left, and what is not reachable now, but may have
-# been then.
-PGJSONB: Final = Revisions(
-    transactions=f"""(
-      SELECT tid, username, description, extension FROM transaction_log
-      UNION ALL SELECT DISTINCT h.tid, '', '', ''::bytea FROM object_history h WHERE {_UNLOGGED}
-    )""",
-    states="""(
-      SELECT zoid, tid, class_mod, class_name, state_size FROM object_state
-      UNION ALL SELECT zoid, tid, class_mod, class_name, state_size FROM object_history h
-      WHERE NOT EXISTS (SELECT 1 FROM object_state o WHERE o.zoid = h.zoid AND o.tid = h.tid)
-    )""",
-    blob_records="class_mod = 'ZODB.blob' AND class_name = 'Blob'",
-    packed=(f"SELECT max(tid) FROM object_history h WHERE {_UNLOGGED}",),
-    truncate=(
-        "DELETE FROM pack_state",
-        "DELETE FROM blob_state WHERE tid > %s",
-        "DELETE FROM object_history WHERE tid > %s",
-        "DELETE FROM object_state WHERE tid > %s",
-        f"INSERT INTO transaction_log (tid) SELECT DISTINCT h.tid FROM ({_BACK}) h WHERE {_UNLOGGED}",
-        f"INSERT INTO object_state ({_COLUMNS}) {_BACK}",
-        "DELETE FROM object_history h USING object_state o WHERE o.zoid = h.zoid AND o.tid = h.tid",
-        "DELETE FROM transaction_log WHERE tid > %s",
-    ),
-    check=(("objects that are referred to and that a pack has removed", _LOST),),
-    marks_packs=False,
-)

@@ -7,7 +7,6 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from ...datafs.records import BLOB_RECORD_LIMIT, CLASS_NAME_LIMIT
 from ...model import tid as tids
 from ...model.blob import BlobRef, MissingBlob
 from ...model.manifest import Dump, Part
@@ -49,9 +48,10 @@ class StoredDump(msgspec.Struct, kw_only=True):
 
 
 class Rows(Protocol):
-    """A database that RelStorage keeps its objects in, as one snapshot shows it.
+    """A database as one snapshot shows it; queries are written with ``%s``.
 
-    Queries are written with ``%s``.
+    ``transactions`` is the table of transactions as SQL. ``blob_records`` is the condition for a row that may
+    be the record of a blob.
     """
 
     transactions: str
@@ -122,9 +122,3 @@ def hex_of(number: int) -> str:
 def row_ref(zoid: Any, tid: Any) -> BlobRef:
     """Return the blob revision of a row, whose ids are numbers or their text."""
     return BlobRef(int(zoid).to_bytes(8), int(tid).to_bytes(8), True)
-
-
-# Where a record can be that of a blob; the head of its pickle tells.
-BLOB_RECORDS: Final = (
-    f"state_size BETWEEN 1 AND {BLOB_RECORD_LIMIT} AND {{position}} BETWEEN 1 AND {CLASS_NAME_LIMIT}"
-)

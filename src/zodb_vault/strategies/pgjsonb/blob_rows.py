@@ -10,11 +10,7 @@ from ..base import CheckReport
 from ..sql.snapshot import row_ref
 
 NULL: Final = rb"\N"
-
-
-BLOB_COLUMNS: Final = ["zoid", "tid", "blob_size", "data", "s3_key"]
-
-
+BLOB_COLUMNS: Final = ("zoid", "tid", "blob_size", "data", "s3_key")
 HEX_PREFIX: Final = len(rb"\\x")
 
 
