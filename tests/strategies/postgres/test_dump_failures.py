@@ -18,7 +18,9 @@ from relstorage_vault import RelVault
 from services.postgres import PASSWORD, Cluster, execute
 
 from zodb_vault.runtime import durable
-from zodb_vault.strategies.postgres import snapshot as postgres_strategy
+from zodb_vault.strategies.postgres import dump as postgres_dump
+from zodb_vault.strategies.postgres import snapshot as postgres_snapshot
+from zodb_vault.strategies.relstorage import postgres as relstorage_postgres
 from zodb_vault.strategies.sql.program import Program
 
 Make = Callable[..., RelVault]
@@ -29,7 +31,7 @@ def make(
     postgres: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Make:
     """Make a site whose dump is longer than what a pipe holds, and goes into several parts."""
-    monkeypatch.setattr(postgres_strategy, "PART_RAW", 1 << 20)
+    monkeypatch.setattr(postgres_dump, "PART_RAW", 1 << 20)
 
     def make(shared: bool = False) -> RelVault:
         login = postgres.database()
@@ -130,7 +132,8 @@ def test_with_blobs_in_a_shared_directory_reading_all_data_is_enough(make: Make,
 
 def test_a_locked_table_is_not_waited_for_for_ever(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     vault = make()
-    monkeypatch.setattr(postgres_strategy, "LOCK_TIMEOUT_MS", 400)
+    for module in (postgres_snapshot, postgres_dump):
+        monkeypatch.setattr(module, "LOCK_TIMEOUT_MS", 400)
     with contextlib.closing(psycopg2.connect(vault.login.dsn)) as other:
         other.cursor().execute("LOCK TABLE blob_chunk IN ACCESS EXCLUSIVE MODE")
         assert "lock" in failed(vault)
@@ -141,14 +144,13 @@ def test_a_table_that_is_dropped_between_snapshot_and_dump_fails_it(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vault = make()
-    dump_into = postgres_strategy.Postgres.dump_into
 
-    def dropping(server: postgres_strategy.Postgres, *arguments: Any) -> Any:
+    def dropping(*arguments: Any) -> Any:
         execute(vault.login, "DROP TABLE pack_object")
-        return dump_into(server, *arguments)
+        return postgres_dump.dump_snapshot(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(postgres_strategy.Postgres, "dump_into", dropping)
+        patch.setattr(relstorage_postgres, "dump_snapshot", dropping)
         assert "pg_dump failed" in failed(vault) or "does not exist" in failed(vault)
 
 

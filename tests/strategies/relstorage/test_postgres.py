@@ -21,7 +21,7 @@ from zodb_vault.repository.objects import Objects
 from zodb_vault.stores.local import LocalStore
 from zodb_vault.strategies.postgres import scratch
 from zodb_vault.strategies.postgres import snapshot as postgres_strategy
-from zodb_vault.strategies.relstorage.schema import RelStorageSchema
+from zodb_vault.strategies.relstorage.blobs import RelStorageBlobs
 from zodb_vault.strategies.sql.blobs import SqlBlobs
 
 EACH = pytest.mark.parametrize(
@@ -217,11 +217,9 @@ def iterate(storage: Any) -> Iterator[bytes]:
 
 
 def test_a_blob_that_no_pack_has_is_damage(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    vault, records = make(), RelStorageSchema.blobs_outside
+    vault, records = make(), RelStorageBlobs.outside
     with monkeypatch.context() as patch:
-        patch.setattr(
-            RelStorageSchema, "blobs_outside", lambda schema, after: list(records(schema, after))[1:]
-        )
+        patch.setattr(RelStorageBlobs, "outside", lambda blobs, after: list(records(blobs, after))[1:])
         vault.created()
     done = vault("verify", "--json")
     assert (done.status, [one["what"] for one in done.document["damage"]]) == (4, ["blob"])

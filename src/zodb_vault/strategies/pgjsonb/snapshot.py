@@ -10,6 +10,7 @@ from ...model.source import Database
 from ...runtime.progress import Progress
 from ...runtime.workers import Workers
 from ..base import Checkpointer, Sink
+from ..postgres.dump import dump_snapshot
 from ..postgres.snapshot import Postgres
 from ..sql.snapshot import StoredDump
 from .tables import REVISIONS
@@ -30,7 +31,7 @@ class PgjsonbRows(Postgres):
     ) -> StoredDump:
         """Dump; there are no large objects."""
         sequences = self.sequences()
-        done = self.dump_into(sink, f"{folder}/database.dump", workers, checkpointer, progress)
+        done = dump_snapshot(self, sink, f"{folder}/database.dump", workers, checkpointer, progress)
         done.large_objects.close()
         warnings = [f"pg_dump: {line}" for line in done.words.splitlines()[:NAMED]]
         return StoredDump(

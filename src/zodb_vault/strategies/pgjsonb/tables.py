@@ -78,3 +78,8 @@ HISTORY: Final = replace(
 def tables_of(history: bool) -> StorageTables:
     """Return the tables of a zodb-pgjsonb."""
     return HISTORY if history else CURRENT
+
+
+def revision_tables(history: bool) -> tuple[str, ...]:
+    """Return the tables that hold revisions of objects."""
+    return ("object_state", "object_history") if history else ("object_state",)

@@ -15,6 +15,7 @@ import msgspec
 
 from ...model import tid as tids
 from ...runtime import clock
+from .dump import definitions
 from .names import TableName
 from .snapshot import Postgres, tables_of
 from .tables import Keyed, StorageTables, sum_of
@@ -127,7 +128,7 @@ class SnapshotTables:
         Its comments name versions and dates.
         """
         digest = hashlib.sha256()
-        for line in self.server.definitions():
+        for line in definitions(self.server):
             if not line.startswith((b"--", b"\\", b"SET client_encoding")):
                 digest.update(line + b"\n")
         return digest.hexdigest()

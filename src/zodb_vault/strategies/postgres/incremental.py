@@ -79,7 +79,7 @@ class TransactionsSurvey(SqlSurvey):
             return KnownState(None)
         lost = entry.blobs is not None and entry.blobs.missing.count
         chunks = self._tables_of(self.state.history).chunks
-        if lost and chunks is not None and not self.schema.keeps_blobs_outside:
+        if lost and chunks is not None and not self.schema.blobs.are_outside:
             return KnownState(None)  # no delta would bring large objects that come back
         try:
             document = self.documents.document(entry.dump.state)

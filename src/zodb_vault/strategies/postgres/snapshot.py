@@ -7,25 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import re
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
-from ...blobs.refs import BlobSet
-from ...errors import SourceError, VaultError
 from ...model.blob import BlobRef, MissingBlob
-from ...model.manifest import Part
-from ...runtime.progress import Progress
-from ...runtime.workers import Workers, signals_blocked
-from ..base import Checkpointer, Sink
-from ..sql.program import Program, version_of
-from ..sql.snapshot import PART_RAW, PIECE, store_part
-from .connection import APPLICATION, WORDS, connect, secrets_of, shown_dsn, translate_errors, where
+from ..sql.program import version_of
+from ..sql.snapshot import PIECE
+from .connection import APPLICATION, connect, translate_errors
 from .names import TableName
-from .versions import PG_DUMP, SERVER, major_of_program, major_of_server, pg_dump_for, pg_restore_for
+from .replica import require_fresh
+from .versions import PG_DUMP, SERVER, major_of_server, pg_dump_for
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -40,13 +31,6 @@ SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.rel
 WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
 AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
 ORDER BY 1, 2
-"""
-# A replica that has replayed all it received does not lag, however long no transaction was committed.
-LAG: Final = """
-SELECT CASE WHEN NOT pg_is_in_recovery() THEN 0 WHEN NOT EXISTS (SELECT 1 FROM pg_stat_wal_receiver) THEN
-  extract(epoch FROM now() - coalesce(pg_last_xact_replay_timestamp(), 'epoch'))::float8
-WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0
-ELSE extract(epoch FROM now() - pg_last_xact_replay_timestamp())::float8 END
 """
 
 
@@ -63,7 +47,8 @@ class Postgres:
         self.snapshot_name = ""
         try:
             if replica:
-                self._require_fresh(lag)
+                require_fresh(self.query, self.dsn, lag)
+                self.release()
             with translate_errors():
                 self._connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
             self.snapshot()
@@ -78,32 +63,12 @@ class Postgres:
             if connection is not None:
                 connection.close()
 
-    def _require_fresh(self, limit: float) -> None:
-        """Raise SourceError when a replica lags too much.
-
-        A backup of it would leave out what was committed since.
-        """
-        ((lag,),) = self.query(LAG)
-        if lag is not None and lag > limit:
-            raise SourceError(
-                f"the replica {where(self.dsn)} lags by {lag:.0f} seconds, {limit:.0f} are allowed",
-                "see why it does not follow, or back up the primary: without dsn_backup",
-            )
-        self.release()
-
     @property
     def versions(self) -> dict[str, str]:
         """Return the versions of server and tool."""
         version = self.query("SHOW server_version")[0][0].split(" ")[0]
-        tool = version_of(self.pg_dump())
+        tool = version_of(pg_dump_for(major_of_server(self.version)))
         return {SERVER: version, PG_DUMP: f"{tool[0]}.{tool[1]}" if tool else ""}
-
-    def pg_dump(self) -> str:
-        """Return the pg_dump to use.
-
-        Raise ConfigurationError when there is none that is as new as the server.
-        """
-        return pg_dump_for(major_of_server(self.version))
 
     def snapshot(self) -> None:
         """Take the snapshot again, as of now."""
@@ -194,144 +159,12 @@ class Postgres:
                 position += len(data) or 1
                 data = content.read(PIECE) if data else b""
 
-    def definitions(self) -> Iterator[bytes]:
-        """Yield the lines of a script that defines everything which the snapshot holds, without content."""
-        command = [
-            self.pg_dump(),
-            "--schema-only",
-            "--no-owner",
-            "--no-acl",
-            "--no-password",
-            f"--snapshot={self.snapshot_name}",
-            f"--lock-wait-timeout={LOCK_TIMEOUT_MS}",
-            f"--dbname={shown_dsn(self.dsn)}",
-        ]
-        with Program(command, secrets_of(self.dsn), _failed) as program:
-            yield from program.lines()
-            program.finish()
-
-    def dump_into(
-        self, sink: Sink, to: str, workers: Workers, checkpointer: Checkpointer, progress: Progress
-    ) -> Dumped:
-        """Dump what the snapshot shows into objects, while this connection counts the rows of its tables.
-
-        Raise SourceError when ``pg_dump`` fails, or when ``pg_restore`` cannot read the table of contents.
-        """
-        program = self.pg_dump()
-        command = [
-            program,
-            "--format=custom",
-            "--compress=0",
-            "--large-objects" if major_of_program(program) >= 16 else "--blobs",
-            "--no-password",
-            f"--snapshot={self.snapshot_name}",
-            f"--lock-wait-timeout={LOCK_TIMEOUT_MS}",
-            f"--dbname={shown_dsn(self.dsn)}",
-        ]
-        dumping = Program(command, secrets_of(self.dsn), _failed, tick=checkpointer.heartbeat)
-        with _aside(self.tables) as tables, dumping, Contents(major_of_program(program)) as contents:
-            parts = [
-                part
-                for stored in workers.in_order(_jobs(dumping, contents, sink, to, progress))
-                for part in stored
-            ]
-            dumping.finish()
-            contents.finish()
-            return Dumped(
-                parts=parts, tables=tables(), large_objects=contents.large_objects, words=dumping.words()
-            )
-
 
 def tables_of(query: Callable[[str], list[tuple[Any, ...]]]) -> list[TableName]:
     """Return all tables of a database that are neither temporary nor part of an extension, in order."""
     return [TableName(schema, name) for schema, name in query(TABLES)]
 
 
-class Dumped(msgspec.Struct):
-    """A dump that is stored.
-
-    Its parts, the rows of each table in its snapshot, the large objects it has, and what the tool warned of.
-    """
-
-    parts: list[Part]
-    tables: dict[str, int]
-    large_objects: BlobSet
-    words: str
-
-
-class Contents:
-    """Reads the beginning of an archive while it is made, with ``pg_restore``.
-
-    A table of contents that cannot be read is no backup.
-
-    The definitions of its entries name the large objects; since PostgreSQL 17 one entry has many.
-    """
-
-    def __init__(self, made_by: int) -> None:
-        self.large_objects = BlobSet()
-        self._wants_more = True
-        command = [pg_restore_for(made_by), "--section=pre-data", "--file=-"]
-        self._program = Program(command, {}, _failed, fed=True)
-        self._reader = threading.Thread(target=self._read, name="vault-contents")
-
-    def __enter__(self) -> Contents:
-        with signals_blocked():
-            self._reader.start()
-        return self
-
-    def __exit__(self, *arguments: Any) -> None:
-        self._program.__exit__(*arguments)
-        self._reader.join()
-
-    def feed(self, block: memoryview) -> None:
-        """Take the next block of the archive."""
-        self._wants_more = self._wants_more and self._program.feed(block)
-
-    def finish(self) -> None:
-        """Wait for the end; raise SourceError when the table of contents cannot be read."""
-        self._program.close_input()
-        self._reader.join()
-        self._program.finish()
-
-    def _read(self) -> None:
-        found: list[BlobRef] = []
-        with contextlib.suppress(
-            ValueError, OSError
-        ):  # the other end is closed when something else has failed
-            for line in self._program.lines():
-                found += [large_object(int(oid)) for oid in LARGE_OBJECT.findall(line)]
-                if len(found) >= FETCH:
-                    self.large_objects.add(found)
-                    found = []
-        self.large_objects.add(found)
-
-
 def large_object(oid: int) -> BlobRef:
     """Return a large object as a set of blobs can hold it."""
     return BlobRef(oid.to_bytes(8), NO_TID, True)
-
-
-def _jobs(
-    dumping: Program, contents: Contents, sink: Sink, to: str, progress: Progress
-) -> Iterator[Callable[[], list[Part]]]:
-    for block in dumping.blocks(PART_RAW):
-        contents.feed(block)
-        progress.advance(len(block))
-        yield lambda block=block: store_part(sink, to, block)  # type: ignore[misc]
-
-
-@contextlib.contextmanager
-def _aside(work: Callable[[], dict[str, int]]) -> Iterator[Callable[[], dict[str, int]]]:
-    """Do something in a thread of its own; give what waits for its result."""
-    with ThreadPoolExecutor(1, thread_name_prefix="vault-count") as pool:
-        with signals_blocked():
-            future: Future[dict[str, int]] = pool.submit(work)
-        yield future.result
-
-
-def _failed(text: str) -> VaultError:
-    hint = next((hint for word, hint in WORDS.items() if word in text), "")
-    return SourceError(text, hint)
-
-
-# logging in

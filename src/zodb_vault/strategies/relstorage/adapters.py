@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ...blobs.refs import BlobSet
+from ...errors import Damage
 from ...model.manifest import DatabaseEntry
 from ...model.requirements import PSYCOPG2, Package
 from ...model.source import Database, masked
@@ -21,6 +22,7 @@ from ...runtime.progress import Progress
 from ..base import CheckReport, Sink
 
 if TYPE_CHECKING:
+    from ...config.sections import Section
     from ..sql.probe import ProbedDatabase
     from ..sql.restore import LoadRequest, PlannedLoad
     from ..sql.snapshot import Rows
@@ -253,3 +255,32 @@ ADAPTERS: Final[Mapping[str, Adapter]] = {
     ),
     "oracle": Adapter(tool="zodb-convert", shown_location=_shown_oracle),
 }
+
+
+def adapter_section(section: Section, adapters: Mapping[str, Adapter]) -> Section:
+    """Return the section of the one adapter; raise ConfigurationError when it is missing or not known."""
+    if len(section.sections) != 1:
+        known = ", ".join(f"<{name}>" for name in adapters)
+        raise section.error(f"{section.label} has to hold one of {known}")
+    adapter = section.sections[0]
+    if adapter.type not in adapters:
+        raise adapter.error(
+            f"{adapter.label} is not a database that RelStorage is known for",
+            hint=f"known are {', '.join(adapters)}",
+        )
+    return adapter
+
+
+def dumping_of(adapters: Mapping[str, Adapter], database: Database) -> Dumping:
+    """Return how a database is dumped; that it can be dumped was checked before."""
+    dumping = adapters[database.adapter or ""].dumping
+    assert dumping is not None, database.adapter
+    return dumping
+
+
+def dumping_that_reads(adapters: Mapping[str, Adapter], kind: str) -> tuple[str, Dumping]:
+    """Return the adapter, and its way of dumping, for a kind of storage in a manifest; raise Damage."""
+    for name, one in adapters.items():
+        if one.dumping is not None and kind in one.dumping.checks:
+            return name, one.dumping
+    raise Damage(f"a backup of RelStorage has no storage of the kind {kind}")

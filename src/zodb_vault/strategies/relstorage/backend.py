@@ -28,7 +28,7 @@ from ...runtime.progress import Progress
 from ..backend import Backend, Opinion, Scratch, not_restorable, without_transactions
 from ..base import CheckReport, Sink, SurveyContext
 from ..destination import Destination
-from .adapters import ADAPTERS, Adapter, Dumping
+from .adapters import ADAPTERS, Adapter, adapter_section, dumping_of, dumping_that_reads
 
 if TYPE_CHECKING:
     from ...config.sections import Section
@@ -77,7 +77,7 @@ class RelStorage(Backend):
 
         History is kept unless said otherwise.
         """
-        adapter = self._adapter_section(section)
+        adapter = adapter_section(section, self._adapters)
         blob_dir = around.path(section, "blob-dir")
         mode, warnings = shared_or("database", section, blob_dir)
         if blob_dir is None:
@@ -99,21 +99,11 @@ class RelStorage(Backend):
             warnings=tuple(warnings),
         )
 
-    def _adapter_section(self, section: Section) -> Section:
-        """Return the section of the one adapter; raise ConfigurationError when it is missing or not known."""
-        if len(section.sections) != 1:
-            known = ", ".join(f"<{name}>" for name in self._adapters)
-            raise section.error(f"{section.label} has to hold one of {known}")
-        adapter = section.sections[0]
-        if adapter.type not in self._adapters:
-            raise adapter.error(
-                f"{adapter.label} is not a database that RelStorage is known for",
-                hint=f"known are {', '.join(self._adapters)}",
-            )
-        return adapter
-
     def config_warnings(self, database: Database) -> list[str]:
-        """Return a warning when the configuration does not say where the blobs are, as in configurations for zodbpack."""
+        """Return a warning when the configuration does not say where the blobs are.
+
+        A configuration for zodbpack does not.
+        """
         if database.blob_mode != "none":
             return []
         return ["<relstorage> says no blob-dir: blobs in a shared directory, if there is one, are not known"]
@@ -155,7 +145,10 @@ class RelStorage(Backend):
         return self._adapters[database.adapter or ""].shown_location(database)
 
     def require(self, database: Database, method: Method) -> None:
-        """Raise NothingToBackUp for Oracle and for blobs somewhere else, ConfigurationError where their bucket cannot be read."""
+        """Raise NothingToBackUp for Oracle, and where another wrapper keeps the blobs.
+
+        Raise ConfigurationError when their bucket cannot be read.
+        """
         if method != "portable" and self._adapters[database.adapter or ""].dumping is None:
             raise NothingToBackUp(
                 f"RelStorage on {database.adapter} has no dump that could be restored: the database "
@@ -171,14 +164,14 @@ class RelStorage(Backend):
 
     def location(self, database: Database) -> str:
         """Return which database it is."""
-        return self._dumping(database).location(database)
+        return dumping_of(self._adapters, database).location(database)
 
     def survey(self, database: Database, context: SurveyContext) -> SqlSurvey:
         """Log in and take a snapshot."""
         from ..sql.survey import SqlSurvey
         from .schema import RelStorageSchema
 
-        schema = RelStorageSchema(database, self._dumping(database).open_rows)
+        schema = RelStorageSchema(database, dumping_of(self._adapters, database).open_rows)
         if database.method == "transactions":
             from ..postgres.incremental import TransactionsSurvey
             from .tables import tables_of
@@ -203,7 +196,7 @@ class RelStorage(Backend):
         if entry.dump is None:
             return
         kind = _kind_of(entry)
-        check = next(one.checks[kind] for one in self._dumpings() if kind in one.checks)
+        check = dumping_that_reads(self._adapters, kind)[1].checks[kind]
         progress.begin("storage", entry.dump.size)
         check(entry, sink, refs, report, progress)
         check_log(entry, sink, report)
@@ -233,12 +226,7 @@ class RelStorage(Backend):
         self, entry: DatabaseEntry, directory: Path, server: str | None, note: Callable[[str], None]
     ) -> Iterator[Scratch]:
         """Give an empty database, and the configuration of a RelStorage in it."""
-        kind = _kind_of(entry)
-        adapter, dumping = next(
-            (name, one.dumping)
-            for name, one in self._adapters.items()
-            if one.dumping and kind in one.dumping.checks
-        )
+        adapter, dumping = dumping_that_reads(self._adapters, _kind_of(entry))
         if dumping.scratch is None:
             raise NotProven(
                 f"the level restore needs a MySQL 8 of its own for {entry.name}, and this version cannot make "
@@ -281,16 +269,6 @@ class RelStorage(Backend):
 
         dumping = self._adapters[database.adapter or ""].dumping
         return opinion_of(database, dumping.connect, judge) if dumping and dumping.connect else None
-
-    # adapters
-
-    def _dumping(self, database: Database) -> Dumping:
-        dumping = self._adapters[database.adapter or ""].dumping
-        assert dumping is not None, database.adapter
-        return dumping
-
-    def _dumpings(self) -> Iterator[Dumping]:
-        return (one.dumping for one in self._adapters.values() if one.dumping)
 
 
 def _kind_of(entry: DatabaseEntry) -> str:

@@ -16,6 +16,7 @@ from ...model.source import REPLICA_DSN, REPLICA_LAG, Database
 from ...runtime.progress import Progress
 from ...runtime.workers import Workers
 from ..base import Checkpointer, Sink
+from ..postgres.dump import dump_snapshot
 from ..postgres.snapshot import Postgres, large_object
 from ..sql.snapshot import StoredDump, row_ref
 from .tables import HISTORY, IN_POSTGRESQL
@@ -44,7 +45,7 @@ class PostgresRows(Postgres):
     ) -> StoredDump:
         """Dump, and compare the large objects of the dump with those that the rows of blobs name."""
         sequences = self.sequences()
-        done = self.dump_into(sink, f"{folder}/database.dump", workers, checkpointer, progress)
+        done = dump_snapshot(self, sink, f"{folder}/database.dump", workers, checkpointer, progress)
         with contextlib.closing(done.large_objects), contextlib.closing(BlobSet()) as named:
             named.add(
                 large_object(int(chunk)) for (chunk,) in self.stream("SELECT DISTINCT chunk FROM blob_chunk")

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from ...blobs.layout import detect
-from ...datafs.records import is_blob
-from ...model.blob import BlobRef
 from ...model.source import Database
-from ..blobs.s3 import BlobBucket, wrapper_key
-from ..blobs.source import BlobDirectory, BlobSource
 from ..sql.schema import SchemaState, StorageSchema, number_of
-from ..sql.snapshot import Rows, hex_or_none, row_ref
-
-IN_DATABASE = (
-    "SELECT 1 FROM blob_chunk b WHERE b.zoid = object_state.zoid AND b.tid = object_state.tid AND "
-    "b.chunk_num = 0"
-)
+from ..sql.snapshot import Rows, hex_or_none
+from .blobs import RelStorageBlobs
 
 
 class RelStorageSchema(StorageSchema):
     """See ``StorageSchema``."""
 
-    package, blob_table = "RelStorage", "blob_chunk"
+    package = "RelStorage"
 
     def __init__(self, database: Database, open_rows: Callable[[Database], Rows]) -> None:
         # before a login: a directory that is not mounted is found out without it
         shared = database.blob_dir if database.blob_mode == "directory" else None
-        self._layout = detect(Path(shared)) if shared else None
-        super().__init__(database, open_rows)
+        layout = detect(Path(shared)) if shared else None
+        rows = open_rows(database)
+        super().__init__(database, rows, RelStorageBlobs(database, rows, layout))
 
     def state(self) -> SchemaState:
         """Return whether history is kept, and the last TID."""
@@ -66,40 +59,3 @@ class RelStorageSchema(StorageSchema):
             return None
         said = f"keep-history is {configured} in the configuration, {state.history} in the database"
         return f"{said}: RelStorage refuses that"
-
-    # blobs
-
-    @property
-    def keeps_blobs_outside(self) -> bool:
-        """Tell whether blobs are files of a shared directory, or objects of a bucket."""
-        return self._layout is not None or self.database.blob_mode == "s3"
-
-    @property
-    def layout(self) -> str | None:
-        """Return the layout of the blob directory."""
-        return self._layout
-
-    def blob_source(self) -> BlobSource:
-        """Return the bucket, or the directory."""
-        if self._layout is None:
-            return BlobBucket(self.database, wrapper_key)
-        return BlobDirectory(Path(self.database.blob_dir or ""), self._layout)
-
-    def blobs_outside(self, after: str | None) -> Iterator[BlobRef]:
-        """Yield the blob revisions of the snapshot that are later than a TID."""
-        return self._blobs(f"tid > %s AND {self.rows.blob_records}", number_of(after))
-
-    def lost_blobs(self) -> Iterator[BlobRef]:
-        """Yield the blob revisions of the snapshot that are not in the table of blobs."""
-        return self._blobs(f"{self.rows.blob_records} AND NOT EXISTS ({IN_DATABASE})")
-
-    def _blobs(self, condition: str, *parameters: object) -> Iterator[BlobRef]:
-        query = f"SELECT zoid, tid, state FROM object_state WHERE {condition}"
-        for zoid, tid, state in self.rows.stream(query, *parameters):
-            if is_blob(bytes(state)):
-                yield row_ref(zoid, tid)
-
-    def still_references(self, blob: BlobRef) -> bool:
-        """Tell whether the revision is there now."""
-        query = "SELECT 1 FROM object_state WHERE zoid = %s AND tid = %s"
-        return bool(self.rows.query_latest(query, int.from_bytes(blob.oid), int.from_bytes(blob.tid)))

@@ -75,10 +75,10 @@ class SqlCapture:
         captured = clock.now()
         self._notes = RunNotes(sink, checkpointer, _first_notes(surveyed))
         self._blobs: SqlBlobs | None = None
-        if options.blobs and schema.keeps_blobs_outside:
+        if options.blobs and schema.blobs.are_outside:
             packer = Packer(sink, self.folder, captured, progress)
             self._blobs = SqlBlobs(
-                schema.blob_source(), sink, packer, captured, options, checkpointer, self._notes
+                schema.blobs.source(), sink, packer, captured, options, checkpointer, self._notes
             )
         elif options.blobs and schema.database.blob_mode == "none":
             self._require_no_blobs()
@@ -86,7 +86,7 @@ class SqlCapture:
     def _require_no_blobs(self) -> None:
         """Raise ConfigurationError for the first blob that is not in the database."""
         name = self.schema.database.name
-        for blob in self.schema.lost_blobs():
+        for blob in self.schema.blobs.lost():
             which = f"OID {tids.to_hex(blob.oid)}, TID {tids.to_hex(blob.tid)}"
             raise ConfigurationError(
                 [
@@ -158,7 +158,7 @@ class SqlCapture:
             method=self.method,
             history=state.history,
             blob_mode=database.blob_mode,
-            layout=schema.layout,
+            layout=schema.blobs.layout,
             first_tid=schema.first_tid(state),
             pack_tid=None,
             last_tid=last,
@@ -181,20 +181,20 @@ class SqlCapture:
         continued, forced = self.surveyed.continued, self.surveyed.options.forced
         known = continued.entry.blobs if continued and not forced else None
         if continued is not None and known is not None and not known.missing.count:
-            new = list(self.schema.blobs_outside(continued.entry.last_tid))
+            new = list(self.schema.blobs.outside(continued.entry.last_tid))
             packs = packs_of(continued.entry, self.sink)
-            if known.count + len(new) == self.schema.count_outside() and not any(
+            if known.count + len(new) == self.schema.blobs.count_outside() and not any(
                 pack.future for pack in packs
             ):
                 blobs.take_whole(continued)
                 blobs.refs.add(new)
-                return self.schema.unusual_keys(self.sink)
-        blobs.refs.add(self.schema.blobs_outside(None))
+                return self.schema.blobs.unusual_keys(self.sink)
+        blobs.refs.add(self.schema.blobs.outside(None))
         if self.surveyed.previous is not None and not forced:
             blobs.take_referenced(self.surveyed.previous, self.surveyed.decision)
         if self.surveyed.interrupted is not None:
             blobs.adopt(self.surveyed.interrupted.stored)
-        return self.schema.unusual_keys(self.sink)
+        return self.schema.blobs.unusual_keys(self.sink)
 
     def _lost_blobs(self, dumped: StoredDump | None) -> list[MissingBlob]:
         """Return the blobs that should be in the database and are not.
@@ -204,9 +204,9 @@ class SqlCapture:
         schema, options = self.schema, self.surveyed.options
         if not options.blobs or schema.database.blob_mode not in ("database", "database+s3"):
             return []
-        lost = [MissingBlob(blob, schema.blob_table) for blob in schema.lost_blobs()]
+        lost = [MissingBlob(blob, schema.blobs.table) for blob in schema.blobs.lost()]
         lost += dumped.missing if dumped else []
-        where = f"the table {schema.blob_table}"
+        where = f"the table {schema.blobs.table}"
         limit_missing([one.blob for one in lost], 0, options.allow_missing, where)
         return lost
 
@@ -274,7 +274,7 @@ class SqlBlobCapture:
             none = Blobs(count=0, size=0, lists=[], tail=[], missing=note_missing(self._sink, lost))
             entry = msgspec.structs.replace(entry, blobs=none if lost else None)
             return msgspec.structs.replace(self._captured, entry=entry)
-        self._blobs.copy(self._schema.still_references)
+        self._blobs.copy(self._schema.blobs.still_references)
         packed = self._blobs.packed
         entry = msgspec.structs.replace(
             entry,

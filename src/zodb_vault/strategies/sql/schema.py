@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
 
 from ...errors import SourceError
@@ -22,21 +22,17 @@ class SchemaState(NamedTuple):
 
 
 class StorageSchema(ABC):
-    """The tables of one kind of storage, in the snapshot of ``rows``.
-
-    ``package`` is what reads and writes them, ``blob_table`` the one that holds blobs in the database.
-    """
+    """The tables of one kind of storage in the snapshot of ``rows``; ``package`` reads and writes them."""
 
     package: ClassVar[str]
-    blob_table: ClassVar[str]
 
-    def __init__(self, database: Database, open_rows: Callable[[Database], Rows]) -> None:
-        self.database = database
-        self.rows = open_rows(database)
+    def __init__(self, database: Database, rows: Rows, blobs: StorageBlobs) -> None:
+        self.database, self.rows, self.blobs = database, rows, blobs
 
     def close(self) -> None:
         """Close the connections."""
         self.rows.close()
+        self.blobs.close()
 
     def number(self, query: str, *parameters: object) -> int | None:
         """Return the one number that a query gives."""
@@ -65,49 +61,59 @@ class StorageSchema(ABC):
 
     @abstractmethod
     def count_transactions(self, state: SchemaState, after: str | None) -> tuple[int | None, int]:
-        """Return how many transactions there are, None when nothing tells, and how many of them are later than a TID."""
+        """Return how many transactions there are, and how many of them are later than a TID.
+
+        The first number is None where no table tells it.
+        """
 
     @abstractmethod
     def history_mismatch(self, state: SchemaState) -> str | None:
         """Return what to say when the configuration and the database do not agree whether history is kept."""
 
-    # blobs
+
+class StorageBlobs(ABC):
+    """The blobs of one kind of storage in the snapshot of ``rows``; ``table`` holds those in the database."""
+
+    table: ClassVar[str]
+
+    def __init__(self, database: Database, rows: Rows) -> None:
+        self.database, self.rows = database, rows
+
+    def close(self) -> None:  # noqa: B027  most kinds have nothing to free
+        """Free everything."""
 
     @property
     @abstractmethod
-    def keeps_blobs_outside(self) -> bool:
-        """Tell whether blobs are outside of the database."""
-
-    @abstractmethod
-    def blob_source(self) -> BlobSource:
-        """Return where the blobs outside of the database are."""
+    def are_outside(self) -> bool:
+        """Tell whether blobs are outside of the database, all of them or some."""
 
     @property
-    @abstractmethod
     def layout(self) -> str | None:
         """Return the layout of the blob directory, None when there is none."""
+        return None
 
     @abstractmethod
-    def blobs_outside(self, after: str | None) -> Iterator[BlobRef]:
-        """Yield the blobs of the snapshot that are outside of the database and later than a TID."""
+    def source(self) -> BlobSource:
+        """Return where the blobs outside of the database are."""
 
     @abstractmethod
-    def lost_blobs(self) -> Iterator[BlobRef]:
-        """Yield the blobs of the snapshot that should be in the database and are not."""
+    def outside(self, after: str | None) -> Iterator[BlobRef]:
+        """Yield the blobs outside of the database that are later than a TID."""
+
+    def count_outside(self) -> int:
+        """Return how many blobs are outside of the database."""
+        return sum(1 for _blob in self.outside(None))
+
+    @abstractmethod
+    def lost(self) -> Iterator[BlobRef]:
+        """Yield the blobs that should be in the database and are not."""
 
     @abstractmethod
     def still_references(self, blob: BlobRef) -> bool:
-        """Tell whether the database has a blob now, not only in the snapshot."""
-
-    def count_outside(self) -> int:
-        """Return how many blobs of the snapshot are outside of the database."""
-        return sum(1 for _blob in self.blobs_outside(None))
+        """Tell whether the database references a blob now, not only in the snapshot."""
 
     def unusual_keys(self, sink: Sink) -> str | None:
-        """Store the keys of objects in S3 that are not those that the storage would choose.
-
-        None when there are none.
-        """
+        """Store the keys in S3 that the storage would not choose; return the document, None for no such key."""
         return None
 
 

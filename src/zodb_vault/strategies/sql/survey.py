@@ -71,7 +71,7 @@ class SqlSurvey:
                 superseded=compared.superseded,
                 restored=self.options.restored,
                 forced=self.options.forced,
-                reuses_blobs=bool(self.schema.keeps_blobs_outside and entry and entry.blobs),
+                reuses_blobs=bool(self.schema.blobs.are_outside and entry and entry.blobs),
             )
         )
 
