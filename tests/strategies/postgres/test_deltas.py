@@ -25,7 +25,9 @@ from ZODB.Connection import TransactionMetaData
 from ZODB.POSException import POSKeyError, UndoError
 
 from zodb_vault.model import chain
+from zodb_vault.model.manifest import MissingBlobs
 from zodb_vault.repository.objects import ContentWriter
+from zodb_vault.strategies.blobs import capture as blob_capture
 from zodb_vault.strategies.postgres.delta import DeltaWriter
 from zodb_vault.strategies.postgres.delta_state import SnapshotTables
 from zodb_vault.strategies.postgres.names import TableName
@@ -647,6 +649,25 @@ def test_random_histories_of_pgjsonb(
         vault.done("restore", backup, "--output", vault.directory / login.name, "--yes", "--allow-incomplete")
         laid_over_by_hand(vault.directory / login.name, login)
         require_same(held_by(login, login.user), wanted)
+
+
+@needs_pgjsonb
+@pytest.mark.parametrize("history", [False, True])
+def test_an_object_in_s3_that_no_pack_has_is_damage(
+    make_pgjsonb: Make, monkeypatch: pytest.MonkeyPatch, history: bool
+) -> None:
+    vault = make_pgjsonb(history, True)
+    backed_up(vault)
+    with vault.site.opened() as opened:
+        opened.put(later=NOISE[7])
+    with monkeypatch.context() as patch:
+        patch.setattr(blob_capture, "pack_missing", lambda *_arguments: iter(()))
+        patch.setattr(blob_capture, "note_missing", lambda *_arguments: MissingBlobs(count=0, list=None))
+        made = backed_up(vault)
+    assert made["how"] == "incremental"
+    done = vault("verify", made["id"], "--json")
+    assert (done.status, [one["what"] for one in done.document["damage"]]) == (4, ["blob"])
+    assert (done.document["checked"].get("transactions", 0) > 0) == history
 
 
 @needs_pgjsonb

@@ -161,22 +161,17 @@ class Pgjsonb(Backend):
 
         Note what its rows name in S3, and look whether the blobs in it are as long as they say.
         """
+        from ..postgres.archive import check_dump
+        from ..postgres.delta_check import check_deltas
+        from ..sql.history import check_log
         from .tables import tables_of
 
         dump = entry.dump
         if not isinstance(dump, PgDump):
             return
         progress.begin("storage", dump.size)
-        tables = tables_of(bool(entry.history))
-        if isinstance(dump, PgTransactions):
-            from ..postgres.delta_check import check_deltas
-
-            check_deltas(entry, tables, sink, refs, report, progress)
-            return
-        from ..postgres.archive import check_dump
-        from ..sql.history import check_log
-
-        check_dump(entry, tables, sink, refs, report, progress)
+        check = check_deltas if isinstance(dump, PgTransactions) else check_dump
+        check(entry, tables_of(bool(entry.history)), sink, refs, report, progress)
         check_log(entry, sink, report)
 
     def destination(self, database: Database, options: DestinationOptions) -> Destination:

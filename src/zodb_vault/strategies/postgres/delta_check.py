@@ -59,8 +59,9 @@ def check_deltas(
         check.whole()
         check.compare()
         refs.add(check.referenced())
-        if entry.blob_mode not in ("directory", "s3"):
-            refs.mark_present(one.oid + one.tid for one in list(refs.all()))  # in the database itself
+        # records name all blobs, those in the database too; rows of blobs name only those outside of it
+        if tables.blob_rows is None and entry.blob_mode not in ("directory", "s3"):
+            refs.mark_present(one.oid + one.tid for one in list(refs.all()))
 
 
 class _Check:
