@@ -202,7 +202,7 @@ class Pgjsonb(Backend):
     def scratch(
         self, entry: DatabaseEntry, directory: Path, server: str | None, note: Callable[[str], None]
     ) -> Iterator[Scratch]:
-        """Give an empty database, and the configuration of a zodb-pgjsonb in it, with a cache for the blobs of the bucket."""
+        """Give an empty database, the configuration of a zodb-pgjsonb in it, and a cache for blobs in S3."""
         import importlib.util
 
         from ..postgres.scratch import scratch_database

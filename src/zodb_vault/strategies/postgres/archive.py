@@ -1,6 +1,6 @@
-"""Whether a stored archive of ``pg_dump`` holds.
+"""Check a stored archive of ``pg_dump`` without a server.
 
-Read to its end by ``pg_restore``, without a server, its rows and large objects counted.
+``pg_restore`` makes a script of it, which is read to its end; its rows and large objects are counted.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _check_with_chunks(
 
 
 def compare_tables(dump: PgDump, read: Read, report: CheckReport) -> None:
-    """Compare the rows of a dump with those of the snapshot that it was made of."""
+    """Compare the numbers of rows in a dump with those in the snapshot that it was made of."""
     for table in sorted(dump.tables.keys() | read.tables.keys()):
         rows, wanted = read.tables.get(table), dump.tables.get(table)
         report.count("rows", rows or 0)
@@ -117,16 +117,13 @@ COPY: Final = re.compile(rb"COPY (\S+) \(([^)]*)\) FROM stdin;\Z")
 OPEN: Final = re.compile(rb"SELECT pg_catalog\.lo_open\('(\d+)', \d+\);")
 WRITE: Final = b"SELECT pg_catalog.lowrite(0, '\\x"
 END: Final = b"\\."
-# What a row of a blob record may have: its state in hexadecimal, and numbers.
+# The longest row with the record of a blob: its state in hexadecimal, and some numbers.
 BLOB_ROW: Final = 2 * BLOB_RECORD_LIMIT + 200
 NAME: Final = b"ZODB.blob".hex().encode()
 
 
 class Read(msgspec.Struct):
-    """What an archive holds.
-
-    Rows of each table, large objects that are made, that are filled, and their bytes.
-    """
+    """What an archive has: rows of each table, large objects that are created and filled, and their bytes."""
 
     tables: dict[str, int]
     created: BlobSet
@@ -137,9 +134,8 @@ class Read(msgspec.Struct):
 class ArchiveReader:
     """Reads the script that ``pg_restore`` makes of an archive.
 
-    ``name_of`` returns what a row references, from ``columns`` of ``table``.
-
-    ``row`` is called with table, columns and text of every row.
+    ``name_of`` gets the ``columns`` of each row of ``table``, and returns what the row names. ``row`` gets
+    table, columns and text of every row.
     """
 
     def __init__(
@@ -159,7 +155,10 @@ class ArchiveReader:
         self._indexes: list[int] = []
 
     def run(self, chunks: Iterable[bytes], named: BlobSet, refs: BlobSet) -> Read:
-        """Return what is in the archive; note what rows of the table and records reference. Raise Damage."""
+        """Return what is in the archive; raise Damage.
+
+        Add what the rows of the table name to ``named``, and the blobs that records reference to ``refs``.
+        """
         problem: list[BaseException] = []
         feeder = threading.Thread(target=self._feed, args=(chunks, problem), name="vault-feed")
         with self._program as program:

@@ -1,10 +1,13 @@
-"""Extract the rows that were committed since an earlier snapshot, and the keys that are left.
+"""Extract the rows that were committed since an earlier snapshot, and the keys of the rows that are left.
 
-Stored as ``COPY`` writes them.
+They are stored in the format of ``COPY``.
 
-RelStorage and zodb-pgjsonb choose a TID under a lock that they hold until its transaction is committed: a
-snapshot that shows one transaction shows all with lower TIDs. So the last TID of a snapshot divides what it
-holds from what is committed later.
+RelStorage and zodb-pgjsonb choose a TID under a lock, and hold the lock until the transaction is committed.
+So a snapshot that shows one transaction shows all transactions with lower TIDs, and every later commit has a
+higher TID than the last one of the snapshot. That is why ``tid > last TID`` finds all new rows.
+
+A pack and a deletion leave no such sign. So the keys of all rows that are left are stored too: a restore
+deletes the other rows.
 """
 
 from __future__ import annotations
@@ -33,37 +36,47 @@ from .delta_state import DatabaseState, SnapshotTables
 from .names import TableName, quoted
 from .tables import CHUNK, OBJECTS, Keyed
 
-# Content of a whole table up to this length is compared with what the previous backup has of it.
+# The content of a whole table up to this length is kept in memory, and not stored when the previous backup
+# has the same content.
 COMPARED: Final = 8 << 20
 LARGE_OBJECTS: Final = "large_objects"
-# Of objects with later revisions, the one that was current before.
+# A commit moves the current revision of an object to the table of former ones, with its old TID. So a delta
+# needs the new rows of that table and, of each object with a later revision, the newest of the older rows.
 SUPERSEDED: Final = """
 SELECT {{columns}} FROM ONLY {{table}} WHERE tid > {after} UNION ALL
-SELECT h.* FROM (SELECT zoid FROM ONLY {objects} WHERE tid > {after} UNION SELECT zoid FROM ONLY {{table}} WHERE tid > {after}) n
-CROSS JOIN LATERAL (SELECT {{columns}} FROM ONLY {{table}} m WHERE m.zoid = n.zoid AND m.tid <= {after} ORDER BY m.tid DESC LIMIT 1) h
+SELECT h.* FROM (
+  SELECT zoid FROM ONLY {objects} WHERE tid > {after}
+  UNION SELECT zoid FROM ONLY {{table}} WHERE tid > {after}
+) n CROSS JOIN LATERAL (
+  SELECT {{columns}} FROM ONLY {{table}} m
+  WHERE m.zoid = n.zoid AND m.tid <= {after} ORDER BY m.tid DESC LIMIT 1
+) h
 """
 COLUMNS: Final = """
-SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum
+SELECT attname FROM pg_attribute
+WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum
 """
 NEW_LARGE_OBJECTS: Final = """
-SELECT DISTINCT n.chunk, m.oid IS NOT NULL FROM {table} n LEFT JOIN pg_largeobject_metadata m ON m.oid = n.chunk
+SELECT DISTINCT n.chunk, m.oid IS NOT NULL
+FROM {table} n LEFT JOIN pg_largeobject_metadata m ON m.oid = n.chunk
 WHERE n.tid > %s AND NOT EXISTS (SELECT FROM {table} o WHERE o.chunk = n.chunk AND o.tid <= %s) ORDER BY 1
 """
 
 
 class Changes:
-    """What a snapshot holds beyond an earlier state."""
+    """Compare a snapshot with an earlier state of the same database."""
 
     def __init__(self, tables: SnapshotTables, before: DatabaseState) -> None:
         self.tables, self.before = tables, before
 
     def unsuited(self) -> str | None:
-        """Return why no delta could bring the changes, None when one can."""
+        """Return why no delta can hold the changes, None when one can."""
         return (
             self._split_blobs() or self._other_encoding() or self._other_columns() or self._packed_history()
         )
 
     def _split_blobs(self) -> str | None:
+        # RelStorage joins the large objects of such a blob when it opens the database, and changes no TID
         if self.tables.storage.chunks is None:
             return None
         chunks = self.tables.name(self.tables.storage.chunks)
@@ -71,8 +84,8 @@ class Changes:
         if all(state.keys.get(chunks, {}).get("split", "0") == "0" for state in states):
             return None
         return (
-            "blobs are in several large objects each, as an old RelStorage left them, and those are "
-            "joined without a sign of it"
+            "blobs are in several large objects each, as an old RelStorage left them, and RelStorage joins "
+            "them without a sign of it"
         )
 
     def _other_encoding(self) -> str | None:
@@ -100,7 +113,10 @@ class Changes:
         return "its history was packed" if packed else None
 
     def added(self) -> str | None:
-        """Return a table that has more rows with TIDs of the earlier state than it had then, None when no table has."""
+        """Return a table that has got rows with TIDs of the earlier state since, None for no such table.
+
+        No delta would have these rows.
+        """
         for one in self.tables.storage.keyed:
             now, then = self._older(one), self._then(one)
             differs = any(now[column] != then[column] for column in ("zoid", "tid") if column in now)
@@ -109,14 +125,14 @@ class Changes:
         return None
 
     def packed(self, one: Keyed) -> bool:
-        """Tell whether rows of revisions are gone or changed since."""
+        """Tell whether a pack has removed or changed rows of the earlier state."""
         then = self._then(one)
         return any(value != then.get(column) for column, value in self._older(one).items())
 
     def _older(self, one: Keyed) -> dict[str, str]:
-        """Return the sums over rows with TIDs of the earlier state.
+        """Return the sums over the rows with TIDs of the earlier state.
 
-        Current and former revisions count as one: a commit moves a row from the one table to the other.
+        A commit moves a row from the current to the former revisions. So the sums of both tables are added.
         """
         now, newer = self.tables.state.keys[self.tables.name(one.name)], self.newer[one.name]
         older = {
@@ -140,14 +156,14 @@ class Changes:
 
 
 class DeltaWriter:
-    """Stores changes as files of rows; ``heartbeat`` is called every few seconds while rows are copied."""
+    """Store changes as files of rows; ``heartbeat`` is called every few seconds while rows are copied."""
 
     def __init__(self, changes: Changes, sink: Sink, folder: str, heartbeat: Callable[[], None]) -> None:
         self._changes, self._tables, self._server = changes, changes.tables, changes.tables.server
         self._sink, self._folder, self._heartbeat = sink, folder, heartbeat
 
     def delta(self) -> Delta:
-        """Store the rows that are later than the earlier state, and the large objects that they brought."""
+        """Store the rows that are later than the earlier state, and the large objects that only they name."""
         before, last = self._changes.before.last_tid, self._tables.last_tid
         until, after = last or "none", int(before, 16) if before else -1
         files = []
@@ -163,7 +179,7 @@ class DeltaWriter:
         return Delta(after=before, until=last, rows=files, large_objects=large_objects)
 
     def keys_left(self, one: Keyed) -> list[RowFile]:
-        """Store the keys of revisions, with the columns that a pack changes."""
+        """Store the keys of all revisions, with the columns that a pack changes."""
         columns = [*one.key, *one.changed]
         query = f"SELECT {', '.join(columns)} FROM ONLY {{table}} ORDER BY {', '.join(reversed(one.key))}"
         to = f"{self._folder}/live.{one.name}"
@@ -171,9 +187,9 @@ class DeltaWriter:
         return [msgspec.structs.replace(file, until=self._tables.last_tid)]
 
     def objects_left(self, one: Keyed, known: list[RowFile]) -> list[RowFile]:
-        """Store which objects a table has.
+        """Store which objects a table has, as one bit for each OID.
 
-        Files of the previous backup with the same content are used again.
+        A file of the previous backup with the same content is used again.
         """
         query = (
             f"COPY (SELECT zoid >> 10, bit_or(B'1'::bit({BITS}) >> (zoid & {BITS - 1})::integer) "
@@ -200,9 +216,9 @@ class DeltaWriter:
         return RowFile(table=table, columns=columns, rows=rows, sha256=digest, parts=writer.close())
 
     def copied_whole(self, known: list[RowFile]) -> list[RowFile]:
-        """Store the other tables as text, which every type has.
+        """Store the other tables completely, as text, because not every type has a binary format.
 
-        Short ones only if the previous backup has something else.
+        A short table is stored only when the previous backup has another content.
         """
         by_name = {file.table: file for file in known}
         query = "SELECT {columns} FROM ONLY {table}"
@@ -237,9 +253,9 @@ class DeltaWriter:
         )
 
     def _large_objects(self, until: str, after: int) -> RowFile | None:
-        """Store the content of large objects that only new rows name, as rows of number, position and bytes.
+        """Store the content of large objects that only new rows name, as rows of OID, position and bytes.
 
-        Large objects that the database has lost are reported elsewhere.
+        A large object that the database has lost is not in it; ``large_objects_named`` reports it.
         """
         if self._tables.storage.chunks is None:
             return None

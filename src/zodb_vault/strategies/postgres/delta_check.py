@@ -1,7 +1,8 @@
-"""Check offline that a base dump plus its deltas reproduces the snapshot.
+"""Check without a server that a base dump and its deltas give what the snapshot had.
 
-Every row is read, the newest delta first and the dump last. The keys of the rows that a restore would leave
-are summed up, and the large object that each one names is looked for.
+All rows are read once, from the newest delta back to the base dump. So the first row of an object that comes
+is the one that a restore leaves. The keys of the rows that are left are added up, and compared with the sums
+that the snapshot had. Every large object that they name has to be in the base or in a delta.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ def check_deltas(
     report: CheckReport,
     progress: Progress,
 ) -> None:
-    """Read base and deltas to their ends and compare what they give with what the snapshot held.
+    """Read base and deltas to their ends, and compare the result with what the snapshot had.
 
-    Raise Damage when something cannot be read.
+    Add the blobs that it references outside of the database to ``refs``. Raise Damage when something cannot
+    be read.
     """
     dump = entry.dump
     assert isinstance(dump, PgTransactions)
@@ -65,6 +67,12 @@ def check_deltas(
 
 
 class _Check:
+    """One check: its methods are called in the order in which they are written here.
+
+    ``named`` are the large objects that rows name, ``there`` those that base or deltas have. ``blobs`` are
+    the blobs outside of the database that rows reference, rows that are not left included.
+    """
+
     def __init__(
         self,
         entry: DatabaseEntry,
@@ -82,17 +90,17 @@ class _Check:
         self.tallies: dict[str, Tally] = {}
         for one in tables.keyed:
             self.tallies[str(anyone.beside(one.name))] = tally_of(one, self.named, new)
-        # the table whose rows ask for blobs outside of the database
+        # the table whose rows reference blobs outside of the database
         referencing = tables.blob_rows.table if tables.blob_rows is not None else OBJECTS
         self.referencing = str(anyone.beside(referencing))
 
     def keys_left(self) -> None:
-        """Read which keys are left."""
+        """Read the keys of the rows that are left."""
         for file in self.dump.live:
             self.tallies[file.table].left(file, self._rows(file))
 
     def deltas(self) -> None:
-        """Read what was added, the newest first."""
+        """Read the rows of the deltas, the newest delta first."""
         for delta in reversed(deltas_of(self.entry, self.sink)):
             for file in delta.rows:
                 tally, indexes = (
@@ -125,17 +133,17 @@ class _Check:
         made = made_by(base.versions)
         chunks = advancing(self.sink.read(dump_of(self.entry, self.sink)), self.progress)
         reader = reader_of_blob_rows(self.storage.blob_rows, self.report, made, self._of_base)
-        with contextlib.closing(BlobSet()) as unused:  # of records it is noted row by row what is left
+        with contextlib.closing(BlobSet()) as unused:  # ``_of_base`` notes the records that are left
             read = reader.run(chunks, self.blobs, unused)
         with contextlib.closing(read.created):
             self.there.add(read.created.all())
         for table in sorted(base.tables.keys() | read.tables.keys()):
             if read.tables.get(table) != base.tables.get(table):
-                message = (
+                why = (
                     f"{table} has {read.tables.get(table)} rows in the base, {base.tables.get(table)} in "
                     "the snapshot that it was made of"
                 )
-                self.report.damage("table", message)
+                self.report.damage("table", why)
         self.report.count("bytes of large objects", read.size)
 
     def _of_base(self, table: str, columns: list[str], line: bytes) -> None:
@@ -160,7 +168,7 @@ class _Check:
             pass
 
     def compare(self) -> None:
-        """Compare what would be restored with what the snapshot held."""
+        """Compare what a restore would give with what the snapshot had."""
         for table, tally in self.tallies.items():
             wanted = {
                 column: int(value)
@@ -172,8 +180,7 @@ class _Check:
                     what = "has" if column == "rows" else f"has a column {column} that adds up to"
                     self.report.damage(
                         "table",
-                        f"{table} {what} {value} with all deltas applied to the base, {wanted[column]} in "
-                        "its snapshot",
+                        f"{table} {what} {value} after all deltas, {wanted[column]} in its snapshot",
                     )
         lost = known_as_lost(self.entry, self.sink)
         self.named.mark_present(one.oid + one.tid for one in self.there.all())
@@ -188,7 +195,7 @@ class _Check:
         self.report.count("rows", sum(self.dump.tables.values()))
 
     def referenced(self) -> Iterator[BlobRef]:
-        """Yield the blobs that the restored records would reference."""
+        """Yield the blobs that the rows reference that are left."""
         referencing = self.tallies[self.referencing]
         return (blob for blob in self.blobs.all() if referencing.is_left(blob))
 
@@ -210,7 +217,7 @@ class _Check:
 
 
 def rows_of(chunks: Iterable[bytes], table: str) -> Iterator[list[Field]]:
-    """Yield the fields of each row of a binary COPY; raise Damage when it is none, or ends too early."""
+    """Yield the fields of each row of a binary COPY; raise Damage for another format and an early end."""
     reader = _Reader(iter(chunks), table)
     if reader.take(len(HEADER)) != HEADER:
         raise Damage(f"the rows of {table} do not begin as rows do")

@@ -39,7 +39,7 @@ ScriptStep = Sql | Load
 
 
 def steps_of(tables: StorageTables, dump: PgTransactions, deltas: Iterable[Delta]) -> Iterator[ScriptStep]:
-    """Yield what is to be done, behind the rows of the dump and before its indexes."""
+    """Yield the steps that apply deltas, after the rows of the dump and before its indexes."""
     anyone = any_table(dump)
     yield Sql(f"SET client_encoding = {literal(dump.encoding)}")
     yield from _added(deltas, [str(anyone.beside(one.name)) for one in tables.keyed if one.kind == "history"])
@@ -65,11 +65,10 @@ def steps_of(tables: StorageTables, dump: PgTransactions, deltas: Iterable[Delta
 
 
 def _added(deltas: Iterable[Delta], history: Sequence[str]) -> Iterator[ScriptStep]:
-    """Yield what brings all rows that were ever added, and the content of large objects.
+    """Yield the steps that add all rows of all deltas, and the content of large objects.
 
-    A number can have been used again.
-
-    What a delta has of ``history`` may be there already.
+    PostgreSQL uses the OID of a removed large object again, so one of that OID is removed first. Rows of
+    ``history`` tables are added only if they are not there: several deltas can have the same one.
     """
     for table in history:
         yield Sql(
@@ -102,7 +101,7 @@ def _former(file: RowFile) -> Iterator[ScriptStep]:
 
 
 def _only_current(name: TableName, files: list[RowFile], dump: PgTransactions) -> Iterator[ScriptStep]:
-    """Yield what leaves the newest row of each object that is left."""
+    """Yield the steps that leave the newest row of each object that is left, and no other row."""
     table, live = name.quoted, f"vault_live_{name.name}"
     since = int(dump.base.last_tid, 16) if dump.base.last_tid else -1
     newest = f"SELECT zoid, max(tid) AS tid FROM ONLY {table} WHERE tid > {since} GROUP BY zoid"
@@ -118,12 +117,13 @@ def _only_current(name: TableName, files: list[RowFile], dump: PgTransactions) -
 
 
 def _only_left(one: Keyed, files: list[RowFile]) -> Iterator[ScriptStep]:
-    """Yield what leaves those revisions that packs have left, as packs have left them."""
+    """Yield the steps that leave the revisions that packs have left, with the values that packs gave them."""
     for file in files:
         table, left = TableName.parse(file.table).quoted, f"vault_left_{one.name}"
         same = " AND ".join(f"l.{column} = o.{column}" for column in one.key)
         yield Sql(
-            f"CREATE TEMPORARY TABLE {left} AS SELECT {', '.join(map(quoted, file.columns))} FROM ONLY {table} LIMIT 0"
+            f"CREATE TEMPORARY TABLE {left} AS "
+            f"SELECT {', '.join(map(quoted, file.columns))} FROM ONLY {table} LIMIT 0"
         )
         yield Load(left, file.columns, file)
         until = int(file.until, 16) if file.until else -1

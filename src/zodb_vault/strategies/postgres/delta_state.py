@@ -1,7 +1,7 @@
-"""The tables of a storage in one snapshot, and by what a later run recognises them.
+"""The tables of a storage in one snapshot, and how a later run recognises them.
 
-What a pack removes bears no mark. So the number of rows and sums over their keys are stored with each backup:
-where the next run finds other sums over the same TIDs, rows are gone, came late, or were changed.
+A pack leaves no mark on the rows that it removes. So each backup stores the number of rows, and sums over
+their keys. If the next run finds other sums over the same TIDs, rows were removed, added or changed.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ SERVER_IDS: Final = (("pg_control_system", "system_identifier"), ("pg_control_ch
 
 
 class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
-    """By what the next run recognises a database.
+    """How the next run recognises a database.
 
-    Its server and that server's timeline, its tables, sums over its keys.
-
-    ``future``: the last TID was far ahead of the clock.
+    ``server`` has the identity of the server and its timeline. ``schema`` is a digest of all definitions.
+    ``keys`` has, for each table, the number of rows and the sums of columns. ``future``: the last TID was far
+    ahead of the clock, so a later commit can have a lower TID.
     """
 
     server: str
@@ -49,14 +49,14 @@ class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
     future: bool = False
 
     def difference(self, previous: DatabaseState) -> str | None:
-        """Return what is not as it was in an earlier state, None when the database is the same one."""
+        """Return what differs from an earlier state, None when it is the same database."""
         if (self.server, self.database) != (previous.server, previous.database):
             return "it is another database now, or its server was restored or replaced"
         return "the definitions of its tables have changed" if self.schema != previous.schema else None
 
 
 class SnapshotTables:
-    """The tables of one storage in the snapshot of a connection; what is read once is remembered."""
+    """The tables of one storage in the snapshot of a connection; each fact is read only once."""
 
     def __init__(self, server: Postgres, storage: StorageTables, last_tid: str | None) -> None:
         self.server, self.storage, self.last_tid = server, storage, last_tid
@@ -86,7 +86,7 @@ class SnapshotTables:
 
     @cached_property
     def whole(self) -> list[TableName]:
-        """Return the tables that are copied whole: all that are not known."""
+        """Return the tables that are copied whole: all that the backend does not know."""
         known = {
             self.table(table) for table in (*(one.name for one in self.storage.keyed), *self.storage.derived)
         }
@@ -94,12 +94,12 @@ class SnapshotTables:
 
     @property
     def derived(self) -> list[str]:
-        """Return the tables whose content a pack fills again."""
+        """Return the tables that the next pack fills again."""
         return [str(table) for table in map(self.table, self.storage.derived) if table in self.tables]
 
     @cached_property
     def state(self) -> DatabaseState:
-        """Return what the next run compares with."""
+        """Return the state that the next run compares with."""
         database = self._one("SELECT oid FROM pg_database WHERE datname = current_database()")
         newest = self.last_tid
         return DatabaseState(
@@ -112,7 +112,7 @@ class SnapshotTables:
         )
 
     def server_identity(self) -> str:
-        """Return which server it is, and which timeline it is on; "?" for what the role may not ask."""
+        """Return the identity of the server and its timeline, "?" for one that the role may not read."""
         known = []
         for function, column in SERVER_IDS:
             allowed = self.server.query(f"SELECT has_function_privilege('{function}()', 'EXECUTE')")[0][0]
@@ -123,9 +123,9 @@ class SnapshotTables:
         return str(self.server.query(query)[0][0])
 
     def _definitions(self) -> str:
-        """Return a digest of everything that defines the database, as pg_dump writes it.
+        """Return a digest of all definitions of the database, as pg_dump writes them.
 
-        Its comments name versions and dates.
+        Comments are left out: they name versions and dates.
         """
         digest = hashlib.sha256()
         for line in definitions(self.server):
@@ -134,9 +134,9 @@ class SnapshotTables:
         return digest.hexdigest()
 
     def sums(self, one: Keyed, after: str | None) -> dict[str, str]:
-        """Return the number of rows later than a TID, and the sums of columns.
+        """Return the number of rows that are later than a TID, and the sums of their columns.
 
-        Each column is added up by a query of its own, so that PostgreSQL can read an index alone.
+        Each column has a query of its own, because PostgreSQL can answer that from an index alone.
         """
         table = self.quoted(one.name)
         where = f"WHERE tid > {int(after, 16)}" if after else ""
@@ -148,18 +148,18 @@ class SnapshotTables:
         return sums
 
     def quoted(self, table: str) -> str:
-        """Return the name of a table of the storage as it stands in SQL."""
+        """Return the name of a table of the storage quoted for SQL."""
         return self.table(table).quoted
 
     def sequences(self) -> dict[str, int]:
         """Return the last value that each sequence has given.
 
-        Of one that was set to a value which it has not given yet, the one before.
+        For a sequence that was set, and has given no value since, that is the value before the set one.
         """
         found = {}
         for schema, name, last, least, step in self.server.query(SEQUENCES):
             sequence, value = TableName(schema, name), last
-            if value is None:  # set and not used, or not to be read, which is an error here
+            if value is None:  # set and not used; or the role may not read it, then this query fails
                 query = f"SELECT last_value, is_called FROM {sequence.quoted}"
                 ((value, given),) = self.server.query(query)
                 value -= 0 if given else step

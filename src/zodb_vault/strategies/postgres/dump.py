@@ -81,7 +81,8 @@ def dump_snapshot(
 class Dumped(msgspec.Struct):
     """A dump that is stored.
 
-    Its parts, the rows of each table in its snapshot, the large objects it has, and what the tool warned of.
+    ``tables`` are the numbers of rows in its snapshot. ``large_objects`` are those that it has. ``words`` is
+    what pg_dump wrote to standard error: warnings.
     """
 
     parts: list[Part]
@@ -91,11 +92,10 @@ class Dumped(msgspec.Struct):
 
 
 class Contents:
-    """Reads the beginning of an archive while it is made, with ``pg_restore``.
+    """Read the table of contents of an archive with ``pg_restore``, while the archive is made.
 
-    A table of contents that cannot be read is no backup.
-
-    The definitions of its entries name the large objects; since PostgreSQL 17 one entry has many.
+    An archive whose table of contents cannot be read is no backup. The definitions in it name the large
+    objects: one in each entry, since PostgreSQL 17 many.
     """
 
     def __init__(self, made_by: int) -> None:
@@ -148,7 +148,7 @@ def _jobs(
 
 @contextlib.contextmanager
 def _aside(work: Callable[[], dict[str, int]]) -> Iterator[Callable[[], dict[str, int]]]:
-    """Do something in a thread of its own; give what waits for its result."""
+    """Do some work in a thread of its own; give a function that waits for its result."""
     with ThreadPoolExecutor(1, thread_name_prefix="vault-count") as pool:
         with signals_blocked():
             future: Future[dict[str, int]] = pool.submit(work)

@@ -1,7 +1,4 @@
-"""The method ``transactions``.
-
-A dump as a base, then deltas of what was committed since and of what is left.
-"""
+"""The method ``transactions``: a dump as a base, then deltas of what was committed and removed since."""
 
 from __future__ import annotations
 
@@ -36,9 +33,9 @@ SCRIPT = "deltas.sql"
 
 
 class KnownState(NamedTuple):
-    """The state that the previous backup left, None when it is none to go on from.
+    """The state that the previous backup stored, None when no delta can continue it.
 
-    ``problem``: it cannot be read.
+    ``problem`` says why it cannot be read.
     """
 
     state: DatabaseState | None
@@ -46,7 +43,7 @@ class KnownState(NamedTuple):
 
 
 class TransactionsSurvey(SqlSurvey):
-    """A database that is copied as a delta over an earlier dump where that is possible, else as a new dump."""
+    """Survey a database that is copied as a delta to an earlier dump if possible, else as a new dump."""
 
     def __init__(self, schema: StorageSchema, context: SurveyContext, tables_of: TablesOf) -> None:
         super().__init__(schema, context)
@@ -56,7 +53,7 @@ class TransactionsSurvey(SqlSurvey):
         self.changes = self._changes()
 
     def inspect(self) -> None:
-        """Read what the snapshot shows, after another one was taken."""
+        """Read the state again, after another snapshot was taken."""
         super().inspect()
         self.tables = self._tables()
         self.changes = self._changes()
@@ -80,7 +77,7 @@ class TransactionsSurvey(SqlSurvey):
         lost = entry.blobs is not None and entry.blobs.missing.count
         chunks = self._tables_of(self.state.history).chunks
         if lost and chunks is not None and not self.schema.blobs.are_outside:
-            return KnownState(None)  # no delta would bring large objects that come back
+            return KnownState(None)  # a lost large object that comes back is in no delta
         try:
             document = self.documents.document(entry.dump.state)
         except Damage as error:
@@ -144,7 +141,7 @@ class BaseCapture(SqlCapture):
         self._tables = tables
 
     def dump(self, workers: Workers) -> StoredDump:
-        """Store a dump, and by what the next run recognises the database."""
+        """Store a dump, and the state by which the next run recognises the database."""
         dumped = super().dump(workers)
         state = store_state(self._tables, self.sink)
         return msgspec.structs.replace(dumped, storage=partial(dumped.storage, state=state))
@@ -190,7 +187,7 @@ class DeltaCapture(SqlCapture):
     def _live(self, known: PgTransactions | None) -> Iterator[RowFile]:
         """Yield the keys that are left.
 
-        Of sets always, of revisions when some are gone, now or since the base.
+        Those of sets always, those of revisions after a pack: of now, or of an earlier delta.
         """
         tables = self._changes.tables
         for one in tables.storage.keyed:
@@ -229,7 +226,7 @@ class DeltaCapture(SqlCapture):
 
 
 def store_state(tables: SnapshotTables, sink: Sink) -> str:
-    """Store by what the next run recognises the database; return the name of the document."""
+    """Store the state by which the next run recognises the database; return the name of the document."""
     return sink.put_document(canonical.encode(tables.state)).meta
 
 

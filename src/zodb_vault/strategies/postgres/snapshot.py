@@ -1,6 +1,7 @@
-"""A PostgreSQL database as one exported snapshot shows it, and a dump of exactly that.
+"""A PostgreSQL database as one exported snapshot shows it.
 
-What its tables mean is no business of this module.
+A transaction on one connection exports its snapshot. ``pg_dump`` uses the same one, so what is queried here
+and what is dumped are of the same moment. This module does not know what the tables mean.
 """
 
 from __future__ import annotations
@@ -28,8 +29,12 @@ LARGE_OBJECT: Final = re.compile(rb"lo_create\('(\d+)'\)")
 NO_TID: Final = bytes(8)
 TABLES: Final = """
 SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
-AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+WHERE c.relkind = 'r' AND c.relpersistence <> 't'
+AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+AND NOT EXISTS (
+  SELECT 1 FROM pg_depend d
+  WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+)
 ORDER BY 1, 2
 """
 
@@ -37,7 +42,7 @@ ORDER BY 1, 2
 class Postgres:
     """One connection that holds a snapshot.
 
-    ``query`` answers from it, ``dump`` is taken of it, ``query_latest`` looks at what is there now.
+    ``query`` and ``stream`` answer from the snapshot, ``query_latest`` from the database as it is now.
     """
 
     def __init__(self, dsn: str, replica: str = "", lag: float = 0.0) -> None:
@@ -75,7 +80,7 @@ class Postgres:
         with translate_errors():
             self._connection.rollback()
             with self._connection.cursor() as cursor:
-                # the role may have other limits; a snapshot that nobody may hold for hours is of no use
+                # the role may have shorter limits, and a dump of a large database takes hours
                 cursor.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
                 cursor.execute(f"SET LOCAL statement_timeout = {STATEMENT_TIMEOUT_MS}")
                 cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
@@ -105,14 +110,14 @@ class Postgres:
         return False
 
     def release(self) -> None:
-        """Give the snapshot and its locks up."""
+        """End the transaction, and with it the snapshot and its locks."""
         with translate_errors():
             self._connection.rollback()
 
     def query_latest(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query as of now, outside of the snapshot."""
         if self._now is None:
-            # not a replica: what it still has may be gone already
+            # the primary: a replica may still have a blob that is gone there
             self._now = connect(self._primary)
             self._now.autocommit = True
         with translate_errors(), self._now.cursor() as cursor:
@@ -120,7 +125,7 @@ class Postgres:
             return list(cursor.fetchall())
 
     def large_objects_named(self) -> tuple[int, list[MissingBlob]]:
-        """Return how many large objects are blobs, and the blobs whose large objects the database has lost."""
+        """Return how many large objects are blobs, and the blobs whose large object is lost."""
         return 0, []
 
     def tables(self) -> dict[str, int]:
@@ -131,14 +136,14 @@ class Postgres:
         return counts
 
     def sequences(self) -> dict[str, int]:
-        """Return the last value of each sequence; a dump that is made later has this one or a higher one."""
+        """Return the last value of each sequence; a later dump has this value or a higher one."""
         rows = self.query("SELECT schemaname, sequencename, last_value FROM pg_sequences ORDER BY 1, 2")
         return {str(TableName(schema, name)): int(value) for schema, name, value in rows if value is not None}
 
     def copy_out(self, query: str, file: Any) -> int:
-        """Write what a COPY of the snapshot gives into a file; return the number of rows."""
+        """Write the output of a COPY in the snapshot to a file; return the number of rows."""
         with translate_errors(), self._connection.cursor() as cursor:
-            # as text that is read back the same under any settings, in the order in which rows stand
+            # so that any server reads the text as the same values, and equal tables give equal bytes
             cursor.execute(
                 "SET LOCAL datestyle = ISO; SET LOCAL intervalstyle = postgres; SET LOCAL "
                 "extra_float_digits = 1"
@@ -148,9 +153,9 @@ class Postgres:
             return int(cursor.rowcount)
 
     def large_object(self, number: int) -> Iterator[tuple[int, bytes]]:
-        """Yield the pieces of a large object of the snapshot with their positions.
+        """Yield the pieces of a large object of the snapshot, each with its position.
 
-        Of an empty one a piece without a byte.
+        An empty large object has one empty piece.
         """
         with translate_errors(), contextlib.closing(self._connection.lobject(number, "rb")) as content:
             position, data = 0, content.read(PIECE)
@@ -166,5 +171,5 @@ def tables_of(query: Callable[[str], list[tuple[Any, ...]]]) -> list[TableName]:
 
 
 def large_object(oid: int) -> BlobRef:
-    """Return a large object as a set of blobs can hold it."""
+    """Return a large object in the form that a BlobSet can hold: its OID, and no TID."""
     return BlobRef(oid.to_bytes(8), NO_TID, True)

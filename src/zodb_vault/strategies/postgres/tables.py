@@ -61,7 +61,8 @@ class StorageTables:
     ``columns`` are the known columns of ``object_state``. Another package can add columns there, and change
     them without a TID, so an unknown column forbids deltas. Empty: all columns belong to the storage.
 
-    ``chunks`` is the table whose column ``chunk`` names large objects, None where blobs are not large objects.
+    ``chunks`` is the table whose column ``chunk`` names large objects, with ``chunk_num`` for their order in
+    a blob. None where blobs are not large objects.
     ``blob_rows`` is None where the records of blobs are the only sign of a blob outside of the database.
 
     ``revisions`` says how the storage is truncated to a transaction. ``truncation_note`` is what the user has

@@ -1,4 +1,8 @@
-"""Count and compare rows of a base dump and its deltas, table by table, without a server."""
+"""Count the rows that a base dump and its deltas leave of one table, and add up their keys.
+
+A tally gets the keys that are left first, then the rows: those of the newest delta first, and those of the
+base last. There is one class for each kind of table.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ Values = dict[str, int]
 Field = bytes | None
 
 
-# What comes before the bits of a value of the type bit.
+# A value of the type bit begins with the number of its bits, in so many bytes.
 LENGTH_OF_BITS: Final = 4
 
 
@@ -31,7 +35,7 @@ def number_of(field: Field) -> int:
 
 
 class Tally(ABC):
-    """Adds up the rows of one table that would be left."""
+    """Add up the rows of one table that are left; ``named`` gets the large objects that they name."""
 
     def __init__(self, one: Keyed, named: BlobSet) -> None:
         self.one, self._named = one, named
@@ -42,24 +46,24 @@ class Tally(ABC):
 
     @abstractmethod
     def left(self, file: RowFile, rows: Iterator[list[Field]]) -> None:
-        """Take a file of the keys that are left."""
+        """Take a file of keys that are left."""
 
     @abstractmethod
     def add(self, values: Values, *, newer: bool) -> bool:
-        """Take a row of a delta, or of the base; tell whether it may be left."""
+        """Take a row of a delta (``newer``) or of the base; tell whether it may be left."""
 
     @abstractmethod
     def is_left(self, blob: BlobRef) -> bool:
-        """Tell whether a record that may be left is."""
+        """Tell whether the row of a blob is left, after ``add`` has said that it may be."""
 
     def indexes(self, columns: list[str]) -> dict[str, int]:
-        """Return where the wanted columns stand."""
+        """Return the positions of the wanted columns."""
         if not self._indexes:
             self._indexes = {column: columns.index(column) for column in self.columns}
         return self._indexes
 
     def count(self, values: Values, without: Sequence[str] = ()) -> None:
-        """Count a row that is left."""
+        """Count a row that is left, and add up its columns except those in ``without``."""
         self.sums["rows"] += 1
         for column in self.one.sums:
             self.sums[column] += values[column] if column not in without else 0
@@ -79,7 +83,10 @@ class Tally(ABC):
 
 
 class _Objects(Tally):
-    """One row of each object: that of the newest delta which has one, if the object is left."""
+    """Rows of the kind ``set``: an object that is left has its row of the newest delta, else of the base.
+
+    The sets of OIDs are bits, 1024 in a number of bytes: a site has millions of objects.
+    """
 
     def __init__(self, one: Keyed, named: BlobSet) -> None:
         super().__init__(one, named)
@@ -102,13 +109,15 @@ class _Objects(Tally):
         return True
 
     def is_left(self, blob: BlobRef) -> bool:
-        return True  # others were not added
+        return True  # ``add`` is sure
 
 
 class _Revisions(Tally):
-    """Rows that stay until a pack removes them.
+    """Rows of the kind ``revisions``: they stay until a pack removes them.
 
-    If one has, ``left`` are those up to a TID that it did not.
+    After a pack, ``left`` has the keys that it left, up to the TID of its file; without a pack there is no
+    such file, and all rows are left. The columns that a pack changes are added up from that file, because it
+    has their new values.
     """
 
     def __init__(self, one: Keyed, named: BlobSet, new: Callable[[], BlobSet]) -> None:
@@ -152,7 +161,10 @@ class _Revisions(Tally):
 
 
 class _Former(Tally):
-    """Revisions that may come more than once; each counts once, and none is ever taken away."""
+    """Rows of the kind ``history``: a row may be in several deltas and in the base, and counts once.
+
+    None is ever removed: after a pack there is a new base.
+    """
 
     def __init__(self, one: Keyed, named: BlobSet, new: Callable[[], BlobSet]) -> None:
         super().__init__(one, named)
@@ -161,7 +173,7 @@ class _Former(Tally):
         self._newer = True
 
     def left(self, file: RowFile, rows: Iterator[list[Field]]) -> None:
-        raise Damage(f"of {file.table} no keys can be left")
+        raise Damage(f"the backup has keys of {file.table}, of which no keys are stored")
 
     def add(self, values: Values, *, newer: bool) -> bool:
         if newer != self._newer or len(self._waiting) >= FETCH:
@@ -188,7 +200,7 @@ class _Former(Tally):
 
 
 def tally_of(one: Keyed, named: BlobSet, new: Callable[[], BlobSet]) -> Tally:
-    """Return what counts and compares the rows of one kind of table."""
+    """Return the tally for the kind of a table; ``new`` makes an empty set."""
     match one.kind:
         case "set":
             return _Objects(one, named)

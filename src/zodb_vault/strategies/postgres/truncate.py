@@ -1,4 +1,4 @@
-"""Truncate a database in PostgreSQL that was just restored: leave what it had at one of its transactions."""
+"""Truncate a restored database in PostgreSQL to the state that it had at one of its transactions."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from .tables import CHUNK, StorageTables
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
-# Each large object that is removed takes a lock until its transaction ends.
+# Large objects are removed in groups, each in a transaction of its own: each one takes a lock until its
+# transaction ends, and a server has room for few locks (max_locks_per_transaction is 64 by default).
 LARGE_OBJECTS: Final = 1000
 
 
 def truncate_database(
     connection: Connection, tables: StorageTables, point: RestorePoint, heartbeat: Callable[[], None]
 ) -> None:
-    """Remove what is later than a transaction, in one transaction except for large objects.
+    """Remove everything that is later than ``point``, in one transaction except for large objects.
 
-    Raise Damage when the rest is not what the database had then, TargetRefused.
+    That is safe because the database is new, and nothing uses it yet. Raise Damage when the rest is not what
+    the database had at ``point``, and TargetRefused when the server refuses it.
     """
     if tables.chunks is not None:
         _unlink(connection, tables.chunks, int(point.tid, 16), heartbeat)
@@ -47,13 +49,13 @@ def truncate_database(
 
 
 def _unlink(connection: Connection, table: str, tid: int, heartbeat: Callable[[], None]) -> None:
-    """Remove the large objects that only later revisions of blobs have.
+    """Remove the later rows of ``table``, and the large objects that no other row names.
 
     The trigger of RelStorage does the same where it exists.
     """
     named = f"SELECT 1 FROM {table} b WHERE b.{CHUNK} = m.oid"
     with translate_errors(TargetRefused), connection.cursor() as cursor:
-        # the trigger, where there is one, looks for other rows of the same large object, once for each row
+        # without this index the trigger reads the whole table for each row that is deleted
         cursor.execute(f"CREATE INDEX zodb_vault_cut ON {table} ({CHUNK})")
         while True:
             some = f"SELECT ctid FROM {table} WHERE tid > {tid} LIMIT {LARGE_OBJECTS}"

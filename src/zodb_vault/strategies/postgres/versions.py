@@ -47,4 +47,4 @@ def pg_restore_for(made_by: int) -> str:
 
     Raise ConfigurationError: an older one cannot read the archive.
     """
-    return program_of(["pg_restore"], PACKAGE, made_by)
+    return program_of(["pg_restore"], PACKAGE, made_by, "the pg_dump that made the dump")

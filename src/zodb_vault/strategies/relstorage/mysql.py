@@ -1,8 +1,8 @@
-"""RelStorage in MySQL or MariaDB: a script of ``mariadb-dump``, of the same state as what is read here.
+"""RelStorage in MySQL or MariaDB: a script of ``mariadb-dump``, of the same moment as our snapshot.
 
-These servers cannot lend a snapshot to another connection. So the row that every commit of RelStorage locks
-is held from before our snapshot until that of the dump has begun: for a moment no session commits, and both see
-the same.
+These servers cannot give a snapshot to another connection. So we lock the row that every commit of RelStorage
+locks, from before our snapshot until that of the dump has begun. In that time nobody commits, so both
+snapshots show the same.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class MysqlRows:
                 yield from rows
 
     def release(self) -> None:
-        """Give the snapshot up."""
+        """End the snapshot."""
         with translate_errors():
             self._connection.rollback()
 
@@ -130,10 +130,7 @@ class MysqlRows:
     def dump(
         self, sink: Sink, folder: str, workers: Workers, checkpointer: Checkpointer, progress: Progress
     ) -> StoredDump:
-        """Run the tool, and let commits go on as soon as it has begun.
-
-        Raise SourceError when the script has no end.
-        """
+        """Run the tool, and let commits go on as soon as it writes; raise SourceError without an end."""
         end = ScriptEnd()
         command = [
             program_of(DUMP, "mariadb-client"),
@@ -163,9 +160,9 @@ class MysqlRows:
         return StoredDump(storage=MysqlDump, parts=parts, tables=self.tables(), warnings=warnings)
 
     def _of_mysql(self) -> list[str]:
-        """Return what only the tool of MySQL itself knows.
+        """Return the options that only the tool of MySQL itself has.
 
-        It would write a state of replication that no restore wants.
+        Without this one it writes a state of replication that a restore must not set.
         """
         return [] if "mariadb" in program_of(DUMP, "mariadb-client") else ["--set-gtid-purged=OFF"]
 

@@ -73,7 +73,8 @@ class Login:
     @property
     def where(self) -> str:
         """Return which database it is."""
-        return f"mysql://{self._given.get('unix_socket') or self._given.get('host', 'localhost')}:{self._given.get('port', '3306')}/{self.name}"
+        host = self._given.get("unix_socket") or self._given.get("host", "localhost")
+        return f"mysql://{host}:{self._given.get('port', '3306')}/{self.name}"
 
 
 def location(database: Database) -> str:

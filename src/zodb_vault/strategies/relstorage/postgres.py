@@ -69,7 +69,7 @@ class PostgresRows(Postgres):
         )
 
     def large_objects_named(self) -> tuple[int, list[MissingBlob]]:
-        """Return how many large objects the rows of blobs name, and the blobs whose large objects the database has lost."""
+        """Return how many large objects are blobs, and the blobs whose large object is lost."""
         if not self.has_table("blob_chunk"):
             return 0, []
         statement = (

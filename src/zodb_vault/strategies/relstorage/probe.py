@@ -52,7 +52,7 @@ def _first_blob(probed: ProbedDatabase) -> int | None:
 
 
 def _require_copied(database: Database, oid: str) -> None:
-    """Raise ConfigurationError when blobs are in a directory that the configuration does not name as theirs."""
+    """Raise ConfigurationError when the blobs are in a directory that the configuration does not name."""
     if database.blob_mode == "database":
         raise ConfigurationError(
             [

@@ -1,6 +1,7 @@
 """RelStorage on SQLite: two files, copied by SQLite's own online backup, ``main`` before ``oids``.
 
-The other way round OIDs that are in use already would be given again.
+In the other order the copy of ``oids`` could be older than that of ``main``, and a restored site would give
+OIDs to new objects that are already in use.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from .tables import BLOB_RECORDS, CLASS_NAME, revisions_of
 MAIN, OIDS = "main.sqlite3", "oids.sqlite3"
 FILES: Final = (MAIN, OIDS)
 CHUNK: Final = 1 << 20
-# How long another connection that is just committing is waited for.
+# Seconds to wait for another connection that is committing.
 BUSY_TIMEOUT: Final = 30.0
 FETCH: Final = 10_000
 

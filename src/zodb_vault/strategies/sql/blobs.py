@@ -1,7 +1,4 @@
-"""The blobs that a database in a server keeps outside of itself.
-
-Files of a shared directory, or objects of a bucket.
-"""
+"""The blobs that a SQL storage keeps outside of its database: files of a directory, or objects in S3."""
 
 from __future__ import annotations
 
@@ -32,10 +29,7 @@ HIGHEST_TID: Final = "0x" + 16 * "f"
 
 
 class SqlBlobs:
-    """Copies the blobs of a source that no earlier backup has.
-
-    ``refs`` are those that the snapshot references.
-    """
+    """Copies the blobs that no earlier backup has; ``refs`` are those that the snapshot references."""
 
     def __init__(
         self,
@@ -58,20 +52,20 @@ class SqlBlobs:
         self.refs.close()
 
     def take_whole(self, previous: PreviousBackup) -> None:
-        """Use all packs of an earlier backup: it is known that all their blobs are still referenced."""
+        """Use all packs of an earlier backup, when the caller knows that all their blobs are referenced."""
         assert previous.entry.blobs is not None
         self.packed.take(packs_of(previous.entry, self._sink), previous.entry.blobs)
 
     def take_referenced(self, previous: PreviousBackup, decision: Decision) -> None:
-        """Use what is still referenced of the packs of an earlier backup."""
+        """Use the blobs of an earlier backup that are still referenced."""
         if previous.entry.blobs is not None:
             choose = partial(self._reusable, _identified_until(previous, decision), None)
             self.packed.take(packs_of(previous.entry, self._sink), previous.entry.blobs, choose)
 
     def adopt(self, stored: StoredProgress) -> None:
-        """Use what an interrupted run has stored.
+        """Use the packs that an interrupted run has stored.
 
-        Where this run is to be signed, compared with the source.
+        If this run signs its manifest, each blob of them is compared with the source first.
         """
         packs = [pack for ref in stored.packs for pack in chain.load_list(Pack, self._sink, ref)]
         until = tids.to_hex(tids.from_datetime(self._captured))
@@ -79,7 +73,7 @@ class SqlBlobs:
         self.packed.adopt(packs, partial(self._reusable, until, holds))
 
     def _reusable(self, until: str, holds: Callable[[Member], bool] | None, pack: Pack) -> Pack | None:
-        # TIDs that were later than the clock do not identify content
+        # a TID that was later than the clock does not identify content: it may be given again
         return None if pack.future else reconcile(self._packer, self.refs, "", until, pack, holds)
 
     def _still_holds(self, member: Member) -> bool:
@@ -87,7 +81,7 @@ class SqlBlobs:
         return still_holds(self.source, member)
 
     def copy(self, still_referenced: Callable[[BlobRef], bool]) -> None:
-        """Pack what is missing.
+        """Pack the blobs that no pack has.
 
         Raise SourceChanged when a pack of the database removed some, BlobsMissing when too many are missing.
         """
@@ -105,7 +99,7 @@ class SqlBlobs:
             self.packed.rewrite(workers, source, self._options.damaged)
 
     def result(self, others: Iterable[MissingBlob]) -> Blobs:
-        """Return what the manifest says of them, and of ``others`` that are missing in the database itself."""
+        """Return the entry of the manifest; ``others`` are blobs that the database itself has lost."""
         missing = (MissingBlob(blob, str(self.source.path(blob))) for blob in self._missing)
         return self.packed.result((*others, *missing))
 
@@ -113,7 +107,8 @@ class SqlBlobs:
 def _identified_until(previous: PreviousBackup, decision: Decision) -> str:
     """Return the TID up to which OID and TID identify a blob of an earlier backup.
 
-    Not beyond where two timelines part.
+    After a restore to an older state, a TID can be given a second time, to another blob. So only blobs up to
+    the last common transaction are used again.
     """
     if not decision.starts_timeline:
         return HIGHEST_TID

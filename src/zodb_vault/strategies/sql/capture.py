@@ -1,7 +1,4 @@
-"""Copy a SQL storage.
-
-One dump of one snapshot, then the blobs outside of the database that the snapshot references.
-"""
+"""Copy a SQL storage: a dump of one snapshot, then the blobs outside that the snapshot references."""
 
 from __future__ import annotations
 
@@ -32,9 +29,9 @@ from .snapshot import StoredDump
 
 
 class Surveyed(NamedTuple):
-    """A database as it is to be copied.
+    """A database, and how it is to be copied.
 
-    ``survey_again`` compares another snapshot, of the same connection.
+    ``survey_again`` compares the snapshot that the same connection has by then.
     """
 
     schema: StorageSchema
@@ -47,12 +44,12 @@ class Surveyed(NamedTuple):
 
     @property
     def continued(self) -> PreviousBackup | None:
-        """Return the previous backup if the database is its future, else None."""
+        """Return the previous backup if the database continues it, else None."""
         return None if self.decision.starts_timeline else self.previous
 
 
 class Log(NamedTuple):
-    """The transactions that a dump can be truncated to, and the oldest of them."""
+    """The transactions that a dump can be truncated to, and the oldest of them (None: the first)."""
 
     transactions: Chain[Transactions]
     start: str | None
@@ -71,7 +68,7 @@ class SqlCapture:
         self.surveyed, self.schema = surveyed, schema
         self.sink, self.checkpointer, self.progress = sink, checkpointer, progress
         self.folder = folder_of(schema.database.name)
-        # the newest commit of a busy site is younger than the start of the run
+        # not the start of the run: the newest commit of a busy site is later than that
         captured = clock.now()
         self._notes = RunNotes(sink, checkpointer, _first_notes(surveyed))
         self._blobs: SqlBlobs | None = None
@@ -103,7 +100,7 @@ class SqlCapture:
 
     @property
     def expected(self) -> int | None:
-        """Return nothing: the size of a dump is not known before."""
+        """Return None: the size of a dump is not known before."""
         return None
 
     def stored(self) -> StoredProgress:
@@ -145,7 +142,7 @@ class SqlCapture:
     # what the snapshot holds
 
     def _entry(self) -> tuple[DatabaseEntry, int | None]:
-        """Return what the manifest says of the database without dump and blobs, and how many transactions there are."""
+        """Return the entry of the manifest without dump and blobs, and the number of transactions."""
         schema, state = self.schema, self.surveyed.state
         database, last, continued = schema.database, state.last_tid, self.surveyed.continued
         total, added = schema.count_transactions(state, continued.entry.last_tid if continued else None)
@@ -172,11 +169,10 @@ class SqlCapture:
         return entry, total
 
     def _list_blobs(self, blobs: SqlBlobs) -> str | None:
-        """List the blobs that the snapshot references.
+        """List the blobs that the snapshot references; return the document of unusual keys, if there are any.
 
-        Return the document of their keys, if those are unusual.
-
-        Only the new ones are listed when it is known that all others are in the packs of the previous backup.
+        If the previous backup and the new blobs together have as many blobs as the snapshot, then none was
+        removed, and only the new ones are listed.
         """
         continued, forced = self.surveyed.continued, self.surveyed.options.forced
         known = continued.entry.blobs if continued and not forced else None
@@ -197,10 +193,7 @@ class SqlCapture:
         return self.schema.blobs.unusual_keys(self.sink)
 
     def _lost_blobs(self, dumped: StoredDump | None) -> list[MissingBlob]:
-        """Return the blobs that should be in the database and are not.
-
-        Raise BlobsMissing when there are too many.
-        """
+        """Return the blobs that the database should have and has lost; raise BlobsMissing for too many."""
         schema, options = self.schema, self.surveyed.options
         if not options.blobs or schema.database.blob_mode not in ("database", "database+s3"):
             return []
@@ -211,10 +204,10 @@ class SqlCapture:
         return lost
 
     def _log(self) -> Log:
-        """List the transactions that the dump can be truncated to; without history that is only the last."""
+        """List the transactions that the dump can be truncated to: without history only the last one."""
         rows, state = self.schema.rows, self.surveyed.state
         revisions = rows.revisions
-        # a storage that is configured without history leaves none, whatever tables there are
+        # what the configuration says counts: tables of an earlier history may still be there
         keeps_history = state.history and self.schema.database.history is not False
         if not keeps_history or revisions is None or state.last_tid is None:
             return Log(Chain(Transactions, self.sink), state.last_tid)
@@ -241,10 +234,7 @@ class SqlCapture:
 
 
 class BlobsInside(NamedTuple):
-    """What is known of blobs before any is copied.
-
-    Those the database has lost, and the document of unusual keys.
-    """
+    """What is known before a blob is copied: the lost ones, and the document of unusual keys."""
 
     lost: list[MissingBlob]
     keys: str | None

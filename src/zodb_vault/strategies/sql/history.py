@@ -21,8 +21,8 @@ from ...model.manifest import DatabaseEntry, Transactions
 from ...model.restore import RestorePoint
 from ..base import CheckReport, Sink
 
-# So many transactions are one document: what is looked for in ten million of them is found in one of some
-# hundred.
+# The number of transactions in one document. A list of ten million has some hundred documents, and one of
+# them is read to find a transaction.
 BLOCK: Final = 65_536
 
 
@@ -41,10 +41,12 @@ class Queryable(Protocol):
 class Revisions(msgspec.Struct, frozen=True, kw_only=True):
     """How one kind of storage keeps revisions, in SQL; ``%s`` is a TID.
 
-    ``packed`` are queries for the TIDs up to which a pack has taken revisions away. ``truncate`` leaves what there
-    was up to a TID, ``check`` counts what does not belong to that state. ``states`` are all revisions:
-    ``tid``, ``state_size``, and what ``blob_records`` reads. ``marks_packs``: after a pack ``packed``
-    tells it, whatever it took away.
+    ``transactions`` and ``states`` are the tables, or subqueries, of all transactions and all revisions. The
+    latter have ``tid``, ``state_size`` and what the condition ``blob_records`` needs.
+
+    ``packed`` are queries for the TIDs up to which a pack has removed revisions. ``marks_packs``: they find
+    every pack; otherwise some packs leave no sign. ``truncate`` are statements that remove what is later than
+    a TID. ``check`` are queries, each with the name of what it counts, that then have to give 0.
     """
 
     transactions: str
@@ -56,8 +58,8 @@ class Revisions(msgspec.Struct, frozen=True, kw_only=True):
     marks_packs: bool = True
 
     def start(self, rows: Queryable) -> str | None:
-        """Return the TID up to which a pack has taken revisions away, None when there was none."""
-        found = [row[0] for statement in self.packed for row in rows.query(statement) if row[0] is not None]
+        """Return the TID up to which a pack has removed revisions, None when there was none."""
+        found = [row[0] for query in self.packed for row in rows.query(query) if row[0] is not None]
         return tids.to_hex(int(max(found)).to_bytes(8)) if found else None
 
     def count(self, rows: Queryable, until: str) -> tuple[int, int]:
@@ -75,11 +77,13 @@ class Revisions(msgspec.Struct, frozen=True, kw_only=True):
         """List the transactions that are later than a TID."""
         number = int(after, 16) if after else 0
         counted = f"""
-        SELECT tid, count(*) AS objects, sum(state_size) AS size, sum(CASE WHEN {self.blob_records} THEN 1 ELSE 0 END) AS blobs
+        SELECT tid, count(*) AS objects, sum(state_size) AS size,
+          sum(CASE WHEN {self.blob_records} THEN 1 ELSE 0 END) AS blobs
         FROM {self.states} s WHERE tid > %s GROUP BY tid
         """
         query = f"""
-        SELECT t.tid, t.username, t.description, t.extension, coalesce(c.objects, 0), coalesce(c.size, 0), coalesce(c.blobs, 0)
+        SELECT t.tid, t.username, t.description, t.extension,
+          coalesce(c.objects, 0), coalesce(c.size, 0), coalesce(c.blobs, 0)
         FROM {self.transactions} t LEFT JOIN ({counted}) c ON c.tid = t.tid WHERE t.tid > %s ORDER BY t.tid
         """
         found = rows.stream(query, number, number)
@@ -89,7 +93,7 @@ class Revisions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _stored(block: list[tuple[Any, ...]], sink: Sink, folder: str) -> Transactions:
-    """Store some transactions as the two lists of a segment: the clear one and the one that is content."""
+    """Store some transactions as two lists: a document in clear, and content that may be private."""
     clear, content = [], []
     for number, user, description, extension, objects, size, blobs in block:
         tid = tids.to_hex(int(number).to_bytes(8))
@@ -118,10 +122,7 @@ def _text(value: Any) -> str:
 
 
 def is_unchanged(revisions: Revisions, rows: Queryable, sink: Sink, earlier: DatabaseEntry) -> bool:
-    """Tell whether everything is there that an earlier backup of the same database lists.
-
-    No pack has taken anything of it away.
-    """
+    """Tell whether the database still has everything that an earlier backup lists."""
     log = log_of(earlier, sink)
     if not len(log) or earlier.last_tid is None:
         return False
@@ -134,8 +135,8 @@ def start_of(
 ) -> str | None:
     """Return the oldest transaction that can be restored, None for the first one.
 
-    Where packs leave no mark, one is noticed by what an earlier backup lists and is gone: what is older than
-    now is left to that backup.
+    Some packs leave no sign. Then one is noticed when something is gone that an earlier backup lists, and
+    only the last state can be restored from this backup; the earlier one has the older states.
     """
     found = revisions.start(rows)
     if revisions.marks_packs or earlier is None or not len(log_of(earlier, sink)):
@@ -152,10 +153,7 @@ def log_since(
     earlier: DatabaseEntry | None,
     heartbeat: Callable[[], None],
 ) -> Chain[Transactions]:
-    """Return the list of all transactions.
-
-    The list of an earlier backup and the new transactions, if the earlier ones are unchanged.
-    """
+    """Return the list of all transactions; it continues that of an earlier backup if no pack changed it."""
     goes_on = earlier is not None and is_unchanged(revisions, rows, sink, earlier)
     known = log_of(earlier, sink) if earlier is not None and goes_on else Chain(Transactions, sink)
     until = earlier.last_tid if earlier is not None and goes_on else None
@@ -174,10 +172,7 @@ def point_at(log: Chain[Transactions], sink: Sink, until: str) -> RestorePoint:
 
 
 def check_log(entry: DatabaseEntry, sink: Sink, report: CheckReport) -> None:
-    """Check that the list of transactions can be read and is one.
-
-    Ascending, up to the last TID, as many as were counted.
-    """
+    """Check the list of transactions: it can be read, ascends, and ends with the last TID of the dump."""
     before, count = "", 0
     for block in log_of(entry, sink):
         rows = transaction_rows(sink, block)
@@ -201,9 +196,9 @@ def check_log(entry: DatabaseEntry, sink: Sink, report: CheckReport) -> None:
 def truncate(
     revisions: Revisions, do: Callable[[str], None], query: Callable[[str], int], point: RestorePoint
 ) -> None:
-    """Take away what is later than a transaction.
+    """Remove what is later than ``point``; raise Damage unless the rest is what the storage had then.
 
-    Raise Damage when what is left is not what the storage had then.
+    ``do`` executes a statement, ``query`` returns the number that a query gives.
     """
     number = int(point.tid, 16)
     for statement in revisions.truncate:
@@ -220,6 +215,6 @@ def truncate(
     for what, statement, wanted in left:
         if (found := query(statement)) != wanted:
             raise Damage(
-                f"after everything later than {point.tid} was taken away there are {found} {what}, and "
+                f"after everything later than {point.tid} was removed there are {found} {what}, and "
                 f"{wanted} were expected"
             )

@@ -1,4 +1,4 @@
-"""Some objects with their TIDs, stored with each dump: by them the next backup recognises the database."""
+"""Some objects with their TIDs, stored with each dump, so that the next run recognises the database."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...model import canonical
 from ...model.chain import Documents
 from .snapshot import Rows, hex_of
 
-# So many of the newest objects, and as many of the oldest, which seldom change.
+# The number of newest objects that are stored, and the number of oldest ones, which seldom change.
 MARKS: Final = 128
 
 
@@ -60,7 +60,7 @@ def compare_marks(
         unchanged |= {oid for oid, tid in there if before[oid] == tid}
     common = max((before[oid] for oid in unchanged), default=None)
     backwards = any(tid < before[oid] for oid, tid in now.items())
-    # where no history is kept, every object of a small database may have changed
+    # without history, every object of a small database may have changed: that is no other database
     superseded = not history and bool(now) and common is None and len(before) < 2 * MARKS
     return Comparison(common, backwards, superseded and not backwards)
 

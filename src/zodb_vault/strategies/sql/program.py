@@ -1,6 +1,6 @@
-"""How a program of a database server is run.
+"""Run a program of a database server.
 
-Its output streamed, its errors and its exit status never lost, no secret in its arguments.
+Its output is streamed, its errors and its exit status are never lost, and no secret is in its arguments.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from ...errors import ConfigurationError, VaultError
 ERRORS_SHOWN: Final = 2000
 PIPE_SIZE: Final = 1 << 20
 F_SETPIPE_SZ: Final = 1031
-# What Debian puts in front of the programs of all versions, and where these are.
+# Debian has one wrapper for the programs of all versions; the programs themselves are elsewhere.
 WRAPPER: Final = "pg_wrapper"
 ELSEWHERE: Final = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin")
 VERSION: Final = re.compile(r"(\d+)(?:\.(\d+))?(?:\.\d+)*")
 
 
 class Program:
-    """One run of a program; leaving the context ends it, whatever happened."""
+    """One run of a program. Leaving the context kills it if it still runs."""
 
     def __init__(
         self,
@@ -133,17 +133,17 @@ class Program:
         return True
 
     def close_input(self) -> None:
-        """Tell that there is no more."""
+        """Close its standard input."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
 
     def kill(self) -> None:
-        """End it; whoever reads its output comes to the end of it."""
+        """Kill it; a reader of its output then gets to the end."""
         self._process.kill()
 
     def finish(self) -> None:
-        """Wait for its end; raise the failure that says how it ended, with its own last words."""
+        """Wait for its end; raise the failure, with the end of its standard error, unless it succeeded."""
         status = self._process.wait()
         if status:
             ended = f"was ended by signal {-status}" if status < 0 else f"failed with exit status {status}"
@@ -166,7 +166,7 @@ class Program:
 
 
 def _widen(stream: IO[bytes] | None) -> None:
-    """Let a pipe hold more, where the system has that."""
+    """Give a pipe a larger buffer, where the system allows that."""
     import fcntl
 
     if stream is not None:
@@ -174,10 +174,11 @@ def _widen(stream: IO[bytes] | None) -> None:
             fcntl.fcntl(stream.fileno(), F_SETPIPE_SZ, PIPE_SIZE)
 
 
-def program_of(names: Sequence[str], package: str, at_least: int = 0) -> str:
-    """Return the path of a program under one of its names, of the lowest major version that is ``at_least``.
+def program_of(names: Sequence[str], package: str, at_least: int = 0, newer: str = "the server") -> str:
+    """Return the path of a program that has one of the names, with the lowest fitting major version.
 
-    Raise ConfigurationError.
+    A version fits when it is not lower than ``at_least``, the version of ``newer``. Raise ConfigurationError
+    when none does.
     """
     found = {path: version for path in _installed(names) if (version := version_of(path)) is not None}
     fitting = [path for path, version in found.items() if version[0] >= at_least]
@@ -190,10 +191,7 @@ def program_of(names: Sequence[str], package: str, at_least: int = 0) -> str:
         )
     newest = max(found.values())
     raise ConfigurationError(
-        [
-            f"{names[0]} {newest[0]} is older than the server, which has version {at_least}: it refuses "
-            "to dump it"
-        ],
+        [f"{names[0]} {newest[0]} is older than {newer}, which has version {at_least}"],
         f"install the programs of version {at_least}, on Debian with: apt-get install {package}-{at_least}",
     )
 
@@ -225,6 +223,6 @@ def version_of(path: str) -> tuple[int, int] | None:
 
 
 def drained(lines: Iterable[object]) -> None:
-    """Consume lines that are not needed."""
+    """Read to the end, and drop everything."""
     for _line in lines:
         pass

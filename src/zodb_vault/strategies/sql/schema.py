@@ -1,4 +1,4 @@
-"""What a capture reads from the tables of a storage, and which package made them."""
+"""The tables of a SQL storage and its blobs, as a capture asks for them. Each backend implements them."""
 
 from __future__ import annotations
 
@@ -113,10 +113,10 @@ class StorageBlobs(ABC):
         """Tell whether the database references a blob now, not only in the snapshot."""
 
     def unusual_keys(self, sink: Sink) -> str | None:
-        """Store the keys in S3 that the storage would not choose; return the document, None for no such key."""
+        """Store the keys in S3 that the storage would not choose; return the document, None if empty."""
         return None
 
 
 def number_of(tid: str | None) -> int:
-    """Return a TID as it is in a column; -1, which is below all, for none."""
+    """Return a TID as a number of a column; for None -1, which is below all TIDs."""
     return int(tid, 16) if tid else -1

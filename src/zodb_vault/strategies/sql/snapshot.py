@@ -15,7 +15,7 @@ from ...runtime.workers import Workers
 from ..base import Checkpointer, Sink
 from .history import Revisions
 
-# Several are under way at once, in memory: with more the budget of 200 MB would not hold.
+# Several parts are in memory at the same time; larger ones would need more than the 200 MB that we allow.
 PART_RAW: Final = 16 << 20
 
 
@@ -31,7 +31,7 @@ def store_part(sink: Sink, to: str, block: memoryview) -> list[Part]:
 
 
 def advancing(chunks: Iterable[bytes], progress: Progress) -> Iterator[bytes]:
-    """Yield chunks, and report the progress."""
+    """Yield chunks, and report their bytes as progress."""
     for chunk in chunks:
         progress.advance(len(chunk))
         yield chunk
@@ -59,7 +59,7 @@ class Rows(Protocol):
 
     @property
     def revisions(self) -> Revisions | None:
-        """Return how it keeps revisions, None where nothing can be restored but the last one."""
+        """Return how it keeps revisions, None where only the last state can be restored."""
         ...
 
     @property
@@ -88,13 +88,13 @@ class Rows(Protocol):
         ...
 
     def release(self) -> None:
-        """Give the snapshot up, and with it all locks: a pack must not wait until all blobs are copied."""
+        """End the snapshot and its locks, so that a pack does not wait until all blobs are copied."""
         ...
 
     def align(self) -> bool:
-        """Make sure that a dump shows the same state as the snapshot.
+        """Make sure that a dump will be of the same moment as the snapshot.
 
-        Tell whether the snapshot had to be taken again.
+        Return True when the snapshot had to be taken again for that.
         """
         ...
 
@@ -110,12 +110,12 @@ class Rows(Protocol):
 
 
 def hex_or_none(number: int | None) -> str | None:
-    """Return a number of a row as a TID is written."""
+    """Return the number in a column as the text of a TID."""
     return None if number is None else hex_of(number)
 
 
 def hex_of(number: int) -> str:
-    """Return a number of a row as a TID or OID is printed."""
+    """Return the number in a column as the text of a TID or OID."""
     return tids.to_hex(int(number).to_bytes(8))
 
 

@@ -39,7 +39,7 @@ class SqlSurvey:
 
     @property
     def commit_pending(self) -> bool:
-        """Tell nothing: what is not committed is not in the snapshot."""
+        """Return False: what is not committed is not in the snapshot."""
         return False
 
     def extend(self) -> bool:
@@ -50,7 +50,7 @@ class SqlSurvey:
         return self.state.last_tid != before
 
     def inspect(self) -> None:
-        """Read what the snapshot shows, after another one was taken."""
+        """Read the state again, after another snapshot was taken."""
         self.state = self.schema.state()
 
     def decide(self) -> Decision:
