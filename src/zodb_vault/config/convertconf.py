@@ -47,8 +47,7 @@ COMPRESSED = (
     "the copy is compressed, so open it with <zlibstorage> around it"
 )
 ONLY_CURRENT = (
-    "a RelStorage without history has only the current revision of each object, "
-    "without users and descriptions"
+    "a storage without history has only the current revision of each object, without users and descriptions"
 )
 
 

@@ -32,7 +32,6 @@ class Requirements(NamedTuple):
 
 ZODB: Final = Package("ZODB", ("ZODB",), "5.8")
 BOTO3: Final = Package("boto3", ("boto3",), "1.36", "s3")
-PSYCOPG2: Final = Package("psycopg2", ("psycopg2", "psycopg2-binary"), "2.8", "relstorage")
 ZLIBSTORAGE: Final = Package("zc.zlibstorage", ("zc.zlibstorage",), "1.0")
 # The sections that wrap a storage, as ``Database.wrappers`` names them.
 WRAPPERS: Final[Mapping[str, Package]] = {

@@ -19,7 +19,7 @@ from ...config.blobmodes import foreign_cache
 from ...config.conversion import Conversion
 from ...errors import NothingToBackUp, NotProven
 from ...model.manifest import DatabaseEntry, PgDump, PgTransactions
-from ...model.requirements import PSYCOPG2, Package, Requirements
+from ...model.requirements import Package, Requirements
 from ...model.restore import DestinationOptions
 from ...model.source import Database, Method, masked
 from ...policy.scope import SNAPSHOT, Component, Scope, blobs_outside, in_bucket, shown_server
@@ -27,6 +27,7 @@ from ...runtime.progress import Progress
 from ..backend import Backend, Opinion, Revision, Scratch
 from ..base import CheckReport, Sink, SurveyContext
 from ..destination import Destination
+from ..postgres.requirements import DRIVERS, TOOLS
 
 if TYPE_CHECKING:
     from ...config.sections import Section
@@ -253,7 +254,7 @@ class Pgjsonb(Backend):
 
     def requirements(self, database: Database) -> Requirements:
         """Return zodb-pgjsonb, the driver and the tools of PostgreSQL."""
-        return Requirements((PGJSONB,), (PSYCOPG2,), (("pg_dump",), ("pg_restore",)))
+        return Requirements((PGJSONB,), DRIVERS, TOOLS)
 
     def second_opinion(self, database: Database) -> Opinion | None:
         """Ask the tables where the blobs are."""

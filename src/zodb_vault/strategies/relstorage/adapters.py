@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Final
 from ...blobs.refs import BlobSet
 from ...errors import Damage
 from ...model.manifest import DatabaseEntry
-from ...model.requirements import PSYCOPG2, Package
+from ...model.requirements import Package
 from ...model.source import Database, masked
 from ...policy.scope import shown_server
 from ...runtime.progress import Progress
 from ..base import CheckReport, Sink
+from ..postgres.requirements import DRIVERS, TOOLS
 
 if TYPE_CHECKING:
     from ...config.sections import Section
@@ -219,8 +220,8 @@ ADAPTERS: Final[Mapping[str, Adapter]] = {
         tool="pg_dump",
         shown_location=_shown_postgresql,
         dsn_option=DSN,
-        drivers=(PSYCOPG2,),
-        tools=(("pg_dump",), ("pg_restore",)),
+        drivers=DRIVERS,
+        tools=TOOLS,
         dumping=Dumping(
             open_rows=_postgresql_rows,
             location=_postgresql_location,
