@@ -407,7 +407,7 @@ def test_nothing_says_what_to_back_up(vault: Vault) -> None:
         vault.bare("--repository", vault.repository, "create", "--json"),
         2,
         "usage",
-        "nothing says what to back up",
+        "no site is given or configured",
     )
     both = vault.bare(
         "--repository", vault.repository, "--data-fs", "a", "--zope-conf", "b", "create", "--json"

@@ -124,7 +124,7 @@ def test_text_has_a_line_for_each_check_and_when_quiet_only_findings_with_what_t
 
 def test_every_check_runs_whatever_the_others_find(vault: Vault) -> None:
     checks = found(vault.bare("doctor", "--json"))
-    assert "nothing says what to back up" in checks["site"]["message"]
+    assert "no site is given or configured" in checks["site"]["message"]
     assert "no location of the repository is configured" in checks["repository"]["message"]
     others = [
         check for name, check in checks.items() if not check["ok"] and name not in ("site", "repository")
@@ -454,7 +454,7 @@ def test_a_repository_in_the_blob_directory_is_a_finding(vault: Vault) -> None:
     inside = vault.files.blob_dir / "backups"
     vault.bare("--repository", inside, "repository", "init")
     assert (
-        "lie in each other"
+        "contains the other"
         in wrong(vault.bare("--repository", inside, *vault.options[2:], "doctor", "--json"))[
             "repository location"
         ]

@@ -105,7 +105,7 @@ def test_a_repository_in_the_blob_directory_is_a_warning(vault: Vault) -> None:
     (warning,) = vault.bare("--repository", inside, *vault.options[2:], "plan", "--json").document[
         "databases"
     ][0]["warnings"]
-    assert "lie in each other" in warning
+    assert "contains the other" in warning
 
 
 def test_a_database_that_cannot_be_reached_is_described_with_a_warning_and_no_secret_is_shown(
@@ -234,7 +234,7 @@ def test_all_storages_come_before_any_blobs(tmp_path: Path, vault: Vault) -> Non
     assert [one["name"] for one in document["skipped"]] == ["temporary"]
     printed = vault.bare(*options, "plan").out
     assert f"site default, from {conf}\n" in printed
-    assert "not backed up: temporary: <temporarystorage> is in memory only" in printed
+    assert "not backed up: temporary: <temporarystorage> is only in memory" in printed
     assert "not copied: blobs: no blob directory is configured" in printed
 
 

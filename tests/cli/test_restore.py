@@ -115,7 +115,7 @@ def test_dry_run_prints_the_plan_as_data_and_changes_nothing(stocked: Vault) -> 
     for text in (
         f"up to transaction {LAST_OF_ONE}",
         f"replaces the file in place (last transaction {LAST_OF_TWO}), 1 transaction of it dropped",
-        "of free space, and room for blobs that are not there any more",
+        "of free space, and space for blobs that are no longer there",
         str(stocked.files.data_fs),
     ):
         assert text in outcome.out

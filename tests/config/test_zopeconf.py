@@ -592,7 +592,7 @@ def test_blobs_from_before_the_bucket_are_a_warning(tmp_path: Path) -> None:
         ("<zlibstorage>\n</zlibstorage>", ["holds no storages"]),
         (
             "<blobstorage>\nblob-dir /a\n<filestorage>\npath /a\nblob-dir /b\n</filestorage>\n</blobstorage>",
-            ["both say a blob-dir"],
+            ["both have a blob-dir"],
         ),
         (
             "<filestorage>\npath /a\n</filestorage>\n<filestorage>\npath /b\n</filestorage>",

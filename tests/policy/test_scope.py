@@ -127,7 +127,7 @@ def test_the_words_for_a_client_say_what_it_has() -> None:
 
 
 def test_a_backend_of_another_package_and_a_hidden_dsn_have_words_too() -> None:
-    with pytest.raises(NothingToBackUp, match="the database main is on neo, which no installed package"):
+    with pytest.raises(NothingToBackUp, match="the database main is on neo, but no installed package"):
         backend_of(Database(name="main", backend="neo", blob_mode="none"))
     hidden = Database(
         name="main",

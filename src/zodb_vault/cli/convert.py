@@ -80,18 +80,17 @@ def config(
         raise UsageError("--json and --output - both print to standard output", "give one of them")
     here = Path.cwd()
     file = None if output is None else Path(absolute(output, here))
-    made = configurations(
-        context.site,
-        direction,
-        databases,
-        file,
-        Path(absolute(directory, here)),
-        os.environ,
-    )
+    target = Path(absolute(directory, here))
+    made = configurations(context.site, direction, databases, file, target, os.environ)
     if not to_standard_output:
         write(made, force=force)
     _print_warnings(context, made)
-    if to_standard_output:
+    _print_made(made, with_text=to_standard_output, as_json=as_json)
+
+
+def _print_made(made: Sequence[Configuration], *, with_text: bool, as_json: bool) -> None:
+    """Print the configuration itself with ``with_text``, else the paths of the files."""
+    if with_text:
         click.echo(made[0].text, nl=False)
     elif as_json:
         print_json(_document(made))
@@ -106,7 +105,7 @@ def _direction(exports: bool, imports: bool) -> Direction:
 
 
 def _print_warnings(context: Context, made: Sequence[Configuration]) -> None:
-    """Print what zodb-convert does wrong, always; print the warnings about zope.conf only as details."""
+    """Print the warnings about the conversion, and with --verbose the warnings about zope.conf."""
     for one in made:
         for warning in one.warnings:
             click.echo(f"zodb-vault: {printable(one.database)}: {printable(warning)}", err=True)

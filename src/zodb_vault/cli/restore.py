@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from ..operations.restore.plan import RestorePlan
     from ..strategies.destination import Destination
 
-CORRECT: Final = "correct the cause (free space, permissions, the disk), then run"
-AGAIN: Final = f"{CORRECT} the restore again: the old state is whole until its end"
-GO_ON: Final = f"{CORRECT} the same restore again: it goes on from there"
-GO_ON_OR_BACK: Final = f"{GO_ON}; or `restore --abort`"
+CORRECT: Final = "remove the cause (free space, permissions, the disk), then run"
+AGAIN: Final = f"{CORRECT} the restore again; the old state is unchanged"
+CONTINUE: Final = f"{CORRECT} the same restore again; it continues from there"
+CONTINUE_OR_ABORT: Final = f"{CONTINUE}; or undo it with `restore --abort`"
 ABORT_AGAIN: Final = f"{CORRECT} `restore --abort` again"
 
 
@@ -49,14 +49,14 @@ ABORT_AGAIN: Final = f"{CORRECT} `restore --abort` again"
     type=PATH,
     multiple=True,
     metavar="FILE",
-    help="The zope.conf of a client of the ZEO server. "
-    "What its caches have of the replaced state is removed (repeatable).",
+    help="The zope.conf of a client of the ZEO server. Its caches of the replaced state are removed "
+    "(repeatable).",
 )
 @click.option(
     "--tid",
     type=Text(not_empty=True),
     metavar="TID",
-    help="Restore everything up to this transaction, which has to exist.",
+    help="Restore everything up to this transaction; it must be in the backup.",
 )
 @click.option(
     "--before-tid",
@@ -68,7 +68,7 @@ ABORT_AGAIN: Final = f"{CORRECT} `restore --abort` again"
     "--at",
     type=Text(not_empty=True),
     metavar="TIME",
-    help="Restore everything up to this time, in ISO 8601. Without a zone it is local time.",
+    help="Restore everything up to this time, in ISO 8601. A time without a zone is local time.",
 )
 @click.option(
     "--database", "databases", multiple=True, metavar="NAME", help="Only this database (repeatable)."
@@ -76,43 +76,41 @@ ABORT_AGAIN: Final = f"{CORRECT} `restore --abort` again"
 @click.option(
     "--only",
     type=click.Choice(["storage", "blobs"]),
-    help="Restore only this component. It may not fit the other one.",
+    help="Restore only this component. It may not match the other one.",
 )
 @click.option("--allow-incomplete", is_flag=True, help="Also restore a backup with missing blobs.")
 @click.option(
     "--no-safety-backup",
     is_flag=True,
-    help="Do not back up the present state first. It is kept beside the new one in any case.",
+    help="Do not back up the present state first. It is still kept beside the new one.",
 )
 @click.option(
     "--replace-blobs",
     is_flag=True,
-    help="Also restore into the blob directory of another site, and over other objects in a bucket. "
-    "What is replaced is kept.",
+    help="Also restore into the blob directory of another site, and replace different objects in a bucket. "
+    "Replaced blobs are kept.",
 )
 @click.option(
     "--replace",
     is_flag=True,
     help="In a database server: also restore into a database that is not empty. "
-    "What is there is kept under another name.",
+    "The old database is kept under another name.",
 )
 @click.option(
     "--role",
     type=Text(not_empty=True),
     metavar="ROLE",
-    help="In a database server: the role that will own everything.",
+    help="In a database server: the role that becomes the owner of everything.",
 )
-@click.option(
-    "--abort", is_flag=True, help="Put back the old state that an interrupted restore was replacing."
-)
+@click.option("--abort", is_flag=True, help="Undo an interrupted restore: put the old state back.")
 @click.option(
     "--discard-kept",
     type=Text(not_empty=True),
     metavar="RESTORE",
-    help="Remove what the restore with this id has kept of the state that it replaced.",
+    help="Remove the old state that the restore with this id has kept.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @limit_options
 @json_option
 @site_options
@@ -189,16 +187,16 @@ def _options(context: Context, values: dict[str, Any]) -> RestoreOptions:
 
 
 def _where_and_hint(wanted: RestorePlan) -> tuple[str, str]:
-    """Return what is restored, and what the user does after an error of the system."""
+    """Return the path that is restored, and the hint after a system error."""
     hint = AGAIN
     if wanted.resumes:
-        hint = GO_ON_OR_BACK if wanted.in_place else GO_ON
+        hint = CONTINUE_OR_ABORT if wanted.in_place else CONTINUE
     return wanted.steps[0].state.where if wanted.steps else "", hint
 
 
 @contextlib.contextmanager
 def _system_errors(restored: str, hint: str) -> Iterator[None]:
-    """Turn an error of the operating system into a message that names the file, or else what is restored."""
+    """Turn a system error into a message that names the file, or else the path that is restored."""
     try:
         yield
     except OSError as error:
@@ -237,22 +235,22 @@ def _timestamp(context: Context, text: str | None) -> AtTimestamp | None:
 def _abort_or_discard(
     context: Context, site: Site | None, discard: str | None, databases: tuple[str, ...], as_json: bool
 ) -> None:
-    """Undo an interrupted restore, or remove what a finished one has kept (``discard`` is its id)."""
+    """Undo an interrupted restore, or remove the old state that the restore with the id ``discard`` kept."""
     from ..operations.restore.abort import discard_kept
     from ..operations.restore.destination import resuming_destinations
 
     if site is None:
         raise UsageError(
-            "--abort and --discard-kept are about a site, not about --output",
-            "an output directory can be removed",
+            "--abort and --discard-kept need a site, and cannot be used with --output",
+            "remove the output directory instead",
         )
     destinations = resuming_destinations(
         one for one in site.databases if not databases or one.name in databases
     )
     if not destinations:
         raise UsageError(
-            "a restore into a database server leaves nothing to abort, and keeps the old database",
-            "DROP DATABASE frees what was kept",
+            "a restore into a database server leaves nothing to abort; it keeps the old database",
+            "remove the old database with DROP DATABASE",
         )
     aborted, removed = list[str](), list[str]()
     if discard is None:

@@ -39,7 +39,7 @@ def _step_lines(step: RestoreStep, *, blobs_only: bool) -> list[str]:
     lines += [f"  {line}" for line in _change_lines(step)]
     lines += [f"  {printable(detail)}" for detail in state.details]
     if state.needs:
-        rest = ", and room for blobs that are not there any more" if state.more_for_blobs else ""
+        rest = ", and space for blobs that are no longer there" if state.more_for_blobs else ""
         lines.append(f"  needs {size(sum(need.size for need in state.needs))} of free space{rest}")
     return lines
 
@@ -48,7 +48,7 @@ def _change_lines(step: RestoreStep) -> list[str]:
     """Return what a restore leaves out of the backup, and what it does to the state in place."""
     state, left_out = step.state, step.cut.left_out
     if state.resumed:
-        return [f"goes on with the interrupted restore {state.resumed}"]
+        return [f"continues the interrupted restore {state.resumed}"]
     lines = []
     if left_out and state.lost is None:
         lines.append(f"leaves out {count(left_out, 'later transaction')} of the backup")
@@ -93,7 +93,7 @@ def print_restored(context: Context, done: Restored) -> None:
 
 
 def restore_document(wanted: RestorePlan, done: Restored | None = None) -> dict[str, Any]:
-    """Return the document of a restore, or of a plan of which nothing was done yet."""
+    """Return the document of a restore, or of its plan when nothing was done yet."""
     return {
         "id": wanted.target.backup.manifest.id,
         "target": _target(wanted),

@@ -1,4 +1,4 @@
-"""Decide which site a command is about, and what that site consists of."""
+"""Find the site that a command works on, and its databases."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ from .storages import data_fs_section, read_storage
 from .zopeconf import read_zeo_conf, read_zope_conf
 
 DEFAULT = "default"
-# Configurations may be below the one, large files belong below the other.
+# When the configuration is below /etc, mirrors go below /var/lib: large files do not belong into /etc.
 SYSTEM, STATE_DIRECTORY = Path("/etc"), Path("/var/lib/zodb-vault")
 
 
 def choose_site(settings: Settings, site: str | None) -> str:
-    """Return the name of the site that is meant, without reading what it consists of.
+    """Return the name of the chosen site; nothing else of the site is read.
 
-    It need not be configured any more.
-
-    Raise UsageError for a name that no site can have, and when several are configured and none was chosen.
+    A name that is chosen need not be in the configuration: a repository may have backups of former sites.
+    Raise UsageError for an invalid name, and when several sites are configured and none was chosen.
     """
     if site is not None:
         if not SITE_NAME.fullmatch(site):
-            raise UsageError(f"{site!r} is not the name of a site", f"a name {SITE_NAME_RULE}")
+            raise UsageError(f"{site!r} is not a valid name of a site", f"a name {SITE_NAME_RULE}")
         return site
     if len(settings.sites) > 1:
         raise UsageError(
@@ -50,10 +49,10 @@ def resolve_site(
     environment: Mapping[str, str],
     cwd: Path,
 ) -> Site:
-    """Return the chosen site with its databases; what the command line names rules over the configuration.
+    """Return the chosen site with its databases; the command line has priority over the configuration.
 
-    Raise UsageError when it is not clear which site is meant or what it is read from, ConfigurationError when
-    that is wrong.
+    Raise UsageError when no site or no source of its databases is named, ConfigurationError when the
+    configuration has a mistake.
     """
     name = choose_site(settings, site)
     given = _given(zope_conf, zeo_conf, data_fs, blob_dir, cwd)
@@ -64,7 +63,7 @@ def resolve_site(
 
 
 def _mirror(settings: Settings, name: str, source: SiteSettings, cwd: Path) -> Path:
-    """Return where copies of a site's databases are kept: as configured, else beside the configuration."""
+    """Return the directory of mirrors of a site: the configured one, or one beside the configuration."""
     configured = settings.sites.get(name, source).mirror
     if configured is not None:
         return configured
@@ -76,18 +75,16 @@ def _mirror(settings: Settings, name: str, source: SiteSettings, cwd: Path) -> P
 def _given(
     zope_conf: Path | None, zeo_conf: Path | None, data_fs: Path | None, blob_dir: Path | None, cwd: Path
 ) -> SiteSettings | None:
-    """Return what the command line names, None when it names nothing.
+    """Return the source that the command line names, None when it names none.
 
-    Raise UsageError when that does not go together.
+    Raise UsageError for options that exclude each other.
     """
     options = {"--zope-conf": zope_conf, "--zeo-conf": zeo_conf, "--data-fs": data_fs}
     named = [option for option, path in options.items() if path is not None]
     if len(named) > 1:
-        raise UsageError(f"{' and '.join(named)} name the same thing twice", "give one of them")
+        raise UsageError(f"{' and '.join(named)} exclude each other", "give one of them")
     if blob_dir is not None and data_fs is None:
-        raise UsageError(
-            "--blob-dir goes with --data-fs", "a zope.conf or zeo.conf says itself where the blobs are"
-        )
+        raise UsageError("--blob-dir needs --data-fs", "a zope.conf or zeo.conf has the blob directory in it")
     if not named:
         return None
     paths = [
@@ -107,7 +104,7 @@ def _configured(settings: Settings, name: str) -> SiteSettings:
             f"configured in {settings.file or 'the environment'}: {', '.join(known)}",
         )
     raise UsageError(
-        "nothing says what to back up" if settings.file is None else f"{settings.file} names no site",
+        "no site is given or configured" if settings.file is None else f"{settings.file} has no site",
         "give --zope-conf FILE, --zeo-conf FILE, or --data-fs FILE with --blob-dir DIR; or write a "
         "zodb-vault.toml with [site.NAME]",
     )
@@ -125,9 +122,9 @@ def _read(name: str, source: SiteSettings, environment: Mapping[str, str], cwd: 
 
 
 def _dumped_elsewhere(site: Site, source: SiteSettings) -> Site:
-    """Return the site with the replica of its PostgreSQL database noted.
+    """Return the site with the DSN of the replica from which its PostgreSQL database is dumped.
 
-    Raise ConfigurationError unless it has exactly one.
+    Raise ConfigurationError unless the site has exactly one database in PostgreSQL.
     """
     if source.dsn_backup is None:
         return site
@@ -135,8 +132,8 @@ def _dumped_elsewhere(site: Site, source: SiteSettings) -> Site:
     if len(known) != 1:
         raise ConfigurationError(
             [
-                f"site.{site.name}.dsn_backup goes with one database in PostgreSQL, "
-                f"{site.config} has {len(known)}"
+                f"site.{site.name}.dsn_backup needs exactly one database in PostgreSQL, but {site.config} "
+                f"has {len(known)}"
             ]
         )
     more = {REPLICA_DSN: source.dsn_backup, REPLICA_LAG: str(source.replica_lag.total_seconds())}

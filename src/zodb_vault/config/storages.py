@@ -1,7 +1,7 @@
-"""Decide what each storage section of a configuration means for a backup.
+"""Read the storage sections of a configuration, and decide what each means for a backup.
 
-A backend reads its own section, see ``backends``. The storages that wrap another one, and those that keep
-nothing, are here.
+A backend reads its own section, see ``backends``. This module reads the sections of wrappers around another
+storage, and of storages in memory.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ PATHS = {
     "var",
 }
 ADDRESSES = {"address", "server"}
-FOREIGN = "this is a mistake of the package that registers it: report it there"
-# What ``authenticate`` of ZEO takes beside a path.
+FOREIGN = "report this mistake to the package that registers it"
+# A value of the key ``authenticate`` of ZEO that is not a path.
 NO_PATHS = {"DYNAMIC"}
-# Keys that the packages themselves write with an underscore.
+# Keys that their packages spell with an underscore.
 UNDERSCORED = {
     "connect_timeout",
     "gevent_yield_interval",
@@ -57,7 +57,7 @@ UNDERSCORED = {
 
 
 class Surroundings:
-    """What the reader of a storage section has to know besides the section.
+    """The context of a storage section: the name of its database, and how paths in it are resolved.
 
     ``notes`` become warnings of the database.
     """
@@ -80,29 +80,29 @@ class Surroundings:
         self._here = here or base
 
     def path(self, section: Section, key: str) -> str | None:
-        """Return the absolute path that a key says, None when it says none.
+        """Return the absolute path in a key, None when the section does not have the key.
 
-        What a relative one is taken from is noted.
+        A note tells from which directory a relative path is resolved.
         """
         text = section.text(key)
         return None if text is None else self._resolved(key, text)
 
     def options(self, section: Section, prefix: str = "") -> dict[str, Option]:
-        """Return what a section says, paths absolute, secrets concealed."""
+        """Return the keys and values of a section, with absolute paths and concealed secrets."""
         found: dict[str, list[str]] = {}
         for value in section.values:
             found.setdefault(prefix + spelled(section, value), []).append(self.text(value))
         return {key: mask(key, "\n".join(texts)) for key, texts in found.items()}
 
     def all_options(self, section: Section, prefix: str = "") -> dict[str, Option]:
-        """Return what a section and the sections in it say, the latter after their types."""
+        """Return the keys and values of a section and of those in it, whose keys begin with their types."""
         found = self.options(section, prefix)
         for inner in section.sections:
             found |= self.all_options(inner, f"{prefix}{inner.type}.")
         return found
 
     def text(self, value: Value) -> str:
-        """Return the text of a line, a path in it absolute."""
+        """Return the text of a value; a path is made absolute."""
         is_path = (value.key in PATHS and value.text not in NO_PATHS) or (
             value.key in ADDRESSES and "/" in value.text
         )
@@ -122,15 +122,15 @@ class Surroundings:
     def _other(self, path: str) -> str:
         """Return a note about a relative path that exists only in the working directory."""
         there = os.path.lexists(self._here / path) and not os.path.lexists(self._base / path)
+        if not there:
+            return ""
         return (
-            f"; it does not exist there, but in the working directory {self._here}, "
-            "where a Zope that is started here looks"
-            if there
-            else ""
+            f"; it does not exist there, but in the working directory {self._here}, where a Zope that is "
+            "started here would find it"
         )
 
 
-# Section types outside of databases that are no storages.
+# Types of sections outside of databases that are not storages.
 NOT_STORAGES = {
     "environment",
     "eventlog",
@@ -144,22 +144,22 @@ NOT_STORAGES = {
 
 
 class SectionBackend(Protocol):
-    """What the configuration needs of a backend; see ``Backend`` for the rest."""
+    """The methods of a backend that read its configuration; see ``Backend`` for all others."""
 
     def read_section(self, section: Section, around: Surroundings) -> Database | Skipped:
         """Return the database that a section describes, or why there is none; raise ConfigurationError."""
         ...
 
     def config_warnings(self, database: Database) -> list[str]:
-        """Return what a configuration leaves open, wrappers included."""
+        """Return warnings about what a configuration, including its wrappers, does not tell."""
         ...
 
     def conversion(self, section_type: str) -> Conversion:
-        """Return what another program needs that opens such a section."""
+        """Return what another program needs to open such a section and copy the storage."""
         ...
 
     def export_warnings(self, database: Database) -> list[str]:
-        """Return what zodb-convert does wrong with such a storage."""
+        """Return the known mistakes of zodb-convert with such a storage, as warnings."""
         ...
 
 
@@ -175,7 +175,7 @@ def section_backend(name: str) -> SectionBackend | None:
 def read_storage(section: Section, around: Surroundings) -> Database | Skipped:
     """Return the database in a storage section.
 
-    Raise ConfigurationError for what is unknown, refused or wrong.
+    Raise ConfigurationError when its storage is unknown or refused, or when it has a mistake.
     """
     if reader := READERS.get(section.type):
         return reader(section, around)
@@ -183,9 +183,8 @@ def read_storage(section: Section, around: Surroundings) -> Database | Skipped:
     if registered is None:
         raise section.error(
             f"{section.label} is a storage that zodb-vault does not know",
-            hint=f"install the package that registers {section.type!r} under the entry points {ENTRY_POINTS} "
-            "(zodb-vault is open to such packages); or copy the database into a FileStorage "
-            "with zodb-convert, the portable method, and back that up",
+            hint=f"install the package that registers {section.type!r} under the entry points "
+            f"{ENTRY_POINTS}; or copy the database into a FileStorage with zodb-convert, and back that up",
         )
     if registered.ours:
         return cast(SectionBackend, registered.backend).read_section(section, around)
@@ -193,10 +192,7 @@ def read_storage(section: Section, around: Surroundings) -> Database | Skipped:
 
 
 def data_fs_section(path: str, blob_dir: str | None) -> tuple[Section, Surroundings]:
-    """Return the section of a Data.fs that no configuration describes, and its surroundings.
-
-    Paths are absolute.
-    """
+    """Return a section for a Data.fs without a configuration, and its surroundings; paths are absolute."""
     section = Section(DATA_FS, None, path)
     for key, text in (("path", path), ("blob-dir", blob_dir)):
         if text is not None:
@@ -207,13 +203,13 @@ def data_fs_section(path: str, blob_dir: str | None) -> tuple[Section, Surroundi
 def _read_by_another_package(
     registered: Registered, section: Section, around: Surroundings
 ) -> Database | Skipped:
-    """Return what a backend of another package reads, its mistakes turned into errors that name it."""
+    """Return what a backend of another package reads; turn its mistakes into errors that name the package."""
     source = f"{registered.source}, registered for {section.label}"
     try:
         found = cast(SectionBackend, registered.backend).read_section(section, around)
     except VaultError:
         raise
-    except Exception as error:  # noqa: BLE001  the text of an unknown error may hold a secret
+    except Exception as error:  # noqa: BLE001  the text of an unknown error may contain a secret
         raise section.error(f"{source}, failed ({type(error).__name__})", hint=FOREIGN) from None
     if not isinstance(found, (Database, Skipped)):
         raise section.error(f"{source}, returned neither a Database nor a Skipped", hint=FOREIGN)
@@ -221,21 +217,21 @@ def _read_by_another_package(
 
 
 def is_storage(type_: str) -> bool:
-    """Tell whether a section type is a storage, going by its name where no package registers it."""
+    """Tell whether a section type is a storage; if no package registers it, its name decides."""
     if type_ in NOT_STORAGES:
         return False
     return type_ in READERS or type_.endswith("storage") or find_backend(type_) is not None
 
 
 def blobstorage(section: Section, around: Surroundings) -> Database | Skipped:
-    """Return the storage inside, with its blobs in the directory of the wrapper."""
+    """Return the storage inside the wrapper, with its blobs in the directory of the wrapper."""
     inner = read_storage(only_storage(section), around)
     if isinstance(inner, Skipped):
         return inner
     if inner.blob_dir is not None:
         raise section.error(
-            f"{section.label} and the storage in it both say a blob-dir",
-            hint="ZODB accepts one of them; remove the other",
+            f"{section.label} and the storage in it both have a blob-dir",
+            hint="ZODB accepts only one of them; remove the other",
         )
     section.required("blob-dir")
     blob_dir = around.path(section, "blob-dir")
@@ -246,30 +242,31 @@ def blobstorage(section: Section, around: Surroundings) -> Database | Skipped:
 
 
 def zlibstorage(section: Section, around: Surroundings) -> Database | Skipped:
-    """Return the storage inside: compressed records change nothing about where things are."""
+    """Return the storage inside the wrapper: compression does not change where the data are."""
     inner = read_storage(only_storage(section), around)
     return inner if isinstance(inner, Skipped) else _wrapped(section, around, inner, [])
 
 
 def zrs(section: Section, around: Surroundings) -> Database | Skipped:
-    """Return the storage inside.
+    """Return the storage inside the wrapper, with a warning for a secondary.
 
-    Replication changes nothing about where things are, but a secondary is behind its primary.
+    Replication does not change where the data are, but a secondary may lack the newest transactions.
     """
     inner = read_storage(only_storage(section), around)
     if isinstance(inner, Skipped):
         return inner
     primary = section.text("replicate-from")
-    warnings = (
-        [f"{section.label} follows {primary}: what had not arrived here when a backup begins is not in it"]
-        if primary
-        else []
-    )
+    warnings = []
+    if primary:
+        warnings.append(
+            f"{section.label} is a replica of {primary}: a backup has only the transactions that arrived "
+            "here before it began"
+        )
     return _wrapped(section, around, inner, warnings)
 
 
 def s3blobstorage(section: Section, around: Surroundings) -> Database | Skipped:
-    """Return the storage inside, with its blobs in a bucket."""
+    """Return the storage inside the wrapper, with its blobs in a bucket."""
     section.required("bucket-name")
     section.required("cache-dir")
     inner = read_storage(only_storage(section), around)
@@ -285,37 +282,38 @@ def s3blobstorage(section: Section, around: Surroundings) -> Database | Skipped:
 
 
 def demostorage(section: Section, around: Surroundings) -> Database | Skipped:
-    """Refuse a DemoStorage: its data is in two storages at once; one without any storage is in memory."""
+    """Skip a DemoStorage without a storage in it, which is in memory; refuse any other DemoStorage.
+
+    Its data are in two storages at the same time.
+    """
     if not section.sections:
-        return Skipped(around.name, f"{section.label} without a storage in it is in memory only")
+        return Skipped(around.name, f"{section.label} without a storage in it is only in memory")
     changes = next((inner for inner in section.sections if inner.name == "changes"), None)
-    lies = (
-        "in memory, they are gone when the process ends"
+    place = (
+        "in memory, and are lost when the process ends"
         if changes is None
         else f"in the storage of {changes.where}"
     )
     raise section.error(
-        f"{section.label} lays changes over a base, which is one database only while both stand "
-        f"together; the changes are {lies}",
-        hint="back up the base with a configuration that names it alone, "
-        "and the changes, where they are kept, with another",
+        f"{section.label} has its data in two storages, a base and changes; the changes are {place}",
+        hint="back up the base with a configuration that has only the base; if the changes are in a storage, "
+        "back them up with another configuration",
     )
 
 
 def before(section: Section, around: Surroundings) -> Database:
-    """Refuse a view of the past as a source."""
+    """Refuse a storage that shows a state of the past."""
     raise section.error(
-        f"{section.label} shows a database as it was in the past: "
-        "a backup of it would leave out everything newer",
-        hint="name the storage in it without the wrapper; to restore a past state, use `restore --at`",
+        f"{section.label} shows the state of a database at one point in time: a backup of it would leave out "
+        "everything newer",
+        hint="use a configuration with the storage alone, without this wrapper; choose a point in time when "
+        "you restore, with --at",
     )
 
 
 def in_memory(section: Section, around: Surroundings) -> Skipped:
-    """Skip a storage that keeps nothing."""
-    return Skipped(
-        around.name, f"{section.label} is in memory only, it holds nothing that outlives its process"
-    )
+    """Skip a storage in memory."""
+    return Skipped(around.name, f"{section.label} is only in memory: its data are lost when the process ends")
 
 
 def _wrapped(section: Section, around: Surroundings, inner: Database, warnings: list[str]) -> Database:
@@ -328,13 +326,13 @@ def _wrapped(section: Section, around: Surroundings, inner: Database, warnings: 
 
 
 def only_storage(section: Section) -> Section:
-    """Return the section of the one storage inside.
+    """Return the section of the only storage in a wrapper.
 
-    Raise ConfigurationError when there is none or more than one.
+    Raise ConfigurationError when there is no storage or more than one.
     """
     if len(section.sections) != 1:
         raise section.error(
-            f"{section.label} holds {len(section.sections) or 'no'} storages, it has to hold one"
+            f"{section.label} contains {len(section.sections) or 'no'} storages, but must contain one"
         )
     return section.sections[0]
 
@@ -342,10 +340,10 @@ def only_storage(section: Section) -> Section:
 def misspelled(section: Section) -> list[str]:
     """Return warnings about keys with a wrong spelling, such as ``data_dir``.
 
-    zodb-vault understands them; the package of the storage refuses them.
+    zodb-vault accepts them; the package of the storage refuses them.
     """
     return [
-        f"{value.where}: {value.written} is read as {value.key}; {inner.label} itself refuses it"
+        f"{value.where}: {value.written} is read as {value.key}; Zope refuses this spelling in {inner.label}"
         for inner in section.walk()
         for value in inner.values
         if is_known(value.key) and value.written.lower() != spelled(inner, value)
@@ -353,13 +351,13 @@ def misspelled(section: Section) -> list[str]:
 
 
 def left_open(database: Database) -> list[str]:
-    """Return warnings about what the configuration of a database leaves open, once its wrappers are known."""
+    """Return warnings about what the configuration of a database, including its wrappers, does not tell."""
     backend = section_backend(database.backend)
     return backend.config_warnings(database) if backend else []
 
 
 def spelled(section: Section, value: Value) -> str:
-    """Return a key as the package spells it."""
+    """Return a key in the spelling of its package."""
     if section.type == "pragmas":
         return value.written.lower()
     underscored = value.key.replace("-", "_")

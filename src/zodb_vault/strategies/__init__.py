@@ -1,4 +1,1 @@
-"""One strategy for each backend.
-
-What is the state, what would be copied, copy it, put it back, does the result hold.
-"""
+"""The backends: each can survey, back up, check and restore one kind of storage."""

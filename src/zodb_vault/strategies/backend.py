@@ -1,4 +1,4 @@
-"""Everything that zodb-vault needs of one kind of storage: the base class of all backends."""
+"""The base class of all backends: everything that zodb-vault asks of one kind of storage."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ Revision = tuple[bytes, bytes, bytes | None]
 
 
 class Opinion(NamedTuple):
-    """What a database says about where its blobs are.
+    """What a database tells about the place of its blobs.
 
-    When it did not answer (``answered``), ``warnings`` say why.
+    ``answered`` is False when the database could not be queried; ``warnings`` then tell the reason.
     """
 
     answered: bool
@@ -37,7 +37,7 @@ class Opinion(NamedTuple):
 
 
 class SourceFinding(NamedTuple):
-    """What was found when a storage was looked at, whether it is in order, and what to do when it is not."""
+    """The result when doctor inspects a storage: whether it is ``ok``, and otherwise what to do."""
 
     ok: bool
     message: str
@@ -47,9 +47,9 @@ class SourceFinding(NamedTuple):
 class Scratch(NamedTuple):
     """An empty database to restore into, and the ``configuration`` of the storage that opens it afterwards.
 
-    ``cache`` is where that storage looks for blobs before it reads from a bucket, ``objects`` how many objects it
-    should find, None when that is not known. ``settings`` is handed to ``Backend.objects`` and
-    ``Backend.former_blobs``.
+    ``cache`` is the directory where that storage looks for blobs before it reads a bucket. ``objects`` is the
+    number of objects that it should find, None when it is not known. ``settings`` is an argument of
+    ``Backend.objects`` and ``Backend.former_blobs``.
     """
 
     database: Database
@@ -64,58 +64,60 @@ class Backend:
 
     A new kind is a subclass, registered by an entry point: see docs/how-to/write-a-backend.rst.
 
-    The methods are in the order of the commands that need them. ``read_section``, ``location``, ``survey``
-    and ``check`` have to be there; every other one has a default that fits a storage without blobs of its
-    own. Whatever is heavy is imported in the methods, since every command that reads a zope.conf imports this
-    object.
+    The methods are in the order of the commands that need them. A subclass must have ``read_section``,
+    ``location``, ``survey`` and ``check``. Every other method has a default, for a storage without its own
+    blobs. Import large modules inside the methods: every command that reads a zope.conf imports this class.
     """
 
     name: ClassVar[str]
-    """What manifests, ``plan`` and ``list`` call it."""
+    """Its name in manifests, ``plan`` and ``list``."""
     blob_modes: ClassVar[tuple[BlobMode, ...]] = ("none",)
-    """Where blobs may be for a backup by its own method."""
+    """The blob modes that its own method can back up."""
     exact_size: ClassVar[bool] = True
-    """Whether ``getSize`` of the storage counts nothing but its records."""
+    """Whether ``getSize`` of the storage counts only its records."""
 
     # what a configuration says
 
     def read_section(self, section: Section, around: Surroundings) -> Database | Skipped:
         """Return the database that a section of zope.conf describes.
 
-        Raise ``section.error(...)`` for what is wrong with it.
+        Raise ``section.error(...)`` for a mistake in it.
         """
         raise NotImplementedError
 
     def config_warnings(self, database: Database) -> list[str]:
-        """Return what a configuration leaves open, as warnings; wrappers around the section count."""
+        """Return warnings about what a configuration, including its wrappers, does not tell."""
         return []
 
     def conversion(self, section_type: str) -> Conversion:
-        """Return what another program needs that opens such a section to copy the storage."""
+        """Return what another program needs to open such a section and copy the storage."""
         return Conversion()
 
     def export_warnings(self, database: Database) -> list[str]:
-        """Return what zodb-convert is known to do wrong with such a storage."""
+        """Return the known mistakes of zodb-convert with such a storage, as warnings."""
         return []
 
     # plan
 
     def scope(self, database: Database) -> Scope:
-        """Return what a backup consists of; opens nothing."""
+        """Return what a backup contains; open nothing."""
         storage = Component("storage", self.shown_location(database), OURS, "all transactions are kept there")
         blobs = blobs_outside(database, "the blobs are in this directory, and nowhere else")
         return Scope((storage,)).plus(blobs or Scope((), ("blobs: no blob directory is configured",)))
 
     def shown_location(self, database: Database) -> str:
-        """Return where the storage is, as messages show it, without secrets."""
+        """Return the place of the storage for messages, without secrets."""
         return self.location(database)
 
     def method(self, database: Database, wanted: Method) -> Method:
-        """Return the method that a backup is made by when the user chose ``wanted``."""
+        """Return the method of a backup when the user asks for ``wanted``."""
         return wanted
 
     def require(self, database: Database, method: Method) -> None:
-        """Raise NothingToBackUp for a database that cannot be backed up by a method as it is configured, ConfigurationError; opens nothing."""
+        """Raise NothingToBackUp when a method cannot back up a database with its configuration; open nothing.
+
+        Raise ConfigurationError when a package is missing.
+        """
         if method == "portable":
             return
         if database.blob_mode not in self.blob_modes:
@@ -130,25 +132,24 @@ class Backend:
     # create
 
     def location(self, database: Database) -> str:
-        """Return where the storage is, without secrets; it tells one source from another."""
+        """Return the place of the storage, without secrets; it identifies the source."""
         raise NotImplementedError
 
     def exclusive(self, database: Database) -> AbstractContextManager[None]:
-        """Hold the storage while a cold backup is made.
+        """Lock the storage while a cold backup is made.
 
-        Raise InUse, or UsageError where nothing can be held.
+        Raise InUse, or UsageError when the storage cannot be locked.
         """
         raise UsageError(
-            f"--cold is about Data.fs: the backup of {database.name} shows one point in time while the "
-            "site runs",
-            "leave it out",
+            f"--cold is only for Data.fs: a backup of {database.name} is consistent while the site runs",
+            "leave out --cold",
         )
 
     def require_open(self, database: Database) -> None:
-        """Raise InUse while an interrupted restore keeps the database closed to backups."""
+        """Raise InUse when the state of the database must not be backed up, after an interrupted restore."""
 
     def survey(self, database: Database, context: SurveyContext) -> Survey:
-        """Open a database and choose what of earlier backups can be used again; raise SourceError."""
+        """Open a database, and choose the parts of earlier backups that are used again; raise SourceError."""
         raise NotImplementedError
 
     # verify
@@ -162,7 +163,7 @@ class Backend:
         progress: Progress,
         workers: int,
     ) -> None:
-        """Check that a stored storage is whole, and note the blobs in packs that it references in ``refs``.
+        """Check that a stored storage is complete, and add the blobs in packs that it references to ``refs``.
 
         Raise Damage.
         """
@@ -171,9 +172,9 @@ class Backend:
     # restore
 
     def destination(self, database: Database, options: DestinationOptions) -> Destination:
-        """Return a database of a site as a destination of restores; opens nothing.
+        """Return a database of a site as the destination of a restore; open nothing.
 
-        Raise UsageError when it cannot be one.
+        Raise UsageError when nothing can be restored into it.
         """
         raise not_restorable(database)
 
@@ -182,7 +183,7 @@ class Backend:
     ) -> Destination | None:
         """Return a new directory as the destination of an entry.
 
-        None: the files of its dump are written there as they are.
+        None when only the files of the dump can be written there.
         """
         return None
 
@@ -191,19 +192,23 @@ class Backend:
     def scratch(
         self, entry: DatabaseEntry, directory: Path, server: str | None, note: Callable[[str], None]
     ) -> AbstractContextManager[Scratch]:
-        """Give an empty database in a directory, or in the database server of a DSN, that is gone afterwards.
+        """Give an empty database, in a directory or in the database server with the DSN ``server``.
 
-        Raise ConfigurationError.
-
-        What cannot be removed is said through ``note``.
+        It is removed at the end; ``note`` is called with what cannot be removed. Raise ConfigurationError.
         """
         raise ConfigurationError(
-            [f"the level restore needs a scratch database for {entry.name}, and {self.name} offers none"],
-            "use the level records, or restore into a database of yours",
+            [
+                f"the level restore needs a scratch database for {entry.name}, which the backend {self.name} "
+                "cannot make"
+            ],
+            "use the level records, or restore into your own database",
         )
 
     def objects(self, storage: Any, settings: dict[str, str]) -> Iterator[Revision]:
-        """Yield OID, TID and record of every object of a restored storage, None for one whose creation was undone."""
+        """Yield OID, TID and record of every object of a restored storage.
+
+        The record is None when the creation of the object was undone.
+        """
         after = None
         while True:
             oid, tid, record, after = storage.record_iternext(after)
@@ -212,7 +217,7 @@ class Backend:
                 return
 
     def former_blobs(self, storage: Any, settings: dict[str, str]) -> Iterator[tuple[bytes, bytes]]:
-        """Yield OID and TID of blobs that no current revision has, where the storage can open them."""
+        """Yield OID and TID of blobs of earlier revisions that the storage can open."""
         return iter(())
 
     # doctor
@@ -222,16 +227,16 @@ class Backend:
         return Requirements()
 
     def inspect_source(self, database: Database) -> SourceFinding | None:
-        """Look whether the storage can be read; None where ``second_opinion`` finds that out.
+        """Find out whether the storage can be read; return None when ``second_opinion`` does that.
 
         Raise VaultError, OSError.
         """
         return None
 
     def second_opinion(self, database: Database) -> Opinion | None:
-        """Ask a database where its blobs are; None when it cannot be queried.
+        """Query a database where its blobs are; return None when this kind of database cannot tell it.
 
-        Raise ConfigurationError when following the configuration would leave out blobs.
+        Raise ConfigurationError when a backup with this configuration would leave out blobs.
         """
         return None
 
@@ -240,9 +245,9 @@ def unsupported(database: Database) -> NothingToBackUp:
     """Return the error for a database whose blobs its backend cannot back up."""
     wrapped = " with blobs in S3" if "s3" in database.blob_mode else ""
     return NothingToBackUp(
-        f"this version cannot back up {database.backend}{wrapped} yet: the database {database.name}",
-        "`zodb-vault plan` says what a backup of it consists of; `--method portable` copies it through "
-        "ZODB where that gives its blobs",
+        f"this version cannot back up {database.backend}{wrapped}: the database {database.name}",
+        "`zodb-vault plan` shows what a backup of it contains; `--method portable` may be able to copy it "
+        "through ZODB",
     )
 
 
@@ -250,15 +255,15 @@ def without_transactions(database: Database) -> NothingToBackUp:
     """Return the error for a database that the method ``transactions`` cannot copy."""
     kind = f"{database.backend} ({database.adapter})" if database.adapter else database.backend
     return NothingToBackUp(
-        f"--method transactions is for databases in PostgreSQL, and {database.name} is {kind}",
-        "leave it out: the native method dumps the database, and copies only the blob files that are new",
+        f"--method transactions is only for databases in PostgreSQL, and {database.name} is on {kind}",
+        "leave it out: the native method dumps the database, and copies only new blob files",
     )
 
 
 def not_restorable(database: Database) -> UsageError:
     """Return the error for a database that no backup can be loaded into."""
     return UsageError(
-        f"the database {database.name} is on {database.adapter or database.backend}, no dump can be "
-        "loaded there",
+        f"the database {database.name} is on {database.adapter or database.backend}: no backup can be loaded "
+        "there",
         "restore with --output DIR",
     )

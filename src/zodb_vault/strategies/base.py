@@ -1,4 +1,4 @@
-"""What a strategy needs from a repository and from its user, and what it knows of earlier backups."""
+"""The interfaces between a backend and the rest: what it gets to make a backup, and what it returns."""
 
 from __future__ import annotations
 
@@ -21,23 +21,26 @@ class ContentSink(Protocol):
     """A stream of content that becomes objects."""
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append."""
+        """Append data."""
         ...
 
     def close(self) -> list[Part]:
-        """Make everything durable and return the parts in order."""
+        """Make everything durable, and return the parts in order."""
         ...
 
 
 class Sink(Protocol):
-    """Where a capture puts what it copies; several threads may use it at once."""
+    """The repository as a capture uses it; several threads may use it at the same time."""
 
     def content(self, to: str, *, long_distance: bool = False) -> ContentSink:
-        """Return a writer; ``long_distance`` content repeats itself at a distance."""
+        """Return a writer for content in the folder ``to``.
+
+        ``long_distance`` tells the codec that the content repeats itself at a long distance.
+        """
         ...
 
     def put_document(self, data: bytes) -> DocumentRef:
-        """Store a document."""
+        """Store a document, and return the reference to it."""
         ...
 
     def document(self, name: str) -> bytes:
@@ -45,12 +48,12 @@ class Sink(Protocol):
         ...
 
     def read(self, parts: Iterable[Part]) -> Iterator[bytes]:
-        """Yield content; raise Damage."""
+        """Yield the content of objects; raise Damage."""
         ...
 
 
 class Checkpointer(Protocol):
-    """Records durably, while a run goes on, what it has stored: the next run goes on from there."""
+    """Records durably what a run has stored so far: after an interruption, the next run continues there."""
 
     def is_due(self, size: int) -> bool:
         """Tell whether it is time for a checkpoint; ``size`` bytes have been stored since the last call."""
@@ -61,16 +64,14 @@ class Checkpointer(Protocol):
         ...
 
     def heartbeat(self) -> None:
-        """Show that the run is alive; called at least every few seconds."""
+        """Show that the run is alive; call it at least every few seconds."""
         ...
 
 
 class SurveyContext(NamedTuple):
-    """What a database is compared with.
+    """What a database is compared with: earlier backups, newest first, and an interrupted run.
 
-    Its earlier backups, newest first, and what an interrupted run has stored.
-
-    ``now`` is the clock of the run.
+    ``now`` is the time of the run.
     """
 
     documents: Documents
@@ -81,9 +82,10 @@ class SurveyContext(NamedTuple):
 
 
 class Survey(Protocol):
-    """One database compared with what earlier backups hold of it; writes nothing.
+    """One database compared with its earlier backups; it writes nothing.
 
-    It holds connections or open files, which ``begin`` hands on to the capture: close it after the capture.
+    It holds connections or open files. The capture that ``begin`` returns uses them too, so close the survey
+    after the capture.
     """
 
     @property
@@ -109,20 +111,20 @@ class Survey(Protocol):
         ...
 
     def decide(self) -> Decision:
-        """Return how a backup up to the cut point is made, and why."""
+        """Return whether a backup up to the cut point is full or incremental, and why."""
         ...
 
     def begin(
         self, decision: Decision, sink: Sink, checkpointer: Checkpointer, progress: Progress
     ) -> Capture:
-        """Return what copies the database as it was decided.
+        """Return the capture that copies the database as it was decided.
 
-        Raise ConfigurationError where blobs would be lost.
+        Raise ConfigurationError when blobs would be lost.
         """
         ...
 
     def close(self) -> None:
-        """Free everything; called once, whatever happened."""
+        """Free all resources; called once, also after an error."""
         ...
 
 
@@ -131,7 +133,7 @@ class Capture(Protocol):
 
     @property
     def expected(self) -> int | None:
-        """Return how many bytes of the storage are to be read; None when that is not known."""
+        """Return how many bytes of the storage have to be read, None when it is not known."""
         ...
 
     def copy_storage(self) -> BlobCapture:
@@ -139,16 +141,16 @@ class Capture(Protocol):
         ...
 
     def stored(self) -> StoredProgress:
-        """Return what has been stored so far, for the next run; valid at any time, also after a failure."""
+        """Return what has been stored so far, for the next run; call it at any time, also after an error."""
         ...
 
     def close(self) -> None:
-        """Free everything; called once, whatever happened."""
+        """Free all resources; called once, also after an error."""
         ...
 
 
 class BlobCapture(Protocol):
-    """A database of which the storage is copied, and the blobs are not."""
+    """A database whose storage is copied and whose blobs are not yet copied."""
 
     def copy_blobs(self) -> Captured:
         """Copy the blobs that no earlier backup has.
@@ -159,10 +161,11 @@ class BlobCapture(Protocol):
 
 
 class Captured(msgspec.Struct, frozen=True, kw_only=True):
-    """One database that is copied: what the manifest says of it, and what it was copied with.
+    """One database after it was copied, with its entry in the manifest.
 
-    ``continues``: an earlier backup has this database. ``findings`` are changes of the source below what was
-    stored before. ``software`` are versions of servers, tools and packages.
+    ``continues`` tells that an earlier backup has this database. ``findings`` are parts of the source that
+    changed although an earlier backup has stored them. ``software`` are versions of servers, tools and
+    packages.
     """
 
     entry: DatabaseEntry
@@ -173,21 +176,21 @@ class Captured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckReport(Protocol):
-    """Receives what a check of one database finds; ``where`` names the object, OID or TID."""
+    """The report of a check of one database; ``where`` names the object, OID or TID."""
 
     def count(self, what: str, number: int = 1) -> None:
-        """Add to what was checked."""
+        """Add to the number of things of one kind that were checked."""
         ...
 
     def damage(self, what: str, why: str, **where: str) -> None:
-        """Tell what is not as it was stored."""
+        """Report something that differs from what was stored."""
         ...
 
     def source(self, what: str, why: str, **where: str) -> None:
-        """Tell what was like that when it was backed up; the same twice counts once."""
+        """Report a defect that the source already had when it was backed up; an equal one counts once."""
         ...
 
 
 def folder_of(name: str) -> str:
-    """Return a database's name as it is used in paths."""
+    """Return the name of a database as it is used in paths."""
     return quote(name, safe="") or "%00"

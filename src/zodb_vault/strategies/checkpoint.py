@@ -1,4 +1,4 @@
-"""What an unfinished run has stored of one database, recorded now and then for the run that continues it."""
+"""Record from time to time what a run has stored of one database, for a run that continues it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from .base import Checkpointer
 
 
 class RunNotes:
-    """Collects the segments and packs of one capture.
+    """Collects the segments and packs of one capture; a checkpoint stores lists of them.
 
-    A checkpoint stores them as lists that the marker of the run names.
-
-    ``stored`` is what the run begins with: what an interrupted one left and this one uses again.
+    The marker of the run references these lists. ``stored`` are the lists of an interrupted run that this run
+    uses again.
     """
 
     def __init__(self, documents: Documents, checkpointer: Checkpointer, stored: StoredProgress) -> None:
@@ -24,12 +23,12 @@ class RunNotes:
         self._packs: list[Pack] = []
 
     def add_segment(self, segment: Segment) -> None:
-        """Note a segment that was stored."""
+        """Add a segment that was stored."""
         self._segments.append(segment)
         self._checkpoint(segment.stored)
 
     def add_pack(self, pack: Pack) -> None:
-        """Note a pack that was stored."""
+        """Add a pack that was stored."""
         self._packs.append(pack)
         self._checkpoint(pack.stored)
 
@@ -38,7 +37,7 @@ class RunNotes:
             self._checkpointer.checkpoint(self.stored())
 
     def stored(self) -> StoredProgress:
-        """Return all that is stored by now; stores the lists that are new since the last call."""
+        """Return what is stored so far; store a list of what is new since the last call."""
         segments = [chain.store_list(self._documents, self._segments)] if self._segments else []
         packs = [chain.store_list(self._documents, self._packs)] if self._packs else []
         self._stored = msgspec.structs.replace(

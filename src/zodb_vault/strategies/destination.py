@@ -1,7 +1,8 @@
-"""What a restore needs of the destination of a database.
+"""The interface of the place that a database is restored to.
 
-It is inspected, held, replaced in one step, and put back if that is wanted. A backend that can be restored
-into provides a ``Destination``; most methods have a default that fits a database which is either old or new.
+A destination is inspected, locked and replaced in one step. An undo puts the old state back. A backend that
+can be restored into provides a ``Destination``. Most methods have a default, which is right for a database
+that becomes the new one in a single step, without notes.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from .base import Sink
 
 
 class RestoreSource(NamedTuple):
-    """What is restored of one database, and the objects of the backup.
+    """The restored state of one database, and the objects of the backup.
 
-    ``alone``: no other database is restored together with it.
+    ``alone`` tells that no other database is restored together with it.
     """
 
     backup: str
@@ -35,9 +36,9 @@ class RestoreSource(NamedTuple):
 
 
 class RestoreContext(NamedTuple):
-    """One restore while it runs: its id, the name of the site, and what is called while it works.
+    """A running restore: its id, the name of the site, its progress and its heartbeat.
 
-    ``heartbeat`` is called every few seconds; it keeps the backup from being deleted.
+    Call ``heartbeat`` every few seconds: it prevents that the backup is deleted.
     """
 
     restore: str
@@ -49,11 +50,12 @@ class RestoreContext(NamedTuple):
 class DatabaseRestore:
     """The restore of one database, from its first change on.
 
-    All databases of a restore take each step together, in the order of these methods. Until ``make_valid``
-    the old state is whole and in use; after it the new one is. A restore that is interrupted and goes on
-    takes all steps again: each does only what its journal, or what is there, says is left to do.
+    All databases of a restore take each step together, in the order of these methods. Before ``make_valid``
+    the old state is complete and in use, after it the new state. A restore that continues after an
+    interruption takes all steps again. Each step does only what is left to do, as the journal or the files
+    show.
 
-    ``notes`` are for the user; ``kept`` is what was kept of the old state, as the user finds it.
+    ``notes`` are for the user; ``kept`` are the paths or names under which the old state is kept.
     """
 
     def __init__(self) -> None:
@@ -61,58 +63,58 @@ class DatabaseRestore:
         self.kept: list[str] = []
 
     def build(self) -> None:
-        """Write the new state beside the old one, checked and durable: blobs first.
+        """Write the new state beside the old one, checked and durable.
 
         Raise Damage, TargetRefused.
         """
         raise NotImplementedError
 
     def remove_caches(self) -> list[str]:
-        """Remove the caches of the old state, and return their paths; the old state works without them."""
+        """Remove the caches of the old state, which it does not need, and return their paths."""
         return []
 
     def bar(self) -> None:
-        """Keep every other process out until ``unbar``, even if this one dies.
+        """Prevent every other process from opening the database until ``unbar``, even if this process dies.
 
-        Called when there are several databases.
+        Called when several databases are restored.
         """
 
     def make_valid(self) -> None:
         """Put the new state in place of the old one, in one step.
 
-        Raise InUse, Damage, TargetRefused: the old one is whole then.
+        Raise InUse, Damage, TargetRefused; after an error the old state is complete.
         """
         raise NotImplementedError
 
     def unbar(self) -> None:
-        """Let other processes in again: all databases are valid."""
+        """Let other processes open the database again: all databases are valid."""
 
     def put_aside(self) -> None:
-        """Move away what only the old state needs."""
+        """Move away files that only the old state needs."""
 
     def finish(self) -> None:
         """Note durably that this database is done.
 
-        The restore can still be undone together with the others.
+        Its restore can still be undone, together with those of the other databases.
         """
 
     def tidy(self) -> None:
-        """Remove what only an undo needs: all databases are done."""
+        """Remove files that only an undo needs: all databases are done."""
 
     def unmark(self) -> None:
-        """Remove the last note that a restore is under way here: nothing is left to do for any database."""
+        """Remove the last note of the restore: nothing is left to do for any database."""
 
     def close(self) -> None:
-        """Free everything; called once, whatever happened.
+        """Free all resources; called once, also after an error.
 
-        What was built and is not valid is removed, or resumed later.
+        A new state that is not valid is removed, or used when the restore is resumed.
         """
 
 
 class PlannedRestore:
     """One database of a plan.
 
-    ``state`` is what was found at its destination, and ``begin`` makes the first change there.
+    ``state`` is what was found at the destination, and ``begin`` makes the first change there.
     """
 
     def __init__(self, state: TargetState, begin: Callable[[RestoreContext], DatabaseRestore]) -> None:
@@ -122,35 +124,34 @@ class PlannedRestore:
         """Raise InUse while a client uses a cache that is going to be removed."""
 
     def require_unchanged(self) -> None:
-        """Look again, now that the destination is held.
+        """Inspect the destination again, after it was locked.
 
-        Raise InUse, or TargetRefused when it is not as it was planned.
+        Raise InUse or TargetRefused when it has changed since the plan was made.
         """
 
     def exists(self) -> bool:
-        """Tell whether something is replaced, now that the destination is held."""
+        """Tell whether there is an old state to replace, after the destination was locked."""
         return self.state.exists
 
     def unsaved(self) -> bool:
-        """Tell whether what is replaced is in no safety backup yet, now that the destination is held."""
+        """Tell whether the old state is not yet in a safety backup, after the destination was locked."""
         return self.state.unsaved
 
 
 class UndoneRestore(Protocol):
     """The undo of an interrupted restore of one database.
 
-    All databases take each step together, in the order of these methods.
-
-    An undo that is interrupted takes all steps again.
+    All databases take each step together, in the order of these methods. After an interruption, all steps are
+    taken again.
     """
 
     @property
     def unfinished(self) -> UnfinishedRestore:
-        """Return what is undone."""
+        """Return the restore that is undone."""
         ...
 
     def free_space(self) -> None:
-        """Remove what was never valid: a full disk may be the reason for the undo."""
+        """Remove a new state that was never valid: a full disk may be the reason for the undo."""
         ...
 
     def begin(self) -> None:
@@ -158,11 +159,11 @@ class UndoneRestore(Protocol):
         ...
 
     def prepare(self) -> None:
-        """Put back what the old state needs before it is valid."""
+        """Put back the files that the old state needs before it becomes valid."""
         ...
 
     def bar(self) -> None:
-        """Keep every other process out until ``unbar``."""
+        """Prevent every other process from opening the database until ``unbar``."""
         ...
 
     def put_back(self) -> None:
@@ -170,11 +171,11 @@ class UndoneRestore(Protocol):
         ...
 
     def unbar(self) -> None:
-        """Let other processes in again."""
+        """Let other processes open the database again."""
         ...
 
     def tidy(self) -> None:
-        """Remove what only the new state needed."""
+        """Remove files that only the new state needs."""
         ...
 
     def unmark(self) -> None:
@@ -183,26 +184,25 @@ class UndoneRestore(Protocol):
 
 
 class Destination:
-    """Where one database is restored to: a database of the site, or a directory.
+    """The place that one database is restored to: a database of the site, or a directory.
 
-    To make one opens and changes nothing.
-
-    ``resumes``: a restore that was interrupted here goes on when it is run again, because it left a note
-    beside the database. What does not resume is either old or new, and a restore is simply repeated.
+    The constructor opens and changes nothing. ``resumes`` tells that an interrupted restore continues when it
+    is run again, because it has left a note beside the database. Otherwise the database is either the old or
+    the new one, and the restore is simply repeated.
     """
 
     resumes = False
 
     @property
     def where(self) -> str:
-        """Return what messages call it, without secrets."""
+        """Return its name in messages, without secrets."""
         raise NotImplementedError
 
     @property
     def writes(self) -> list[Path]:
         """Return the files and directories that a restore makes.
 
-        None may lie in a repository or in the blob directory of another database.
+        None of them may be in a repository or in the blob directory of another database.
         """
         return []
 
@@ -211,40 +211,39 @@ class Destination:
         return None
 
     def finished(self, restore: str) -> UnfinishedRestore | None:
-        """Return the restore of this id if it is done here and what it kept is noted; raise Damage."""
+        """Return the restore with this id if it is finished here and has left a record; raise Damage."""
         return None
 
     def inspect(
         self, source: RestoreSource, unfinished: Collection[UnfinishedRestore]
     ) -> PlannedRestore | None:
-        """Look at what is there, and decide how the database gets there; change nothing.
+        """Inspect the destination, and plan the restore; change nothing.
 
-        Return None when an interrupted restore of several databases has finished with this one.
-
-        ``unfinished`` are the interrupted restores of all databases that are restored together.
-        Raise InUse, TargetRefused, UsageError.
+        Return None when an interrupted restore of several databases has finished this one. ``unfinished`` are
+        the interrupted restores of all databases that are restored together. Raise InUse, TargetRefused,
+        UsageError.
         """
         raise NotImplementedError
 
     def require_stopped(self) -> None:
-        """Raise InUse while a server of this database runs, wherever that is."""
+        """Raise InUse while a server of this database runs, on any host."""
 
     def hold(self) -> AbstractContextManager[object]:
-        """Return what keeps every other process out until it is left; raise InUse."""
+        """Return a context manager that locks the database against other processes; it raises InUse."""
         return nullcontext()
 
     def undo(self, restores: Collection[str]) -> UndoneRestore | None:
-        """Return how to undo what was interrupted here, or what one of these restores has done here.
+        """Return the undo of the restore that was interrupted here, or of one of these finished restores.
 
-        Called while the destination is held. Raise TargetRefused when the restored state was written to
-        since.
+        Called while the destination is locked. Raise TargetRefused when the site has written to the restored
+        state.
         """
         return None
 
     def kept(self) -> list[str]:
-        """Return the ids of the restores of which the old state is kept and noted here."""
+        """Return the ids of the restores whose old state is kept here."""
         return []
 
     def discard_kept(self, restore: str) -> list[str]:
-        """Remove what a finished restore kept, and return the paths."""
+        """Remove the old state that a finished restore kept, and return the paths."""
         return []

@@ -1,4 +1,4 @@
-"""The backends by their names: what each database of a site, and of a backup, is handled by."""
+"""Find the backend of a database of a site or of a backup, by name."""
 
 from __future__ import annotations
 
@@ -14,38 +14,37 @@ def backend_of(database: Database) -> Backend:
     found = _find(database.backend)
     if found is None:
         raise NothingToBackUp(
-            f"the database {database.name} is on {database.backend}, which no installed package registers",
+            f"the database {database.name} is on {database.backend}, but no installed package registers this "
+            "backend",
             f"install the package that registers {database.backend} under the entry points {ENTRY_POINTS}",
         )
     return found
 
 
 def copying_backend(database: Database) -> Backend:
-    """Return the backend that copies a database.
+    """Return the backend that copies a database; for the portable method, the backend of its mirror.
 
-    By the portable method that of its mirror, which is a Data.fs.
+    A mirror is a Data.fs.
     """
     return backend_named(DATA_FS) if database.method == "portable" else backend_of(database)
 
 
 def location_of(database: Database) -> str:
-    """Return where a database is, also when its mirror is what is copied.
-
-    It tells one source from another.
-    """
+    """Return the place of a database, not of its mirror; it identifies the source."""
     backend = backend_of(database)
     return backend.shown_location(database) if database.method == "portable" else backend.location(database)
 
 
 def backend_of_entry(entry: DatabaseEntry) -> Backend:
-    """Return the backend that knows what a backup holds of a database.
+    """Return the backend that reads a database of a backup.
 
     Raise UnsupportedRepository when no package registers it.
     """
     found = find_backend_of_entry(entry)
     if found is None:
         raise UnsupportedRepository(
-            f"the backup holds the database {entry.name} of {entry.backend}, which this version does not know",
+            f"the backup holds the database {entry.name} of the backend {entry.backend}, which is not known "
+            "here",
             f"install a newer zodb-vault, or the package that registers {entry.backend} under the entry "
             f"points {ENTRY_POINTS}",
         )
@@ -53,15 +52,15 @@ def backend_of_entry(entry: DatabaseEntry) -> Backend:
 
 
 def find_backend_of_entry(entry: DatabaseEntry) -> Backend | None:
-    """Return the backend that knows what a backup holds of a database, None when no package registers it.
+    """Return the backend that reads a database of a backup, None when no package registers it.
 
-    A mirror is a Data.fs, from whatever storage it was made.
+    A mirror is always a Data.fs.
     """
     return _find(DATA_FS if entry.data_fs or entry.method == "portable" else entry.backend)
 
 
 def backend_named(name: str) -> Backend:
-    """Return the backend with a name that is known to be registered."""
+    """Return the backend with a name that is certainly registered."""
     found = _find(name)
     assert found is not None, name
     return found
@@ -74,6 +73,6 @@ def _find(name: str) -> Backend | None:
     if isinstance(registered.backend, Backend):
         return registered.backend
     raise ConfigurationError(
-        [f"{registered.source}, registered for {name}, is no {Backend.__module__}.{Backend.__name__}"],
-        "this is a mistake of the package that registers it: report it there",
+        [f"{registered.source}, registered for {name}, is not a {Backend.__module__}.{Backend.__name__}"],
+        "report this mistake to the package that registers it",
     )

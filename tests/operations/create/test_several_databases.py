@@ -296,7 +296,7 @@ def test_a_site_whose_databases_all_have_other_names_is_refused(several: Several
         .replace("<zodb_db catalog>", "<zodb_db 2>")
     )
     several.conf.write_text(text)
-    with pytest.raises(WrongSource, match=r"none of its databases \(main, catalog\) is called 1 or 2"):
+    with pytest.raises(WrongSource, match=r"none of its databases \(main, catalog\) has the name 1 or 2"):
         several.create()
     assert several.create(take_over=True).manifest.reason.code == "first"
 

@@ -551,7 +551,7 @@ def test_what_was_written_is_read_back_before_it_counts(
         restore(self, oid, serial, data[:-1] + b"!" if data and len(done) == 30 else data, *rest)
 
     monkeypatch.setattr(FileStorage, "restore", failing)
-    with pytest.raises(VaultError, match="does not give back what was written"):
+    with pytest.raises(VaultError, match="does not have what was written"):
         site.create()
     assert site.repository.listing(filestorage_vault.SITE).backups == []
     monkeypatch.undo()
@@ -626,7 +626,7 @@ def test_a_location_in_the_repository_or_in_the_blobs_is_refused(
         (where / "main").symlink_to(where)
     if place == "":
         (tmp_path / "main").symlink_to(tmp_path)
-    with pytest.raises(ConfigurationError, match="lie in each other"):
+    with pytest.raises(ConfigurationError, match="contains the other"):
         site.create(mirror=where)
 
 
@@ -723,7 +723,7 @@ def test_a_package_that_is_missing_is_named_with_its_extra(
 def test_a_section_that_zodb_refuses_is_an_error_of_the_configuration(serve: Serve, tmp_path: Path) -> None:
     server = serve(site_factory.populate(tmp_path / "server"))
     server.client("cache-size huge")
-    with pytest.raises(ConfigurationError, match="main cannot be opened as it is configured"):
+    with pytest.raises(ConfigurationError, match="main cannot be opened with its configuration"):
         Portable(tmp_path, server.zope_conf).create()
 
 
@@ -735,7 +735,7 @@ def test_a_client_holds_nothing_authoritative(serve: Serve, tmp_path: Path) -> N
     assert "--zeo-conf" in caught.value.hint
     with pytest.raises(UsageError, match="--cold"):
         site.create(cold=True)
-    with pytest.raises(UsageError, match="where the mirror"):
+    with pytest.raises(UsageError, match="no directory is given for the mirror"):
         site.create(mirror=None)
 
 

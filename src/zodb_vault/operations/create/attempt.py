@@ -1,4 +1,4 @@
-"""One attempt to make a backup; it ends with a manifest, or with an error and nothing committed."""
+"""One attempt to make a backup: it ends with a manifest, or with an error and without a backup."""
 
 from __future__ import annotations
 
@@ -35,10 +35,7 @@ UNCOORDINATED: Final = (
 
 
 class Decided(msgspec.Struct, frozen=True):
-    """How each database is backed up.
-
-    ``uses`` are the ids of backups that are continued or used, the newest one last.
-    """
+    """How each database is backed up; ``uses`` are the ids of the used backups, newest last."""
 
     surveys: list[Survey]
     decisions: list[Decision]
@@ -47,13 +44,13 @@ class Decided(msgspec.Struct, frozen=True):
 
     @property
     def starting(self) -> list[Decision]:
-        """Return the decisions that start a timeline of the site."""
+        """Return the decisions that start a new timeline of the site."""
         pairs = zip(self.surveys, self.decisions, strict=True)
         return [decision for survey, decision in pairs if starts_timeline(decision, bool(survey.uses))]
 
 
 class Attempt:
-    """One attempt; ``begun`` is called with the id of the backup when its marker is written."""
+    """One attempt; ``begun`` is called with the id of the backup after its marker was written."""
 
     def __init__(
         self,
@@ -71,7 +68,7 @@ class Attempt:
     def run(self) -> Created:
         """Make the backup.
 
-        Raise SourceChanged when the source changed under it and another attempt may succeed.
+        Raise SourceChanged when the source changed during the attempt, and another attempt may succeed.
         """
         draft = self._draft
         stale = stale_marker(draft.catalog, draft.objects)
@@ -139,14 +136,14 @@ class Attempt:
         return msgspec.structs.replace(decision, reason=Reason("forced", text))
 
     def _require_signatures(self, decided: Decided) -> None:
-        """Require valid signatures of what is used: signing this backup will vouch for it."""
+        """Require valid signatures of all used backups: the signature of this backup covers them too."""
         if self._draft.options.full or self._draft.known_damage.distrust:
             return
         for used in decided.uses:
             self._draft.repository.signatures.require(self._draft.catalog.backup(used).manifest)
 
     def _is_unnecessary(self, decided: Decided) -> bool:
-        """Tell whether nothing is new, that is to be skipped, and the newest backup does as well as a new one."""
+        """Tell whether this backup can be skipped: nothing is new, and its parent is locked long enough."""
         if not self._draft.options.skip_unchanged or not decided.uses:
             return False
         if any(decision.reason.code != "unchanged" for decision in decided.decisions):
@@ -187,18 +184,18 @@ class Attempt:
         return created
 
     def _require_listed(self, uses: Sequence[str]) -> None:
-        """List again now that the marker protects what is used.
+        """List the backups again, after the marker was written, which protects the used ones from deletion.
 
-        A delete that came first has removed it by now.
+        A delete that began before the marker was written has removed them from the list.
         """
         gone = set(uses) - set(self._draft.repository.listing(self._draft.site.name).backups)
         if gone:
             raise SourceChanged(
-                f"the backup {', '.join(gone)} that this one would continue has just been deleted"
+                f"the backup {', '.join(gone)}, which this one would continue, has just been deleted"
             )
 
     def _captured(self, captures: Sequence[Capture], decided: Decided) -> list[Captured]:
-        """Copy all storages, then all blobs: a blob is written before the transaction that references it."""
+        """Copy all storages, then all blobs: ZODB writes a blob before the transaction that references it."""
         stored = []
         for capture in captures:
             self._progress.begin("storage", capture.expected)
@@ -217,7 +214,7 @@ class Attempt:
 
 
 def _with_notes(captured: Captured, findings: list[str], warnings: list[str]) -> Captured:
-    """Add what is known of the site as a whole to what the manifest says of a database."""
+    """Return a captured database with findings and warnings about the whole site added."""
     warnings = [*captured.entry.warnings, *findings, *warnings]
     entry = msgspec.structs.replace(captured.entry, warnings=warnings)
     return msgspec.structs.replace(captured, entry=entry, findings=[*findings, *captured.findings])

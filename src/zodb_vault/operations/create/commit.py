@@ -1,4 +1,7 @@
-"""Commit a backup: its labels, the locks of what it uses, and last the manifest, which makes it exist."""
+"""Commit a backup: write its labels, lock the objects that it uses, and last write the manifest.
+
+The backup exists as soon as its manifest is written.
+"""
 
 from __future__ import annotations
 
@@ -25,16 +28,16 @@ MissingOfDatabases = dict[str, list[MissingRow]]
 def commit(
     draft: Draft, copied: CapturedDatabases, locks: Locks, run: RunMarker, *, resumed: bool
 ) -> Created:
-    """Write labels and manifest; raise InUse when another run has taken the place of this one.
+    """Write labels and manifest; raise InUse when the marker of this run was removed or replaced.
 
-    ``resumed``: an interrupted run has stored a part of it.
+    ``resumed`` tells that an interrupted run has stored a part of the backup.
     """
     missing = {one.entry.name: missing_rows(one.entry, draft.objects) for one in copied.databases}
     manifest = manifest_of(draft, copied, complete=not _is_new_loss(draft, missing))
     for fact, value in (("name", draft.options.name), ("note", draft.options.note)):
         if value:
             draft.repository.labels.add(draft.site.name, draft.id, fact, value, draft.catalog.listing)
-    # it is not known when an interrupted run has stored its part, and until when that is locked
+    # It is not known when an interrupted run has stored its objects, nor when their locks expire.
     known = None if resumed else locked_until(locks, draft.catalog, copied.uses)
     until, unlocked = _renewed_until(draft, manifest, locks, known, run)
     if unlocked is None:
@@ -55,16 +58,19 @@ def commit(
 
 
 def locked_until(locks: Locks, catalog: Catalog, uses: list[str]) -> datetime | None:
-    """Return until when all is locked that is used of earlier backups, None when that is not long enough, or not known."""
+    """Return the time until which all used objects of earlier backups are locked.
+
+    None when it is not known, or when the locks expire too early.
+    """
     return locks.lasting(catalog.backup(one).manifest for one in uses)
 
 
 def _renewed_until(
     draft: Draft, manifest: Manifest, locks: Locks, known: datetime | None, run: RunMarker
 ) -> tuple[datetime | None, VaultError | None]:
-    """Renew what locks have to be, and return until when all of them last.
+    """Renew the locks of used objects if they expire too early; return when the first lock expires.
 
-    A failure costs no backup, and is returned.
+    An error is returned and not raised: without these locks the backup is still a good one.
     """
     if locks.until is None or known is not None:
         return known, None
@@ -82,7 +88,7 @@ def _renewed_until(
 
 
 def _is_new_loss(draft: Draft, missing: MissingOfDatabases) -> bool:
-    """Tell whether a blob is missing whose loss was not accepted with the previous backup."""
+    """Tell whether a blob is missing that was not already missing in the newest complete backup."""
     if not any(missing.values()):
         return False
     accepted: set[tuple[str, str, str]] = set()

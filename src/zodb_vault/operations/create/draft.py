@@ -1,7 +1,4 @@
-"""The backup that one attempt makes.
-
-Its id and time, and what of the repository and of the site it works with.
-"""
+"""The backup that one attempt makes, with its id and time, the repository and the databases of the site."""
 
 from __future__ import annotations
 
@@ -19,10 +16,7 @@ from .options import CreateOptions
 
 
 class Draft:
-    """A backup of ``databases`` that is not committed yet.
-
-    The time is that of the clock when the attempt begins.
-    """
+    """A backup of ``databases`` that is not committed yet; ``now`` is the time when the attempt began."""
 
     def __init__(
         self, repository: Repository, site: Site, databases: list[Database], options: CreateOptions
@@ -30,7 +24,7 @@ class Draft:
         self.repository, self.site, self.databases, self.options = repository, site, databases, options
         self.now = clock.now()
         self.catalog = Catalog(repository, site.name)
-        # the newest one may have been deleted, which its labels outlive
+        # the newest backup may have been deleted, and its labels are still there
         self.id = new_id([*self.catalog.listing.backups, *self.catalog.listing.labels], self.now)
         self.objects: Objects = repository.objects(self.id)
 
@@ -45,13 +39,13 @@ class Draft:
         return known_damage(self.catalog, self.newest, self.objects)
 
     def newest_entry(self, database: str) -> DatabaseEntry | None:
-        """Return what the newest backup says of one database."""
+        """Return the entry of one database in the newest backup, None when it has none."""
         entries = self.newest.manifest.databases if self.newest else []
         return next((entry for entry in entries if entry.name == database), None)
 
     @property
     def contents(self) -> str | list[str]:
-        """Return what the backup holds: ``all``, one component, or the names of some databases."""
+        """Return the contents of the backup: ``all``, one component, or the names of some databases."""
         if self.options.only:
             return self.options.only
         chosen = [database.name for database in self.databases]

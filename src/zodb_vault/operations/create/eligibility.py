@@ -1,4 +1,4 @@
-"""Which databases of a site can be backed up together, and by which method."""
+"""Decide which databases of a site can be backed up together, and by which method."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .options import CreateOptions
 
 
 def choose_databases(site: Site, options: CreateOptions) -> list[Database]:
-    """Return the databases that the options name, else all; raise NothingToBackUp or UsageError."""
+    """Return the databases that the options name, or all; raise NothingToBackUp, UsageError."""
     if not site.databases:
         skipped = "; ".join(f"{one.name}: {one.why}" for one in site.skipped)
-        raise NothingToBackUp(f"the site {site.name} has no persistent database of its own", skipped)
+        raise NothingToBackUp(f"the site {site.name} has no persistent database", skipped)
     unknown = sorted(set(options.databases) - {database.name for database in site.databases})
     if unknown:
         raise UsageError(
@@ -34,39 +34,39 @@ def choose_databases(site: Site, options: CreateOptions) -> list[Database]:
             raise refusal
         if options.cold and is_mirrored(database, options.method):
             raise UsageError(
-                f"--cold locks a Data.fs, and the database {database.name} is copied while it runs",
+                f"--cold locks a Data.fs, but the database {database.name} is copied while the site runs",
                 "leave out --cold",
             )
     return [by_method(database, options.method) for database in chosen]
 
 
 def by_method(database: Database, method: Method) -> Database:
-    """Return a database with the method that copies it when the user chose ``method``.
+    """Return a database with the method that copies it when the user asks for ``method``.
 
-    A mirror gets its own later.
+    The method ``portable`` is set later, together with the paths of the mirror.
     """
     chosen = backend_of(database).method(database, method)
     return msgspec.structs.replace(database, method=chosen) if chosen == "transactions" else database
 
 
 def with_advice(databases: list[Database], options: CreateOptions) -> list[Database]:
-    """Return the databases with the warnings of a second opinion on where their blobs are.
+    """Return the databases with warnings about the place of their blobs, for which each database was queried.
 
-    Raise ConfigurationError when some would be lost.
+    Raise ConfigurationError when blobs would be left out.
     """
     if options.only == "storage":
         return databases
-    warnings_of = opinions(databases)
+    warnings = opinions(databases)
     return [
-        msgspec.structs.replace(one, warnings=tuple(dict.fromkeys((*one.warnings, *warnings_of[one.name]))))
+        msgspec.structs.replace(one, warnings=tuple(dict.fromkeys((*one.warnings, *warnings[one.name]))))
         for one in databases
     ]
 
 
 def opinions(databases: Iterable[Database]) -> dict[str, list[str]]:
-    """Return the warnings of second opinions by the names of the databases.
+    """Return the warnings of each database about the place of its blobs, by the name of the database.
 
-    Raise one ConfigurationError for all that would lose blobs.
+    Raise one ConfigurationError for all databases whose blobs would be left out.
     """
     warnings: dict[str, list[str]] = {}
     issues: list[str] = []
@@ -85,7 +85,7 @@ def opinions(databases: Iterable[Database]) -> dict[str, list[str]]:
 
 
 def refused(database: Database, method: Method = "native") -> NothingToBackUp | None:
-    """Return why a database cannot be backed up here, None when it can."""
+    """Return the error when a database cannot be backed up on this machine, None when it can."""
     backend = backend_of(database)
     chosen = backend.method(database, method)
     elsewhere = backend.scope(database).elsewhere if chosen != "portable" else None
@@ -99,7 +99,7 @@ def refused(database: Database, method: Method = "native") -> NothingToBackUp | 
 
 
 def refuse_overlap(repository: Repository, databases: list[Database]) -> None:
-    """Raise ConfigurationError when the repository lies in a blob directory, or one of these in the repository."""
+    """Raise ConfigurationError when the repository is in a blob directory, or a blob directory is in it."""
     if "://" in repository.store.location:
         return
     root = Path(repository.store.location).resolve()
@@ -107,6 +107,6 @@ def refuse_overlap(repository: Repository, databases: list[Database]) -> None:
         blobs = Path(database.blob_dir).resolve() if database.blob_dir else None
         if blobs and (root == blobs or blobs in root.parents or root in blobs.parents):
             raise ConfigurationError(
-                [f"the repository {root} and the blob directory {blobs} lie in each other"],
-                "keep the repository elsewhere",
+                [f"one of the repository {root} and the blob directory {blobs} contains the other"],
+                "use another directory for the repository",
             )

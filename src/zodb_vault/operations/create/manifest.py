@@ -1,4 +1,4 @@
-"""What the manifest says of a backup whose databases are copied."""
+"""Make the manifest of a backup after its databases were copied."""
 
 from __future__ import annotations
 
@@ -13,15 +13,12 @@ from .consistency import Consistency
 from .draft import Draft
 from .provenance import origin_of, software_of
 
-# Reasons of a backup that uses nothing of an earlier one: it has no parent.
+# The codes of the reasons for a backup without a parent: it uses nothing of an earlier backup.
 WITHOUT_PARENT: Final = ("forced", "new-history", "parent-missing")
 
 
 class CapturedDatabases(NamedTuple):
-    """What an attempt has copied.
-
-    ``uses`` are the ids of the backups that it continues or takes content from, the newest one last.
-    """
+    """The databases that an attempt has copied; ``uses`` are the ids of the used backups, newest last."""
 
     databases: list[Captured]
     consistency: Consistency
@@ -29,10 +26,7 @@ class CapturedDatabases(NamedTuple):
 
 
 def manifest_of(draft: Draft, copied: CapturedDatabases, *, complete: bool) -> Manifest:
-    """Return the manifest.
-
-    ``complete`` is False when it lacks blobs of which nobody has accepted the loss.
-    """
+    """Return the manifest; ``complete`` is False when blobs are missing whose loss was not accepted."""
     decisions = [one.decision for one in copied.databases]
     entries = [one.entry for one in copied.databases]
     info = draft.repository.info
@@ -80,15 +74,15 @@ def _timeline(draft: Draft, copied: CapturedDatabases) -> list[Timeline]:
 def starts_timeline(decision: Decision, continues: bool) -> bool:
     """Tell whether a database starts a timeline of the site.
 
-    One that no backup has leaves no earlier state behind.
+    A database that is in no earlier backup does not: it has no earlier state that would be abandoned.
     """
     return decision.starts_timeline and continues
 
 
 def _main_reason(databases: Sequence[Captured]) -> Reason:
-    """Return the reason that says most.
+    """Return the most important reason: of the first database that neither is unchanged nor simply continues.
 
-    Of several databases the first that is not simply going on, with its name.
+    With several databases, the text begins with the name of the database.
     """
     telling = [one for one in databases if one.decision.reason.code not in ("unchanged", "continued")]
     grown = [one for one in databases if one.decision.reason.code == "continued"]
@@ -98,8 +92,8 @@ def _main_reason(databases: Sequence[Captured]) -> Reason:
 
 
 def _required(entries: Iterable[DatabaseEntry]) -> list[str]:
-    """Return the features that a reader has to know.
+    """Return the features that a reader must know.
 
-    Without ``deltas`` it would restore a base without its deltas.
+    For example, a reader that does not know ``deltas`` would restore a base without its deltas.
     """
     return list(dict.fromkeys(feature for one in entries if one.dump for feature in one.dump.requires))

@@ -1,4 +1,4 @@
-"""Turn the databases that are copied by the portable method into their mirrors, brought up to date and held until the backup is made."""
+"""Bring the mirrors of the portable method up to date, and lock them until the backup is made."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ PASSES: Final = 5
 
 
 class Mirrored(NamedTuple):
-    """The databases as they are to be backed up.
+    """The databases to back up, with mirrors in place of their sources.
 
-    ``outdated`` tells whether a mirrored source has committed something since.
+    ``outdated`` tells whether the source of a mirror has newer transactions than the mirror.
     """
 
     databases: list[Database]
@@ -36,9 +36,10 @@ class Mirrored(NamedTuple):
 
 
 class MirrorOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the mirrors are (None.
+    """How mirrors are brought up to date.
 
-    As the site says), whether to copy everything again, whether another source may take a mirror over.
+    ``directory`` is where they are, None for the directory in the configuration of the site. ``afresh``
+    copies everything again. ``take_over`` allows another source for an existing mirror.
     """
 
     directory: Path | None = None
@@ -48,20 +49,20 @@ class MirrorOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_mirrored(database: Database, method: Method) -> bool:
-    """Tell whether a method copies a database into a mirror: a FileStorage with its blobs is one already."""
+    """Tell whether a method copies a database into a mirror; a FileStorage with its blobs needs no mirror."""
     return backend_of(database).method(database, method) == "portable"
 
 
 def mirror_of(site: Site, database: Database, directory: Path | None) -> Path:
-    """Return the directory of the mirror of one database; raise UsageError when nothing says it."""
+    """Return the directory of the mirror of one database; raise UsageError when there is none."""
     root = directory or (Path(site.mirror) if site.mirror else None)
     if root is None:
-        raise UsageError("nothing says where the mirror of the database is to be", "give --mirror DIR")
+        raise UsageError("no directory is given for the mirror of the database", "give --mirror DIR")
     return root.absolute() / folder_of(database.name)
 
 
 def as_mirrored(database: Database, mirror: Mirror) -> Database:
-    """Return a database as a backup of its mirror sees it."""
+    """Return a database with the paths of its mirror."""
     notes = (ONLY_CURRENT,) if database.history is False else ()
     return msgspec.structs.replace(
         database,
@@ -82,10 +83,10 @@ def mirrored(
     wanted: MirrorOptions,
     progress: Progress,
 ) -> Iterator[Mirrored]:
-    """Give the databases, those that the method copies as their mirrors.
+    """Give the databases to back up, after their mirrors were locked and brought up to date.
 
-    Raise UsageError, InUse, TargetRefused, SourceError, SourceChanged, WrongSource; what was copied until
-    then is used by the next run.
+    Raise UsageError, InUse, TargetRefused, SourceError, SourceChanged, WrongSource. After an error, the next
+    run uses what was copied.
     """
     chosen = [database for database in databases if is_mirrored(database, method)]
     directories = {database.name: mirror_of(site, database, wanted.directory) for database in chosen}
@@ -93,7 +94,9 @@ def mirrored(
         refuse_directory(directories[database.name], repository, site)
     with contextlib.ExitStack() as stack:
         copies = [
-            _Copied(site, database, stack.enter_context(held(directories[database.name])), wanted, progress)
+            _DatabaseMirror(
+                site, database, stack.enter_context(held(directories[database.name])), wanted, progress
+            )
             for database in chosen
         ]
         _bring_up_to_date(copies, len(databases))
@@ -104,8 +107,11 @@ def mirrored(
         )
 
 
-def _bring_up_to_date(copies: list[_Copied], databases: int) -> None:
-    """Copy what is new; of several databases until no source has a new transaction, in at most ``PASSES`` passes."""
+def _bring_up_to_date(copies: list[_DatabaseMirror], databases: int) -> None:
+    """Copy what is new; with several databases, until a pass finds nothing new, at most ``PASSES`` times.
+
+    After a pass without anything new, the mirrors belong to one point in time.
+    """
     for copy in copies:
         copy.update(first=True)
     for _ in range(PASSES if databases > 1 else 0):
@@ -114,7 +120,7 @@ def _bring_up_to_date(copies: list[_Copied], databases: int) -> None:
 
 
 def refuse_directory(directory: Path, repository: Repository, site: Site) -> None:
-    """Raise ConfigurationError for a mirror that would lie in the repository or in something of the site, or these in it."""
+    """Raise ConfigurationError when a mirror contains the repository or a path of the site, or is in it."""
     own = directory.resolve()
     others = {} if "://" in repository.store.location else {"the repository": repository.store.location}
     for database in site.databases:
@@ -126,12 +132,12 @@ def refuse_directory(directory: Path, repository: Repository, site: Site) -> Non
         other = Path(path).resolve()
         if path and (own == other or own in other.parents or other in own.parents):
             raise ConfigurationError(
-                [f"the mirror {own} and {what} ({other}) lie in each other"],
+                [f"one of the mirror {own} and {what} ({other}) contains the other"],
                 "name another directory with --mirror",
             )
 
 
-class _Copied:
+class _DatabaseMirror:
     """One database and its mirror."""
 
     def __init__(
@@ -142,9 +148,9 @@ class _Copied:
         self._checked: Checked | None = None
 
     def update(self, *, first: bool) -> bool:
-        """Bring the mirror up to date; tell whether there was anything new.
+        """Bring the mirror up to date; tell whether anything was new.
 
-        A pack of the source meanwhile makes it begin again.
+        When the source is packed during the copy, the copy starts again.
         """
         renew: Renew = "everything" if first and self._wanted.afresh else None
         for attempt in range(1, ATTEMPTS + 1):
@@ -164,7 +170,7 @@ class _Copied:
             return update.copied > 0
 
     def outdated(self) -> bool:
-        """Tell whether the source has committed something since."""
+        """Tell whether the source has newer transactions than the mirror."""
         last = int((self._checked.last_tid if self._checked else None) or "0", 16)
         with self._open() as source:
             return int.from_bytes(source.last_tid(), "big") != last

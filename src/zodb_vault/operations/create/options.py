@@ -1,4 +1,4 @@
-"""The options of `create`, and its result."""
+"""The options and the result of a create."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class CreateOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Created(msgspec.Struct, frozen=True, kw_only=True):
-    """What a create did; ``manifest`` is that of the parent when nothing was new and that was to be skipped.
+    """The result of a create; when it was ``skipped``, ``manifest`` is the manifest of the newest backup.
 
-    ``findings`` are changes of the source under what was stored, ``damaged`` earlier backups that could not
-    be read and were not used, ``unlocked`` says why what it takes from earlier ones is not locked for as long
-    as it has to be. ``healed`` is the number of damaged objects whose content was stored again;
-    ``still_damaged`` are the names of those that it needs although they are damaged.
+    ``findings`` are parts of the source that changed although they were stored before. ``damaged`` are
+    earlier backups that could not be read and were not used. ``unlocked`` is the error when the used objects
+    of earlier backups could not be locked for long enough. ``healed`` is the number of damaged objects whose
+    content was stored again; ``still_damaged`` are the names of damaged objects that the backup needs.
     """
 
     manifest: Manifest
@@ -53,10 +53,10 @@ class Created(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def raw(self) -> int:
-        """Return the bytes that a restore writes."""
+        """Return the number of bytes that a restore writes."""
         return sum(raw_size(entry) for entry in self.manifest.databases)
 
     @property
     def stored(self) -> int:
-        """Return the bytes that the backup needs in the repository."""
+        """Return the number of bytes that the backup needs in the repository."""
         return sum(stored_size(entry) for entry in self.manifest.databases)

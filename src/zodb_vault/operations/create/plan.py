@@ -1,6 +1,6 @@
-"""What a create would do now and why.
+"""Plan what a create would do now, and why.
 
-Changes nothing, and says as much as it can without a repository or a source.
+Nothing is changed. Without a repository or a source, the plan tells as much as is known.
 """
 
 from __future__ import annotations
@@ -29,22 +29,19 @@ from .mirrors import as_mirrored, is_mirrored, mirror_of, refuse_directory
 
 
 class NoDocuments:
-    """The documents of a repository that does not exist.
-
-    A plan reads none then, and never writes one.
-    """
+    """The documents for a plan without a repository; such a plan neither reads nor writes a document."""
 
     def put_document(self, data: bytes) -> DocumentRef:
-        """Refuse."""
+        """Raise NotImplementedError: a plan writes nothing."""
         raise NotImplementedError
 
     def document(self, name: str) -> bytes:
-        """Refuse."""
+        """Raise NotImplementedError: there is no repository."""
         raise NotImplementedError
 
 
 class BackupStep(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that is copied; ``order`` counts over all databases: all storages come before any blobs."""
+    """One component that is copied; ``order`` counts all storages first, then all blobs."""
 
     order: int
     what: str
@@ -55,9 +52,10 @@ class BackupStep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Planned(msgspec.Struct, frozen=True, kw_only=True):
-    """What would be done with a database.
+    """The plan for one database.
 
-    ``left`` is what is not copied and why, ``elsewhere`` where to run when nothing is here.
+    ``left`` names what is not copied, and why. ``elsewhere`` tells where to run zodb-vault when the database
+    cannot be backed up on this machine.
     """
 
     database: Database
@@ -72,7 +70,7 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str]
 
     def document(self) -> dict[str, Any]:
-        """Return what ``plan --json`` prints of it."""
+        """Return the part of ``plan --json`` for the database."""
         database = self.database
         return {
             "name": database.name,
@@ -102,14 +100,14 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BackupPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What would be done with a site."""
+    """The plan for a site."""
 
     site: str
     databases: list[Planned]
     skipped: tuple[Skipped, ...]
 
     def document(self) -> dict[str, Any]:
-        """Return what ``plan --json`` prints."""
+        """Return the document of ``plan --json``."""
         return {
             "site": self.site,
             "databases": [database.document() for database in self.databases],
@@ -131,9 +129,9 @@ NATIVE: Final = PlanOptions()
 def plan(
     site: Site, repository: Repository | None, problem: str | None, wanted: PlanOptions = NATIVE
 ) -> BackupPlan:
-    """Return the plan; ``problem`` says why there is no repository.
+    """Return the plan; ``problem`` tells why there is no repository.
 
-    Raise ConfigurationError where a database itself says that the configuration would have blobs passed by.
+    Raise ConfigurationError when a database tells that the configuration would leave out blobs.
     """
     problems = {
         name: warnings + ([problem] if problem else []) for name, warnings in opinions(site.databases).items()
@@ -217,7 +215,7 @@ def _database(
 def _seen(
     site: Site, database: Database, repository: Repository | None, wanted: PlanOptions
 ) -> Database | None:
-    """Return the database as a backup sees it: its mirror, as far as that goes, by the portable method.
+    """Return the database as a backup sees it: for the portable method, its mirror as it is now.
 
     None when there is no mirror yet.
     """

@@ -1,4 +1,4 @@
-"""The machine, the places and the software versions that a manifest names."""
+"""The machine, the paths and the software versions in a manifest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ...strategies.registry import location_of
 
 
 def machine() -> str:
-    """Return what tells this machine from others."""
+    """Return a text that identifies this machine: its machine id, or its host name."""
     with contextlib.suppress(OSError):
         if name := Path("/etc/machine-id").read_text(encoding="ascii").strip():
             return name
@@ -26,13 +26,13 @@ def machine() -> str:
 
 
 def origin_of(site: Site, databases: Iterable[Database]) -> Origin:
-    """Return where databases are: the machine, the configuration, and the place of each."""
+    """Return the origin of databases: the machine, the configuration, and the place of each database."""
     paths = [location_of(database) for database in databases]
     return Origin(machine=machine(), config=site.config, paths=paths)
 
 
 def software_of(captured: Iterable[Captured]) -> dict[str, str]:
-    """Return the versions of the software that made a backup, servers included."""
+    """Return the versions of the software that made a backup, including those of servers."""
     versions = dict(software())
     for one in captured:
         versions |= one.software
@@ -41,7 +41,7 @@ def software_of(captured: Iterable[Captured]) -> dict[str, str]:
 
 @cache
 def software() -> dict[str, str]:
-    """Return the versions of what made a backup, as far as they are installed."""
+    """Return the versions of zodb-vault, Python and the installed packages of the application."""
     versions = {"zodb-vault": __version__, "python": platform.python_version()}
     for package in ("ZODB", "Zope", "Products.CMFPlone"):
         with contextlib.suppress(metadata.PackageNotFoundError):

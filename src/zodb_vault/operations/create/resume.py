@@ -1,4 +1,4 @@
-"""What an interrupted run of a site leaves, and how the next run goes on from it."""
+"""What an interrupted create of a site leaves, and how the next create continues from there."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ from ...stores.base import Store
 from ...strategies.base import Capture
 from ..catalog import Catalog, previous_backups_of
 
-# A marker is renewed after this many bytes, or after half a minute: so much is lost, at most, when a run is
-# killed.
+# A checkpoint is made after 1 GiB, or with the next heartbeat. A run that is killed loses at most this much.
 CHECKPOINT_BYTES: Final = 1 << 30
 
 
 class MarkerCheckpointer:
-    """Renews the marker of the run while it goes on, with what it has stored."""
+    """Writes into the marker of the run what it has stored so far."""
 
     def __init__(self, run: RunMarker) -> None:
         self._run, self._since = run, 0
         self._stored = {stored.database: stored for stored in run.marker.stored}
 
     def is_due(self, size: int) -> bool:
-        """Tell whether the marker should be renewed: enough was stored, or enough time has passed."""
+        """Tell whether the marker should be written: enough was stored, or enough time has passed."""
         self._since += size
         return self._since >= CHECKPOINT_BYTES or self._run.heartbeat_is_due()
 
@@ -43,33 +42,38 @@ class MarkerCheckpointer:
         self._run.update(stored=list(self._stored.values()))
 
     def heartbeat(self) -> None:
-        """Renew the heartbeat of the marker when it is time."""
+        """Renew the heartbeat of the marker when it is due."""
         if self._run.heartbeat_is_due():
             self._run.update()
 
 
 class StaleMarker:
-    """The marker of a create that ended before its commit, as it was read.
-
-    ``marker`` has what of it can be used.
-    """
+    """The marker of an interrupted create: ``data`` are its bytes, ``marker`` is its usable content."""
 
     def __init__(self, store: Store, key: str, marker: Marker, data: bytes) -> None:
         self._store, self._key = store, key
         self.marker, self.data = marker, data
 
-    def require_unchanged(self) -> None:
-        """Raise SourceChanged when the marker was removed or replaced since.
+    def with_stored(self, stored: list[StoredProgress]) -> StaleMarker:
+        """Return the marker with only the progress that can be used."""
+        marker = msgspec.structs.replace(self.marker, stored=stored)
+        return StaleMarker(self._store, self._key, marker, self.data)
 
-        Then nothing protects what it names.
+    def require_unchanged(self) -> None:
+        """Raise SourceChanged when the marker was removed or replaced since it was read.
+
+        Then nothing protects the objects that it references.
         """
         with contextlib.suppress(KeyMissing):
             if self._store.get(self._key) == self.data:
                 return
-        raise SourceChanged(f"what the interrupted run {self.marker.run} had stored has just been given up")
+        raise SourceChanged(f"the marker of the interrupted run {self.marker.run} has just been removed")
 
     def run_of(self, catalog: Catalog, database: str) -> InterruptedRun | None:
-        """Return what the run had stored of one database, None when there is nothing, or its parent cannot be continued any more."""
+        """Return what the run has stored of one database.
+
+        None when it has stored nothing, or when its parent can no longer be continued.
+        """
         stored = next((one for one in self.marker.stored if one.database == database), None)
         if stored is None:
             return None
@@ -79,9 +83,10 @@ class StaleMarker:
 
 
 def stale_marker(catalog: Catalog, documents: Documents) -> StaleMarker | None:
-    """Return the marker that an interrupted create left, None when there is none; raise InUse while one runs.
+    """Return the marker of an interrupted create, None when there is none; raise InUse while a create runs.
 
-    Notes that cannot be read are left out and noted as damage: they must not fail every run to come.
+    Lists that cannot be read are left out and noted as damage. Otherwise they would make every later run
+    fail.
     """
     site, store = catalog.site, catalog.repository.store
     key = markers.marker_key(site, "create", "")
@@ -93,29 +98,27 @@ def stale_marker(catalog: Catalog, documents: Documents) -> StaleMarker | None:
         raise InUse(
             f"a create of the site {site} has been running since {marker.started} "
             f"(host {marker.host}, pid {marker.pid})",
-            f"wait for it; one that died counts as running for {markers.STALE.seconds // 60} minutes "
-            "when nothing else tells",
+            f"wait until it ends; a process that died on another host counts as running for "
+            f"{markers.STALE.seconds // 60} minutes",
         )
     stale = StaleMarker(store, key, marker, data)
     if marker.run in catalog.listing.backups:
-        # it ended after its commit: its backup is to be continued, not what it had stored until then
-        stale.marker = msgspec.structs.replace(marker, stored=[])
-        return stale
+        # The run ended after its commit. Its backup is continued, so what it has stored is not needed.
+        return stale.with_stored([])
     readable = []
     for stored in marker.stored:
         try:
-            _read_notes(stored, documents)
+            _read_lists(stored, documents)
             readable.append(stored)
         except Damage as error:
             stale.require_unchanged()
-            what = f"its notes of what it had stored of {stored.database} are lost"
+            what = f"the lists of what it has stored of {stored.database} are lost"
             catalog.damaged[marker.run] = f"it was interrupted, and {what}: {error.message}"
-    stale.marker = msgspec.structs.replace(marker, stored=readable)
-    return stale
+    return stale.with_stored(readable)
 
 
-def _read_notes(stored: StoredProgress, documents: Documents) -> None:
-    """Raise Damage when a document is lost by which the next run goes on."""
+def _read_lists(stored: StoredProgress, documents: Documents) -> None:
+    """Raise Damage when a document is lost that the next run needs to continue."""
     for ref in stored.segments:
         chain.load_list(Segment, documents, ref)
     for pack in (pack for ref in stored.packs for pack in chain.load_list(Pack, documents, ref)):
@@ -123,9 +126,9 @@ def _read_notes(stored: StoredProgress, documents: Documents) -> None:
 
 
 def leave_to_next_run(run: RunMarker, captures: Iterable[Capture]) -> None:
-    """Record what was stored, by this run or by the one that it continued.
+    """Write into the marker what was stored, by this run and by the interrupted run that it continued.
 
-    Raises nothing, the cause is on its way to the user already.
+    Errors are ignored: they must not hide the error that ended the run.
     """
     stored = {one.database: one for one in run.marker.stored}
     with contextlib.suppress(VaultError, OSError):
@@ -142,9 +145,10 @@ def leave_to_next_run(run: RunMarker, captures: Iterable[Capture]) -> None:
 
 
 def overtaken(run: RunMarker) -> InUse | None:
-    """Return why something is not there that this run has stored, None when its marker is there.
+    """Return the error of a run whose marker was removed, None when its marker exists.
 
-    A run that slept longer than the stale limit is taken for dead, and what it stored may be removed.
+    A run that was suspended longer than the stale limit counts as dead. Then another run may remove objects
+    that it has stored.
     """
     with contextlib.suppress(VaultError):
         if not run.is_unchanged():

@@ -1,4 +1,4 @@
-"""Create a backup: find the cut points, copy the storages, then the blobs, and commit all of it with one write."""
+"""Create a backup: take the cut points, copy storages, then blobs, and commit all with one write."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def create(
     progress: Progress,
     begun: Callable[[str], None] = lambda _id: None,
 ) -> Created:
-    """Back up a site; ``begun`` is called with the id as soon as it is known.
+    """Back up a site; ``begun`` is called with the id of the backup as soon as it is known.
 
     Raise InUse while another create of the site runs, NothingToBackUp, ConfigurationError, WrongSource,
-    SourceError, BlobsMissing, StoreError. Whatever is raised, no backup exists then, and what was stored is
-    used by the next run.
+    SourceError, BlobsMissing, StoreError. After an error there is no backup, and the next run uses what was
+    stored.
     """
     databases = with_advice(choose_databases(site, options), options)
     refuse_overlap(repository, databases)
@@ -55,7 +55,7 @@ def create(
             ):
                 return _attempts(repository, site, sources, options, progress, begun)
         except InUse:
-            # of several that waited one was faster
+            # when several runs have waited, only one of them begins
             if not options.wait or _other(repository, site.name) is None:
                 raise
 
@@ -79,7 +79,7 @@ def _attempts(
 
 
 def _other(repository: Repository, site: str) -> Marker | None:
-    """Return the marker of a create of the site that is going on."""
+    """Return the marker of a running create of the site, None when there is none."""
     try:
         marker, _data = markers.read_marker(repository.store, markers.marker_key(site, "create", ""))
     except KeyMissing:
@@ -88,14 +88,14 @@ def _other(repository: Repository, site: str) -> Marker | None:
 
 
 def _wait_for_others(repository: Repository, site: str, progress: Progress) -> None:
-    said = None
+    named = None
     while (other := _other(repository, site)) is not None:
-        if other.run != said:
+        if other.run != named:
             progress.note(
                 f"waiting for the create {other.run} (host {other.host}, "
                 f"pid {other.pid}, since {other.started})"
             )
-            said = other.run
+            named = other.run
         time.sleep(WAIT_SECONDS)
 
 

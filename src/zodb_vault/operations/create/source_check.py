@@ -1,4 +1,4 @@
-"""Whether the site that is backed up is the one that its earlier backups came from, and what has happened to it since."""
+"""Check whether a site is the source of its earlier backups, and what has changed since the newest."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from .draft import Draft
 
 
 def check_source(draft: Draft, starting: Sequence[Decision], progress: Progress) -> None:
-    """Raise WrongSource when the site came from another place and does not continue its newest backup.
+    """Raise WrongSource when the site is at another place and does not continue its newest backup.
 
-    Databases may come and go.
-
-    ``starting`` are the decisions that start a timeline. A site that has moved and continues is only noted.
+    ``starting`` are the decisions that start a timeline. It is only noted when a site has moved and continues
+    its newest backup. Databases may be added and removed.
     """
     if draft.newest is None or draft.options.trigger == "safety":
         return
@@ -31,12 +30,12 @@ def check_source(draft: Draft, starting: Sequence[Decision], progress: Progress)
     where = _where(draft, origin)
     if stranger:
         ours = " or ".join(database.name for database in draft.site.databases)
-        where += f", and none of its databases ({', '.join(before)}) is called {ours}"
+        where += f", and none of its databases ({', '.join(before)}) has the name {ours}"
     if (starting or stranger) and not draft.options.take_over:
         raise WrongSource(
             f"this is another source: {where}"
             + ("" if stranger else ", and its content does not continue the newest backup"),
-            "check --site and the paths; `--take-over` says that this is the site from now on",
+            "check --site and the paths; or confirm with --take-over that this is the site from now on",
         )
     progress.note(
         f"the site moved: {where}" + ("" if stranger else "; its content continues the newest backup")
@@ -59,22 +58,22 @@ def _where(draft: Draft, origin: Origin) -> str:
 
 
 def missing_databases(draft: Draft) -> list[str]:
-    """Return a sentence for each database that the newest backup holds and the site does not have any more."""
+    """Return a sentence for each database that is in the newest backup, and no longer in the site."""
     if draft.newest is None or draft.options.trigger == "safety" or draft.contents != "all":
         return []
     newest, ours = draft.newest.manifest, {database.name for database in draft.databases}
     return [
-        f"the database {entry.name} of backup {newest.id} is not in the configuration any more, "
-        "and not in this backup"
+        f"the database {entry.name} of backup {newest.id} is no longer in the configuration, and not in this "
+        "backup"
         for entry in newest.databases
         if entry.name not in ours
     ]
 
 
 def restored_databases(draft: Draft) -> set[str]:
-    """Return the databases that were restored since the newest backup, to another state than that backup's own.
+    """Return the databases that were restored, after the newest backup, to another state than the one in it.
 
-    A restore notes itself as a label; the newest note of a database counts.
+    A restore adds a label; for each database, the newest label counts.
     """
     if draft.newest is None:
         return set()

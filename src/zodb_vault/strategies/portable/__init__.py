@@ -1,1 +1,1 @@
-"""The portable method: any storage, read through ZODB into a mirror, which is a FileStorage."""
+"""The portable method: any storage is copied through ZODB into a mirror, which is a FileStorage."""

@@ -1,10 +1,7 @@
-"""A FileStorage of our own that holds what another storage holds.
+"""A mirror: a FileStorage that zodb-vault keeps as a copy of another storage.
 
-Where it lies, which process uses it, and how much of it is known to be right.
-
-``mirror.json`` says what is mirrored and up to which position of ``Data.fs`` everything was read back,
-compared and made durable. What follows that position is removed, whatever it is: it was being written
-when a run ended.
+``mirror.json`` names the source. It also tells up to which position of ``Data.fs`` everything was read back,
+compared and made durable. Bytes after this position are removed: a run that was interrupted has written them.
 """
 
 from __future__ import annotations
@@ -30,20 +27,19 @@ from ...runtime import durable
 MARKER: Final = "mirror.json"
 LOCK: Final = "lock"
 MODE: Final = 0o700
-# What FileStorage keeps beside its file; the index is good for the whole file only.
+# The files that FileStorage keeps beside Data.fs. They belong to the file before its end was removed.
 COMPANIONS: Final = (".index", ".index_tmp", ".tmp", ".lock", ".tr0", ".old", ".pack")
 
 
 class Checked(msgspec.Struct, frozen=True, kw_only=True):
-    """What of a mirror is known to be right.
+    """The part of a mirror that was checked: ``Data.fs`` up to the position ``end``, and its blobs.
 
-    ``Data.fs`` up to ``end`` with all its blobs, except those that the source did not have.
-
-    ``start`` and ``digest`` tell its last transaction, ``packed_end`` is the end of the last one that a pack
-    of the source has seen. ``kept_until``: blobs up to this TID that were kept aside, from before the source
-    was packed, are right too. ``ordered`` is False when the TIDs of the source do not ascend. ``records``
-    counts all that were copied. ``whole``: up to where the source was then; else a first copy was
-    interrupted, and ``size`` is how long the source was when that began.
+    ``missing`` are the OIDs and TIDs of blobs that the source does not have. The last checked transaction
+    begins at ``start`` and has ``digest``. ``packed_end`` is the end of the last transaction that a pack of
+    the source has seen. Blobs up to the TID ``kept_until`` that were put aside are right too: they were
+    checked before the source was packed. ``ordered`` is False when the TIDs of the source do not ascend.
+    ``records`` is the number of copied records. ``whole`` tells that a copy has reached the end of the
+    source. Before that, ``size`` is the size of the source in bytes when the first copy began.
     """
 
     format: int = 1
@@ -64,12 +60,12 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def begun(self) -> bool:
-        """Tell whether there is a transaction."""
+        """Tell whether the checked part has a transaction."""
         return self.end > len(MAGIC)
 
 
 class Mirror:
-    """One directory for one database; only the process that holds it may use it, see ``held``."""
+    """The directory with the mirror of one database; use it only while it is locked, see ``held``."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -77,7 +73,7 @@ class Mirror:
         self.cache, self.aside = directory / "cache", directory / "blobs.kept"
 
     def read(self) -> Checked | None:
-        """Return what is known to be right, None for a mirror that has just been made; raise Damage."""
+        """Return the checked part, None for a new mirror; raise Damage."""
         path = self.directory / MARKER
         try:
             data = path.read_bytes()
@@ -88,17 +84,17 @@ class Mirror:
         except (msgspec.MsgspecError, Damage):
             raise Damage(
                 f"{path} is damaged",
-                f"remove the directory {self.directory}: the next run makes the mirror again",
+                f"remove the directory {self.directory}; the next run makes a new mirror",
             ) from None
 
     def write(self, checked: Checked) -> None:
-        """Make durable what is known to be right; everything that it says is durable already."""
+        """Write durably which part is checked; the part itself must be durable already."""
         durable.write_atomically(
             self.directory / MARKER, [canonical.with_digest(checked)], exclusive=False, mode=0o600
         )
 
     def truncate_to(self, checked: Checked) -> bool:
-        """Tell whether Data.fs is unchanged up to the position; if so, remove what follows it."""
+        """Tell whether Data.fs still has the checked part, and remove everything after it."""
         try:
             fd = os.open(self.data_fs, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -116,11 +112,10 @@ class Mirror:
         return True
 
     def empty(self, checked: Checked, kept_until: str | None) -> Checked:
-        """Begin again, with the blobs up to a TID aside to be used again (None: without any).
+        """Empty the mirror, and return its checked part, which is then empty.
 
-        Return what is known to be right then: nothing.
-
-        May be interrupted anywhere and called again with what it has written.
+        Blobs up to the TID ``kept_until`` are put aside, to be used again. With None, all blobs are removed.
+        It may be interrupted at any point, and called again with the checked part that it has written.
         """
         fresh = Checked(source=checked.source, machine=checked.machine, kept_until=kept_until)
         self.write(fresh)
@@ -130,40 +125,41 @@ class Mirror:
         if kept_until is None:
             self.forget_kept()
         elif self.blob_dir.exists():
-            self.put_aside(all_right=checked.begun)
+            self.put_aside(all_checked=checked.begun)
         shutil.rmtree(self.blob_dir, ignore_errors=True)
         durable.sync_directory(self.directory)
         return fresh
 
-    def put_aside(self, *, all_right: bool) -> None:
+    def put_aside(self, *, all_checked: bool) -> None:
         """Move the blobs aside, to be used again.
 
-        Those that a run left that ended here only if all of them are right.
+        If an interrupted run has already put blobs aside, the others follow only when all of them are
+        checked.
         """
         if not self.aside.exists():
             os.rename(self.blob_dir, self.aside)
-        for path in sorted(self.blob_dir.rglob("*.blob")) if all_right else ():
+        for path in sorted(self.blob_dir.rglob("*.blob")) if all_checked else ():
             target = self.aside / path.relative_to(self.blob_dir)
             target.parent.mkdir(mode=MODE, parents=True, exist_ok=True)
             os.rename(path, target)
 
     def kept(self, checked: Checked, oid: bytes, tid: bytes) -> Path | None:
-        """Return the file of a blob that was kept aside, None when there is none that is known to be right."""
+        """Return the file of a blob that was put aside, None when there is none that was checked."""
         if checked.kept_until is None or f"0x{tid.hex()}" > checked.kept_until:
             return None
         path = self.aside / bushy(oid, tid)
         return path if path.is_file() else None
 
     def forget_kept(self) -> None:
-        """Remove what was kept aside and not used again."""
+        """Remove blobs that were put aside and not used again."""
         shutil.rmtree(self.aside, ignore_errors=True)
 
     def blob(self, oid: bytes, tid: bytes) -> Path:
-        """Return where a blob lies."""
+        """Return the path of a blob."""
         return self.blob_dir / bushy(oid, tid)
 
     def clear_cache(self) -> None:
-        """Remove the cache that blobs pass through."""
+        """Remove the cache into which the source storage loads blobs."""
         shutil.rmtree(self.cache, ignore_errors=True)
 
     def _remove_companions(self) -> None:
@@ -174,10 +170,10 @@ class Mirror:
 
 @contextlib.contextmanager
 def held(directory: Path) -> Iterator[Mirror]:
-    """Give the mirror in a directory, made if need be, to one run alone.
+    """Lock the mirror in a directory for one run; make the directory if there is none.
 
-    Raise InUse while another run has it, TargetRefused when the directory is not one that this program made,
-    or belongs to another user.
+    Raise InUse while another run uses the mirror, TargetRefused when zodb-vault has not made the directory,
+    or it belongs to another user.
     """
     with written(directory):
         durable.make_directories(directory, MODE)
@@ -205,15 +201,15 @@ def _require_ours(directory: Path) -> None:
     info = directory.stat()
     if info.st_uid != os.geteuid():
         raise TargetRefused(
-            f"the mirror {directory} belongs to uid {info.st_uid}, this is uid {os.geteuid()}",
-            "run as the user that made it",
+            f"the mirror {directory} belongs to uid {info.st_uid}, but this process has uid {os.geteuid()}",
+            "run as the user that made the mirror",
         )
     names = {
         entry.name for entry in directory.iterdir() if not entry.name.startswith(durable.TEMPORARY_PREFIX)
     } - {LOCK}
     if names and MARKER not in names:
         raise TargetRefused(
-            f"{directory} is not empty and not a mirror that zodb-vault made (no {MARKER} in it)",
+            f"{directory} is not empty and not a mirror of zodb-vault: it has no {MARKER}",
             "name another directory with --mirror",
         )
     if stat.S_IMODE(info.st_mode) != MODE:
@@ -222,11 +218,11 @@ def _require_ours(directory: Path) -> None:
 
 @contextlib.contextmanager
 def written(directory: Path) -> Iterator[None]:
-    """Turn what the system says of a mirror that cannot be written into an error that names it."""
+    """Turn a system error into an error that names the mirror."""
     try:
         yield
     except OSError as error:
         raise VaultError(
             f"the mirror {directory} cannot be written: {error.strerror or error}",
-            "make room there or name another directory with --mirror; what was copied is used by the next run",
+            "make room there or name another directory with --mirror; the next run uses what was copied",
         ) from None

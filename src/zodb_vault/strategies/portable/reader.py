@@ -1,8 +1,6 @@
-"""A storage of any kind, opened by ZODB's own configuration to be read to its end.
+"""Read any storage that ZODB can open from its configuration: transactions, records and blobs.
 
-Transactions, records, blobs.
-
-Whatever a storage or its driver raises becomes a SourceError here, without secrets.
+All errors of a storage or its driver become a SourceError without secrets.
 """
 
 from __future__ import annotations
@@ -22,15 +20,17 @@ from ...model.requirements import WRAPPERS, ZODB, Package
 from ...model.source import Database, Secret
 from ..backend import Backend
 
-# What ``iterator`` of a FileStorage says, also through ZEO, while a transaction is just being written after
-# its end (the first is its mistake).
+# Texts in the errors of ``FileStorage.iterator``, also through ZEO, while another process writes a
+# transaction at the end of the file. The first one is a name that ZODB misspells: an AttributeError.
 TORN: Final = ("_scan_foreward", "Can't find last transaction in large file")
+# Seconds to wait before each new try.
 PAUSES: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+# The number of characters that are shown of an error.
 LONGEST: Final = 300
 
 
 class Header(NamedTuple):
-    """What a transaction says of itself; ``extension`` as the storage gives it, pickled or not."""
+    """The header of a transaction; ``extension`` is as the storage gives it, pickled or not."""
 
     tid: bytes
     status: str
@@ -40,9 +40,9 @@ class Header(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One revision; ``data`` None: its creation was undone.
+    """One revision of an object; ``data`` is None when its creation was undone.
 
-    ``same_as``: the transaction that has the same data, perhaps.
+    ``same_as`` is the TID of an earlier transaction with the same data, None when there is none.
     """
 
     oid: bytes
@@ -52,7 +52,7 @@ class Record(NamedTuple):
 
 
 class Source:
-    """One open storage; ``history`` None when it is not known whether it keeps any."""
+    """One open storage; ``history`` is None when it is not known whether the storage keeps history."""
 
     def __init__(self, database: Database, backend: Backend, configuration: str, cache: Path) -> None:
         packages = _packages(database, backend)
@@ -61,8 +61,8 @@ class Source:
         self.exact_size = backend.exact_size
         self._cache = cache.resolve()
         self._hidden = set(_hidden(database))
-        # What a package logs is in the errors that it raises; without a handler it would be printed, secrets
-        # included.
+        # Without a handler, Python prints what a package logs, and that may have secrets. The same text is in
+        # the errors that the package raises.
         for package in packages:
             if not logging.getLogger(package.module).handlers:
                 logging.getLogger(package.module).addHandler(logging.NullHandler())
@@ -79,10 +79,10 @@ class Source:
         except (ImportError, ZConfig.ConfigurationError) as error:
             raise ConfigurationError(
                 [
-                    f"the storage of the database {database.name} cannot be opened as it is configured: "
+                    f"the storage of the database {database.name} cannot be opened with its configuration: "
                     f"{self._message_of(error)}"
                 ],
-                "check its section; the packages that it needs have to be installed where zodb-vault runs",
+                "check its section, and install the packages that it needs where zodb-vault runs",
             ) from None
 
     def close(self) -> None:
@@ -92,24 +92,24 @@ class Source:
 
     @contextlib.contextmanager
     def translate_errors(self) -> Iterator[None]:
-        """Raise errors of a storage as SourceError."""
+        """Turn every error of the storage into a SourceError."""
         try:
             yield
         except VaultError:
             raise
-        except Exception as error:  # noqa: BLE001  every storage and every driver has errors of its own
+        except Exception as error:  # noqa: BLE001  every storage and every driver has its own errors
             raise SourceError(
                 f"{self.place} cannot be read: {self._message_of(error)}",
-                "check that the server runs and can be reached from here; then run again",
+                "check that the server runs and that this machine can reach it, then run the command again",
             ) from None
 
     def _message_of(self, error: Exception) -> str:
-        """Return what an error says, its kind alone where a word of it could be one of a secret."""
+        """Return the text of an error; only its class when a word of the text may belong to a secret."""
         name, text = type(error).__name__, next(iter(str(error).splitlines()), "")[:LONGEST]
         return name if not text or self._hidden & set(_words(str(error))) else f"{name}: {text}"
 
     def size(self) -> int:
-        """Return how many bytes the storage says that it has."""
+        """Return the size in bytes that the storage reports."""
         with self.translate_errors():
             return int(self._storage.getSize())
 
@@ -119,11 +119,15 @@ class Source:
             return bytes(self._storage.lastTransaction())
 
     def transactions(self, start: bytes | None = None) -> Iterator[tuple[Header, Iterator[Record]]]:
-        """Yield the transactions from ``start`` on, each with its records, which have to be read before the next one."""
+        """Yield the transactions from the TID ``start`` on, each with its records.
+
+        Read the records of a transaction before the next transaction.
+        """
         with self.translate_errors():
             found = self._iterator(start)
             if self.history is not False and hasattr(self._storage, "sync"):
-                # RelStorage looks blobs up with a connection of its own, which must not see less
+                # RelStorage loads blobs through another connection than the iterator. Without ``sync``, that
+                # connection may show an older state.
                 self._storage.sync()
         with contextlib.closing(found) if hasattr(found, "close") else contextlib.nullcontext():
             while True:
@@ -137,7 +141,7 @@ class Source:
         for pause in PAUSES:
             try:
                 return iter(self._storage.iterator(start))
-            except Exception as error:  # noqa: BLE001  of a server it comes in another class
+            except Exception as error:  # noqa: BLE001  through a server the error has another class
                 if not any(text in str(error) for text in TORN):
                     raise
                 time.sleep(pause)
@@ -154,7 +158,7 @@ class Source:
             yield Record(record.oid, record.tid, record.data, record.data_txn)
 
     def has(self, oid: bytes, tid: bytes) -> bool:
-        """Tell whether the storage has this revision now."""
+        """Tell whether the storage still has a revision."""
         for header, records in self.transactions(tid):
             return header.tid == tid and any(record.oid == oid for record in records)
         return False
@@ -181,13 +185,16 @@ class Source:
                 return None
 
     def is_ours(self, path: Path) -> bool:
-        """Tell whether a file is only in the cache, so that it may be moved away."""
+        """Tell whether a file is in our cache, so that it may be moved away."""
         return path.resolve().is_relative_to(self._cache)
 
 
 @contextlib.contextmanager
 def _temporary_files_in(directory: Path) -> Iterator[None]:
-    """Have a storage keep its temporary files, whole blobs among them, where there is room, and where they are removed."""
+    """Make a storage put its temporary files into a directory, where there is room and a run removes them.
+
+    Whole blobs may be among these files.
+    """
     before, tempfile.tempdir = tempfile.tempdir, str(directory)
     try:
         yield
@@ -196,27 +203,27 @@ def _temporary_files_in(directory: Path) -> Iterator[None]:
 
 
 def _packages(database: Database, backend: Backend) -> list[Package]:
-    """Return the packages that open a storage."""
+    """Return the packages that are needed to open a storage."""
     wrapped = [WRAPPERS["s3blobs"]] if "s3blobs" in database.wrappers else []
     return [ZODB, *backend.requirements(database).packages, *wrapped]
 
 
 def require_packages(database: Database, packages: Iterable[Package]) -> None:
-    """Raise ConfigurationError when a package that opens a database is not installed."""
+    """Raise ConfigurationError when a package that is needed to open a database is not installed."""
     for package in packages:
         if importlib.util.find_spec(package.module) is None:
             what = f"zodb-vault[{package.extra}]" if package.extra else package.distributions[0]
             raise ConfigurationError(
                 [
-                    f"the database {database.name} is on {database.backend}, which needs the package "
-                    f"{package.module}: it is not installed"
+                    f"the database {database.name} is on {database.backend}: this needs the package "
+                    f"{package.module}, which is not installed"
                 ],
-                f"pip install '{what}', into the environment that zodb-vault runs in",
+                f"pip install '{what}' in the environment of zodb-vault",
             )
 
 
 def _header(transaction: Any) -> Header:
-    # what was pickled by the site stays as it is, where the storage passes it on
+    # The site has pickled the extension. A storage that gives these bytes lets the copy keep them unchanged.
     raw = getattr(transaction, "extension_bytes", None)
     extension = raw if isinstance(raw, bytes) else transaction.extension
     return Header(

@@ -1,11 +1,8 @@
-"""The portable strategy.
+"""Copy any storage that ZODB can open into a mirror, transaction by transaction.
 
-Any storage that ZODB can open is copied into a mirror, transaction by transaction, and the mirror is backed
-up.
-
-The copy is as the storage gives it: TIDs, status, texts, records in their order, also one that comes twice in
-a transaction (a ZEO client with a blob cache writes such), and a blob file for each revision of a blob. What
-was written is read back and compared before it counts.
+Everything is copied as the storage gives it: TIDs, status, texts, records in their order, and a blob file for
+each revision of a blob. A record may occur twice in a transaction (a ZEO client with a blob cache writes such
+transactions); both are copied. What was written is read back and compared before it counts as copied.
 """
 
 from __future__ import annotations
@@ -31,19 +28,21 @@ from ...runtime.progress import Progress
 from .mirror import Checked, Mirror, written
 from .reader import Header, Record, Source
 
-# As much is lost, at most, when a run is killed.
+# A batch is checked after 64 MiB or 30 seconds. When a run is killed, only its last batch is lost.
 BATCH_BYTES: Final = 64 << 20
 BATCH_SECONDS: Final = 30.0
-# So many of the newest transactions have to be those of the source; of longer ones only the headers are
-# compared.
+# The newest 20 transactions of the mirror are compared with those of the source. Of a transaction longer than
+# 256 KiB, only the header is compared: to read many long ones again would take too long.
 COMPARED: Final = 20
 COMPARED_BYTES: Final = 256 << 10
+# Free space that must be left in the file system of the mirror.
 RESERVE: Final = 64 << 20
-# Without history every change leaves a revision in the mirror that the source has no more; beyond this the
-# mirror is made again.
+# In a source without history, each change leaves a revision in the mirror that the source no longer has. A
+# mirror with more records than this is made again when most of them are such revisions.
 FEW_RECORDS: Final = 10_000
 
 
+# What is copied again although the mirror has it: after a pack the records, but not the blobs.
 Renew = Literal["records", "everything"] | None
 # The OIDs and TIDs of the records of a transaction.
 Keys = list[tuple[bytes, bytes]]
@@ -52,7 +51,7 @@ Keys = list[tuple[bytes, bytes]]
 class MirrorState(NamedTuple):
     """Whether the source continues a mirror.
 
-    If not, ``why``, and whether the copied blobs can be used again (``reuse``).
+    If not, ``why`` tells the reason, and ``reuse`` tells whether the blobs of the mirror can be used again.
     """
 
     continues: bool
@@ -68,8 +67,20 @@ class Expected(NamedTuple):
     records: str
 
 
+class Newest(NamedTuple):
+    """The newest transactions of a mirror, oldest first; of those in ``long``, only the header."""
+
+    transactions: list[tuple[Expected, Keys]]
+    long: frozenset[bytes]
+
+    @property
+    def first_tid(self) -> bytes:
+        """Return the TID of the oldest of these transactions."""
+        return self.transactions[0][0].header[0]
+
+
 class Update:
-    """Brings one mirror up to date, once."""
+    """Brings one mirror up to date, once; ``copied`` is the number of transactions that were copied."""
 
     def __init__(self, mirror: Mirror, source: Source, machine: str, progress: Progress) -> None:
         self.mirror, self.source, self.progress = mirror, source, progress
@@ -78,12 +89,11 @@ class Update:
         self.copied = 0
 
     def run(self, *, renew: Renew, take_over: bool) -> Checked:
-        """Copy what is new, or everything when the mirror does not lead to where the source is.
+        """Copy what is new, or everything if the source does not continue the mirror; return its state.
 
-        Return what is known to be right then.
-
-        ``renew`` copies more than that: ``records``, as after a pack, or ``everything``. Raise SourceError,
-        SourceChanged when a pack took blobs away meanwhile, WrongSource for a mirror of something else.
+        ``renew`` asks for a new copy in any case: of the ``records`` as after a pack, or of ``everything``.
+        Raise SourceError, SourceChanged when a pack has removed blobs during the copy, WrongSource for the
+        mirror of another source.
         """
         with written(self.mirror.directory):
             self._decide(renew, take_over)
@@ -102,7 +112,7 @@ class Update:
         return self.checked
 
     def _decide(self, renew: Renew, take_over: bool) -> None:
-        """Decide what of the mirror is used again."""
+        """Decide which part of the mirror is used again, and remove the rest."""
         before = self.mirror.read()
         known = before is not None and (before.source, before.machine) == self._identity
         if before is None or not before.begun:
@@ -110,41 +120,45 @@ class Update:
                 self.checked, before.kept_until if before and known and renew != "everything" else None
             )
             return
-        found = self._found(before, renew)
-        if not known and not found.continues and not take_over:
+        state = self._state(before, renew)
+        if not known and not state.continues and not take_over:
             raise WrongSource(
-                f"the mirror {self.mirror.directory} is of {before.source} (machine {before.machine}), "
-                f"{self.source.place} does not continue it",
-                "name another directory with --mirror; `--take-over` says that this is the source from now on",
+                f"the mirror {self.mirror.directory} is a copy of {before.source} (machine "
+                f"{before.machine}), and {self.source.place} does not continue it",
+                "name another directory with --mirror; or confirm with --take-over that this is the source "
+                "from now on",
             )
         self.checked = msgspec.structs.replace(before, source=self.source.place, machine=self._identity[1])
-        if not found.continues:
-            self.progress.note(f"{found.why}: the mirror {self.mirror.directory} is made again")
-            self.checked = self.mirror.empty(self.checked, before.last_tid if found.reuse else None)
+        if not state.continues:
+            self.progress.note(f"{state.why}: the mirror {self.mirror.directory} is made again")
+            self.checked = self.mirror.empty(self.checked, before.last_tid if state.reuse else None)
 
-    def _found(self, before: Checked, renew: Renew) -> MirrorState:
+    def _state(self, before: Checked, renew: Renew) -> MirrorState:
         if renew == "everything":
             return MirrorState(continues=False, why="everything is copied again")
         if not self.mirror.truncate_to(before):
-            return MirrorState(continues=False, why="its Data.fs is not as it was left")
+            return MirrorState(continues=False, why="another process has changed its Data.fs")
         if renew == "records":
             return MirrorState(continues=False, why=f"{self.source.place} was packed", reuse=True)
-        return self._compare_with_source(before)
+        return self._compared(before)
 
     # does the source continue the mirror?
 
-    def _compare_with_source(self, checked: Checked) -> MirrorState:
+    def _compared(self, checked: Checked) -> MirrorState:
         if not checked.ordered:
             return MirrorState(continues=False, why=f"the TIDs of {self.source.place} do not ascend")
         compare = self._without_history if self.source.history is False else self._with_history
-        found = compare(checked, self._newest(checked))
-        if found.continues and self._outgrown(checked):
+        state = compare(checked, self._newest(checked))
+        if state.continues and self._is_outgrown(checked):
             return MirrorState(
-                continues=False, why=f"{self.source.place} has superseded most of what was copied", reuse=True
+                continues=False,
+                why=f"{self.source.place} no longer has most of the copied revisions",
+                reuse=True,
             )
-        return found
+        return state
 
-    def _outgrown(self, checked: Checked) -> bool:
+    def _is_outgrown(self, checked: Checked) -> bool:
+        """Tell whether more than half of the records of a mirror without history are old revisions."""
         if self.source.history is not False or checked.records < FEW_RECORDS:
             return False
         from ZODB.fsIndex import fsIndex
@@ -153,35 +167,45 @@ class Update:
             return checked.records > 2 * len(fsIndex.load(f"{self.mirror.data_fs}.index")["index"])
         return False
 
-    def _newest(self, checked: Checked) -> list[tuple[Expected, Keys]]:
-        """Return the last transactions of the mirror, oldest first."""
+    def _newest(self, checked: Checked) -> Newest:
+        """Return the newest transactions of the mirror."""
         with self.mirror.data_fs.open("rb") as file:
-            hops = list(islice(backwards(file.fileno(), checked.end), COMPARED))
-        self._long = {hop.tid for hop in hops if hop.end - hop.pos > COMPARED_BYTES}
-        return list(mirrored_transactions(self.mirror.data_fs, hops[-1].pos, checked.end, self._long))
+            spans = list(islice(backwards(file.fileno(), checked.end), COMPARED))
+        long = frozenset(span.tid for span in spans if span.end - span.pos > COMPARED_BYTES)
+        return Newest(
+            list(mirrored_transactions(self.mirror.data_fs, spans[-1].pos, checked.end, long)), long
+        )
 
-    def _theirs(self, start: bytes, checked: Checked) -> Iterator[tuple[Expected, Keys]]:
-        """Yield what the source has from a transaction on, not beyond the last one of the mirror."""
+    def _theirs(self, ours: Newest, checked: Checked) -> Iterator[tuple[Expected, Keys]]:
+        """Yield the transactions of the source in the range of the newest ones of the mirror."""
         last = tids.from_hex(checked.last_tid or "")
-        for header, records in self.source.transactions(start):
+        for header, records in self.source.transactions(ours.first_tid):
             if header.tid > last:
                 return
-            yield expected_of(header, () if header.tid in self._long else records)
+            yield expected_of(header, () if header.tid in ours.long else records)
 
-    def _with_history(self, checked: Checked, ours: list[tuple[Expected, Keys]]) -> MirrorState:
-        theirs = list(self._theirs(ours[0][0].header[0], checked))
-        if theirs == ours and not self._packed_since(checked):
+    def _with_history(self, checked: Checked, ours: Newest) -> MirrorState:
+        """Compare transactions; a source with the last one but not all of these was packed."""
+        theirs = list(self._theirs(ours, checked))
+        if theirs == ours.transactions and not self._packed_since(checked):
             return MirrorState(continues=True)
-        last = ours[-1][0]
+        last = ours.transactions[-1][0]
         if any((one.header, one.records) == (last.header, last.records) for one, _keys in theirs):
             return MirrorState(continues=False, why=f"{self.source.place} was packed", reuse=True)
         return MirrorState(continues=False, why=f"{self.source.place} is not what was copied before")
 
     def _packed_since(self, checked: Checked) -> bool:
-        """Tell whether a pack has seen the first transaction that none had seen when it was copied, or the first one since."""
+        """Tell whether the source was packed since the last copy.
+
+        The first transaction that no pack had seen when it was copied is read again. If it is gone or has the
+        status of a packed transaction, there was a pack. If a pack had seen all copied transactions, the
+        first transaction after them is read.
+        """
         unseen = checked.packed_end < checked.end
         if not unseen and not checked.whole:
-            return self.source.size() < checked.size  # the next one may well have been packed all along
+            # The next transaction may have been packed before the first copy began, so it tells nothing. A
+            # pack makes the source smaller.
+            return self.source.size() < checked.size
         if unseen:
             with self.mirror.data_fs.open("rb") as file:
                 first: bytes = TRANSACTION.unpack(
@@ -193,66 +217,78 @@ class Update:
             return header.status == "p" or (unseen and header.tid != first)
         return unseen
 
-    def _without_history(self, checked: Checked, ours: list[tuple[Expected, Keys]]) -> MirrorState:
+    def _without_history(self, checked: Checked, ours: Newest) -> MirrorState:
         """Compare current revisions.
 
-        The source may have newer ones than the mirror, never older or other ones.
+        The source may have newer revisions than the mirror, but no older and no other ones.
         """
-        known = {key for _expected, keys in ours for key in keys}
-        theirs = {key for _expected, keys in self._theirs(ours[0][0].header[0], checked) for key in keys}
+        known = {key for _expected, keys in ours.transactions for key in keys}
+        theirs = {key for _expected, keys in self._theirs(ours, checked) for key in keys}
         last = tids.from_hex(checked.last_tid or "")
         newest = {oid: tid for oid, tid in sorted(known, key=lambda key: key[1])}
         gone = [oid for oid, tid in newest.items() if (oid, tid) not in theirs]
-        overtaken = all((current := self.source.current_tid(oid)) is None or current > last for oid in gone)
+        superseded = all((current := self.source.current_tid(oid)) is None or current > last for oid in gone)
         return MirrorState(
-            continues=theirs <= known and overtaken, why=f"{self.source.place} is not what was copied before"
+            continues=theirs <= known and superseded, why=f"{self.source.place} is not what was copied before"
         )
 
     def _require_room(self, size: int) -> None:
-        """Raise when what the source has does not fit.
+        """Raise VaultError when the source does not fit into the file system of the mirror.
 
-        Only a guess where its size includes what is not copied.
+        When the size of the source includes data that are not copied, only note it.
         """
         needed = size - self.checked.end
         free = shutil.disk_usage(self.mirror.directory).free
         self.progress.begin("mirror", max(0, needed))
         if needed + RESERVE <= free:
             return
-        text = f"the mirror {self.mirror.directory} may need {needed} bytes more, and {free} are free"
+        text = f"the mirror {self.mirror.directory} may need {needed} more bytes, and {free} bytes are free"
         if self.source.exact_size:
             raise VaultError(text, "make room there or name another directory with --mirror")
         self.progress.note(text)
 
 
+class Batch:
+    """The transactions and blobs that were written to a mirror and are not checked yet.
+
+    ``blobs`` are the sizes of blobs by OID and TID, ``size`` is the number of bytes of records.
+    """
+
+    def __init__(self) -> None:
+        self.expected: list[tuple[Expected, Keys]] = []
+        self.blobs: dict[tuple[bytes, bytes], int] = {}
+        self.size = 0
+        self._started = time.monotonic()
+
+    def is_full(self) -> bool:
+        """Tell whether the batch has to be checked now."""
+        return self.size >= BATCH_BYTES or time.monotonic() - self._started >= BATCH_SECONDS
+
+
 class Copy:
-    """Copies the transactions after the checked ones into the mirror, in batches; checks each batch."""
+    """Copies the transactions after the checked part of a mirror; each batch of them is checked."""
 
     def __init__(self, mirror: Mirror, source: Source, checked: Checked, progress: Progress) -> None:
         self.mirror, self.source, self.checked, self.progress = mirror, source, checked, progress
         self.copied = 0
         self._storage: Any = None
         self._missing = [(tids.from_hex(oid), tids.from_hex(tid)) for oid, tid in checked.missing]
-        self._begin_batch()
-
-    def _begin_batch(self) -> None:
-        self._expected: list[tuple[Expected, Keys]] = []
-        self._blobs: dict[tuple[bytes, bytes], int] = {}
-        self._size, self._since = 0, time.monotonic()
+        self._batch = Batch()
 
     def run(self) -> Checked:
-        """Return what is known to be right afterwards."""
+        """Copy everything that is new, and return the checked part of the mirror."""
         start = _after(self.checked.last_tid) if self.checked.last_tid else None
         try:
             for header, records in self.source.transactions(start):
                 self.take(header, records)
-                if self._size >= BATCH_BYTES or time.monotonic() - self._since >= BATCH_SECONDS:
+                if self._batch.is_full():
                     self.settle()
             if not self.mirror.data_fs.exists():
                 self.open_storage()
             self._check_blobs_again()
             self.settle()
         except BaseException:
-            # what is whole is kept for the next run; the cause is on its way to the user already
+            # Complete transactions are kept for the next run. An error here must not hide the first one.
             with contextlib.suppress(VaultError, OSError):
                 self.settle()
             raise
@@ -288,33 +324,33 @@ class Copy:
         except BaseException:
             storage.tpc_abort(meta)
             raise
-        self._expected.append(expected)
+        self._batch.expected.append(expected)
         self.copied += 1
 
     def _restored(self, records: Iterable[Record], meta: Any) -> Iterator[Record]:
-        """Restore the records of a transaction, and pass them on."""
+        """Write the records of a transaction, and yield each."""
         placed: set[bytes] = set()
         for record in records:
             blob = None if record.oid in placed else self.blob(record)
             if blob is None:
                 self._storage.restore(record.oid, record.tid, record.data, "", record.same_as, meta)
             else:
-                self._blobs[record.oid, record.tid] = blob.stat().st_size
+                self._batch.blobs[record.oid, record.tid] = blob.stat().st_size
                 self._storage.restoreBlob(
                     record.oid, record.tid, record.data, str(blob), record.same_as, meta
                 )
                 placed.add(record.oid)
             size = len(record.data or b"")
-            self._size += size
+            self._batch.size += size
             self.progress.advance(size)
             yield record
 
     # blobs
 
     def blob(self, record: Record) -> Path | None:
-        """Return a file of ours for the blob that a record is of.
+        """Return a file with the blob of a record, which may be moved away.
 
-        None when it is of none, or the source does not have it.
+        None when the record has no blob, or when the source does not have the file.
         """
         if record.data is None or len(record.data) > BLOB_RECORD_LIMIT:
             return None
@@ -331,7 +367,7 @@ class Copy:
         return None
 
     def own_file(self, found: Path) -> Path:
-        """Return the file itself when it is only cached for us, else a copy of it."""
+        """Return the file itself when it is in our cache, else a copy of it."""
         if self.source.is_ours(found):
             return found
         copy = self.mirror.cache / "copied.blob"
@@ -350,16 +386,16 @@ class Copy:
         return copy
 
     def _check_blobs_again(self) -> None:
-        """Look for blobs that were not there.
+        """Look again for missing blobs.
 
-        Raise SourceChanged when a pack took them away together with their records.
+        Raise SourceChanged when a pack has removed them together with their records.
         """
         missing = []
         for oid, tid in dict.fromkeys(self._missing):
             found = self.source.blob(oid, tid)
             if found is not None:
                 own, target = self.own_file(found), self.mirror.blob(oid, tid)
-                self._blobs[oid, tid] = own.stat().st_size
+                self._batch.blobs[oid, tid] = own.stat().st_size
                 target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 own.rename(target)
                 target.chmod(0o444)
@@ -374,22 +410,23 @@ class Copy:
     # checking
 
     def settle(self) -> None:
-        """Read back what was written since the last time, compare, make it durable, and only then say that it is right."""
-        if not (self._expected or self._blobs):
+        """Read back the batch, compare it, make it durable, and only then count it as checked."""
+        if not (self._batch.expected or self._batch.blobs):
             return
         start, end = self.checked.end, self.mirror.data_fs.stat().st_size
         self.compare(start, end)
-        for (oid, tid), size in self._blobs.items():
+        for (oid, tid), size in self._batch.blobs.items():
             path = self.mirror.blob(oid, tid)
             if not path.is_file() or path.stat().st_size != size:
                 raise VaultError(
-                    f"the mirror {self.mirror.directory} does not have what was written to it: {path}",
+                    f"a blob that was written to the mirror {self.mirror.directory} is not there, or has "
+                    f"another size: {path}",
                     "check the disk",
                 )
         sync_file_system(self.mirror.directory)
         self.checked = self.advanced(end)
         self.mirror.write(self.checked)
-        self._begin_batch()
+        self._batch = Batch()
         if shutil.disk_usage(self.mirror.directory).free < RESERVE:
             raise VaultError(
                 f"the mirror {self.mirror.directory} is almost full",
@@ -397,8 +434,8 @@ class Copy:
             )
 
     def compare(self, start: int, end: int) -> None:
-        """Raise VaultError unless the Data.fs of the mirror gives back what was written between two positions."""
-        expected = iter(self._expected)
+        """Raise VaultError when the Data.fs of the mirror does not have the batch between two positions."""
+        expected = iter(self._batch.expected)
         for one in mirrored_transactions(self.mirror.data_fs, start, end):
             if one != next(expected, None):
                 break
@@ -406,22 +443,22 @@ class Copy:
             if next(expected, None) is None:
                 return
         raise VaultError(
-            f"the mirror {self.mirror.directory} does not give back what was written to it, from "
-            f"position {start} of its Data.fs on",
-            "check the disk; the next run goes on from that position",
+            f"the Data.fs of the mirror {self.mirror.directory} does not have what was written to it from "
+            f"position {start} on",
+            "check the disk; the next run continues from that position",
         )
 
     def advanced(self, end: int) -> Checked:
-        """Return what is known to be right once everything up to a position is."""
+        """Return the checked part with the batch added, which ends at ``end``."""
         missing = [(tids.to_hex(oid), tids.to_hex(tid)) for oid, tid in self._missing]
-        if not self._expected:
+        if not self._batch.expected:
             return msgspec.structs.replace(self.checked, missing=missing)
         with self.mirror.data_fs.open("rb") as file:
-            hops = list(self._hops(file.fileno(), end))
-            last = hops[0]
+            spans = list(self._new_spans(file.fileno(), end))
+            last = spans[0]
             digest = tail_digest(file.fileno(), last.pos, last.end)
-        packed = next((hop.end for hop in hops if hop.status == b"p"), self.checked.packed_end)
-        copied = [one.header[0] for one, _keys in self._expected]
+        packed = next((span.end for span in spans if span.status == b"p"), self.checked.packed_end)
+        copied = [one.header[0] for one, _keys in self._batch.expected]
         before = tids.from_hex(self.checked.last_tid) if self.checked.last_tid else b""
         return msgspec.structs.replace(
             self.checked,
@@ -434,18 +471,19 @@ class Copy:
             last_tid=tids.to_hex(copied[-1]),
             ordered=self.checked.ordered
             and all(a < b for a, b in zip([before, *copied], copied, strict=False)),
-            records=self.checked.records + sum(len(keys) for _one, keys in self._expected),
+            records=self.checked.records + sum(len(keys) for _one, keys in self._batch.expected),
         )
 
-    def _hops(self, fd: int, end: int) -> Iterator[TransactionSpan]:
-        for hop in backwards(fd, end):
-            if hop.end <= self.checked.end:
+    def _new_spans(self, fd: int, end: int) -> Iterator[TransactionSpan]:
+        """Yield the transactions after the checked part, newest first."""
+        for span in backwards(fd, end):
+            if span.end <= self.checked.end:
                 return
-            yield hop
+            yield span
 
 
 def expected_of(header: Header, records: Iterable[Record]) -> tuple[Expected, Keys]:
-    """Return a transaction in the form that is compared, and the OIDs and TIDs of its records."""
+    """Return a transaction in the form for comparison, and the OIDs and TIDs of its records."""
     digest, keys = hashlib.sha256(), []
     for record in records:
         data = record.data
@@ -471,7 +509,7 @@ def mirrored_transactions(
 ) -> Iterator[tuple[Expected, Keys]]:
     """Yield the transactions of a mirror between two positions, as ZODB reads them.
 
-    Of some the headers only.
+    Transactions with a TID in ``headers_only`` are yielded without records.
     """
     from ZODB.FileStorage.FileStorage import FileIterator
 
@@ -491,5 +529,5 @@ def mirrored_transactions(
 
 
 def _after(tid: str | None) -> bytes:
-    """Return the TID that follows one."""
+    """Return the next possible TID after one."""
     return (int(tid or "0", 16) + 1).to_bytes(8, "big")
