@@ -571,8 +571,8 @@ def test_blobs_from_before_the_bucket_are_a_warning(tmp_path: Path) -> None:
             ["changes", "base"],
         ),
         ("<demostorage>\n<filestorage>\npath /b\n</filestorage>\n</demostorage>", ["in memory"]),
-        ("<before>\nbefore now\n<filestorage>\npath /b\n</filestorage>\n</before>", ["one moment"]),
-        ("<beforestorage>\n<filestorage>\npath /b\n</filestorage>\n</beforestorage>", ["one moment"]),
+        ("<before>\nbefore now\n<filestorage>\npath /b\n</filestorage>\n</before>", ["one point in time"]),
+        ("<beforestorage>\n<filestorage>\npath /b\n</filestorage>\n</beforestorage>", ["one point in time"]),
         ("<oddstorage>\n</oddstorage>", ["<oddstorage>", "does not know"]),
         ("<filestorage>\n</filestorage>", ["has no path"]),
         ("<filestorage>\npath /a\npath /b\n</filestorage>", ["given twice"]),
@@ -589,16 +589,16 @@ def test_blobs_from_before_the_bucket_are_a_warning(tmp_path: Path) -> None:
             "<s3blobstorage>\ncache-dir /c\n<filestorage>\npath /a\n</filestorage>\n</s3blobstorage>",
             ["has no bucket-name"],
         ),
-        ("<zlibstorage>\n</zlibstorage>", ["holds no storages"]),
+        ("<zlibstorage>\n</zlibstorage>", ["contains no storages"]),
         (
             "<blobstorage>\nblob-dir /a\n<filestorage>\npath /a\nblob-dir /b\n</filestorage>\n</blobstorage>",
             ["both have a blob-dir"],
         ),
         (
             "<filestorage>\npath /a\n</filestorage>\n<filestorage>\npath /b\n</filestorage>",
-            ["holds 2 storages"],
+            ["contains 2 storages"],
         ),
-        ("", ["holds no storages"]),
+        ("", ["contains no storages"]),
     ],
 )
 def test_refusals_name_the_location_and_the_reason(tmp_path: Path, section: str, words: list[str]) -> None:

@@ -228,6 +228,6 @@ def test_an_entry_point_that_is_no_backend_is_an_error_that_names_it(
     refused = site("verify", made)
     assert refused.status == 2
     assert (
-        "other.package:THING, registered for msgpackstorage, is no zodb_vault.strategies.backend.Backend"
+        "other.package:THING, registered for msgpackstorage, is not a zodb_vault.strategies.backend.Backend"
         in (refused.err)
     )

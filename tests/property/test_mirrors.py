@@ -91,8 +91,7 @@ class Following:
             self.killing(killed),
         ):
             update = sync.Update(mirror, source, "machine", progress)
-            update.run(renew=None, take_over=False)
-            self.happened["copied"] += update.copied
+            self.happened["copied"] += update.run(renew=None, take_over=False).transactions
             self.happened["again"] += any("is made again" in note for note in progress.notes)
             done = True
         if not done:

@@ -95,12 +95,11 @@ def convert_conf(
 def source_conf(
     site: Site, database: Database, environment: Mapping[str, str], cwd: Path, cache: Path
 ) -> str:
-    """Return the configuration of a database's storage alone, secrets included.
+    """Return the configuration that opens only the storage of a database, secrets included.
 
-    Opened for reading only, blobs cached in ``cache``.
-
-    Wrappers that only compress records are left out, so that these are read as they are stored. A directory
-    that is the authority for the blobs stays. Raise ConfigurationError for what ZConfig could not read back.
+    The storage is opened for reading only, with its blobs cached in ``cache``. Wrappers that only compress
+    records are left out, so that records are read as they are stored. A directory that contains all blobs
+    stays. Raise ConfigurationError for values that ZConfig could not read back.
     """
     section, around, imported = _storage(site, database, environment, cwd)
     while section.type in ("zlibstorage", "serverzlibstorage"):

@@ -205,7 +205,7 @@ def _protecting(ordered: Sequence[RetainedBackup]) -> list[list[str]]:
 
 
 def _other_reasons(ordered: Sequence[RetainedBackup], rules: Rules, now: datetime) -> dict[str, list[str]]:
-    """Return the reasons to keep each backup apart from the tiers: protection, and the rules of age and count."""
+    """Return the reasons to keep each backup except the tiers: protection, and rules of age and count."""
     reasons = {
         backup.id: protecting for backup, protecting in zip(ordered, _protecting(ordered), strict=True)
     }

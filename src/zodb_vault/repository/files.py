@@ -46,7 +46,7 @@ def require_known(document: dict[str, Any], what: str) -> None:
 
 
 class ImmutableFiles:
-    """Manifests and labels: written once, with a digest in them, and read through a local cache if there is one.
+    """Manifests and labels: written once, with a digest in them, and read through a local cache if any.
 
     The cache is set only by commands that do not verify, restore or delete.
     """
@@ -79,7 +79,7 @@ class ImmutableFiles:
             self.cache.evict_unlisted(folder, set(listed))
 
     def read_manifest(self, key: str, site: str, backup: str) -> bytes:
-        """Return the checked bytes of a manifest, which is that of a deleted backup if the key is in the trash.
+        """Return the checked bytes of a manifest; with a key in the trash, that of a deleted backup.
 
         Raise BackupMissing, Damage or UnsupportedRepository.
         """

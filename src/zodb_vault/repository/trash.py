@@ -1,4 +1,4 @@
-"""The trash of a repository: deleted backups, pending deletions, and notes of runs that were declared dead."""
+"""The trash of a repository: deleted backups, pending deletions, notes of runs that were declared dead."""
 
 from __future__ import annotations
 

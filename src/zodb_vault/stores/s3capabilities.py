@@ -1,6 +1,6 @@
 """What an S3 service can do.
 
-Services differ in conditional requests: some ignore the condition, some refuse the request. Each capability is
+Services differ in conditional requests: some ignore the condition, some refuse the request. Each one is
 tried once when a repository is made, and recorded in it.
 """
 

@@ -99,24 +99,25 @@ def mirrored(
             )
             for database in chosen
         ]
-        _bring_up_to_date(copies, len(databases))
+        checked = _bring_up_to_date(copies, len(databases))
         seen = {copy.database.name: as_mirrored(copy.database, copy.mirror) for copy in copies}
         yield Mirrored(
             [seen.get(database.name, database) for database in databases],
-            lambda: any(copy.outdated() for copy in copies),
+            lambda: any(copy.is_outdated(one) for copy, one in zip(copies, checked, strict=True)),
         )
 
 
-def _bring_up_to_date(copies: list[_DatabaseMirror], databases: int) -> None:
+def _bring_up_to_date(copies: list[_DatabaseMirror], databases: int) -> list[Checked]:
     """Copy what is new; with several databases, until a pass finds nothing new, at most ``PASSES`` times.
 
     After a pass without anything new, the mirrors belong to one point in time.
     """
-    for copy in copies:
-        copy.update(first=True)
+    updated = [copy.update(first=True) for copy in copies]
     for _ in range(PASSES if databases > 1 else 0):
-        if not any([copy.update(first=False) for copy in copies]):
-            return
+        updated = [copy.update(first=False) for copy in copies]
+        if not any(one.transactions for one in updated):
+            break
+    return [one.checked for one in updated]
 
 
 def refuse_directory(directory: Path, repository: Repository, site: Site) -> None:
@@ -145,10 +146,9 @@ class _DatabaseMirror:
     ) -> None:
         self.database, self.mirror = database, mirror
         self._site, self._wanted, self._progress = site, wanted, progress
-        self._checked: Checked | None = None
 
-    def update(self, *, first: bool) -> bool:
-        """Bring the mirror up to date; tell whether anything was new.
+    def update(self, *, first: bool) -> Updated:
+        """Bring the mirror up to date.
 
         When the source is packed during the copy, the copy starts again.
         """
@@ -163,15 +163,14 @@ class _DatabaseMirror:
                 self._progress.note(f"{error.message}; starting over ({attempt} of {ATTEMPTS - 1})")
         raise AssertionError("unreachable")
 
-    def _once(self, renew: Renew) -> bool:
+    def _once(self, renew: Renew) -> Updated:
         with self._open() as source:
             update = Update(self.mirror, source, self._wanted.machine, self._progress)
-            self._checked = update.run(renew=renew, take_over=self._wanted.take_over)
-            return update.copied > 0
+            return update.run(renew=renew, take_over=self._wanted.take_over)
 
-    def outdated(self) -> bool:
-        """Tell whether the source has newer transactions than the mirror."""
-        last = int((self._checked.last_tid if self._checked else None) or "0", 16)
+    def is_outdated(self, checked: Checked) -> bool:
+        """Tell whether the source has newer transactions than the mirror, whose checked part is given."""
+        last = int(checked.last_tid or "0", 16)
         with self._open() as source:
             return int.from_bytes(source.last_tid(), "big") != last
 

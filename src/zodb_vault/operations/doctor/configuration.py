@@ -20,7 +20,7 @@ def check_site(inputs: CheckInputs) -> Iterator[CheckResult]:
     site = inputs.site
     if not site.databases:
         reasons = "; ".join(f"{one.name}: {one.why}" for one in site.skipped)
-        message = f"the site {site.name} has no persistent database of its own"
+        message = f"the site {site.name} has no persistent database"
         yield CheckResult("site", False, message, reasons or None)
         return
     kinds = ", ".join(f"{one.name} ({one.backend}, blobs: {one.blob_mode})" for one in site.databases)

@@ -73,8 +73,8 @@ def _check(
         check_metadata(repository, site, manifest, report)
         check_bytes(manifest, objects, report, progress, sample=options.sample, workers=workers)
         return
-    # Without the key nothing can be decoded; the user enters it before anything takes long. A list that cannot
-    # be read is damage, which the check of the records reports.
+    # Without the key nothing can be decoded; the user enters it before anything takes long. A list that
+    # cannot be read is damage, which the check of the records reports.
     with contextlib.suppress(Damage):
         require_key(manifest.databases, objects)
     check_metadata(repository, site, manifest, report)

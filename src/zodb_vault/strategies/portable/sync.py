@@ -79,47 +79,49 @@ class Newest(NamedTuple):
         return self.transactions[0][0].header[0]
 
 
+class Updated(NamedTuple):
+    """A mirror that was brought up to date: its checked part, and how many transactions were copied."""
+
+    checked: Checked
+    transactions: int
+
+
 class Update:
-    """Brings one mirror up to date, once; ``copied`` is the number of transactions that were copied."""
+    """Brings a mirror up to date."""
 
     def __init__(self, mirror: Mirror, source: Source, machine: str, progress: Progress) -> None:
         self.mirror, self.source, self.progress = mirror, source, progress
         self._identity = (source.place, machine)
-        self.checked = Checked(source=source.place, machine=machine)
-        self.copied = 0
 
-    def run(self, *, renew: Renew, take_over: bool) -> Checked:
-        """Copy what is new, or everything if the source does not continue the mirror; return its state.
+    def run(self, *, renew: Renew, take_over: bool) -> Updated:
+        """Copy what is new, or everything if the source does not continue the mirror.
 
         ``renew`` asks for a new copy in any case: of the ``records`` as after a pack, or of ``everything``.
         Raise SourceError, SourceChanged when a pack has removed blobs during the copy, WrongSource for the
         mirror of another source.
         """
         with written(self.mirror.directory):
-            self._decide(renew, take_over)
+            start = self._decide(renew, take_over)
             size = self.source.size()
-            self._require_room(size)
-            if not self.checked.begun:
-                self.checked = msgspec.structs.replace(self.checked, size=size)
-            copy = Copy(self.mirror, self.source, self.checked, self.progress)
-            self.checked = copy.run()
-            self.copied = copy.copied
-            if self.checked.kept_until is not None:
+            self._require_room(size, start)
+            if not start.begun:
+                start = msgspec.structs.replace(start, size=size)
+            checked, transactions = Copy(self.mirror, self.source, start, self.progress).run()
+            if checked.kept_until is not None:
                 self.mirror.forget_kept()
-            if not self.checked.whole or self.checked.kept_until is not None:
-                self.checked = msgspec.structs.replace(self.checked, kept_until=None, whole=True)
-                self.mirror.write(self.checked)
-        return self.checked
+            if not checked.whole or checked.kept_until is not None:
+                checked = msgspec.structs.replace(checked, kept_until=None, whole=True)
+                self.mirror.write(checked)
+        return Updated(checked, transactions)
 
-    def _decide(self, renew: Renew, take_over: bool) -> None:
-        """Decide which part of the mirror is used again, and remove the rest."""
+    def _decide(self, renew: Renew, take_over: bool) -> Checked:
+        """Return the part of the mirror that is used again, and remove the rest."""
         before = self.mirror.read()
+        source, machine = self._identity
         known = before is not None and (before.source, before.machine) == self._identity
         if before is None or not before.begun:
-            self.checked = self.mirror.empty(
-                self.checked, before.kept_until if before and known and renew != "everything" else None
-            )
-            return
+            kept_until = before.kept_until if before and known and renew != "everything" else None
+            return self.mirror.empty(Checked(source=source, machine=machine), kept_until)
         state = self._state(before, renew)
         if not known and not state.continues and not take_over:
             raise WrongSource(
@@ -128,10 +130,11 @@ class Update:
                 "name another directory with --mirror; or confirm with --take-over that this is the source "
                 "from now on",
             )
-        self.checked = msgspec.structs.replace(before, source=self.source.place, machine=self._identity[1])
-        if not state.continues:
-            self.progress.note(f"{state.why}: the mirror {self.mirror.directory} is made again")
-            self.checked = self.mirror.empty(self.checked, before.last_tid if state.reuse else None)
+        checked = msgspec.structs.replace(before, source=source, machine=machine)
+        if state.continues:
+            return checked
+        self.progress.note(f"{state.why}: the mirror {self.mirror.directory} is made again")
+        return self.mirror.empty(checked, before.last_tid if state.reuse else None)
 
     def _state(self, before: Checked, renew: Renew) -> MirrorState:
         if renew == "everything":
@@ -232,12 +235,12 @@ class Update:
             continues=theirs <= known and superseded, why=f"{self.source.place} is not what was copied before"
         )
 
-    def _require_room(self, size: int) -> None:
+    def _require_room(self, size: int, checked: Checked) -> None:
         """Raise VaultError when the source does not fit into the file system of the mirror.
 
         When the size of the source includes data that are not copied, only note it.
         """
-        needed = size - self.checked.end
+        needed = size - checked.end
         free = shutil.disk_usage(self.mirror.directory).free
         self.progress.begin("mirror", max(0, needed))
         if needed + RESERVE <= free:
@@ -270,13 +273,13 @@ class Copy:
 
     def __init__(self, mirror: Mirror, source: Source, checked: Checked, progress: Progress) -> None:
         self.mirror, self.source, self.checked, self.progress = mirror, source, checked, progress
-        self.copied = 0
+        self._transactions = 0
         self._storage: Any = None
         self._missing = [(tids.from_hex(oid), tids.from_hex(tid)) for oid, tid in checked.missing]
         self._batch = Batch()
 
-    def run(self) -> Checked:
-        """Copy everything that is new, and return the checked part of the mirror."""
+    def run(self) -> Updated:
+        """Copy everything that is new."""
         start = _after(self.checked.last_tid) if self.checked.last_tid else None
         try:
             for header, records in self.source.transactions(start):
@@ -294,7 +297,7 @@ class Copy:
             raise
         finally:
             self._close()
-        return self.checked
+        return Updated(self.checked, self._transactions)
 
     def open_storage(self) -> Any:
         """Return the FileStorage of the mirror; it is opened at the first transaction."""
@@ -325,7 +328,7 @@ class Copy:
             storage.tpc_abort(meta)
             raise
         self._batch.expected.append(expected)
-        self.copied += 1
+        self._transactions += 1
 
     def _restored(self, records: Iterable[Record], meta: Any) -> Iterator[Record]:
         """Write the records of a transaction, and yield each."""

@@ -24,7 +24,7 @@ from .paths import DataFsPaths
 
 
 def last_and_lost(data_fs: Path, cut: DatabaseCut) -> tuple[str | None, int]:
-    """Return the last TID of the file in place, and how many of its transactions are later than the cut point.
+    """Return the last TID of the file in place, and the number of its transactions after the cut point.
 
     A damaged file is no error, because a restore may be there to repair it. Then only the part that can be
     read counts.
