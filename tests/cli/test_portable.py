@@ -26,7 +26,7 @@ def test_a_client_names_the_server_and_copies_on_request(
     client = ["--repository", vault.repository, "--zope-conf", server.zope_conf]
     refused = vault.bare(*client, "create", "--json")
     assert (refused.status, refused.error["kind"]) == (2, "nothing-to-back-up")
-    assert "nothing authoritative" in refused.error["message"]
+    assert "no data are on this machine" in refused.error["message"]
     assert "--zeo-conf" in refused.error["hint"] and "--method portable" in refused.error["hint"]
     assert not (server.directory / "mirror-default").exists()
 

@@ -18,7 +18,7 @@ from ...runtime.progress import Progress
 from ...strategies.base import folder_of
 from ...strategies.portable.mirror import Checked, Mirror, held
 from ...strategies.portable.reader import Source
-from ...strategies.portable.sync import Renew, Update
+from ...strategies.portable.sync import Renew, Update, Updated
 from ...strategies.registry import backend_of
 
 ATTEMPTS: Final = 4
