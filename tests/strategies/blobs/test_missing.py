@@ -73,5 +73,5 @@ def test_nothing_is_listed_where_nothing_is_missing(entry: DatabaseEntry, object
 )
 def test_a_list_of_another_form_is_damage(entry: DatabaseEntry, objects: Objects, row: bytes) -> None:
     forged = objects.put_document(canonical.rows("missing", [row])).meta
-    with pytest.raises(Damage, match="list of missing blobs of main cannot be read"):
+    with pytest.raises(Damage, match="list of missing blobs of main does not have"):
         missing_rows(with_missing(entry, MissingBlobs(count=1, list=forged)), objects)

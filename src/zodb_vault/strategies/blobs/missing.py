@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from ...errors import BlobsMissing, Damage
+from ...errors import BlobsMissing
 from ...model import canonical
 from ...model import tid as tids
 from ...model.blob import BlobRef, MissingBlob, MissingRow, MissingRows
@@ -58,7 +58,5 @@ def missing_rows(entry: DatabaseEntry, documents: Documents) -> list[MissingRow]
     listed = entry.blobs.missing.list if entry.blobs else None
     if listed is None:
         return []
-    try:
-        return msgspec.json.decode(documents.document(listed), type=MissingRows).rows
-    except msgspec.MsgspecError:
-        raise Damage(f"the list of missing blobs of {entry.name} cannot be read") from None
+    name = f"the list of missing blobs of {entry.name}"
+    return canonical.decode(documents.document(listed), MissingRows, name).rows

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from ...model import canonical
 from ...model import tid as tids
 from ...model.blob import BlobRef
 from ...model.chain import Documents
@@ -74,7 +75,7 @@ def bucket_to_fill(database: Database, entry: DatabaseEntry, documents: Document
     Each under the key that its row names.
     """
     listed = entry.blobs.keys if entry.blobs else None
-    rows = msgspec.json.decode(documents.document(listed), type=Moved).rows if listed else []
+    rows = canonical.decode(documents.document(listed), Moved, f"the list {listed}").rows if listed else []
     moved = {tids.from_hex(oid) + tids.from_hex(tid): key for oid, tid, key in rows}
     require_client(database)
     return BlobBucket(database, lambda ref: moved.get(ref.oid + ref.tid) or usual_key(ref))

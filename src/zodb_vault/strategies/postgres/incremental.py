@@ -80,9 +80,10 @@ class TransactionsSurvey(SqlSurvey):
             return KnownState(None)  # a lost large object that comes back is in no delta
         try:
             document = self.documents.document(entry.dump.state)
+            state = canonical.decode(document, DatabaseState, f"the state {entry.dump.state}")
         except Damage as error:
             return KnownState(None, error.message)
-        return KnownState(msgspec.json.decode(document, type=DatabaseState))
+        return KnownState(state)
 
     def decide(self) -> Decision:
         """Return how this backup is made, and why."""

@@ -48,7 +48,7 @@ def compare_marks(
     """
     if marks is None:
         return Comparison()
-    before = dict(msgspec.json.decode(documents.document(marks), type=MarkRows).rows)
+    before = dict(canonical.decode(documents.document(marks), MarkRows, f"the list {marks}").rows)
     if not before:
         return Comparison(superseded=True)
     now = dict(_pairs(rows, f"SELECT zoid, tid FROM {current_table} WHERE zoid IN ({{}})", before))
