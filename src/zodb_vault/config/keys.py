@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ..errors import ConfigurationError
+from ..model.location import SUPPORTED, unsupported_kind
 from ..model.s3settings import S3Settings
 from ..model.source import Secret
 from .copies import CopySettings
@@ -29,6 +30,11 @@ from .rates import Rate, parse_rate
 Location = NewType("Location", str)
 # The name of the table with the bucket settings of a copy, for messages.
 COPIES_S3 = "repository.copies.s3"
+# Keys that users expect and that do not exist, with what to do instead.
+INSTEAD = {
+    "schedule.at": "is not supported: zodb-vault starts nothing by itself; start `zodb-vault create` with "
+    "cron or a systemd timer, and set schedule.max_age, so that doctor reports when no backup was made"
+}
 FLAGS = {
     "true": True,
     "yes": True,
@@ -84,7 +90,8 @@ class ValueSource(NamedTuple):
         """Note the unknown keys, each with the known key that was probably meant."""
         for key in given:
             if key not in known:
-                self.problem(f"{path}.{key}" if path else key, f"is not known{suggestion(key, known)}")
+                whole = f"{path}.{key}" if path else key
+                self.problem(whole, INSTEAD.get(whole) or f"is not known{suggestion(key, known)}")
 
     def value(self, key: str, given: object, kind: Any) -> Any:
         """Return the value converted to a type; None, with a problem noted, when that fails."""
@@ -243,6 +250,8 @@ def _paths_of(given: object, source: ValueSource) -> tuple[Path, ...]:
 
 def _location(given: object, source: ValueSource) -> Location:
     text = _text(given, source)
+    if kind := unsupported_kind(text):
+        raise ValueError(f"is {kind}, which is not supported: {SUPPORTED}")
     if "://" not in text:
         return Location(str(_path(text, source)))
     try:
