@@ -1,4 +1,4 @@
-"""Unusual TIDs: future ones identify nothing; unordered and equal ones are stored as they are."""
+"""Unusual TIDs: future ones identify nothing and are compared; unordered and equal ones are stored."""
 
 from __future__ import annotations
 
@@ -44,18 +44,21 @@ def future_site(directory: Path) -> SiteFiles:
         return site.files
 
 
-def test_the_future_is_read_again_until_the_clock_has_passed_it(tmp_path: Path, machine: Clock) -> None:
+def test_T01_the_future_is_not_stored_again(tmp_path: Path, machine: Clock) -> None:
     files = future_site(tmp_path / "site")
     vault = Vault(tmp_path, files)
     first = vault.create().manifest
     assert any("after the clock of this machine" in warning for warning in entry_of(first).warnings)
     stored = len(independent_reader.headers(files.data_fs))
-    for hours, again in [(0.5, 5), (1.5, 5), (2.5, 5), (3.5, 5), (4.0, 0)]:
+    size = sum(segment.raw for segment in vault.segments())
+    assert any(f"reads {size:,} bytes" in warning for warning in entry_of(first).warnings)
+    objects = content_objects(vault)
+    for hours in (0.5, 1.5, 2.5, 3.5, 4.0):
         machine.now = NOON + timedelta(hours=hours)
         manifest = vault.create().manifest
         entry = entry_of(manifest)
-        assert entry.transactions_added == again
-        assert entry.blobs_added == {0.5: 2, 1.5: 2, 2.5: 1, 3.5: 1}.get(hours, 0) or again == 0 or hours > 2
+        assert (entry.transactions_added, entry.blobs_added) == (0, 0)
+        assert content_objects(vault) == objects
         assert entry.storage is not None and entry.blobs is not None
         assert (entry.storage.transactions, entry.blobs.count) == (stored, 3)
         assert manifest.status == "complete"
@@ -66,6 +69,43 @@ def test_the_future_is_read_again_until_the_clock_has_passed_it(tmp_path: Path, 
     assert not any(pack.future for pack in vault.packs())
 
 
+def content_objects(vault: Vault) -> set[str]:
+    """Return the objects that the newest backup needs."""
+    parts = [one.parts for one in vault.segments()] + [one.parts for one in vault.packs()]
+    return {part.object for some in parts for part in some}
+
+
+def test_T01_what_is_new_after_the_jump_is_stored_and_nothing_else(tmp_path: Path, machine: Clock) -> None:
+    files = future_site(tmp_path / "site")
+    vault = Vault(tmp_path, files)
+    vault.create()
+    for number in range(3):
+        with Site(files.data_fs.parent) as site:
+            site.put(more=noise(1000, 60 + number))
+        objects = content_objects(vault)
+        entry = entry_of(vault.create().manifest)
+        assert (entry.transactions_added, entry.blobs_added) == (1, 1)
+        assert objects <= content_objects(vault)
+        vault.assert_restores(files)
+    machine.now = NOON + timedelta(days=1)
+    assert entry_of(vault.create().manifest).transactions_added == 0
+    assert not any(segment.future for segment in vault.segments())
+    assert not any(pack.future for pack in vault.packs())
+    vault.assert_restores(files)
+
+
+def test_T01_a_blob_with_other_bytes_under_a_known_tid_is_stored(tmp_path: Path, machine: Clock) -> None:
+    files = future_site(tmp_path / "site")
+    vault = Vault(tmp_path, files)
+    vault.create()
+    blob = max(files.blob_dir.rglob("*.blob"), key=lambda path: path.name)
+    blob.chmod(0o600)
+    blob.write_bytes(noise(1000, 99))
+    entry = entry_of(vault.create().manifest)
+    assert (entry.transactions_added, entry.blobs_added) == (0, 1)
+    vault.assert_restores(files)
+
+
 def test_only_the_future_part_of_a_longer_past_is_read_again(tmp_path: Path, machine: Clock) -> None:
     files = site_factory.populate(tmp_path / "site")
     vault = Vault(tmp_path, files)
@@ -73,9 +113,9 @@ def test_only_the_future_part_of_a_longer_past_is_read_again(tmp_path: Path, mac
     with Site(files.data_fs.parent) as site:
         site.storage.next_moment = NOON + timedelta(hours=1)
         site.put(ahead=noise(1000, 50))
-    for _ in range(3):
+    for new in (1, 0, 0):
         entry = entry_of(vault.create().manifest)
-        assert (entry.transactions_added, entry.blobs_added) == (1, 1)
+        assert (entry.transactions_added, entry.blobs_added) == (new, new)
     assert len(vault.segments()) == 2
     vault.assert_restores(files)
     machine.now += timedelta(hours=2)

@@ -116,6 +116,10 @@ class Packer:
             future=is_in_future(tids.from_hex(newest), self._now),
         )
 
+    def without_past(self, pack: Pack) -> Pack:
+        """Return a pack that is not ``future`` if the clock has passed its TIDs since it was stored."""
+        return msgspec.structs.replace(pack, future=is_in_future(tids.from_hex(pack.last_tid), self._now))
+
     def live(self, pack: Pack, wanted: Callable[[Member], bool]) -> Pack | None:
         """Return the pack with a new index that lists only the wanted members.
 
@@ -195,6 +199,30 @@ def reconcile(
     if kept is not None:
         refs.mark_present(member_key(member) for member in pack_members(packer.sink, kept))
     return kept
+
+
+def compare(
+    packer: Packer, refs: BlobSet, sure_until: str, pack: Pack, holds: Callable[[Member], bool]
+) -> Pack | None:
+    """Return what is live of a pack and has the same bytes in the source, for a pack with TIDs of the future.
+
+    Its TIDs do not identify its blobs. Blobs up to the TID ``sure_until`` are live; later ones only when they
+    are in ``refs``. A live blob with other bytes is added to ``refs``, so that it is stored.
+    """
+
+    def wanted(member: Member) -> bool:
+        if member.tid > sure_until and member_key(member) not in refs:
+            return False
+        if holds(member):
+            return True
+        refs.add([member_ref(member)])
+        return False
+
+    kept = packer.live(pack, wanted)
+    if kept is None:
+        return None
+    refs.mark_present(member_key(member) for member in pack_members(packer.sink, kept))
+    return packer.without_past(kept)
 
 
 def require_unchanged(source: BlobSource, members: Iterable[Member], written: Iterable[Member]) -> None:

@@ -21,7 +21,7 @@ from ..base import Checkpointer, Sink
 from ..blobs.capture import PackedBlobs
 from ..blobs.compaction import reading_workers
 from ..blobs.missing import limit_missing, missing_rows
-from ..blobs.packer import Packer, reconcile, still_holds
+from ..blobs.packer import Packer, compare, reconcile, still_holds
 from ..blobs.source import BlobDirectory, BlobSource
 from ..checkpoint import RunNotes
 from .starting_point import FRESH, SurveyedDataFs
@@ -78,16 +78,30 @@ class DataFsBlobs:
             if previous.entry.blobs is not None:
                 captured = tids.to_hex(tids.from_datetime(previous.captured))
                 limit = min(self._shared_with(previous, until), captured)
-                choose = partial(reconcile, self._packer, self._refs, until, limit)
+                untouched = self._is_untouched(previous.entry)
+                choose = partial(self._choose, until, None if untouched else limit)
+                take_all = untouched and not self._is_doubtful(previous)
                 packs = packs_of(previous.entry, self._sink)
-                self._packed.take(
-                    packs, previous.entry.blobs, None if self._is_untouched(previous.entry) else choose
-                )
+                self._packed.take(packs, previous.entry.blobs, None if take_all else choose)
         if start.interrupted is not None:
             lists = start.interrupted.packs
             self._packed.adopt(
                 (pack for ref in lists for pack in chain.load_list(Pack, self._sink, ref)), self._reusable
             )
+
+    def _choose(self, until: str, limit: str | None, pack: Pack) -> Pack | None:
+        """Return what is used again of a pack; ``limit`` is None when the file has all that the backup has."""
+        if pack.future and self._surveyed.blob_source is not None:
+            return compare(self._packer, self._refs, until, pack, self._still_holds)
+        return pack if limit is None else reconcile(self._packer, self._refs, until, limit, pack)
+
+    def _is_doubtful(self, previous: PreviousBackup) -> bool:
+        """Tell whether a backup has TIDs that were later than its clock, so that its packs have to be compared.
+
+        The same bytes in Data.fs do not prove the same blobs then.
+        """
+        newest = next(reversed(chain.segments_of(previous.entry, self._sink)), None)
+        return newest is not None and newest.future
 
     def _is_untouched(self, entry: DatabaseEntry) -> bool:
         """Tell whether the file still begins with everything that the previous backup has.
@@ -127,7 +141,7 @@ class DataFsBlobs:
         nothing.
         """
         if pack.future:
-            return None
+            return compare(self._packer, self._refs, NO_TID, pack, self._still_holds)
         holds = self._still_holds if self._surveyed.options.doubtful else None
         now = tids.to_hex(tids.from_datetime(self._surveyed.now))
         return reconcile(self._packer, self._refs, NO_TID, now, pack, holds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import NamedTuple
 
 from ...model import tid as tids
@@ -95,10 +96,14 @@ def _warnings(copied: CopiedDataFs, known: FileTids) -> Iterator[str]:
         )
     if cut.unknown:
         yield f"the transaction at position {cut.unknown.pos} has the unknown status {cut.unknown.status!r}"
-    if any(segment.future for segment in copied.segments.tail):
+    future = list(takewhile(lambda segment: segment.future, reversed(copied.segments)))
+    if future:
+        size = sum(segment.raw for segment in future)
+        last = tids.iso(tids.from_hex(future[0].last_tid)) if future[0].last_tid else "an unknown time"
         yield (
-            "the newest transactions have times after the clock of this machine: each run reads them again "
-            "until the clock has passed these times"
+            f"the newest transactions have times after the clock of this machine: each run reads {size:,} "
+            f"bytes of Data.fs and the blobs of these transactions again, until the clock has passed {last}; "
+            "what is unchanged is not stored again"
         )
 
 

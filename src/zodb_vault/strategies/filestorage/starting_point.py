@@ -18,7 +18,7 @@ from ...policy.continuity import Decision
 from ..blobs.source import BlobSource
 from .cut import TailScan
 from .datafile import DataFile
-from .matching import SegmentMatcher
+from .matching import SegmentMatcher, without_past
 
 # The codes of the reasons for a backup that uses nothing of an earlier backup.
 FRESH: Final = ("first", "forced", "parent-missing", "new-history")
@@ -100,6 +100,7 @@ def find_starting_point(
     documents: Documents,
     previous: Iterable[PreviousBackup],
     interrupted: InterruptedRun | None,
+    now: datetime,
 ) -> Found:
     """Return the longest prefix of stored segments that matches the file.
 
@@ -119,7 +120,7 @@ def find_starting_point(
         newest = Predecessor(unread, Chain(Segment, documents), whole=False)
     if interrupted is not None:
         search.consider_interrupted(interrupted)
-    start = search.start
+    start = msgspec.structs.replace(search.start, segments=without_past(search.start.segments, now))
     if start.previous is None and newest is not None:
         start = msgspec.structs.replace(start, previous=newest.backup)
     return Found(start, newest, search.problem)

@@ -34,7 +34,9 @@ class FileStorageSurvey:
         self.blob_source = blob_source_of(database)
         self.file = DataFile(Path(database.data_fs))
         try:
-            found = find_starting_point(self.file, self.documents, context.previous, context.interrupted)
+            found = find_starting_point(
+                self.file, self.documents, context.previous, context.interrupted, self.now
+            )
             self.start, self.newest, self._problem = found.start, found.newest, found.problem
             last = self.start.last_tid
             self.cut = TailScan(self.file, self.start.end, tids.from_hex(last) if last else None)

@@ -21,7 +21,7 @@ from ..base import Checkpointer, Sink
 from ..blobs.capture import PackedBlobs
 from ..blobs.compaction import reading_workers
 from ..blobs.missing import limit_missing
-from ..blobs.packer import Packer, reconcile, still_holds
+from ..blobs.packer import Packer, compare, reconcile, still_holds
 from ..blobs.source import BlobSource
 from ..checkpoint import RunNotes
 
@@ -73,8 +73,9 @@ class SqlBlobs:
         self.packed.adopt(packs, partial(self._reusable, until, holds))
 
     def _reusable(self, until: str, holds: Callable[[Member], bool] | None, pack: Pack) -> Pack | None:
-        # a TID that was later than the clock does not identify content: it may be given again
-        return None if pack.future else reconcile(self._packer, self.refs, "", until, pack, holds)
+        if pack.future:  # a TID that was later than the clock does not identify content: it may be given again
+            return compare(self._packer, self.refs, "", pack, self._still_holds)
+        return reconcile(self._packer, self.refs, "", until, pack, holds)
 
     def _still_holds(self, member: Member) -> bool:
         self._checkpointer.heartbeat()
