@@ -16,7 +16,7 @@ from zodb_vault.stores.local import LocalStore
 
 DOCUMENT = words(
     "id site status how reason created_at finished_at locked_until added raw stored healed "
-    "still_damaged databases"
+    "still_damaged databases findings"
 )
 DATABASE = words("name last_tid transactions transactions_added blobs missing warnings")
 

@@ -97,6 +97,7 @@ def test_a_site_in_order_has_no_findings_and_nothing_is_changed(vault: Vault) ->
         "space main",
         "repository",
         "repository location",
+        "site in the repository",
         "repository access",
         "newest backup",
         "damage",
@@ -472,7 +473,7 @@ def test_a_backup_of_the_future_is_a_finding_about_the_clock(
     assert not check["ok"]
     assert "in the future: the clock is wrong, or it was wrong when that backup was made" in check["message"]
     assert "NTP" in check["hint"]
-    assert "if it is right, this finding ends" in check["hint"]
+    assert "this finding ends with the next backup" in check["hint"]
 
 
 def test_a_store_with_another_clock_is_a_finding(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:

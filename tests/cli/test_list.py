@@ -57,7 +57,7 @@ def test_newest_first_with_what_a_user_wants_to_see(stocked: Vault) -> None:
 def test_every_row_has_exactly_the_keys_that_are_promised(stocked: Vault) -> None:
     write_marker(stocked, "restore", "20990101T000000Z-aaaaaa", process_identity(os.getpid()))
     document = stocked.done("list", "--json").document
-    assert keys_of(document) == ["backups"]
+    assert keys_of(document) == ["backups", "findings"]
     for row in document["backups"]:
         assert keys_of(row) == ROW
     row = document["backups"][1]
@@ -100,7 +100,7 @@ def test_an_empty_repository_has_no_rows_and_says_so_beside_the_data(vault: Vaul
     assert outcome.out == ""
     assert "no backups of the site default" in outcome.err
     assert vault("list", "-q") == (0, "", "")
-    assert vault.done("list", "--json").document == {"backups": []}
+    assert vault.done("list", "--json").document == {"backups": [], "findings": []}
 
 
 def test_a_site_can_be_listed_that_is_not_configured_any_more(stocked: Vault) -> None:

@@ -25,7 +25,7 @@ def test_the_tiers_stay_and_the_rest_goes_to_the_trash(vault: Vault, calendar: C
     assert stored(vault.repository) == before
     done = vault.done("prune", "--json").document
     assert done == planned
-    assert sorted(done) == words("keep remove frees_estimate swept withheld")
+    assert sorted(done) == words("keep remove frees_estimate swept withheld findings")
     assert of(done["keep"]) == listed(vault) == [ids[0], ids[7], *ids[9:]]
     assert of(done["remove"]) == [*ids[1:7], ids[8]]
     assert all(row["reasons"] for row in [*done["keep"], *done["remove"]])
@@ -142,10 +142,13 @@ def test_a_new_history_protects_what_is_older_until_it_is_accepted(vault: Vault,
     with site_factory.Site(other.data_fs.parent, start=datetime(2026, 5, 5, 5, 5, tzinfo=UTC)) as site:
         site.put(text="another site", blob=site_factory.noise(300, 1))
     vault.files = other
-    newer = daily(vault, calendar, 12, "--take-over")
-    outcome = vault.done("prune", "--json").document
-    assert listed(vault) == of(outcome["keep"])
-    assert listed(vault)[:10] == ids
+    newer = daily(vault, calendar, 12, "--take-over", status=3)
+    pruned = vault("prune", "--json")
+    assert pruned.status == 3
+    outcome = pruned.document
+    kept = [row["id"] for row in vault("list", "--json").document["backups"]][::-1]
+    assert kept == of(outcome["keep"])
+    assert kept[:10] == ids
     assert of(outcome["remove"])
     assert any("--accept-history" in reason for row in outcome["keep"] for reason in row["reasons"])
     refused = vault("delete", "--yes", newer[0])

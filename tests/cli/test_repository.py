@@ -69,6 +69,7 @@ def test_init_in_a_file_is_an_error(vault: Vault, tmp_path: Path) -> None:
 
 def test_info_says_what_it_is_and_which_sites_it_has(vault: Vault) -> None:
     vault.make()
+    vault.files = site_factory.populate(vault.directory / "plone")
     vault.make("--site", "plone")
     vault.make("--site", "plone")
     document = vault.bare("repository", "info", "--repository", vault.repository, "--json").document

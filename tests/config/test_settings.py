@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from zodb_vault.config import settings as module
 from zodb_vault.config.durations import parse_duration
 from zodb_vault.config.settings import Settings, SiteSettings, load_settings
-from zodb_vault.config.sites import choose_site, resolve_site
+from zodb_vault.config.sites import choose_site, given_source, resolve_site
 from zodb_vault.errors import ConfigurationError, UsageError, VaultError
 from zodb_vault.model.source import Site
 
@@ -38,7 +38,7 @@ daily = 14
 age = "10d"
 limit = 20
 [schedule]
-at = "04:00"
+max_age = "26h"
 timezone = "Europe/Vienna"
 """
 
@@ -62,14 +62,10 @@ def issues(directory: Path, text: str, **environment: str) -> list[str]:
 
 
 def resolve(settings: Settings, cwd: Path, **given: Path | str | None) -> Site:
-    arguments: dict = {
-        "site": None,
-        "zope_conf": None,
-        "zeo_conf": None,
-        "data_fs": None,
-        "blob_dir": None,
-    } | given
-    return resolve_site(settings, **arguments, environment={}, cwd=cwd)
+    paths: dict = {"zope_conf": None, "zeo_conf": None, "data_fs": None, "blob_dir": None} | given
+    site = paths.pop("site", None)
+    source = given_source(**paths, cwd=cwd)
+    return resolve_site(settings, site=site, given=source, environment={}, cwd=cwd)
 
 
 def test_every_value(tmp_path: Path) -> None:
@@ -97,7 +93,7 @@ def test_every_value(tmp_path: Path) -> None:
         found.retention.on_demand.limit,
     ) == (3, timedelta(days=10), 20)
     assert (found.retention.safety.age, found.retention.grace) == (timedelta(days=30), timedelta(hours=24))
-    assert (found.schedule.at, found.schedule.timezone) == ("04:00", "Europe/Vienna")
+    assert (found.schedule.max_age, found.schedule.timezone) == (timedelta(hours=26), "Europe/Vienna")
 
 
 def test_without_a_file_everything_has_its_default(tmp_path: Path) -> None:
@@ -116,7 +112,7 @@ def test_where_the_file_is_found(tmp_path: Path, place: str) -> None:
     file = tmp_path / place / "zodb-vault.toml"
     file.write_text("")
     zope_conf = Path("elsewhere/zope.conf") if place == "elsewhere" else None
-    assert load_settings(None, {}, tmp_path, zope_conf=zope_conf).file == file
+    assert load_settings(None, {}, tmp_path, site_conf=zope_conf).file == file
 
 
 def test_the_working_directory_comes_first_and_a_named_file_rules(tmp_path: Path) -> None:
@@ -188,7 +184,7 @@ timezone = "Mars/Base"
         ),
         "ZODB_VAULT_SITE_X has to be named ZODB_VAULT_SITE_<SITE>_<KEY>, the key one of ZOPE_CONF, "
         "ZEO_CONF, DATA_FS, BLOB_DIR, "
-        "CLIENT_CONFS, RETENTION, MIRROR, DSN_BACKUP, REPLICA_LAG",
+        "CLIENT_CONFS, RETENTION, MAX_AGE, MIRROR, DSN_BACKUP, REPLICA_LAG",
     }
     assert set(found) == expected
 
@@ -217,7 +213,7 @@ def test_variables_rule_over_the_file(tmp_path: Path) -> None:
         found.retention.on_demand.newest,
         found.retention.on_demand.limit,
     ) == (timedelta(days=14), 1, 20)
-    assert found.schedule.at == "04:00"
+    assert found.schedule.max_age == timedelta(hours=26)
     assert (found.identity.file, found.identity.command and found.identity.command.reveal()) == (
         None,
         "pass show hunter2",
@@ -392,9 +388,8 @@ def test_one_configured_site_needs_no_choice(tmp_path: Path) -> None:
     )
     settings = load(tmp_path, '[site.plone]\nzope_conf = "zope.conf"')
     assert resolve(settings, Path("/elsewhere")).name == "plone"
-    assert (
-        resolve(settings, tmp_path, data_fs=Path("other.fs")).databases[0].data_fs == f"{tmp_path}/other.fs"
-    )
+    other = resolve(settings, tmp_path, data_fs=Path("other.fs"), site="plone")
+    assert other.databases[0].data_fs == f"{tmp_path}/other.fs"
     assert resolve(settings, tmp_path, zope_conf=Path("zope.conf"), site="new").name == "new"
 
 

@@ -271,16 +271,7 @@ def test_the_files_for_kubernetes_are_read_by_the_real_readers(tmp_path: Path) -
     for name, content in files.items():
         (tmp_path / name).write_text(content.replace("/etc/zodb-vault", str(tmp_path)))
     read = settings.load_settings(tmp_path / "zodb-vault.toml", {}, tmp_path)
-    site = resolve_site(
-        read,
-        site=None,
-        zope_conf=None,
-        zeo_conf=None,
-        data_fs=None,
-        blob_dir=None,
-        environment={},
-        cwd=tmp_path,
-    )
+    site = resolve_site(read, site=None, given=None, environment={}, cwd=tmp_path)
     assert [(one.data_fs, one.blob_dir) for one in site.databases] == [
         ("/data/filestorage/Data.fs", "/data/blobstorage")
     ]

@@ -22,11 +22,13 @@ class Calendar:
         self.now += timedelta(days=days)
 
 
-def daily(vault: Vault, calendar: Calendar, count: int, *arguments: object) -> list[str]:
-    """Make a backup every day, and return the ids."""
+def daily(vault: Vault, calendar: Calendar, count: int, *arguments: object, status: int = 0) -> list[str]:
+    """Make a backup every day, each with this exit status, and return the ids."""
     ids = []
     for _ in range(count):
-        ids.append(vault.make("--trigger", "scheduled", *arguments))
+        made = vault("create", "--json", "--trigger", "scheduled", *arguments)
+        assert made.status == status, made
+        ids.append(made.document["id"])
         calendar.pass_days(1)
     return ids
 

@@ -45,7 +45,7 @@ def command(
     """
     from ..operations.annotate import annotate
 
-    backup = context.catalog.select(id)
+    backup = context.select(id, changes=True)
     facts: dict[str, Any] = {}
     if name is not None:
         facts["name"] = name or None

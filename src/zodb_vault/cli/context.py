@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from ..errors import UsageError
+from ..errors import BackupMissing, UsageError, VaultError
 from .console import Console
+from .output import print_problem
 
 if TYPE_CHECKING:
-    from ..config.settings import Settings
+    from ..config.settings import Settings, SiteSettings
     from ..model.source import Site
-    from ..operations.catalog import Catalog
+    from ..operations.catalog import Backup, Catalog
     from ..policy.retention import Rules
     from ..repository.repository import Repository
     from ..stores.base import Store
@@ -53,7 +54,7 @@ class Context(Console):
             self.options.get("config"),
             os.environ,
             Path.cwd(),
-            zope_conf=self._sources()["zope_conf"],
+            site_conf=self._sources()["zope_conf"] or self._sources()["zeo_conf"],
             repository=self._option_or_variable("repository"),
         )
 
@@ -63,7 +64,7 @@ class Context(Console):
         location = self.settings.repository.location
         if location is None:
             raise UsageError(
-                "no location of the repository is configured",
+                f"no location of the repository is configured: {self.settings.origin}",
                 "give --repository LOCATION, or set [repository] location in zodb-vault.toml",
             )
         return str(location)
@@ -126,12 +127,41 @@ class Context(Console):
         site = self.settings.sites.get(self.site_name)
         return site.client_confs if site is not None and not any(self._sources().values()) else ()
 
-    @property
-    def site_name(self) -> str:
-        """Return the name of the site, configured or not."""
+    @cached_property
+    def _given(self) -> SiteSettings | None:
+        """Return the source of the site that the command line names, None when it names none."""
+        from ..config.sites import given_source
+
+        return given_source(**self._sources(), cwd=Path.cwd())
+
+    @cached_property
+    def _named_site(self) -> str | None:
+        """Return the site that a user or the configuration names, None when none is named."""
         from ..config.sites import choose_site
 
-        return choose_site(self.settings, self._option_or_variable("site"))
+        return choose_site(self.settings, self._option_or_variable("site"), self._given)
+
+    @cached_property
+    def site_name(self) -> str:
+        """Return the name of the site, configured or not.
+
+        When nothing names a site, it is the only one that has backups in the repository, else ``default``.
+        """
+        from ..config.sites import DEFAULT
+        from ..operations.catalog import sites_with_backups
+
+        if self._named_site is not None:
+            return self._named_site
+        try:
+            known = sites_with_backups(self.repository)
+        except VaultError:
+            return DEFAULT  # a command that needs the repository says what is wrong with it
+        if len(known) != 1 or known == [DEFAULT]:
+            return DEFAULT
+        self.say(
+            f"the site is {known[0]}: no other one has backups in the repository, and no site is configured"
+        )
+        return known[0]
 
     @cached_property
     def site(self) -> Site:
@@ -140,8 +170,8 @@ class Context(Console):
 
         return resolve_site(
             self.settings,
-            site=self._option_or_variable("site"),
-            **self._sources(),
+            site=self._named_site or (None if self._given is None else self.site_name),
+            given=self._given,
             environment=os.environ,
             cwd=Path.cwd(),
         )
@@ -177,10 +207,67 @@ class Context(Console):
 
     @cached_property
     def catalog(self) -> Catalog:
-        """Return the backups of the site."""
+        """Return the backups of the site.
+
+        Raise BackupMissing when it has none, although other sites have, and it is not configured.
+        """
         from ..operations.catalog import Catalog
 
-        return Catalog(self.repository, self.site_name)
+        catalog = Catalog(self.repository, self.site_name)
+        if not catalog.listing.backups and self.site_name not in self.settings.sites:
+            self._require_no_other_site()
+        return catalog
+
+    def _require_no_other_site(self) -> None:
+        from ..config.keys import suggestion
+        from ..operations.catalog import sites_with_backups
+
+        known = sites_with_backups(self.repository)
+        if known:
+            raise BackupMissing(
+                f"there are no backups of the site {self.site_name} in {self.location}"
+                f"{suggestion(self.site_name, known)}",
+                f"there are backups of {', '.join(known)}; choose a site with --site {known[0]}",
+            )
+
+    def select(self, text: str, *, changes: bool = False) -> Backup:
+        """Return the backup with this id, prefix or name, or ``latest``; raise UsageError or BackupMissing.
+
+        ``changes``: see ``use_site_of``. A new history that nobody has accepted is reported with ``latest``.
+        """
+        from ..operations.findings import new_history
+        from ..policy.selection import LATEST
+
+        self.use_site_of(text, changes=changes)
+        finding = new_history(self.catalog) if text == LATEST else None
+        if finding is not None:
+            print_problem(finding.message, finding.hint)
+        return self.catalog.select(text)
+
+    def use_site_of(self, text: str | None, *, changes: bool = False) -> None:
+        """Use the site that a backup is of, when ``text`` is the id of one that the chosen site has not.
+
+        A command that ``changes`` the site or its backups does not leave a site that was named: raise
+        BackupMissing.
+        """
+        from ..operations.catalog import BEGINNING_OF_ID, site_of_backup
+
+        if text is None or not BEGINNING_OF_ID.match(text):
+            return
+        if any(one.startswith(text) for one in self.repository.listing(self.site_name).backups):
+            return
+        site = site_of_backup(self.repository, text)
+        if site in (None, self.site_name):
+            return
+        if changes and self._named_site is not None:
+            raise BackupMissing(
+                f"the backup {text} is of the site {site}, not of {self.site_name}",
+                f"choose it with --site {site}",
+            )
+        self.say(f"the backup {text} is of the site {site}")
+        for name in ("site_name", "site", "catalog"):
+            self.__dict__.pop(name, None)
+        self._named_site = site
 
 
 pass_context = click.make_pass_decorator(Context, ensure=True)

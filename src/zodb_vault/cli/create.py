@@ -75,9 +75,10 @@ def command(
 ) -> int:
     """Back up the site: all databases, with storage and blobs.
 
-    Exit code 3: the backup was made, but the source has lost something, or has changed what was stored
-    before. Exit code 4: the backup was made, but an earlier backup cannot be read, or the backup needs an
-    object that is damaged in the repository and that the source cannot replace.
+    Exit code 3: the backup was made, but the source has lost something, has changed what was stored before,
+    or may not be the site that was backed up before. Exit code 4: the backup was made, but an earlier backup
+    cannot be read, or the backup needs an object that is damaged in the repository and that the source cannot
+    replace.
     """
     from ..operations.create.options import CreateOptions
     from ..operations.create.run import create
@@ -110,7 +111,7 @@ def _exit_code(done: Created, *, all_copied: bool) -> ExitCode:
         return ExitCode.FAILURE
     if done.damaged or done.still_damaged:
         return ExitCode.DAMAGE
-    if done.manifest.status == "incomplete" or done.findings:
+    if done.manifest.status == "incomplete" or done.findings or done.lasting:
         return ExitCode.SOURCE_INCOMPLETE
     return ExitCode.SUCCESS
 
@@ -135,7 +136,7 @@ def _copy(context: Context, location: str, done: Created) -> bool:
 
 
 def _print_problems(done: Created) -> None:
-    """Print what is wrong in the repository, although the backup was made."""
+    """Print what is wrong in the repository or with the site, although the backup was made."""
     if done.unlocked:
         problem = (
             f"backup {done.manifest.id} was made, but the objects that it shares with earlier backups "
@@ -152,6 +153,8 @@ def _print_problems(done: Created) -> None:
         print_problem(f"{problem}: {', '.join(done.still_damaged[:MAX_MISSING_SHOWN])}", hint)
     for backup_id, why in done.damaged.items():
         print_problem(f"backup {backup_id} cannot be read and was not used: {why}")
+    for finding in done.lasting:
+        print_problem(finding.message, finding.hint)
 
 
 def _print(context: Context, done: Created) -> None:
@@ -212,6 +215,7 @@ def _document(done: Created) -> dict[str, Any]:
         "healed": done.healed,
         "still_damaged": done.still_damaged,
         "databases": [_document_of(done, entry) for entry in manifest.databases],
+        "findings": done.lasting,
     }
 
 

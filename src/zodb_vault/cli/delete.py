@@ -22,7 +22,7 @@ def command(context: Context, id: str, force: bool, yes: bool) -> None:
     """
     from ..operations.prune.trash import delete
 
-    backup = context.catalog.select(id)
+    backup = context.select(id, changes=True)
     backup_id = backup.manifest.id
     question = f"Move backup {backup_id} of {backup.manifest.created_at} to the trash?"
     if not yes and not context.confirm(question):

@@ -9,7 +9,8 @@ from typing import Any, Final
 import click
 
 from ..errors import BackupMissing, Damage, ExitCode
-from ..operations.catalog import Backup, raw_size, stored_size
+from ..operations.catalog import Backup, raw_size, sites_with_backups, stored_size
+from ..operations.findings import findings_of
 from ..runtime import clock
 from .context import Context, pass_context
 from .options import json_option, site_options
@@ -44,8 +45,10 @@ VERIFY_ALL: Final = "`zodb-vault verify --all --level bytes` reads everything ag
 def command(context: Context, as_json: bool) -> int:
     """List the backups of the site, newest first, and the creates and restores that are running.
 
-    Exit code 4: a backup is damaged. Its status is `damaged`: its manifest or a label cannot be read, it needs
-    objects that are known to be damaged, or it failed its verification.
+    Exit code 3: the newest backup is older than `max_age`, or the site may not be the one that was backed up
+    before. Exit code 4: a backup is damaged. Its status is `damaged`: its manifest or a label cannot be read,
+    it needs objects that are known to be damaged, or it failed its verification. Exit code 13: the repository
+    has no backup of this site, but has backups of other sites.
     """
     context.use_cache()
     backups = [
@@ -53,16 +56,22 @@ def command(context: Context, as_json: bool) -> int:
     ]
     _add_tiers(context, backups)
     rows = [*_runs(context), *backups]
+    findings = findings_of(context.catalog, context.settings.max_age(context.site_name))
     if as_json:
-        print_json({"backups": rows})
+        print_json({"backups": rows, "findings": findings})
     elif not rows:
-        context.say(f"no backups of the site {context.site_name} in {context.location}")
+        others = sites_with_backups(context.repository)
+        known = f"; there are backups of {', '.join(others)}" if others else ""
+        context.say(f"no backups of the site {context.site_name} in {context.location}{known}")
     else:
         now = clock.now()
         for line in table(HEADINGS, (_cells(row, now) for row in rows)):
             click.echo(line)
-    damaged = any(row["status"] == "damaged" for row in rows) or _print_unreadable(context)
-    return ExitCode.DAMAGE if damaged else ExitCode.SUCCESS
+    for finding in findings:
+        print_problem(finding.message, finding.hint)
+    if any(row["status"] == "damaged" for row in rows) or _print_unreadable(context):
+        return ExitCode.DAMAGE
+    return ExitCode.SOURCE_INCOMPLETE if findings else ExitCode.SUCCESS
 
 
 def _print_unreadable(context: Context) -> bool:

@@ -40,7 +40,7 @@ def command(context: Context, id: str, databases: tuple[str, ...], limit: int | 
     from ..operations.log import is_concealed, log
 
     context.use_cache()
-    entries = _choose(context.catalog.select(id), databases)
+    entries = _choose(context.select(id), databases)
     documents = context.repository.objects("")
     if any(is_concealed(documents, entry) for entry in entries):
         context.say("users and descriptions are encrypted, and no private key is configured")

@@ -55,7 +55,8 @@ def print_checks(results: Sequence[CheckResult], *, as_json: bool, quiet: bool) 
         for one in results:
             if not (one.ok and quiet):
                 _print_check(one)
-    return ExitCode.SUCCESS if all(one.ok for one in results) else ExitCode.FAILURE
+    codes = {one.code for one in results if not one.ok}
+    return ExitCode.FAILURE if ExitCode.FAILURE in codes else next(iter(codes), ExitCode.SUCCESS)
 
 
 def _print_check(result: CheckResult) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import ExitCode
 from .context import Context, pass_context
 from .options import json_option, site_options
 from .output import count, print_json, print_problem, size
@@ -32,12 +33,15 @@ if TYPE_CHECKING:
 @pass_context
 def command(
     context: Context, dry_run: bool, policy: str | None, accept_gone: tuple[str, ...], as_json: bool
-) -> None:
+) -> int:
     """Remove the backups that the retention policy does not keep.
 
     Removed backups go to the trash. `undelete` can bring them back during the grace period
     (`retention.grace`).
+
+    Exit code 3: backups were removed, but the site may not be the one that was backed up before.
     """
+    from ..operations.findings import findings_of
     from ..operations.prune.run import PruneOptions, prune
 
     options = PruneOptions(
@@ -46,9 +50,12 @@ def command(
         dry_run=dry_run,
         accept_gone=accept_gone,
     )
-    done = prune(context.repository, context.site_name, options)
+    done = prune(context.repository, context.catalog.site, options)
+    findings = findings_of(context.catalog)
     for text in done.withheld:
         print_problem(text)
+    for finding in findings:
+        print_problem(finding.message, finding.hint)
     if as_json:
         print_json(
             {
@@ -57,10 +64,12 @@ def command(
                 "frees_estimate": done.frees_estimate,
                 "swept": done.swept,
                 "withheld": done.withheld,
+                "findings": findings,
             }
         )
     else:
         _print(context, done, dry_run=dry_run)
+    return ExitCode.SOURCE_INCOMPLETE if findings else ExitCode.SUCCESS
 
 
 def _print(context: Context, done: Pruned, *, dry_run: bool) -> None:

@@ -148,7 +148,9 @@ def copy(context: Context, target: str, decrypt: bool, as_json: bool) -> None:
     context.apply_priority()
     options = CopyOptions(decrypt=decrypt, workers=context.workers)
     with context.progress() as progress:
-        done = copy(context.repository, context.repository_at(target), context.site_name, progress, options)
+        done = copy(
+            context.repository, context.repository_at(target), context.catalog.site, progress, options
+        )
     if as_json:
         print_json(done)
         return

@@ -126,12 +126,14 @@ def command(context: Context, /, *, dry_run: bool, yes: bool, as_json: bool, **v
     from ..operations.restore.run import execute, plan
 
     _require_exclusive(values)
-    site = None if values["output"] is not None else _site(context, values["target"])
+    in_place = values["output"] is None
+    context.use_site_of(values["id"], changes=in_place)
+    site = _site(context, values["target"]) if in_place else None
     if values["abort"] or values["discard_kept"]:
         return _abort_or_discard(context, site, values["discard_kept"], values["databases"], as_json)
     options = _options(context, values)
     context.apply_priority()
-    wanted = plan(context.repository, context.site_name, site, options)
+    wanted = plan(context.repository, context.catalog.site, site, options)
     if dry_run:
         print_json(restore_document(wanted)) if as_json else click.echo("\n".join(plan_lines(wanted)))
         return None

@@ -27,7 +27,7 @@ def command(context: Context, id: str, as_json: bool) -> None:
 
     ID is the id of the backup, a unique prefix of it, the name of the backup, or `latest` (the default).
     """
-    backup = context.catalog.select(id)
+    backup = context.select(id)
     if as_json:
         backup_id = backup.manifest.id
         keys = sorted(context.catalog.listing.labels.get(backup_id, []))

@@ -19,5 +19,6 @@ def command(context: Context, id: str) -> None:
     """
     from ..operations.prune.trash import undelete
 
+    context.use_site_of(id, changes=True)
     undelete(context.repository, context.site_name, id)
     context.say(f"{id} is back in the list of backups")

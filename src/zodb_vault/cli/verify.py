@@ -97,8 +97,11 @@ def command(context: Context, /, id: str | None, every: bool, as_json: bool, **v
     if every and id is not None:
         raise UsageError("an ID and --all exclude each other", "give one of them")
     context.apply_priority()
-    catalog = context.catalog
-    ids = list(reversed(catalog.listing.backups)) if every else [catalog.select(id or "latest").manifest.id]
+    ids = (
+        list(reversed(context.catalog.listing.backups))
+        if every
+        else [context.select(id or "latest").manifest.id]
+    )
     if not ids:
         raise BackupMissing("there are no backups yet", "make the first one with `zodb-vault create`")
     options = VerifyOptions(workers=context.workers, **values)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,8 @@ class SiteSettings(msgspec.Struct, frozen=True, kw_only=True):
     ``blob_dir`` belongs to ``data_fs``. ``retention`` is the name of the policy of its backups; without one,
     ``[retention]`` applies. ``mirror`` is the directory of the mirrors of the portable method.
     ``client_confs`` are the configurations of clients of its ZEO server, whose caches a restore removes.
-    ``dsn_backup`` is a replica of its PostgreSQL database, which is dumped instead, unless it lags by more
-    than ``replica_lag``.
+    ``max_age`` overrides ``schedule.max_age``. ``dsn_backup`` is a replica of its PostgreSQL database, which
+    is dumped instead, unless it lags by more than ``replica_lag``.
     """
 
     zope_conf: Path | None = None
@@ -115,6 +115,7 @@ class SiteSettings(msgspec.Struct, frozen=True, kw_only=True):
     blob_dir: Path | None = None
     client_confs: tuple[Path, ...] = ()
     retention: str | None = None
+    max_age: timedelta | None = None
     mirror: Path | None = None
     dsn_backup: Secret | None = None
     replica_lag: timedelta = timedelta(minutes=1)
@@ -138,9 +139,13 @@ class RetentionSettings(PolicySettings, frozen=True, kw_only=True):
 
 
 class ScheduleSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """When the scheduled backup runs, and the time zone of calendar days."""
+    """What is expected of the scheduled backups, which cron or a systemd timer starts.
 
-    at: str | None = None
+    ``max_age`` is how old the newest backup may become, without a limit when it is None. ``timezone`` is the
+    time zone of calendar days.
+    """
+
+    max_age: timedelta | None = None
     timezone: str = "UTC"
 
 
@@ -153,9 +158,13 @@ class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """All settings; ``file`` is the file that they were read from, None without one."""
+    """All settings; ``file`` is the file that they were read from, None without one.
+
+    ``searched`` are the directories in which it was looked for, empty when a user named it.
+    """
 
     file: Path | None = None
+    searched: tuple[Path, ...] = ()
     repository: RepositorySettings = RepositorySettings()
     identity: IdentitySettings = IdentitySettings()
     sites: dict[str, SiteSettings] = {}
@@ -163,6 +172,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     policies: dict[str, PolicySettings] = {}
     schedule: ScheduleSettings = ScheduleSettings()
     limits: LimitSettings = LimitSettings()
+
+    @property
+    def origin(self) -> str:
+        """Return a sentence about the file that was read, or about where none was found."""
+        if self.file is not None:
+            return f"the configuration was read from {self.file}"
+        return f"there is no {FILE} in {', '.join(map(str, self.searched))}"
+
+    def max_age(self, site: str) -> timedelta | None:
+        """Return how old the newest backup of a site may become; None: nobody has set a limit."""
+        own = self.sites.get(site)
+        return self.schedule.max_age if own is None or own.max_age is None else own.max_age
 
     def policy(self, name: str | None) -> PolicySettings:
         """Return a policy by its name, or the one of ``[retention]``.
@@ -199,19 +220,20 @@ def load_settings(
     environment: Mapping[str, str],
     cwd: Path,
     *,
-    zope_conf: Path | None = None,
+    site_conf: Path | None = None,
     repository: str | None = None,
 ) -> Settings:
     """Return the settings of the configuration file, of variables and of the command line. The last one wins.
 
-    Without ``config`` and ``ZODB_VAULT_CONFIG`` the file is looked for in ``cwd``, next to ``zope_conf`` or
-    ``etc/zope.conf``, and in ``/etc/zodb-vault``; none at all is fine. Raise ConfigurationError with every
-    problem, each with its file or variable and key.
+    Without ``config`` and ``ZODB_VAULT_CONFIG`` the file is looked for in ``cwd``, next to ``site_conf`` (a
+    zope.conf or zeo.conf) or ``etc/zope.conf``, in the directory above that, and in ``/etc/zodb-vault``; none
+    at all is fine. Raise ConfigurationError with every problem, each with its file or variable and key.
     """
     named = config or (
         Path(environment["ZODB_VAULT_CONFIG"]) if environment.get("ZODB_VAULT_CONFIG") else None
     )
-    file = Path(absolute(named, cwd)) if named else _found_file(cwd, zope_conf)
+    searched = () if named else _searched_directories(cwd, site_conf)
+    file = Path(absolute(named, cwd)) if named else _found_file(searched)
     reading = ProblemCollector(environment=environment)
     values: dict[str, Any] = {}
     if file is not None:
@@ -224,16 +246,21 @@ def load_settings(
         values["repository"] = _merged(values.get("repository"), {"location": location})
     _check(values, reading, str(file) if file else "the environment")
     reading.raise_problems()
-    return _settings(file, values)
+    return _settings(file, searched, values)
 
 
-def _found_file(cwd: Path, zope_conf: Path | None) -> Path | None:
-    beside = (cwd / zope_conf).parent if zope_conf else cwd / "etc"
-    for directory in (cwd, beside, SYSTEM_DIRECTORY):
+def _searched_directories(cwd: Path, site_conf: Path | None) -> tuple[Path, ...]:
+    """Return where the file is looked for, in this order."""
+    beside = Path(absolute(site_conf or Path("etc", "zope.conf"), cwd)).parent
+    return tuple(dict.fromkeys((cwd, beside, beside.parent, SYSTEM_DIRECTORY)))
+
+
+def _found_file(directories: Iterable[Path]) -> Path | None:
+    for directory in directories:
         file = directory / FILE
         try:
             if file.exists():
-                return Path(absolute(file, cwd))
+                return file
         except PermissionError:
             # sudo in the home of another user: a directory without permission counts as empty
             continue
@@ -344,6 +371,7 @@ def _check(values: dict[str, Any], reading: ProblemCollector, source: str) -> No
             values_given.problem(
                 f"site.{name}.blob_dir", "belongs to data_fs; zope_conf and zeo_conf contain it themselves"
             )
+        _check_replica(name, site, values_given)
         if site.get("retention") and site["retention"] not in values.get("policy", {}):
             known = values.get("policy", {})
             values_given.problem(
@@ -377,6 +405,16 @@ def zone_of(name: str) -> tzinfo:
     from zoneinfo import ZoneInfo
 
     return ZoneInfo(name)
+
+
+def _check_replica(name: str, site: Mapping[str, Any], values_given: ValueSource) -> None:
+    """Note the keys of a replica that would do nothing."""
+    if "dsn_backup" in site and "zope_conf" not in site:
+        values_given.problem(
+            f"site.{name}.dsn_backup", "belongs to zope_conf: only that names a PostgreSQL database"
+        )
+    if "replica_lag" in site and "dsn_backup" not in site:
+        values_given.problem(f"site.{name}.replica_lag", "belongs to dsn_backup, which is not configured")
 
 
 def _check_keys(repository: Mapping[str, Any], values_given: ValueSource) -> None:
@@ -425,7 +463,7 @@ def _is_zone(name: str) -> bool:
     return True
 
 
-def _settings(file: Path | None, values: dict[str, Any]) -> Settings:
+def _settings(file: Path | None, searched: tuple[Path, ...], values: dict[str, Any]) -> Settings:
     """Return the settings as structs; all values were checked before."""
     repository = dict(values.get("repository", {}))
     encryption = EncryptionSettings(**repository.pop("encryption", {}))
@@ -433,6 +471,7 @@ def _settings(file: Path | None, values: dict[str, Any]) -> Settings:
     signing = SigningSettings(**repository.pop("signing", {}))
     return Settings(
         file=file,
+        searched=searched,
         repository=RepositorySettings(encryption=encryption, s3=s3, signing=signing, **repository),
         identity=IdentitySettings(**values.get("identity", {})),
         sites={name: SiteSettings(**site) for name, site in values.get("site", {}).items()},

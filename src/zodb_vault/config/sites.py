@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,42 +21,65 @@ DEFAULT = "default"
 SYSTEM, STATE_DIRECTORY = Path("/etc"), Path("/var/lib/zodb-vault")
 
 
-def choose_site(settings: Settings, site: str | None) -> str:
+def choose_site(settings: Settings, site: str | None, given: SiteSettings | None = None) -> str | None:
     """Return the name of the chosen site; nothing else of the site is read.
 
-    A name that is chosen need not be in the configuration: a repository may have backups of former sites.
-    Raise UsageError for an invalid name, and when several sites are configured and none was chosen.
+    ``site`` is the name that a user chose. It need not be in the configuration: a repository may have backups
+    of former sites. ``given`` is the source that the command line names. Return None when neither a user nor
+    the configuration names a site.
+
+    Raise UsageError for an invalid name, when several sites are configured and none was chosen, and when
+    ``given`` is the source of none of the configured sites.
     """
     if site is not None:
         if not SITE_NAME.fullmatch(site):
             raise UsageError(f"{site!r} is not a valid name of a site", f"a name {SITE_NAME_RULE}")
         return site
+    if given is not None and settings.sites:
+        return _site_with_source(settings, given)
     if len(settings.sites) > 1:
         raise UsageError(
             f"several sites are configured: {', '.join(sorted(settings.sites))}",
             "choose one with --site NAME",
         )
-    return next(iter(settings.sites), DEFAULT)
+    return next(iter(settings.sites), None)
+
+
+def _site_with_source(settings: Settings, given: SiteSettings) -> str:
+    """Return the configured site that is read from a source; raise UsageError when none is."""
+    for name, configured in settings.sites.items():
+        if _source_paths(configured) == _source_paths(given):
+            return name
+    known = ", ".join(sorted(settings.sites))
+    raise UsageError(
+        f"{settings.file or 'the environment'} configures {known}, and the command line names another "
+        f"source: {', '.join(_source_paths(given))}",
+        "say which site this is with --site NAME",
+    )
+
+
+def _source_paths(source: SiteSettings) -> list[str]:
+    return [
+        os.path.realpath(path)
+        for path in (source.zope_conf, source.zeo_conf, source.data_fs)
+        if path is not None
+    ]
 
 
 def resolve_site(
     settings: Settings,
     *,
     site: str | None,
-    zope_conf: Path | None,
-    zeo_conf: Path | None,
-    data_fs: Path | None,
-    blob_dir: Path | None,
+    given: SiteSettings | None,
     environment: Mapping[str, str],
     cwd: Path,
 ) -> Site:
-    """Return the chosen site with its databases; the command line has priority over the configuration.
+    """Return the chosen site with its databases; a ``given`` source has priority over the configuration.
 
     Raise UsageError when no site or no source of its databases is named, ConfigurationError when the
     configuration has a mistake.
     """
-    name = choose_site(settings, site)
-    given = _given(zope_conf, zeo_conf, data_fs, blob_dir, cwd)
+    name = choose_site(settings, site, given) or DEFAULT
     source = given or _configured(settings, name)
     return msgspec.structs.replace(
         _read(name, source, environment, cwd), mirror=str(_mirror(settings, name, source, cwd))
@@ -72,8 +96,13 @@ def _mirror(settings: Settings, name: str, source: SiteSettings, cwd: Path) -> P
     return (STATE_DIRECTORY if beside.is_relative_to(SYSTEM) else beside) / f"mirror-{name}"
 
 
-def _given(
-    zope_conf: Path | None, zeo_conf: Path | None, data_fs: Path | None, blob_dir: Path | None, cwd: Path
+def given_source(
+    *,
+    zope_conf: Path | None,
+    zeo_conf: Path | None,
+    data_fs: Path | None,
+    blob_dir: Path | None,
+    cwd: Path,
 ) -> SiteSettings | None:
     """Return the source that the command line names, None when it names none.
 
@@ -104,7 +133,9 @@ def _configured(settings: Settings, name: str) -> SiteSettings:
             f"configured in {settings.file or 'the environment'}: {', '.join(known)}",
         )
     raise UsageError(
-        "no site is given or configured" if settings.file is None else f"{settings.file} has no site",
+        f"no site is given or configured: {settings.origin}"
+        if settings.file is None
+        else f"{settings.file} has no site",
         "give --zope-conf FILE, --zeo-conf FILE, or --data-fs FILE with --blob-dir DIR; or write a "
         "zodb-vault.toml with [site.NAME]",
     )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Final
 
 import msgspec
 
+from ..config.settings import SITE_NAME
 from ..errors import BackupMissing, Damage, KeyMissing
 from ..model.capture import PreviousBackup
 from ..model.manifest import DatabaseEntry, Dump, Label, Manifest, Marker, PgTransactions, Timeline
@@ -20,6 +24,30 @@ from ..repository.labels import LabelFacts
 from ..repository.layout import Listing
 from ..repository.repository import Repository
 from ..runtime import clock
+
+# What can only be the beginning of an id, and is no name that a user would choose.
+BEGINNING_OF_ID: Final = re.compile(r"\d{8}T\d")
+
+
+def sites_with_backups(repository: Repository) -> list[str]:
+    """Return the names of the sites that have backups, sorted; a name that no site can have is ignored."""
+    return [
+        name for name in repository.sites() if SITE_NAME.fullmatch(name) and repository.listing(name).backups
+    ]
+
+
+def site_of_backup(repository: Repository, text: str) -> str | None:
+    """Return the site that has the backup with this id, or unique beginning of one; None when none has."""
+    if not BEGINNING_OF_ID.match(text):
+        return None
+    sites = [name for name in repository.sites() if SITE_NAME.fullmatch(name)]
+    found = {
+        backup: name
+        for name in sites
+        for backup in (*repository.listing(name).backups, *repository.trash.backups(name))
+        if backup.startswith(text)
+    }
+    return next(iter(found.values())) if len(found) == 1 else None
 
 
 def parents(catalog: Catalog) -> Iterator[Backup]:
@@ -77,7 +105,8 @@ class Backup(msgspec.Struct):
         as well: it begins again when one of the databases has a new history.
         """
         manifest = self.manifest
-        first_of_site = manifest.reason.code in ("first", "resumed") and manifest.parent is None
+        is_first = manifest.reason.code in ("first", "resumed") or not manifest.seen
+        first_of_site = is_first and manifest.parent is None
         begins_timeline = manifest.timeline == [Timeline(manifest.id, None)] and not first_of_site
         is_new = begins_timeline or manifest.reason.code == "new-history"
         return is_new and not self.facts.accept_history
@@ -182,6 +211,27 @@ class Catalog:
             if backup is not None:
                 yield backup
 
+    def intact(self) -> Iterator[Backup]:
+        """Yield the backups that can be read, newest first; the others are for other checks to report."""
+        for backup_id in reversed(self.listing.backups):
+            with contextlib.suppress(Damage):
+                if (backup := self._unless_deleted(backup_id)) is not None:
+                    yield backup
+
+    def unaccepted_history(self) -> Backup | None:
+        """Return the newest backup that begins a new history which no user has accepted, None without one.
+
+        The first of the site's backups begins nothing.
+        """
+        begin = None
+        for backup in self.intact():
+            if not backup.manifest.whole or backup.manifest.trigger == "safety":
+                continue
+            if begin is not None:
+                return begin
+            begin = backup if backup.new_history else None
+        return None
+
     def _unless_deleted(self, backup_id: str) -> Backup | None:
         """Return a backup, None when it was deleted after the listing."""
         try:
@@ -190,8 +240,12 @@ class Catalog:
             return None
 
     def labels_since(self, created_at: str) -> Iterator[Label]:
-        """Yield the labels of all backups that were stored at this time or later; older ones are not read."""
-        stamp = clock.parse(created_at).strftime(ID_TIME)
+        """Yield the labels of all backups that were stored at this time or later; older ones are not read.
+
+        All labels are read when the clock was ahead at this time: theirs may have been right.
+        """
+        since = clock.parse(created_at)
+        stamp = since.strftime(ID_TIME) if since <= clock.now() else ""
         for keys in self.listing.labels.values():
             for key in keys:
                 if key.rsplit("/", 1)[1] >= stamp:  # the name of a label begins with its time

@@ -284,7 +284,7 @@ def test_another_database_is_a_new_history(vault: Vault, files: SiteFiles, tmp_p
     manifest = vault.create(take_over=True).manifest
     assert (manifest.how, manifest.reason.code, manifest.parent) == ("full", "new-history", None)
     assert [line.id for line in manifest.timeline] == [manifest.id]
-    vault.assert_restores(files)
+    vault.assert_restores(files, manifest.id)
 
 
 def test_the_newest_of_several_timelines_is_continued(vault: Vault, files: SiteFiles, tmp_path: Path) -> None:
@@ -365,8 +365,7 @@ def test_a_wrong_source_is_refused_unless_it_takes_over(vault: Vault, tmp_path: 
         vault.create()
     assert "--take-over" in caught.value.hint
     assert sorted(vault.repository.store.list("")) == before
-    vault.create(take_over=True)
-    vault.assert_restores(other)
+    vault.assert_restores(other, vault.create(take_over=True).manifest.id)
     assert vault.code() in ("unchanged", "continued")
 
 

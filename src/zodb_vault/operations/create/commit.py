@@ -12,10 +12,11 @@ import msgspec
 from ...errors import Damage, StoreError, VaultError
 from ...model.blob import MissingRow
 from ...model.manifest import Manifest
+from ...repository.labels import LabelFacts
 from ...repository.markers import RunMarker
 from ...runtime import clock
 from ...strategies.blobs.missing import missing_rows
-from ..catalog import Catalog
+from ..catalog import Backup, Catalog
 from ..locks import Locks, needed_keys
 from .draft import Draft
 from .healing import compare
@@ -34,7 +35,12 @@ def commit(
     """
     missing = {one.entry.name: missing_rows(one.entry, draft.objects) for one in copied.databases}
     manifest = manifest_of(draft, copied, complete=not _is_new_loss(draft, missing))
-    for fact, value in (("name", draft.options.name), ("note", draft.options.note)):
+    accepted = _carries_acceptance(draft, manifest) or None
+    for fact, value in (
+        ("name", draft.options.name),
+        ("note", draft.options.note),
+        ("accept-history", accepted),
+    ):
         if value:
             draft.repository.labels.add(draft.site.name, draft.id, fact, value, draft.catalog.listing)
     # It is not known when an interrupted run has stored its objects, nor when their locks expire.
@@ -63,6 +69,15 @@ def locked_until(locks: Locks, catalog: Catalog, uses: list[str]) -> datetime | 
     None when it is not known, or when the locks expire too early.
     """
     return locks.lasting(catalog.backup(one).manifest for one in uses)
+
+
+def _carries_acceptance(draft: Draft, manifest: Manifest) -> bool:
+    """Tell whether a user has accepted the history that this backup continues.
+
+    The backup whose label says so may be pruned one day.
+    """
+    accepted = draft.newest is not None and draft.newest.facts.accept_history
+    return accepted and not Backup(manifest, LabelFacts()).new_history
 
 
 def _renewed_until(

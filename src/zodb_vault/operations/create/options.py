@@ -12,6 +12,7 @@ from ...model.blob import MissingRow
 from ...model.manifest import Manifest, Trigger
 from ...model.source import Method
 from ..catalog import raw_size, stored_size
+from ..findings import Finding
 
 
 class CreateOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,9 +38,10 @@ class Created(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a create; when it was ``skipped``, ``manifest`` is the manifest of the newest backup.
 
     ``findings`` are parts of the source that changed although they were stored before. ``damaged`` are
-    earlier backups that could not be read and were not used. ``unlocked`` is the error when the used objects
-    of earlier backups could not be locked for long enough. ``healed`` is the number of damaged objects whose
-    content was stored again; ``still_damaged`` are the names of damaged objects that the backup needs.
+    earlier backups that could not be read and were not used. ``lasting`` is reported until a user accepts it.
+    ``unlocked`` is the error when the used objects of earlier backups could not be locked for long enough.
+    ``healed`` is the number of damaged objects whose content was stored again; ``still_damaged`` are the
+    names of damaged objects that the backup needs.
     """
 
     manifest: Manifest
@@ -50,6 +52,7 @@ class Created(msgspec.Struct, frozen=True, kw_only=True):
     unlocked: VaultError | None = None
     healed: int = 0
     still_damaged: list[str] = []
+    lasting: list[Finding] = []
 
     @property
     def raw(self) -> int:

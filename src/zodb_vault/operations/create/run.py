@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
+import msgspec
+
 from ...errors import InUse, KeyMissing, SourceChanged
 from ...model.manifest import Marker
 from ...model.source import Database, Site
@@ -14,7 +16,9 @@ from ...repository import markers
 from ...repository.repository import Repository
 from ...runtime.progress import Progress
 from ...strategies.registry import copying_backend
+from ..catalog import Catalog
 from ..damage import damage_recorded
+from ..findings import findings_of
 from .attempt import Attempt
 from .eligibility import choose_databases, refuse_overlap, with_advice
 from .mirrors import Mirrored, MirrorOptions, mirrored
@@ -53,7 +57,8 @@ def create(
                 _exclusive_storages(sources.databases, options.cold),
                 damage_recorded(repository, site.name, "create", progress.note),
             ):
-                return _attempts(repository, site, sources, options, progress, begun)
+                done = _attempts(repository, site, sources, options, progress, begun)
+                return _with_lasting_findings(repository, done)
         except InUse:
             # when several runs have waited, only one of them begins
             if not options.wait or _other(repository, site.name) is None:
@@ -76,6 +81,13 @@ def _attempts(
                 raise
             progress.note(f"{error.message}; starting over ({attempt} of {ATTEMPTS - 1})")
     raise AssertionError("unreachable")
+
+
+def _with_lasting_findings(repository: Repository, done: Created) -> Created:
+    """Add what every create reports until it is accepted; a safety backup is no time for that."""
+    if done.manifest.trigger == "safety":
+        return done
+    return msgspec.structs.replace(done, lasting=findings_of(Catalog(repository, done.manifest.site)))
 
 
 def _other(repository: Repository, site: str) -> Marker | None:

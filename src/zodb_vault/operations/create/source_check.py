@@ -37,9 +37,8 @@ def check_source(draft: Draft, starting: Sequence[Decision], progress: Progress)
             + ("" if stranger else ", and its content does not continue the newest backup"),
             "check --site and the paths; or confirm with --take-over that this is the site from now on",
         )
-    progress.note(
-        f"the site moved: {where}" + ("" if stranger else "; its content continues the newest backup")
-    )
+    continues = "" if stranger or starting else "; its content continues the newest backup"
+    progress.note(f"the site moved: {where}{continues}")
 
 
 def _has_moved(draft: Draft, origin: Origin, before: dict[str, str]) -> bool:

@@ -7,16 +7,20 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from ...errors import VaultError
+from ...errors import ExitCode, VaultError
 
 
 class CheckResult(msgspec.Struct, frozen=True):
-    """What was checked, whether it is in order, what was found, and what to do when it is not in order."""
+    """What was checked, whether it is in order, what was found, and what to do when it is not in order.
+
+    ``code`` is the exit code of a command that finds this.
+    """
 
     name: str
     ok: bool
     message: str
     hint: str | None = None
+    code: ExitCode = ExitCode.FAILURE
 
 
 def run_check(name: str, check: Callable[[], Iterable[CheckResult]]) -> Iterator[CheckResult]:

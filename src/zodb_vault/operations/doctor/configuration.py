@@ -10,8 +10,10 @@ from .inputs import CheckInputs
 
 def check_configuration(inputs: CheckInputs) -> Iterator[CheckResult]:
     """Check that the configuration file can be read, when there is one."""
-    file = inputs.settings.file
-    message = f"read from {file}" if file else "no zodb-vault.toml, so options and variables are used"
+    settings = inputs.settings
+    message = (
+        f"read from {settings.file}" if settings.file else f"{settings.origin}; options and variables count"
+    )
     yield CheckResult("configuration", True, message)
 
 

@@ -6,11 +6,13 @@ import itertools
 from collections.abc import Iterator
 from functools import partial
 
-from ...errors import KeyMissing
+from ...errors import ExitCode, KeyMissing
 from ...repository import markers
-from ...repository.ids import id_time
+from ...runtime import clock
 from ...stores.base import Store
+from ..catalog import sites_with_backups
 from ..create.eligibility import refuse_overlap
+from ..findings import findings_of
 from .check import CheckResult, run_check
 from .inputs import CheckInputs
 from .store_probe import check_access, check_clocks, check_object_lock, check_service
@@ -46,7 +48,24 @@ def check_newest_backup(inputs: CheckInputs) -> Iterator[CheckResult]:
         return
     what = f"{newest.id}, {newest.status}" if newest else "none yet"
     number = len(inputs.catalog.listing.backups)
-    yield CheckResult(name, True, f"{what}; backups of {inputs.site_name}: {number}")
+    others = [] if number else sites_with_backups(inputs.repository)
+    known = f"; there are backups of {', '.join(others)}" if others else ""
+    yield CheckResult(name, True, f"{what}; backups of {inputs.site_name}: {number}{known}")
+
+
+def check_findings(inputs: CheckInputs) -> Iterator[CheckResult]:
+    """Check that the backups are of one site and not too old, and that no other site has the same source."""
+    name, max_age = "site in the repository", inputs.settings.max_age(inputs.site_name)
+    found = findings_of(inputs.catalog, max_age)
+    for finding in found:
+        yield CheckResult(name, False, finding.message, finding.hint, ExitCode.SOURCE_INCOMPLETE)
+    if not found:
+        age = (
+            "the newest one is young enough"
+            if max_age
+            else "max_age is not configured, so any age is accepted"
+        )
+        yield CheckResult(name, True, f"all backups are of one site; {age}")
 
 
 def check_damage(inputs: CheckInputs) -> Iterator[CheckResult]:
@@ -72,9 +91,11 @@ def check_damage(inputs: CheckInputs) -> Iterator[CheckResult]:
 
 
 def check_clock(inputs: CheckInputs) -> Iterator[CheckResult]:
-    """Compare the clock of this machine with those of the store and of the newest backup."""
-    times = [id_time(backup_id) for backup_id in inputs.catalog.listing.backups]
-    newest = max((time for time in times if time), default=None)
+    """Compare the clock of this machine with those of the store and of the newest backup.
+
+    Ids do not count: after a backup under a clock that was ahead, they go on from there.
+    """
+    newest = next((clock.parse(one.manifest.created_at) for one in inputs.catalog.intact()), None)
     yield from check_clocks(inputs.repository.store, newest)
 
 

@@ -18,6 +18,7 @@ from .packages import check_packages, check_site_packages, check_tools
 from .repository import (
     check_clock,
     check_damage,
+    check_findings,
     check_location,
     check_locks,
     check_newest_backup,
@@ -60,6 +61,7 @@ CHECKS: Final[tuple[tuple[str, Check], ...]] = (
     ("repository access", check_store),
     ("newest backup", check_newest_backup),
     ("damage", check_damage),
+    ("site in the repository", check_findings),
     _per_database("space", check_site_space),
     ("space repository", check_repository_space),
     ("clock", check_clock),

@@ -195,9 +195,9 @@ def check_clocks(store: Store, newest: datetime | None) -> Iterator[CheckResult]
             "which is in the future: the clock is wrong, or it was wrong when that backup was made"
         )
         hint = (
-            "if the clock is wrong, set it (NTP); if it is right, this finding ends "
-            "when that time has passed, or when that backup is deleted"
+            "if the clock is wrong, set it (NTP); if it is right, this finding ends with the next backup; "
+            "delete the backup of the future: until then, prune removes nothing by age"
         )
         yield CheckResult("clock", False, message, hint)
     else:
-        yield CheckResult("clock", True, f"the clock shows {clock.iso(now)}; no backup is newer")
+        yield CheckResult("clock", True, f"the clock shows {clock.iso(now)}; the newest backup is older")

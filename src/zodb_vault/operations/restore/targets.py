@@ -23,7 +23,9 @@ from ...policy.recovery import (
     search,
 )
 from ...policy.recovery import CutPoint as FoundCut
+from ...policy.selection import LATEST
 from ..catalog import Backup, Catalog
+from ..findings import require_clear_latest
 from .backup_transactions import (
     TransactionEnd,
     later_in_data_fs,
@@ -52,9 +54,11 @@ def resolve(
     the others end. Raise BackupMissing, UsageError, TargetMissing; reads only.
     """
     if request is None:
-        chosen = catalog.select("latest" if backup is None else backup)
+        if backup in (None, LATEST):
+            require_clear_latest(catalog)
+        chosen = catalog.select(LATEST if backup is None else backup)
         return RestoreTarget(chosen, [_whole(entry) for entry in _entries(chosen, databases)])
-    explicit = catalog.select(backup).manifest.id if backup not in (None, "latest") else None
+    explicit = catalog.select(backup).manifest.id if backup not in (None, LATEST) else None
     resolver = TargetResolver(catalog, explicit, request, databases)
     if len(resolver.names) == 1:
         return resolver.resolve_one(resolver.names[0])

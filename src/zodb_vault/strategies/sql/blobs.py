@@ -73,7 +73,9 @@ class SqlBlobs:
         self.packed.adopt(packs, partial(self._reusable, until, holds))
 
     def _reusable(self, until: str, holds: Callable[[Member], bool] | None, pack: Pack) -> Pack | None:
-        if pack.future:  # a TID that was later than the clock does not identify content: it may be given again
+        if (
+            pack.future
+        ):  # a TID that was later than the clock does not identify content: it may be given again
             return compare(self._packer, self.refs, "", pack, self._still_holds)
         return reconcile(self._packer, self.refs, "", until, pack, holds)
 
