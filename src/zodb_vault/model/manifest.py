@@ -301,8 +301,8 @@ class MysqlDump(_Dump, frozen=True, kw_only=True, tag="mysqldump", tag_field="ki
 class StoredFiles(_Dump, frozen=True, kw_only=True, tag="files", tag_field="kind"):
     """Files that a backend of another package stores and reads.
 
-    ``to`` of each part is the file that it belongs to; see ``chain.file_name``. The parts of a file follow each
-    other.
+    ``to`` of each part is the file that it belongs to; see ``chain.file_name``. The parts of a file follow
+    each other.
     """
 
     tables: dict[str, int] = {}

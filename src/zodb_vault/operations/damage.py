@@ -16,8 +16,8 @@ def damage_recorded(
 ) -> Iterator[ObjectObserver]:
     """Record the objects that are found damaged in this block, and clear those that are read well.
 
-    Also when the block raises. A repository that cannot be written is no reason to fail: ``note`` gets a message.
-    In a block of an outer command, the outer one records.
+    Also when the block raises. A repository that cannot be written is no reason to fail: ``note`` gets a
+    message. In a block of an outer command, the outer one records.
     """
     observer = repository.observer
     if observer.active:

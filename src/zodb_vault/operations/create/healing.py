@@ -1,4 +1,4 @@
-"""What is known to be damaged of the backup that a create continues, and what is stored again because of it."""
+"""The known damage of the backup that a create continues, and what is stored again because of it."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ class Loaded(msgspec.Struct, kw_only=True):
     ``undone``: objects whose creation was undone. ``broken``: objects whose class is not installed here;
     their records were decoded nevertheless. ``modules``: how many of them need each missing module.
     ``opaque``: records that only the wrapper that wrote them can decode, such as one that encrypts; they were
-    read. ``failure``: why the storage could not be opened. ``not_installed``: which package is not installed here,
-    so that nothing could be loaded.
+    read. ``failure``: why the storage could not be opened. ``not_installed``: which package is not installed
+    here, so that nothing could be loaded.
     """
 
     objects: int = 0

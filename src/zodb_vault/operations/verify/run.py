@@ -30,8 +30,8 @@ def verify(
     """Verify one backup, and store the outcome as a label of it.
 
     Damage is in the report and raises nothing. What cannot be checked on this machine is in the report, too,
-    and is not stored: only a lower level is that was checked. Raise StoreError when the store fails, BackupMissing when the
-    backup was just deleted, KeyNeeded when the private key is missing, UsageError.
+    but the label names only a lower level that was checked. Raise StoreError when the store fails,
+    BackupMissing when the backup was just deleted, KeyNeeded when the private key is missing, UsageError.
     """
     if options.sample < 1 and options.level != "bytes":
         raise UsageError("--sample needs --level bytes", "the other levels check everything")

@@ -90,13 +90,16 @@ class DataFsBlobs:
             )
 
     def _choose(self, until: str, limit: str | None, pack: Pack) -> Pack | None:
-        """Return what is used again of a pack; ``limit`` is None when the file has all that the backup has."""
+        """Return the part of a pack that is used again.
+
+        ``limit`` is None when the file has everything that the backup has.
+        """
         if pack.future and self._surveyed.blob_source is not None:
             return compare(self._packer, self._refs, until, pack, self._still_holds)
         return pack if limit is None else reconcile(self._packer, self._refs, until, limit, pack)
 
     def _is_doubtful(self, previous: PreviousBackup) -> bool:
-        """Tell whether a backup has TIDs that were later than its clock, so that its packs have to be compared.
+        """Tell whether a backup has TIDs that were later than its clock: its packs have to be compared.
 
         The same bytes in Data.fs do not prove the same blobs then.
         """

@@ -63,7 +63,7 @@ class SegmentMatcher:
         return self._known[key]
 
     def _has_same_bytes(self, segment: Segment) -> bool:
-        """Tell whether the file has all bytes of a segment; they are read once, however many backups share it."""
+        """Tell whether the file has all bytes of a segment, which are read once for all backups."""
         key = (segment.end, segment.sha256)
         if key not in self._known:
             self._known[key] = digest_of(self._file, segment.start, segment.end) == segment.sha256
@@ -80,7 +80,7 @@ def digest_of(file: DataFile, start: int, end: int) -> str:
 
 
 def without_past(chain: Chain[Segment], now: datetime) -> Chain[Segment]:
-    """Return a chain in which no segment is ``future`` whose TIDs the clock has passed since it was stored."""
+    """Return the chain; no segment is ``future`` any more when the clock has passed all its TIDs."""
     count, changed, known = len(chain), list[Segment](), list[Segment]()
     for segment in reversed(chain):
         if not segment.future:

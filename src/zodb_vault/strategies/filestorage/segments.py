@@ -62,8 +62,8 @@ def _names_of(segment: Segment) -> list[str]:
 
 def _changed(segment: Segment) -> str:
     return (
-        f"the bytes {segment.start} to {segment.end} of Data.fs changed since they were backed up; the backup "
-        "keeps the old ones"
+        f"the bytes {segment.start} to {segment.end} of Data.fs changed since they were backed up; "
+        "the backup keeps the old ones"
     )
 
 

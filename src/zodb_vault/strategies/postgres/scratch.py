@@ -41,7 +41,8 @@ def scratch_database(
 ) -> AbstractContextManager[str]:
     """Give the DSN of an empty database, in the server of a DSN, else in one of our own.
 
-    Raise ConfigurationError when a database cannot be made with the DSN, NotProven when no server can be started.
+    Raise ConfigurationError when a database cannot be made with the DSN, NotProven when no server can be
+    started.
     """
     return _in_server(server, note) if server else _in_own_server(directory)
 

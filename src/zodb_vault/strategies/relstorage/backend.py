@@ -229,8 +229,8 @@ class RelStorage(Backend):
         adapter, dumping = dumping_that_reads(self._adapters, _kind_of(entry))
         if dumping.scratch is None:
             raise NotProven(
-                f"the level restore needs a MySQL 8 of its own for {entry.name}, and this version cannot make "
-                "one",
+                f"the level restore needs a MySQL 8 of its own for {entry.name}, "
+                "and this version cannot make one",
                 "use the level records, or restore into an empty database of a server of yours",
             )
         blobs, shared = directory / "blobs", entry.blob_mode in ("directory", "s3")
