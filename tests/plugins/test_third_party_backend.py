@@ -168,6 +168,21 @@ def test_recovery_by_hand_brings_the_files_back(site: Site, tmp_path: Path) -> N
     assert {path.name: path.read_bytes() for path in files} == site.files()
 
 
+def test_a_salvage_writes_what_is_good_of_a_damaged_backup(site: Site, tmp_path: Path) -> None:
+    for n in range(3):
+        site.put(title=f"number {n}")
+    site.done("create")
+    part = site.done("show", "--json").document["manifest"]["databases"][0]["storage"]["tail"][1]
+    flip(tmp_path / "repository" / "objects" / part["object"][:2] / part["object"])
+    outcome = site("restore", "--salvage", "--output", tmp_path / "out", "--json")
+    assert outcome.status == 4
+    (lost,) = outcome.document["databases"][0]["files"]
+    assert (Path(lost["path"]).suffix, lost["kept"]) == (".cut-off", 0)
+    saved = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.suffix == ".msgpack"}
+    assert len(saved) == len(site.files()) - 1
+    assert saved.items() < site.files().items()
+
+
 def test_restore_in_place(site: Site) -> None:
     first = site.done("create", "--json").document["id"]
     before = site.files()

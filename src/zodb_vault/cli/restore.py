@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ..errors import Declined, UsageError, VaultError
+from ..errors import Declined, ExitCode, UsageError, VaultError
 from ..policy.recovery import AtTimestamp
 from ..policy.timestamps import in_utc, parse_timestamp
 from .context import Context, pass_context
@@ -18,6 +18,7 @@ from .local_time import LocalZone
 from .options import PATH, PathOption, Text, json_option, limit_options, site_options
 from .output import print_json, printable
 from .restore_output import plan_lines, print_restored, restore_document
+from .salvage_output import print_salvaged, salvage_document
 
 if TYPE_CHECKING:
     from ..model.source import Site
@@ -29,6 +30,7 @@ CORRECT: Final = "remove the cause (free space, permissions, the disk), then run
 AGAIN: Final = f"{CORRECT} the restore again; the old state is unchanged"
 CONTINUE: Final = f"{CORRECT} the same restore again; it continues from there"
 CONTINUE_OR_ABORT: Final = f"{CONTINUE}; or undo it with `restore --abort`"
+SALVAGE_AGAIN: Final = f"{CORRECT} the salvage again, into another directory"
 ABORT_AGAIN: Final = f"{CORRECT} `restore --abort` again"
 
 
@@ -80,6 +82,11 @@ ABORT_AGAIN: Final = f"{CORRECT} `restore --abort` again"
 )
 @click.option("--allow-incomplete", is_flag=True, help="Also restore a backup with missing blobs.")
 @click.option(
+    "--salvage",
+    is_flag=True,
+    help="With --output: write everything that is good of a damaged backup, and list what is lost (exit code 4).",
+)
+@click.option(
     "--no-safety-backup",
     is_flag=True,
     help="Do not back up the present state first. It is still kept beside the new one.",
@@ -115,28 +122,35 @@ ABORT_AGAIN: Final = f"{CORRECT} `restore --abort` again"
 @json_option
 @site_options
 @pass_context
-def command(context: Context, /, *, dry_run: bool, yes: bool, as_json: bool, **values: Any) -> None:
+def command(
+    context: Context, /, *, dry_run: bool, yes: bool, as_json: bool, salvage: bool, **values: Any
+) -> ExitCode:
     """Restore a backup, or the state after any transaction in it.
 
     ID is the id of the backup, a unique prefix of it, the name of the backup, or `latest`.
 
     Without --output the site itself is restored. Its present state is saved and kept, and one atomic step
     makes the new state valid. To finish an interrupted restore, run it again.
+
+    Exit code 4: the backup is damaged, and nothing was restored; with --salvage, something is lost.
     """
     from ..operations.restore.run import execute, plan
 
     _require_exclusive(values)
     in_place = values["output"] is None
     context.use_site_of(values["id"], changes=in_place)
+    if salvage:
+        return _salvage(context, values, dry_run=dry_run, as_json=as_json)
     site = _site(context, values["target"]) if in_place else None
     if values["abort"] or values["discard_kept"]:
-        return _abort_or_discard(context, site, values["discard_kept"], values["databases"], as_json)
+        _abort_or_discard(context, site, values["discard_kept"], values["databases"], as_json)
+        return ExitCode.SUCCESS
     options = _options(context, values)
     context.apply_priority()
     wanted = plan(context.repository, context.catalog.site, site, options)
     if dry_run:
         print_json(restore_document(wanted)) if as_json else click.echo("\n".join(plan_lines(wanted)))
-        return None
+        return ExitCode.SUCCESS
     for line in plan_lines(wanted):
         context.say(line)
     if not yes and not context.confirm("Restore this?"):
@@ -144,7 +158,47 @@ def command(context: Context, /, *, dry_run: bool, yes: bool, as_json: bool, **v
     with context.progress() as progress, _system_errors(*_where_and_hint(wanted)):
         done = execute(context.repository, wanted, context.site_name, progress)
     print_json(restore_document(wanted, done)) if as_json else print_restored(context, done)
-    return None
+    return ExitCode.SUCCESS
+
+
+# Options that say what is restored or where to; a salvage writes all of one backup into a directory.
+NOT_FOR_SALVAGE: Final = (
+    "target",
+    "client_confs",
+    "tid",
+    "before_tid",
+    "at",
+    "databases",
+    "only",
+    "replace_blobs",
+    "replace",
+    "role",
+    "abort",
+    "discard_kept",
+)
+
+
+def _salvage(context: Context, values: dict[str, Any], *, dry_run: bool, as_json: bool) -> ExitCode:
+    """Write everything that is good of a backup into a directory, and print what is lost."""
+    from ..operations.restore.salvage import salvage
+
+    output = values["output"]
+    given = [f"--{name.replace('_', '-')}" for name in NOT_FOR_SALVAGE if values[name]]
+    if output is None or dry_run or given:
+        problem = f"--salvage and {given[0]} exclude each other" if given else "--salvage needs --output DIR"
+        raise UsageError(
+            "--salvage has no --dry-run" if dry_run else problem,
+            "a salvage writes everything that is good of one backup into a new directory",
+        )
+    backup = context.catalog.select(values["id"] or "latest")
+    context.apply_priority()
+    with context.progress() as progress, _system_errors(str(output), SALVAGE_AGAIN):
+        done = salvage(context.repository, context.catalog.site, backup, output, progress)
+    if as_json:
+        print_json(salvage_document(backup.manifest.id, output, done))
+    else:
+        print_salvaged(context, output, done)
+    return ExitCode.SUCCESS if all(one.complete for one in done) else ExitCode.DAMAGE
 
 
 def _require_exclusive(values: dict[str, Any]) -> None:
