@@ -37,7 +37,7 @@ def print_salvaged(context: Context, output: Path, done: list[SalvagedDatabase])
     if all(one.complete for one in done):
         click.echo("nothing is lost")
     else:
-        click.echo(f"all that is lost stands in {output / 'LOST.json'}")
+        click.echo(f"all that is lost is listed in {output / 'LOST.json'}")
         click.echo("Look at the databases before you use them: objects can be older than others, or missing.")
 
 

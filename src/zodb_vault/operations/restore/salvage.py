@@ -58,7 +58,7 @@ def salvage(
 ) -> list[SalvagedDatabase]:
     """Write what is good of a backup into ``output``, which has to be empty or new.
 
-    The result also stands in the file ``LOST.json`` there. Raise TargetRefused, KeyNeeded, Damage for a
+    The result is also in the file ``LOST.json`` there. Raise TargetRefused, KeyNeeded, Damage for a
     manifest that cannot be used at all, OSError.
     """
     objects, entries = repository.objects(""), backup.manifest.databases
