@@ -85,14 +85,16 @@ def test_u1_only_the_damaged_object_is_stored_again(vault: Vault) -> None:
 
 def test_u1_what_the_source_no_longer_has_ends_with_4_and_is_named(vault: Vault) -> None:
     first = vault.make()
-    (damaged,) = objects_of(vault, first, "blobs", "tail")
-    flip(damaged)
+    packs = {path.name: path for path in objects_of(vault, first, "blobs", "tail")}
+    for path in packs.values():  # threads share the blobs out: there are one or two packs
+        flip(path)
     assert vault("verify").status == 4
     lost = max(vault.files.blob_dir.rglob("*.blob"), key=lambda path: path.name)
     lost.unlink()
     made = vault("create", "--json")
     assert made.status == 4
-    assert made.document["still_damaged"] == [damaged.name]
+    (left,) = made.document["still_damaged"]
+    assert left in packs
     assert "needs 1 damaged object" in made.err
     assert row(vault, made.document["id"])["status"] == "damaged"
     assert "nothing is removed" in vault("prune").err
