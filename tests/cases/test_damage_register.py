@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ import pytest
 import site_factory
 from command_line import Vault, flip, stored
 from daily_backups import Calendar
+
+from zodb_vault.errors import StoreError
+from zodb_vault.stores.local import LocalStore
 
 
 def objects_of(vault: Vault, backup: str, *keys: str) -> list[Path]:
@@ -231,3 +236,27 @@ def test_random_damage_never_reaches_the_next_backup(vault: Vault, tmp_path: Pat
             assert not made.document["still_damaged"]
             assert vault("verify", newest, "--level", "restore").status == 0
             assert restored_equal(vault, newest, tmp_path / f"out{n}")
+
+
+def test_u1_a_bad_sector_is_damage_of_one_object_and_verify_goes_on(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk returns EIO for one file; the other objects are checked, and a create heals."""
+    first = vault.make()
+    bad = objects_of(vault, first, "storage", "tail")[0]
+    real = LocalStore.stream
+
+    def stream(store: LocalStore, key: str) -> Iterator[bytes]:
+        if key.endswith(bad.name):
+            raise StoreError("the disk: Input/output error") from OSError(errno.EIO, "Input/output error")
+        yield from real(store, key)
+
+    monkeypatch.setattr(LocalStore, "stream", stream)
+    found = vault("verify", "--level", "bytes", "--json")
+    assert found.status == 4
+    assert [finding["object"] for finding in found.document["damage"]] == [bad.name]
+    assert row(vault, first)["damage"] == "needs 1 damaged object"
+    assert vault("restore", first, "--output", vault.directory / "out", "--yes").status == 1
+    made = vault.done("create", "--json").document
+    assert made["healed"] == 1
+    assert vault.done("verify", made["id"], "--level", "restore")

@@ -84,7 +84,7 @@ ABORT_AGAIN: Final = f"{CORRECT} `restore --abort` again"
 @click.option(
     "--salvage",
     is_flag=True,
-    help="With --output: write everything that is good of a damaged backup, and list what is lost (exit code 4).",
+    help="With --output: write everything that is good of a damaged backup, and list what is lost.",
 )
 @click.option(
     "--no-safety-backup",

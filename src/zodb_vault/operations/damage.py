@@ -24,10 +24,11 @@ def damage_recorded(
         yield observer
         return
     observer.begin(repository.damage(repository.listing(site), site).objects)
+    observer.judges_disk = command == "verify"
     try:
         yield observer
     finally:
-        observer.active = False
+        observer.active = observer.judges_disk = False
         if observer.damaged or observer.intact:
             try:
                 # another run may have recorded something in the meantime

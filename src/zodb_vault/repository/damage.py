@@ -34,7 +34,9 @@ class ObjectObserver:
     """Notes which objects were found damaged, and which of the ``watched`` ones were read well.
 
     All readers of a repository share one; its methods may be called by several threads. ``recorded``: the
-    damaged ones are in the register. ``active``: a command is observing.
+    damaged ones are in the register. ``active``: a command is observing. ``judges_disk``: an object that the
+    disk cannot read counts as damaged. That is for a verification, which goes on with the other objects; any
+    other command fails, as it may succeed later.
     """
 
     def __init__(self) -> None:
@@ -42,7 +44,7 @@ class ObjectObserver:
         self.damaged: dict[str, DamagedObject] = {}
         self.watched: Collection[str] = frozenset()
         self.intact: dict[str, Proof] = {}
-        self.recorded = self.active = False
+        self.recorded = self.active = self.judges_disk = False
 
     def begin(self, watched: Collection[str]) -> None:
         """Forget what was noted, and watch these names from now on."""

@@ -6,13 +6,14 @@ Content is under ``objects/``, documents (lists of the manifests) are under ``me
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from ..errors import Damage, KeyMissing
+from ..errors import Damage, KeyMissing, StoreError
 from ..model.manifest import Codec, DocumentRef, Part
 from ..runtime import shutdown
 from ..stores.base import Store
@@ -262,6 +263,10 @@ class Objects:
                 yield chunk
         except KeyMissing:
             raise self._damage(f"{key} is missing", name) from None
+        except StoreError as error:
+            if self.observer.judges_disk and _is_bad_sector(error.__cause__):
+                raise self._damage(f"{key} cannot be read: {error.message}", name) from error
+            raise
         if digest.hexdigest() != name:
             raise self._damage(f"{key} is damaged: its bytes do not match its name", name)
         self.observer.note_intact(name, "bytes")
@@ -269,6 +274,11 @@ class Objects:
     def _damage(self, why: str, name: str) -> Damage:
         self.observer.note_damaged(name, why)
         return Damage(why, object_name=name)
+
+
+def _is_bad_sector(cause: BaseException | None) -> bool:
+    """Tell whether the disk or the file system cannot give the bytes of a file that it has."""
+    return isinstance(cause, OSError) and cause.errno in (errno.EIO, errno.EBADMSG, errno.EUCLEAN)
 
 
 def _split(chunks: Iterable[bytes], size: int) -> Iterator[memoryview]:

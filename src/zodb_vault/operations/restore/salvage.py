@@ -1,7 +1,7 @@
 """Salvage: bring back everything that is good of a damaged backup, into a new directory, and list the rest.
 
-It never writes into a site. What it gives is not the state of any moment: objects can be older than others, or
-missing. An administrator looks at it before it is used.
+It never writes into a site. The result is not the state of any moment: objects can be older than others, or
+missing. An administrator has to look at it before it is used.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class EncodedParts(Sink, Protocol):
 
 
 class LostBlob(msgspec.Struct, frozen=True):
-    """A blob that is lost; without OID and TID, a pack or list of ``count`` blobs or packs whose index is lost."""
+    """A blob that is lost. Without OID and TID: ``count`` blobs or packs whose index or list is lost."""
 
     oid: str | None
     tid: str | None
@@ -55,7 +55,7 @@ class LostBlob(msgspec.Struct, frozen=True):
 def salvage_blobs(entry: DatabaseEntry, sink: EncodedParts, root: Path, progress: Progress) -> list[LostBlob]:
     """Write every blob that is as it was stored into a new blob directory, and return what is lost.
 
-    A blob counts as good when its own digest is right, also in a pack that is damaged behind it. Raise OSError.
+    A blob is good when its own digest is right, also if its pack is damaged after it. Raise OSError.
     """
     layout = entry.layout if entry.layout in LAYOUTS else "bushy"
     root.mkdir(mode=0o700)
