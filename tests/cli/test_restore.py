@@ -153,13 +153,59 @@ def test_discard_kept_frees_what_was_kept(stocked: Vault) -> None:
         "Data.fs.tmp.",
     }
     restore = kept[1].name.rpartition("kept-")[2]
-    document = stocked.done("restore", "--discard-kept", restore, "--json").document
+    document = stocked.done("restore", "--discard-kept", restore, "--yes", "--json").document
     assert keys_of(document) == ["aborted", "removed"]
     assert sorted(document["removed"]) == sorted(str(path) for path in kept)
     assert not any(path.exists() for path in kept)
     same(stocked, stocked.files.data_fs.parent, LAST_OF_ONE)
     again = stocked("restore", "--discard-kept", restore)
     assert again.status == 13
+
+
+def test_U10_what_was_kept_is_only_removed_by_its_whole_id_and_after_a_question(stocked: Vault) -> None:
+    for backup in ("one", "two"):
+        stocked.done("restore", backup, "--yes", "--no-safety-backup")
+    site = stocked.files.data_fs.parent
+    kept = sorted(path.name.removeprefix("Data.fs.replaced-") for path in site.glob("Data.fs.replaced-*"))
+    before = tree(site)
+    for prefix in (kept[0][:4], kept[0][:-1], "earliest"):
+        refused = stocked("restore", "--discard-kept", prefix, "--yes")
+        assert (refused.status, f"{kept[0]}, {kept[1]}" in refused.err) == (13, True)
+    unasked = stocked.process("restore", "--discard-kept", "latest")
+    assert (unasked.status, "give --yes" in unasked.err) == (2, True)
+    answered = on_terminal(*stocked.options, "restore", "--discard-kept", kept[0], answer="n")
+    assert answered.status == 1
+    assert f"removes {site}/Data.fs.replaced-{kept[0]}" in answered.screen.replace("\r\n", "")
+    planned = stocked.done("restore", "--discard-kept", "latest", "--dry-run", "--json").document["removed"]
+    assert f"{site}/Data.fs.replaced-{kept[1]}" in planned
+    assert tree(site) == before
+    removed = stocked.done("restore", "--discard-kept", "latest", "--yes", "--json").document["removed"]
+    assert removed == planned
+    assert [path.name for path in site.glob("Data.fs.replaced-*")] == [f"Data.fs.replaced-{kept[0]}"]
+    assert on_terminal(*stocked.options, "restore", "--discard-kept", kept[0], answer="y").status == 0
+    assert not list(site.glob("Data.fs.replaced-*"))
+
+
+def test_U10_an_abort_asks_and_a_dry_run_changes_nothing(
+    stocked: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zodb_vault.strategies.filestorage.restore.phases import DataFsRestore
+
+    def fail(*_arguments: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "/a/disk")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DataFsRestore, "put_aside", fail)
+        assert stocked("restore", "one", "--yes", "--no-safety-backup").status == 1
+    site = stocked.files.data_fs.parent
+    before = tree(site)
+    assert stocked.process("restore", "--abort").status == 2
+    assert on_terminal(*stocked.options, "restore", "--abort", answer="n").status == 1
+    planned = stocked.done("restore", "--abort", "--dry-run").out
+    assert f"and removes what was restored to {stocked.files.data_fs}" in planned
+    assert tree(site) == before
+    stocked.done("restore", "--abort", "--yes")
+    same(stocked, site, LAST_OF_TWO)
 
 
 def test_no_safety_backup_makes_none(stocked: Vault) -> None:
@@ -304,7 +350,7 @@ def test_an_interrupted_restore_is_aborted_and_says_so(
     other = stocked("restore", "two", "--yes")
     assert other.status == 1
     assert "--abort" in other.err
-    document = stocked.done("restore", "--abort", "--json").document
+    document = stocked.done("restore", "--abort", "--yes", "--json").document
     assert len(document["aborted"]) == 1
     assert stocked.files.data_fs.read_bytes() == before
     stocked.done("restore", "two", "--yes")
@@ -330,7 +376,7 @@ def test_a_restore_that_has_filled_the_disk_is_aborted_without_any_room(
     assert f"{stocked.files.data_fs}: {os.strerror(errno.ENOSPC)}" in stopped.error["message"]
     assert "run the same restore again" in stopped.error["hint"] and "--abort" in stopped.error["hint"]
     monkeypatch.setattr(durable, "write_all", full)
-    stocked.done("restore", "--abort")
+    stocked.done("restore", "--abort", "--yes")
     assert stored(site) == before
 
 
@@ -394,7 +440,7 @@ def test_an_abort_that_fails_says_where_and_how_to_go_on(
     monkeypatch.setattr(DataFsRestore, "make_valid", fail)
     assert stocked("restore", "one", "--yes", "--no-safety-backup").status == 1
     monkeypatch.setattr(DataFsUndo, "put_back", fail)
-    failed = stocked("restore", "--abort", "--json")
+    failed = stocked("restore", "--abort", "--yes", "--json")
     assert failed.status == 1
     assert "/a/disk" in failed.error["message"]
     assert "`restore --abort` again" in failed.error["hint"]

@@ -161,7 +161,7 @@ run({[*on_a_socket.where, "restore", "--yes", "--no-safety-backup"]!r})
         with pytest.raises(OSError, match="Data.fs.lock"):
             FileStorage(str(zeo.data_fs(storage)))
     assert on_a_socket("create").status == 11
-    assert on_a_socket("restore", "--abort").status == 0
+    assert on_a_socket("restore", "--abort", "--yes").status == 0
     assert on_a_socket.states() == before
     with zeo.running():
         subprocess.run(writer, check=True, timeout=60)
@@ -324,6 +324,22 @@ def test_what_goes_is_shown_and_asked_for(cached: Cached) -> None:
     assert f"removed: {cached.home}/old-1.zec" in text
     assert cached.zec() == []
     assert "none was named with --client-conf" in cached("restore", cached.backup, "--yes").err
+
+
+def test_P5_removed_blobs_are_counted_and_what_is_to_do_comes_last(cached: Cached) -> None:
+    bucket = next(cached.home.glob("blobs-1/[0-9]*"))
+    for number in range(300):
+        (bucket / f"{number}.0fffffffffffffff.blob").write_bytes(b"")
+    shutil.copytree(cached.home, cached.home.with_name("saved"))
+    restore = ["restore", cached.backup, "--client-conf", cached.conf, "--yes"]
+    lines = cached(*restore).err.splitlines()
+    assert f"removed: 302 blobs of the replaced state from {cached.home}/blobs-1" in lines
+    assert not [line for line in lines if line.endswith(".blob")]
+    assert lines[-2].startswith("restart every ZEO client, on every host")
+    assert lines[-1].startswith("remove the persistent caches")
+    shutil.rmtree(cached.home)
+    cached.home.with_name("saved").rename(cached.home)
+    assert sum(line.endswith(".blob") for line in cached("-v", *restore).err.splitlines()) == 302
 
 
 def test_clients_can_be_configured(cached: Cached, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from zodb_vault.model.restore import DestinationOptions
 from zodb_vault.operations.create import run as creating
 from zodb_vault.operations.create.options import CreateOptions
 from zodb_vault.operations.restore import run as restoring
-from zodb_vault.operations.restore.abort import discard_kept
+from zodb_vault.operations.restore.abort import discard_kept, kept_restore
 from zodb_vault.repository import markers
 from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore
@@ -147,11 +147,12 @@ def test_exchanged_blob_is_kept_and_everything_can_be_freed(built: Built) -> Non
         site.put(text="packed")
         site.pack()
     restore = Path(kept[0]).name.rpartition("kept-")[2]
-    removed = discard_kept(built.target.destinations(), restore[:15])
+    assert kept_restore(built.target.destinations(), "latest") == restore
+    removed = discard_kept(built.target.destinations(), restore)
     assert set(done.kept) <= set(removed)
     assert not [path for path in built.files.data_fs.parent.rglob("*") if restore in path.name]
     with pytest.raises(TargetMissing):
-        discard_kept(built.target.destinations(), restore)
+        kept_restore(built.target.destinations(), restore)
     in_place_sites.assert_opens(built.files, built.target.directory / "opened")
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ..errors import Declined, ExitCode, UsageError, VaultError
+from ..errors import Declined, ExitCode, UsageError
 from ..policy.recovery import AtTimestamp
 from ..policy.timestamps import in_utc, parse_timestamp
 from .context import Context, pass_context
@@ -18,20 +16,18 @@ from .local_time import LocalZone
 from .options import PATH, PathOption, Text, json_option, limit_options, site_options
 from .output import print_json, printable
 from .restore_output import plan_lines, print_restored, restore_document
+from .restore_undo import CORRECT, Undo, system_errors
 from .salvage_output import print_salvaged, salvage_document
 
 if TYPE_CHECKING:
     from ..model.source import Site
     from ..operations.restore.options import RestoreOptions
     from ..operations.restore.plan import RestorePlan
-    from ..strategies.destination import Destination
 
-CORRECT: Final = "remove the cause (free space, permissions, the disk), then run"
 AGAIN: Final = f"{CORRECT} the restore again; the old state is unchanged"
 CONTINUE: Final = f"{CORRECT} the same restore again; it continues from there"
 CONTINUE_OR_ABORT: Final = f"{CONTINUE}; or undo it with `restore --abort`"
 SALVAGE_AGAIN: Final = f"{CORRECT} the salvage again, into another directory"
-ABORT_AGAIN: Final = f"{CORRECT} `restore --abort` again"
 
 
 @click.command("restore")
@@ -114,9 +110,10 @@ ABORT_AGAIN: Final = f"{CORRECT} `restore --abort` again"
     "--discard-kept",
     type=Text(not_empty=True),
     metavar="RESTORE",
-    help="Remove the old state that the restore with this id has kept.",
+    help="Remove for good the old state that a finished restore has kept. "
+    "RESTORE is the whole id of the restore, or `latest`.",
 )
-@click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done and change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @limit_options
 @json_option
@@ -143,7 +140,10 @@ def command(
         return _salvage(context, values, dry_run=dry_run, as_json=as_json)
     site = _site(context, values["target"]) if in_place else None
     if values["abort"] or values["discard_kept"]:
-        _abort_or_discard(context, site, values["discard_kept"], values["databases"], as_json)
+        undo = Undo.of(context, site, values["databases"], dry_run=dry_run, yes=yes, as_json=as_json)
+        document = undo.abort() if values["abort"] else undo.discard(values["discard_kept"])
+        if as_json:
+            print_json(document)
         return ExitCode.SUCCESS
     options = _options(context, values)
     context.apply_priority()
@@ -155,7 +155,7 @@ def command(
         context.say(line)
     if not yes and not context.confirm("Restore this?"):
         raise Declined("nothing was restored")
-    with context.progress() as progress, _system_errors(*_where_and_hint(wanted)):
+    with context.progress() as progress, system_errors(*_where_and_hint(wanted)):
         done = execute(context.repository, wanted, context.site_name, progress)
     print_json(restore_document(wanted, done)) if as_json else print_restored(context, done)
     return ExitCode.SUCCESS
@@ -192,7 +192,7 @@ def _salvage(context: Context, values: dict[str, Any], *, dry_run: bool, as_json
         )
     backup = context.catalog.select(values["id"] or "latest")
     context.apply_priority()
-    with context.progress() as progress, _system_errors(str(output), SALVAGE_AGAIN):
+    with context.progress() as progress, system_errors(str(output), SALVAGE_AGAIN):
         done = salvage(context.repository, context.catalog.site, backup, output, progress)
     if as_json:
         print_json(salvage_document(backup.manifest.id, output, done))
@@ -250,17 +250,6 @@ def _where_and_hint(wanted: RestorePlan) -> tuple[str, str]:
     return wanted.steps[0].state.where if wanted.steps else "", hint
 
 
-@contextlib.contextmanager
-def _system_errors(restored: str, hint: str) -> Iterator[None]:
-    """Turn a system error into a message that names the file, or else the path that is restored."""
-    try:
-        yield
-    except OSError as error:
-        named = isinstance(error.filename, (str, bytes, os.PathLike))
-        where = os.fsdecode(error.filename) if named else restored
-        raise VaultError(f"the restore stopped at {where}: {error.strerror or error}", hint) from error
-
-
 def _site(context: Context, target: Path | None) -> Site:
     if target is None:
         return context.site
@@ -286,52 +275,3 @@ def _timestamp(context: Context, text: str | None) -> AtTimestamp | None:
     timestamp = parse_timestamp(text, LocalZone())
     context.say(f"{printable(text)} is {in_utc(timestamp)}")
     return AtTimestamp(timestamp)
-
-
-def _abort_or_discard(
-    context: Context, site: Site | None, discard: str | None, databases: tuple[str, ...], as_json: bool
-) -> None:
-    """Undo an interrupted restore, or remove the old state that the restore with the id ``discard`` kept."""
-    from ..operations.restore.abort import discard_kept
-    from ..operations.restore.destination import resuming_destinations
-
-    if site is None:
-        raise UsageError(
-            "--abort and --discard-kept need a site, and cannot be used with --output",
-            "remove the output directory instead",
-        )
-    destinations = resuming_destinations(
-        one for one in site.databases if not databases or one.name in databases
-    )
-    if not destinations:
-        raise UsageError(
-            "a restore into a database server leaves nothing to abort; it keeps the old database",
-            "remove the old database with DROP DATABASE",
-        )
-    aborted, removed = list[str](), list[str]()
-    if discard is None:
-        aborted = _abort(context, site, destinations)
-    else:
-        removed = discard_kept(destinations, discard)
-        for path in removed:
-            context.say(f"removed {printable(path)}")
-    if as_json:
-        print_json({"aborted": aborted, "removed": removed})
-
-
-def _abort(context: Context, site: Site, destinations: list[Destination]) -> list[str]:
-    """Put back the old state, and return the ids of the restores that were undone."""
-    from ..operations.restore.abort import abort
-    from ..operations.restore.destination import resuming_destinations
-    from ..operations.restore.preflight import require_together
-
-    for one in destinations:
-        one.require_stopped()
-    undone_here = {one.where for one in destinations}
-    others = [one for one in resuming_destinations(site.databases) if one.where not in undone_here]
-    require_together(destinations, others, done=True)
-    with _system_errors(destinations[0].where, ABORT_AGAIN):
-        undone = abort(destinations)
-    for restore in undone:
-        context.say(f"{restore.database}: the state before the restore of {restore.backup} is back")
-    return [restore.restore for restore in undone]

@@ -67,13 +67,16 @@ def _replaced_words(state: TargetState) -> str:
 def _cache_lines(cache: StaleCache) -> list[str]:
     lines = [f"removes {printable(str(path))}, a cache of {printable(cache.owner)}" for path in cache.files]
     if cache.blobs:
-        directory = printable(str(cache.blobs[0].parent.parent))
-        lines.append(f"removes {count(len(cache.blobs), 'blob')} of the replaced state from {directory}")
+        lines.append("removes " + _blobs_words(len(cache.blobs), str(cache.blob_dir)))
     return lines
 
 
+def _blobs_words(number: int, directory: str) -> str:
+    return f"{count(number, 'blob')} of the replaced state from {printable(directory)}"
+
+
 def print_restored(context: Context, done: Restored) -> None:
-    """Print what a restore did, and what has to be done after it."""
+    """Print what a restore did, and at the end what has to be done after it."""
     for step in done.plan.steps:
         state = step.state
         what = f"{state.where}, last transaction {step.cut.last_tid}"
@@ -82,8 +85,12 @@ def print_restored(context: Context, done: Restored) -> None:
         context.say(f"{printable(step.cut.entry.name)}: restored to {printable(what)}")
     if done.safety_backup:
         context.say(f"the state before is the safety backup {done.safety_backup}")
-    for path in done.caches:
-        context.say(f"removed: {printable(path)}")
+    for cache in done.caches:
+        if cache.blob_cache is not None and not context.verbose:
+            context.say(f"removed: {_blobs_words(len(cache.paths), cache.blob_cache)}")
+        else:
+            for path in cache.paths:
+                context.say(f"removed: {printable(path)}")
     for path in done.kept:
         context.say(f"kept: {printable(path)}")
     for note in done.notes:
@@ -106,10 +113,17 @@ def restore_document(wanted: RestorePlan, done: Restored | None = None) -> dict[
             for step in wanted.steps
         ],
         "kept": done.kept if done else [],
-        "caches": done.caches if done else [str(path) for cache in wanted.caches for path in cache.paths],
+        "caches": _cache_paths(wanted, done),
         "safety_backup": done.safety_backup if done else None,
         "notes": wanted.notes + (done.notes if done else []),
     }
+
+
+def _cache_paths(wanted: RestorePlan, done: Restored | None) -> list[str]:
+    """Return the files that were removed from caches, or are going to be; two clients may share a cache."""
+    if done is not None:
+        return [path for cache in done.caches for path in cache.paths]
+    return list(dict.fromkeys(str(path) for cache in wanted.caches for path in cache.paths))
 
 
 def _target(wanted: RestorePlan) -> str | None:

@@ -75,18 +75,29 @@ class SpaceNeed(msgspec.Struct, frozen=True):
 class StaleCache(msgspec.Struct, frozen=True):
     """The caches of a client that contain the replaced state.
 
-    ``files`` are persistent caches of objects. ``blobs`` are cached blobs that the restored state does not
-    have.
+    ``files`` are persistent caches of objects. ``blobs`` are cached blobs in ``blob_dir`` that the restored
+    state does not have.
     """
 
     owner: str
     files: list[Path]
     blobs: list[Path]
+    blob_dir: Path | None = None
 
     @property
     def paths(self) -> list[Path]:
         """Return the files to remove."""
         return [*self.files, *self.blobs]
+
+
+class RemovedCache(msgspec.Struct, frozen=True):
+    """Cached files that a restore removed.
+
+    ``blob_cache`` is the directory of blobs, which may be tens of thousands; None for files of another kind.
+    """
+
+    paths: list[str]
+    blob_cache: str | None = None
 
 
 class TargetState(msgspec.Struct, frozen=True, kw_only=True):

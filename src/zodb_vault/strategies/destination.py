@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from ..model.manifest import DatabaseEntry
-from ..model.restore import DatabaseCut, TargetState, UnfinishedRestore
+from ..model.restore import DatabaseCut, RemovedCache, TargetState, UnfinishedRestore
 from ..runtime.progress import Progress
 from .base import Sink
 
@@ -69,8 +69,8 @@ class DatabaseRestore:
         """
         raise NotImplementedError
 
-    def remove_caches(self) -> list[str]:
-        """Remove the caches of the old state, which it does not need, and return their paths."""
+    def remove_caches(self) -> list[RemovedCache]:
+        """Remove the caches of the old state, which it does not need, and return their files."""
         return []
 
     def bar(self) -> None:
@@ -242,6 +242,10 @@ class Destination:
 
     def kept(self) -> list[str]:
         """Return the ids of the restores whose old state is kept here."""
+        return []
+
+    def kept_paths(self, restore: str) -> list[str]:
+        """Return the paths of what a finished restore kept here; none if it kept nothing."""
         return []
 
     def discard_kept(self, restore: str) -> list[str]:

@@ -39,6 +39,7 @@ from zodb_vault.operations.verify import run as verifying
 from zodb_vault.operations.verify.options import VerifyOptions
 from zodb_vault.policy.recovery import ToTid
 from zodb_vault.repository.labels import Level
+from zodb_vault.strategies.filestorage.restore import journal as journals
 from zodb_vault.strategies.filestorage.restore.destination import of_database
 from zodb_vault.strategies.filestorage.survey import FileStorageSurvey
 
@@ -450,6 +451,31 @@ def test_an_interrupted_restore_of_several_is_put_back_together(
     assert agree(several.in_place()) == 4
 
 
+def test_U10_what_an_undo_needs_is_not_discarded(several: Several, monkeypatch: pytest.MonkeyPatch) -> None:
+    several.create()
+    with several.opened() as writer:
+        writer.shared()
+    finish, finished = journals.finish, list[Path]()
+
+    def fails_at_the_second(data_fs: Path, journal: Any) -> Any:
+        if finished:
+            raise OSError("pulled")
+        finished.append(data_fs)
+        return finish(data_fs, journal)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(journals, "finish", fails_at_the_second)
+        with pytest.raises(OSError, match="pulled"):
+            several.restore()
+    before = several.in_place()
+    where = ["--repository", str(several.directory / "repository"), "--site", filestorage_vault.SITE]
+    where += ["--zope-conf", str(several.conf), "restore", "--yes"]
+    assert run([*where, "--discard-kept", "latest"]) == 1
+    assert several.in_place() == before
+    assert run([*where, "--abort"]) == 0
+    assert agree(several.in_place()) == 4
+
+
 def test_a_clock_that_was_put_back_does_not_save_the_blobs_that_clients_have_seen(tmp_path: Path) -> None:
     """The rest may be earlier than the last restored transaction: what both timelines share decides."""
     files = SiteFiles(tmp_path / "site" / "Data.fs", tmp_path / "site" / "blobs")
@@ -472,12 +498,13 @@ def test_a_clock_that_was_put_back_does_not_save_the_blobs_that_clients_have_see
 
     def restored(backup: str) -> list[str]:
         options = restoring.RestoreOptions(backup=backup, safety_backup=False, clients=clients)
-        return restoring.execute(
+        done = restoring.execute(
             one.repository,
             restoring.plan(one.repository, filestorage_vault.SITE, one.site, options),
             filestorage_vault.SITE,
             one.progress,
-        ).caches
+        )
+        return [path for cache in done.caches for path in cache.paths]
 
     restored(older)
     with OpenSite(files.data_fs.parent) as site:

@@ -436,7 +436,7 @@ def test_an_interrupted_restore_in_place_is_taken_back(make: Make, monkeypatch: 
     with monkeypatch.context() as patch:
         patch.setattr(buckets.BlobBucket, "put", fails)
         assert vault("restore", made["id"], "--yes").status == 1
-    vault.done("restore", "--abort")
+    vault.done("restore", "--abort", "--yes")
     assert vault.site.transactions() == now
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from ...errors import TargetMissing
+from ...errors import TargetMissing, TargetRefused
 from ...model.restore import UnfinishedRestore
+from ...repository.ids import id_time
 from ...strategies.destination import Destination, UndoneRestore
 
 
@@ -68,17 +69,45 @@ def _carry_out(undone: Sequence[UndoneRestore]) -> None:
         one.unmark()
 
 
-def discard_kept(destinations: Sequence[Destination], restore: str) -> list[str]:
-    """Free what a finished restore kept of the state it replaced, and return the paths.
+def kept_restore(destinations: Sequence[Destination], restore: str) -> str:
+    """Return the id of a finished restore that kept something: ``restore`` is the whole id, or ``latest``.
 
-    ``restore`` is its id, or the beginning of it. Raise TargetMissing when not exactly one restore is meant.
+    A prefix is not enough: what is removed then cannot be brought back. Raise TargetMissing.
     """
-    known = [(one, record) for one in destinations for record in one.kept()]
-    meant = [(one, record) for one, record in known if record.startswith(restore)]
-    if len({record for _one, record in meant}) != 1:
-        shown = ", ".join(dict.fromkeys(record for _one, record in known)) or "none"
+    known = sorted({record for one in destinations for record in one.kept() if id_time(record)})
+    found = known[-1] if restore == "latest" and known else restore
+    if found not in known:
+        where = ", ".join(one.where for one in destinations)
         raise TargetMissing(
             f"there is no restore {restore} whose old state is kept",
-            f"restores with a kept state beside {', '.join(one.where for one in destinations)}: {shown}",
+            f"give the whole id, or `latest`; restores with a kept state beside {where}: "
+            f"{', '.join(known) or 'none'}",
         )
-    return [path for one, record in meant for path in one.discard_kept(record)]
+    return found
+
+
+def require_finished(destinations: Sequence[Destination], restore: str) -> None:
+    """Raise TargetRefused when a restore is not finished for one of the databases of a site."""
+    unfinished = next((one for one in destinations if _is_unfinished(one, restore)), None)
+    if unfinished is not None:
+        raise TargetRefused(
+            f"the restore {restore} is not finished at {unfinished.where}, and an undo needs what it kept",
+            "run that restore again, or `restore --abort`",
+        )
+
+
+def _is_unfinished(destination: Destination, restore: str) -> bool:
+    found = destination.unfinished()
+    return found is not None and found.restore == restore
+
+
+def discard_kept(destinations: Sequence[Destination], restore: str) -> list[str]:
+    """Remove what a finished restore kept of the state that it replaced, and return the paths."""
+    having = [one for one in destinations if restore in one.kept()]
+    return [path for one in having for path in one.discard_kept(restore)]
+
+
+def interrupted(destinations: Sequence[Destination]) -> list[UnfinishedRestore]:
+    """Return the restores that were interrupted; raise TargetMissing when there are none."""
+    _interrupted(destinations)
+    return [found for one in destinations if (found := one.unfinished())]

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ...model.restore import RemovedCache
 from ...repository.ids import new_id
 from ...repository.repository import Repository
 from ...runtime import clock
@@ -31,7 +32,7 @@ class Restored:
     plan: RestorePlan
     safety_backup: str | None
     kept: list[str]
-    caches: list[str]
+    caches: list[RemovedCache]
     notes: list[str]
 
 
@@ -80,7 +81,7 @@ def _hold(plan: RestorePlan, stack: contextlib.ExitStack) -> None:
         step.planned.require_unchanged()
 
 
-def _carry_out(restores: Sequence[DatabaseRestore], note: Callable[[], object]) -> list[str]:
+def _carry_out(restores: Sequence[DatabaseRestore], note: Callable[[], object]) -> list[RemovedCache]:
     """Bring all databases from each step to the next one together, and return the caches that were removed.
 
     The order makes it safe to be killed at any point:
@@ -96,7 +97,7 @@ def _carry_out(restores: Sequence[DatabaseRestore], note: Callable[[], object]) 
     """
     for restore in restores:
         restore.build()
-    caches = [path for restore in restores for path in restore.remove_caches()]
+    caches = [cache for restore in restores for cache in restore.remove_caches()]
     for restore in restores if len(restores) > 1 else ():
         restore.bar()
     for restore in restores:

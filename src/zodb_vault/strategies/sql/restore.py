@@ -13,7 +13,7 @@ from ...blobs.refs import BlobSet
 from ...errors import TargetRefused
 from ...model.chain import log_of
 from ...model.manifest import DatabaseEntry
-from ...model.restore import DestinationOptions, RestorePoint, TargetState, UnfinishedRestore
+from ...model.restore import DestinationOptions, RemovedCache, RestorePoint, TargetState, UnfinishedRestore
 from ...model.source import Database
 from ..base import Sink
 from ..blobs.directory_restore import DirectoryBlobs, layout_for
@@ -222,14 +222,14 @@ class DumpRestore(DatabaseRestore):
             self.notes += blobs.left_in_place()
         self.kept += blobs.settle(self._job.kept_name)
 
-    def remove_caches(self) -> list[str]:
+    def remove_caches(self) -> list[RemovedCache]:
         """Remove the persistent caches of this machine."""
-        paths = []
+        found = []
         for cache in self._target.caches if self._load is not None else ():
             removed = remove_local_cache(cache)
-            paths += removed.paths
+            found.append(RemovedCache(removed.paths))
             self.notes += removed.notes
-        return paths
+        return found
 
     def make_valid(self) -> None:
         """Let the loaded state take the place of the old one."""

@@ -175,13 +175,16 @@ def _added(noted: Path) -> list[str]:
     return [line for line in lines if line.endswith(".blob")]
 
 
+def discarded_paths(paths: DataFsPaths, restore: str) -> list[Path]:
+    """Return the paths that exist of the old state that a finished restore kept."""
+    record = journals.read_record(paths.data_fs, restore)
+    return [path for path in kept_paths(paths, record) if path.exists()] if record else []
+
+
 def discard(paths: DataFsPaths, restore: str) -> list[str]:
     """Remove the old state that a finished restore kept, then its record; return the paths."""
-    record = journals.read_record(paths.data_fs, restore)
-    removed = []
-    for path in kept_paths(paths, record) if record else ():
-        if path.exists():
-            shutil.rmtree(path) if path.is_dir() else os.unlink(path)
-            removed.append(str(path))
+    removed = discarded_paths(paths, restore)
+    for path in removed:
+        shutil.rmtree(path) if path.is_dir() else os.unlink(path)
     journals.remove(journals.record_of(paths.data_fs, restore))
-    return removed
+    return [str(path) for path in removed]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ....errors import InUse, UsageError
-from ....model.restore import StaleCache
+from ....model.restore import RemovedCache, StaleCache
 from ....model.source import Database, Site
 from ...zeoclient.backend import is_client, persistent_caches
 from ..zeo import is_served
@@ -70,9 +70,9 @@ def _add_caches(found: ClientCaches, client: Site, database: Database, after: st
                 f"a process with {client.config} keeps {path.name} in its working directory, which is not in "
                 "the configuration: remove the file there"
             )
-    cached_here = database.blob_dir and database.blob_mode == "server"
-    blobs = sorted(_later_blobs(Path(database.blob_dir or ""), after)) if cached_here else []
-    found.stale.append(StaleCache(f"the ZEO client {client.config}", files, blobs))
+    blob_dir = Path(database.blob_dir) if database.blob_dir and database.blob_mode == "server" else None
+    blobs = sorted(_later_blobs(blob_dir, after)) if blob_dir else []
+    found.stale.append(StaleCache(f"the ZEO client {client.config}", files, blobs, blob_dir))
 
 
 def _later_blobs(blob_dir: Path, after: str | None) -> Iterator[Path]:
@@ -100,10 +100,20 @@ def require_unused(caches: Sequence[StaleCache]) -> None:
                 ) from None
 
 
-def remove_caches(caches: Sequence[StaleCache]) -> list[str]:
-    """Remove the files, and return the paths of those that existed."""
+def remove_caches(caches: Sequence[StaleCache]) -> list[RemovedCache]:
+    """Remove the files, and return those that existed."""
     removed = []
-    for path in dict.fromkeys(path for cache in caches for path in cache.paths):
+    for cache in caches:
+        removed.append(RemovedCache(_remove(cache.files)))
+        blob_cache = str(cache.blob_dir) if cache.blob_dir else None
+        removed.append(RemovedCache(_remove(cache.blobs), blob_cache))
+    return [one for one in removed if one.paths]
+
+
+def _remove(paths: Sequence[Path]) -> list[str]:
+    """Remove files, and return the paths of those that existed: two clients may share a cache."""
+    removed = []
+    for path in paths:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
             removed.append(str(path))

@@ -19,7 +19,7 @@ from ...destination import Destination, PlannedRestore, RestoreSource, UndoneRes
 from ..lock import storage_locks
 from ..zeo import require_stopped
 from . import journal as journals
-from .abort import DataFsUndo, discard
+from .abort import DataFsUndo, discard, discarded_paths
 from .journal import Journal
 from .paths import DataFsPaths, paths_for, paths_of_database
 from .plan import DataFsJob, plan_data_fs
@@ -103,6 +103,10 @@ class DataFsDestination(Destination):
     def kept(self) -> list[str]:
         """Return the ids of the restores that have a record."""
         return list(journals.records(self.paths.data_fs))
+
+    def kept_paths(self, restore: str) -> list[str]:
+        """Return the replaced file, blobs and leftovers that a restore kept."""
+        return [str(path) for path in discarded_paths(self.paths, restore)]
 
     def discard_kept(self, restore: str) -> list[str]:
         """Remove the replaced file, blobs and leftovers that a restore kept, and its record."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ....errors import TargetRefused
-from ....model.restore import StaleCache
+from ....model.restore import RemovedCache, StaleCache
 from ....runtime import durable
 from ...blobs.restore import BlobTarget
 from ...destination import DatabaseRestore
@@ -61,7 +61,7 @@ class DataFsRestore(DatabaseRestore):
         self.notes += new.notes
         self._advance(phase="switching", new_inode=new.inode)
 
-    def remove_caches(self) -> list[str]:
+    def remove_caches(self) -> list[RemovedCache]:
         """Remove client caches of the old state: the new state must never be valid while they exist."""
         return remove_caches(self._find_caches())
 
