@@ -26,7 +26,8 @@
     ├── InUse                    11  in-use
     ├── KeyNeeded                12  no-key
     ├── BackupMissing            13  no-such-backup
-    └── TargetMissing            13  no-such-target
+    ├── TargetMissing            13  no-such-target
+    └── TargetAmbiguous          13  ambiguous-target
 """
 
 from __future__ import annotations
@@ -243,3 +244,10 @@ class TargetMissing(VaultError):
 
     exit_code = ExitCode.NOT_FOUND
     kind = "no-such-target"
+
+
+class TargetAmbiguous(VaultError):
+    """Several timelines have different states for the request, and the user has to choose one."""
+
+    exit_code = ExitCode.NOT_FOUND
+    kind = "ambiguous-target"

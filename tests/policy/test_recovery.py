@@ -513,7 +513,7 @@ def resolved(life: Life, request: Request) -> int | None:
         message = error.message.split("; it exists only")[0]
         if isinstance(request, AtTimestamp):
             for text in ISO.findall(message)[1:]:
-                assert life.site.find(AtTimestamp(parse_timestamp(text, UTC))).cut
+                assert life.site.find(AtTimestamp(*parse_timestamp(text, UTC))).cut
         return None
     assert result.cut is not None
     file, line = life.truth[result.backup_id]

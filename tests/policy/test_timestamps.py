@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zodb_vault.errors import UsageError
-from zodb_vault.model.tid import from_datetime
+from zodb_vault.model.tid import from_datetime, precise_iso, to_hex, typed_iso
 from zodb_vault.policy.timestamps import in_utc, parse_timestamp
 
 VIENNA = ZoneInfo("Europe/Vienna")
@@ -37,7 +37,7 @@ def utc(*fields: int) -> datetime:
     ],
 )
 def test_accepted_spellings(text: str, expected: datetime) -> None:
-    found = parse_timestamp(text, VIENNA)
+    found = parse_timestamp(text, VIENNA).time
     assert found == expected
     assert found.tzinfo is UTC
 
@@ -97,7 +97,8 @@ def test_a_day_alone_asks_for_start_or_end() -> None:
     start, end = "2026-03-01T00:00", "2026-03-01T23:59:59.999999"
     assert f"{start} for its start" in caught.value.hint
     assert f"{end} for its end" in caught.value.hint
-    assert parse_timestamp(end, VIENNA) - parse_timestamp(start, VIENNA) == timedelta(days=1, microseconds=-1)
+    between = parse_timestamp(end, VIENNA).time - parse_timestamp(start, VIENNA).time
+    assert between == timedelta(days=1, microseconds=-1)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_a_local_time_around_a_clock_change_is_refused_with_both_meanings(
     assert why in caught.value.message
     assert f"{early} or {late}" in caught.value.message
     for candidate in (early, late):
-        assert in_utc(parse_timestamp(candidate, VIENNA)) == candidate
+        assert in_utc(parse_timestamp(candidate, VIENNA).time) == candidate
 
 
 @pytest.mark.parametrize(
@@ -123,13 +124,45 @@ def test_a_local_time_around_a_clock_change_is_refused_with_both_meanings(
     ["2026-10-25T01:59:59.999999", "2026-10-25T03:00", "2026-03-29T01:59:59.999999", "2026-03-29T03:00"],
 )
 def test_local_times_beside_a_clock_change_are_accepted(text: str) -> None:
-    assert parse_timestamp(text, VIENNA).astimezone(VIENNA).isoformat().startswith(text)
+    assert parse_timestamp(text, VIENNA).time.astimezone(VIENNA).isoformat().startswith(text)
 
 
-def test_a_time_to_the_second_is_the_start_of_that_second() -> None:
-    moment = parse_timestamp("2026-11-20T10:15:30Z", UTC)
-    assert from_datetime(utc(2026, 11, 20, 10, 15, 30)) <= from_datetime(moment)
-    assert from_datetime(utc(2026, 11, 20, 10, 15, 30, 1)) > from_datetime(moment)
+def test_u7_a_whole_second_includes_its_transactions_and_no_others() -> None:
+    for text, second in (("2026-11-20T10:15:30Z", 30), ("2026-11-20T10:15Z", 0)):
+        found = parse_timestamp(text, UTC)
+        assert found.time == utc(2026, 11, 20, 10, 15, second)
+        assert to_hex(from_datetime(utc(2026, 11, 20, 10, 15, second, 999_999))) == found.last_tid
+        assert to_hex(from_datetime(utc(2026, 11, 20, 10, 15, second + 1))) > found.last_tid
+
+
+@pytest.mark.parametrize("text", ["2026-11-20T10:15:00.000000Z", "2026-11-20T10:15:00.000Z"])
+def test_u7_a_fraction_is_exact(text: str) -> None:
+    found = parse_timestamp(text, UTC)
+    assert found.last_tid == to_hex(from_datetime(utc(2026, 11, 20, 10, 15)))
+
+
+RAW = st.builds(
+    lambda moment, units: from_datetime(moment)[:4] + units.to_bytes(4, "big"),
+    st.datetimes(min_value=datetime(1950, 1, 1), max_value=datetime(9900, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
+    st.integers(0, 2**32 - 1),
+)
+
+
+@given(RAW)
+def test_u7_nine_digits_name_one_tid(raw: bytes) -> None:
+    assert parse_timestamp(precise_iso(raw), VIENNA).last_tid == to_hex(raw)
+
+
+@given(RAW, st.lists(st.integers(1, 200), min_size=1, max_size=6))
+def test_u7_a_printed_time_means_its_row_when_it_is_typed(raw: bytes, steps: list[int]) -> None:
+    numbers = [int.from_bytes(raw, "big")]
+    for step in steps:
+        numbers.append(numbers[-1] + step)
+    tids = [number.to_bytes(8, "big") for number in numbers]
+    for one, later in zip(tids, [*tids[1:], None], strict=True):
+        text = typed_iso(one, later)
+        last = bytes.fromhex(parse_timestamp(text, VIENNA).last_tid[2:])
+        assert max(tid for tid in tids if tid <= last) == one, text
 
 
 FIRST, LAST = datetime(1900, 1, 2), datetime(9916, 12, 30)  # noqa: DTZ001
@@ -140,8 +173,8 @@ OFFSETS = st.integers(-23 * 60 - 59, 23 * 60 + 59).map(lambda minutes: timezone(
 @given(MOMENTS, OFFSETS, st.sampled_from("T "))
 def test_any_offset_names_the_same_instant(moment: datetime, zone: timezone, between: str) -> None:
     text = moment.astimezone(zone).isoformat(sep=between)
-    assert parse_timestamp(text, VIENNA) == moment
-    assert parse_timestamp(in_utc(moment), VIENNA) == moment
+    assert parse_timestamp(text, VIENNA).time == moment
+    assert parse_timestamp(in_utc(moment), VIENNA).time == moment
     from_datetime(moment)
 
 
@@ -152,7 +185,7 @@ def test_any_offset_names_the_same_instant(moment: datetime, zone: timezone, bet
 def test_a_local_time_is_refused_or_reads_back_as_itself(naive: datetime, name: str) -> None:
     zone = ZoneInfo(name)
     try:
-        found = parse_timestamp(naive.isoformat(), zone)
+        found = parse_timestamp(naive.isoformat(), zone).time
     except UsageError:
         aware = naive.replace(tzinfo=zone)
         assert aware.utcoffset() != aware.replace(fold=1).utcoffset()

@@ -30,7 +30,7 @@ from ZODB.TimeStamp import TimeStamp
 from zodb_vault.blobs.packs import pack_members
 from zodb_vault.cli.progress import Silent
 from zodb_vault.datafs.index import write_index
-from zodb_vault.errors import TargetMissing
+from zodb_vault.errors import TargetAmbiguous, TargetMissing
 from zodb_vault.model import chain
 from zodb_vault.model import tid as tids
 from zodb_vault.model.chain import Chain, packs_of, segments_of
@@ -631,6 +631,7 @@ class Vaulted:
             if isinstance(found, TargetMissing):
                 self._check_refusal(found, tid, newest, eligible)
                 continue
+            assert isinstance(found, RestoreTarget), found
             holder = known[found.backup.manifest.id]
             assert tid in newest.states, f"{hex_of(tid)} of an abandoned line was served from {holder.id}"
             assert holder.states[tid] == newest.states[tid]
@@ -669,13 +670,20 @@ class Vaulted:
                     f"{request} is not {hex_of(expected[0])}"
                 )
                 assert found.cuts[0].end == known[found.backup.manifest.id].ends[last]
+            elif isinstance(found, TargetAmbiguous):
+                self._count("ambiguous")
+                assert self._is_abandoned_until(tids.from_datetime(moment), newest), found
             else:
                 assert not (expected and expected[0] in newest.valid and tid in newest.valid), found
 
-    def _find(self, catalog: Catalog, request: Request) -> RestoreTarget | TargetMissing:
+    def _is_abandoned_until(self, until: bytes, newest: Saved) -> bool:
+        """Tell whether a backup has an abandoned transaction up to this TID."""
+        return any(one <= until and one not in newest.states for saved in self.saved for one in saved.valid)
+
+    def _find(self, catalog: Catalog, request: Request) -> RestoreTarget | TargetMissing | TargetAmbiguous:
         try:
             return resolve(catalog, None, request)
-        except TargetMissing as error:
+        except (TargetMissing, TargetAmbiguous) as error:
             return error
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ..errors import Declined, ExitCode, UsageError
-from ..policy.recovery import AtTimestamp
-from ..policy.timestamps import in_utc, parse_timestamp
+from ..policy.recovery import AtTimestamp, typed
+from ..policy.timestamps import parse_timestamp
 from .context import Context, pass_context
 from .local_time import LocalZone
 from .options import PATH, PathOption, Text, json_option, limit_options, site_options
@@ -66,7 +66,8 @@ SALVAGE_AGAIN: Final = f"{CORRECT} the salvage again, into another directory"
     "--at",
     type=Text(not_empty=True),
     metavar="TIME",
-    help="Restore everything up to this time, in ISO 8601. A time without a zone is local time.",
+    help="Restore everything up to this time, in ISO 8601. A whole second includes its transactions. "
+    "A time without a zone is local time.",
 )
 @click.option(
     "--database", "databases", multiple=True, metavar="NAME", help="Only this database (repeatable)."
@@ -272,6 +273,6 @@ def _clients(context: Context, target: Path | None, client_confs: tuple[Path, ..
 def _timestamp(context: Context, text: str | None) -> AtTimestamp | None:
     if text is None:
         return None
-    timestamp = parse_timestamp(text, LocalZone())
-    context.say(f"{printable(text)} is {in_utc(timestamp)}")
-    return AtTimestamp(timestamp)
+    wanted = AtTimestamp(*parse_timestamp(text, LocalZone()))
+    context.say(f"{printable(text)} is {typed(wanted)}")
+    return wanted

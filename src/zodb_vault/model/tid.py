@@ -20,6 +20,7 @@ def is_in_future(tid: bytes | None, now: datetime) -> bool:
 
 HEX = re.compile(r"(?:0x)?([0-9a-fA-F]{16})\Z")
 UNITS_PER_MINUTE = 2**32
+NANOSECONDS_PER_MINUTE = 60 * 10**9
 SECONDS_PER_UNIT = 60 / UNITS_PER_MINUTE
 
 
@@ -51,13 +52,36 @@ def to_datetime(raw: bytes) -> datetime:
 
 def from_datetime(timestamp: datetime) -> bytes:
     """Return the largest TID that is not later than a time (to the microsecond)."""
+    return from_nanoseconds(timestamp, 999)
+
+
+def from_nanoseconds(timestamp: datetime, nanoseconds: int) -> bytes:
+    """Return the largest TID that is not later than a time and this part of its microsecond (0 to 999)."""
     utc = timestamp.astimezone(UTC)
     months = (utc.year - 1900) * 12 + utc.month - 1
     minutes = ((months * 31 + utc.day - 1) * 24 + utc.hour) * 60 + utc.minute
-    units = ((utc.second * 1_000_000 + utc.microsecond + 1) * UNITS_PER_MINUTE - 1) // 60_000_000
+    passed = (utc.second * 1_000_000 + utc.microsecond) * 1000 + nanoseconds
+    units = ((passed + 1) * UNITS_PER_MINUTE - 1) // NANOSECONDS_PER_MINUTE
     return minutes.to_bytes(4, "big") + units.to_bytes(4, "big")
 
 
 def iso(raw: bytes) -> str:
     """Return the time of a TID as ISO 8601 in UTC, with microseconds."""
     return to_datetime(raw).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def precise_iso(raw: bytes) -> str:
+    """Return the time of a TID as ISO 8601 in UTC, with the nine digits that tell any two TIDs apart."""
+    minute = to_datetime(raw[:4] + bytes(4))
+    passed = int.from_bytes(raw[4:], "big") * NANOSECONDS_PER_MINUTE // UNITS_PER_MINUTE
+    second, nanoseconds = divmod(passed, 10**9)
+    return f"{minute.strftime('%Y-%m-%dT%H:%M')}:{second:02}.{nanoseconds:09}Z"
+
+
+def typed_iso(raw: bytes, later: bytes | None) -> str:
+    """Return the time of a TID with as many digits as tell it apart from the next ``later`` one.
+
+    Who types it back gets this TID: a time stands for all TIDs of its microsecond.
+    """
+    is_last_of_its_time = later is None or later > from_datetime(to_datetime(raw))
+    return iso(raw) if is_last_of_its_time and from_datetime(to_datetime(raw)) >= raw else precise_iso(raw)

@@ -4,6 +4,7 @@ The state is exact, never an approximation.
 
 A caller needs two calls for a database. ``search`` decides from the manifests which backups may contain the
 target. ``find_cut`` reads their lists of transactions, through a function that the caller passes.
+``policy/timelines.py`` decides which backups of other timelines may answer otherwise.
 
 A valid target of a backup is a transaction from its last packed one (else its first one) to its last one. The
 current timeline is that of the newest complete, whole backup which is not a safety backup. Backups on it are
@@ -21,8 +22,8 @@ import msgspec
 
 from ..errors import BackupMissing, TargetMissing, UsageError
 from ..model.manifest import Timeline, Trigger
-from ..model.tid import from_datetime, from_hex, iso, to_datetime, to_hex
-from .timestamps import in_utc
+from ..model.tid import from_datetime, from_hex, iso, precise_iso, to_datetime, to_hex
+from .timestamps import in_utc, last_tid_of_second
 
 FIRST_TID, LAST_TID = "0x" + 16 * "0", "0x" + 16 * "f"
 
@@ -81,10 +82,12 @@ class BeforeTid(msgspec.Struct, frozen=True):
 class AtTimestamp(msgspec.Struct, frozen=True):
     """The state after the last transaction at or before a time.
 
-    ``time`` is aware, as ``parse_timestamp`` returns it.
+    ``time`` is aware, as ``parse_timestamp`` returns it. ``last_tid`` is the largest TID that still counts
+    as that time (None: that of the microsecond). It is later if the user gave a whole second.
     """
 
     time: datetime
+    last_tid: str | None = None
 
 
 Request = ToTid | BeforeTid | AtTimestamp
@@ -181,8 +184,8 @@ def search(
             None, [SearchStep(backup_id=chosen.id, bound=None)], [], [], backup_id is not None
         )
     _require_database([chosen] if backup_id else reaches, database)
-    covers = _present([_own_cover(chosen, database)]) if backup_id else covers_of_timeline(reaches, database)
-    holding = [cover for cover in covers if _may_hold(cover, request)]
+    covers = _present([own_cover(chosen, database)]) if backup_id else covers_of_timeline(reaches, database)
+    holding = [cover for cover in covers if may_hold(cover, request)]
     elsewhere = [] if backup_id else _elsewhere(reaches, database, request, covers, holding)
     return SearchResult(
         request, [_choice(cover, request) for cover in holding], covers, elsewhere, backup_id is not None
@@ -256,8 +259,12 @@ def covers_of_timeline(reaches: Sequence[SearchableBackup], database: str) -> li
     return _present(covers)
 
 
-def _own_cover(reach: SearchableBackup, database: str) -> Coverage | None:
-    return _cover(reach, database, None, reach.created_at)
+def own_cover(reach: SearchableBackup, database: str, seen: datetime | None = None) -> Coverage | None:
+    """Return all states of a database that one backup can restore, on whatever timeline; None without any.
+
+    ``seen`` is until when it covers times, if not until its creation.
+    """
+    return _cover(reach, database, None, seen or reach.created_at)
 
 
 def _present(covers: Iterable[Coverage | None]) -> list[Coverage]:
@@ -298,22 +305,30 @@ def _why_not(reach: SearchableBackup) -> str:
     return "on an abandoned timeline" if reach.whole else "only a part of the site"
 
 
-def _may_hold(cover: Coverage, request: Request) -> bool:
+def may_hold(cover: Coverage, request: Request) -> bool:
     """Return whether the backup may contain the target, from its first and last targets.
 
-    If TIDs do not ascend, only a TID can be searched, not a time.
+    If TIDs do not ascend, only a TID can be searched, not a time. Of a whole second, the backup need not have
+    seen the end.
     """
     if not cover.ordered:
         return not isinstance(request, AtTimestamp) and request.tid <= cover.until
     if isinstance(request, ToTid):
         return cover.start <= request.tid <= cover.top
-    return cover.start <= _highest(request) <= cover.end_tid
+    return cover.start <= highest_tid(request) and _known_from(request) <= cover.end_tid
 
 
-def _highest(request: Request) -> str:
-    """Return the highest TID that the requested state may contain; "" if it cannot contain any."""
+def _known_from(request: AtTimestamp | BeforeTid) -> str:
+    """Return the TID up to which a backup has to know all transactions to answer the request."""
     if isinstance(request, AtTimestamp):
         return to_hex(from_datetime(request.time))
+    return highest_tid(request)
+
+
+def highest_tid(request: Request) -> str:
+    """Return the highest TID that the requested state may contain; "" if it cannot contain any."""
+    if isinstance(request, AtTimestamp):
+        return request.last_tid or to_hex(from_datetime(request.time))
     if isinstance(request, ToTid):
         return request.tid
     before = int(request.tid, 16) - 1
@@ -323,7 +338,7 @@ def _highest(request: Request) -> str:
 def _choice(cover: Coverage, request: Request) -> SearchStep:
     return SearchStep(
         backup_id=cover.id,
-        bound=request.tid if isinstance(request, BeforeTid) else _highest(request),
+        bound=request.tid if isinstance(request, BeforeTid) else highest_tid(request),
         inclusive=not isinstance(request, BeforeTid),
         exact=isinstance(request, ToTid),
         start=cover.start,
@@ -345,9 +360,11 @@ def _elsewhere(
     """
     searched = {cover.id for cover in holding}
     whole = {(cover.id, cover.top) for cover in covers}
-    newest = sorted((r for r in reaches if r.id not in searched), key=lambda r: r.id, reverse=True)
-    others = _present(_own_cover(r, database) for r in newest)
-    return [cover for cover in others if (cover.id, cover.top) not in whole and _may_hold(cover, request)]
+    # safety backups last: they are kept for a short time only
+    order = sorted(reaches, key=lambda reach: (reach.trigger != "safety", reach.id), reverse=True)
+    newest = [reach for reach in order if reach.id not in searched]
+    others = _present(own_cover(r, database) for r in newest)
+    return [cover for cover in others if (cover.id, cover.top) not in whole and may_hold(cover, request)]
 
 
 def _holds(cover: Coverage, request: Request, read: Callable[[str], Transactions]) -> bool:
@@ -415,10 +432,32 @@ def _spoken(tid: str) -> str:
     return f"{tid} ({iso(from_hex(tid))})"
 
 
+def option_of(request: Request) -> str:
+    """Return the option of the command line that makes a request; a shell takes it without quotes."""
+    if isinstance(request, AtTimestamp):
+        return f"--at {typed(request)}"
+    return f"--tid {request.tid}" if isinstance(request, ToTid) else f"--before-tid {request.tid}"
+
+
+def restore_command(backup_id: str, request: Request) -> str:
+    """Return the command that restores a request from one backup, on whatever timeline it is."""
+    return f"restore {backup_id} {option_of(request)}"
+
+
+def typed(request: AtTimestamp) -> str:
+    """Return a time in UTC as a user types it: ``parse_timestamp`` reads the same request from it."""
+    text, whole_second = in_utc(request.time), not request.time.microsecond
+    if request.last_tid is None or request.last_tid == to_hex(from_datetime(request.time)):
+        return text.replace("Z", ".000000Z") if whole_second else text
+    if whole_second and request.last_tid == last_tid_of_second(request.time):
+        return text
+    return precise_iso(from_hex(request.last_tid))
+
+
 def _normal(request: Request | None) -> Request | None:
     """Return the request with its TID in the normal spelling, which compares, or its time in UTC."""
     if isinstance(request, AtTimestamp):
-        return AtTimestamp(request.time.astimezone(UTC))
+        return AtTimestamp(request.time.astimezone(UTC), request.last_tid)
     if request is None:
         return None
     try:
@@ -470,7 +509,7 @@ def _missing(
     if elsewhere:
         named = ", ".join(f"{cover.id} ({cover.why_not})" for cover in elsewhere[:5])
         message += f"; it exists only in {named}"
-        hint = f"to restore it from there nevertheless, give the id: {elsewhere[0].id}"
+        hint = f"to restore it from there nevertheless: {restore_command(elsewhere[0].id, request)}"
     return TargetMissing(message, hint)
 
 
@@ -491,7 +530,7 @@ def _no_transaction(request: ToTid, found: SearchResult, gaps: Sequence[Gap]) ->
 
 def _no_state(request: AtTimestamp | BeforeTid, found: SearchResult) -> tuple[str, str]:
     """Return message and hint for a time, or the state before a TID, that no backup covers."""
-    bound = _highest(request)
+    bound = _known_from(request)
     wanted = (
         in_utc(request.time)
         if isinstance(request, AtTimestamp)
@@ -504,7 +543,7 @@ def _no_state(request: AtTimestamp | BeforeTid, found: SearchResult) -> tuple[st
             "zodb-vault list shows the backups",
         )
     below = max((c for c in covers if c.end_tid < bound), key=lambda c: c.end_tid, default=None)
-    above = min((c for c in covers if c.start > bound), key=lambda c: c.start, default=None)
+    above = min((c for c in covers if c.start > highest_tid(request)), key=lambda c: c.start, default=None)
     if above is None:
         return _too_late(wanted, max(covers, key=lambda c: c.end_tid), found.explicit)
     earliest = f"{in_utc(_time(above.start))} ({above.start}, backup {above.id})"

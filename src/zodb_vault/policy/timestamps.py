@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
+from typing import NamedTuple
 
 from ..errors import UsageError
+from ..model.tid import from_datetime, from_nanoseconds, to_hex
 
 EXAMPLE = (
     "write a day with a time, for example 2026-11-20T10:15, 2026-11-20T10:15:30Z or 2026-11-20T10:15:30+01:00"
@@ -13,22 +15,32 @@ EXAMPLE = (
 DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 TIMESTAMP = re.compile(
     r"(?P<year>[0-9]{4})-(?P<month>[0-9]{2})-(?P<day>[0-9]{2})"
-    r"[T ](?P<hour>[0-9]{2}):(?P<minute>[0-9]{2})(?::(?P<second>[0-9]{2})(?:[.,](?P<fraction>[0-9]{1,6}))?)?"
+    r"[T ](?P<hour>[0-9]{2}):(?P<minute>[0-9]{2})"
+    r"(?::(?P<second>[0-9]{2})(?:[.,](?P<fraction>[0-9]{1,6}|[0-9]{9}))?)?"
     r"(?P<zone>Z|[+-][0-9]{2}(?::?[0-9]{2})?)?"
 )
+NANOSECOND_DIGITS = 9
 # A TID counts minutes since 1900 in 32 bits, which end in the year 9917.
 FIRST_YEAR, LAST_YEAR = 1900, 9916
 
 
-def parse_timestamp(text: str, local_zone: tzinfo) -> datetime:
+class ParsedTime(NamedTuple):
+    """A time in UTC, to the microsecond, and the largest TID that still counts as that time."""
+
+    time: datetime
+    last_tid: str
+
+
+def parse_timestamp(text: str, local_zone: tzinfo) -> ParsedTime:
     """Return the time in UTC that ``text`` means.
 
     Without a time zone in the text it is a time of ``local_zone``.
 
     Accepted is ISO 8601 with a day and a time: ``2026-11-20T10:15``, with seconds, with up to six digits of a
-    second, with ``Z`` or an offset, and with a space in place of the ``T``. A part that is left out is zero:
-    ``10:15:30`` means 10:15:30.000000, not the second that begins there. So a transaction at 10:15:30.2 is
-    later. Comparisons with TIDs are those of ``model.tid.from_datetime``, to the microsecond.
+    second or nine, with ``Z`` or an offset, and with a space in place of the ``T``. A part that is left out
+    is zero. A time without a fraction (``10:15:30``, and ``10:15``, which is 10:15:00) includes all
+    transactions of that second, because most tools show times only to the second. A time with a fraction is
+    exact to the microsecond: ``10:15:30.5`` is 10:15:30.500000. Nine digits tell any two TIDs apart.
 
     ``local_zone`` has to know its own rules (``zoneinfo.ZoneInfo``). The offset of today is not enough. Raise
     UsageError for everything else: a day alone, a local time that the clocks skipped or showed twice, any
@@ -46,11 +58,25 @@ def parse_timestamp(text: str, local_zone: tzinfo) -> datetime:
         raise UsageError(
             f"{wanted!r} is not a time of a database: those are from {FIRST_YEAR} to {LAST_YEAR}", EXAMPLE
         )
-    return found
+    return ParsedTime(found, _last_tid(found, match))
+
+
+def _last_tid(time: datetime, match: re.Match[str]) -> str:
+    fraction: str | None = match["fraction"]
+    if fraction is None:
+        return last_tid_of_second(time)
+    if len(fraction) == NANOSECOND_DIGITS:
+        return to_hex(from_nanoseconds(time, int(fraction[6:])))
+    return to_hex(from_datetime(time))
+
+
+def last_tid_of_second(time: datetime) -> str:
+    """Return the largest TID of the second that begins at ``time``."""
+    return to_hex(from_datetime(time.replace(microsecond=999_999)))
 
 
 def in_utc(timestamp: datetime) -> str:
-    """Return a time as ISO 8601 in UTC with ``Z``; ``parse_timestamp`` reads it back unchanged."""
+    """Return a time as ISO 8601 in UTC with ``Z``; ``parse_timestamp`` reads the same time from it."""
     return timestamp.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
@@ -75,7 +101,7 @@ def _read(match: re.Match[str], local_zone: tzinfo) -> datetime:
     """Return the time in UTC; raise ValueError or OverflowError when a field is out of range."""
     numbers = [int(match[field] or 0) for field in ("year", "month", "day", "hour", "minute", "second")]
     year, month, day, hour, minute, second = numbers
-    microsecond = int((match["fraction"] or "").ljust(6, "0"))
+    microsecond = int((match["fraction"] or "").ljust(6, "0")[:6])
     zone = _zone(match["zone"]) if match["zone"] else local_zone
     stated = datetime(year, month, day, hour, minute, second, microsecond, tzinfo=zone)
     return stated.astimezone(UTC) if match["zone"] else _only_meaning(match.string, stated)

@@ -11,11 +11,11 @@ import pytest
 from filestorage_vault import SITE, Vault
 from site_factory import MINUTE, Site, SiteFiles, noise, time_of
 
-from zodb_vault.errors import TargetMissing, WrongSource
+from zodb_vault.errors import TargetAmbiguous, TargetMissing, WrongSource
 from zodb_vault.model import manifest
 from zodb_vault.operations.restore import run as restore
 from zodb_vault.operations.restore.targets import RestoreTarget, resolve
-from zodb_vault.policy.recovery import AtTimestamp, BeforeTid, Request, ToTid
+from zodb_vault.policy.recovery import AtTimestamp, BeforeTid, Request, ToTid, restore_command
 from zodb_vault.repository.repository import Repository
 from zodb_vault.runtime import clock
 from zodb_vault.strategies.blobs import compaction
@@ -111,16 +111,24 @@ def test_older_backup_in_other_pieces_does_not_hide_that_the_newest_was_left(
 
 
 @pytest.mark.parametrize("way", ["back_to", "back_by_hand"])
-def test_time_and_before_never_mean_a_state_of_the_abandoned_timeline(lines: Lines, way: str) -> None:
+def test_p1_time_and_before_do_not_choose_between_two_timelines(lines: Lines, way: str) -> None:
     kept = lines.put(text="one", blob=noise(500, 1))
     abandoned = lines.put(text="two", blob=noise(500, 2))
     left = lines.create().manifest
     getattr(lines, way)(left.id, kept)
     going_on = lines.put(text="three", blob=noise(500, 3))
     made = lines.create().manifest
-    assert lines.found(BeforeTid("0x" + going_on.hex())).cuts[0].last_tid == "0x" + kept.hex()
-    assert lines.found(AtTimestamp(time_of(abandoned) + MINUTE / 120)).cuts[0].last_tid == "0x" + kept.hex()
-    assert lines.found(AtTimestamp(time_of(going_on) + MINUTE / 120)).backup.manifest.id == made.id
+    at_abandoned = AtTimestamp(time_of(abandoned) + MINUTE / 120)
+    for request in (BeforeTid("0x" + going_on.hex()), at_abandoned):
+        with pytest.raises(TargetAmbiguous) as caught:
+            lines.found(request)
+        assert caught.value.exit_code == 13
+        for backup, state in ((left, abandoned), (made, kept)):
+            assert restore_command(backup.id, request) in caught.value.hint
+            assert f"0x{state.hex()}" in caught.value.message
+            assert lines.found(request, backup.id).cuts[0].last_tid == "0x" + state.hex()
+    assert lines.found(AtTimestamp(time_of(kept))).cuts[0].last_tid == "0x" + kept.hex()
+    assert lines.found(to(going_on)).backup.manifest.id == made.id
     lines.assert_restores(lines.files)
 
 

@@ -98,7 +98,11 @@ def plan(repository: Repository, site_name: str, site: Site | None, options: Res
         planned = one.destination.inspect(source, unfinished)
         if planned is not None:
             steps.append(RestoreStep(one, planned))
-    notes = [*_notes(target, site, options), *(note for step in steps for note in step.state.notes)]
+    notes = [
+        *target.notes,
+        *_notes(target, site, options),
+        *(note for step in steps for note in step.state.notes),
+    ]
     return RestorePlan(target, steps, options, site, notes)
 
 

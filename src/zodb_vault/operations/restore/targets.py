@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import msgspec
 
-from ...errors import TargetMissing, UsageError
+from ...errors import Damage, TargetMissing, UsageError
 from ...model.chain import log_of
 from ...model.manifest import DatabaseEntry, DataFs
 from ...model.restore import DatabaseCut
-from ...model.tid import from_datetime, from_hex, to_datetime, to_hex
+from ...model.tid import from_hex, to_datetime, to_hex
 from ...policy.commits import consistent_cuts
 from ...policy.recovery import (
     AtTimestamp,
@@ -20,10 +20,12 @@ from ...policy.recovery import (
     ToTid,
     cut_point_within,
     find_cut,
+    highest_tid,
     search,
 )
 from ...policy.recovery import CutPoint as FoundCut
 from ...policy.selection import LATEST
+from ...policy.timelines import Answer, agree, ambiguous, answer_of, rivals
 from ..catalog import Backup, Catalog
 from ..findings import require_clear_latest
 from .backup_transactions import (
@@ -39,10 +41,14 @@ LAST_TID = 2**64 - 1
 
 
 class RestoreTarget(msgspec.Struct, frozen=True):
-    """What is restored: a backup, and which part of each of its databases."""
+    """What is restored: a backup, and which part of each of its databases.
+
+    ``notes`` are what the user has to know of the choice.
+    """
 
     backup: Backup
     cuts: list[DatabaseCut]
+    notes: tuple[str, ...] = ()
 
 
 def resolve(
@@ -51,7 +57,8 @@ def resolve(
     """Return what an id (prefix, name, ``latest``, None) and a request mean together.
 
     Of several databases, a TID names one transaction in one of them. ``policy/commits.py`` decides where
-    the others end. Raise BackupMissing, UsageError, TargetMissing; reads only.
+    the others end. Raise BackupMissing, UsageError, TargetMissing, and TargetAmbiguous when another timeline
+    has another state for the request; reads only.
     """
     if request is None:
         if backup in (None, LATEST):
@@ -60,9 +67,10 @@ def resolve(
         return RestoreTarget(chosen, [_whole(entry) for entry in _entries(chosen, databases)])
     explicit = catalog.select(backup).manifest.id if backup not in (None, LATEST) else None
     resolver = TargetResolver(catalog, explicit, request, databases)
-    if len(resolver.names) == 1:
-        return resolver.resolve_one(resolver.names[0])
-    return resolver.resolve_together()
+    target = resolver.resolve()
+    if explicit is not None:
+        return target
+    return msgspec.structs.replace(target, notes=resolver.require_agreement(target))
 
 
 def request_of(tid: str | None, before_tid: str | None, timestamp: AtTimestamp | None) -> Request | None:
@@ -97,6 +105,7 @@ class TargetResolver:
         self, catalog: Catalog, explicit: str | None, request: Request, databases: tuple[str, ...]
     ) -> None:
         self._catalog, self._explicit, self._request = catalog, explicit, request
+        self._databases = databases
         self._documents = catalog.repository.objects("")
         backups = list(catalog.newest_first())
         self._searchable = [one.searchable for one in backups]
@@ -108,6 +117,56 @@ class TargetResolver:
                 f"the databases are: {', '.join(known)}",
             )
         self.names = [name for name in known if not databases or name in databases] or ["main"]
+
+    def resolve(self) -> RestoreTarget:
+        """Return the backup for the request, from the current timeline or the given backup."""
+        return self.resolve_one(self.names[0]) if len(self.names) == 1 else self.resolve_together()
+
+    def require_agreement(self, target: RestoreTarget) -> tuple[str, ...]:
+        """Raise TargetAmbiguous when another timeline answers the request with another state than ``target``.
+
+        Return a note for each backup that could not be searched.
+        """
+        answers = [self._answer(target)]
+        notes = []
+        for group in rivals(self._searchable, self.names, self._request):
+            for backup_id in group:
+                try:
+                    answer = self._answer_of(backup_id)
+                except Damage as error:
+                    notes.append(
+                        f"backup {backup_id} of another timeline could not be searched: {error.message}"
+                    )
+                    continue
+                if answer is not None:
+                    answers += [] if any(agree(answer, one) for one in answers) else [answer]
+                    break
+        if len(answers) > 1:
+            raise ambiguous(self._request, answers)
+        return tuple(notes)
+
+    def _answer(self, target: RestoreTarget, *, whole: bool = False) -> Answer:
+        tids = {cut.entry.name: cut.last_tid for cut in target.cuts}
+        return answer_of(target.backup.manifest.id, self._searchable, tids, whole=whole)
+
+    def _answer_of(self, backup_id: str) -> Answer | None:
+        """Return what the request means in one backup, None when it has no answer.
+
+        A time in the second in which the backup began may be later than all that it is known to cover. Then
+        the answer is its end.
+        """
+        backup = self._catalog.backup(backup_id)
+        if not set(self._databases) <= {one.name for one in backup.manifest.databases}:
+            return None
+        resolver = TargetResolver(self._catalog, backup_id, self._request, self._databases)
+        try:
+            return self._answer(resolver.resolve())
+        except TargetMissing:
+            entries = [one for one in backup.manifest.databases if one.name in resolver.names]
+            highest = highest_tid(self._request)
+            if isinstance(self._request, ToTid) or any((one.last_tid or "") > highest for one in entries):
+                return None
+            return self._answer(RestoreTarget(backup, [_whole(one) for one in entries]), whole=True)
 
     def resolve_one(self, name: str) -> RestoreTarget:
         """Return the backup for a request about one database; raise TargetMissing."""
@@ -285,7 +344,7 @@ def _before(request: Request) -> BeforeTid:
     """Return what a request means for a database that does not have the requested TID."""
     if isinstance(request, BeforeTid):
         return request
-    last = from_datetime(request.time) if isinstance(request, AtTimestamp) else from_hex(request.tid)
+    last = from_hex(highest_tid(request))
     return BeforeTid(to_hex(min(int.from_bytes(last, "big") + 1, LAST_TID).to_bytes(8, "big")))
 
 
