@@ -194,3 +194,21 @@ def test_a_file_that_was_damaged_at_the_source_is_found(make: Make) -> None:
         connection.commit()
     done = vault("create", "--json")
     assert done.status == 1 or vault("verify", "--json").status == 4
+
+
+@pytest.mark.parametrize("history", [True, False])
+def test_T23_an_empty_database_in_the_place_of_a_full_one_is_said(make: Make, history: bool) -> None:
+    vault = make(history)
+    with vault.site.opened() as opened:
+        for number in range(40):
+            opened.put(**{f"page {number}": NOISE[1]})
+    full = vault.created()["id"]
+    for path in (vault.directory / "data").iterdir():
+        path.unlink()
+    with vault.site.opened() as opened:
+        opened.put(title="a new site")
+    for _night in range(2):
+        night = vault("create", "-q")
+        assert night.status == 3
+        assert full in night.err and "--accept-history" in night.err
+    assert vault("restore", "--yes").status == 13

@@ -60,8 +60,10 @@ def compare_marks(
         unchanged |= {oid for oid, tid in there if before[oid] == tid}
     common = max((before[oid] for oid in unchanged), default=None)
     backwards = any(tid < before[oid] for oid, tid in now.items())
-    # without history, every object of a small database may have changed: that is no other database
-    superseded = not history and bool(now) and common is None and len(before) < 2 * MARKS
+    # Without history, every object of a small database may have changed: that is no other database. A new and
+    # almost empty database has the first OIDs as well, but not most of the others.
+    most_exist = 2 * len(now) >= len(before)
+    superseded = not history and most_exist and common is None and len(before) < 2 * MARKS
     return Comparison(common, backwards, superseded and not backwards)
 
 
