@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import site_factory
 from command_line import Vault, flip
+from hostile_manifest import rewrite
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 from ZODB.utils import p64, u64
@@ -171,3 +172,19 @@ def test_u5_it_needs_a_directory_of_its_own(several: Vault, tmp_path: Path) -> N
     refused = several("restore", "--salvage", "--output", tmp_path / "full")
     assert refused.status == 1
     assert "is not empty" in refused.err
+
+
+def test_u5_a_segment_with_another_digest_than_the_manifest_says_is_lost(
+    several: Vault, tmp_path: Path
+) -> None:
+    """As when somebody has stored other content under a name that fits: the name alone proves nothing."""
+    backup = several.done("list", "--json").document["backups"][0]["id"]
+
+    def change(document: dict[str, Any]) -> None:
+        document["databases"][0]["storage"]["tail"][2]["sha256"] = "0" * 64
+
+    rewrite(several.repository, backup, change)
+    outcome = several("restore", backup, "--salvage", "--output", tmp_path / "out", "--json")
+    assert outcome.status == 4
+    (lost,) = outcome.document["databases"][0]["ranges"]
+    assert lost["why"] == "its bytes are not those that were read from the site"

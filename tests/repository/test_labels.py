@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zodb_vault.model.manifest import Label
-from zodb_vault.repository.labels import LabelFacts, Verified, fold
+from zodb_vault.repository.labels import LabelFacts, Verified, fold, superseded
 
 
 def label(fact: str, value: Any) -> Label:
@@ -47,6 +47,37 @@ def test_every_verification_and_every_restore_is_kept() -> None:
     )
     assert facts.verified == [Verified("bytes", True, "a"), Verified("records", False, "b")]
     assert facts.restored == [{"at": "c"}, {"at": "d"}]
+
+
+def verified(level: str, *, ok: bool, **more: Any) -> Label:
+    return label("verified", {"level": level, "ok": ok, "at": "2026-01-01T00:00:00Z"} | more)
+
+
+def test_u2_only_a_complete_verification_of_the_same_or_a_higher_level_clears_a_failure() -> None:
+    failure = verified("records", ok=False)
+    for later, clears in (
+        (verified("records", ok=True), True),
+        (verified("restore", ok=True), True),
+        (verified("bytes", ok=True), False),
+        (verified("records", ok=True, share=0.05), False),
+        (verified("other", ok=True), False),
+    ):
+        assert (not fold([failure, later]).open_failures) is clears
+    assert fold([verified("restore", ok=True), failure]).open_failures
+    assert not fold([verified("bytes", ok=False, scope="objects")]).open_failures
+
+
+def test_u2_the_strongest_level_that_passed_is_known() -> None:
+    facts = fold([verified("restore", ok=True), verified("bytes", ok=True), verified("records", ok=False)])
+    assert facts.proven is not None
+    assert facts.proven.level == "restore"
+    assert fold([verified("bytes", ok=False)]).proven is None
+
+
+def test_u2_a_sample_replaces_no_label_of_a_complete_verification() -> None:
+    labels = {"a": verified("bytes", ok=False), "b": verified("bytes", ok=True, share=0.1)}
+    assert superseded(labels) == []
+    assert superseded(labels | {"c": verified("bytes", ok=True)}) == ["a"]
 
 
 def test_facts_of_later_versions_are_passed_over() -> None:
