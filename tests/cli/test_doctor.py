@@ -180,10 +180,10 @@ def test_no_secret_is_shown(vault: Vault) -> None:
 
 
 def test_packages_are_asked_for_only_where_the_site_needs_them(vault: Vault) -> None:
-    assert not {"package RelStorage", "package psycopg2", "tool pg_dump"} & set(
+    assert not {"package RelStorage", "package psycopg2-binary", "tool pg_dump"} & set(
         found(vault("doctor", "--json"))
     )
-    assert {"package RelStorage", "package psycopg2", "tool pg_dump", "tool pg_restore"} <= set(
+    assert {"package RelStorage", "package psycopg2-binary", "tool pg_dump", "tool pg_restore"} <= set(
         found(vault.bare(*relstorage(vault)))
     )
     conf = vault.directory / "s3.conf"
@@ -201,7 +201,7 @@ def test_packages_are_asked_for_only_where_the_site_needs_them(vault: Vault) -> 
         "package zc.zlibstorage",
         "package ZEO",
         "package zodb-pgjsonb",
-        "package psycopg2",
+        "package psycopg2-binary",
     }
     assert needed <= set(checks)
     toml = vault.directory / "zodb-vault.toml"
@@ -212,9 +212,9 @@ def test_packages_are_asked_for_only_where_the_site_needs_them(vault: Vault) -> 
 def installed(directory: Path, version: str, module: str = "") -> None:
     """Install a package of this version as pip does."""
     (directory / "psycopg2.py").write_text(module)
-    info = directory / f"psycopg2-{version}.dist-info"
+    info = directory / f"psycopg2_binary-{version}.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: psycopg2\nVersion: {version}\n")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: psycopg2-binary\nVersion: {version}\n")
 
 
 @pytest.mark.parametrize(
@@ -239,17 +239,17 @@ def test_a_package_that_is_too_old_or_broken_is_a_finding(
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "psycopg2", raising=False)
     try:
-        check = found(vault.bare(*relstorage(vault)))["package psycopg2"]
+        check = found(vault.bare(*relstorage(vault)))["package psycopg2-binary"]
     finally:
         sys.modules.pop("psycopg2", None)
     assert check["ok"] is (message is None)
     assert (message or version) in check["message"]
-    assert message is None or "pip install zodb-vault[relstorage]" in check["hint"]
+    assert message is None or "pip install 'psycopg2-binary>=2.8'" in check["hint"]
 
 
 def test_a_package_that_is_missing_is_a_finding(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg2", None)  # as import itself notes that there is none
-    check = found(vault.bare(*relstorage(vault)))["package psycopg2"]
+    check = found(vault.bare(*relstorage(vault)))["package psycopg2-binary"]
     assert not check["ok"]
     assert "cannot be imported" in check["message"]
 

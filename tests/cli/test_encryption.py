@@ -246,7 +246,7 @@ def test_an_installation_without_encryption_refuses_the_repository(
     for command in (("list",), ("create",), ("verify",)):
         outcome = encrypted(*command)
         assert outcome.status == 1
-        assert "install zodb-vault[encryption]" in outcome.err
+        assert "pip install 'zodb-vault[encryption]'" in outcome.err
 
 
 def test_a_process_that_dies_is_an_error_and_no_backup(

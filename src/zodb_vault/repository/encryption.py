@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Final, Literal
 
 from ..errors import ConfigurationError, Damage, KeyNeeded, UnsupportedRepository, VaultError
+from ..model.requirements import PYRAGE
 from ..runtime.child_process import child_environment, module_command
 from .ageworker import LENGTH, recipient_of
 
@@ -27,7 +28,6 @@ WHERE: Final = (
     "configure the private key: "
     "ZODB_VAULT_IDENTITY_FILE, ZODB_VAULT_IDENTITY_COMMAND, or [identity] in zodb-vault.toml"
 )
-INSTALL: Final = "install zodb-vault[encryption]"
 Outcome = Literal["identity", "recipient", "key", "damage"]
 
 
@@ -227,7 +227,9 @@ def is_installed() -> bool:
 def require_installed(what: str) -> None:
     """Raise UnsupportedRepository when encryption is not installed."""
     if not is_installed():
-        raise UnsupportedRepository(f"{what} is encrypted and needs pyrage, which is not installed", INSTALL)
+        raise UnsupportedRepository(
+            f"{what} is encrypted and needs pyrage, which is not installed", PYRAGE.how_to_install
+        )
 
 
 def normalized_recipients(recipients: Sequence[str]) -> list[str]:

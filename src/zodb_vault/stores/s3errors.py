@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from ..errors import KeyChanged, KeyMissing, StoreError, UsageError
+from ..model.requirements import BOTO3
 from .retry import TransientError
 
 # A request whose answer has no body (HEAD) has the HTTP status as its code.
@@ -160,5 +161,5 @@ def import_boto(module: str) -> Any:
         if (error.name or "").partition(".")[0] not in ("boto3", "botocore"):
             raise
         raise UsageError(
-            "a repository in S3 needs boto3, which is not installed", "install zodb-vault[s3]"
+            "a repository in S3 needs boto3, which is not installed", BOTO3.how_to_install
         ) from None

@@ -333,7 +333,8 @@ def test_without_psycopg2_no_server_is_asked(pg: Site, monkeypatch: pytest.Monke
         patch.setitem(sys.modules, "psycopg2", None)
         opinion = pg.opinion()
     assert opinion == Opinion(
-        False, ["the database was not asked where its blobs are: psycopg2 is not installed"]
+        False,
+        ["the database was not asked where its blobs are: psycopg2-binary or psycopg2 is not installed"],
     )
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from importlib import metadata
 from typing import Final
 
-from ...model.requirements import BOTO3, WRAPPERS, ZODB, Package
+from ...model.requirements import BOTO3, PYRAGE, WRAPPERS, ZODB, Package
 from ...strategies.registry import backend_of
 from .check import CheckResult, run_check
 from .inputs import CheckInputs
@@ -30,9 +30,6 @@ ALWAYS: Final = (
     Package("msgspec", ("msgspec",), "0.18"),
     Package("zstandard", ("zstandard",), "0.22"),
 )
-
-
-PYRAGE: Final = Package("pyrage", ("pyrage",), "1.2", "encryption")
 
 
 def check_packages(inputs: CheckInputs) -> Iterator[CheckResult]:
@@ -69,17 +66,10 @@ def check_tools(inputs: CheckInputs) -> Iterator[CheckResult]:
 def check_package(package: Package) -> CheckResult:
     """Check that a package can be imported and is new enough."""
     name = f"package {package.distributions[0]}"
-    what = (
-        f"zodb-vault[{package.extra}]"
-        if package.extra
-        else f"'{package.distributions[0]} >= {package.version}'"
-    )
-    hint = f"install it into this Python: {sys.executable} -m pip install {what}"
-    if sys.version_info[:2] < package.python:
+    hint = package.how_to_install
+    if not package.runs_here:
         needs, here = (".".join(map(str, version)) for version in (package.python, sys.version_info[:2]))
-        return CheckResult(
-            name, False, f"needs Python {needs}, this is {here}", f"install zodb-vault with Python {needs}"
-        )
+        return CheckResult(name, False, f"needs Python {needs}, this is {here}", hint)
     try:
         importlib.import_module(package.module)
     except Exception as error:  # noqa: BLE001  what is broken inside a package may raise anything

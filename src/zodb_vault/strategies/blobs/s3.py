@@ -16,6 +16,7 @@ from typing import Any, Final
 from ...errors import ConfigurationError, KeyMissing, SourceError, StoreError
 from ...model import tid as tids
 from ...model.blob import BlobRef
+from ...model.requirements import BOTO3
 from ...model.s3settings import S3Settings
 from ...model.source import Database
 from ...policy.scope import bucket as shown_bucket
@@ -195,7 +196,7 @@ def require_client(database: Database) -> None:
     if importlib.util.find_spec("boto3") is None:
         raise ConfigurationError(
             [f"the blobs of the database {database.name} are in S3; boto3 is needed and not installed"],
-            "pip install 'zodb-vault[s3]'",
+            BOTO3.how_to_install,
         )
 
 

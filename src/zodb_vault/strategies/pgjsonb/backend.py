@@ -211,7 +211,7 @@ class Pgjsonb(Backend):
         if importlib.util.find_spec("zodb_pgjsonb") is None:
             raise NotProven(
                 f"the level restore opens {entry.name} with zodb-pgjsonb, which is not installed here",
-                "pip install 'zodb-vault[pgjsonb]', with Python 3.12 or later",
+                PGJSONB.how_to_install,
             )
         cache = directory / "blobs" if entry.blob_mode == "database+s3" else None
         with scratch_database(directory, server, note) as dsn:

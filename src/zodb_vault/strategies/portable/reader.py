@@ -212,13 +212,12 @@ def require_packages(database: Database, packages: Iterable[Package]) -> None:
     """Raise ConfigurationError when a package that is needed to open a database is not installed."""
     for package in packages:
         if importlib.util.find_spec(package.module) is None:
-            what = f"zodb-vault[{package.extra}]" if package.extra else package.distributions[0]
             raise ConfigurationError(
                 [
                     f"the database {database.name} is on {database.backend}: this needs the package "
                     f"{package.module}, which is not installed"
                 ],
-                f"pip install '{what}' in the environment of zodb-vault",
+                package.how_to_install,
             )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Final
-
-from psycopg2.extensions import connection as Connection
+from typing import TYPE_CHECKING, Final
 
 from ...config.masking import mask_dsn_words
 from ...errors import ConfigurationError, SourceError, VaultError
+from .requirements import require_driver
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
 
 APPLICATION: Final = "zodb-vault"
 
@@ -46,12 +48,9 @@ WORDS: Final = {
 
 def connect(dsn: str) -> Connection:
     """Log in; raise SourceError, or ConfigurationError when psycopg2 is not installed or the DSN is wrong."""
-    try:
-        import psycopg2
-    except ImportError:
-        raise ConfigurationError(
-            ["psycopg2 is not installed"], "install zodb-vault[relstorage], or psycopg2-binary"
-        ) from None
+    require_driver()
+    import psycopg2
+
     parameters = parameters_of(dsn)
     with translate_errors(dsn=dsn):
         return psycopg2.connect(
@@ -61,6 +60,7 @@ def connect(dsn: str) -> Connection:
 
 def parameters_of(dsn: str) -> dict[str, str]:
     """Return what a DSN says, keyword by keyword; raise ConfigurationError."""
+    require_driver()
     import psycopg2
     from psycopg2.extensions import parse_dsn
 
@@ -74,6 +74,7 @@ def parameters_of(dsn: str) -> dict[str, str]:
 
 def shown_dsn(dsn: str) -> str:
     """Return a DSN without its secrets, for an argument list."""
+    require_driver()
     from psycopg2.extensions import make_dsn
 
     if "sslpassword" in parameters_of(dsn):

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from ...model.source import Database
 from ..sql.probe import ANSWER_SECONDS, CLASS, CONNECT_SECONDS, LOCK_MILLISECONDS, NoAnswer, ProbedDatabase
+from .requirements import PSYCOPG2
 
 # What libpq says of a connection that cannot be made; the rest of such a message may repeat the DSN.
 REASONS: Final = (
@@ -37,7 +38,7 @@ def connected(database: Database) -> Iterator[ProbedDatabase]:
     try:
         import psycopg2
     except ImportError:
-        raise NoAnswer("psycopg2 is not installed") from None
+        raise NoAnswer(f"{' or '.join(PSYCOPG2.distributions)} is not installed") from None
     try:
         connection = psycopg2.connect(database.dsn, connect_timeout=CONNECT_SECONDS)
     except (psycopg2.Error, ValueError) as error:
