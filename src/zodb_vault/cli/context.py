@@ -64,7 +64,7 @@ class Context(Console):
         location = self.settings.repository.location
         if location is None:
             raise UsageError(
-                f"no location of the repository is configured: {self.settings.origin}",
+                f"no location of the repository is configured; {self.settings.origin}",
                 "give --repository LOCATION, or set [repository] location in zodb-vault.toml",
             )
         return str(location)
