@@ -5,12 +5,14 @@ from __future__ import annotations
 from command_line import Vault
 
 
-def test_what_is_not_in_the_trash_is_named_with_what_is(stocked: Vault) -> None:
+def test_what_is_not_in_the_trash_is_an_error_that_names_the_next_command(stocked: Vault) -> None:
     outcome = stocked("undelete", "20200101T000000Z-aaaaaa")
     assert outcome.status == 13
-    assert "in the trash: nothing" in outcome.err
-    deleted = stocked.done("delete", "one", "--yes").err.split()[0]
-    assert deleted in stocked("undelete", "20200101T000000Z-aaaaaa").err
+    assert "the trash is empty" in outcome.err
+    stocked.done("delete", "one", "--yes")
+    outcome = stocked("undelete", "20200101T000000Z-aaaaaa")
+    assert outcome.status == 13
+    assert "`zodb-vault list --trash`" in outcome.err
 
 
 def test_it_says_so_and_nothing_when_quiet(stocked: Vault) -> None:

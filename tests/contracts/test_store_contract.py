@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 from zodb_vault.errors import KeyChanged, KeyExists, KeyMissing, StoreError, VaultError
-from zodb_vault.stores.base import ListedKey, Store
+from zodb_vault.stores.base import ListedKey, RecordsTimes, Store
 
 from .conftest import StorePlace
 
@@ -68,6 +68,17 @@ def failing(*chunks: bytes) -> Iterator[bytes]:
 def test_an_entry_is_a_key_and_the_size_of_what_is_stored_under_it(store: Store) -> None:
     store.put(KEY, [b"four", b"teen bytes"])
     assert list(store.list("")) == [ListedKey(KEY, 14)]
+
+
+def test_the_time_when_something_was_stored_is_known_where_the_medium_records_it(store: Store) -> None:
+    if not isinstance(store, RecordsTimes):
+        return
+    before = store.clock()
+    store.put(KEY, [b"bytes"])
+    (found,) = store.stored_at("sites/default/")
+    assert found[0] == KEY
+    assert abs(found[1] - before) < timedelta(minutes=1)
+    assert list(store.stored_at("trash/")) == []
 
 
 # Staging

@@ -15,6 +15,7 @@ from ..runtime import clock
 from .context import Context, pass_context
 from .options import json_option, site_options
 from .output import ago, print_json, print_problem, size, table
+from .trash_output import print_trash
 
 MAX_NAME_SHOWN: Final = 200
 HEADINGS: Final = ("ID", "NAME", "CREATED", "SIZE", "STATUS", "HOW", "TRIGGER", "TIER", "VERIFIED")
@@ -39,11 +40,14 @@ VERIFY_ALL: Final = "`zodb-vault verify --all --level bytes` reads everything ag
 
 
 @click.command("list")
+@click.option("--trash", is_flag=True, help="List the removed backups that `undelete` can bring back.")
 @json_option
 @site_options
 @pass_context
-def command(context: Context, as_json: bool) -> int:
+def command(context: Context, trash: bool, as_json: bool) -> int:
     """List the backups of the site, newest first, and the creates and restores that are running.
+
+    With --trash the columns say when a backup was removed, and until when at least it can be brought back.
 
     Exit code 3: the newest backup is older than `max_age`, or the site may not be the one that was backed up
     before. Exit code 4: a backup is damaged. Its status is `damaged`: its manifest or a label cannot be read,
@@ -51,6 +55,8 @@ def command(context: Context, as_json: bool) -> int:
     has no backup of this site, but has backups of other sites.
     """
     context.use_cache()
+    if trash:
+        return print_trash(context, as_json=as_json)
     backups = [
         row for backup_id in reversed(context.catalog.listing.backups) if (row := _row_of(context, backup_id))
     ]

@@ -15,10 +15,13 @@ from .options import Text, site_options
 def command(context: Context, id: str) -> None:
     """Bring a backup back from the trash.
 
-    ID is the whole id of the backup.
+    ID is the id of the backup, a unique prefix of it, or the name of the backup. `list --trash` shows what is
+    in the trash.
     """
+    from ..operations.prune.deleted import find_deleted
     from ..operations.prune.trash import undelete
 
     context.use_site_of(id, changes=True)
-    undelete(context.repository, context.site_name, id)
-    context.say(f"{id} is back in the list of backups")
+    backup_id = find_deleted(context.catalog, id)
+    undelete(context.repository, context.site_name, backup_id)
+    context.say(f"{backup_id} is back in the list of backups")

@@ -16,7 +16,7 @@ from ..model.capture import PreviousBackup
 from ..model.manifest import DatabaseEntry, Dump, Label, Manifest, Marker, PgTransactions, Timeline
 from ..policy import retention
 from ..policy.recovery import SearchableBackup, TidRange
-from ..policy.selection import SelectableBackup, select
+from ..policy.selection import SelectableBackup, matching_deleted, select
 from ..repository import markers
 from ..repository.damage import DamageRegister, NeededDamage
 from ..repository.ids import ID_TIME
@@ -258,7 +258,20 @@ class Catalog:
         """
         if text in self.listing.backups:
             return self.backup(text)
-        return self.backup(select(text, [backup.selectable for backup in self.newest_first()]))
+        try:
+            return self.backup(select(text, [backup.selectable for backup in self.newest_first()]))
+        except BackupMissing:
+            deleted = matching_deleted(text, self.trashed())
+            if not deleted:
+                raise
+            raise BackupMissing(
+                f"backup {deleted[0]} is in the trash", f"`zodb-vault undelete {deleted[0]}` brings it back"
+            ) from None
+
+    def trashed(self) -> dict[str, str | None]:
+        """Return the ids of the backups in the trash of the site, oldest first, with their names."""
+        ids = self.repository.trash.backups(self.site)
+        return {one: self.repository.labels.facts(self.listing, one).name for one in ids}
 
     @cached_property
     def markers(self) -> dict[str, tuple[Marker, bytes]]:

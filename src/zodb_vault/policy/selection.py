@@ -5,7 +5,7 @@ An id, a name, a unique prefix of an id, or ``latest``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
 import msgspec
@@ -54,6 +54,36 @@ def select(text: str, backups: Sequence[SelectableBackup]) -> str:
         if matches:
             return _only(text, matches)
     raise BackupMissing(f"no backup has the id, prefix or name {text!r}", _nearest(text, backups))
+
+
+def select_deleted(text: str, names: Mapping[str, str | None]) -> str:
+    """Return the id of the backup in the trash that ``text`` means; ``names`` are all ids there with names.
+
+    Raise UsageError with the candidates when several match, BackupMissing when none matches.
+    """
+    if not text.strip():
+        raise UsageError("the ID is empty", "give an id, the beginning of one, or a name")
+    matches = matching_deleted(text, names)
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        listed = ", ".join(matches[:NAMED])
+        more = f" and {len(matches) - NAMED} more" if len(matches) > NAMED else ""
+        raise UsageError(
+            f"{text!r} can mean {len(matches)} backups in the trash: {listed}{more}", "give the whole id"
+        )
+    if not names:
+        raise BackupMissing("the trash is empty", "`zodb-vault list` shows the backups that exist")
+    raise BackupMissing(
+        f"no backup in the trash has the id, prefix or name {text!r}",
+        "`zodb-vault list --trash` shows what is in the trash",
+    )
+
+
+def matching_deleted(text: str, names: Mapping[str, str | None]) -> list[str]:
+    """Return the ids of the backups in the trash that are named ``text``, or else begin with it."""
+    named = [one for one, name in names.items() if name == text]
+    return sorted(named or [one for one in names if one.startswith(text)], reverse=True)
 
 
 def _latest(backups: Sequence[SelectableBackup]) -> str:

@@ -11,7 +11,7 @@ import msgspec
 
 from ..errors import InUse, KeyChanged, KeyExists, KeyMissing
 from ..model import canonical
-from ..model.manifest import DeadRun, PendingDeletions, RemovedBackup
+from ..model.manifest import DeadRun, Manifest, PendingDeletions, RemovedBackup
 from ..runtime import clock
 from ..stores.base import Store
 from .files import ImmutableFiles, decode_document
@@ -56,9 +56,17 @@ class Trash:
         return list(self.listing(site).backups)
 
     def document(self, site: str, backup: str) -> dict[str, Any]:
-        """Return the manifest of a deleted backup; raise BackupMissing, Damage or UnsupportedRepository."""
+        """Return the manifest of a deleted backup with all its keys.
+
+        Raise BackupMissing, Damage or UnsupportedRepository.
+        """
         key = trash_key(site, backup)
         return decode_document(self._files.read_manifest(key, site, backup), key)
+
+    def manifest(self, site: str, backup: str) -> Manifest:
+        """Return the manifest of a deleted backup; raise BackupMissing, Damage or UnsupportedRepository."""
+        key = trash_key(site, backup)
+        return canonical.decode(self._files.read_manifest(key, site, backup), Manifest, key)
 
     def note_gone(self, site: str, backup: str) -> None:
         """Note that a backup was removed permanently, so that it does not count as lost."""

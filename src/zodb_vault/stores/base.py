@@ -111,6 +111,18 @@ class Store(Protocol):
 
 
 @runtime_checkable
+class RecordsTimes(Protocol):
+    """A store whose medium records when something was stored.
+
+    The times are only shown and never decide anything: a copy of the files of a repository has new ones.
+    """
+
+    def stored_at(self, prefix: str) -> Iterator[tuple[str, datetime]]:
+        """Yield each key below ``prefix`` with the time in UTC when it was stored."""
+        ...
+
+
+@runtime_checkable
 class ProbesCapabilities(Protocol):
     """A store over a service whose capabilities differ between providers.
 

@@ -8,7 +8,7 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -122,6 +122,12 @@ class LocalStore:
         require_prefix(prefix)
         with _translate_errors(self.root, prefix):
             yield from _walk(self.root, self.root / prefix, prefix)
+
+    def stored_at(self, prefix: str) -> Iterator[tuple[str, datetime]]:
+        """Yield the keys below a directory with the times of their files."""
+        for entry in self.list(prefix):
+            with contextlib.suppress(KeyMissing), _translate_errors(self.root, entry.key):
+                yield entry.key, datetime.fromtimestamp((self.root / entry.key).stat().st_mtime, UTC)
 
     def delete(self, key: str, expected: bytes | None = None) -> None:
         """Remove a key durably."""

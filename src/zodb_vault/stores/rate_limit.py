@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final, Protocol
 
 from ..runtime import shutdown
-from .base import LeavesTemporaries, ListedKey, Staging, Store
+from .base import LeavesTemporaries, ListedKey, RecordsTimes, Staging, Store
 
 # The burst after an idle period, in seconds of the rate. A longer burst would fill a slow network connection
 # for as long.
@@ -161,6 +161,10 @@ class RateLimitedStore:
     def list(self, prefix: str) -> Iterator[ListedKey]:
         """Yield the keys below a prefix."""
         return self._store.list(prefix)
+
+    def stored_at(self, prefix: str) -> Iterator[tuple[str, datetime]]:
+        """Yield the keys below a prefix with their times, nothing if the store records none."""
+        return self._store.stored_at(prefix) if isinstance(self._store, RecordsTimes) else iter(())
 
     def delete(self, key: str, expected: bytes | None = None) -> None:
         """Remove a key."""

@@ -187,6 +187,13 @@ class S3Store:
                 last = key
                 yield ListedKey(key, found.size)
 
+    def stored_at(self, prefix: str) -> Iterator[tuple[str, datetime]]:
+        """Yield the keys below a prefix with the times that the service has recorded."""
+        require_prefix(prefix)
+        for page in self._client.pages(self._prefix + prefix):
+            for found in page:
+                yield found.key.removeprefix(self._prefix), found.modified
+
     def clock(self) -> datetime:
         """Return the time of the service."""
         return self._client.now(self._prefix)

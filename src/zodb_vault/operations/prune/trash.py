@@ -154,17 +154,16 @@ def user_of(backup_id: str, markers: Sequence[Marker], repository: Repository) -
 
 
 def undelete(repository: Repository, site: str, backup_id: str) -> None:
-    """Bring a backup back from the trash; raise BackupMissing.
+    """Bring the backup with this id back from the trash; raise BackupMissing.
 
     The marker is written before the manifest is read. A sweep deletes the manifest before it scans the
     markers: so either this finds no manifest, or the sweep finds the marker, and spares what the backup
     needs.
     """
-    trash = repository.trash.backups(site)
-    if backup_id not in trash:
+    if backup_id not in repository.trash.backups(site):
         raise BackupMissing(
             f"there is no backup {backup_id} in the trash",
-            f"in the trash: {', '.join(trash) or 'nothing'}",
+            "`zodb-vault list --trash` shows what is in the trash",
         )
     run_id = new_id([], repository.store.clock())
     marker = RunMarker.start(repository.store, site, "undelete", run_id, [backup_id])
