@@ -184,7 +184,7 @@ timezone = "Mars/Base"
         ),
         "ZODB_VAULT_SITE_X has to be named ZODB_VAULT_SITE_<SITE>_<KEY>, the key one of ZOPE_CONF, "
         "ZEO_CONF, DATA_FS, BLOB_DIR, "
-        "CLIENT_CONFS, RETENTION, MAX_AGE, MIRROR, DSN_BACKUP, REPLICA_LAG",
+        "CLIENT_CONFS, RETENTION, MAX_AGE, METHOD, MIRROR, DSN_BACKUP, REPLICA_LAG",
     }
     assert set(found) == expected
 

@@ -15,7 +15,7 @@ from .output import print_problem
 
 if TYPE_CHECKING:
     from ..config.settings import Settings, SiteSettings
-    from ..model.source import Site
+    from ..model.source import Method, Site
     from ..operations.catalog import Backup, Catalog
     from ..policy.retention import Rules
     from ..repository.repository import Repository
@@ -126,6 +126,12 @@ class Context(Console):
         """
         site = self.settings.sites.get(self.site_name)
         return site.client_confs if site is not None and not any(self._sources().values()) else ()
+
+    @property
+    def method(self) -> Method:
+        """Return the configured method of the site, native without one."""
+        site = self.settings.sites.get(self.site_name)
+        return site.method if site is not None else "native"
 
     @cached_property
     def _given(self) -> SiteSettings | None:

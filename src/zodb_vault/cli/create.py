@@ -9,7 +9,7 @@ import click
 from ..errors import ExitCode, UsageError, VaultError
 from .console import has_terminal
 from .context import Context, pass_context
-from .options import BACKUP_NAME, BACKUP_NOTE, METHOD, PATH, json_option, limit_options, site_options
+from .options import BACKUP_NAME, BACKUP_NOTE, PATH, json_option, limit_options, method_option, site_options
 from .output import count, print_json, print_problem, printable, size
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ MAX_MISSING_SHOWN: Final = 20
     is_flag=True,
     help="Take the exclusive lock of the storage first; this fails while the site runs.",
 )
-@click.option("--method", type=METHOD, default="native", show_default=True, help="How databases are read.")
+@method_option
 @click.option(
     "--mirror", type=PATH, metavar="DIR", help="The directory for the mirrors of --method portable."
 )
@@ -89,6 +89,7 @@ def command(
             "a backup cannot have the name 'latest': it means the newest backup", "use another name"
         )
     trigger = trigger or ("on-demand" if has_terminal() else "scheduled")
+    values["method"] = values["method"] or context.method
     options = CreateOptions(trigger=trigger, workers=context.workers, **values)
     for copy in context.settings.repository.copies:
         require_copyable(copy, context.settings)

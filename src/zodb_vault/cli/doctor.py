@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from .context import Context, pass_context
-from .options import json_option, site_options
+from .options import json_option, method_option, site_options
 from .output import print_checks
+
+if TYPE_CHECKING:
+    from ..model.source import Method
 
 
 @click.command("doctor")
+@method_option
 @json_option
 @site_options
 @pass_context
-def command(context: Context, as_json: bool) -> int:
+def command(context: Context, method: Method | None, as_json: bool) -> int:
     """Check whether backups can be made and restored here.
 
     It checks configuration, packages, programs, permissions, free space, clock and locks. It writes, reads,
@@ -27,5 +33,6 @@ def command(context: Context, as_json: bool) -> int:
         lambda: context.site_name,
         lambda: context.site,
         lambda: context.repository,
+        lambda: method or context.method,
     )
     return print_checks(examine(inputs), as_json=as_json, quiet=context.quiet)

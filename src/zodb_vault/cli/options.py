@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from ..errors import UsageError
+from ..model.source import METHODS
 from ..policy.parallelism import MAX_CONFIGURED
 from .context import Context
 from .limits import RATE
@@ -64,7 +65,6 @@ class Text(TextType):
 
 
 PATH: Final = PathOption()
-METHOD: Final = click.Choice(["native", "portable", "transactions"])
 BACKUP_NAME: Final = Text(max_length=200)
 BACKUP_NOTE: Final = Text(max_length=4000)
 
@@ -142,4 +142,9 @@ def limit_options(function: F) -> F:
     return function
 
 
+method_option = click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    help="How databases are read. Default: `method` of the configured site, else native.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")

@@ -9,7 +9,7 @@ import click
 
 from ..errors import VaultError
 from .context import Context, pass_context
-from .options import METHOD, PATH, json_option, site_options
+from .options import PATH, json_option, method_option, site_options
 from .output import count, print_json, printable
 
 if TYPE_CHECKING:
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @click.command("plan")
 @click.option("--full", is_flag=True, help="As for `create --full`.")
-@click.option("--method", type=METHOD, default="native", show_default=True, help="As for `create --method`.")
+@method_option
 @click.option("--mirror", type=PATH, metavar="DIR", help="As for `create --mirror`.")
 @json_option
 @site_options
 @pass_context
-def command(context: Context, full: bool, method: Method, mirror: Path | None, as_json: bool) -> None:
+def command(context: Context, full: bool, method: Method | None, mirror: Path | None, as_json: bool) -> None:
     """Show what `create` would back up, from where, how, in which order, and why; nothing is changed."""
     from ..operations.create.plan import PlanOptions, plan
 
@@ -35,7 +35,8 @@ def command(context: Context, full: bool, method: Method, mirror: Path | None, a
         repository = context.repository
     except VaultError as error:
         problem = f"no earlier backup is known: {error.message}"
-    planned = plan(site, repository, problem, PlanOptions(full=full, method=method, mirror=mirror))
+    options = PlanOptions(full=full, method=method or context.method, mirror=mirror)
+    planned = plan(site, repository, problem, options)
     if as_json:
         print_json(planned.document())
         return

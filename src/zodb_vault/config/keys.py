@@ -13,7 +13,7 @@ from datetime import timedelta
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, NewType, Union, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, NewType, Union, cast, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 import msgspec
@@ -21,7 +21,7 @@ import msgspec
 from ..errors import ConfigurationError
 from ..model.location import SUPPORTED, unsupported_kind
 from ..model.s3settings import S3Settings
-from ..model.source import Secret
+from ..model.source import METHODS, Method, Secret
 from .copies import CopySettings
 from .durations import parse_duration
 from .paths import absolute, expand_home
@@ -289,6 +289,13 @@ def _copy(given: object, source: ValueSource) -> CopySettings:
     return CopySettings(location=_location(given.get("location"), source), recipients=recipients, s3=s3)
 
 
+def _method(given: object, source: ValueSource) -> Method:
+    text = _text(given, source)
+    if text not in METHODS:
+        raise ValueError(f"has to be one of {', '.join(METHODS)}{suggestion(text, METHODS)}")
+    return cast(Method, text)
+
+
 def _secret(given: object, source: ValueSource) -> Secret:
     return Secret(_text(given, source))
 
@@ -299,6 +306,7 @@ CONVERSIONS: Mapping[Any, Callable[[object, ValueSource], Any]] = {
     bool: _flag,
     Rate: _rate,
     Path: _path,
+    Method: _method,
     Secret: _secret,
     Location: _location,
     timedelta: _duration,

@@ -20,7 +20,7 @@ import msgspec
 
 from ..errors import ConfigurationError, UsageError
 from ..model.s3settings import S3Settings
-from ..model.source import Secret
+from ..model.source import Method, Secret
 from ..policy.parallelism import MAX_CONFIGURED
 from ..policy.retention import OnDemandRetention, SafetyRetention, ScheduledRetention
 from .copies import CopySettings
@@ -103,7 +103,8 @@ class SiteSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The source of a site: exactly one of ``zope_conf``, ``zeo_conf`` and ``data_fs``. Paths are absolute.
 
     ``blob_dir`` belongs to ``data_fs``. ``retention`` is the name of the policy of its backups; without one,
-    ``[retention]`` applies. ``mirror`` is the directory of the mirrors of the portable method.
+    ``[retention]`` applies. ``method`` is how its databases are read, unless the command line says otherwise.
+    ``mirror`` is the directory of the mirrors of the portable method.
     ``client_confs`` are the configurations of clients of its ZEO server, whose caches a restore removes.
     ``max_age`` overrides ``schedule.max_age``. ``dsn_backup`` is a replica of its PostgreSQL database, which
     is dumped instead, unless it lags by more than ``replica_lag``.
@@ -116,6 +117,7 @@ class SiteSettings(msgspec.Struct, frozen=True, kw_only=True):
     client_confs: tuple[Path, ...] = ()
     retention: str | None = None
     max_age: timedelta | None = None
+    method: Method = "native"
     mirror: Path | None = None
     dsn_backup: Secret | None = None
     replica_lag: timedelta = timedelta(minutes=1)

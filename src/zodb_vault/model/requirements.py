@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from .source import Database
+
 
 class Package(NamedTuple):
     """A package: its module, the names of its distributions, and the oldest version that works.
@@ -44,7 +46,8 @@ class Package(NamedTuple):
 class Requirements(NamedTuple):
     """The requirements of a database.
 
-    ``packages`` open its storage. ``drivers`` and ``tools`` back it up; a tool has several possible names.
+    ``packages`` open its storage, as the portable method and a proof by a restore do. ``drivers`` and
+    ``tools`` back it up; a tool has several possible names.
     """
 
     packages: tuple[Package, ...] = ()
@@ -52,13 +55,16 @@ class Requirements(NamedTuple):
     tools: tuple[tuple[str, ...], ...] = ()
 
 
+def opening_packages(database: Database, requirements: Requirements) -> list[Package]:
+    """Return the packages that open the storage of a database, with the wrapper that has its blobs."""
+    wrapped = [WRAPPERS["s3blobs"]] if "s3blobs" in database.wrappers else []
+    return [*requirements.packages, *wrapped]
+
+
 ZODB: Final = Package("ZODB", ("ZODB",), "5.8")
 BOTO3: Final = Package("boto3", ("boto3",), "1.36", "s3")
 PYRAGE: Final = Package("pyrage", ("pyrage",), "1.2", "encryption")
-ZLIBSTORAGE: Final = Package("zc.zlibstorage", ("zc.zlibstorage",), "1.0")
 # The sections that wrap a storage, as ``Database.wrappers`` names them.
 WRAPPERS: Final[Mapping[str, Package]] = {
     "s3blobs": Package("zodb_s3blobs", ("zodb-s3blobs",), "1.0", "s3blobs", (3, 12)),
-    "zlibstorage": ZLIBSTORAGE,
-    "serverzlibstorage": ZLIBSTORAGE,
 }

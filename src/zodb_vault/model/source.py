@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Final, Literal, get_args
 
 import msgspec
 
 Method = Literal["native", "portable", "transactions"]
+METHODS: Final[tuple[str, ...]] = get_args(Method)
 BlobMode = Literal["directory", "database", "server", "s3", "database+s3", "none"]
 
 

@@ -31,6 +31,11 @@ class Ownership(msgspec.Struct, frozen=True):
             os.fchown(fd, self.uid, self.gid)
 
 
+def existing_directory(path: Path) -> Path:
+    """Return the directory itself, or the nearest one above it that is there."""
+    return next(one for one in (path, *path.parents) if one.is_dir())
+
+
 def make_directories_like_parent(path: Path) -> None:
     """Make a directory and its parents.
 
@@ -91,6 +96,29 @@ def require_owner(path: Path, *, ours: bool) -> None:
             f"{existing} belongs to gid {info.st_gid}, and uid {os.geteuid()} is not in that group",
             "run as a user of that group, or as root",
         )
+
+
+def require_links(path: Path) -> None:
+    """Raise TargetRefused when the file system has no hard links: the old file could not be kept."""
+    probe = path.with_name(f"{path.name}.restore.probe")
+    try:
+        try:
+            os.link(path, probe)
+        except FileExistsError:  # a process that was killed left it, or another one is here just now
+            _unlink(probe)
+            os.link(path, probe)
+        _unlink(probe)
+    except OSError as error:
+        raise TargetRefused(
+            f"{path} cannot be hard-linked: {error.strerror}",
+            "a restore in place keeps the replaced file by a hard link; restore into a directory on another "
+            "file system with --output DIR",
+        ) from None
+
+
+def _unlink(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _umask() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -225,6 +226,20 @@ class Backend:
     def requirements(self, database: Database) -> Requirements:
         """Return the packages and programs that a database needs."""
         return Requirements()
+
+    def missing_for_proof(self, database: Database) -> list[str] | None:
+        """Return what this machine lacks for a proof by a restore, each with how to get it.
+
+        None where such a proof needs nothing that a backup does not need.
+        """
+        packages = self.requirements(database).packages
+        if not packages:
+            return None
+        return [
+            f"the package {one.distributions[0]} ({one.how_to_install})"
+            for one in packages
+            if importlib.util.find_spec(one.module) is None
+        ]
 
     def inspect_source(self, database: Database) -> SourceFinding | None:
         """Find out whether the storage can be read; return None when ``second_opinion`` does that.

@@ -7,13 +7,14 @@ that becomes the new one in a single step, without notes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from ..errors import VaultError
 from ..model.manifest import DatabaseEntry
-from ..model.restore import DatabaseCut, RemovedCache, TargetState, UnfinishedRestore
+from ..model.restore import DatabaseCut, RemovedCache, SpaceNeed, TargetState, UnfinishedRestore
 from ..runtime.progress import Progress
 from .base import Sink
 
@@ -45,6 +46,29 @@ class RestoreContext(NamedTuple):
     site: str
     progress: Progress
     heartbeat: Callable[[], None]
+
+
+class PreflightFinding(NamedTuple):
+    """One condition of a restore: what it is, in words, and the ``refusal`` when it is not met."""
+
+    message: str
+    refusal: VaultError | None = None
+
+
+def finding_of(message: str, check: Callable[[], object]) -> PreflightFinding:
+    """Return the finding of a check that raises what speaks against a restore."""
+    try:
+        check()
+    except VaultError as error:
+        return PreflightFinding(message, error)
+    return PreflightFinding(message)
+
+
+def require_met(findings: Iterable[PreflightFinding]) -> None:
+    """Raise the first refusal."""
+    for finding in findings:
+        if finding.refusal is not None:
+            raise finding.refusal
 
 
 class DatabaseRestore:
@@ -213,6 +237,26 @@ class Destination:
     def finished(self, restore: str) -> UnfinishedRestore | None:
         """Return the restore with this id if it is finished here and has left a record; raise Damage."""
         return None
+
+    def preflight(self, source: RestoreSource | None) -> Iterable[PreflightFinding]:
+        """Yield what a restore needs here, whether or not the site runs now; change nothing.
+
+        ``inspect`` raises the refusals of the same findings. ``doctor`` shows all of them beside the running
+        site, so it cannot call a destination good that a restore refuses. ``source`` is the newest backup,
+        None when there is none yet.
+        """
+        return ()
+
+    def present_size(self) -> int:
+        """Return the bytes of the storage in place on this machine, 0 when there is none."""
+        return 0
+
+    def space(self, storage: int, blobs: int) -> list[SpaceNeed]:
+        """Return the space that a restore of a storage and blobs of these sizes needs on this machine.
+
+        Empty when it is not known: a database server has its files elsewhere.
+        """
+        return []
 
     def inspect(
         self, source: RestoreSource, unfinished: Collection[UnfinishedRestore]

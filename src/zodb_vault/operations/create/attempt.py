@@ -81,6 +81,17 @@ class Attempt:
                 return Created(manifest=newest, skipped=True, missing={}, findings=[])
             return self._copy(decided, stale, stack)
 
+    def rehearse(self) -> None:
+        """Decide everything that a backup decides before it copies, and change nothing.
+
+        Raise what ``run`` raises until then.
+        """
+        with contextlib.ExitStack() as stack:
+            stale = stale_marker(self._draft.catalog, self._draft.objects)
+            decided = self._decide(self._surveys(stale, stack))
+            check_source(self._draft, decided.starting, self._progress)
+            self._require_signatures(decided)
+
     # deciding
 
     def _surveys(self, stale: StaleMarker | None, stack: contextlib.ExitStack) -> list[Survey]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -174,10 +175,16 @@ class _DatabaseMirror:
         with self._open() as source:
             return int.from_bytes(source.last_tid(), "big") != last
 
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[Source]:
-        text = source_conf(self._site, self.database, os.environ, Path.cwd(), self.mirror.cache)
-        with contextlib.closing(
-            Source(self.database, backend_of(self.database), text, self.mirror.cache)
-        ) as source:
-            yield source
+    def _open(self) -> AbstractContextManager[Source]:
+        return opened(self._site, self.database, self.mirror.cache)
+
+
+@contextlib.contextmanager
+def opened(site: Site, database: Database, cache: Path) -> Iterator[Source]:
+    """Give the open storage of a database, as the portable method reads it; ``cache`` is for its blobs.
+
+    Raise ConfigurationError, SourceError.
+    """
+    text = source_conf(site, database, os.environ, Path.cwd(), cache)
+    with contextlib.closing(Source(database, backend_of(database), text, cache)) as source:
+        yield source

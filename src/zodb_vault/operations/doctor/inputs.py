@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from ...config.settings import Settings
 from ...errors import VaultError
-from ...model.manifest import Manifest
-from ...model.source import Site
+from ...model.manifest import DatabaseEntry, Manifest
+from ...model.source import Database, Method, Site
 from ...repository.repository import Repository
+from ...strategies.registry import backend_of
 from ..catalog import Catalog
+from .check import NotChecked
 
 T = TypeVar("T")
 
@@ -18,8 +21,8 @@ T = TypeVar("T")
 class CheckInputs:
     """What the checks examine.
 
-    The first check that needs an input gets the error when it cannot be loaded. Later checks get a short
-    VaultError that refers to the first one, so that one cause is described once.
+    The first check that needs an input gets the error when it cannot be loaded. Later checks get NotChecked
+    with that error, so that one cause is one finding. ``method`` is the method of the backups.
     """
 
     def __init__(
@@ -28,12 +31,18 @@ class CheckInputs:
         site_name: Callable[[], str],
         site: Callable[[], Site],
         repository: Callable[[], Repository],
+        method: Callable[[], Method] = lambda: "native",
     ) -> None:
         self._load_settings = settings
         self._load_site_name = site_name
         self._load_site = site
         self._load_repository = repository
+        self._load_method = method
         self._loaded: dict[str, object] = {}
+        # Findings of their own say what is wrong with these databases. What fails for the same cause is not
+        # tried: ``unanswered`` could not be read, for ``unprepared`` a package or program is missing.
+        self.unanswered: set[str] = set()
+        self.unprepared: set[str] = set()
 
     def _get(self, what: str, kind: type[T], load: Callable[[], T]) -> T:
         """Return an input, loaded at the first call; an error is kept as well."""
@@ -45,10 +54,7 @@ class CheckInputs:
                 raise
         loaded = self._loaded[what]
         if isinstance(loaded, BaseException):
-            raise VaultError(
-                f"not checked: the {what} could not be read",
-                "correct the finding above that names the cause, and run this command again",
-            )
+            raise NotChecked(loaded)
         assert isinstance(loaded, kind)
         return loaded
 
@@ -69,6 +75,11 @@ class CheckInputs:
         _ = self.site_name
         return self._get("site", Site, self._load_site)
 
+    def method_of(self, database: Database) -> Method:
+        """Return the method that backs up a database here."""
+        _ = self.settings
+        return backend_of(database).method(database, self._load_method())
+
     @property
     def repository(self) -> Repository:
         """Return the repository."""
@@ -85,3 +96,21 @@ class CheckInputs:
     def newest(self) -> Manifest | None:
         """Return the newest readable backup that has all components, None when there is none."""
         return next((one.manifest for one in self.catalog.readable() if one.manifest.whole), None)
+
+    @contextlib.contextmanager
+    def answer_of(self, database: Database) -> Iterator[None]:
+        """Note a database that does not answer in this block."""
+        try:
+            yield
+        except Exception:
+            self.unanswered.add(database.name)
+            raise
+
+    def newest_entry(self, database: Database) -> DatabaseEntry | None:
+        """Return what the newest backup holds of a database; None without one, or without a repository."""
+        try:
+            newest = self.newest
+        except (NotChecked, VaultError, OSError):  # checks of the repository tell why
+            return None
+        entries = newest.databases if newest else []
+        return next((entry for entry in entries if entry.name == database.name), None)

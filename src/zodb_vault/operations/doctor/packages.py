@@ -14,8 +14,10 @@ from functools import partial
 from importlib import metadata
 from typing import Final
 
-from ...model.requirements import BOTO3, PYRAGE, WRAPPERS, ZODB, Package
+from ...model.requirements import BOTO3, PYRAGE, ZODB, Package, opening_packages
+from ...model.source import Database, Method
 from ...strategies.registry import backend_of
+from ..create.eligibility import refused
 from .check import CheckResult, run_check
 from .inputs import CheckInputs
 
@@ -44,23 +46,59 @@ def check_packages(inputs: CheckInputs) -> Iterator[CheckResult]:
 
 
 def check_site_packages(inputs: CheckInputs) -> Iterator[CheckResult]:
-    """Check the packages that the databases of the site need."""
-    needed: dict[Package, None] = {}
-    for database in inputs.site.databases:
-        requirements = backend_of(database).requirements(database)
-        wrappers = (WRAPPERS[wrapper] for wrapper in database.wrappers if wrapper in WRAPPERS)
-        needed |= dict.fromkeys((*requirements.packages, *wrappers, *requirements.drivers))
-        if "s3" in database.blob_mode:
-            needed[BOTO3] = None
-    for package in needed:
-        yield check_package(package)
+    """Check the packages that the configured method needs to back up the databases of the site."""
+    needed: dict[Package, set[str]] = {}
+    for database in _copied(inputs):
+        for package in _packages(database, inputs.method_of(database)):
+            needed.setdefault(package, set()).add(database.name)
+    for package, names in needed.items():
+        result = check_package(package)
+        if not result.ok:
+            inputs.unanswered |= names
+        yield result
+
+
+def _packages(database: Database, method: Method) -> Iterator[Package]:
+    """Yield the packages of a method: only the portable one opens the storage itself."""
+    requirements = backend_of(database).requirements(database)
+    yield from requirements.drivers
+    if method == "portable":
+        yield from opening_packages(database, requirements)
+    elif "s3" in database.blob_mode:
+        yield BOTO3
 
 
 def check_tools(inputs: CheckInputs) -> Iterator[CheckResult]:
-    """Check the programs that the databases of the site need."""
-    tools = (names for one in inputs.site.databases for names in backend_of(one).requirements(one).tools)
-    for names in dict.fromkeys(tools):
-        yield from run_check(f"tool {names[0]}", partial(check_tool, names))
+    """Check the programs that dump the databases of the site; the portable method needs none."""
+    dumped = (one for one in _copied(inputs) if inputs.method_of(one) != "portable")
+    needed: dict[tuple[str, ...], set[str]] = {}
+    for database in dumped:
+        for tool in backend_of(database).requirements(database).tools:
+            needed.setdefault(tool, set()).add(database.name)
+    for tool, names in needed.items():
+        for result in run_check(f"tool {tool[0]}", partial(check_tool, tool)):
+            if not result.ok:
+                inputs.unprepared |= names
+            yield result
+
+
+def _copied(inputs: CheckInputs) -> list[Database]:
+    """Return the databases that the configured method can back up; the others have a finding of their own."""
+    return [one for one in inputs.site.databases if not refused(one, inputs.method_of(one))]
+
+
+def check_proof(inputs: CheckInputs, database: Database) -> Iterator[CheckResult]:
+    """Tell what `verify --level restore` lacks here: backups and restores do not need it."""
+    method = inputs.method_of(database)
+    if method == "portable" or refused(database, method):
+        return
+    lacks = backend_of(database).missing_for_proof(database)
+    if lacks is None:
+        return
+    message = "`verify --level restore` can run here"
+    if lacks:
+        message = f"`verify --level restore` would also need {', '.join(lacks)}; backups do not need it"
+    yield CheckResult(f"proof {database.name}", True, message)
 
 
 def check_package(package: Package) -> CheckResult:

@@ -15,6 +15,7 @@ from ..create.eligibility import refuse_overlap
 from ..findings import findings_of
 from .check import CheckResult, run_check
 from .inputs import CheckInputs
+from .restore import check_places
 from .store_probe import check_access, check_clocks, check_object_lock, check_service
 
 
@@ -27,6 +28,7 @@ def check_repository(inputs: CheckInputs) -> Iterator[CheckResult]:
 def check_location(inputs: CheckInputs) -> Iterator[CheckResult]:
     """Check that neither the repository nor a blob directory contains the other."""
     refuse_overlap(inputs.repository, list(inputs.site.databases))
+    check_places(inputs)
     yield CheckResult("repository location", True, "the repository and the blob directories are separate")
 
 

@@ -1,7 +1,7 @@
 """Find out whether backups of a site can be made and restored here, before they are needed.
 
-Every check runs, even when an earlier one failed. When a check cannot read what it has to examine, that is a
-finding of this check. Nothing is changed, except for a probe in the repository that is removed again.
+Every check runs, even when an earlier one failed. Checks that need what an earlier one could not read are
+named in the finding of that one. Nothing is changed, except for probes that are removed again.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from functools import partial
 from typing import Final
 
 from ...model.source import Database
-from .check import CheckResult, run_check
+from .check import CheckResult, one_per_cause, run_check
 from .configuration import check_configuration, check_site
+from .create import check_create
 from .inputs import CheckInputs
-from .packages import check_packages, check_site_packages, check_tools
+from .packages import check_packages, check_proof, check_site_packages, check_tools
 from .repository import (
     check_clock,
     check_damage,
@@ -25,8 +26,9 @@ from .repository import (
     check_repository,
     check_store,
 )
+from .restore import check_restore, check_restore_space, check_site_space
 from .source import check_blobs, check_database, check_source
-from .space import check_repository_space, check_site_space
+from .space import check_repository_space
 
 Check = Callable[[CheckInputs], Iterable[CheckResult]]
 DatabaseCheck = Callable[[CheckInputs, Database], Iterable[CheckResult]]
@@ -34,7 +36,8 @@ DatabaseCheck = Callable[[CheckInputs, Database], Iterable[CheckResult]]
 
 def examine(inputs: CheckInputs) -> list[CheckResult]:
     """Return the results of all checks, in the order in which they depend on each other."""
-    return [result for name, check in CHECKS for result in run_check(name, partial(check, inputs))]
+    results = [result for name, check in CHECKS for result in run_check(name, partial(check, inputs))]
+    return one_per_cause(results)
 
 
 def _per_database(name: str, check: DatabaseCheck) -> tuple[str, Check]:
@@ -53,6 +56,7 @@ CHECKS: Final[tuple[tuple[str, Check], ...]] = (
     ("packages", check_packages),
     ("packages of the site", check_site_packages),
     ("tools", check_tools),
+    _per_database("proof", check_proof),
     _per_database("source", check_source),
     _per_database("database", check_database),
     _per_database("blobs", check_blobs),
@@ -62,8 +66,11 @@ CHECKS: Final[tuple[tuple[str, Check], ...]] = (
     ("newest backup", check_newest_backup),
     ("damage", check_damage),
     ("site in the repository", check_findings),
+    _per_database("restore", check_restore),
     _per_database("space", check_site_space),
+    ("space restore", check_restore_space),
     ("space repository", check_repository_space),
     ("clock", check_clock),
     ("locks", check_locks),
+    ("create", check_create),
 )

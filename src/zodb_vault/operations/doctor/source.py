@@ -2,36 +2,66 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from ...blobs.layout import TEMPORARY, detect
 from ...errors import StoreError
+from ...model import tid as tids
 from ...model.source import Database
 from ...strategies.blobs.s3 import BlobBucket, wrapper_key
 from ...strategies.registry import backend_of
 from ..create.eligibility import refused
+from ..create.mirrors import opened
 from .check import CheckResult
 from .inputs import CheckInputs
 
 
-def check_source(_inputs: CheckInputs, database: Database) -> Iterator[CheckResult]:
-    """Check that a database can be backed up, and that it can be read."""
-    name = f"source {database.name}"
-    if refusal := refused(database):
+def check_source(inputs: CheckInputs, database: Database) -> Iterator[CheckResult]:
+    """Check that a database can be backed up by the configured method, and that it can be read."""
+    with inputs.answer_of(database):
+        yield from _check_source(inputs, database)
+
+
+def _check_source(inputs: CheckInputs, database: Database) -> Iterator[CheckResult]:
+    name, method = f"source {database.name}", inputs.method_of(database)
+    if refusal := refused(database, method):
+        inputs.unanswered.add(database.name)
         yield CheckResult(name, False, refusal.message, refusal.hint)
         return
+    if method == "portable":
+        if database.name in inputs.unanswered:  # a package that opens it is missing
+            return
+        yield from _check_portable(inputs, database)
+        return
     found = backend_of(database).inspect_source(database)
+    if found is not None and not found.ok:
+        inputs.unanswered.add(database.name)
     if found is not None:  # a database server has a check of its own, see check_database
         yield CheckResult(name, *found)
 
 
-def check_database(_inputs: CheckInputs, database: Database) -> Iterator[CheckResult]:
+def _check_portable(inputs: CheckInputs, database: Database) -> Iterator[CheckResult]:
+    """Open the storage with ZODB as the portable method does, for reading only."""
+    name = f"source {database.name}"
+    with tempfile.TemporaryDirectory(prefix="zodb-vault-doctor-") as cache, contextlib.ExitStack() as stack:
+        source = stack.enter_context(opened(inputs.site, database, Path(cache)))
+        last = tids.to_hex(source.last_tid())
+        yield CheckResult(name, True, f"{source.place} can be read, last transaction {last}")
+
+
+def check_database(inputs: CheckInputs, database: Database) -> Iterator[CheckResult]:
     """Check that a database server answers, and that it holds the blobs where the configuration says."""
+    if database.name in inputs.unanswered:
+        return
     opinion = backend_of(database).second_opinion(database)
     if opinion is None:
         return
+    if not opinion.answered:
+        inputs.unanswered.add(database.name)
     yield CheckResult(
         f"database {database.name}",
         opinion.answered,

@@ -1,4 +1,4 @@
-"""Checks of free space: for the next backup in the repository, for a restored Data.fs beside the old one."""
+"""Check of the free space in the repository: for the next backup, and for a full one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from ...errors import VaultError
 from ...model.source import Database
 from ...model.units import readable_size
 from ..catalog import stored_size
@@ -86,23 +85,3 @@ def _size_of_blobs(database: Database) -> tuple[int, bool]:
         with contextlib.suppress(FileNotFoundError):
             total += path.stat().st_size
     return total, False
-
-
-def check_site_space(inputs: CheckInputs, database: Database) -> Iterator[CheckResult]:
-    """Check that a restore in place has room: it writes the new Data.fs beside the old one."""
-    if database.data_fs is None:
-        return
-    data_fs = Path(database.data_fs)
-    sizes = [data_fs.stat().st_size if data_fs.exists() else 0]
-    with contextlib.suppress(VaultError):  # without a repository, only the size of the present file is known
-        newest = inputs.newest
-        entries = newest.databases if newest else []
-        sizes += [one.data_fs.end for one in entries if one.name == database.name and one.data_fs]
-    needed = max(sizes)
-    free = shutil.disk_usage(next(folder for folder in data_fs.parents if folder.is_dir())).free
-    message = (
-        f"{readable_size(free)} free beside {data_fs}; a restore in place needs {readable_size(needed)}, "
-        "and room for the blobs that the site no longer has"
-    )
-    hint = "free space there; until then restore into another file system with --output DIR"
-    yield CheckResult(f"space {database.name}", free >= needed, message, hint)

@@ -51,6 +51,24 @@ def storage_locks(data_fs: Path, *, barred: bool = False) -> Iterator[None]:
         yield
 
 
+def require_lockable(data_fs: Path) -> None:
+    """Raise TargetRefused when ``storage_locks`` could not open or make a lock file here; take no lock.
+
+    A symbolic link to a Data.fs has a lock and an index beside it, in a directory of its own.
+    """
+    for name in _names(data_fs):
+        if _is_bar(name):
+            continue
+        unusable = name.exists() and not os.access(name, os.W_OK)
+        directory = next(parent for parent in name.parents if parent.is_dir())
+        if unusable or not os.access(directory, os.W_OK | os.X_OK):
+            raise TargetRefused(
+                f"the lock {name} cannot be taken: uid {os.geteuid()} cannot write to "
+                f"{name if unusable else directory}",
+                "run as the user that owns the site, and check that the directory can be written to",
+            )
+
+
 def is_barred(data_fs: Path) -> bool:
     """Tell whether an interrupted restore has left a bar, so no process can open the storage for writing."""
     return any(_is_bar(name) for name in _names(data_fs))

@@ -180,7 +180,7 @@ class Pgjsonb(Backend):
 
         Each blob goes under the key that its row names.
         """
-        from ..postgres.restore import plan_load
+        from ..postgres.restore import plan_load, preflight
         from ..sql.local_caches import LocalCache
         from ..sql.restore import DumpDestination, DumpTarget
         from .objects import bucket_to_fill
@@ -193,6 +193,7 @@ class Pgjsonb(Backend):
         target = DumpTarget(
             location=self.location(database),
             plan=partial(plan_load, database.dsn, tables_of),
+            preflight=lambda request: preflight(database.dsn, request, options.role),
             bucket=lambda source: bucket_to_fill(database, source.entry, source.objects),
             blob_option="s3-bucket-name",
             caches=(cache,),
@@ -255,6 +256,12 @@ class Pgjsonb(Backend):
     def requirements(self, database: Database) -> Requirements:
         """Return zodb-pgjsonb, the driver and the tools of PostgreSQL."""
         return Requirements((PGJSONB,), DRIVERS, TOOLS)
+
+    def missing_for_proof(self, database: Database) -> list[str] | None:
+        """Return the package, and the programs of a server for an empty database."""
+        from ..postgres.scratch import missing_programs
+
+        return [*(super().missing_for_proof(database) or []), *missing_programs()]
 
     def second_opinion(self, database: Database) -> Opinion | None:
         """Ask the tables where the blobs are."""

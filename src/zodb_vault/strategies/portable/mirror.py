@@ -23,6 +23,7 @@ from ...datafs.tail import tail_digest
 from ...errors import Damage, InUse, TargetRefused, VaultError
 from ...model import canonical
 from ...runtime import durable
+from ...runtime.ownership import existing_directory
 
 MARKER: Final = "mirror.json"
 LOCK: Final = "lock"
@@ -177,7 +178,9 @@ def held(directory: Path) -> Iterator[Mirror]:
     """
     with written(directory):
         durable.make_directories(directory, MODE)
-        _require_ours(directory)
+        require_ours(directory)
+        if stat.S_IMODE(directory.stat().st_mode) != MODE:
+            directory.chmod(MODE)
         fd = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -197,7 +200,21 @@ def held(directory: Path) -> Iterator[Mirror]:
         os.close(fd)
 
 
-def _require_ours(directory: Path) -> None:
+def require_usable(directory: Path) -> None:
+    """Raise TargetRefused when a directory cannot be a mirror, or cannot be made; change nothing."""
+    if directory.exists():
+        require_ours(directory)
+        return
+    parent = existing_directory(directory)
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise TargetRefused(
+            f"the mirror {directory} cannot be made: uid {os.geteuid()} cannot write to {parent}",
+            "name another directory with --mirror, or correct the permissions",
+        )
+
+
+def require_ours(directory: Path) -> None:
+    """Raise TargetRefused when a directory belongs to another user, or holds anything but a mirror."""
     info = directory.stat()
     if info.st_uid != os.geteuid():
         raise TargetRefused(
@@ -212,8 +229,6 @@ def _require_ours(directory: Path) -> None:
             f"{directory} is not empty and not a mirror of zodb-vault: it has no {MARKER}",
             "name another directory with --mirror",
         )
-    if stat.S_IMODE(info.st_mode) != MODE:
-        directory.chmod(MODE)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from ...errors import ConfigurationError, SourceError, VaultError
-from ...model.requirements import WRAPPERS, ZODB, Package
+from ...model.requirements import ZODB, Package, opening_packages
 from ...model.source import Database, Secret
 from ..backend import Backend
 
@@ -204,8 +204,7 @@ def _temporary_files_in(directory: Path) -> Iterator[None]:
 
 def _packages(database: Database, backend: Backend) -> list[Package]:
     """Return the packages that are needed to open a storage."""
-    wrapped = [WRAPPERS["s3blobs"]] if "s3blobs" in database.wrappers else []
-    return [ZODB, *backend.requirements(database).packages, *wrapped]
+    return [ZODB, *opening_packages(database, backend.requirements(database))]
 
 
 def require_packages(database: Database, packages: Iterable[Package]) -> None:

@@ -16,7 +16,7 @@ from ...errors import TargetRefused, VaultError
 from ...model.manifest import PgDump
 from ...model.restore import RestorePoint
 from ...runtime import clock
-from ..destination import RestoreContext
+from ..destination import PreflightFinding, RestoreContext, finding_of
 from ..sql.restore import DumpLoad, LoadRequest, PlannedLoad
 from .connection import connect
 from .names import literal, quoted
@@ -62,8 +62,7 @@ def plan_load(dsn: str, tables_of: TablesOf, request: LoadRequest) -> PlannedLoa
                 "what is there is kept under another name, or saved first",
             )
         way = _way(database, request.point, empty=empty)
-        if way is Way.OVER:
-            _require_same_tables(database, dump)
+        _require_way(database, way, dump)
         load = LoadBeside if way is Way.BESIDE else LoadInPlace
         return PlannedLoad(
             exists=not empty,
@@ -72,6 +71,34 @@ def plan_load(dsn: str, tables_of: TablesOf, request: LoadRequest) -> PlannedLoa
             last_tid=None if empty else database.last_tid(),
             notes=list(_notes(database, tables, dump, way, request.point)),
         )
+
+
+def preflight(dsn: str, request: LoadRequest | None, role: str | None) -> Iterator[PreflightFinding]:
+    """Yield the way that a dump would take now, and whether the role has the rights for it.
+
+    Sessions of the running site do not matter here. Raise ConfigurationError, SourceError without an answer.
+    """
+    dump = request.entry.dump if request is not None else None
+    with contextlib.closing(TargetDatabase(dsn, role)) as database:
+        empty, user = database.is_empty(), database.facts.user
+        way = _way(database, None, empty=empty)
+        may = "may" if database.facts.creates else "may not"
+        message = f"the role {user} {may} create databases: a restore goes {way.value}"
+        check = partial(_require_way, database, way, dump if isinstance(dump, PgDump) else None)
+        yield finding_of(message, check)
+
+
+def _require_way(database: TargetDatabase, way: Way, dump: PgDump | None) -> None:
+    """Raise TargetRefused when the role lacks a right for this way, or the dump does not fit.
+
+    Without a ``dump``, only the rights count.
+    """
+    if way is Way.BESIDE:
+        database.connect_beside().close()
+        return
+    database.require_rights(empty=way is Way.EMPTY)
+    if way is Way.OVER and dump is not None:
+        _require_same_tables(database, dump)
 
 
 def _way(database: TargetDatabase, point: RestorePoint | None, *, empty: bool) -> Way:

@@ -74,6 +74,15 @@ def _in_server(dsn: str, note: Callable[[str], None]) -> Iterator[str]:
             note(f"the scratch database {name} could not be removed: {error.message}; drop it yourself")
 
 
+def missing_programs() -> list[str]:
+    """Return the program that starts a server of our own, when it is not installed."""
+    try:
+        program_of(["initdb"], "postgresql")
+    except ConfigurationError:
+        return ["the programs of a PostgreSQL server (apt-get install postgresql), or --scratch-server DSN"]
+    return []
+
+
 @contextlib.contextmanager
 def _in_own_server(directory: Path) -> Iterator[str]:
     try:

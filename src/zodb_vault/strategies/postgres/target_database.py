@@ -37,6 +37,21 @@ SELECT current_database(), pg_get_userbyid(datdba), pg_encoding_to_char(encoding
   current_user, r.rolsuper, r.rolcreatedb OR r.rolsuper, pg_has_role(current_user, datdba, 'MEMBER')
 FROM pg_database, pg_roles r WHERE datname = current_database() AND r.rolname = current_user
 """
+# The first table or sequence that the role may not drop, and whether it may create tables where they are
+# restored.
+NOT_OURS: Final = """
+SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND c.relkind IN ('r', 'p', 'v', 'm', 'S')
+  AND NOT pg_has_role(current_user, c.relowner, 'MEMBER')
+  AND NOT EXISTS (
+    SELECT 1 FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+  )
+ORDER BY c.relname LIMIT 1
+"""
+MAY_CREATE: Final = """
+SELECT coalesce(bool_or(has_schema_privilege(current_user, oid, 'CREATE')), false)
+FROM pg_namespace WHERE nspname = coalesce(current_schema(), 'public')
+"""
 # The pauses, in seconds, between the attempts to find no other session: one that was just closed needs a
 # moment to go.
 PAUSES: Final = (0, 0.2, 0.5, 1.0)
@@ -125,6 +140,21 @@ class TargetDatabase:
         What extensions bring does not count.
         """
         return not self.query(ANYTHING)[0][0]
+
+    def require_rights(self, *, empty: bool) -> None:
+        """Raise TargetRefused when the role may not make tables in this database, or drop those in it."""
+        user = self.facts.user
+        if not self.query(MAY_CREATE)[0][0]:
+            raise TargetRefused(
+                f"the role {user} may not create tables in {self.where}",
+                f"GRANT CREATE ON SCHEMA public TO {user}, as the owner of the database",
+            )
+        others = [] if empty else self.query(NOT_OURS)
+        if others:
+            raise TargetRefused(
+                f"the role {user} may not replace {others[0][0]} in {self.where}: another role owns it",
+                f"GRANT the role that owns it TO {user}, or ALTER ROLE {user} CREATEDB",
+            )
 
     def tables(self) -> set[str]:
         """Return the names of all tables, with their schema."""

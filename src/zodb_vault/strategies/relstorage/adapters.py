@@ -6,7 +6,7 @@ The code of one is imported when it is first needed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from ..postgres.requirements import DRIVERS, TOOLS
 
 if TYPE_CHECKING:
     from ...config.sections import Section
+    from ..destination import PreflightFinding
     from ..sql.probe import ProbedDatabase
     from ..sql.restore import LoadRequest, PlannedLoad
     from ..sql.snapshot import Rows
@@ -40,17 +41,20 @@ class Dumping:
     """How one kind of database is dumped, checked and restored.
 
     ``checks`` are by the kind of storage in a manifest; ``plan_load`` looks at a database that a dump is to
-    be loaded into; ``scratch`` takes a directory, the DSN of a server or None, and what says what cannot be
-    removed, and gives the options of an empty database; ``connect`` opens a connection for a second opinion.
-    None where there is none.
+    be loaded into; ``preflight`` yields what a load by a role needs, also while the site runs; ``files`` are
+    those of a database that is not in a server; ``scratch`` takes a directory, the DSN of a server or None,
+    and what says what cannot be removed, and gives the options of an empty database; ``connect`` opens a
+    connection for a second opinion. None where there is none.
     """
 
     open_rows: Callable[[Database], Rows]
     location: Callable[[Database], str]
     checks: Mapping[str, Check]
     plan_load: Callable[[Database, LoadRequest], PlannedLoad]
+    preflight: Callable[[Database, LoadRequest | None, str | None], Iterable[PreflightFinding]]
     scratch: Callable[[Path, str | None, Note], AbstractContextManager[Options]] | None = None
     connect: Callable[[Database], AbstractContextManager[ProbedDatabase]] | None = None
+    files: Callable[[Database], list[Path]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +116,14 @@ def _load_postgresql(database: Database, request: LoadRequest) -> PlannedLoad:
     return plan_load(database.dsn, tables_of, request)
 
 
+def _preflight_postgresql(
+    database: Database, request: LoadRequest | None, role: str | None
+) -> Iterable[PreflightFinding]:
+    from ..postgres.restore import preflight
+
+    return preflight(database.dsn, request, role)
+
+
 @contextlib.contextmanager
 def _scratch_postgresql(directory: Path, server: str | None, note: Note) -> Iterator[Options]:
     from ..postgres.scratch import scratch_database
@@ -157,6 +169,20 @@ def _load_sqlite3(database: Database, request: LoadRequest) -> PlannedLoad:
     from .sqlite_restore import plan_load
 
     return plan_load(database, request)
+
+
+def _preflight_sqlite3(
+    database: Database, _request: LoadRequest | None, _role: str | None
+) -> Iterable[PreflightFinding]:
+    from .sqlite_restore import preflight
+
+    return preflight(database)
+
+
+def _files_of_sqlite3(database: Database) -> list[Path]:
+    from .sqlite import FILES, data_dir
+
+    return [data_dir(database) / name for name in FILES]
 
 
 @contextlib.contextmanager
@@ -208,6 +234,14 @@ def _load_mysql(database: Database, request: LoadRequest) -> PlannedLoad:
     return plan_load(database, request)
 
 
+def _preflight_mysql(
+    database: Database, _request: LoadRequest | None, _role: str | None
+) -> Iterable[PreflightFinding]:
+    from .mysql_restore import preflight
+
+    return preflight(database)
+
+
 # Oracle
 
 
@@ -227,6 +261,7 @@ ADAPTERS: Final[Mapping[str, Adapter]] = {
             location=_postgresql_location,
             checks={"pg_dump": _check_pg_dump, "pg_transactions": _check_pg_transactions},
             plan_load=_load_postgresql,
+            preflight=_preflight_postgresql,
             scratch=_scratch_postgresql,
             connect=_connected_to_postgresql,
         ),
@@ -239,8 +274,10 @@ ADAPTERS: Final[Mapping[str, Adapter]] = {
             location=_sqlite3_location,
             checks={"sqlite": _check_sqlite},
             plan_load=_load_sqlite3,
+            preflight=_preflight_sqlite3,
             scratch=_scratch_sqlite3,
             connect=_connected_to_sqlite3,
+            files=_files_of_sqlite3,
         ),
     ),
     "mysql": Adapter(
@@ -252,6 +289,7 @@ ADAPTERS: Final[Mapping[str, Adapter]] = {
             location=_mysql_location,
             checks={"mysqldump": _check_mysqldump},
             plan_load=_load_mysql,
+            preflight=_preflight_mysql,
         ),
     ),
     "oracle": Adapter(tool="zodb-convert", shown_location=_shown_oracle),

@@ -215,6 +215,8 @@ class RelStorage(Backend):
         target = DumpTarget(
             location=dumping.location(database),
             plan=partial(dumping.plan_load, database),
+            preflight=lambda request: dumping.preflight(database, request, options.role),
+            files=tuple(dumping.files(database)) if dumping.files else (),
             bucket=lambda _source: _wrapper_bucket(database),
             blob_option="shared-blob-dir",
             caches=(cache,),
@@ -261,6 +263,18 @@ class RelStorage(Backend):
         """Return RelStorage, the driver and the tools of the database."""
         adapter = self._adapters[database.adapter or ""]
         return Requirements((RELSTORAGE,), adapter.drivers, adapter.tools)
+
+    def missing_for_proof(self, database: Database) -> list[str] | None:
+        """Return the packages, and what an empty database of the same kind needs."""
+        missing = super().missing_for_proof(database) or []
+        dumping = dumping_of(self._adapters, database)
+        if dumping.scratch is None:
+            return [*missing, f"another machine: this version makes no {database.adapter} server for it"]
+        if database.dsn_option is not None:
+            from ..postgres.scratch import missing_programs
+
+            missing += missing_programs()
+        return missing
 
     def second_opinion(self, database: Database) -> Opinion | None:
         """Ask the tables where the blobs are."""

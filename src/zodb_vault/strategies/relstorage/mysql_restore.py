@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ from ...errors import Damage, InUse, TargetRefused, VaultError
 from ...model.chain import dump_of
 from ...model.manifest import MysqlDump
 from ...model.source import Database
-from ..destination import RestoreContext
+from ..destination import PreflightFinding, RestoreContext
 from ..sql.program import Program, program_of
 from ..sql.restore import DumpLoad, LoadRequest, PlannedLoad
 from ..sql.snapshot import advancing
@@ -88,6 +89,17 @@ def plan_load(database: Database, request: LoadRequest) -> PlannedLoad:
     return PlannedLoad(
         exists=False, way="into the empty database", begin=partial(MysqlLoad, database, request, dump)
     )
+
+
+def preflight(database: Database) -> Iterator[PreflightFinding]:
+    """Yield where a script would go, also while the site runs."""
+    with contextlib.closing(MysqlTarget(database)) as target:
+        if target.tables():
+            yield PreflightFinding(
+                "MySQL cannot exchange databases: a restore goes into an empty database that zope.conf names"
+            )
+        else:
+            yield PreflightFinding("a restore goes into the empty database")
 
 
 class MysqlLoad(DumpLoad):

@@ -7,6 +7,7 @@ import os
 import secrets
 import sqlite3
 import tempfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -18,7 +19,8 @@ from ...model.restore import RestorePoint
 from ...model.source import Database
 from ...runtime import clock
 from ...runtime.durable import sync_directory
-from ..destination import RestoreContext
+from ...runtime.ownership import require_links, require_owner
+from ..destination import PreflightFinding, RestoreContext, finding_of, require_met
 from ..sql.history import truncate
 from ..sql.restore import DumpLoad, LoadRequest, PlannedLoad
 from .sqlite import (
@@ -48,6 +50,7 @@ def plan_load(database: Database, request: LoadRequest) -> PlannedLoad:
             f"the backup of {request.entry.name} is no copy of SQLite files", "restore it with --output DIR"
         )
     directory = data_dir(database)
+    require_met(preflight(database))
     exists = _is_there(directory)
     if exists and not request.replace:
         raise TargetRefused(
@@ -60,6 +63,27 @@ def plan_load(database: Database, request: LoadRequest) -> PlannedLoad:
         begin=partial(SqliteLoad, directory, request, was_empty=not exists),
         last_tid=_last_tid(directory) if exists else None,
     )
+
+
+def preflight(database: Database) -> Iterator[PreflightFinding]:
+    """Yield whether the files can be replaced, and the old ones be kept, also while the site runs."""
+    directory = data_dir(database)
+    yield finding_of(
+        f"files can be written to {directory} with their owner", partial(_require_owner, directory)
+    )
+    if _is_there(directory):
+        yield finding_of("a hard link can keep the replaced files", partial(_require_links, directory))
+
+
+def _require_owner(directory: Path) -> None:
+    for path in (directory, *(directory / name for name in FILES)):
+        require_owner(path, ours=False)
+
+
+def _require_links(directory: Path) -> None:
+    for path in (directory / name for name in FILES):
+        if path.exists():
+            require_links(path)
 
 
 def _is_there(directory: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,14 +13,31 @@ from ...blobs.refs import BlobSet
 from ...errors import TargetRefused
 from ...model.chain import log_of
 from ...model.manifest import DatabaseEntry
-from ...model.restore import DestinationOptions, RemovedCache, RestorePoint, TargetState, UnfinishedRestore
+from ...model.restore import (
+    DestinationOptions,
+    RemovedCache,
+    RestorePoint,
+    SpaceNeed,
+    TargetState,
+    UnfinishedRestore,
+)
 from ...model.source import Database
+from ...runtime.ownership import existing_directory, require_owner
 from ..base import Sink
 from ..blobs.directory_restore import DirectoryBlobs, layout_for
 from ..blobs.restore import BlobsJob, BlobTarget, add_packed_blobs, require_all
 from ..blobs.s3 import BlobBucket
 from ..blobs.s3_restore import BucketBlobs
-from ..destination import DatabaseRestore, Destination, PlannedRestore, RestoreContext, RestoreSource
+from ..destination import (
+    DatabaseRestore,
+    Destination,
+    PlannedRestore,
+    PreflightFinding,
+    RestoreContext,
+    RestoreSource,
+    finding_of,
+    require_met,
+)
 from .history import point_at
 from .local_caches import LocalCache, remove_local_cache
 
@@ -79,15 +96,19 @@ class DumpTarget:
     """What a destination needs of one database of a site.
 
     ``location`` is how messages call it. ``plan`` logs in and looks; it raises InUse, and TargetRefused when
-    the database is not empty and is not to be replaced. ``bucket`` is where the blobs of a backup go when
-    they are in S3, and ``blob_option`` is what would name a place for blobs in zope.conf.
+    the database is not empty and is not to be replaced. ``preflight`` yields what a load needs, also while
+    the site runs; None: of any backup. ``bucket`` is where the blobs of a backup go when they are in S3, and
+    ``blob_option`` is what would name a place for blobs in zope.conf. ``files`` are those of a database that
+    is not in a server.
     """
 
     location: str
     plan: Callable[[LoadRequest], PlannedLoad]
+    preflight: Callable[[LoadRequest | None], Iterable[PreflightFinding]]
     bucket: Callable[[RestoreSource], BlobBucket]
     blob_option: str
     caches: tuple[LocalCache, ...] = ()
+    files: tuple[Path, ...] = ()
 
 
 class DumpDestination(Destination):
@@ -104,21 +125,53 @@ class DumpDestination(Destination):
         """Return which database it is."""
         return self._target.location
 
+    def preflight(self, source: RestoreSource | None) -> Iterator[PreflightFinding]:
+        """Yield whether there is a place for the blobs, and what the database needs for a load."""
+        yield from self._blob_findings(source)
+        if self._options.only != "blobs":
+            yield from self._target.preflight(self._request(source) if source else None)
+
+    def _blob_findings(self, source: RestoreSource | None) -> Iterator[PreflightFinding]:
+        if source is not None:
+            has_content = partial(self._require_content, source.entry)
+            yield finding_of("the newest backup has storage and blobs of this kind", has_content)
+            has_place = partial(self._blobs_of, source)
+            yield finding_of("the site has a place for the blobs of the newest backup", has_place)
+        if (blob_dir := self._blob_dir()) is not None and self._options.only != "storage":
+            writable = partial(require_owner, blob_dir, ours=False)
+            yield finding_of("blobs can be written there with their owner and group", writable)
+
+    def _request(self, source: RestoreSource) -> LoadRequest:
+        return LoadRequest(
+            source.entry,
+            source.objects,
+            _point_of(source),
+            replace=self._options.replace,
+            role=self._options.role,
+        )
+
+    def present_size(self) -> int:
+        """Return the size of the files of a database that is not in a server."""
+        return sum(path.stat().st_size for path in self._target.files if path.exists())
+
+    def space(self, storage: int, blobs: int) -> list[SpaceNeed]:
+        """Return the space for new files beside the old ones, and for a new blob directory."""
+        directories = [(path.parent, storage) for path in self._target.files[:1]]
+        blob_dir = self._blob_dir()
+        if blob_dir is not None and not blob_dir.exists() and self._options.only != "storage":
+            directories.append((blob_dir.parent, blobs))
+        return [SpaceNeed(existing_directory(directory), size) for directory, size in directories]
+
+    def _blob_dir(self) -> Path | None:
+        """Return the directory that holds all blobs, None where they are elsewhere."""
+        in_directory = self._database.blob_mode == "directory" and self._database.blob_dir
+        return Path(in_directory) if in_directory else None
+
     def inspect(self, source: RestoreSource, unfinished: Collection[UnfinishedRestore]) -> PlannedRestore:
         """Look into the database, unless only blobs are restored."""
-        self._require_content(source.entry)
+        require_met(self._blob_findings(source))
         blobs = self._blobs_of(source)
-        load = None
-        if self._options.only != "blobs":
-            load = self._target.plan(
-                LoadRequest(
-                    source.entry,
-                    source.objects,
-                    _point_of(source),
-                    replace=self._options.replace,
-                    role=self._options.role,
-                )
-            )
+        load = self._target.plan(self._request(source)) if self._options.only != "blobs" else None
         state = self._state(source, load, blobs)
         return PlannedRestore(state, partial(self._begin, source, load, blobs))
 
@@ -155,8 +208,7 @@ class DumpDestination(Destination):
             return None
         if "s3" in database.blob_mode:
             return BucketBlobs(self._target.bucket(source), replace=self._options.replace_blobs)
-        if database.blob_mode == "directory" and database.blob_dir:
-            blob_dir = Path(database.blob_dir)
+        if (blob_dir := self._blob_dir()) is not None:
             return DirectoryBlobs(blob_dir, layout_for(blob_dir, entry.layout))
         raise TargetRefused(
             f"the site has no place for the blobs of {entry.name}",
@@ -178,8 +230,13 @@ class DumpDestination(Destination):
             unsaved=load is not None and load.exists and not self._options.elsewhere,
             way=load.way if load else None,
             details=[f"blobs to {blobs.where}"] if blobs else [],
+            needs=self._needs(source.entry),
             notes=[*([warning] if warning else []), *(load.notes if load else [])],
         )
+
+    def _needs(self, entry: DatabaseEntry) -> list[SpaceNeed]:
+        size = entry.dump.size if entry.dump and self._options.only != "blobs" else 0
+        return self.space(size, entry.blobs.size if entry.blobs else 0)
 
 
 def _point_of(source: RestoreSource) -> RestorePoint | None:

@@ -6,23 +6,27 @@ import contextlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from ....errors import TargetRefused, UsageError
+from ....errors import UsageError, VaultError
 from ....model.manifest import DatabaseEntry
-from ....model.restore import DatabaseCut, DestinationOptions, UnfinishedRestore
+from ....model.restore import DatabaseCut, DestinationOptions, SpaceNeed, UnfinishedRestore
 from ....model.source import Database
 from ....runtime.ownership import make_directories_like_parent
-from ...blobs.directory_restore import DirectoryBlobs, layout_for
-from ...blobs.restore import BlobTarget
-from ...blobs.s3 import BlobBucket, wrapper_key
-from ...blobs.s3_restore import BucketBlobs
-from ...destination import Destination, PlannedRestore, RestoreSource, UndoneRestore
+from ...destination import (
+    Destination,
+    PlannedRestore,
+    PreflightFinding,
+    RestoreSource,
+    UndoneRestore,
+    require_met,
+)
 from ..lock import storage_locks
 from ..zeo import require_stopped
 from . import journal as journals
 from .abort import DataFsUndo, discard, discarded_paths
 from .journal import Journal
 from .paths import DataFsPaths, paths_for, paths_of_database
-from .plan import DataFsJob, plan_data_fs
+from .plan import DataFsJob, plan_data_fs, space_needs
+from .preflight import blob_target, content_findings, place_findings
 from .resume import Identity, left_in_directory, require_same
 from .state import last_and_lost
 
@@ -58,6 +62,27 @@ class DataFsDestination(Destination):
         record = journals.read_record(self.paths.data_fs, restore)
         return journals.unfinished(record) if record else None
 
+    def preflight(self, source: RestoreSource | None) -> Iterator[PreflightFinding]:
+        """Yield whether there is a place for everything, and whether it can be written and kept."""
+        if source is not None:
+            yield from content_findings(source.entry, self.paths, self._database, self._options)
+        layout = source.entry.layout if source else None
+        try:
+            blobs = blob_target(self.paths, self._database, self._options, layout)
+        except VaultError as error:
+            yield PreflightFinding("the blob directory has a known layout", error)
+            blobs = None
+        in_place = self._database is not None
+        yield from place_findings(self.paths, blobs, self._options, source, in_place=in_place)
+
+    def present_size(self) -> int:
+        """Return the size of the Data.fs."""
+        return self.paths.data_fs.stat().st_size if self.paths.data_fs.exists() else 0
+
+    def space(self, storage: int, blobs: int) -> list[SpaceNeed]:
+        """Return the space for the new file beside the old one, and for a new blob directory."""
+        return space_needs(self.paths, storage, blobs)
+
     def inspect(
         self, source: RestoreSource, unfinished: Collection[UnfinishedRestore]
     ) -> PlannedRestore | None:
@@ -65,9 +90,8 @@ class DataFsDestination(Destination):
 
         If the same restore was interrupted here, the plan continues it.
         """
-        require_content(source.entry, self._options.only)
+        require_met(content_findings(source.entry, self.paths, self._database, self._options))
         blobs = blob_target(self.paths, self._database, self._options, source.entry.layout)
-        require_blob_target(source.entry, blobs, self._options.only)
         wanted = Identity(
             source.backup,
             source.cut.end,
@@ -154,35 +178,3 @@ def is_restored(data_fs: Path, cut: DatabaseCut) -> bool:
     if not data_fs.exists() or journals.records(data_fs) or data_fs.stat().st_size != cut.end:
         return False
     return last_and_lost(data_fs, cut) == (cut.last_tid, 0)
-
-
-def blob_target(
-    paths: DataFsPaths, database: Database | None, options: DestinationOptions, stored_layout: str | None
-) -> BlobTarget | None:
-    """Return where blobs are restored to, None when there is no place for them; raise ConfigurationError."""
-    if database is not None and database.blob_mode == "s3":
-        return BucketBlobs(BlobBucket(database, wrapper_key), replace=options.replace_blobs)
-    if paths.blob_dir is None:
-        return None
-    return DirectoryBlobs(paths.blob_dir, layout_for(paths.blob_dir, stored_layout))
-
-
-def require_content(entry: DatabaseEntry, only: str | None) -> None:
-    """Raise TargetRefused when the backup does not contain what has to be restored."""
-    if entry.storage is None:
-        raise TargetRefused(
-            f"the backup holds no storage of {entry.name}, only blobs", "choose a whole backup"
-        )
-    if only != "storage" and entry.blobs is None:
-        raise TargetRefused(
-            f"the backup holds no blobs of {entry.name}", "`--only storage` restores the rest"
-        )
-
-
-def require_blob_target(entry: DatabaseEntry, blobs: BlobTarget | None, only: str | None) -> None:
-    """Raise TargetRefused when the backup has blobs and there is no place for them."""
-    if blobs is None and only != "storage" and entry.blobs and entry.blobs.count:
-        raise TargetRefused(
-            f"the site has no blob directory for {entry.name}",
-            "name it with --blob-dir, or use --only storage",
-        )

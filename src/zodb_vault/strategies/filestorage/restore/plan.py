@@ -9,9 +9,10 @@ from ....errors import InUse, VaultError
 from ....model import tid as tids
 from ....model.restore import DestinationOptions, SpaceNeed, TargetState
 from ....model.source import Database
+from ....runtime.ownership import existing_directory, require_links
 from ...blobs.kept import KEPT_PREFIX
 from ...blobs.restore import BlobTarget
-from ...destination import DatabaseRestore, PlannedRestore, RestoreContext, RestoreSource
+from ...destination import DatabaseRestore, PlannedRestore, RestoreContext, RestoreSource, require_met
 from ..zeo import is_served
 from . import journal as journals
 from .build import DataFsBuilder
@@ -20,15 +21,9 @@ from .journal import Journal
 from .kept import replaced_name
 from .paths import DataFsPaths
 from .phases import DataFsRestore
+from .preflight import place_findings
 from .resume import resume
-from .state import (
-    last_and_lost,
-    newest_common_tid,
-    require_empty,
-    require_links,
-    require_same_site,
-    require_writable,
-)
+from .state import last_and_lost, newest_common_tid, require_empty
 
 
 class DataFsJob(NamedTuple):
@@ -125,7 +120,7 @@ def plan_data_fs(job: DataFsJob) -> PlannedDataFs:
     """
     last_tid, lost = last_and_lost(job.paths.data_fs, job.source.cut) if job.exists else (None, None)
     if job.journal is None:
-        _refuse(job)
+        require_met(place_findings(job.paths, job.blobs, job.options, job.source, in_place=job.in_place))
     else:
         lost = job.journal.dropped
     common = _common_tid(job) if job.has_client_caches else None
@@ -151,21 +146,6 @@ def plan_data_fs(job: DataFsJob) -> PlannedDataFs:
     return PlannedDataFs(job, state, common)
 
 
-def _refuse(job: DataFsJob) -> None:
-    if not job.in_place:
-        require_empty(job.paths)
-    require_writable(job.paths, in_place=job.in_place)
-    if job.in_place and job.exists and job.options.only != "storage" and not job.options.replace_blobs:
-        _require_blobs_of_site(job)
-
-
-def _require_blobs_of_site(job: DataFsJob) -> None:
-    """Raise TargetRefused when the blobs in place belong to another site."""
-    blob_dir = job.paths.blob_dir
-    if job.blobs is not None and (blob_dir is None or blob_dir.exists()):
-        require_same_site(job.paths.data_fs, job.blobs.where, job.source)
-
-
 def _is_unsaved(job: DataFsJob) -> bool:
     """Tell whether the file in place has content that is in no safety backup.
 
@@ -183,13 +163,16 @@ def _is_unsaved(job: DataFsJob) -> bool:
 
 
 def _needs(job: DataFsJob) -> list[SpaceNeed]:
+    blobs = job.source.entry.blobs
+    return space_needs(job.paths, job.source.cut.end, blobs.size if blobs else 0)
+
+
+def space_needs(paths: DataFsPaths, storage: int, blobs: int) -> list[SpaceNeed]:
     """Return the space that is needed: for the new file beside the old one, and for a new blob directory."""
-    storage = SpaceNeed(job.paths.data_fs.parent, job.source.cut.end)
-    blob_dir, blobs = job.paths.blob_dir, job.source.entry.blobs
-    if blob_dir is None or blobs is None or blob_dir.exists():
-        return [storage]
-    existing = next(parent for parent in blob_dir.parents if parent.is_dir())
-    return [storage, SpaceNeed(existing, blobs.size)]
+    directories = [(paths.data_fs.parent, storage)]
+    if paths.blob_dir is not None and not paths.blob_dir.exists():
+        directories.append((paths.blob_dir.parent, blobs))
+    return [SpaceNeed(existing_directory(directory), size) for directory, size in directories]
 
 
 def _blobs_in_place(job: DataFsJob) -> bool:

@@ -84,22 +84,6 @@ def require_empty(paths: DataFsPaths) -> None:
             raise TargetRefused(f"{path} exists already", hint)
 
 
-def require_links(data_fs: Path) -> None:
-    """Raise TargetRefused when the file system has no hard links: the old file could not be kept."""
-    probe = data_fs.with_name(f"{data_fs.name}.restore.probe")
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(probe)
-        os.link(data_fs, probe)
-        os.unlink(probe)
-    except OSError as error:
-        raise TargetRefused(
-            f"{data_fs} cannot be hard-linked: {error.strerror}",
-            "a restore in place keeps the replaced file by a hard link; restore into a directory on another "
-            "file system with --output DIR",
-        ) from None
-
-
 def require_same_site(data_fs: Path, blobs: str, source: RestoreSource) -> None:
     """Raise TargetRefused when the file in place and the backup have no transaction in common.
 

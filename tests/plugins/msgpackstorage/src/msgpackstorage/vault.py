@@ -99,8 +99,9 @@ class MsgpackStorageBackend(Backend):
     # doctor
 
     def requirements(self, database: Database) -> Requirements:
-        """Return the package that opens the storage."""
-        return Requirements((Package("msgpackstorage", ("msgpackstorage",), "1.0"),))
+        """Return the package: ZODB opens the storage with it, and so do backups."""
+        package = Package("msgpackstorage", ("msgpackstorage",), "1.0")
+        return Requirements(packages=(package,), drivers=(package,))
 
     def inspect_source(self, database: Database) -> SourceFinding:
         """Look whether the directory is there."""
