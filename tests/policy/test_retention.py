@@ -136,6 +136,40 @@ def test_an_aged_backup_on_demand_takes_no_scheduled_ones_week() -> None:
     assert set(scheduled) <= set(found)
 
 
+def test_p9_hourly_and_last_keep_the_states_between_two_daily_backups() -> None:
+    """Backups every 20 minutes for three days: the default keeps one a day and the newest."""
+    backups = [days_ago(n / 72) for n in range(216)]
+    daily = kept(backups)
+    assert len(daily) == 5
+    chosen = rules(scheduled=ScheduledRetention(last=5, hourly=24))
+    found = kept(backups, chosen)
+    assert set(daily) < set(found)
+    assert found[-5:] == backups[:5][::-1]
+    hours = {one.created_at.replace(minute=0) for one in found if NOW - one.created_at < timedelta(hours=24)}
+    assert len(hours) >= 24
+    tiers = retention.tiers_of(backups, chosen, NOW)
+    assert [tiers[one.id] for one in found if one.id in tiers].count("daily") == 4
+    assert {"last", "hourly", "daily"} == set(tiers.values())
+    assert reasons(backups, backups[1], chosen) == "last 2 of 5"
+    assert reasons(backups, backups[15], chosen).startswith("hourly 6 of 24 (2026-11-20 07:00)")
+
+
+def test_p9_without_a_policy_nothing_is_kept_for_an_hour() -> None:
+    assert (DEFAULT.scheduled.last, DEFAULT.scheduled.hourly) == (0, 0)
+    assert (DEFAULT.scheduled.daily, DEFAULT.scheduled.weekly, DEFAULT.scheduled.monthly) == (7, 4, 12)
+
+
+def test_p9_the_second_backup_of_a_day_does_not_begin_the_weeks_when_it_leaves_the_hourly_ones() -> None:
+    """The first of the 4th is no weekly one, since the 1st is. The second one must not become one later."""
+    days = [(1, 1), (4, 1), (4, 5), (8, 1), (9, 1), (10, 1), (11, 1)]
+    backups = [at(datetime(2026, 11, day, hour, tzinfo=UTC)) for day, hour in days]
+    chosen = rules(scheduled=ScheduledRetention(hourly=3, daily=0, weekly=1, monthly=0))
+    alive: list[RetainedBackup] = []
+    for backup in backups:
+        alive = kept([*alive, backup], chosen, backup.created_at)
+    assert alive == kept(backups, chosen) == backups[3:]
+
+
 # On demand, safety, and incomplete backups
 
 
@@ -272,7 +306,8 @@ def test_nothing_older_than_a_new_history_goes_until_it_is_accepted() -> None:
 
 @st.composite
 def sets(draw: st.DrawFn) -> list[RetainedBackup]:
-    steps = draw(st.lists(st.integers(min_value=1, max_value=10 * 24 * 60), min_size=1, max_size=60))
+    longest = draw(st.sampled_from([30, 12 * 60, 10 * 24 * 60]))
+    steps = draw(st.lists(st.integers(min_value=1, max_value=longest), min_size=1, max_size=60))
     moment, backups = NOW - timedelta(minutes=sum(steps)), []
     for step in steps:
         moment += timedelta(minutes=step)
@@ -294,6 +329,8 @@ all_rules = st.builds(
     Rules,
     scheduled=st.builds(
         ScheduledRetention,
+        last=st.integers(0, 9),
+        hourly=st.integers(0, 9),
         daily=st.integers(0, 9),
         weekly=st.integers(0, 6),
         monthly=st.integers(0, 14),
@@ -352,6 +389,26 @@ def test_pruning_often_leaves_what_pruning_once_does(
         if data.draw(st.booleans()):
             alive = kept(alive, chosen, backup.created_at)
     assert kept(alive, chosen) == kept(firsts_only, chosen)
+
+
+@given(sets(), all_rules, st.data())
+def test_p9_pruning_often_is_pruning_once_with_several_backups_a_day(
+    backups: list[RetainedBackup], chosen: Rules, data: st.DataObject
+) -> None:
+    """Each backup is judged when it has left the short tiers, whatever was removed before."""
+    scheduled = [
+        msgspec.structs.replace(
+            one, trigger="scheduled", complete=True, whole=True, pinned=False, in_use=None
+        )
+        for one in backups
+    ]
+    chosen = msgspec.structs.replace(chosen, scheduled=msgspec.structs.replace(chosen.scheduled, limit=None))
+    alive: list[RetainedBackup] = []
+    for backup in scheduled:
+        alive.append(backup)
+        if data.draw(st.booleans()):
+            alive = kept(alive, chosen, backup.created_at)
+    assert kept(alive, chosen) == kept(scheduled, chosen)
 
 
 # Two years

@@ -84,6 +84,12 @@ def _print(context: Context, done: Pruned, *, dry_run: bool) -> None:
     removed = f"{count(len(done.remove), 'backup')} {would_be}moved to the trash"
     swept = f"{count(done.swept.objects, 'file')} with {size(done.swept.bytes)} {would_be}deleted for good"
     click.echo(f"{removed}, which frees about {size(done.frees_estimate)} later; {swept}")
+    if done.between and dry_run:
+        context.say(
+            f"{count(len(done.between), 'backup')} of these lie between two daily ones: once the site is "
+            "packed, the states that only they have cannot be restored; `retention.scheduled.hourly` and "
+            "`retention.scheduled.last` keep more of them"
+        )
     if done.remove and not dry_run:
         context.say(
             "`zodb-vault list --trash` shows the trash, `zodb-vault undelete ID` brings a backup back"

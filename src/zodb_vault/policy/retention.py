@@ -1,12 +1,13 @@
 """Decide which backups are kept and which are removed, each with its reasons.
 
-The rules are tiers (daily, weekly, monthly), ages and counts. Some backups are protected from all rules.
+The rules are tiers (last, hourly, daily, weekly, monthly), ages and counts. Some backups are protected from
+all rules.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import Final, Literal
 
 import msgspec
@@ -14,7 +15,7 @@ import msgspec
 from ..model.manifest import Trigger
 from ..runtime import clock
 
-Tier = Literal["daily", "weekly", "monthly"]
+Tier = Literal["last", "hourly", "daily", "weekly", "monthly"]
 WEEK: Final = 7
 MONTH: Final = 28
 # The clocks of hosts that share a repository differ by seconds; a backup more than this ahead is in the
@@ -24,8 +25,13 @@ SKEW: Final = timedelta(hours=1)
 
 
 class ScheduledRetention(msgspec.Struct, frozen=True, kw_only=True):
-    """How many backups each tier keeps; ``limit`` is how many all tiers together keep, the newest."""
+    """How many backups each tier keeps; ``limit`` is how many all tiers together keep, the newest.
 
+    ``last`` are simply the newest backups. ``hourly`` and ``daily`` are the first ones of an hour or a day.
+    """
+
+    last: int = 0
+    hourly: int = 0
     daily: int = 7
     weekly: int = 4
     monthly: int = 12
@@ -137,6 +143,20 @@ def keep_also(decision: RetentionDecision, other: RetentionDecision, why: str) -
     ]
     keep = sorted([*decision.keep, *saved], key=lambda report: report.id, reverse=True)
     return RetentionDecision(keep, [one for one in decision.remove if one.id not in kept], decision.withheld)
+
+
+def between_dailies(
+    backups: Sequence[RetainedBackup], decision: RetentionDecision, rules: Rules
+) -> list[str]:
+    """Return the removed backups of days of which another backup stays, when no tier is shorter than a day.
+
+    After a pack of the site, the states that only they have cannot be restored any more.
+    """
+    if rules.scheduled.hourly or rules.scheduled.last:
+        return []
+    days = {one.id: one.created_at.astimezone(rules.zone).date() for one in backups if one.counts}
+    kept = {days[one.id] for one in decision.keep if one.id in days}
+    return [one.id for one in decision.remove if days.get(one.id) in kept]
 
 
 def tiers_of(backups: Sequence[RetainedBackup], rules: Rules, now: datetime) -> dict[str, Tier]:
@@ -265,15 +285,23 @@ def _tiers(
     removed, it would move the weeks and months of all backups after it.
     """
     limits = rules.scheduled
-    firsts, lost = _first_of_day([backup for backup in ordered if backup.counts], rules.zone)
+    counting = [backup for backup in ordered if backup.counts]
+    firsts, lost = _first_of_day(counting, rules.zone)
+    tiers = _short_tiers(counting, limits, rules.zone)
     older, dailies = _split(firsts, limits.daily)
-    promoted, passed = _promote([one for one in older if not others[one.id]], WEEK, "weekly")
+    # A day is judged when it has left the short tiers. Otherwise its second backup, which such a tier keeps,
+    # would be its first one after the first one is gone, and would begin the weeks later.
+    young = {one.created_at.astimezone(rules.zone).date() for one in counting if one.id in tiers}
+    if limits.weekly or limits.monthly:
+        waiting = [one for one in older if one.day in young]
+        tiers |= {one.id: ("daily", f"the first of {one.day}, of which others stay") for one in waiting}
+    old = [one for one in older if one.day not in young and not others[one.id]]
+    promoted, passed = _promote(old, WEEK, "weekly")
     older, weeklies = _split(promoted, limits.weekly)
     lost |= passed
     promoted, passed = _promote(older, MONTH, "monthly")
     older, monthlies = _split(promoted, limits.monthly)
     lost |= passed | {one.id: f"older than the {limits.monthly} newest monthly ones" for one in older}
-    tiers: dict[str, tuple[Tier, str]] = {}
     names: tuple[Tier, ...] = ("daily", "weekly", "monthly")
     for tier, chosen in zip(names, (dailies, weeklies, monthlies), strict=True):
         for n, one in enumerate(reversed(chosen), 1):
@@ -283,6 +311,25 @@ def _tiers(
         lost |= dict.fromkeys(beyond, f"more than {limits.limit} in all tiers together")
         tiers = {one: found for one, found in tiers.items() if one not in beyond}
     return tiers, lost
+
+
+def _short_tiers(
+    counting: Sequence[RetainedBackup], limits: ScheduledRetention, zone: tzinfo
+) -> dict[str, tuple[Tier, str]]:
+    """Return the backups of the tiers ``last`` and ``hourly``, each with the reason."""
+    newest = [one.id for one in counting[::-1]][: limits.last]
+    tiers: dict[str, tuple[Tier, str]] = {
+        one: ("last", f"last {n} of {limits.last}") for n, one in enumerate(newest, 1)
+    }
+    hours: dict[datetime, str] = {}
+    for backup in counting:
+        # an hour of UTC exists once, also when the clocks change
+        hour = backup.created_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+        hours.setdefault(hour, backup.id)
+    for n, hour in enumerate(sorted(hours, reverse=True)[: limits.hourly], 1):
+        when = f"{hour.astimezone(zone):%Y-%m-%d %H:%M}"
+        tiers[hours[hour]] = "hourly", f"hourly {n} of {limits.hourly} ({when})"
+    return tiers
 
 
 class _DaysFirst(msgspec.Struct, frozen=True):

@@ -9,7 +9,14 @@ from datetime import timedelta
 import msgspec
 
 from ...errors import BackupMissing, Damage
-from ...policy.retention import RetentionDecision, RetentionReport, Rules, decide, keep_also
+from ...policy.retention import (
+    RetentionDecision,
+    RetentionReport,
+    Rules,
+    between_dailies,
+    decide,
+    keep_also,
+)
 from ...repository.references import add_names
 from ...repository.repository import Repository
 from ...runtime import clock
@@ -32,7 +39,7 @@ class Pruned(msgspec.Struct, frozen=True):
     """What was decided and done, or would be done in a dry run.
 
     ``frees_estimate``: bytes that only the removed backups need. ``withheld``: why less is removed than the
-    rules allow.
+    rules allow. ``between``: the removed backups between two daily ones, see ``between_dailies``.
     """
 
     keep: list[RetentionReport]
@@ -40,6 +47,7 @@ class Pruned(msgspec.Struct, frozen=True):
     frees_estimate: int
     swept: Swept
     withheld: list[str]
+    between: list[str]
 
 
 def prune(repository: Repository, site: str, options: PruneOptions) -> Pruned:
@@ -58,7 +66,8 @@ def prune(repository: Repository, site: str, options: PruneOptions) -> Pruned:
     swept = sweep(repository, SweepOptions(site=site, grace=options.grace, dry_run=options.dry_run))
     if not options.dry_run and catalog.register.objects:
         _forget_unneeded(repository, site)
-    return Pruned(decision.keep, decision.remove, frees, swept, decision.withheld)
+    between = between_dailies([backup.retained() for backup in backups], decision, options.rules)
+    return Pruned(decision.keep, decision.remove, frees, swept, decision.withheld, between)
 
 
 def _forget_unneeded(repository: Repository, site: str) -> None:
