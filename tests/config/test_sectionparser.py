@@ -54,17 +54,18 @@ def test_the_given_environment_counts_not_that_of_the_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ONLY_HERE", "x")
-    assert issues(tmp_path, "k $(ONLY_HERE)\n")
+    assert tree_of(tmp_path, "k $(ONLY_HERE)\n").root.values[0].unset
 
 
 def test_all_missing_variables_are_named_with_file_and_line(tmp_path: Path) -> None:
     (tmp_path / "b.conf").write_text("\n\nk $(TWO)\n")
-    found = issues(tmp_path, "k $(ONE)\n%include b.conf\n%include $(THREE)/c.conf\n")
-    assert found == [
-        f"{tmp_path}/a.conf, line 1: the environment variable ONE is not set",
-        f"{tmp_path}/b.conf, line 3: the environment variable TWO is not set",
-        f"{tmp_path}/a.conf, line 3: the environment variable THREE is not set",
+    root = tree_of(tmp_path, "k $(ONE)\n%include b.conf\n").root
+    assert [value.unset for value in root.values] == [
+        (f"{tmp_path}/a.conf, line 1: the environment variable ONE is not set",),
+        (f"{tmp_path}/b.conf, line 3: the environment variable TWO is not set",),
     ]
+    found = issues(tmp_path, "%include $(THREE)/c.conf\n")
+    assert found == [f"{tmp_path}/a.conf, line 1: the environment variable THREE is not set"]
 
 
 @pytest.mark.parametrize(

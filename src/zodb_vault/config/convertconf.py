@@ -19,7 +19,7 @@ from ..model.source import Database, Site
 from .conversion import Conversion
 from .masking import may_be_named
 from .sections import Section, Value
-from .storages import Surroundings, data_fs_section, only_storage, section_backend, spelled
+from .storages import Surroundings, data_fs_section, only_storage, require_variables, section_backend, spelled
 from .zopeconf import read_storages
 
 Direction = Literal["export", "import"]
@@ -156,6 +156,7 @@ def _storage(
     if site.config is None:
         return *data_fs_section(database.data_fs or "", database.blob_dir), []
     configured = read_storages(Path(site.config), environment, cwd)
+    require_variables(configured.storages[database.name][0])
     return *configured.storages[database.name], configured.imports
 
 

@@ -23,7 +23,7 @@ from ZConfig.cfgparser import ZConfigParser
 
 from ..errors import ConfigurationError
 from .masking import is_known
-from .sections import Section, Tree, place
+from .sections import UNSET_HINT, Section, Tree, place
 
 NAME = r"[a-zA-Z_][a-zA-Z0-9_]*"
 REFERENCE = re.compile(
@@ -55,7 +55,7 @@ def read_tree(path: Path, environment: Mapping[str, str]) -> Tree:
         reading.problems.extend(error.issues)
     if reading.problems:
         raise ConfigurationError(list(dict.fromkeys(reading.problems)), reading.hint)
-    return Tree(root, reading.defines, reading.imports)
+    return Tree(root, reading.defines, reading.imports, reading.unset_defines)
 
 
 class _Reading:
@@ -69,6 +69,9 @@ class _Reading:
         self.hint = ""
         self.here = ""
         self.replaced = 0
+        # the variables of the present line that are not set, and those of each %define
+        self.unset: list[str] = []
+        self.unset_defines: dict[str, tuple[str, ...]] = {}
         self.files = 0
         self._open: list[Path] = []
 
@@ -130,17 +133,25 @@ class _Parser(ZConfigParser):  # type: ignore[misc, unused-ignore]
 
     def handle_key_value(self, section: Section, rest: str) -> None:
         self._hidden = not is_known(rest.split(None, 1)[0])
+        self.context.unset = []
         super().handle_key_value(section, rest)
+        if self.context.unset:
+            section.values[-1] = section.values[-1]._replace(text="", unset=tuple(self.context.unset))
 
     def handle_define(self, section: Section, rest: str) -> None:
         self._hidden = True
+        self.context.unset = []
         super().handle_define(section, rest)
+        if self.context.unset:
+            self.context.unset_defines[rest.split(None, 1)[0].lower()] = tuple(self.context.unset)
 
     def handle_include(self, section: Section, rest: str) -> None:
         self._hidden = False
-        problems = len(self.context.problems)
+        self.context.unset = []
         target = self.replace(rest.strip())
-        if len(self.context.problems) > problems:
+        if self.context.unset:
+            self.context.problems += self.context.unset
+            self.context.hint = UNSET_HINT
             return
         path = self._included(target)
         if refusal := self.context.may_include(path):
@@ -188,17 +199,15 @@ class _Parser(ZConfigParser):  # type: ignore[misc, unused-ignore]
     def _variable(self, name: str) -> str:
         value: str | None = self.context.environment.get(name)
         if value is None:
-            self.context.problems.append(
+            self.context.unset.append(
                 f"{place(self.url, self.lineno)}: the environment variable {name} is not set"
-            )
-            self.context.hint = (
-                "run zodb-vault with the environment of the service, or set the variable for it"
             )
         return value or ""
 
     def _defined(self, match: re.Match[str]) -> str:
         name: str | None = match["braced"] or match["plain"]
         value: str | None = self.defines.get(name.lower()) if name else None
+        self.context.unset += self.context.unset_defines.get((name or "").lower(), ())
         if value is None:
             # In a secret, the text after a dollar sign is a part of the secret and must not be shown.
             what = "a name" if self._hidden or not name else f"${name}, a name"

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ..errors import ConfigurationError
 
+UNSET_HINT = "run zodb-vault with the environment of the service, or set the variable for it"
 TRUE, FALSE = ("yes", "true", "on"), ("no", "false", "off")
 
 
 class Value(NamedTuple):
-    """One line ``key value`` of a section; ``written`` is the key in its original spelling."""
+    """One line ``key value`` of a section; ``written`` is the key in its original spelling.
+
+    ``unset`` are problems: the text is made of environment variables that are not set. Then it is empty.
+    """
 
     key: str
     written: str
     text: str
     where: str
+    unset: tuple[str, ...] = ()
+
+
+def require_set(values: Iterable[Value]) -> None:
+    """Raise ConfigurationError for values that are made of environment variables that are not set."""
+    problems = [problem for value in values for problem in value.unset]
+    if problems:
+        raise ConfigurationError(list(dict.fromkeys(problems)), UNSET_HINT)
 
 
 class Section:
@@ -50,7 +62,9 @@ class Section:
 
     def texts(self, key: str) -> list[str]:
         """Return the values of a key that may be given several times."""
-        return [value.text for value in self.values if value.key == key]
+        found = [value for value in self.values if value.key == key]
+        require_set(found)
+        return [value.text for value in found]
 
     def text(self, key: str) -> str | None:
         """Return the value of a key, None when it is not given or empty.
@@ -62,6 +76,7 @@ class Section:
             raise ConfigurationError(
                 [f"{found[1].where}: {key} of {self.label} is given twice, first in {found[0].where}"]
             )
+        require_set(found)
         return found[0].text or None if found else None
 
     def required(self, key: str) -> str:
@@ -95,12 +110,14 @@ class Section:
 class Tree(NamedTuple):
     """A configuration file with all its includes.
 
-    ``imports`` are the packages of ``%import``; they were not imported.
+    ``imports`` are the packages of ``%import``; they were not imported. ``unset`` are the problems of the
+    ``%define`` names that are made of variables that are not set.
     """
 
     root: Section
     defines: dict[str, str]
     imports: list[str]
+    unset: dict[str, tuple[str, ...]] = {}
 
 
 def place(file: str, line: int) -> str:

@@ -20,7 +20,7 @@ from .blobmodes import directory_mode, foreign_cache
 from .conversion import Conversion
 from .masking import is_known, mask
 from .paths import absolute, expand_home
-from .sections import Section, Value
+from .sections import Section, Value, require_set
 
 PATHS = {
     "authenticate",
@@ -41,6 +41,15 @@ PATHS = {
     "var",
 }
 ADDRESSES = {"address", "server"}
+# Keys that change how the process of the site works, and not where its data are or what they mean.
+PROCESS_KEYS = """
+blob-cache-size blob-cache-size-check blob-cache-size-check-external blob-chunk-size cache-delta-size-limit
+cache-local-compression cache-local-mb cache-local-object-max cache-per-connection-mb cache-shared-mb
+cache-size cache-size-bytes cache-warm-pct commit-lock-timeout create-schema drop-cache-rather-verify
+invalidation-age invalidation-queue-size max-disconnect-poll min-disconnect-poll name pack-gc pack-keep-old
+pool-size pool-timeout read-only read-only-fallback server-sync wait wait-timeout
+"""
+OF_THE_PROCESS = frozenset(PROCESS_KEYS.split())
 FOREIGN = "report this mistake to the package that registers it"
 # A value of the key ``authenticate`` of ZEO that is not a path.
 NO_PATHS = {"DYNAMIC"}
@@ -91,6 +100,8 @@ class Surroundings:
         """Return the keys and values of a section, with absolute paths and concealed secrets."""
         found: dict[str, list[str]] = {}
         for value in section.values:
+            if value.unset:  # nothing that a backup needs, see require_variables
+                continue
             found.setdefault(prefix + spelled(section, value), []).append(self.text(value))
         return {key: mask(key, "\n".join(texts)) for key, texts in found.items()}
 
@@ -189,6 +200,17 @@ def read_storage(section: Section, around: Surroundings) -> Database | Skipped:
     if registered.ours:
         return cast(SectionBackend, registered.backend).read_section(section, around)
     return _read_by_another_package(registered, section, around)
+
+
+def require_variables(section: Section) -> None:
+    """Raise ConfigurationError for keys that a backup may need and whose variables are not set.
+
+    All keys count except those that are known to matter to the running site only.
+    """
+    if READERS.get(section.type) is in_memory:
+        return
+    values = (value for inner in section.walk() for value in inner.values)
+    require_set(value for value in values if value.key not in OF_THE_PROCESS)
 
 
 def data_fs_section(path: str, blob_dir: str | None) -> tuple[Section, Surroundings]:

@@ -16,7 +16,7 @@ from ..errors import ConfigurationError
 from ..model.source import Database, Option, Site, Skipped
 from ..policy.scope import bucket
 from .paths import absolute
-from .sections import Section, Tree
+from .sections import UNSET_HINT, Section, Tree
 from .storages import (
     NOT_STORAGES,
     Surroundings,
@@ -25,6 +25,7 @@ from .storages import (
     misspelled,
     only_storage,
     read_storage,
+    require_variables,
 )
 
 
@@ -183,7 +184,9 @@ def _site(
     for one in found:
         around = Surroundings(one.name, one.mount_point, base, reason, environment, cwd)
         try:
+            require_variables(one.section)
             result = _skipped_target(one, found) or read_storage(one.section, around)
+            server = _server(tree.root, around)
         except ConfigurationError as error:
             issues += error.issues
             hints.append(error.hint)
@@ -191,7 +194,7 @@ def _site(
         if isinstance(result, Skipped):
             skipped.append(result)
         else:
-            databases.append(_finished(result, one, around, _server(tree.root, around)))
+            databases.append(_finished(result, one, around, server))
     if shared := _shared(databases, {one.name: one.section.where for one in found}):
         issues += shared
         hints.append(
@@ -240,7 +243,10 @@ def _skipped_target(one: DatabaseSection, found: list[DatabaseSection]) -> Skipp
 def _server(root: Section, around: Surroundings) -> dict[str, Option]:
     """Return the options of the ``<zeo>`` section of a server, such as its address."""
     served = [section for section in root.sections if section.type == "zeo"]
-    return around.options(served[0], "zeo.") if served else {}
+    if not served:
+        return {}
+    served[0].texts("address")  # raises when its variable is not set: it tells whether the server runs
+    return around.options(served[0], "zeo.")
 
 
 def _finished(
@@ -264,6 +270,8 @@ def _base(tree: Tree, cwd: Path) -> tuple[Path, str]:
     if runner:
         return Path(absolute(runner, cwd)), "directory of <runner>"
     for name in ("instancehome", "instance"):
+        if name in tree.unset:
+            raise ConfigurationError(list(tree.unset[name]), UNSET_HINT)
         if tree.defines.get(name):
             return Path(absolute(tree.defines[name], cwd)), f"%define {name.upper()}"
     return cwd, "the working directory"
