@@ -171,7 +171,7 @@ class Terminal(NamedTuple):
     out: str
 
 
-def on_terminal(*arguments: object, answer: str = "", out: Path | None = None) -> Terminal:
+def on_terminal(*arguments: object, answer: str = "", out: Path | None = None, **variables: str) -> Terminal:
     """Run a command line on a terminal and answer its question; ``out``: redirect standard output there."""
     ours, theirs = pty.openpty()
     with out.open("wb") if out else open(os.devnull, "wb") as file:
@@ -181,7 +181,7 @@ def on_terminal(*arguments: object, answer: str = "", out: Path | None = None) -
             stdout=file if out else theirs,
             stderr=theirs,
             start_new_session=True,
-            env=environment(TERM="xterm", COLUMNS="120"),
+            env=environment(**{"TERM": "xterm", "COLUMNS": "120"} | variables),
         )
     os.close(theirs)
     screen = _watch(ours, child, answer)

@@ -44,6 +44,9 @@ class Quiet:
     def begin(self, what: str, total: int | None) -> None:
         self.on_phase(what)
 
+    def expect(self, total: int, unit: str) -> None:
+        pass
+
     def advance(self, count: int) -> None:
         pass
 

@@ -83,6 +83,11 @@ class BlobSet:
         with self._lock:
             return int(self._db.execute("SELECT count(*) FROM ref").fetchone()[0])
 
+    def count_missing(self) -> int:
+        """Return how many revisions no pack contains."""
+        with self._lock:
+            return int(self._db.execute("SELECT count(*) FROM ref WHERE present = 0").fetchone()[0])
+
     def missing(self) -> Iterator[BlobRef]:
         """Yield the revisions that no pack contains, ordered by OID and TID.
 

@@ -10,7 +10,7 @@ from ..errors import ExitCode, UsageError, VaultError
 from .console import has_terminal
 from .context import Context, pass_context
 from .options import BACKUP_NAME, BACKUP_NOTE, PATH, json_option, limit_options, method_option, site_options
-from .output import count, print_json, print_problem, printable, size
+from .output import count, print_json, print_problem, printable, size, state
 
 if TYPE_CHECKING:
     from ..model.manifest import DatabaseEntry
@@ -194,7 +194,7 @@ def _summary(done: Created) -> str:
     blobs = sum(entry.blobs_added for entry in manifest.databases)
     new = f"{count(transactions, 'new transaction')}, {count(blobs, 'new blob')}"
     return (
-        f"{manifest.id} {manifest.status}: {manifest.how} ({manifest.reason.code}), {new}, "
+        f"{manifest.id} {state(manifest.status)}: {manifest.how} ({manifest.reason.code}), {new}, "
         f"{size(manifest.added)} added; restores {size(done.raw)} from {size(done.stored)}"
     )
 

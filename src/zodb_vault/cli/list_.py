@@ -19,6 +19,8 @@ from .trash_output import print_trash
 
 MAX_NAME_SHOWN: Final = 200
 HEADINGS: Final = ("ID", "NAME", "CREATED", "SIZE", "STATUS", "HOW", "TRIGGER", "TIER", "VERIFIED")
+# Which columns a narrow terminal loses first; NAME is shortened.
+FIT: Final = ("TRIGGER", "HOW", "TIER", "NAME", "SIZE", "VERIFIED", "CREATED", "NAME")
 # Keys of a row that only a readable manifest fills.
 UNKNOWN: Final = (
     "name",
@@ -71,7 +73,7 @@ def command(context: Context, trash: bool, as_json: bool) -> int:
         context.say(f"no backups of the site {context.site_name} in {context.location}{known}")
     else:
         now = clock.now()
-        for line in table(HEADINGS, (_cells(row, now) for row in rows)):
+        for line in table(HEADINGS, (_cells(row, now) for row in rows), FIT):
             click.echo(line)
     for finding in findings:
         print_problem(finding.message, finding.hint)

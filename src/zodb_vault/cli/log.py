@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ..operations.log import LogRow
 
 HEADINGS = ("TID", "TIME", "SIZE", "OBJECTS", "BLOBS", "RESTORABLE", "USER", "DESCRIPTION")
+# Which columns a narrow terminal loses first; USER and DESCRIPTION are shortened.
+FIT = ("DESCRIPTION", "USER", "BLOBS", "OBJECTS", "SIZE", "RESTORABLE")
 
 
 @click.command("log")
@@ -80,5 +82,5 @@ def _print(rows: Iterable[LogRow], *, with_database: bool) -> None:
         for row in rows
     )
     first = 0 if with_database else 1
-    for line in table(["DATABASE", *HEADINGS][first:], (row[first:] for row in cells)):
+    for line in table(["DATABASE", *HEADINGS][first:], (row[first:] for row in cells), FIT):
         click.echo(line)

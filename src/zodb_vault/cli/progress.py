@@ -14,7 +14,7 @@ from .output import printable
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
-    from ..runtime.progress import Progress
+    from ..runtime.progress import Progress, Unit
 
 REFRESH_SECONDS: Final = 0.1
 
@@ -23,6 +23,9 @@ class Silent:
     """Shows nothing."""
 
     def begin(self, what: str, total: int | None) -> None:
+        """Show nothing."""
+
+    def expect(self, total: int, unit: Unit) -> None:
         """Show nothing."""
 
     def advance(self, count: int) -> None:
@@ -45,20 +48,15 @@ class Bars(Lines):
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        from .bar_columns import AmountColumn, RateColumn
 
         columns = (
             TextColumn("{task.description:>8}"),
             BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
+            AmountColumn(),
+            RateColumn(),
             TimeRemainingColumn(),
         )
         # rich would print redirected standard output on the terminal of standard error
@@ -69,14 +67,22 @@ class Bars(Lines):
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._task = self._progress.add_task("", visible=False)
-        self._pending, self._last_refresh = 0, 0.0
+        self._task = self._progress.add_task("", visible=False, unit="B")
+        self._what, self._pending, self._last_refresh = "", 0, 0.0
         self._progress.start()
 
     def begin(self, what: str, total: int | None) -> None:
         """Start a new bar."""
+        self._what = what
+        self._start(total, "B")
+
+    def expect(self, total: int, unit: Unit) -> None:
+        """Replace the present bar by one with this total; rich would still draw parts of the old one."""
+        self._start(total, unit)
+
+    def _start(self, total: int | None, unit: Unit) -> None:
         self._progress.update(self._task, visible=False)
-        self._task = self._progress.add_task(what, total=total)
+        self._task = self._progress.add_task(self._what, total=total, unit=unit)
         self._pending = 0
 
     def advance(self, count: int) -> None:

@@ -9,7 +9,7 @@ import click
 from ..errors import ExitCode
 from .context import Context, pass_context
 from .options import json_option, site_options
-from .output import count, print_json, print_problem, size
+from .output import count, folded, print_json, print_problem, size
 
 if TYPE_CHECKING:
     from ..operations.prune.run import Pruned
@@ -76,14 +76,14 @@ def _print(context: Context, done: Pruned, *, dry_run: bool) -> None:
     would_be = "would be " if dry_run else ""
     if dry_run or context.verbose:
         for one in done.keep:
-            click.echo(f"keep    {one.id}  {'; '.join(one.reasons)}")
+            click.echo(folded(f"keep    {one.id}  {'; '.join(one.reasons)}", 8))
     if context.quiet:
         return
     for one in done.remove:
-        click.echo(f"remove  {one.id}  {'; '.join(one.reasons)}")
+        click.echo(folded(f"remove  {one.id}  {'; '.join(one.reasons)}", 8))
     removed = f"{count(len(done.remove), 'backup')} {would_be}moved to the trash"
     swept = f"{count(done.swept.objects, 'file')} with {size(done.swept.bytes)} {would_be}deleted for good"
-    click.echo(f"{removed}, which frees about {size(done.frees_estimate)} later; {swept}")
+    click.echo(folded(f"{removed}, which frees about {size(done.frees_estimate)} later; {swept}", 2))
     if done.between and dry_run:
         context.say(
             f"{count(len(done.between), 'backup')} of these lie between two daily ones: once the site is "

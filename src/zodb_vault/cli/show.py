@@ -12,7 +12,7 @@ from ..model.manifest import DatabaseEntry, Dump, PgTransactions, StoredFiles
 from ..operations.catalog import Backup, raw_size, stored_size
 from .context import Context, pass_context
 from .options import Text, json_option, site_options
-from .output import count, print_json, printable, size
+from .output import count, print_json, printable, size, state
 
 MAX_DAMAGED_SHOWN: Final = 20
 
@@ -36,7 +36,7 @@ def command(context: Context, id: str, as_json: bool) -> None:
         return
     for label, value in _rows(backup, context.repository.objects("")):
         if value is not None:
-            click.echo(f"{label:>10}  {printable(str(value))}")
+            click.echo(f"{label:>10}  {_coloured(label, printable(str(value)))}")
 
 
 def _rows(backup: Backup, documents: Documents) -> Iterator[tuple[str, Any]]:
@@ -63,6 +63,12 @@ def _rows(backup: Backup, documents: Documents) -> Iterator[tuple[str, Any]]:
         yield "verified", f"{one.level} {'ok' if one.ok else 'DAMAGED'} at {one.at}"
     for entry in manifest.databases:
         yield from _rows_of(entry, documents)
+
+
+def _coloured(label: str, value: str) -> str:
+    if label == "verified":
+        return value.replace("DAMAGED", state("DAMAGED"))
+    return state(value) if label == "status" else value
 
 
 def _damage(backup: Backup) -> str | None:

@@ -10,7 +10,7 @@ import msgspec
 from ..errors import BackupMissing, Damage, ExitCode, UsageError
 from .context import VARIABLE_PREFIX, Context, pass_context
 from .options import PathOption, Text, json_option, limit_options, site_options
-from .output import print_json, print_problem, printable
+from .output import print_json, print_problem, printable, state
 
 if TYPE_CHECKING:
     from ..operations.verify.options import VerifyOptions
@@ -159,7 +159,7 @@ def _print(context: Context, report: VerifyReport) -> None:
     checked = ", ".join(f"{number:,} {what}" for what, number in report.checked.items())
     if not context.quiet or not report.ok or report.unproven:
         result = "DAMAGED" if not report.ok else "CANNOT BE PROVEN HERE" if report.unproven else "ok"
-        click.echo(f"{report.id} {report.level}: {result} ({checked})")
+        click.echo(f"{report.id} {report.level}: {state(result)} ({checked})")
     for one in report.unproven:
         print_problem(f"{one.database or 'restore'}: {one.why}", one.hint)
     _print_findings("damage", report.damage)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ...errors import InUse, SourceChanged
 from ...model.source import Database
+from ...runtime.progress import Unit
 from ...strategies.portable.mirror import require_usable
 from ..create.attempt import Attempt
 from ..create.eligibility import by_method
@@ -22,6 +23,9 @@ class NoProgress:
     """A progress that nobody sees."""
 
     def begin(self, what: str, total: int | None) -> None:
+        """Do nothing."""
+
+    def expect(self, total: int, unit: Unit) -> None:
         """Do nothing."""
 
     def advance(self, count: int) -> None:

@@ -7,16 +7,21 @@ memory nor a crash in a C extension affects the verification.
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from pathlib import Path
 
 import msgspec
 
 from ...errors import NotProven
 from ...runtime.child_process import child_environment, module_command
+from ...runtime.progress import Progress
 
 # The argument that stands for a configuration on standard input: it contains secrets, and arguments are
 # visible.
 CONFIGURED = "-"
+# The child begins a line with these: the number of all objects, and of those loaded since the last line.
+EXPECTED = b"zodb-vault: expected objects "
+ADVANCED = b"zodb-vault: loaded objects "
 
 
 class Loaded(msgspec.Struct, kw_only=True):
@@ -49,37 +54,68 @@ class StorageToLoad(msgspec.Struct):
     settings: dict[str, str]
 
 
-def load_data_fs(data_fs: Path, blob_dir: Path | None) -> Loaded:
+def load_data_fs(data_fs: Path, blob_dir: Path | None, progress: Progress) -> Loaded:
     """Load every object and open every blob of a Data.fs.
 
     A storage that cannot be opened is a ``failure``. Raise NotProven when a package is missing, or when the
     process dies, for example because it runs out of memory: that says nothing about the database.
     """
-    return _run_loader([str(data_fs), *([str(blob_dir)] if blob_dir else [])], b"")
+    return _run_loader([str(data_fs), *([str(blob_dir)] if blob_dir else [])], b"", progress)
 
 
-def load_configured(storage: StorageToLoad) -> Loaded:
-    """Load every object and open every blob of a configured storage, as ``load_data_fs`` does."""
-    return _run_loader([CONFIGURED], msgspec.json.encode(storage))
+def load_configured(storage: StorageToLoad, progress: Progress, objects: int | None) -> Loaded:
+    """Load every object and open every blob of a configured storage, as ``load_data_fs`` does.
+
+    ``objects`` is how many of them the snapshot had, None if that is not known.
+    """
+    if objects is not None:
+        progress.expect(objects, "objects")
+    return _run_loader([CONFIGURED], msgspec.json.encode(storage), progress)
 
 
-def _run_loader(arguments: list[str], standard_input: bytes) -> Loaded:
+def _run_loader(arguments: list[str], standard_input: bytes, progress: Progress) -> Loaded:
     command = module_command("zodb_vault.operations.verify.loader", *arguments)
-    done = subprocess.run(
-        command, capture_output=True, check=False, input=standard_input, env=child_environment()
-    )
-    if done.returncode:
-        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        why = lines[-1] if lines else f"exit status {done.returncode}"
+    last = b""
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as errors:
+        given.write(standard_input)
+        given.seek(0)
+        with subprocess.Popen(
+            command, stdin=given, stdout=subprocess.PIPE, stderr=errors, env=child_environment()
+        ) as process:
+            try:
+                for line in process.stdout or ():
+                    if not _is_progress(line, progress):
+                        last = line if line.strip() else last
+            except BaseException:  # such as Ctrl-C: without this, the end of the child is waited for
+                process.kill()
+                raise
+        errors.seek(0)
+        said = errors.read()
+    if process.returncode:
+        lines = said.decode("utf-8", "replace").strip().splitlines()
+        why = lines[-1] if lines else f"exit status {process.returncode}"
         raise NotProven(
             f"the process that loads the restored database died: {why}",
             "free memory and verify again; this is no result about the backup",
         )
     # the application may print as well when it is imported: the last line is the result
-    loaded = msgspec.json.decode(done.stdout.splitlines()[-1], type=Loaded)
+    loaded = msgspec.json.decode(last, type=Loaded)
     if loaded.not_installed:
         raise NotProven(
             f"the restored database cannot be opened here: {loaded.not_installed}",
             "install the packages that the site uses into the environment of zodb-vault, then verify again",
         )
     return loaded
+
+
+def _is_progress(line: bytes, progress: Progress) -> bool:
+    """Report what a line of the child says about its progress; return False if it is another line."""
+    for prefix in (EXPECTED, ADVANCED):
+        number = line.removeprefix(prefix).strip()
+        if line.startswith(prefix) and number.isdigit():
+            if prefix is EXPECTED:
+                progress.expect(int(number), "objects")
+            else:
+                progress.advance(int(number))
+            return True
+    return False

@@ -13,12 +13,14 @@ import msgspec
 
 from ...datafs.records import is_blob
 from ...strategies.registry import backend_named
-from .load import CONFIGURED, Loaded, StorageToLoad
+from .load import ADVANCED, CONFIGURED, EXPECTED, Loaded, StorageToLoad
 from .missing_classes import missing_modules
 
 # After so many objects the cache of ZODB is emptied, to bound the memory.
 OBJECTS_IN_CACHE: Final = 1000
 CHUNK: Final = 1 << 20
+# A line about the progress is written after so many objects.
+REPORTED: Final = 100
 MOST_MODULES: Final = 1000
 
 
@@ -40,7 +42,8 @@ def load_from_configuration(storage_to_load: StorageToLoad) -> Loaded:
         return loaded
     backend, settings = backend_named(storage_to_load.backend), storage_to_load.settings
     opened = connection.db().storage
-    for oid, tid, record in backend.objects(opened, settings):
+    for number, (oid, tid, record) in enumerate(backend.objects(opened, settings), 1):
+        _report_progress(number)
         if record is None:
             loaded.undone += 1
         else:
@@ -89,7 +92,9 @@ def _load_current_records(storage: Any, connection: Any | None, loaded: Loaded) 
     """
     from ZODB.POSException import POSKeyError
 
-    for oid in storage._index:
+    _report(EXPECTED, len(storage))
+    for number, oid in enumerate(storage._index, 1):
+        _report_progress(number)
         try:
             record, tid = storage.load(oid)
         except POSKeyError:
@@ -100,6 +105,18 @@ def _load_current_records(storage: Any, connection: Any | None, loaded: Loaded) 
             _load_object(connection, oid, tid, record, loaded)
             if loaded.objects % OBJECTS_IN_CACHE == 0:
                 connection.cacheMinimize()
+
+
+def _report_progress(number: int) -> None:
+    """Report every hundredth object; ``number`` counts from 1."""
+    if number % REPORTED == 0:
+        _report(ADVANCED, REPORTED)
+
+
+def _report(what: bytes, number: int) -> None:
+    """Write a line for the parent process; the application may have left a line without its end."""
+    sys.stdout.buffer.write(b"\n%s%d\n" % (what, number))
+    sys.stdout.buffer.flush()
 
 
 def _read_record(storage: Any, oid: bytes, tid: bytes, record: bytes, loaded: Loaded) -> None:

@@ -88,7 +88,9 @@ class RestoreCheck:
             done = restore.execute(self._repository, plan, self._site, self._progress)
             for step in done.plan.steps:
                 blob_dir = Path(step.state.blobs) if step.state.blobs else None
-                self._load(step.cut.entry, partial(load_data_fs, Path(step.state.where), blob_dir))
+                self._load(
+                    step.cut.entry, partial(load_data_fs, Path(step.state.where), blob_dir, self._progress)
+                )
 
     def check_dump(self, entry: DatabaseEntry) -> None:
         """Restore a dump into a scratch database, and load it."""
@@ -109,9 +111,9 @@ class RestoreCheck:
             with backend.scratch(entry, directory, self._options.scratch_dsn, self._progress.note) as ours:
                 restore_alone(backend.destination(ours.database, options), source, context)
                 if ours.cache:
-                    fill_cache(entry, objects, ours.cache)
+                    fill_cache(entry, objects, ours.cache, self._progress)
                 storage = StorageToLoad(entry.backend, ours.configuration, ours.settings)
-                loaded = self._load(entry, partial(load_configured, storage))
+                loaded = self._load(entry, partial(load_configured, storage, self._progress, ours.objects))
         found = loaded.objects + loaded.undone
         if ours.objects not in (None, found) and not loaded.failure:
             why = f"the storage has {found} objects, the snapshot had {ours.objects}"

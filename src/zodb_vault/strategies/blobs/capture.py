@@ -67,6 +67,7 @@ class PackedBlobs:
     def copy_missing(self, workers: Workers, source: BlobSource) -> int:
         """Copy the referenced blobs that no pack has; return how many of them the source does not have."""
         gone = 0
+        self._packer.expect(self._refs.count_missing())
         for packed in pack_missing(workers, self._packer, source, self._refs.missing()):
             gone += packed.gone
             self._refs.mark_present(packed.keys)

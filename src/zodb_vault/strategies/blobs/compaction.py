@@ -109,6 +109,7 @@ def heal_packs(
     broken = [pack for pack in chain if not damaged.isdisjoint(part.object for part in pack.parts)]
     members = [member for pack in broken for member in pack_members(packer.sink, pack)]
     held = {member_key(member): member for member in members if still_holds(source, member)}
+    packer.expect(len(held))
     written = [
         pack
         for packed in pack_missing(workers, packer, source, map(member_ref, held.values()))
@@ -154,6 +155,8 @@ def _rewritten(
                 f"{source.path(member_ref(changed))} changed since it was backed up; the backup keeps the "
                 "old content"
             )
+    if members:
+        packer.expect(len(members))
     written = [
         pack
         for packed in pack_missing(workers, packer, source, map(member_ref, members))

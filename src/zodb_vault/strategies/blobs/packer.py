@@ -79,6 +79,10 @@ class Packer:
         self.sink, self.to = sink, f"{folder}/blobs"
         self._now, self._progress = now, progress
 
+    def expect(self, blobs: int) -> None:
+        """Report how many blobs will be packed next."""
+        self._progress.expect(blobs, "blobs")
+
     def pack(self, source: BlobSource, refs: Shared) -> Packed:
         """Take blobs from ``refs`` until one pack is full or there are no more."""
         done = Packed([], [], 0, [])
@@ -87,6 +91,7 @@ class Packer:
             blob = source.open(wanted)
             if blob is None:
                 done.gone += 1
+                self._progress.advance(1)
                 continue
             with contextlib.closing(blob):
                 if not writer.fits(blob.size):
@@ -96,6 +101,7 @@ class Packer:
                     done.empty.append(wanted)
                 writer.members.add(wanted.oid, wanted.tid, blob.size, blob.mtime, self._chunks(blob))
                 done.keys.append(wanted.oid + wanted.tid)
+                self._progress.advance(1)
         if writer.members.members:
             done.packs.append(writer.close())
         return done
@@ -138,7 +144,6 @@ class Packer:
         # pack writer notices; otherwise the short answer shows the end of the file, without another read.
         size = blob.size
         while chunk := blob.read(min(CHUNK, size + 1)):
-            self._progress.advance(len(chunk))
             yield chunk
             size -= len(chunk)
             if size <= 0:
