@@ -68,7 +68,7 @@ def kept(files: SiteFiles) -> SiteFiles:
     return SiteFiles(Path(f"{files.data_fs}.old"), Path(f"{files.blob_dir}.old"))
 
 
-POINTS = [("storage", 0), ("storage", 1), ("blobs", 0), ("blobs", 1), ("blobs", 12_000)]
+POINTS = [("storage", 0), ("storage", 1), ("blobs", 0), ("blobs", 1), ("blobs", 3)]
 
 
 @pytest.mark.parametrize(("phase", "after"), POINTS)
