@@ -19,6 +19,7 @@ from process_race import race
 
 from zodb_vault.errors import KeyChanged, KeyExists, StoreError
 from zodb_vault.runtime import durable
+from zodb_vault.runtime.new_files import NewFiles
 from zodb_vault.stores.local import LocalStore
 
 KEY = "objects/ab/" + "ab" * 32
@@ -424,7 +425,8 @@ def test_write_refuses_a_name_that_is_taken(tmp_path: Path) -> None:
 
 def test_write_takes_the_place_of_what_is_there_when_it_may(tmp_path: Path) -> None:
     (tmp_path / "taken").write_bytes(b"old")
-    assert durable.write_atomically(tmp_path / "taken", [b"new", b"er"], exclusive=False, mode=0o640) == 5
+    new = NewFiles(0o640)
+    assert durable.write_atomically(tmp_path / "taken", [b"new", b"er"], exclusive=False, new=new) == 5
     assert ((tmp_path / "taken").read_bytes(), everything(tmp_path)) == (b"newer", ["taken"])
     assert stat.S_IMODE((tmp_path / "taken").stat().st_mode) & ~0o777 == 0
 

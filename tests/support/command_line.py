@@ -33,7 +33,7 @@ for module in pkgutil.walk_packages(zodb_vault.__path__, "zodb_vault."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
 from zodb_vault.cli.main import run
-os.setgroups([]); os.setgid({nobody}); os.setuid({nobody})
+os.setgroups([]); os.setgid({gid}); os.setuid({uid}); os.umask({umask})
 sys.exit(run(sys.argv[1:]))
 """
 
@@ -131,11 +131,16 @@ def process(*arguments: object, **options: Any) -> Outcome:
     )
 
 
-def process_as_nobody(*arguments: object, cwd: str | Path = "/") -> Outcome:
-    """Run a command line as a user without rights: ``nobody`` for root, otherwise the user of the tests."""
+def process_as_nobody(
+    *arguments: object, cwd: str | Path = "/", uid: int = NOBODY, gid: int = NOBODY, umask: int = 0o022
+) -> Outcome:
+    """Run a command line as a user without rights: ``nobody`` for root, otherwise the user of the tests.
+
+    ``uid`` and ``gid`` are another user.
+    """
     if os.geteuid() != 0:
         return process(*arguments, cwd=cwd)
-    script = AS_NOBODY.format(nobody=NOBODY)
+    script = AS_NOBODY.format(uid=uid, gid=gid, umask=umask)
     done = subprocess.run(
         [sys.executable, "-c", script, *map(str, arguments)],
         check=False,

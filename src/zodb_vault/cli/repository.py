@@ -23,14 +23,23 @@ def command() -> None:
 
 
 @command.command("init")
+@click.option(
+    "--group-access",
+    is_flag=True,
+    help="Let the group of the directory read the backups: files 0640, directories 0750 with setgid.",
+)
 @site_options
 @pass_context
-def init(context: Context) -> None:
-    """Create a repository at an empty location."""
+def init(context: Context, group_access: bool) -> None:
+    """Create a repository at an empty location.
+
+    Root writes for the owner of the directory, so this user can go on after a command of root.
+    """
     from ..repository.repository import Repository
     from ..stores.base import limitations_of
 
-    made = Repository.create(context.store, context.settings.repository.recipients_at(context.location))
+    recipients = context.settings.repository.recipients_at(context.location)
+    made = Repository.create(context.store, recipients, group_access=group_access)
     context.say(f"repository {made.info.id} created in {made.store.location}")
     if made.info.recipients:
         context.say(f"content is encrypted for {count(len(made.info.recipients), 'recipient')}")

@@ -14,11 +14,11 @@ from ..config.convertconf import Direction, convert_conf
 from ..errors import NothingToBackUp, TargetRefused, UsageError
 from ..model.source import Database, Site
 from ..runtime import durable
+from ..runtime.new_files import NewFiles
 from ..strategies.base import folder_of
 
 # The files contain the passwords of the storages.
-FILE_MODE: Final = 0o600
-DIRECTORY_MODE: Final = 0o700
+NEW_FILES: Final = NewFiles(file_mode=0o600, directory_mode=0o700)
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,22 +82,22 @@ def write(made: Sequence[Configuration], *, force: bool) -> None:
         raise _refused(existing[0])
     for one in made:
         if one.direction == "export":
-            durable.make_directories(one.directory, DIRECTORY_MODE)
+            durable.make_directories(one.directory, NEW_FILES)
         _write(one.path, one.text.encode(), force)
 
 
 def _write(path: Path, data: bytes, force: bool) -> None:
     """Write a file that is at no time readable for others; an existing one is replaced as a whole."""
     if force:
-        durable.write_atomically(path, [data], exclusive=False, mode=FILE_MODE)
+        durable.write_atomically(path, [data], exclusive=False, new=NEW_FILES)
         return
     # reserve the name: two commands at the same time must not both believe that the file is new
     try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE))
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, NEW_FILES.file_mode))
     except FileExistsError:
         raise _refused(path) from None
     try:
-        durable.write_atomically(path, [data], exclusive=False, mode=FILE_MODE)
+        durable.write_atomically(path, [data], exclusive=False, new=NEW_FILES)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(path)

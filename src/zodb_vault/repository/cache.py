@@ -16,6 +16,9 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Final
 
+from ..runtime import durable
+from ..runtime.new_files import NewFiles, new_files_below
+
 ID: Final = re.compile(r"[0-9a-f]{32}\Z")
 
 
@@ -42,11 +45,13 @@ class Cache:
         path = self._root / key
         temporary = path.with_name(f".tmp-{secrets.token_hex(8)}")
         with contextlib.suppress(OSError):
-            for folder in (self._root.parent, self._root, path.parent):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            owner = new_files_below(self._root)
+            new = NewFiles(file_mode=0o600, uid=owner.uid, gid=owner.gid)
+            durable.make_directories(path.parent, new)
             try:
-                fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, new.file_mode)
                 with os.fdopen(fd, "wb") as file:
+                    new.settle_file(fd)
                     file.write(data)
                 temporary.rename(path)
             finally:

@@ -12,11 +12,11 @@ import secrets
 
 import msgspec
 
-from ..errors import KeyMissing, RepositoryMissing, TargetRefused
+from ..errors import KeyMissing, RepositoryMissing, TargetRefused, UsageError
 from ..model import canonical
 from ..model.manifest import RepositoryInfo
 from ..runtime import clock
-from ..stores.base import ProbesCapabilities, Store
+from ..stores.base import ProbesCapabilities, SharesWithGroup, Store
 from .encryption import FEATURE
 from .files import decode_document, require_known
 from .layout import INFO_KEY, RECOVERY_KEY
@@ -27,10 +27,11 @@ def recovery_text() -> bytes:
     return importlib.resources.files(__package__).joinpath("RECOVERY.md").read_bytes()
 
 
-def create_info(store: Store, recipients: list[str]) -> RepositoryInfo:
+def create_info(store: Store, recipients: list[str], *, group_access: bool = False) -> RepositoryInfo:
     """Write both files into an empty store. ``recipients`` are in the stored form.
 
-    Raise TargetRefused when the store is not empty.
+    ``group_access``: the group of the directory may read everything. Raise TargetRefused when the store is
+    not empty, UsageError when it cannot be shared with a group.
     """
     foreign = next((entry.key for entry in store.list("") if entry.key != RECOVERY_KEY), None)
     if foreign is not None:
@@ -39,6 +40,13 @@ def create_info(store: Store, recipients: list[str]) -> RepositoryInfo:
             f"there is {'a repository' if is_ours else foreign} in {store.location} already",
             "use the existing repository, or choose an empty location",
         )
+    if group_access:
+        if not isinstance(store, SharesWithGroup):
+            raise UsageError(
+                f"there is no group access in {store.location}",
+                "use the permissions of the service; --group-access is for a directory",
+            )
+        store.share_with_group()
     text = recovery_text()
     info = RepositoryInfo(
         id=secrets.token_hex(16),

@@ -36,12 +36,15 @@ class Repository:
         self._configured: Sequence[str] = ()
 
     @classmethod
-    def create(cls, store: Store, recipients: Sequence[str] = ()) -> Repository:
+    def create(
+        cls, store: Store, recipients: Sequence[str] = (), *, group_access: bool = False
+    ) -> Repository:
         """Make a new repository in an empty store. Its content is encrypted for the recipients, if any.
 
         Raise TargetRefused when the store is not empty.
         """
-        return cls(store, create_info(store, normalized_recipients(recipients)))
+        info = create_info(store, normalized_recipients(recipients), group_access=group_access)
+        return cls(store, info)
 
     @classmethod
     def open(cls, store: Store) -> Repository:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from ..errors import StoreError
+from .new_files import PRIVATE, NewFiles
 
 
 def sync_file_system(path: Path) -> None:
@@ -77,7 +78,7 @@ def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
     return cast(Callable[[int, int, int, int], int], found)
 
 
-def write_atomically(path: Path, chunks: Iterable[bytes], *, exclusive: bool, mode: int = 0o400) -> int:
+def write_atomically(path: Path, chunks: Iterable[bytes], *, exclusive: bool, new: NewFiles = PRIVATE) -> int:
     """Write the joined chunks to ``path`` and return their length in bytes.
 
     The name appears or changes atomically: a reader finds no file, the old content or the new content.
@@ -85,9 +86,10 @@ def write_atomically(path: Path, chunks: Iterable[bytes], *, exclusive: bool, mo
     time. Otherwise an existing file is replaced.
     """
     temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, new.file_mode)
     try:
         try:
+            new.settle_file(fd)
             size = write_all(fd, chunks)
             os.fsync(fd)
         finally:
@@ -110,14 +112,15 @@ class UnnamedFile:
     temporary file may be left.
     """
 
-    def __init__(self, directory: Path, mode: int = 0o400) -> None:
+    def __init__(self, directory: Path, new: NewFiles = PRIVATE) -> None:
         self._temporary: Path | None = None
-        fd = _anonymous(directory, mode)
+        fd = _anonymous(directory, new.file_mode)
         if fd is None:
             self._temporary = directory / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
-            fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+            fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, new.file_mode)
         self._fd = fd
         self._end = weakref.finalize(self, _discard, self._fd, self._temporary)
+        new.settle_file(fd)
 
     def write(self, data: bytes) -> None:
         """Append bytes."""
@@ -201,7 +204,7 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def make_directories(path: Path, mode: int = 0o700) -> None:
+def make_directories(path: Path, new: NewFiles = PRIVATE) -> None:
     """Make a directory and its parents durably; existing directories stay unchanged.
 
     Raise NotADirectoryError when a file has the name of one of them.
@@ -209,7 +212,7 @@ def make_directories(path: Path, mode: int = 0o700) -> None:
     missing = list(_missing(path))
     for directory in reversed(missing):
         with contextlib.suppress(FileExistsError):
-            os.mkdir(directory, mode)
+            new.make_directory(directory)
         sync_directory(directory.parent)
 
 

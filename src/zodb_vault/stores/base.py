@@ -149,6 +149,15 @@ class ProbesCapabilities(Protocol):
 
 
 @runtime_checkable
+class SharesWithGroup(Protocol):
+    """A store on a file system, where a group of users can be allowed to read."""
+
+    def share_with_group(self) -> None:
+        """Let the group of the directory read everything that is stored from now on; raise StoreError."""
+        ...
+
+
+@runtime_checkable
 class SupportsObjectLock(Protocol):
     """A store that can lock objects: no user can change or remove them before the lock expires."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import os
@@ -12,23 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from ..errors import KeyChanged, KeyExists, KeyMissing, StoreError
+from ..errors import KeyChanged, KeyExists, KeyMissing
 from ..runtime import clock, durable
+from ..runtime.new_files import GROUP_DIRECTORY, NewFiles, new_files_below
 from .base import ListedKey, require_key, require_prefix
+from .local_errors import translate_errors
 
 CHUNK: Final = 1 << 20
 LOCK_NAME: Final = ".lock"
-HINTS: Final = {
-    errno.ENOSPC: "free space there, then run the command again; it reuses what is already stored",
-    errno.EDQUOT: "raise the quota, then run the command again",
-    errno.EROFS: "mount it writable",
-    errno.ENOTDIR: "a repository is a directory, and so is everything above it; choose another path",
-    errno.EACCES: "run as the user that owns the repository, or correct its permissions",
-    errno.EPERM: "the file system refuses hard links or the change; "
-    "keep the repository on one that allows them",
-    errno.EMLINK: "the file system refuses hard links; keep the repository on one that allows them",
-    errno.ENOTSUP: "the file system refuses hard links; keep the repository on one that allows them",
-}
 
 
 class LocalStaging:
@@ -36,20 +26,20 @@ class LocalStaging:
 
     def __init__(self, store: LocalStore) -> None:
         self._store = store
-        with _translate_errors(store.root, "new content"):
-            durable.make_directories(store.root)
-            self._file = durable.UnnamedFile(store.root)
+        with translate_errors(store.root, "new content"):
+            durable.make_directories(store.root, store.new_files)
+            self._file = durable.UnnamedFile(store.root, store.new_files)
 
     def write(self, data: bytes) -> None:
         """Append bytes."""
-        with _translate_errors(self._store.root, "new content"):
+        with translate_errors(self._store.root, "new content"):
             self._file.write(data)
 
     def store(self, key: str) -> None:
         """Link the file under its key; see the contract."""
         path = self._store.path(key)
-        with _translate_errors(self._store.root, key):
-            durable.make_directories(path.parent)
+        with translate_errors(self._store.root, key):
+            durable.make_directories(path.parent, self._store.new_files)
             try:
                 self._file.link(path)
             except FileExistsError:
@@ -68,7 +58,11 @@ class LocalStaging:
 
 
 class LocalStore:
-    """Keys are files below ``root``: files 0400, directories 0700."""
+    """Keys are files below ``root``.
+
+    Files have the mode 0400 and directories 0700, with group access 0640 and 02750. As root, they belong to
+    the owner of ``root``.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -78,14 +72,29 @@ class LocalStore:
         """Return the path of the directory."""
         return str(self.root)
 
+    @property
+    def new_files(self) -> NewFiles:
+        """Return how new files and directories are made."""
+        return new_files_below(self.root)
+
+    def share_with_group(self) -> None:
+        """Let the group of the directory read everything that is stored from now on.
+
+        The mode of the directory is the record of it, so every later writer does the same.
+        """
+        with translate_errors(self.root, ""):
+            durable.make_directories(self.root, self.new_files)
+            os.chmod(self.root, GROUP_DIRECTORY)
+            durable.sync_directory(self.root)
+
     def put(self, key: str, chunks: Iterable[bytes]) -> int:
         """Store under a new key; see the contract."""
         chunks = list(chunks)
         path = self.path(key)
-        with _translate_errors(self.root, key):
-            durable.make_directories(path.parent)
+        with translate_errors(self.root, key):
+            durable.make_directories(path.parent, self.new_files)
             try:
-                return durable.write_atomically(path, chunks, exclusive=True)
+                return durable.write_atomically(path, chunks, exclusive=True, new=self.new_files)
             except FileExistsError:
                 pass
         self.require_equal(key, chunks)
@@ -98,19 +107,19 @@ class LocalStore:
     def replace(self, key: str, data: bytes, expected: bytes) -> None:
         """Replace exactly ``expected``; see the contract."""
         path = self.path(key)
-        with _translate_errors(self.root, key), _exclusive(path.parent):
+        with translate_errors(self.root, key), _exclusive(path.parent, self.new_files):
             self._require(key, expected)
-            durable.write_atomically(path, [data], exclusive=False)
+            durable.write_atomically(path, [data], exclusive=False, new=self.new_files)
 
     def get(self, key: str) -> bytes:
         """Return the stored bytes."""
-        with _translate_errors(self.root, key):
+        with translate_errors(self.root, key):
             return self.path(key).read_bytes()
 
     def stream(self, key: str) -> Iterator[bytes]:
         """Yield the stored bytes in chunks."""
         pos = 0
-        with _translate_errors(self.root, key), self.path(key).open("rb", buffering=0) as file:
+        with translate_errors(self.root, key), self.path(key).open("rb", buffering=0) as file:
             while chunk := file.read(CHUNK):
                 yield chunk
                 if len(chunk) == CHUNK:  # a file of 1 MiB or more is content, which is read only once
@@ -120,13 +129,13 @@ class LocalStore:
     def list(self, prefix: str) -> Iterator[ListedKey]:
         """Yield the keys below a directory, in byte order."""
         require_prefix(prefix)
-        with _translate_errors(self.root, prefix):
+        with translate_errors(self.root, prefix):
             yield from _walk(self.root, self.root / prefix, prefix)
 
     def stored_at(self, prefix: str) -> Iterator[tuple[str, datetime]]:
         """Yield the keys below a directory with the times of their files."""
         for entry in self.list(prefix):
-            with contextlib.suppress(KeyMissing), _translate_errors(self.root, entry.key):
+            with contextlib.suppress(KeyMissing), translate_errors(self.root, entry.key):
                 yield entry.key, datetime.fromtimestamp((self.root / entry.key).stat().st_mtime, UTC)
 
     def delete(self, key: str, expected: bytes | None = None) -> None:
@@ -134,8 +143,8 @@ class LocalStore:
         path = self.path(key)
         if not path.parent.is_dir():
             return
-        exclusive = contextlib.nullcontext() if expected is None else _exclusive(path.parent)
-        with _translate_errors(self.root, key), exclusive:
+        exclusive = contextlib.nullcontext() if expected is None else _exclusive(path.parent, self.new_files)
+        with translate_errors(self.root, key), exclusive:
             if expected is not None and path.exists():
                 self._require(key, expected)
             with contextlib.suppress(FileNotFoundError):
@@ -144,7 +153,7 @@ class LocalStore:
 
     def temporaries(self) -> Iterator[ListedKey]:
         """Yield the temporary files below the directory."""
-        with _translate_errors(self.root, ""):
+        with translate_errors(self.root, ""):
             for directory, _names, files in os.walk(self.root):
                 for name in files:
                     if name.startswith(durable.TEMPORARY_PREFIX):
@@ -157,14 +166,14 @@ class LocalStore:
         path = self.root / name
         if not path.name.startswith(durable.TEMPORARY_PREFIX) or ".." in path.parts:
             raise ValueError(f"{name!r} is not a temporary file")
-        with _translate_errors(self.root, name), contextlib.suppress(FileNotFoundError):
+        with translate_errors(self.root, name), contextlib.suppress(FileNotFoundError):
             os.unlink(path)
 
     def require_equal(self, key: str, chunks: Iterable[bytes]) -> None:
         """Raise KeyExists unless exactly this content is stored: writing the same twice is no conflict."""
         if _digest(chunks) != _digest(self.stream(key)):
             raise KeyExists(f"{key} exists already in {self.location} with other content")
-        with _translate_errors(self.root, key):
+        with translate_errors(self.root, key):
             # the process that wrote it may have stopped just before the name became durable
             durable.sync_directory(self.path(key).parent)
 
@@ -187,28 +196,26 @@ class LocalStore:
 
 
 @contextlib.contextmanager
-def _translate_errors(root: Path, key: str) -> Iterator[None]:
-    """Translate errors of the operating system into the errors of the contract."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise KeyMissing(f"{key} is not in {root}") from None
-    except OSError as error:
-        hint = HINTS.get(error.errno or 0, "")
-        where = f" ({key})" if key else ""
-        raise StoreError(f"{root}: {os.strerror(error.errno or 0)}{where}", hint) from error
-
-
-@contextlib.contextmanager
-def _exclusive(directory: Path) -> Iterator[None]:
+def _exclusive(directory: Path, new: NewFiles) -> Iterator[None]:
     """Hold the lock of a directory: no other process replaces or removes a known content in it."""
     # a file system has no single call for compare and exchange, so this lock protects the two steps
-    fd = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    fd = _open_lock(directory / LOCK_NAME, new)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
         os.close(fd)
+
+
+def _open_lock(path: Path, new: NewFiles) -> int:
+    """Open the lock file, which belongs to the owner of the repository. Its name never leads elsewhere."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    with contextlib.suppress(FileExistsError):
+        fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+        if new.uid != -1:
+            os.fchown(fd, new.uid, new.gid)
+        return fd
+    return os.open(path, flags)
 
 
 def _walk(root: Path, directory: Path, prefix: str) -> Iterator[ListedKey]:

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final, Protocol
 
 from ..runtime import shutdown
-from .base import LeavesTemporaries, ListedKey, RecordsTimes, Staging, Store
+from .base import LeavesTemporaries, ListedKey, RecordsTimes, SharesWithGroup, Staging, Store
 
 # The burst after an idle period, in seconds of the rate. A longer burst would fill a slow network connection
 # for as long.
@@ -190,6 +190,11 @@ class RateLimitedTemporariesStore(RateLimitedStore):
     def remove_temporary(self, name: str) -> None:
         """Remove a temporary file."""
         self._temporaries.remove_temporary(name)
+
+    def share_with_group(self) -> None:
+        """Share a directory with its group."""
+        assert isinstance(self._temporaries, SharesWithGroup)  # it is a local directory
+        self._temporaries.share_with_group()
 
 
 def rate_limited(store: Store, rate_limit: RateLimit) -> Store:

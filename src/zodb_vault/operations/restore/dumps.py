@@ -14,6 +14,7 @@ from ...model.chain import file_name, files_of
 from ...model.manifest import Part
 from ...model.restore import DestinationOptions, TargetState, UnfinishedRestore
 from ...runtime import durable
+from ...runtime.new_files import NewFiles
 from ...runtime.ownership import make_directories_like_parent
 from ...strategies.blobs.directory_restore import DirectoryBlobs, layout_for
 from ...strategies.blobs.kept import KEPT_PREFIX
@@ -143,7 +144,7 @@ class DumpFiles(DatabaseRestore):
             by_name.setdefault(file_name(part), []).append(part)
         for name, parts in by_name.items():
             durable.write_atomically(
-                self._directory / name, self._content(parts), exclusive=False, mode=0o600
+                self._directory / name, self._content(parts), exclusive=False, new=NewFiles(file_mode=0o600)
             )
 
     def _content(self, parts: list[Part]) -> Iterator[bytes]:

@@ -11,6 +11,7 @@ import msgspec
 
 from ...errors import TargetRefused
 from ...runtime import durable
+from ...runtime.new_files import NewFiles
 
 NAME: Final = ".zodb-vault-restoring"
 
@@ -63,7 +64,9 @@ def read(directory: Path) -> OutputMarker | None:
 
 def write(directory: Path, marker: OutputMarker) -> None:
     """Note durably what is going to be there."""
-    durable.write_atomically(directory / NAME, [msgspec.json.encode(marker)], exclusive=False, mode=0o600)
+    durable.write_atomically(
+        directory / NAME, [msgspec.json.encode(marker)], exclusive=False, new=NewFiles(file_mode=0o600)
+    )
 
 
 def remove(directory: Path) -> None:

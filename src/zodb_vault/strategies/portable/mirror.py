@@ -23,6 +23,7 @@ from ...datafs.tail import tail_digest
 from ...errors import Damage, InUse, TargetRefused, VaultError
 from ...model import canonical
 from ...runtime import durable
+from ...runtime.new_files import NewFiles
 from ...runtime.ownership import existing_directory
 
 MARKER: Final = "mirror.json"
@@ -91,7 +92,10 @@ class Mirror:
     def write(self, checked: Checked) -> None:
         """Write durably which part is checked; the part itself must be durable already."""
         durable.write_atomically(
-            self.directory / MARKER, [canonical.with_digest(checked)], exclusive=False, mode=0o600
+            self.directory / MARKER,
+            [canonical.with_digest(checked)],
+            exclusive=False,
+            new=NewFiles(file_mode=0o600),
         )
 
     def truncate_to(self, checked: Checked) -> bool:
@@ -177,7 +181,7 @@ def held(directory: Path) -> Iterator[Mirror]:
     or it belongs to another user.
     """
     with written(directory):
-        durable.make_directories(directory, MODE)
+        durable.make_directories(directory, NewFiles(directory_mode=MODE))
         require_ours(directory)
         if stat.S_IMODE(directory.stat().st_mode) != MODE:
             directory.chmod(MODE)
@@ -219,7 +223,7 @@ def require_ours(directory: Path) -> None:
     if info.st_uid != os.geteuid():
         raise TargetRefused(
             f"the mirror {directory} belongs to uid {info.st_uid}, but this process has uid {os.geteuid()}",
-            "run as the user that made the mirror",
+            "run as that user; or, as root, give the whole directory to this user with `chown -R`",
         )
     names = {
         entry.name for entry in directory.iterdir() if not entry.name.startswith(durable.TEMPORARY_PREFIX)

@@ -19,6 +19,7 @@ from zodb_vault.model.manifest import StoredFiles
 from zodb_vault.model.restore import DestinationOptions, TargetState, UnfinishedRestore
 from zodb_vault.model.source import Database
 from zodb_vault.runtime import durable
+from zodb_vault.runtime.new_files import NewFiles
 from zodb_vault.strategies.destination import (
     DatabaseRestore,
     Destination,
@@ -96,7 +97,7 @@ class MsgpackRestore(DatabaseRestore):
         self._new.mkdir(parents=True)
         for name, parts in groupby(dump_of(self._source.entry, self._source.objects), file_name):
             content = self._source.objects.read(parts)
-            durable.write_atomically(self._new / name, content, exclusive=True, mode=0o600)
+            durable.write_atomically(self._new / name, content, exclusive=True, new=NewFiles(0o600))
             self._context.heartbeat()
 
     def make_valid(self) -> None:
