@@ -326,6 +326,66 @@ def test_what_goes_is_shown_and_asked_for(cached: Cached) -> None:
     assert "none was named with --client-conf" in cached("restore", cached.backup, "--yes").err
 
 
+@pytest.mark.parametrize("how", ["absolute", "absolute without var", "in a folder", "symlinked var"])
+def test_T18_a_cache_is_found_where_ZEO_puts_it(cached: Cached, how: str) -> None:
+    text = cached.conf.read_text()
+    shutil.rmtree(cached.home / "blobs-1")
+    for path in cached.home.glob("*.zec*"):
+        path.unlink()
+    elsewhere = cached.home / "elsewhere"
+    elsewhere.mkdir()
+    if how == "symlinked var":
+        (cached.home / "link").symlink_to(elsewhere)
+        text = text.replace(f"var {cached.home}", f"var {cached.home}/link")
+    else:
+        name = "elsewhere/old" if how == "in a folder" else f"{elsewhere}/old"
+        text = text.replace("client old", f"client {name}")
+    if how == "absolute without var":
+        text = text.replace(f"var {cached.home}", "")
+    cached.conf.write_text(text)
+    with cached.zeo.running():
+        client(cached.conf, "main", "get:a,b,c")
+        client(cached.conf, "catalog", "get:entries")
+    assert sorted(path.name for path in elsewhere.glob("*.zec*")) == CACHES
+    cached.done("restore", cached.backup, "--client-conf", cached.conf, "--yes")
+    assert cached.seen() == [1, 1, 7]
+
+
+def test_T18_a_cache_that_is_not_found_stops_a_restore(cached: Cached) -> None:
+    restore = ["restore", cached.backup, "--client-conf", cached.conf]
+    (cached.home / "old-1.zec").rename(cached.home / "moved.zec")
+    before = cached.zeo.data_fs("1").read_bytes()
+    refused = cached(*restore, "--yes")
+    assert refused.status == 1
+    assert f"the cache {cached.home}/old-1.zec of the ZEO client" in refused.err
+    assert "--allow-missing-caches" in refused.err
+    asked = on_terminal(*cached.where, *restore, answer="n")
+    assert (asked.status, "Go on without these caches?" in asked.screen) == (1, True)
+    assert cached.zeo.data_fs("1").read_bytes() == before
+    assert cached.zec() == ["moved.zec", *CACHES[1:]]
+    cached.done(*restore, "--allow-missing-caches", "--yes")
+    again = cached(*restore, "--yes")
+    assert (again.status, "old-catalog.zec" in again.err) == (1, True)
+
+
+def test_T18_a_restore_that_goes_on_does_not_ask_for_what_it_has_removed(
+    cached: Cached, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zodb_vault.strategies.filestorage.restore.phases import DataFsRestore
+
+    restore = ["restore", cached.backup, "--client-conf", cached.conf, "--yes"]
+
+    def fail(*_arguments: object) -> None:
+        raise OSError(5, "Input/output error", "/a/disk")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DataFsRestore, "make_valid", fail)
+        assert cached(*restore).status == 1
+    assert cached.zec() == []
+    cached.done(*restore)
+    assert cached.seen() == [1, 1, 7]
+
+
 def test_P5_removed_blobs_are_counted_and_what_is_to_do_comes_last(cached: Cached) -> None:
     bucket = next(cached.home.glob("blobs-1/[0-9]*"))
     for number in range(300):

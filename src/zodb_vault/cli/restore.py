@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ..errors import Declined, ExitCode, UsageError
+from ..errors import Declined, ExitCode, TargetRefused, UsageError
 from ..policy.recovery import AtTimestamp, typed
 from ..policy.timestamps import parse_timestamp
+from .console import has_terminal
 from .context import Context, pass_context
 from .local_time import LocalZone
 from .options import PATH, PathOption, Text, json_option, limit_options, site_options
@@ -84,6 +85,12 @@ SALVAGE_AGAIN: Final = f"{CORRECT} the salvage again, into another directory"
     help="With --output: write everything that is good of a damaged backup, and list what is lost.",
 )
 @click.option(
+    "--allow-missing-caches",
+    is_flag=True,
+    help="Go on although a cache that a configuration names was not found. "
+    "Remove it where it is: it has objects of the replaced state.",
+)
+@click.option(
     "--no-safety-backup",
     is_flag=True,
     help="Do not back up the present state first. It is still kept beside the new one.",
@@ -154,6 +161,7 @@ def command(
         return ExitCode.SUCCESS
     for line in plan_lines(wanted):
         context.say(line)
+    _require_caches(context, wanted, yes=yes)
     if not yes and not context.confirm("Restore this?"):
         raise Declined("nothing was restored")
     with context.progress() as progress, system_errors(*_where_and_hint(wanted)):
@@ -202,6 +210,23 @@ def _salvage(context: Context, values: dict[str, Any], *, dry_run: bool, as_json
     return ExitCode.SUCCESS if all(one.complete for one in done) else ExitCode.DAMAGE
 
 
+def _require_caches(context: Context, wanted: RestorePlan, *, yes: bool) -> None:
+    """Ask what is to be done about caches that were not found; raise TargetRefused when nobody is asked.
+
+    A cache that stays has objects of the replaced state. A client with it mixes them with restored ones.
+    """
+    if not wanted.missing_caches or wanted.options.allow_missing_caches:
+        return
+    if yes or not has_terminal():
+        raise TargetRefused(
+            "; ".join(wanted.missing_caches),
+            "correct the configuration, or run this where the cache is; if there is no such cache, or you "
+            "remove it yourself before the client starts, use --allow-missing-caches",
+        )
+    if not context.confirm("Go on without these caches? Each has to be removed before its client starts."):
+        raise Declined("nothing was restored")
+
+
 def _require_exclusive(values: dict[str, Any]) -> None:
     """Raise UsageError for options that exclude each other."""
     output = ("--output", values["output"])
@@ -235,6 +260,7 @@ def _options(context: Context, values: dict[str, Any]) -> RestoreOptions:
         only=values["only"],
         clients=_clients(context, values["target"], values["client_confs"]) if in_place else (),
         allow_incomplete=values["allow_incomplete"],
+        allow_missing_caches=values["allow_missing_caches"],
         safety_backup=not values["no_safety_backup"],
         replace_blobs=values["replace_blobs"],
         replace=values["replace"],

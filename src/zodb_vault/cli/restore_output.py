@@ -23,6 +23,7 @@ def plan_lines(wanted: RestorePlan) -> list[str]:
         lines += _step_lines(step, blobs_only=wanted.options.only == "blobs")
     for cache in wanted.caches:
         lines += _cache_lines(cache)
+    lines += [f"not found: {printable(text)}" for text in wanted.missing_caches]
     return lines + [printable(note) for note in wanted.notes]
 
 
@@ -115,7 +116,7 @@ def restore_document(wanted: RestorePlan, done: Restored | None = None) -> dict[
         "kept": done.kept if done else [],
         "caches": _cache_paths(wanted, done),
         "safety_backup": done.safety_backup if done else None,
-        "notes": wanted.notes + (done.notes if done else []),
+        "notes": wanted.missing_caches + wanted.notes + (done.notes if done else []),
     }
 
 

@@ -7,6 +7,7 @@ storage, and of storages in memory.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, cast
@@ -65,6 +66,13 @@ UNDERSCORED = {
 }
 
 
+# Paths in which the package does not expand ``~``.
+LITERAL = {"cache-path", "var"}
+# Paths in which the package expands variables of the environment.
+WITH_VARIABLES = {"cache-local-dir"}
+VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
+
+
 class Surroundings:
     """The context of a storage section: the name of its database, and how paths in it are resolved.
 
@@ -120,15 +128,22 @@ class Surroundings:
         return self._resolved(value.key, value.text) if is_path and value.text else value.text
 
     def _resolved(self, key: str, text: str) -> str:
-        path = expand_home(text, self._environment)
+        path = text if key in LITERAL else expand_home(self._with_variables(key, text), self._environment)
         if not Path(path).is_absolute():
             self.notes.append(
                 f"{key} is the relative path {text}: it is taken from {self._base} "
                 f"({self._base_reason}){self._other(path)}"
             )
+        elif path != text and not text.startswith("~"):
+            self.notes.append(f"{key} is {text}: it is taken as {path}")
         elif path != text:
             self.notes.append(f"{key} is {text}: ~ is taken as {self._environment['HOME']}")
         return absolute(path, self._base)
+
+    def _with_variables(self, key: str, text: str) -> str:
+        if key not in WITH_VARIABLES:
+            return text
+        return VARIABLE.sub(lambda one: self._environment.get(one[1] or one[2], one[0]), text)
 
     def _other(self, path: str) -> str:
         """Return a note about a relative path that exists only in the working directory."""

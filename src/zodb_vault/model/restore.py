@@ -110,8 +110,8 @@ class TargetState(msgspec.Struct, frozen=True, kw_only=True):
     the interrupted restore that continues.
 
     These fields are texts for the user: ``way`` is how the new state is written, ``details`` are other lines
-    of the plan, ``notes`` are warnings before the confirmation, ``next_steps`` are what the user has to do
-    after the restore.
+    of the plan, ``missing_caches`` are about caches that are configured and were not found, ``notes`` are
+    warnings before the confirmation, ``next_steps`` are what the user has to do after the restore.
     """
 
     where: str
@@ -126,6 +126,7 @@ class TargetState(msgspec.Struct, frozen=True, kw_only=True):
     needs: list[SpaceNeed] = []
     more_for_blobs: bool = False
     caches: list[StaleCache] = []
+    missing_caches: list[str] = []
     way: str | None = None
     details: list[str] = []
     notes: list[str] = []

@@ -14,6 +14,7 @@ class RestoreOptions(DestinationOptions, frozen=True, kw_only=True):
     ``backup`` is an id, a prefix of one, a name, ``latest`` or None. ``request`` is a transaction or a time
     in it. Without ``output`` the restore goes into the site itself, or (``elsewhere``) into the site of
     another configuration. ``databases``: only these, empty for all.
+    ``allow_missing_caches``: go on although caches that are configured were not found.
     """
 
     backup: str | None = None
@@ -21,6 +22,7 @@ class RestoreOptions(DestinationOptions, frozen=True, kw_only=True):
     databases: tuple[str, ...] = ()
     output: Path | None = None
     allow_incomplete: bool = False
+    allow_missing_caches: bool = False
 
     @property
     def in_place(self) -> bool:

@@ -68,6 +68,11 @@ class RestorePlan:
         return all(step.chosen.destination.resumes for step in self.steps)
 
     @property
+    def missing_caches(self) -> list[str]:
+        """Return a sentence about each cache that is configured and was not found."""
+        return [text for step in self.steps for text in step.state.missing_caches]
+
+    @property
     def caches(self) -> list[StaleCache]:
         """Return the caches of clients that are removed."""
         return [cache for step in self.steps for cache in step.state.caches]

@@ -55,6 +55,7 @@ class Dumping:
     scratch: Callable[[Path, str | None, Note], AbstractContextManager[Options]] | None = None
     connect: Callable[[Database], AbstractContextManager[ProbedDatabase]] | None = None
     files: Callable[[Database], list[Path]] | None = None
+    persistent_cache: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,6 +279,7 @@ ADAPTERS: Final[Mapping[str, Adapter]] = {
             scratch=_scratch_sqlite3,
             connect=_connected_to_sqlite3,
             files=_files_of_sqlite3,
+            persistent_cache=False,  # RelStorage ignores cache-local-dir
         ),
     ),
     "mysql": Adapter(

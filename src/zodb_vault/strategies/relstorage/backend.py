@@ -219,7 +219,7 @@ class RelStorage(Backend):
             files=tuple(dumping.files(database)) if dumping.files else (),
             bucket=lambda _source: _wrapper_bucket(database),
             blob_option="shared-blob-dir",
-            caches=(cache,),
+            caches=(cache,) if dumping.persistent_cache else (),
         )
         return DumpDestination(database, options, target)
 

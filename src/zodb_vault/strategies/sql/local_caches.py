@@ -21,6 +21,13 @@ class LocalCache(NamedTuple):
     each: bool
 
 
+def missing(cache: LocalCache) -> list[str]:
+    """Return a sentence about a cache that is configured and was not found."""
+    if not cache.directory or os.path.isdir(cache.directory):
+        return []
+    return [f"{cache.option} {cache.directory} was not found on this machine"]
+
+
 class Removed(NamedTuple):
     """What was removed, and what the user has to know about the rest."""
 

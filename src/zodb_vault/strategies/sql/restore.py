@@ -39,7 +39,7 @@ from ..destination import (
     require_met,
 )
 from .history import point_at
-from .local_caches import LocalCache, remove_local_cache
+from .local_caches import LocalCache, missing, remove_local_cache
 
 
 class LoadRequest(NamedTuple):
@@ -228,6 +228,7 @@ class DumpDestination(Destination):
             last_tid=load.last_tid if load else None,
             # what is replaced in another site is no state of the one whose backups these are
             unsaved=load is not None and load.exists and not self._options.elsewhere,
+            missing_caches=self._missing_caches(load),
             way=load.way if load else None,
             details=[f"blobs to {blobs.where}"] if blobs else [],
             needs=self._needs(source.entry),
@@ -237,6 +238,15 @@ class DumpDestination(Destination):
     def _needs(self, entry: DatabaseEntry) -> list[SpaceNeed]:
         size = entry.dump.size if entry.dump and self._options.only != "blobs" else 0
         return self.space(size, entry.blobs.size if entry.blobs else 0)
+
+    def _missing_caches(self, load: PlannedLoad | None) -> list[str]:
+        """Return a sentence about each cache of the replaced state that was not found.
+
+        The new database of a new site has none yet.
+        """
+        if load is None or not load.exists:
+            return []
+        return [text for cache in self._target.caches for text in missing(cache)]
 
 
 def _point_of(source: RestoreSource) -> RestorePoint | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
@@ -111,11 +112,13 @@ def is_client(database: Database) -> bool:
 def persistent_caches(database: Database) -> list[str]:
     """Return the path of the persistent cache, if the client has one, with the name that ZEO gives it.
 
-    The path is relative when only the client's process knows the directory.
+    ``client`` may be an absolute path, and then ``var`` does not count. The path is relative when only the
+    client's process knows the directory.
     """
     options = masked(database.options)
     if client := options.get("client"):
-        return [f"{options.get('var', '.')}/{client}-{options.get('storage', '1')}.zec"]
+        # as open_cache of ZEO/ClientStorage.py does it
+        return [os.path.join(options.get("var", ""), f"{client}-{options.get('storage', '1')}.zec")]  # noqa: PTH118
     return [path for path in [options.get("cache-path")] if path]
 
 

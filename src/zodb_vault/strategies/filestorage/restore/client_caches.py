@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -26,17 +26,20 @@ CACHED: Final = re.compile(r"\d+\.([0-9a-f]{16})\.blob")
 
 
 class ClientCaches(NamedTuple):
-    """The caches that have to be removed, and notes about caches that the user has to remove."""
+    """The caches that have to be removed, and sentences about those that were not found."""
 
     stale: list[StaleCache]
-    notes: list[str]
+    missing: list[str]
 
 
-def caches_of(clients: Sequence[Site], database: Database, after: str | None, *, alone: bool) -> ClientCaches:
+def caches_of(
+    clients: Sequence[Site], database: Database, after: str | None, removed: Collection[str], *, alone: bool
+) -> ClientCaches:
     """Return the caches of clients that may hold transactions which the restored database does not have.
 
-    These are transactions with a TID later than ``after``, or all transactions when it is None. ``alone``
-    tells that no other database is restored. Raise UsageError for a configuration without a ZEO client.
+    These are transactions with a TID later than ``after``, or all transactions when it is None. ``removed``
+    are the files that an interrupted run of this restore has removed. ``alone`` tells that no other database
+    is restored. Raise UsageError for a configuration without a ZEO client.
     """
     found = ClientCaches([], [])
     for client in clients:
@@ -48,7 +51,7 @@ def caches_of(clients: Sequence[Site], database: Database, after: str | None, *,
             )
         for one in databases:
             if _is_of(one, database, alone=alone):
-                _add_caches(found, client, one, after)
+                _add_caches(found, client, one, after, removed)
     return found
 
 
@@ -60,18 +63,24 @@ def _is_of(client: Database, served: Database, *, alone: bool) -> bool:
     return client.option("storage", "1") == served.name if is_served(served) else alone
 
 
-def _add_caches(found: ClientCaches, client: Site, database: Database, after: str | None) -> None:
+def _add_caches(
+    found: ClientCaches, client: Site, database: Database, after: str | None, removed: Collection[str]
+) -> None:
     files = []
     for path in map(Path, persistent_caches(database)):
-        if path.is_absolute():
-            files += [one for one in (path, Path(f"{path}{LOCK}")) if one.exists()]
-        else:
-            found.notes.append(
-                f"a process with {client.config} keeps {path.name} in its working directory, which is not in "
+        if not path.is_absolute():
+            found.missing.append(
+                f"a process with {client.config} keeps {path} in its working directory, which is not in "
                 "the configuration: remove the file there"
             )
+            continue
+        files += [one for one in (path, Path(f"{path}{LOCK}")) if os.path.exists(one)]
+        if path not in files and str(path) not in removed:
+            found.missing.append(f"the cache {path} of the ZEO client {client.config} was not found")
     blob_dir = Path(database.blob_dir) if database.blob_dir and database.blob_mode == "server" else None
     blobs = sorted(_later_blobs(blob_dir, after)) if blob_dir else []
+    if blob_dir and not os.path.isdir(blob_dir):
+        found.missing.append(f"the blob cache {blob_dir} of the ZEO client {client.config} was not found")
     found.stale.append(StaleCache(f"the ZEO client {client.config}", files, blobs, blob_dir))
 
 

@@ -32,7 +32,7 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     ``end``, ``last_tid`` and ``only`` identify the restore. The names ``building`` and ``replaced`` are
     relative to the directory of the Data.fs, and ``kept_dir`` to the blob directory. ``saved`` is the length
     of the replaced file when its safety backup was made, None without one. ``dropped`` is the number of its
-    transactions that the new state does not have.
+    transactions that the new state does not have. ``caches`` are caches of clients that the restore removes.
     """
 
     restore: str
@@ -52,6 +52,7 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     dropped: int = 0
     saved: int | None = None
     bucket: str | None = None
+    caches: list[str] = []
 
 
 def unfinished(journal: Journal) -> UnfinishedRestore:

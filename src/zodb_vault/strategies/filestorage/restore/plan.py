@@ -138,9 +138,10 @@ def plan_data_fs(job: DataFsJob) -> PlannedDataFs:
         needs=[] if job.journal else _needs(job),
         more_for_blobs=not job.journal and _blobs_in_place(job),
         caches=caches.stale,
+        missing_caches=caches.missing,
         way="replaces the file in place" if job.exists else None,
         details=_blob_details(job),
-        notes=[*_shared_bucket(job), *caches.notes],
+        notes=_shared_bucket(job),
         next_steps=_next_steps(job) if job.in_place else [],
     )
     return PlannedDataFs(job, state, common)
@@ -204,7 +205,8 @@ def _client_caches(job: DataFsJob, common: str | None) -> ClientCaches:
     """Return the caches of clients that have transactions of the replaced state now."""
     if job.database is None or not job.has_client_caches:
         return ClientCaches([], [])
-    return caches_of(job.options.clients, job.database, common, alone=job.source.alone)
+    removed = job.journal.caches if job.journal else ()
+    return caches_of(job.options.clients, job.database, common, removed, alone=job.source.alone)
 
 
 def _blob_details(job: DataFsJob) -> list[str]:
