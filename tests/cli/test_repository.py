@@ -13,7 +13,7 @@ from command_line import Vault, flip, keys_of, on_terminal, tree, words
 
 from zodb_vault.errors import InUse
 from zodb_vault.model import canonical
-from zodb_vault.operations.locks import needed_keys
+from zodb_vault.operations.object_lock import needed_keys
 from zodb_vault.repository.markers import RunMarker, marker_key
 from zodb_vault.repository.repository import Repository
 from zodb_vault.stores.local import LocalStore

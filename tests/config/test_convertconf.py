@@ -280,9 +280,9 @@ def test_only_the_packages_that_the_storage_needs_are_imported(tmp_path: Path) -
 def test_a_storage_of_another_package_keeps_all_imports_of_its_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from zodb_vault.config import backends
+    from zodb_vault.config import backend_registry as backends
     from zodb_vault.strategies.backend import Backend
-    from zodb_vault.strategies.registry import backend_named
+    from zodb_vault.strategies.backend_lookup import backend_named
 
     class Cloud(Backend):
         name = "cloudstorage"

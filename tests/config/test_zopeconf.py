@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from zodb_vault.config import backends
+from zodb_vault.config import backend_registry as backends
 from zodb_vault.config.masking import mask, mask_dsn_words
 from zodb_vault.config.zopeconf import read_site, read_zeo_conf, read_zope_conf
 from zodb_vault.errors import ConfigurationError

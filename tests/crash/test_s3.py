@@ -34,7 +34,7 @@ from site_factory import Site, SiteFiles, noise
 from zodb_vault.errors import StoreError, VaultError
 from zodb_vault.model.manifest import Manifest
 from zodb_vault.operations.copy.run import copy as copy_backups
-from zodb_vault.operations.locks import needed_keys
+from zodb_vault.operations.object_lock import needed_keys
 from zodb_vault.operations.prune import run as pruning
 from zodb_vault.policy.retention import OnDemandRetention, Rules, SafetyRetention, ScheduledRetention
 from zodb_vault.repository.repository import Repository

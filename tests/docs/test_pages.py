@@ -15,7 +15,8 @@ import msgspec
 import pytest
 
 from zodb_vault.cli.main import COMMANDS, cli
-from zodb_vault.config import backends, settings, storages
+from zodb_vault.config import backend_registry as backends
+from zodb_vault.config import settings, storages
 from zodb_vault.config.sites import resolve_site
 from zodb_vault.config.zopeconf import read_zope_conf
 from zodb_vault.errors import ExitCode, VaultError

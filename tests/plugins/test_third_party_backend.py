@@ -13,7 +13,7 @@ from command_line import Outcome, Vault, flip
 from msgpackstorage.storage import MsgpackStorage, transaction_files
 from ZODB.DB import DB
 
-from zodb_vault.config import backends
+from zodb_vault.config import backend_registry as backends
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from zodb_vault.model.manifest import Reason
-from zodb_vault.policy.continuity import DumpFacts, decide_dump
 from zodb_vault.policy.deltas import LITTLE, MOST_DELTAS, OLDEST_BASE, DeltaFacts, decide_delta
+from zodb_vault.policy.full_or_incremental import DumpFacts, decide_dump
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 CONTINUED = decide_dump(DumpFacts(parent="P", last_tid="0x9", parent_last_tid="0x7", common_tid="0x7"))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from zodb_vault.errors import BackupMissing, TargetMissing, UsageError
 from zodb_vault.model.manifest import Timeline
 from zodb_vault.model.tid import from_datetime, to_hex
-from zodb_vault.policy.continuity import ContinuityFacts, decide, next_timeline
+from zodb_vault.policy.full_or_incremental import ContinuityFacts, decide, next_timeline
 from zodb_vault.policy.recovery import (
     AtTimestamp,
     BeforeTid,

@@ -10,7 +10,7 @@ from zodb_vault.config.zopeconf import read_site
 from zodb_vault.errors import NothingToBackUp
 from zodb_vault.model.source import Database, Secret
 from zodb_vault.policy.scope import Scope, bucket
-from zodb_vault.strategies.registry import backend_of
+from zodb_vault.strategies.backend_lookup import backend_of
 
 CONFIGS = Path(__file__).parents[1] / "data" / "configs"
 PG = "PostgreSQL dbname='zodb' user='zope' host='db' password=***"

@@ -20,10 +20,10 @@ import pytest
 import random_histories
 
 from zodb_vault.model.source import Database
+from zodb_vault.strategies.backend_lookup import backend_of
 from zodb_vault.strategies.portable import sync
 from zodb_vault.strategies.portable.mirror import held
 from zodb_vault.strategies.portable.reader import Source
-from zodb_vault.strategies.registry import backend_of
 
 MIRRORS = int(os.environ.get("ZODB_VAULT_MIRRORS", "25"))
 STEPS = 40

@@ -22,7 +22,7 @@ from zodb_vault.model.manifest import DatabaseEntry, DataFs, Manifest, Origin, R
 from zodb_vault.model.tid import from_datetime, to_hex
 from zodb_vault.operations.catalog import Catalog
 from zodb_vault.operations.restore.targets import resolve
-from zodb_vault.policy.continuity import ContinuityFacts, decide, next_timeline
+from zodb_vault.policy.full_or_incremental import ContinuityFacts, decide, next_timeline
 from zodb_vault.policy.recovery import AtTimestamp, BeforeTid, Request, ToTid, restore_command
 from zodb_vault.repository.ids import ID_TIME
 from zodb_vault.repository.repository import Repository

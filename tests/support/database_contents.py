@@ -13,8 +13,8 @@ import psycopg2
 from relstorage_vault import pg_restore
 from services.postgres import Cluster, Login
 
-from zodb_vault.strategies.postgres.incremental import TransactionsSurvey
 from zodb_vault.strategies.postgres.snapshot import Postgres
+from zodb_vault.strategies.postgres.transactions import TransactionsSurvey
 
 # What a pack finds out, and finds out again when it is not there.
 DERIVED = {"object_ref", "object_refs_added", "pack_object", "pack_state", "pack_state_tid"}

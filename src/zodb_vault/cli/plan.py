@@ -14,7 +14,7 @@ from .output import count, print_json, printable
 
 if TYPE_CHECKING:
     from ..model.source import Method
-    from ..operations.create.plan import BackupStep, Planned
+    from ..operations.create.preview import BackupStep, Planned
 
 
 @click.command("plan")
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @pass_context
 def command(context: Context, full: bool, method: Method | None, mirror: Path | None, as_json: bool) -> None:
     """Show what `create` would back up, from where, how, in which order, and why; nothing is changed."""
-    from ..operations.create.plan import PlanOptions, plan
+    from ..operations.create.preview import PlanOptions, plan
 
     site = context.site
     repository, problem = None, None

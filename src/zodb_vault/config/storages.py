@@ -16,7 +16,7 @@ import msgspec
 
 from ..errors import VaultError
 from ..model.source import Database, Option, Skipped
-from .backends import DATA_FS, ENTRY_POINTS, Registered, find_backend
+from .backend_registry import DATA_FS, ENTRY_POINTS, Registered, find_backend
 from .blobmodes import directory_mode, foreign_cache
 from .conversion import Conversion
 from .masking import is_known, mask

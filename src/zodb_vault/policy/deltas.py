@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from .continuity import Decision
+from .full_or_incremental import Decision
 
 # A restore needs the base and all its deltas, and the deltas keep the base from being removed.
 MOST_DELTAS: Final = 100

@@ -13,7 +13,7 @@ from ..model.capture import CaptureOptions, InterruptedRun, PreviousBackup
 from ..model.chain import Documents
 from ..model.manifest import DatabaseEntry, DocumentRef, Part, StoredProgress
 from ..model.source import Database
-from ..policy.continuity import Decision
+from ..policy.full_or_incremental import Decision
 from ..runtime.progress import Progress
 
 

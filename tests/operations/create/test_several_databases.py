@@ -32,7 +32,7 @@ from zodb_vault.model.restore import DestinationOptions
 from zodb_vault.model.source import Database, Site
 from zodb_vault.operations.create import run as creating
 from zodb_vault.operations.create.consistency import PAUSES
-from zodb_vault.operations.create.plan import plan
+from zodb_vault.operations.create.preview import plan
 from zodb_vault.operations.restore import run as restoring
 from zodb_vault.operations.restore.abort import abort
 from zodb_vault.operations.verify import run as verifying

@@ -24,8 +24,8 @@ from zodb_vault.config.zopeconf import read_site
 from zodb_vault.errors import ConfigurationError
 from zodb_vault.model.source import Database
 from zodb_vault.strategies.backend import Opinion
+from zodb_vault.strategies.backend_lookup import backend_of
 from zodb_vault.strategies.postgres import probe as postgres_probe
-from zodb_vault.strategies.registry import backend_of
 from zodb_vault.strategies.relstorage import probe
 from zodb_vault.strategies.sql.probe import CONNECT_SECONDS
 

@@ -17,7 +17,7 @@ from ...repository.repository import Repository
 from ...runtime import clock
 from ...runtime.progress import Progress
 from ...runtime.workers import Workers
-from ..locks import Locks, needed_keys
+from ..object_lock import Locks, needed_keys
 from .coordination import Heartbeat
 from .reencrypt import Reencryption
 from .transfer import BackupTransfer

@@ -17,7 +17,7 @@ from ...repository.repository import Repository
 from ...runtime import clock
 from ...runtime.progress import Progress
 from ..damage import damage_recorded
-from ..locks import Locks, trial_key
+from ..object_lock import Locks, trial_key
 from ..prune.unlock import MarkerState
 from .backup import BackupCopier, copy_labels
 from .coordination import Heartbeat, hold_source, hold_target, remove_dead_marker

@@ -12,14 +12,14 @@ from ...errors import Damage, SourceChanged
 from ...model.capture import CaptureOptions
 from ...model.manifest import Reason
 from ...model.source import Database, Site
-from ...policy.continuity import Decision
+from ...policy.full_or_incremental import Decision
 from ...repository.markers import RunMarker
 from ...repository.repository import Repository
 from ...runtime.progress import Progress
+from ...strategies.backend_lookup import copying_backend
 from ...strategies.base import Capture, Captured, Survey, SurveyContext
-from ...strategies.registry import copying_backend
 from ..catalog import previous_backups_of
-from ..locks import Locks, trial_key
+from ..object_lock import Locks, trial_key
 from .commit import commit, locked_until
 from .consistency import Consistency, align_cut_points
 from .draft import Draft

@@ -17,7 +17,7 @@ from ...repository.markers import RunMarker
 from ...runtime import clock
 from ...strategies.blobs.missing import missing_rows
 from ..catalog import Backup, Catalog
-from ..locks import Locks, needed_keys
+from ..object_lock import Locks, needed_keys
 from .draft import Draft
 from .healing import compare
 from .manifest import CapturedDatabases, manifest_of

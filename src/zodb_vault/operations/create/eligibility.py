@@ -10,7 +10,7 @@ import msgspec
 from ...errors import ConfigurationError, NothingToBackUp, UsageError
 from ...model.source import Database, Method, Site
 from ...repository.repository import Repository
-from ...strategies.registry import backend_of
+from ...strategies.backend_lookup import backend_of
 from .mirrors import is_mirrored
 from .options import CreateOptions
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from ...model.manifest import DatabaseEntry, Manifest, Reason, Timeline
-from ...policy.continuity import Decision, next_timeline
+from ...policy.full_or_incremental import Decision, next_timeline
 from ...runtime import clock
 from ...strategies.base import Captured
 from .consistency import Consistency

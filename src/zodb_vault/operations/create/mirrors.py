@@ -16,11 +16,11 @@ from ...errors import ConfigurationError, SourceChanged, UsageError
 from ...model.source import Database, Method, Site
 from ...repository.repository import Repository
 from ...runtime.progress import Progress
+from ...strategies.backend_lookup import backend_of
 from ...strategies.base import folder_of
 from ...strategies.portable.mirror import Checked, Mirror, held
 from ...strategies.portable.reader import Source
 from ...strategies.portable.sync import Renew, Update, Updated
-from ...strategies.registry import backend_of
 
 ATTEMPTS: Final = 4
 PASSES: Final = 5

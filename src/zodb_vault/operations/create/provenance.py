@@ -13,8 +13,8 @@ from pathlib import Path
 from ... import __version__
 from ...model.manifest import Origin
 from ...model.source import Database, Site
+from ...strategies.backend_lookup import location_of
 from ...strategies.base import Captured
-from ...strategies.registry import location_of
 
 
 def machine() -> str:

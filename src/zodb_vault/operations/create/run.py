@@ -15,7 +15,7 @@ from ...model.source import Database, Site
 from ...repository import markers
 from ...repository.repository import Repository
 from ...runtime.progress import Progress
-from ...strategies.registry import copying_backend
+from ...strategies.backend_lookup import copying_backend
 from ..catalog import Catalog
 from ..damage import damage_recorded
 from ..findings import findings_of

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from ...errors import WrongSource
 from ...model.manifest import Origin
-from ...policy.continuity import Decision
+from ...policy.full_or_incremental import Decision
 from ...runtime.progress import Progress
-from ...strategies.registry import location_of
+from ...strategies.backend_lookup import location_of
 from . import provenance
 from .draft import Draft
 

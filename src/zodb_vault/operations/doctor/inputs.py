@@ -11,7 +11,7 @@ from ...errors import VaultError
 from ...model.manifest import DatabaseEntry, Manifest
 from ...model.source import Database, Method, Site
 from ...repository.repository import Repository
-from ...strategies.registry import backend_of
+from ...strategies.backend_lookup import backend_of
 from ..catalog import Catalog
 from .check import NotChecked
 

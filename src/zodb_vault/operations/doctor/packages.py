@@ -16,7 +16,7 @@ from typing import Final
 
 from ...model.requirements import BOTO3, PYRAGE, ZODB, Package, opening_packages
 from ...model.source import Database, Method
-from ...strategies.registry import backend_of
+from ...strategies.backend_lookup import backend_of
 from ..create.eligibility import refused
 from .check import CheckResult, run_check
 from .inputs import CheckInputs

@@ -5,14 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 
-from ...config.backends import DATA_FS
+from ...config.backend_registry import DATA_FS
 from ...errors import NothingToBackUp, TargetRefused, UsageError
 from ...model.manifest import DatabaseEntry
 from ...model.restore import DatabaseCut, DestinationOptions, SpaceNeed
 from ...model.source import Database
 from ...model.units import readable_size
+from ...strategies.backend_lookup import backend_named, backend_of, backend_of_entry
 from ...strategies.destination import Destination, RestoreSource
-from ...strategies.registry import backend_named, backend_of, backend_of_entry
 from ..restore.preflight import refuse_within, require_space
 from .check import CheckResult
 from .inputs import CheckInputs

@@ -12,8 +12,8 @@ from ...blobs.layout import TEMPORARY, detect
 from ...errors import StoreError
 from ...model import tid as tids
 from ...model.source import Database
+from ...strategies.backend_lookup import backend_of
 from ...strategies.blobs.s3 import BlobBucket, wrapper_key
-from ...strategies.registry import backend_of
 from ..create.eligibility import refused
 from ..create.mirrors import opened
 from .check import CheckResult

@@ -13,7 +13,7 @@ import msgspec
 from ...model.source import Database
 from ...model.units import readable_size
 from ..catalog import stored_size
-from ..create.plan import plan
+from ..create.preview import plan
 from .check import CheckResult
 from .inputs import CheckInputs
 from .source import blob_files

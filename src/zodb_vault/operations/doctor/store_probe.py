@@ -16,7 +16,7 @@ from ...repository.ids import ID_TIME
 from ...repository.repository import Repository
 from ...runtime import clock
 from ...stores.base import ProbesCapabilities, Store
-from ..locks import object_lock_of, try_extending
+from ..object_lock import object_lock_of, try_extending
 from .check import CheckResult, run_check
 
 PROBE_PREFIX: Final = "_doctor-"

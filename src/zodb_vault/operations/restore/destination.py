@@ -12,9 +12,9 @@ from ...errors import UsageError, VaultError
 from ...model.manifest import DatabaseEntry
 from ...model.restore import DatabaseCut, DestinationOptions
 from ...model.source import Database, Site
+from ...strategies.backend_lookup import backend_of_entry, copying_backend, find_backend_of_entry
 from ...strategies.destination import Destination
-from ...strategies.registry import backend_of_entry, copying_backend, find_backend_of_entry
-from .dumps import DumpDirectory
+from .dump_directory import DumpDirectory
 from .options import RestoreOptions
 from .targets import RestoreTarget
 

@@ -14,7 +14,7 @@ from ...repository.markers import RunMarker
 from ...repository.repository import Repository
 from ...runtime import clock
 from ...runtime.progress import Progress
-from ...strategies.registry import location_of
+from ...strategies.backend_lookup import location_of
 from ..catalog import Catalog, parents
 from ..create.options import CreateOptions
 from ..create.provenance import machine

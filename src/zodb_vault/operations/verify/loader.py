@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from ...datafs.records import is_blob
-from ...strategies.registry import backend_named
+from ...strategies.backend_lookup import backend_named
 from .load import ADVANCED, CONFIGURED, EXPECTED, Loaded, StorageToLoad
 from .missing_classes import missing_modules
 

@@ -14,8 +14,8 @@ from ...model.manifest import DatabaseEntry, Pack
 from ...repository.objects import Objects
 from ...runtime.progress import Progress
 from ...runtime.workers import Workers
+from ...strategies.backend_lookup import backend_of_entry
 from ...strategies.blobs.missing import missing_rows
-from ...strategies.registry import backend_of_entry
 from .report import DatabaseReport, VerifyReport
 
 

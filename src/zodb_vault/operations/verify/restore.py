@@ -13,8 +13,8 @@ from ...model.manifest import DatabaseEntry, Manifest
 from ...model.restore import DatabaseCut, DestinationOptions
 from ...repository.repository import Repository
 from ...runtime.progress import Progress
+from ...strategies.backend_lookup import backend_of_entry
 from ...strategies.destination import RestoreContext, RestoreSource
-from ...strategies.registry import backend_of_entry
 from .load import Loaded, StorageToLoad, load_configured, load_data_fs
 from .options import VerifyOptions
 from .report import VerifyReport

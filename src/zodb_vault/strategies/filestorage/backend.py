@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ...blobs.refs import BlobSet
-from ...config.blobmodes import directory_mode
 from ...config.conversion import Conversion
 from ...errors import InUse
 from ...model.manifest import DatabaseEntry
@@ -19,13 +18,13 @@ from ...runtime.progress import Progress
 from ..backend import Backend, SourceFinding
 from ..base import CheckReport, Sink, SurveyContext
 from ..destination import Destination
+from .zope_conf import NAME, read_section
 
 if TYPE_CHECKING:
     from ...config.sections import Section
     from ...config.storages import Surroundings
     from .survey import FileStorageSurvey
 
-NAME: Final = "filestorage"
 WHY: Final = (
     "a FileStorage keeps all its transactions in this file; the finished ones are read while the site runs"
 )
@@ -46,20 +45,7 @@ class FileStorage(Backend):
 
     def read_section(self, section: Section, around: Surroundings) -> Database:
         """Return the FileStorage of a section; its blob directory always holds all its blobs."""
-        section.required("path")
-        blob_dir = around.path(section, "blob-dir")
-        mode, warnings = directory_mode(section, blob_dir)
-        return Database(
-            name=around.name,
-            backend=NAME,
-            mount_point=around.mount_point,
-            data_fs=around.path(section, "path"),
-            blob_dir=blob_dir,
-            blob_mode=mode,
-            history=True,
-            options=around.all_options(section),
-            warnings=tuple(warnings),
-        )
+        return read_section(section, around)
 
     def conversion(self, section_type: str) -> Conversion:
         """Return what another program needs to open the storage, for reading only."""

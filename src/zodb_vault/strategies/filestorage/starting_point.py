@@ -14,7 +14,7 @@ from ...model.capture import CaptureOptions, InterruptedRun, PreviousBackup
 from ...model.chain import Chain, Documents, segments_of
 from ...model.manifest import Segment, StoredProgress
 from ...model.source import Database
-from ...policy.continuity import Decision
+from ...policy.full_or_incremental import Decision
 from ..blobs.source import BlobSource
 from .cut import TailScan
 from .datafile import DataFile

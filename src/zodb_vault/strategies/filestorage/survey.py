@@ -11,7 +11,7 @@ from ...model.capture import PreviousBackup
 from ...model.chain import Chain, segments_of
 from ...model.manifest import Segment
 from ...model.source import Database
-from ...policy.continuity import ContinuityFacts, Decision, decide
+from ...policy.full_or_incremental import ContinuityFacts, Decision, decide
 from ...runtime.progress import Progress
 from ..base import Checkpointer, Sink, SurveyContext
 from ..blobs.s3 import BlobBucket, wrapper_key

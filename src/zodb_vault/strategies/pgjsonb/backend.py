@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ...blobs.refs import BlobSet
-from ...config.blobmodes import foreign_cache
 from ...config.conversion import Conversion
 from ...errors import NothingToBackUp, NotProven
 from ...model.manifest import DatabaseEntry, PgDump, PgTransactions
@@ -28,13 +27,13 @@ from ..backend import Backend, Opinion, Revision, Scratch
 from ..base import CheckReport, Sink, SurveyContext
 from ..destination import Destination
 from ..postgres.requirements import DRIVERS, TOOLS
+from .zope_conf import NAME, read_section
 
 if TYPE_CHECKING:
     from ...config.sections import Section
     from ...config.storages import Surroundings
     from ..sql.survey import SqlSurvey
 
-NAME: Final = "pgjsonb"
 CACHE_OPTION: Final = "blob-cache-dir"
 PGJSONB: Final = Package("zodb_pgjsonb", ("zodb-pgjsonb",), "1.0", "pgjsonb", (3, 12))
 LOSES_BLOBS: Final = (
@@ -74,24 +73,8 @@ class Pgjsonb(Backend):
     # what a configuration says
 
     def read_section(self, section: Section, around: Surroundings) -> Database:
-        """Return a PGJsonb storage: blobs are in the database, large ones in S3 when a bucket is named.
-
-        No history by default.
-        """
-        section.required("dsn")
-        tiered = section.text("s3-bucket-name") is not None
-        warnings = foreign_cache(section, "blob-cache-dir", around.path(section, "blob-cache-dir"))
-        return Database(
-            name=around.name,
-            backend=NAME,
-            adapter="postgresql",
-            dsn_option="dsn",
-            mount_point=around.mount_point,
-            blob_mode="database+s3" if tiered else "database",
-            history=section.flag("history-preserving", default=False),
-            options=around.all_options(section),
-            warnings=tuple(warnings),
-        )
+        """Return a PGJsonb storage: blobs are in the database, large ones in S3 when a bucket is named."""
+        return read_section(section, around)
 
     def conversion(self, section_type: str) -> Conversion:
         """Import its package."""
@@ -136,7 +119,7 @@ class Pgjsonb(Backend):
 
     def survey(self, database: Database, context: SurveyContext) -> SqlSurvey:
         """Log in and take a snapshot."""
-        from ..postgres.incremental import TransactionsSurvey
+        from ..postgres.transactions import TransactionsSurvey
         from ..sql.survey import SqlSurvey
         from .schema import PgjsonbSchema
         from .snapshot import open_rows
@@ -180,7 +163,7 @@ class Pgjsonb(Backend):
 
         Each blob goes under the key that its row names.
         """
-        from ..postgres.restore import plan_load, preflight
+        from ..postgres.empty_or_replace import plan_load, preflight
         from ..sql.local_caches import LocalCache
         from ..sql.restore import DumpDestination, DumpTarget
         from .objects import bucket_to_fill

@@ -111,7 +111,7 @@ def _check_pg_transactions(
 
 
 def _load_postgresql(database: Database, request: LoadRequest) -> PlannedLoad:
-    from ..postgres.restore import plan_load
+    from ..postgres.empty_or_replace import plan_load
     from .tables import tables_of
 
     return plan_load(database.dsn, tables_of, request)
@@ -120,7 +120,7 @@ def _load_postgresql(database: Database, request: LoadRequest) -> PlannedLoad:
 def _preflight_postgresql(
     database: Database, request: LoadRequest | None, role: str | None
 ) -> Iterable[PreflightFinding]:
-    from ..postgres.restore import preflight
+    from ..postgres.empty_or_replace import preflight
 
     return preflight(database.dsn, request, role)
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ...blobs.refs import BlobSet
-from ...config.blobmodes import on_local_disk, shared_or
 from ...config.conversion import Conversion
 from ...config.convertconf import ONLY_CURRENT
 from ...errors import NothingToBackUp, NotProven
@@ -28,7 +27,8 @@ from ...runtime.progress import Progress
 from ..backend import Backend, Opinion, Scratch, not_restorable, without_transactions
 from ..base import CheckReport, Sink, SurveyContext
 from ..destination import Destination
-from .adapters import ADAPTERS, Adapter, adapter_section, dumping_of, dumping_that_reads
+from .adapters import ADAPTERS, Adapter, dumping_of, dumping_that_reads
+from .zope_conf import NAME, read_section
 
 if TYPE_CHECKING:
     from ...config.sections import Section
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from ..blobs.s3 import BlobBucket
     from ..sql.survey import SqlSurvey
 
-NAME: Final = "relstorage"
 CACHE_OPTION: Final = "cache-local-dir"
 RELSTORAGE: Final = Package("relstorage", ("RelStorage",), "3.5", "relstorage")
 WHY: Final = f"RelStorage keeps its objects in this database; {SNAPSHOT}"
@@ -73,31 +72,8 @@ class RelStorage(Backend):
     # what a configuration says
 
     def read_section(self, section: Section, around: Surroundings) -> Database:
-        """Return a RelStorage: blobs are in the database unless its directory is shared.
-
-        History is kept unless said otherwise.
-        """
-        adapter = adapter_section(section, self._adapters)
-        blob_dir = around.path(section, "blob-dir")
-        mode, warnings = shared_or("database", section, blob_dir)
-        if blob_dir is None:
-            mode = "none"
-        elif mode == "directory" and adapter.type != "sqlite3":
-            warnings += on_local_disk(section, blob_dir)
-        if adapter.type == "sqlite3":
-            adapter.required("data-dir")
-        return Database(
-            name=around.name,
-            backend=NAME,
-            adapter=adapter.type,
-            dsn_option=self._adapters[adapter.type].dsn_option,
-            mount_point=around.mount_point,
-            blob_dir=blob_dir,
-            blob_mode=mode,
-            history=section.flag("keep-history", default=True),
-            options=around.all_options(section),
-            warnings=tuple(warnings),
-        )
+        """Return a RelStorage: blobs are in the database unless its directory is shared."""
+        return read_section(section, around, self._adapters)
 
     def config_warnings(self, database: Database) -> list[str]:
         """Return a warning when the configuration does not say where the blobs are.
@@ -173,7 +149,7 @@ class RelStorage(Backend):
 
         schema = RelStorageSchema(database, dumping_of(self._adapters, database).open_rows)
         if database.method == "transactions":
-            from ..postgres.incremental import TransactionsSurvey
+            from ..postgres.transactions import TransactionsSurvey
             from .tables import tables_of
 
             return TransactionsSurvey(schema, context, tables_of)

@@ -16,7 +16,7 @@ from ...model.blob import BlobRef, MissingBlob
 from ...model.capture import CaptureOptions, PreviousBackup
 from ...model.chain import packs_of
 from ...model.manifest import Blobs, Pack, StoredProgress
-from ...policy.continuity import Decision
+from ...policy.full_or_incremental import Decision
 from ..base import Checkpointer, Sink
 from ..blobs.capture import PackedBlobs
 from ..blobs.compaction import reading_workers

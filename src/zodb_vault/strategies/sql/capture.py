@@ -13,7 +13,7 @@ from ...model.blob import MissingBlob
 from ...model.capture import CaptureOptions, InterruptedRun, PreviousBackup
 from ...model.chain import Chain, is_damaged_dump, packs_of
 from ...model.manifest import Blobs, DatabaseEntry, Dump, Part, StoredProgress, Transactions
-from ...policy.continuity import Decision
+from ...policy.full_or_incremental import Decision
 from ...runtime import clock
 from ...runtime.progress import Progress
 from ...runtime.workers import Workers

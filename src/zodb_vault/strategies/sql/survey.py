@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...model.capture import PreviousBackup
-from ...policy.continuity import Decision, DumpFacts, decide_dump, with_full_dump
+from ...policy.full_or_incremental import Decision, DumpFacts, decide_dump, with_full_dump
 from ...runtime.progress import Progress
 from ..base import Checkpointer, Sink, SurveyContext
 from .capture import SqlCapture, Surveyed

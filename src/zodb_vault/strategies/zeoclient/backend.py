@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from ...blobs.refs import BlobSet
-from ...config.blobmodes import shared_or
 from ...config.conversion import Conversion
 from ...errors import UnsupportedRepository
 from ...model.manifest import DatabaseEntry
@@ -17,12 +16,12 @@ from ...policy.scope import Elsewhere, Scope, blobs_outside
 from ...runtime.progress import Progress
 from ..backend import Backend, unsupported
 from ..base import CheckReport, Sink, Survey, SurveyContext
+from .zope_conf import NAME, read_section
 
 if TYPE_CHECKING:
     from ...config.sections import Section
     from ...config.storages import Surroundings
 
-NAME: Final = "zeo"
 WRAPPED_SERVER: Final = (
     "with --zope-conf and a file for zodb-vault alone, in which this <s3blobstorage> contains the "
     "<filestorage> of the server's zeo.conf"
@@ -42,19 +41,7 @@ class ZeoClient(Backend):
 
     def read_section(self, section: Section, around: Surroundings) -> Database:
         """Return the database of a section; its blobs are on the server unless ``shared-blob-dir`` is on."""
-        if not any(section.texts("server")):
-            raise section.error(f"{section.label} has no server")
-        blob_dir = around.path(section, "blob-dir")
-        mode, warnings = shared_or("server", section, blob_dir)
-        return Database(
-            name=around.name,
-            backend=NAME,
-            mount_point=around.mount_point,
-            blob_dir=blob_dir,
-            blob_mode=mode,
-            options=around.all_options(section),
-            warnings=tuple(warnings),
-        )
+        return read_section(section, around)
 
     def conversion(self, section_type: str) -> Conversion:
         """Return what another program needs; without the persistent cache, which a running client locks."""

@@ -18,7 +18,7 @@ from ...destination import UndoneRestore
 from ..lock import bar, unbar
 from . import journal as journals
 from .journal import Journal
-from .kept import blob_dir_of, kept_paths, kept_suffix, leftovers
+from .old_data_fs import blob_dir_of, kept_paths, kept_suffix, leftovers
 from .paths import DataFsPaths
 
 InPlace = Literal["new", "old", "nothing"]

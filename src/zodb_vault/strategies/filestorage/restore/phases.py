@@ -12,18 +12,17 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
-from ....errors import TargetRefused
 from ....model.restore import RemovedCache, StaleCache
 from ....runtime import durable
 from ...blobs.restore import BlobTarget
 from ...destination import DatabaseRestore
 from ..lock import bar, unbar
 from . import journal as journals
-from .aside import put_blobs_aside, rename_leftovers, settle_index, sync_names
 from .build import DataFsBuilder
 from .client_caches import remove_caches
 from .journal import Journal
-from .kept import kept_paths, replaced_name
+from .leftovers import put_blobs_aside, rename_leftovers, settle_index, sync_names
+from .old_data_fs import keep_old_data_fs, kept_paths, replaced_name
 from .paths import DataFsPaths
 
 
@@ -96,16 +95,7 @@ class DataFsRestore(DatabaseRestore):
         if self.journal.replaced is None:
             # there was no file, but the site was started after an interrupted run and has made one
             self._advance(replaced=replaced_name(data_fs, self.journal.restore))
-        replaced = data_fs.with_name(self.journal.replaced or "")
-        with contextlib.suppress(FileExistsError):
-            os.link(data_fs, replaced)
-        if not os.path.samefile(data_fs, replaced):
-            raise TargetRefused(
-                f"{replaced} exists already, and is another file than {data_fs}",
-                "move it away and run the restore again",
-            )
-        # The second name has to be durable first: the rename takes the other name from the old file.
-        durable.sync_directory(replaced.parent)
+        keep_old_data_fs(data_fs, data_fs.with_name(self.journal.replaced or ""))
 
     def unbar(self) -> None:
         """Let processes open the storage again; an interrupted run may have barred even a single storage."""

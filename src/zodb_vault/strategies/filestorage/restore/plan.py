@@ -18,7 +18,7 @@ from . import journal as journals
 from .build import DataFsBuilder
 from .client_caches import ClientCaches, caches_of, require_unused
 from .journal import Journal
-from .kept import replaced_name
+from .old_data_fs import replaced_name
 from .paths import DataFsPaths
 from .phases import DataFsRestore
 from .preflight import place_findings

@@ -10,7 +10,7 @@ from zodb_vault.model.capture import PreviousBackup
 from zodb_vault.model.chain import Chain, dump_of, file_name
 from zodb_vault.model.manifest import DatabaseEntry, Part, Reason, StoredFiles, StoredProgress
 from zodb_vault.model.source import Database
-from zodb_vault.policy.continuity import Decision
+from zodb_vault.policy.full_or_incremental import Decision
 from zodb_vault.runtime.progress import Progress
 from zodb_vault.strategies.base import Captured, Checkpointer, Sink, SurveyContext, folder_of
 

@@ -20,9 +20,9 @@ from ...model.source import Database, Method, Site, Skipped
 from ...policy.scope import Elsewhere, Scope, bucket, portable_scope
 from ...repository.repository import Repository
 from ...runtime import clock
+from ...strategies.backend_lookup import backend_of, copying_backend
 from ...strategies.base import SurveyContext
 from ...strategies.portable.mirror import Mirror
-from ...strategies.registry import backend_of, copying_backend
 from ..catalog import Catalog, previous_backups_of
 from .eligibility import by_method, opinions, refuse_overlap, refused
 from .mirrors import as_mirrored, is_mirrored, mirror_of, refuse_directory

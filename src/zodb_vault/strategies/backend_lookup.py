@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..config.backends import DATA_FS, ENTRY_POINTS, find_backend
+from ..config.backend_registry import DATA_FS, ENTRY_POINTS, find_backend
 from ..errors import ConfigurationError, NothingToBackUp, UnsupportedRepository
 from ..model.manifest import DatabaseEntry
 from ..model.source import Database

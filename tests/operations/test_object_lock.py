@@ -16,7 +16,7 @@ from s3_vault import Remote
 from services.s3 import Service
 from services.s3_requests import Denied, Unlocking, behind, counted
 
-from zodb_vault.operations.locks import Locks
+from zodb_vault.operations.object_lock import Locks
 from zodb_vault.repository.repository import Repository
 from zodb_vault.runtime import clock
 

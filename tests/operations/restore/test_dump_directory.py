@@ -17,7 +17,7 @@ from command_line import Vault, flip, tree
 from relstorage_sites import RelSite
 from relstorage_vault import NOISE, RelVault
 
-from zodb_vault.operations.restore.dumps import DumpDirectory, DumpFiles
+from zodb_vault.operations.restore.dump_directory import DumpDirectory, DumpFiles
 from zodb_vault.strategies.blobs.directory_restore import BlobDirectoryWriter
 from zodb_vault.strategies.filestorage.restore.phases import DataFsRestore
 

@@ -1,10 +1,14 @@
-"""The names under which a restore keeps the replaced Data.fs, and files that only the old state needs."""
+"""Where the old Data.fs goes: the names under which a restore keeps it, and files that only it needs."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 from typing import Final
 
+from ....errors import TargetRefused
+from ....runtime import durable
 from .journal import Journal
 from .paths import DataFsPaths
 
@@ -16,6 +20,19 @@ LEFTOVERS: Final = (".old", ".pack", ".tmp")
 def replaced_name(data_fs: Path, restore: str) -> str:
     """Return the name under which a restore keeps the file that it replaces."""
     return f"{data_fs.name}.replaced-{restore}"
+
+
+def keep_old_data_fs(data_fs: Path, replaced: Path) -> None:
+    """Give the old Data.fs its second name, durably; raise TargetRefused when another file has that name."""
+    with contextlib.suppress(FileExistsError):
+        os.link(data_fs, replaced)
+    if not os.path.samefile(data_fs, replaced):
+        raise TargetRefused(
+            f"{replaced} exists already, and is another file than {data_fs}",
+            "move it away and run the restore again",
+        )
+    # The second name has to be durable first: the rename takes the other name from the old file.
+    durable.sync_directory(replaced.parent)
 
 
 def kept_suffix(restore: str) -> str:

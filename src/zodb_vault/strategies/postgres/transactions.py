@@ -13,8 +13,8 @@ from ...model import canonical
 from ...model.capture import PreviousBackup
 from ...model.chain import Chain, deltas_of, is_damaged_dump
 from ...model.manifest import Delta, DeltaBase, Dump, Part, PgDump, PgTransactions, RowFile
-from ...policy.continuity import Decision
 from ...policy.deltas import DeltaFacts, decide_delta
+from ...policy.full_or_incremental import Decision
 from ...runtime import clock
 from ...runtime.progress import Progress
 from ...runtime.workers import Workers

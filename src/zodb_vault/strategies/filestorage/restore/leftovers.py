@@ -15,7 +15,7 @@ from ....model.blob import BlobRef
 from ....runtime import durable
 from ...blobs.restore import BlobTarget
 from .journal import Journal
-from .kept import kept_suffix, leftovers
+from .old_data_fs import kept_suffix, leftovers
 from .paths import DataFsPaths
 from .state import collect_refs
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zodb_vault.model.manifest import Reason, Timeline
-from zodb_vault.policy.continuity import ContinuityFacts, Decision, decide, next_timeline
+from zodb_vault.policy.full_or_incremental import ContinuityFacts, Decision, decide, next_timeline
 
 T3, T5, T7, T9 = (f"0x{n:016x}" for n in (3, 5, 7, 9))
 PARENT: dict[str, Any] = {"parent": "P", "parent_last_tid": T7, "chain_end": 100}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from zodb_vault.config import backends
-from zodb_vault.config.backends import DATA_FS, ENTRY_POINTS, OURS, find_backend
+from zodb_vault.config import backend_registry as backends
+from zodb_vault.config.backend_registry import DATA_FS, ENTRY_POINTS, OURS, find_backend
 from zodb_vault.strategies.backend import Backend
-from zodb_vault.strategies.registry import backend_named
+from zodb_vault.strategies.backend_lookup import backend_named
 
 SETUP = Path(__file__).parents[2] / "setup.cfg"
 
