@@ -50,8 +50,9 @@ def command(
         dry_run=dry_run,
         accept_gone=accept_gone,
     )
-    done = prune(context.repository, context.catalog.site, options)
+    # first: the sweep removes labels that a catalog of today still lists
     findings = findings_of(context.catalog)
+    done = prune(context.repository, context.catalog.site, options)
     for text in done.withheld:
         print_problem(text)
     for finding in findings:

@@ -167,6 +167,11 @@ class Catalog:
         self._backups: dict[str, Backup] = {}
         self.damaged: dict[str, str] = {}
 
+    def add(self, manifest: Manifest, facts: LabelFacts) -> None:
+        """Add a backup that was made after the listing."""
+        self.listing.backups = sorted({*self.listing.backups, manifest.id})
+        self._backups[manifest.id] = Backup(manifest, facts)
+
     def backup(self, backup_id: str) -> Backup:
         """Return one backup; raise BackupMissing or Damage."""
         if backup_id not in self._backups:

@@ -23,7 +23,9 @@ def damage_recorded(
     if observer.active:
         yield observer
         return
-    observer.begin(repository.damage(repository.listing(site), site).objects)
+    # a create reads the register anyway, and tells the observer what to watch
+    watched = repository.damage(repository.listing(site), site).objects if command != "create" else {}
+    observer.begin(watched)
     observer.judges_disk = command == "verify"
     try:
         yield observer

@@ -20,7 +20,7 @@ from ...strategies.backend_lookup import copying_backend
 from ...strategies.base import Capture, Captured, Survey, SurveyContext
 from ..catalog import previous_backups_of
 from ..object_lock import Locks, trial_key
-from .commit import commit, locked_until
+from .commit import commit, lasting_findings, locked_until
 from .consistency import Consistency, align_cut_points
 from .draft import Draft
 from .manifest import CapturedDatabases, starts_timeline
@@ -78,7 +78,8 @@ class Attempt:
             self._require_signatures(decided)
             if self._is_unnecessary(decided):
                 newest = draft.catalog.backup(decided.uses[-1]).manifest
-                return Created(manifest=newest, skipped=True, missing={}, findings=[])
+                lasting = lasting_findings(draft)
+                return Created(manifest=newest, skipped=True, missing={}, findings=[], lasting=lasting)
             return self._copy(decided, stale, stack)
 
     def rehearse(self) -> None:

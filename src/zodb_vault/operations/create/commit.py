@@ -17,6 +17,7 @@ from ...repository.markers import RunMarker
 from ...runtime import clock
 from ...strategies.blobs.missing import missing_rows
 from ..catalog import Backup, Catalog
+from ..findings import Finding, findings_of
 from ..object_lock import Locks, needed_keys
 from .draft import Draft
 from .healing import compare
@@ -51,6 +52,7 @@ def commit(
     run.require_unchanged()
     draft.repository.commit(manifest)
     healing = compare(draft.catalog, draft.known_damage, manifest)
+    draft.catalog.add(manifest, LabelFacts(accept_history=bool(accepted)))
     return Created(
         manifest=manifest,
         skipped=False,
@@ -60,7 +62,13 @@ def commit(
         unlocked=unlocked,
         healed=len(healing.healed),
         still_damaged=sorted(healing.left),
+        lasting=lasting_findings(draft),
     )
+
+
+def lasting_findings(draft: Draft) -> list[Finding]:
+    """Return what every create reports until it is accepted; a safety backup is no time for that."""
+    return [] if draft.options.trigger == "safety" else findings_of(draft.catalog)
 
 
 def locked_until(locks: Locks, catalog: Catalog, uses: list[str]) -> datetime | None:

@@ -36,6 +36,7 @@ class Draft:
     @cached_property
     def known_damage(self) -> KnownDamage:
         """Return what is known to be damaged of the newest backup."""
+        self.repository.observer.watched = frozenset(self.catalog.register.objects)
         return known_damage(self.catalog, self.newest, self.objects)
 
     def newest_entry(self, database: str) -> DatabaseEntry | None:

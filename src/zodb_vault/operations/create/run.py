@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-import msgspec
-
 from ...errors import InUse, KeyMissing, SourceChanged
 from ...model.manifest import Marker
 from ...model.source import Database, Site
@@ -16,9 +14,7 @@ from ...repository import markers
 from ...repository.repository import Repository
 from ...runtime.progress import Progress
 from ...strategies.backend_lookup import copying_backend
-from ..catalog import Catalog
 from ..damage import damage_recorded
-from ..findings import findings_of
 from .attempt import Attempt
 from .eligibility import choose_databases, refuse_overlap, with_advice
 from .mirrors import Mirrored, MirrorOptions, mirrored
@@ -57,8 +53,7 @@ def create(
                 _exclusive_storages(sources.databases, options.cold),
                 damage_recorded(repository, site.name, "create", progress.note),
             ):
-                done = _attempts(repository, site, sources, options, progress, begun)
-                return _with_lasting_findings(repository, done)
+                return _attempts(repository, site, sources, options, progress, begun)
         except InUse:
             # when several runs have waited, only one of them begins
             if not options.wait or _other(repository, site.name) is None:
@@ -81,13 +76,6 @@ def _attempts(
                 raise
             progress.note(f"{error.message}; starting over ({attempt} of {ATTEMPTS - 1})")
     raise AssertionError("unreachable")
-
-
-def _with_lasting_findings(repository: Repository, done: Created) -> Created:
-    """Add what every create reports until it is accepted; a safety backup is no time for that."""
-    if done.manifest.trigger == "safety":
-        return done
-    return msgspec.structs.replace(done, lasting=findings_of(Catalog(repository, done.manifest.site)))
 
 
 def _other(repository: Repository, site: str) -> Marker | None:
