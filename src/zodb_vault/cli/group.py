@@ -3,10 +3,29 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from typing import Final
 
 import click
 
 from ..errors import UsageError
+
+# What other backup tools call a command, with the name that it has here.
+ELSEWHERE: Final = {
+    "backup": "create",
+    "backups": "list",
+    "check": "verify",
+    "copy": "repository copy",
+    "forget": "prune",
+    "info": "repository info",
+    "init": "repository init",
+    "ls": "list",
+    "recover": "restore",
+    "remove": "delete",
+    "rm": "delete",
+    "snapshot": "create",
+    "snapshots": "list",
+    "unlock": "repository unlock",
+}
 
 
 class Group(click.Group):
@@ -18,8 +37,10 @@ class Group(click.Group):
         """Return the command; raise UsageError with the most similar one when it does not exist."""
         known = self.list_commands(ctx)
         if args and args[0] not in known and not args[0].startswith("-"):
-            close = get_close_matches(args[0], known, n=1)
-            suggestion = f", did you mean {close[0]}?" if close else ""
+            meant = ELSEWHERE.get(args[0], "")
+            if meant.partition(" ")[0] not in known:
+                meant = next(iter(get_close_matches(args[0], known, n=1)), "")
+            suggestion = f", did you mean {meant}?" if meant else ""
             message = f"there is no command {args[0]!r}{suggestion}"
             raise UsageError(message, f"the commands are {', '.join(known)}")
         return super().resolve_command(ctx, args)

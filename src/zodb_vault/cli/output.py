@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -32,6 +33,10 @@ COLOURS: Final = {
 # Columns that are still useful when they are short, and how short they can get.
 SHORTENED: Final = ("NAME", "USER", "DESCRIPTION")
 SHORTEST: Final = 12
+
+
+# The end of the first plural in a phrase.
+PLURAL: Final = re.compile(r"s\b")
 
 
 def print_json(document: Any) -> None:
@@ -193,3 +198,8 @@ def state(text: str) -> str:
 def count(number: int, noun: str) -> str:
     """Return a number with its noun, such as ``1 blob`` or ``2 blobs``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def counted(number: int, things: str) -> str:
+    """Return a number with its things, given as a plural, such as ``1 object of missing classes``."""
+    return f"{number:,} {re.sub(PLURAL, '', things, count=1) if number == 1 else things}"

@@ -10,7 +10,7 @@ import msgspec
 from ..errors import BackupMissing, Damage, ExitCode, UsageError
 from .context import VARIABLE_PREFIX, Context, pass_context
 from .options import PathOption, Text, json_option, limit_options, site_options
-from .output import print_json, print_problem, printable, state
+from .output import counted, print_json, print_problem, printable, state
 
 if TYPE_CHECKING:
     from ..operations.verify.options import VerifyOptions
@@ -156,7 +156,7 @@ def _document(report: VerifyReport) -> dict[str, Any]:
 
 
 def _print(context: Context, report: VerifyReport) -> None:
-    checked = ", ".join(f"{number:,} {what}" for what, number in report.checked.items())
+    checked = ", ".join(counted(number, what) for what, number in report.checked.items())
     if not context.quiet or not report.ok or report.unproven:
         result = "DAMAGED" if not report.ok else "CANNOT BE PROVEN HERE" if report.unproven else "ok"
         click.echo(f"{report.id} {report.level}: {state(result)} ({checked})")

@@ -405,8 +405,8 @@ def test_the_level_restore_misses_what_the_storage_does_not_find(
     vault.created()
     fill, current = cache.fill_cache, pgjsonb_sites.keys(vault.login)[-1]
 
-    def lose(entry: Any, objects: Any, directory: Path) -> None:
-        fill(entry, objects, directory)
+    def lose(entry: Any, objects: Any, directory: Path, progress: Any) -> None:
+        fill(entry, objects, directory, progress)
         oid, tid = current.removesuffix(".blob").split("/")[1:]
         (directory / oid.lstrip("0") / f"{tid.lstrip('0')}.blob").unlink()
 

@@ -28,10 +28,11 @@ def check_metadata(repository: Repository, site: str, manifest: Manifest, report
         (RECOVERY_KEY, lambda: _check_recovery(repository, manifest)),
         ("manifest", lambda: repository.manifest_bytes(site, manifest.id)),
     ]
+    report.count("files", len(checks))
+    # each verification adds a label, so labels are no measure of the backup
     labels = repository.listing(site).labels.get(manifest.id, [])
     checks += [(label, partial(repository.labels.get, label)) for label in labels]
     for what, check in checks:
-        report.count("files")
         try:
             check()
         except BackupMissing:
