@@ -103,7 +103,8 @@ def test_what_earlier_backups_have_stored_stays_locked_for_the_newest_one(
     )
     with counted() as counts:
         locked.done("create")
-    assert counts.total() <= 6, counts
+    # one of them lists the sites of the repository: the same source may also be backed up as another one
+    assert counts.total() <= 7, counts
 
 
 def test_a_lock_that_lasts_longer_stays_so(

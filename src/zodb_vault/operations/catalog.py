@@ -21,7 +21,7 @@ from ..repository import markers
 from ..repository.damage import DamageRegister, NeededDamage
 from ..repository.ids import ID_TIME
 from ..repository.labels import LabelFacts
-from ..repository.layout import Listing
+from ..repository.layout import Listing, is_manifest_key
 from ..repository.repository import Repository
 from ..runtime import clock
 
@@ -30,10 +30,16 @@ BEGINNING_OF_ID: Final = re.compile(r"\d{8}T\d")
 
 
 def sites_with_backups(repository: Repository) -> list[str]:
-    """Return the names of the sites that have backups, sorted; a name that no site can have is ignored."""
-    return [
-        name for name in repository.sites() if SITE_NAME.fullmatch(name) and repository.listing(name).backups
-    ]
+    """Return the names of the sites that have backups, sorted; a name that no site can have is ignored.
+
+    One LIST answers it for the whole command.
+    """
+    if repository.backed_up_sites is None:
+        folders = {
+            key.split("/")[1] for key, _size in repository.store.list("sites/") if is_manifest_key(key)
+        }
+        repository.backed_up_sites = sorted(name for name in folders if SITE_NAME.fullmatch(name))
+    return repository.backed_up_sites
 
 
 def site_of_backup(repository: Repository, text: str) -> str | None:

@@ -25,6 +25,14 @@ def manifest_key(site: str, backup: str) -> str:
     return f"sites/{site}/backups/{backup}.json"
 
 
+def is_manifest_key(key: str) -> bool:
+    """Tell whether a key below ``sites/`` is that of a manifest."""
+    match key.split("/"):
+        case ["sites", _site, "backups", name]:
+            return is_id_file(name)
+    return False
+
+
 def signature_key(site: str, backup: str) -> str:
     """Return the key of the signature of a manifest."""
     return f"sites/{site}/backups/{backup}.sig"

@@ -34,6 +34,8 @@ class Repository:
         self.labels, self.trash = Labels(self._files), Trash(self._files)
         self.signatures, self.observer = Signatures(self._files), ObjectObserver()
         self._configured: Sequence[str] = ()
+        # the sites that have backups, as they were when a command first asked for them
+        self.backed_up_sites: list[str] | None = None
 
     @classmethod
     def create(
