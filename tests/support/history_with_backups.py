@@ -625,7 +625,10 @@ class Vaulted:
         if not eligible:
             return
         newest, catalog = max(eligible, key=lambda saved: saved.id), self.catalog()
-        assert resolve(catalog, None, None).backup.manifest.id == newest.id
+        try:
+            assert resolve(catalog, None, None).backup.manifest.id == newest.id
+        except TargetMissing:  # a new history that nobody has accepted: the user has to choose (T23)
+            assert catalog.unaccepted_history() is not None
         for tid in sorted({tid for saved in self.saved for tid in saved.valid}):
             found = self._find(catalog, ToTid(hex_of(tid)))
             if isinstance(found, TargetMissing):
