@@ -327,7 +327,7 @@ def test_a_source_that_may_not_be_read_and_a_repository_that_may_not_be_written_
     before = tree(vault.repository)
     outcome = process_as_nobody(*vault.options, "doctor", "--json")
     assert "Permission denied" in wrong(outcome)["repository access"]
-    assert "run as the user that owns the repository" in found(outcome)["repository access"]["hint"]
+    assert "run as root; to let a group read" in found(outcome)["repository access"]["hint"]
     assert found(outcome)["repository"]["ok"]
     assert tree(vault.repository) == before
 

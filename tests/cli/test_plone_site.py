@@ -87,6 +87,8 @@ def test_a_process_that_dies_while_it_loads_is_an_error_and_no_damage(
     vault.make("--name", "good")
     monkeypatch.setattr(loading, "module_command", lambda *_arguments: ["false"])
     outcome = vault("verify", "--level", "restore", "--json")
-    assert (outcome.status, outcome.error["kind"]) == (1, "failed")
-    assert "died" in outcome.error["message"]
-    assert vault.done("list", "--json").document["backups"][0]["verified"] == []
+    (unproven,) = outcome.document["unproven"]
+    assert (outcome.status, outcome.document["damage"]) == (5, [])
+    assert "died" in unproven["why"]
+    verified = vault.done("list", "--json").document["backups"][0]["verified"]
+    assert [(one["level"], one["ok"]) for one in verified] == [("records", True)]

@@ -270,7 +270,7 @@ def abort_after_the_site_went_on(target: Target, scene: Scene) -> None:
         site.put(afterwards="the site went on", picture=noise(500, 77))
     grown, tree = in_place_sites.state_of(target.files()), in_place_sites.blob_tree(target.files())
     if before == "new" and interrupted:
-        with pytest.raises(TargetRefused, match="written to"):
+        with pytest.raises(TargetRefused, match="has changed since it was restored"):
             target.abort()
         assert in_place_sites.state_of(target.files()) == grown
         return
@@ -451,7 +451,7 @@ def test_into_a_directory_killed_at_any_moment(tmp_path: Path) -> None:
             except TargetRefused as error:
                 # it was killed after its last change, and the directory looks like a finished one
                 assert (
-                    "exists already" in str(error) and "it had finished" in error.hint and found[-1] == "new"
+                    "exists already" in str(error) and "it has finished" in error.hint and found[-1] == "new"
                 ), error
             assert output_of(target, scene) == "new"
             left = {path.name for path in (target.directory / "out").iterdir()}

@@ -77,9 +77,10 @@ def _no_access(root: Path, denied: Path, error: OSError) -> StoreError:
         return StoreError(message, f"give it back to {ours}: as root, run `chown -R {ours} {root}`")
     if info.st_uid == us:
         return StoreError(message, f"give {ours} the rights: `chmod u+rwX {denied}`")
+    others = "" if owner == "root" else ", or as root, which keeps the owner"
     return StoreError(
         message,
-        f"run as {owner}, or as root, which keeps the owner; to let a group read a repository, make it with "
+        f"run as {owner}{others}; to let a group read a repository, make it with "
         "`repository init --group-access`",
     )
 

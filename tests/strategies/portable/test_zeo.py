@@ -642,8 +642,9 @@ def test_a_mirror_of_another_storage_is_refused_and_left_as_it_is(serve: Serve, 
         with pytest.raises(WrongSource, match="does not continue"):
             site.create(**options)
     assert tree(site.mirror) == before
-    assert site.create(take_over=True).manifest.reason.code == "new-history"
-    assert site.transactions() == content(two.files)
+    made = site.create(take_over=True).manifest
+    assert made.reason.code == "new-history"
+    assert site.transactions(made.id) == content(two.files)
 
 
 def test_the_same_storage_under_another_address_continues(serve: Serve, tmp_path: Path) -> None:

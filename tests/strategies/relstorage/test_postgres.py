@@ -276,4 +276,6 @@ def test_another_database_is_refused(make: Make, postgres: Cluster) -> None:
     refused = vault("create", "--json")
     assert refused.status == 2, refused
     assert refused.error["kind"] == "wrong-source"
-    assert vault.created("--take-over")["reason"]["code"] in ("new-history", "diverged")
+    taken = vault("create", "--json", "--take-over")
+    assert taken.document["reason"]["code"] in ("new-history", "diverged")
+    assert taken.status == (3 if taken.document["reason"]["code"] == "new-history" else 0)

@@ -40,7 +40,12 @@ def check_restore(inputs: CheckInputs, database: Database) -> Iterator[CheckResu
         message = "a restore in place would be refused: " + "; ".join(one.message for one in refusals)
         yield CheckResult(name, False, message, "; ".join(dict.fromkeys(one.hint for one in refusals)))
         return
-    yield CheckResult(name, True, f"in place, {destination.where}: " + "; ".join(f.message for f in findings))
+    yield CheckResult(name, True, f"in place, {_place(database)}: " + "; ".join(f.message for f in findings))
+
+
+def _place(database: Database) -> str:
+    """Return the place of a database without the secrets that a wrong DSN can have anywhere in it."""
+    return backend_of(database).shown_location(database)
 
 
 def check_places(inputs: CheckInputs) -> None:
@@ -66,14 +71,14 @@ def check_site_space(inputs: CheckInputs, database: Database) -> Iterator[CheckR
         entry = inputs.newest_entry(database)
         needed = f" {size}" if entry else " as much as the database has now"
         message = (
-            f"the free space of the server of {destination.where} is not known here: a restore needs"
+            f"the free space of the server of {_place(database)} is not known here: a restore needs"
             f"{needed} there, beside what is there now"
         )
         yield CheckResult(name, True, message)
         return
     free = readable_size(shutil.disk_usage(needs[0].directory).free)
     message = (
-        f"{free} free beside {destination.where}; a restore in place needs {size}, "
+        f"{free} free beside {_place(database)}; a restore in place needs {size}, "
         "and room for the blobs that the site no longer has"
     )
     yield CheckResult(name, _fits(needs), message, HINT)

@@ -91,7 +91,7 @@ def _run_loader(arguments: list[str], standard_input: bytes, progress: Progress)
                 raise
         errors.seek(0)
         said = errors.read()
-    if process.returncode:
+    if process.returncode or not last:
         lines = said.decode("utf-8", "replace").strip().splitlines()
         why = lines[-1] if lines else f"exit status {process.returncode}"
         raise NotProven(
