@@ -112,12 +112,12 @@ class World:
                 self.restored = True
 
     def backup(self, choose: st.DataObject) -> None:
-        whole = len(self.names) == 1 or choose.draw(st.integers(0, 5)) > 0
+        whole = len(self.names) == 1 or choose.draw(st.integers(0, 5)) > 0 or not self.saved
         names = self.names if whole else self.names[:1]
         if not all(self.site[name].seconds for name in names):
             return
         self.second += 1
-        eligible = whole and choose.draw(st.integers(0, 5)) > 0
+        eligible = whole and (choose.draw(st.integers(0, 5)) > 0 or not self.saved)
         self.save(names, eligible=eligible, trigger="scheduled" if eligible or not whole else "safety")
         self.restored = self.restored and not eligible
 
