@@ -16,14 +16,14 @@ from ..runtime import clock
 from .catalog import Backup, Catalog, parents, sites_with_backups
 
 
-class Finding(msgspec.Struct, frozen=True):
+class SiteFinding(msgspec.Struct, frozen=True):
     """What was found, and what to do."""
 
     message: str
     hint: str
 
 
-def findings_of(catalog: Catalog, max_age: timedelta | None = None) -> list[Finding]:
+def findings_of(catalog: Catalog, max_age: timedelta | None = None) -> list[SiteFinding]:
     """Return what was found; ``max_age`` is how old the newest backup may be, None for any age."""
     found = [new_history(catalog), same_source(catalog)]
     if max_age is not None:
@@ -31,7 +31,7 @@ def findings_of(catalog: Catalog, max_age: timedelta | None = None) -> list[Find
     return [one for one in found if one is not None]
 
 
-def new_history(catalog: Catalog) -> Finding | None:
+def new_history(catalog: Catalog) -> SiteFinding | None:
     """Tell whether the newest backups share no transaction with the earlier ones, and nobody accepted that.
 
     It is so when a volume is not mounted, and Zope makes a new Data.fs.
@@ -42,7 +42,7 @@ def new_history(catalog: Catalog) -> Finding | None:
     start = begin.manifest.id
     before = _newest_before(catalog, start)
     earlier = f" ({before})" if before else ""
-    return Finding(
+    return SiteFinding(
         f"the site {catalog.site} is not the one that was backed up before: since the backup {start} it "
         f"shares no transaction with the earlier backups{earlier}",
         f"check that the volume with {', '.join(begin.manifest.source.paths)} is mounted; if this is the "
@@ -70,7 +70,7 @@ def _newest_before(catalog: Catalog, start: str) -> str | None:
     return next((one.manifest.id for one in catalog.intact() if one.counts and one.manifest.id < start), None)
 
 
-def same_source(catalog: Catalog) -> Finding | None:
+def same_source(catalog: Catalog) -> SiteFinding | None:
     """Tell whether an older site of the repository has the same source, and nobody accepted that."""
     newest = next(parents(catalog), None)
     if newest is None or any(one.facts.accept_history for one in catalog.intact()):
@@ -82,7 +82,7 @@ def same_source(catalog: Catalog) -> Finding | None:
             else None
         )
         if other is not None and _is_same_place(newest, other):
-            return Finding(
+            return SiteFinding(
                 f"{', '.join(newest.manifest.source.paths)} is also backed up as the site {name}: everything "
                 "is stored twice",
                 f"use --site {name}, and delete the backups of {catalog.site}; if both are wanted, "
@@ -104,16 +104,16 @@ def _is_same_place(ours: Backup, theirs: Backup) -> bool:
     return a.machine == b.machine and not set(a.paths).isdisjoint(b.paths)
 
 
-def too_old(catalog: Catalog, max_age: timedelta, now: datetime) -> Finding | None:
+def too_old(catalog: Catalog, max_age: timedelta, now: datetime) -> SiteFinding | None:
     """Tell whether the newest backup is too old; safety backups and parts of the site do not count."""
     newest = next(parents(catalog), None)
     hint = "find out why `zodb-vault create` does not run, or fails: its timer or crontab, and its log"
     if newest is None:
-        return Finding(f"there is no backup of the site {catalog.site}, and max_age is configured", hint)
+        return SiteFinding(f"there is no backup of the site {catalog.site}, and max_age is configured", hint)
     age = now - clock.parse(newest.manifest.created_at)
     if age <= max_age:
         return None
-    return Finding(
+    return SiteFinding(
         f"the newest backup of the site {catalog.site} is {_spoken(age)} old, more than max_age allows "
         f"({_spoken(max_age)}): {newest.manifest.id}",
         hint,

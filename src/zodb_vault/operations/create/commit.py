@@ -17,7 +17,7 @@ from ...repository.markers import RunMarker
 from ...runtime import clock
 from ...strategies.blobs.missing import missing_rows
 from ..catalog import Backup, Catalog
-from ..findings import Finding, findings_of
+from ..findings import SiteFinding, findings_of
 from ..object_lock import Locks, needed_keys
 from .draft import Draft
 from .healing import compare
@@ -66,7 +66,7 @@ def commit(
     )
 
 
-def lasting_findings(draft: Draft) -> list[Finding]:
+def lasting_findings(draft: Draft) -> list[SiteFinding]:
     """Return what every create reports until it is accepted; a safety backup is no time for that."""
     return [] if draft.options.trigger == "safety" else findings_of(draft.catalog)
 

@@ -12,7 +12,7 @@ from ...model.blob import MissingRow
 from ...model.manifest import Manifest, Trigger
 from ...model.source import Method
 from ..catalog import raw_size, stored_size
-from ..findings import Finding
+from ..findings import SiteFinding
 
 
 class CreateOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +52,7 @@ class Created(msgspec.Struct, frozen=True, kw_only=True):
     unlocked: VaultError | None = None
     healed: int = 0
     still_damaged: list[str] = []
-    lasting: list[Finding] = []
+    lasting: list[SiteFinding] = []
 
     @property
     def raw(self) -> int:
